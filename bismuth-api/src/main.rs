@@ -1,0 +1,3 @@
+//! The `bismuth-api` program.
+
+fn main() {}

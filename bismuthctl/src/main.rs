@@ -1,0 +1,3 @@
+//! The `bismuthctl` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `bismuthd` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `bismuthfe` program.
+
+fn main() {}

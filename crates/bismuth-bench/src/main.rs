@@ -1,0 +1,3 @@
+//! The `bismuth-bench` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `bismuth-init` program.
+
+fn main() {}
