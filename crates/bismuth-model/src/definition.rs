@@ -1,0 +1,597 @@
+//! What a deployer says a function is.
+//!
+//! JSON in: [`FunctionDefinition::from_json`] refuses unknown fields, wrong types and values out
+//! of range, and names the field each time. A definition that came through it, or through
+//! [`FunctionDefinition::validate`], can be stored and run.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::{self, DEFAULTS, MAX_DEFINITION_BYTES};
+use crate::{Hostname, ImageReference, InvokeMode, Revision};
+
+/// A function, as its deployer defines it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionDefinition {
+    /// The image its containers are made of.
+    pub image: ImageReference,
+    /// Its program and how requests reach it.
+    pub invoke_mode: InvokeMode,
+    /// Cores each container may use.
+    #[serde(default = "default_cpu")]
+    pub cpu: f64,
+    /// Bytes of memory each container may use.
+    #[serde(default = "default_memory")]
+    pub memory: u64,
+    /// Bytes each container may write to its root filesystem; they do not outlive it.
+    #[serde(default = "default_disk")]
+    pub disk: u64,
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Hostnames that lead to it, besides `/invoke/{id}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Slots it has at most.
+    #[serde(default = "one")]
+    pub max_instances: u32,
+    /// Containers that are kept running without requests.
+    #[serde(default)]
+    pub min_instances: u32,
+    /// Requests one container handles at a time.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+    /// Milliseconds until the head of the response must have come.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// Milliseconds of silence in either direction after which a stream is ended.
+    #[serde(default = "default_idle_timeout_ms")]
+    pub idle_timeout_ms: u64,
+    /// Milliseconds from starting the program until it answers.
+    #[serde(default = "default_startup_timeout_ms")]
+    pub startup_timeout_ms: u64,
+    /// Milliseconds without requests until the container is frozen; 0 is never.
+    #[serde(default = "default_idle_pause_ms")]
+    pub idle_pause_ms: u64,
+    /// Milliseconds without requests until the container is stopped; 0 is never.
+    #[serde(default = "default_idle_stop_ms")]
+    pub idle_stop_ms: u64,
+    /// Where its source is: git URL and branch. Kept for deployers, not used by Bismuth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<Repo>,
+    /// Functions with one service group share keys, blobs and secrets; the function's own id if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub svc_group_id: Option<String>,
+    /// What it may store.
+    #[serde(default, skip_serializing_if = "ServiceQuotas::is_unlimited")]
+    pub svc_quotas: ServiceQuotas,
+    /// `user[:group]` inside the container, names or numbers; the image's user if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Where it may connect to.
+    #[serde(default)]
+    pub egress: Egress,
+    /// What keeps a client on one container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How to tell that a started server is ready; that its port accepts if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
+}
+
+/// A hostname that leads to the function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The whole host name; `Host` headers are compared without port, case and trailing dot.
+    pub hostname: Hostname,
+}
+
+/// Git URL and branch, a two-element array in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repo(pub String, pub String);
+
+/// Limits on what a function stores; absent is unlimited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceQuotas {
+    /// Bytes of all keys and values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_bytes: Option<u64>,
+    /// Number of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_keys: Option<u64>,
+    /// Bytes of all blobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob_bytes: Option<u64>,
+    /// Number of blobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob_count: Option<u64>,
+    /// Requests to the service provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<u64>,
+}
+
+impl ServiceQuotas {
+    /// Whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a function may connect to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Nowhere: the container has a loopback interface only.
+    #[default]
+    None,
+}
+
+/// What keeps a client on one container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Affinity {
+    /// Requests with the same value of this header.
+    Header(String),
+    /// Requests with the same value of this cookie.
+    Cookie(String),
+}
+
+/// How to tell that a started server is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Readiness {
+    /// A `GET` of this path must answer with a status below 400.
+    pub path: String,
+}
+
+/// What `/function/{id}` holds in ZooKeeper.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionRecord {
+    /// Counts the definitions this function has had.
+    pub revision: Revision,
+    /// The newest of them.
+    pub definition: FunctionDefinition,
+    /// When the function was created, milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When this revision was written, milliseconds since the Unix epoch.
+    pub updated_ms: u64,
+}
+
+/// Whether a definition cannot be read, or says something that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefinitionErrorKind {
+    /// Not JSON, a wrong type, an unknown or missing field.
+    Malformed,
+    /// Well-formed, but the value is not allowed.
+    OutOfRange,
+    /// More bytes than a definition may have.
+    TooLarge,
+}
+
+/// Why a definition is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field}: {reason}")]
+pub struct DefinitionError {
+    /// Path of the field at fault, such as `routes[0].hostname`; `.` is the whole document.
+    pub field: String,
+    /// What is wrong with it, and what is expected.
+    pub reason: String,
+    /// Which kind of fault it is.
+    pub kind: DefinitionErrorKind,
+}
+
+impl DefinitionError {
+    fn out_of_range(field: impl Into<String>, reason: impl Display) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.to_string(),
+            kind: DefinitionErrorKind::OutOfRange,
+        }
+    }
+}
+
+impl FunctionDefinition {
+    /// A definition of this image and program, with the defaults for all else.
+    pub fn new(image: ImageReference, invoke_mode: InvokeMode) -> Self {
+        Self {
+            image,
+            invoke_mode,
+            cpu: DEFAULTS.cpu,
+            memory: DEFAULTS.memory,
+            disk: DEFAULTS.disk,
+            env: BTreeMap::new(),
+            routes: Vec::new(),
+            max_instances: 1,
+            min_instances: 0,
+            concurrency: DEFAULTS.concurrency,
+            timeout_ms: DEFAULTS.timeout_ms,
+            idle_timeout_ms: DEFAULTS.idle_timeout_ms,
+            startup_timeout_ms: DEFAULTS.startup_timeout_ms,
+            idle_pause_ms: DEFAULTS.idle_pause_ms,
+            idle_stop_ms: DEFAULTS.idle_stop_ms,
+            repo: None,
+            svc_group_id: None,
+            svc_quotas: ServiceQuotas::default(),
+            user: None,
+            egress: Egress::default(),
+            affinity: None,
+            readiness: None,
+        }
+    }
+
+    /// Reads and validates a definition.
+    pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
+        if json.len() > MAX_DEFINITION_BYTES {
+            return Err(DefinitionError {
+                field: ".".into(),
+                reason: format!(
+                    "the definition has {} bytes, at most {MAX_DEFINITION_BYTES} are allowed",
+                    json.len()
+                ),
+                kind: DefinitionErrorKind::TooLarge,
+            });
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let definition: Self = serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| malformed(&error.path().to_string(), error.inner()))?;
+        deserializer.end().map_err(|error| malformed(".", &error))?;
+        definition.validate()?;
+        Ok(definition)
+    }
+
+    /// Checks every value against its limits.
+    pub fn validate(&self) -> Result<(), DefinitionError> {
+        self.invoke_mode
+            .validate()
+            .map_err(|error| DefinitionError::out_of_range("invoke_mode", error))?;
+        self.validate_numbers()?;
+        self.validate_env()?;
+        self.validate_routes()?;
+        self.validate_texts()
+    }
+
+    fn validate_numbers(&self) -> Result<(), DefinitionError> {
+        if !limits::CPU.contains(&self.cpu) {
+            return Err(out_of(&limits::CPU, "cpu", self.cpu, " cores"));
+        }
+        for (field, value, range, unit) in [
+            ("memory", self.memory, limits::MEMORY, " bytes"),
+            ("disk", self.disk, limits::DISK, " bytes"),
+            (
+                "max_instances",
+                self.max_instances.into(),
+                limits::INSTANCES,
+                "",
+            ),
+            (
+                "concurrency",
+                self.concurrency.into(),
+                limits::CONCURRENCY,
+                "",
+            ),
+            ("timeout_ms", self.timeout_ms, limits::TIMEOUT_MS, " ms"),
+            (
+                "idle_timeout_ms",
+                self.idle_timeout_ms,
+                limits::TIMEOUT_MS,
+                " ms",
+            ),
+            (
+                "startup_timeout_ms",
+                self.startup_timeout_ms,
+                limits::STARTUP_TIMEOUT_MS,
+                " ms",
+            ),
+            ("idle_pause_ms", self.idle_pause_ms, limits::IDLE_MS, " ms"),
+            ("idle_stop_ms", self.idle_stop_ms, limits::IDLE_MS, " ms"),
+        ] {
+            if !range.contains(&value) {
+                return Err(out_of(&range, field, value, unit));
+            }
+        }
+        if self.min_instances > self.max_instances {
+            return Err(DefinitionError::out_of_range(
+                "min_instances",
+                format!(
+                    "{} is more than max_instances, {}",
+                    self.min_instances, self.max_instances
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_env(&self) -> Result<(), DefinitionError> {
+        if self.env.len() > limits::ENV_ENTRIES {
+            let reason = format!(
+                "{} entries, at most {} are allowed",
+                self.env.len(),
+                limits::ENV_ENTRIES
+            );
+            return Err(DefinitionError::out_of_range("env", reason));
+        }
+        for (name, value) in &self.env {
+            let refuse = |reason: &str| {
+                let shown: String = name.chars().take(64).collect();
+                Err(DefinitionError::out_of_range(
+                    format!("env[{shown:?}]"),
+                    reason,
+                ))
+            };
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return refuse("a name is not empty and has neither '=' nor NUL");
+            }
+            if name.starts_with("BISMUTH_") {
+                return refuse("names that start with BISMUTH_ are set by Bismuth");
+            }
+            if value.contains('\0') {
+                return refuse("a value has no NUL");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_routes(&self) -> Result<(), DefinitionError> {
+        if self.routes.len() > limits::ROUTES {
+            let reason = format!(
+                "{} routes, at most {} are allowed",
+                self.routes.len(),
+                limits::ROUTES
+            );
+            return Err(DefinitionError::out_of_range("routes", reason));
+        }
+        for (index, route) in self.routes.iter().enumerate() {
+            if self.routes[..index].contains(route) {
+                return Err(DefinitionError::out_of_range(
+                    format!("routes[{index}].hostname"),
+                    format!("{} is listed twice", route.hostname),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_texts(&self) -> Result<(), DefinitionError> {
+        if let Some(Repo(url, branch)) = &self.repo {
+            check_text("repo[0]", url)?;
+            check_text("repo[1]", branch)?;
+        }
+        if let Some(group) = &self.svc_group_id {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            if !(1..=64).contains(&group.len()) || !group.bytes().all(allowed) {
+                return Err(DefinitionError::out_of_range(
+                    "svc_group_id",
+                    "expected 1 to 64 letters, digits, '-', '_' or '.'",
+                ));
+            }
+        }
+        if let Some(user) = &self.user {
+            validate_user(user)?;
+        }
+        if let Some(Affinity::Header(name) | Affinity::Cookie(name)) = &self.affinity
+            && !is_token(name)
+        {
+            return Err(DefinitionError::out_of_range(
+                "affinity",
+                format!("{name:?} is not the name of a header or cookie"),
+            ));
+        }
+        if let Some(Readiness { path }) = &self.readiness {
+            let visible = path.bytes().all(|b| b.is_ascii_graphic());
+            if !path.starts_with('/') || !visible || path.len() > limits::TEXT {
+                return Err(DefinitionError::out_of_range(
+                    "readiness.path",
+                    "expected a path that starts with '/', percent-encoded where needed",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn malformed(path: &str, error: &serde_json::Error) -> DefinitionError {
+    DefinitionError {
+        field: path.to_owned(),
+        reason: error.to_string(),
+        kind: DefinitionErrorKind::Malformed,
+    }
+}
+
+fn out_of<T: Display>(
+    range: &RangeInclusive<T>,
+    field: &str,
+    value: T,
+    unit: &str,
+) -> DefinitionError {
+    let reason = format!(
+        "{value} is not within {} to {}{unit}",
+        range.start(),
+        range.end()
+    );
+    DefinitionError::out_of_range(field, reason)
+}
+
+fn check_text(field: &str, text: &str) -> Result<(), DefinitionError> {
+    if text.is_empty() || text.len() > limits::TEXT || text.contains(char::is_control) {
+        let reason = format!(
+            "expected 1 to {} bytes without control characters",
+            limits::TEXT
+        );
+        return Err(DefinitionError::out_of_range(field, reason));
+    }
+    Ok(())
+}
+
+/// `user[:group]`, each a number or a name as in passwd(5).
+fn validate_user(user: &str) -> Result<(), DefinitionError> {
+    let part_is_good = |part: &str| {
+        let first = part.bytes().next();
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        (1..=32).contains(&part.len())
+            && part.bytes().all(allowed)
+            && first.is_some_and(|b| b != b'-')
+            // Ids above 65535 are not mapped into the container's user namespace.
+            && part.parse::<u64>().map_or(true, |id| id <= 65_535)
+    };
+    let (name, group) = user
+        .split_once(':')
+        .map_or((user, None), |(u, g)| (u, Some(g)));
+    if part_is_good(name) && group.is_none_or(part_is_good) {
+        return Ok(());
+    }
+    Err(DefinitionError::out_of_range(
+        "user",
+        format!("{user:?} is not user[:group], names or numbers up to 65535"),
+    ))
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=256).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn default_cpu() -> f64 {
+    DEFAULTS.cpu
+}
+fn default_memory() -> u64 {
+    DEFAULTS.memory
+}
+fn default_disk() -> u64 {
+    DEFAULTS.disk
+}
+fn one() -> u32 {
+    1
+}
+fn default_concurrency() -> u32 {
+    DEFAULTS.concurrency
+}
+fn default_timeout_ms() -> u64 {
+    DEFAULTS.timeout_ms
+}
+fn default_idle_timeout_ms() -> u64 {
+    DEFAULTS.idle_timeout_ms
+}
+fn default_startup_timeout_ms() -> u64 {
+    DEFAULTS.startup_timeout_ms
+}
+fn default_idle_pause_ms() -> u64 {
+    DEFAULTS.idle_pause_ms
+}
+fn default_idle_stop_ms() -> u64 {
+    DEFAULTS.idle_stop_ms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use DefinitionErrorKind::{Malformed, OutOfRange, TooLarge};
+
+    fn with(extra: &str) -> Result<FunctionDefinition, DefinitionError> {
+        let json =
+            format!(r#"{{"image":"alpine","invoke_mode":{{"Executable":["/bin/ls"]}}{extra}}}"#);
+        FunctionDefinition::from_json(json.as_bytes())
+    }
+
+    #[test]
+    fn image_and_mode_are_enough() {
+        let mode = InvokeMode::Executable(vec!["/bin/ls".into()]);
+        assert_eq!(
+            with(""),
+            Ok(FunctionDefinition::new("alpine".parse().unwrap(), mode))
+        );
+    }
+
+    #[test]
+    fn a_full_definition_reads_back_from_its_json() {
+        let full = with(
+            r#","cpu":0.5,"memory":67108864,"disk":1048576,"env":{"A":"1"},
+            "routes":[{"hostname":"a.example.com"}],"max_instances":4,"min_instances":1,
+            "concurrency":8,"timeout_ms":1000,"idle_timeout_ms":2000,"startup_timeout_ms":3000,
+            "idle_pause_ms":0,"idle_stop_ms":5000,"repo":["https://git.example/x","main"],
+            "svc_group_id":"team","svc_quotas":{"kv_bytes":10},"user":"1000:1000",
+            "egress":"none","affinity":{"cookie":"sid"},"readiness":{"path":"/ready?x=1"}"#,
+        )
+        .unwrap();
+        let json = serde_json::to_vec(&full).unwrap();
+        assert_eq!(FunctionDefinition::from_json(&json), Ok(full));
+    }
+
+    #[test]
+    fn every_refusal_names_the_field() {
+        for (extra, field, kind) in [
+            (r#","colour":1"#, "colour", Malformed),
+            (r#","memory":"128M""#, "memory", Malformed),
+            (r#","memory":-1"#, "memory", Malformed),
+            (r#","memory":1"#, "memory", OutOfRange),
+            (r#","cpu":0"#, "cpu", OutOfRange),
+            (r#","cpu":1e400"#, "cpu", Malformed),
+            (r#","max_instances":0"#, "max_instances", OutOfRange),
+            (r#","min_instances":2"#, "min_instances", OutOfRange),
+            (r#","concurrency":0"#, "concurrency", OutOfRange),
+            (r#","timeout_ms":0"#, "timeout_ms", OutOfRange),
+            (
+                r#","routes":[{"hostname":"a b"}]"#,
+                "routes[0].hostname",
+                Malformed,
+            ),
+            (
+                r#","routes":[{"hostname":"a.b","path":"/"}]"#,
+                "routes[0].path",
+                Malformed,
+            ),
+            (
+                r#","routes":[{"hostname":"A.b"},{"hostname":"a.b."}]"#,
+                "routes[1].hostname",
+                OutOfRange,
+            ),
+            (r#","env":{"A=B":"1"}"#, r#"env["A=B"]"#, OutOfRange),
+            (
+                r#","env":{"BISMUTH_AUTH":"1"}"#,
+                r#"env["BISMUTH_AUTH"]"#,
+                OutOfRange,
+            ),
+            (r#","user":"-x""#, "user", OutOfRange),
+            (r#","user":"70000""#, "user", OutOfRange),
+            (r#","affinity":{"header":"a b"}"#, "affinity", OutOfRange),
+            (r#","readiness":{"path":"x"}"#, "readiness.path", OutOfRange),
+            (r#","svc_group_id":"../x""#, "svc_group_id", OutOfRange),
+        ] {
+            let error = with(extra).unwrap_err();
+            assert_eq!(
+                (error.field.as_str(), error.kind),
+                (field, kind),
+                "{extra}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_definition_at_all_is_refused() {
+        for json in [
+            "",
+            "[]",
+            "null",
+            "{}",
+            "{\"image\":\"alpine\"}",
+            "{\"image\":",
+            "\u{0}",
+        ] {
+            let error = FunctionDefinition::from_json(json.as_bytes()).unwrap_err();
+            assert_eq!(error.kind, Malformed, "{json}");
+        }
+        assert_eq!(with("} {").unwrap_err().kind, Malformed);
+        let large = vec![b' '; MAX_DEFINITION_BYTES + 1];
+        assert_eq!(
+            FunctionDefinition::from_json(&large).unwrap_err().kind,
+            TooLarge
+        );
+    }
+}
