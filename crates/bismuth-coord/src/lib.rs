@@ -1,1 +1,33 @@
-//! bismuth-coord.
+//! A versioned tree with watches: how Bismuth's programs agree on what should be.
+//!
+//! ```text
+//!             Tree (trait)  get · children · set · commit · watch
+//!              ╱        ╲
+//!      zk::ZkTree     memory::MemoryTree
+//!      ZooKeeper      the twin for tests: same answers, with switches for faults
+//! ```
+//!
+//! What the nodes mean is not known here; that is `bismuth-registry`'s business. One conformance suite
+//! (`tests/conformance.rs`) runs against both implementations.
+//!
+//! The happy path of a reader:
+//! 1. [`Tree::watch`] a path, so that nothing from now on is missed;
+//! 2. [`Tree::children`] and [`Tree::get_many`], building a new picture beside the old one;
+//! 3. swap the picture in whole;
+//! 4. on every [`Event`] re-read what it names; on [`Event::Lost`] go to 2.
+//!
+//! The happy path of a writer: read, decide, [`Tree::commit`] with the versions that were read. On
+//! [`Error::is_conflict`] start over; on [`Error::UnknownOutcome`] re-read first.
+
+mod error;
+pub mod memory;
+pub mod path;
+mod tree;
+mod watch;
+
+pub use error::{Cause, Error, Result};
+pub use memory::MemoryTree;
+pub use tree::{
+    Kind, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
+};
+pub use watch::{Event, Watch};
