@@ -1,1 +1,81 @@
-//! bismuth-daemon.
+//! How a Bismuth process lives: how it starts, says what it does, is watched over, and ends.
+//!
+//! ```text
+//!   main ── telemetry ── config ── bind ── spawn ──────────── wait ───────── drain ── exit code
+//!              │                     │       │                  │               │
+//!           stderr            listen::*   Tasks ──────► Shutdown ◄── signals    └ names what still ran
+//!                                         cores            ▲
+//!                                         admin            └── a task whose end ends the process
+//! ```
+//!
+//! - [`telemetry`]: logs on standard error, as text or JSON lines. Standard output is for answers to people.
+//! - [`Shutdown`]: the one token that says "end now", and whether that is a failure.
+//! - [`signals`]: SIGTERM and SIGINT trigger it; the second one ends the process at once.
+//! - [`Tasks`]: every task has a name and a policy for its death.
+//! - [`Backoff`]: how long to wait before the next attempt; pure.
+//! - [`admin`]: `/healthz`, `/readyz`, `/metrics`.
+//! - [`cores`]: one thread and one runtime per core, for data paths.
+//! - [`listen`]: listening sockets whose errors name the address.
+//! - [`exit`]: exit codes, and the one line that a failed start prints.
+//!
+//! # `main` is a table of contents
+//!
+//! ```no_run
+//! use std::{net::SocketAddr, process::ExitCode, time::Duration};
+//!
+//! use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, TelemetryArgs, admin, exit, listen, signals, telemetry};
+//! use clap::Parser;
+//! use prometheus_client::registry::Registry;
+//!
+//! #[derive(Parser)]
+//! struct Args {
+//!     /// Where /healthz, /readyz and /metrics answer.
+//!     #[arg(long, default_value = "127.0.0.1:9100")]
+//!     admin: SocketAddr,
+//!     #[command(flatten)]
+//!     telemetry: TelemetryArgs,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     exit::main("bismuthexample", || run(Args::parse()))
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn run(args: Args) -> anyhow::Result<()> {
+//!     telemetry::init(&args.telemetry)?;
+//!     let shutdown = Shutdown::new();
+//!     signals(&shutdown)?;
+//!
+//!     let admin = Admin::new(Registry::with_prefix("bismuthexample")).unready_on(&shutdown);
+//!     let warmed_up = admin.condition("warmed-up");
+//!     let listener = listen::bind(args.admin)?;
+//!     tracing::info!(address = %listener.local_addr()?, "listening");
+//!
+//!     let tasks = Tasks::new(&shutdown);
+//!     tasks.spawn("admin", Policy::EndsProcess, admin::serve(listener, admin, shutdown.clone()));
+//!     warmed_up.met();
+//!
+//!     shutdown.cancelled().await;
+//!     let drained = tasks.drain(Duration::from_secs(10)).await;
+//!     shutdown.outcome()?;
+//!     Ok(drained?)
+//! }
+//! ```
+
+pub mod admin;
+pub mod backoff;
+pub mod cores;
+pub mod exit;
+pub mod listen;
+mod shutdown;
+mod signals;
+mod tasks;
+pub mod telemetry;
+
+pub use admin::{Admin, Condition};
+pub use backoff::{Backoff, Delays};
+pub use cores::{CoreId, Cores, run_per_core};
+pub use shutdown::{Failure, Shutdown};
+pub use signals::{SignalsError, signals};
+pub use tasks::{Outcome, Policy, StillRunning, Tasks};
+pub use telemetry::TelemetryArgs;
