@@ -1,0 +1,181 @@
+//! The images that tests and the demonstration run. None needs a container registry to exist.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Builder, Image};
+use crate::process::find;
+
+/// A small Linux from the machine's static busybox: every applet, the mount points a container needs, two users.
+///
+/// # Errors
+///
+/// When `busybox-static` is not installed.
+pub fn busybox() -> Result<Image> {
+    small_linux()?.build()
+}
+
+/// [`busybox`] with the settings that Alpine's image has: a `PATH`, and a shell as the command.
+///
+/// # Errors
+///
+/// As [`busybox`].
+pub fn alpine() -> Result<Image> {
+    let id = b"NAME=\"Alpine Linux\"\nID=alpine\n";
+    small_linux()?
+        .file("etc/os-release", 0o644, id)
+        .cmd(&["/bin/sh"])
+        .build()
+}
+
+/// The image of the demonstration: busybox, with a page for its web server to serve.
+///
+/// # Errors
+///
+/// As [`busybox`].
+pub fn demo() -> Result<Image> {
+    small_linux()?
+        .layer()
+        .file("srv/index.html", 0o644, b"Hello from a server function.\n")
+        .file(
+            "bin/hello",
+            0o755,
+            b"#!/bin/sh\necho \"Hello from an exec function: $REQUEST_METHOD $PATH_INFO\"\n",
+        )
+        .build()
+}
+
+/// Our static test server alone, at `/echo-server`, as the entrypoint.
+///
+/// # Errors
+///
+/// When it has not been built (`cargo xtask build`).
+pub fn static_server() -> Result<Image> {
+    let program = crate::daemon::static_program("echo-server")?;
+    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    mount_points(Image::builder())
+        .file("echo-server", 0o755, &program)
+        .entrypoint(&["/echo-server"])
+        .build()
+}
+
+/// Debian's Python, also at `/usr/local/bin/python3` where the official images have it.
+///
+/// Made once with `mmdebstrap` (about 20 s, 170 MB), then kept below the target directory; concurrent test
+/// processes wait for the one that makes it.
+///
+/// # Errors
+///
+/// When `mmdebstrap` is not installed or fails.
+pub fn python() -> Result<Image> {
+    let dir = cache_dir()?;
+    let tar = dir.join("python.tar");
+    let lock_path = dir.join("python.lock");
+    let lock =
+        File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
+    lock.lock()
+        .with_context(|| format!("lock {}", lock_path.display()))?;
+    if !tar.is_file() {
+        debian_with_python(&tar)?;
+    }
+    drop(lock);
+    Image::builder()
+        .base_file(&tar)?
+        .symlink("usr/local/bin/python3", "/usr/bin/python3")
+        .env("PATH", SEARCH_PATH)
+        .cmd(&["python3"])
+        .build()
+}
+
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn small_linux() -> Result<Builder> {
+    let busybox = find(Path::new("busybox"))?;
+    let program = fs::read(&busybox).with_context(|| format!("read {}", busybox.display()))?;
+    let list = Command::new(&busybox)
+        .arg("--list-full")
+        .output()
+        .context("list busybox's applets")?;
+    ensure!(
+        list.status.success(),
+        "busybox --list-full: {}",
+        list.status
+    );
+    let applets = String::from_utf8(list.stdout).context("the names of busybox's applets")?;
+    let mut image = mount_points(Image::builder())
+        .file("bin/busybox", 0o755, &program)
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        )
+        .file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")
+        .dir("root", 0o700)
+        .env("PATH", SEARCH_PATH);
+    for applet in applets.lines().filter(|applet| *applet != "bin/busybox") {
+        image = image.symlink(applet, "/bin/busybox");
+    }
+    Ok(image)
+}
+
+/// A root that is mounted read-only or with mapped ids can get no new directories, so these must be there.
+fn mount_points(image: Builder) -> Builder {
+    ["proc", "sys", "dev", "etc", "run", "var"]
+        .into_iter()
+        .fold(image, |image, dir| image.dir(dir, 0o755))
+        .dir("tmp", 0o1777)
+}
+
+/// `target/testkit/images`, beside the profile's directory.
+fn cache_dir() -> Result<PathBuf> {
+    let dir = crate::daemon::target_dir()?.join("testkit/images");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn debian_with_python(tar: &Path) -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let suite = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let partial = tar.with_extension("partial.tar");
+    let made = Command::new(find(Path::new("mmdebstrap"))?)
+        .args(["--variant=minbase", "--include=python3", "--quiet"])
+        .args([
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+        ])
+        .arg(suite.context("/etc/os-release has no VERSION_CODENAME")?)
+        .arg(&partial)
+        .args(apt_sources())
+        .output()
+        .context("run mmdebstrap")?;
+    if !made.status.success() {
+        bail!(
+            "mmdebstrap: {}\n{}",
+            made.status,
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
+    fs::rename(&partial, tar)
+        .with_context(|| format!("rename {} to {}", partial.display(), tar.display()))
+}
+
+/// The machine's own package sources, so that its mirror is used.
+fn apt_sources() -> Vec<PathBuf> {
+    let listed = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let candidates = std::iter::once(PathBuf::from("/etc/apt/sources.list")).chain(listed);
+    let has_sources = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .any(|line| line.starts_with("deb ") || line.starts_with("Types:"))
+    };
+    candidates.filter(has_sources).collect()
+}
