@@ -1,3 +1,81 @@
-//! The `xtask` program.
+//! The project's chores: `cargo xtask setup|build|test|tidy|bench|demo-image`.
+//!
+//! ```text
+//! setup ──► build ──► test          what a fresh machine needs, in this order; `test` does all three
+//!             └─────► bench
+//! tidy                               format, lints, docs, and the rules that no compiler checks
+//! ```
 
-fn main() {}
+mod arrows;
+mod build;
+mod command;
+mod packages;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Bismuth's chores")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install the Debian packages that building, running and testing need; elsewhere, say what is missing.
+    Setup {
+        /// Also what the benchmarks compare with.
+        #[arg(long)]
+        bench: bool,
+        /// Install nothing; fail if something is missing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the workspace, and the programs that run inside containers as static ones.
+    Build {
+        /// With optimisation.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build, then run every test (as root: they make namespaces and mounts).
+    Test {
+        /// Arguments for `cargo nextest run`, such as a filter.
+        #[arg(last = true)]
+        nextest: Vec<String>,
+    },
+    /// Check format, lints, docs, dependency arrows and fences.
+    Tidy,
+    /// Build with optimisation, then run the benchmarks.
+    Bench {
+        /// Arguments for `bismuth-bench`.
+        #[arg(last = true)]
+        bench: Vec<String>,
+    },
+    /// Write the demonstration's image, made from this machine's busybox, as an OCI archive.
+    DemoImage {
+        /// The file to write.
+        output: std::path::PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().chore {
+        Chore::Setup { bench, check } => packages::setup(bench, check),
+        Chore::Build { release } => build::all(release),
+        Chore::Test { nextest } => test::run(&nextest),
+        Chore::Tidy => tidy::run(),
+        Chore::Bench { bench } => build::bench(&bench),
+        Chore::DemoImage { output } => build::demo_image(&output),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Which crate may depend on which, and which outside library is fenced into which crate.
+//!
+//! ```text
+//! binaries ──► registry ──► model
+//!    │            └───────► coord
+//!    └──► daemon  http  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
+//! ```
+//!
+//! `deny.toml` says the same about fences to those who use `cargo deny`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::command::{cargo, output};
+
+/// A crate of ours and those of ours that it may depend on.
+const ARROWS: &[(&str, &[&str])] = &[
+    (
+        "bismuthfe",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-daemon",
+            "bismuth-http",
+        ],
+    ),
+    (
+        "bismuthd",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-daemon",
+            "bismuth-http",
+            "bismuth-containerd",
+            "bismuth-sandbox",
+            "bismuth-init",
+        ],
+    ),
+    (
+        "bismuth-api",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-daemon",
+            "bismuth-http",
+        ],
+    ),
+    (
+        "bismuthctl",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-http",
+            "bismuth-containerd",
+        ],
+    ),
+    ("bismuth-model", &[]),
+    ("bismuth-coord", &[]),
+    ("bismuth-registry", &["bismuth-model", "bismuth-coord"]),
+    ("bismuth-daemon", &[]),
+    ("bismuth-http", &[]),
+    ("bismuth-containerd", &["bismuth-model"]),
+    ("bismuth-sandbox", &[]),
+    ("bismuth-init", &[]),
+    (
+        "bismuth-testkit",
+        &["bismuth-model", "bismuth-coord", "bismuth-registry"],
+    ),
+    ("echo-server", &[]),
+    ("bismuth-bench", &["bismuth-model", "bismuth-testkit"]),
+    ("xtask", &[]),
+];
+
+/// Every crate's tests may use these as well.
+const FOR_TESTS: &[&str] = &["bismuth-testkit"];
+
+/// A library that touches something dirty, and the only crates that may name it.
+const FENCES: &[(&str, &[&str])] = &[
+    ("zookeeper-client", &["bismuth-coord"]),
+    (
+        "containerd-client",
+        &["bismuth-containerd", "bismuth-testkit"],
+    ),
+    ("tonic", &["bismuth-containerd"]),
+    ("oci-client", &["bismuth-containerd"]),
+    ("bincode", &["bismuth-registry"]),
+    ("libc", &["bismuth-sandbox", "bismuth-init"]),
+    ("netlink-packet-core", &["bismuth-sandbox"]),
+    ("netlink-packet-route", &["bismuth-sandbox"]),
+    ("rtnetlink", &["bismuth-sandbox"]),
+    ("nftables", &["bismuth-sandbox"]),
+    ("axum", &["bismuth-api"]),
+];
+
+/// Reads the workspace's metadata and reports every arrow that should not be.
+pub(crate) fn check() -> Result<()> {
+    let metadata =
+        output(cargo().args(["metadata", "--locked", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value =
+        serde_json::from_str(&metadata).context("parse the output of cargo metadata")?;
+    let offences = offences(&dependencies(&metadata)?);
+    if offences.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", offences.join("\n"))
+    }
+}
+
+/// One line of a crate's manifest.
+#[derive(Debug)]
+struct Dependency {
+    from: String,
+    to: String,
+    /// Only for tests, examples and benchmarks.
+    dev: bool,
+}
+
+fn dependencies(metadata: &Value) -> Result<Vec<Dependency>> {
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata lists no packages")?;
+    let mut found = Vec::new();
+    for package in packages {
+        let from = package["name"]
+            .as_str()
+            .context("a package without a name")?;
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = dependency["name"]
+                .as_str()
+                .context("a dependency without a name")?;
+            let dev = dependency["kind"].as_str() == Some("dev");
+            found.push(Dependency {
+                from: from.into(),
+                to: to.into(),
+                dev,
+            });
+        }
+        if !ARROWS.iter().any(|(name, _)| *name == from) {
+            bail!(
+                "{from} is not in the table of crates/xtask/src/arrows.rs: say what it may depend on"
+            );
+        }
+    }
+    Ok(found)
+}
+
+fn offences(dependencies: &[Dependency]) -> Vec<String> {
+    let ours: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    let mut offences = Vec::new();
+    for Dependency { from, to, dev } in dependencies {
+        if ours.contains(to.as_str()) {
+            let allowed = ARROWS
+                .iter()
+                .find(|(name, _)| name == from)
+                .is_some_and(|(_, allowed)| allowed.contains(&to.as_str()));
+            // A crate may turn on features of its own twin for its tests.
+            let for_tests = *dev && (FOR_TESTS.contains(&to.as_str()) || from == to);
+            if !allowed && !for_tests {
+                offences.push(format!("{from} may not depend on {to}"));
+            }
+        }
+        let fence = FENCES.iter().find(|(name, _)| name == to);
+        if let Some((_, inside)) =
+            fence.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
+        {
+            offences.push(format!(
+                "{to} is fenced into {}; {from} names it",
+                inside.join(" and ")
+            ));
+        }
+    }
+    offences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dependency(from: &str, to: &str, dev: bool) -> Vec<Dependency> {
+        vec![Dependency {
+            from: from.into(),
+            to: to.into(),
+            dev,
+        }]
+    }
+
+    #[test]
+    fn arrows_go_down_only() {
+        assert!(offences(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
+        assert_eq!(
+            offences(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
+            1
+        );
+        assert_eq!(
+            offences(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn the_testkit_is_for_tests_only() {
+        assert!(offences(&dependency("bismuth-coord", "bismuth-testkit", true)).is_empty());
+        assert_eq!(
+            offences(&dependency("bismuth-coord", "bismuth-testkit", false)).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_fenced_library_is_named_by_its_crate_only() {
+        assert!(offences(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
+        assert_eq!(
+            offences(&dependency("bismuthd", "zookeeper-client", false)).len(),
+            1
+        );
+    }
+}

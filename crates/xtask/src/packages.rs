@@ -1,0 +1,132 @@
+//! What the machine must have, in one place.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::command::{is_installed, output, run};
+
+/// A thing that must be there, and the Debian package it comes in.
+struct Need {
+    /// A program's name, or an absolute path.
+    what: &'static str,
+    package: &'static str,
+    purpose: &'static str,
+}
+
+const fn need(what: &'static str, package: &'static str, purpose: &'static str) -> Need {
+    Need {
+        what,
+        package,
+        purpose,
+    }
+}
+
+/// For `build`, `test` and the scripts.
+const NEEDS: &[Need] = &[
+    need("cc", "build-essential", "links Rust programs"),
+    need("protoc", "protobuf-compiler", "compiles containerd's API"),
+    need(
+        "/usr/include/google/protobuf/any.proto",
+        "libprotobuf-dev",
+        "is imported by containerd's API",
+    ),
+    need("containerd", "containerd", "runs containers"),
+    need("runc", "runc", "starts containers"),
+    need("crun", "crun", "starts containers faster"),
+    need("java", "default-jre-headless", "runs ZooKeeper"),
+    need(
+        "/usr/share/java/zookeeper.jar",
+        "libzookeeper-java",
+        "is ZooKeeper",
+    ),
+    need(
+        "busybox",
+        "busybox-static",
+        "fills the images of tests and the demonstration",
+    ),
+    need("setpriv", "util-linux", "ties test processes to the test"),
+    need(
+        "docker-registry",
+        "docker-registry",
+        "serves images to tests",
+    ),
+    need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
+    need("curl", "curl", "shows what the scripts have started"),
+];
+
+/// For `bench`, on top.
+const BENCH_NEEDS: &[Need] = &[
+    need("wrk", "wrk", "makes load"),
+    need("nginx", "nginx-light", "is what we compare with"),
+];
+
+/// Installs what is missing, or says what is.
+pub(crate) fn setup(bench: bool, check: bool) -> Result<()> {
+    let missing = missing(bench);
+    if missing.is_empty() {
+        eprintln!("Everything needed is installed.");
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!(
+            "missing: {} ({}; Debian package {})",
+            need.what, need.purpose, need.package
+        );
+    }
+    ensure!(
+        !check,
+        "{} things are missing; `cargo xtask setup` installs them on Debian",
+        missing.len()
+    );
+    if !is_installed("apt-get") {
+        bail!("this is not Debian or Ubuntu: install the above with your own package manager");
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install(&packages)?;
+    match self::missing(bench).first() {
+        None => Ok(()),
+        Some(still) => bail!(
+            "{} is still missing after installing {}",
+            still.what,
+            still.package
+        ),
+    }
+}
+
+fn missing(bench: bool) -> Vec<&'static Need> {
+    let bench = if bench { BENCH_NEEDS } else { &[] };
+    NEEDS
+        .iter()
+        .chain(bench)
+        .filter(|need| !is_there(need.what))
+        .collect()
+}
+
+fn is_there(what: &str) -> bool {
+    if what.starts_with('/') {
+        Path::new(what).exists()
+    } else {
+        is_installed(what)
+    }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let no_lists = || fs::read_dir("/var/lib/apt/lists").map_or(0, Iterator::count) <= 2; // `lock`, `partial`
+    if no_lists() {
+        run(apt()?.arg("update"))?;
+    }
+    run(apt()?
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(packages))
+}
+
+/// `apt-get`, through `sudo` when we are not root; it asks nothing.
+fn apt() -> Result<Command> {
+    let root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    Ok(command)
+}
