@@ -16,6 +16,16 @@
 
 pub mod client;
 pub mod error;
+pub mod events;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod spec;
+pub mod tasks;
 
-pub use client::{CallClass, Containerd, Deadlines, NamespacedChannel};
+pub use client::{CallClass, Containerd, Deadlines, NamespacedChannel, Version};
 pub use error::{Error, Failure, Result};
+pub use events::{TaskEvent, TaskEvents};
+pub use tasks::{
+    ContainerInfo, Exit, NewContainer, RuntimeOptions, Stdio, TaskInfo, TaskStatus, Tasks,
+    TeardownError,
+};

@@ -1,0 +1,135 @@
+//! What is mounted in a container, and what of it is hidden.
+
+use std::path::PathBuf;
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use super::SpecInput;
+
+/// Size of the tmpfs at `/dev`: device nodes and symbolic links, nothing else.
+pub const DEFAULT_DEV_BYTES: u64 = 64 << 10;
+/// Size of `/dev/shm`: what Docker and containerd give, so what programs are tested with.
+pub const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// Hidden in the container: they tell about, or reach into, the host (containerd `oci/spec.go`, `populateDefaultUnixSpec`,
+/// and moby's `oci/defaults.go`, which adds the last two).
+pub(super) const MASKED_PATHS: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+    "/proc/interrupts",
+];
+
+/// Readable but not writable (containerd `oci/spec.go`).
+pub(super) const READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// What file systems made by the kernel need not offer: set-uid bits, programs, devices.
+const QUIET: &[&str] = &["nosuid", "noexec", "nodev"];
+
+/// A file or directory of the host that appears in the container. Never set-uid, never a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Path in the container; created by the runtime if it is missing.
+    pub destination: PathBuf,
+    /// Whether the container may write to it.
+    pub writable: bool,
+    /// Whether programs on it may be run.
+    pub executable: bool,
+}
+
+/// The standard mounts in the order in which they must be made, then the caller's.
+pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
+    let dev_size = format!("size={DEFAULT_DEV_BYTES}");
+    let shm_size = format!("size={}", input.shm_bytes);
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", QUIET)?,
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "noexec", "strictatime", "mode=755", &dev_size],
+        )?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            // Group 5 is tty in every distribution's base image; the user namespace maps it.
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        )?,
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &quiet_and(&["mode=1777", &shm_size]),
+        )?,
+        mount("/dev/mqueue", "mqueue", "mqueue", QUIET)?,
+        mount("/sys", "sysfs", "sysfs", &quiet_and(&["ro"]))?,
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &quiet_and(&["relatime", "ro"]),
+        )?,
+    ];
+    for bind in &input.mounts {
+        mounts.push(bind_mount(bind)?);
+    }
+    Ok(mounts)
+}
+
+fn quiet_and<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [QUIET, more].concat()
+}
+
+fn mount(
+    destination: &str,
+    typ: &str,
+    source: &str,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
+    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+    MountBuilder::default()
+        .destination(destination)
+        .typ(typ)
+        .source(source)
+        .options(options)
+        .build()
+}
+
+fn bind_mount(bind: &BindMount) -> Result<Mount, OciSpecError> {
+    // Private: what is mounted below the source later stays out of the container, and the other way round.
+    let mut options = vec!["bind", "private", "nosuid", "nodev"];
+    options.push(if bind.writable { "rw" } else { "ro" });
+    options.push(if bind.executable { "exec" } else { "noexec" });
+    let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
+    MountBuilder::default()
+        .destination(bind.destination.clone())
+        .typ("bind")
+        .source(bind.source.clone())
+        .options(options)
+        .build()
+}
