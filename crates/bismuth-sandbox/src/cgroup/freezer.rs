@@ -1,0 +1,135 @@
+//! Stopping every process of a group at once, and letting it run on.
+//!
+//! ```text
+//!   v1  freezer.state:  THAWED ──write FROZEN──► FREEZING ──► FROZEN    nothing announces it
+//!   v2  cgroup.freeze:  0 ──write 1──►  cgroup.events: frozen 0 ──► 1   poll(2) announces it
+//! ```
+//!
+//! A frozen process uses no processor time, keeps its memory and its connections, and cannot be
+//! killed on v1 until it is thawed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+use super::{Cgroup, Error, Pauses, Version, read, value_of, write};
+use crate::process::poll_readable;
+
+/// First look after 20 µs: freezing a handful of sleeping processes takes about as long.
+const FIRST_LOOK: Duration = Duration::from_micros(20);
+/// Later looks are at most this far apart.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// On v1 a group may hang in FREEZING while a process forks or vforks; thawing and freezing it
+/// again gets it out (as runc does, libcontainer/cgroups/fs/freezer.go).
+const LOOKS_BEFORE_THAW: u32 = 16;
+
+impl Cgroup {
+    /// Freezes every process in the group and returns when all are, at most after `bound`.
+    ///
+    /// # Errors
+    /// [`Error::StillNot`] (the group is thawed again then), and as [`Error`] says.
+    pub fn freeze(&self, bound: Duration) -> Result<(), Error> {
+        let frozen = match self.version() {
+            Version::V2 => self.set_v2(true, bound),
+            Version::V1 | Version::Hybrid => self.freeze_v1(bound),
+        };
+        if frozen.is_err()
+            && let Err(undo) = self.thaw(bound)
+        {
+            tracing::error!(group = self.spec_path(), error = %undo, "group stays frozen in part");
+        }
+        frozen
+    }
+
+    /// Lets every process in the group run, and returns when all can, at most after `bound`.
+    ///
+    /// # Errors
+    /// [`Error::StillNot`], and as [`Error`] says.
+    pub fn thaw(&self, bound: Duration) -> Result<(), Error> {
+        match self.version() {
+            Version::V2 => self.set_v2(false, bound),
+            // Takes effect within the write.
+            Version::V1 | Version::Hybrid => {
+                write(&self.file("freezer", "freezer.state")?, "THAWED")
+            }
+        }
+    }
+
+    /// Whether every process in the group is frozen.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        match self.version() {
+            Version::V2 => Ok(self.keyed("freezer", "cgroup.events", "frozen")? == 1),
+            Version::V1 | Version::Hybrid => {
+                Ok(read(&self.file("freezer", "freezer.state")?)?.trim() == "FROZEN")
+            }
+        }
+    }
+
+    fn freeze_v1(&self, bound: Duration) -> Result<(), Error> {
+        let state = self.file("freezer", "freezer.state")?;
+        let end = Instant::now() + bound;
+        let mut pauses = Pauses::new(FIRST_LOOK, LOOK_EVERY);
+        for look in 1.. {
+            // Writing again also catches processes that were forked meanwhile.
+            write(&state, "FROZEN")?;
+            if self.is_frozen()? {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            if look % LOOKS_BEFORE_THAW == 0 {
+                write(&state, "THAWED")?;
+            }
+            pauses.pause(end);
+        }
+        Err(still_not(&state, "frozen", bound))
+    }
+
+    fn set_v2(&self, frozen: bool, bound: Duration) -> Result<(), Error> {
+        let (value, wanted) = if frozen {
+            ("1", "frozen")
+        } else {
+            ("0", "thawed")
+        };
+        let switch = self.file("freezer", "cgroup.freeze")?;
+        let path = self.file("freezer", "cgroup.events")?;
+        let failed = |source: io::Error| Error::Read {
+            path: path.clone(),
+            source,
+        };
+        // Opened before the write, so that no change is missed.
+        let events = File::open(&path).map_err(failed)?;
+        write(&switch, value)?;
+        let end = Instant::now() + bound;
+        loop {
+            let mut text = [0; 256];
+            let length = events.read_at(&mut text, 0).map_err(failed)?;
+            let text = String::from_utf8_lossy(&text[..length]);
+            if value_of(&text, "frozen") == Some(u64::from(frozen)) {
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(still_not(&switch, wanted, bound));
+            }
+            poll_readable(events.as_fd(), PollFlags::PRI, left).map_err(failed)?;
+        }
+    }
+}
+
+fn still_not(file: &Path, wanted: &'static str, after: Duration) -> Error {
+    Error::StillNot {
+        path: file.parent().unwrap_or(file).to_owned(),
+        wanted,
+        after,
+    }
+}

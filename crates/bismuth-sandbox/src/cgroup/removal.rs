@@ -1,0 +1,156 @@
+//! Removing a container's groups, and whoever is left in them.
+//!
+//! ```text
+//!   rmdir, deepest first ──all gone──► done
+//!        ▲        │ EBUSY
+//!        │        ▼
+//!        └── thaw, kill, wait for the processes to end ── bound reached ──► every error
+//! ```
+//!
+//! The runtime removes the groups of a container that ended well, so this finds nothing to do
+//! most of the time. A group can stay busy for a moment after its last process was reaped.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{Cgroup, Error, Pauses, is_gone, pids_in, write};
+use crate::failures::{Attempts, Failures};
+use crate::process::{self, Process};
+
+/// A group that is busy without processes is released by a kernel worker, soon.
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+/// Later looks are at most this far apart.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Cgroup {
+    /// Kills every process in the groups, frozen ones included, and removes the directories with
+    /// those in them. Returns when they are gone, at most after `bound`. Nothing there is fine.
+    ///
+    /// # Errors
+    /// Every directory that is left, with who is in it, and every process that could not be
+    /// killed; all are tried.
+    pub fn remove(&self, bound: Duration) -> Result<(), Failures<Error>> {
+        let end = Instant::now() + bound;
+        let mut pauses = Pauses::new(FIRST_LOOK, LOOK_EVERY);
+        loop {
+            let removed = self.try_remove();
+            if removed.is_ok() || Instant::now() >= end {
+                return removed;
+            }
+            let mut attempts = Attempts::new();
+            let killed = self.kill_all(end);
+            let failed = killed.is_err();
+            attempts.note(killed);
+            if failed {
+                // Not waiting the whole bound for what cannot be killed.
+                attempts.note_all(self.try_remove());
+                return attempts.finish();
+            }
+            pauses.pause(end);
+        }
+    }
+
+    fn try_remove(&self) -> Result<(), Failures<Error>> {
+        let mut attempts = Attempts::new();
+        for directory in self.directories() {
+            match with_descendants(&directory) {
+                Ok(groups) => {
+                    for group in groups.iter().rev() {
+                        attempts.note(remove_group(group));
+                    }
+                }
+                Err(error) => {
+                    attempts.note(Err(error));
+                }
+            }
+        }
+        attempts.finish()
+    }
+
+    /// Kills all and waits for them to end, at most until `end`.
+    fn kill_all(&self, end: Instant) -> Result<(), Error> {
+        self.allow_dying()?;
+        if let Some(unified) = self.hierarchy.unified_mount() {
+            // All at once, forks included; since Linux 5.14, and not there in the root group.
+            let kill = unified.join(&self.within).join("cgroup.kill");
+            if kill.exists() {
+                ignore_gone(write(&kill, "1"))?;
+            }
+        }
+        // v1 has nothing of the kind, and on v2 this only waits for those that are dying.
+        let mut dying = Vec::new();
+        for pid in self.pids()? {
+            match Process::open(pid) {
+                Ok(process) => dying.push(process),
+                Err(process::Error::Open { .. } | process::Error::Read { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // What is listed now and was opened before is still in the group: no pid was reused.
+        let listed = self.pids()?;
+        dying.retain(|process| listed.contains(&process.pid()));
+        for process in &dying {
+            process.send_signal(Signal::KILL)?;
+        }
+        for process in dying {
+            process.wait(end.saturating_duration_since(Instant::now()))?;
+        }
+        Ok(())
+    }
+
+    /// On v1 a frozen process does not die.
+    fn allow_dying(&self) -> Result<(), Error> {
+        match self.path("freezer").map(|path| path.join("freezer.state")) {
+            Some(state) if state.exists() => ignore_gone(write(&state, "THAWED")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn ignore_gone(written: Result<(), Error>) -> Result<(), Error> {
+    match written {
+        Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
+        other => other,
+    }
+}
+
+fn remove_group(group: &Path) -> Result<(), Error> {
+    match fs::remove_dir(group) {
+        Ok(()) => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(source) => Err(Error::Remove {
+            path: group.to_owned(),
+            pids: pids_in(group)?,
+            source,
+        }),
+    }
+}
+
+/// A group and all groups in it, each before those in it. Empty if it is gone.
+pub(super) fn with_descendants(group: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    let mut open = vec![group.to_owned()];
+    while let Some(path) = open.pop() {
+        let failed = |source: io::Error| Error::Read {
+            path: path.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) => continue,
+            Err(source) => return Err(failed(source)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                open.push(entry.path());
+            }
+        }
+        found.push(path);
+    }
+    Ok(found)
+}

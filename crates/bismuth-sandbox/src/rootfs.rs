@@ -1,0 +1,328 @@
+//! The root filesystem of one container, out of the image's layers and nothing copied.
+//!
+//! ```text
+//!   layer directories      id-mapped clones (layers.rs)     dir/root: overlay (overlay.rs)
+//!   …/snapshots/3/fs  ──►  0:0 seen as host_start    ──┐
+//!   …/snapshots/2/fs  ──►  …                         ──┼──►  lower
+//!   …/snapshots/1/fs  ──►  …                         ──┘
+//!   tmpfs of disk_bytes (upper.rs)                   ─────►  upper, work
+//! ```
+//!
+//! A layer's files belong to root on disk and are shared by every container of the image. The
+//! id-mapped clone shows them as belonging to this function's root; what the function writes goes
+//! to the tmpfs, which belongs to it anyway. [`mount`]:
+//!
+//! 1. clones each layer directory's mount and gives the clone the user namespace's mapping,
+//! 2. makes a tmpfs that holds `disk_bytes` and no more,
+//! 3. makes an overlay of them and mounts it at `dir/root`, the only mount that stays: overlayfs
+//!    keeps its layers alive without their being anywhere in the tree ([`Method`]).
+//!
+//! The overlay does not honour device files, which an image may carry, and does not follow the
+//! redirect and metacopy marks that a hostile layer could bring.
+
+mod layers;
+mod overlay;
+mod upper;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+
+use crate::failures::{Attempts, Failures};
+use crate::ids::IdRange;
+use crate::{mounts, namespaces};
+
+pub use overlay::Method;
+
+use layers::Layer;
+use upper::Upper;
+
+/// Where the merged filesystem is mounted, within a container's directory.
+const ROOT: &str = "root";
+/// Where [`Method::Attached`] mounts the layers for a moment.
+const LOWER: &str = "lower";
+/// Where [`Method::Attached`] mounts the tmpfs for a moment.
+const UPPER: &str = "upper";
+
+/// What went wrong with a root filesystem.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An overlay needs at least one lower directory.
+    #[error("root filesystem {} has no layers", dir.display())]
+    NoLayers {
+        /// The container's directory.
+        dir: PathBuf,
+    },
+    /// More layers than the kernel takes in this way.
+    #[error("{count} layers are more than the {most} that this kernel can join")]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+        /// How many can be.
+        most: usize,
+    },
+    /// There is a root filesystem already.
+    #[error("root filesystem {} is mounted already", root.display())]
+    AlreadyMounted {
+        /// The mount point.
+        root: PathBuf,
+    },
+    /// A layer's directory could not be cloned.
+    #[error("clone the mount of layer {}", layer.display())]
+    CloneLayer {
+        /// The directory.
+        layer: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The filesystem cannot show files under other ids.
+    #[error("filesystem {fs_type} of {} does not support id-mapped mounts (ext4, xfs, btrfs, f2fs and, from Linux 6.3, tmpfs do)", layer.display())]
+    IdMapUnsupported {
+        /// A directory on it.
+        layer: PathBuf,
+        /// Its type, as in the mount table.
+        fs_type: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A clone could not be given the mapping, for another reason.
+    #[error("give the mount of layer {} an id mapping", layer.display())]
+    IdMap {
+        /// The directory.
+        layer: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The tmpfs for what the container writes could not be made.
+    #[error("{act} for the upper directory of {}", dir.display())]
+    Upper {
+        /// What was tried.
+        act: &'static str,
+        /// The container's directory.
+        dir: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The overlay could not be made.
+    #[error("{act} of {}", dir.display())]
+    Overlay {
+        /// What was tried.
+        act: &'static str,
+        /// The container's directory.
+        dir: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A directory could not be made.
+    #[error("make directory {}", path.display())]
+    MakeDir {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A directory could not be removed.
+    #[error("remove directory {}", path.display())]
+    RemoveDir {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A directory could not be examined.
+    #[error("examine {}", path.display())]
+    Examine {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A mount could not be found or undone.
+    #[error(transparent)]
+    Mounts(#[from] mounts::Error),
+    /// The user namespace for a probe could not be made.
+    #[error("make a user namespace to probe id-mapped mounts with")]
+    ProbeNamespace(#[from] namespaces::Error),
+}
+
+/// What a root filesystem is made of.
+#[derive(Debug, Clone)]
+pub struct RootfsSpec<'a> {
+    /// The image's layer directories, top first; at least one, and none of them changes while the
+    /// container exists.
+    pub lower_dirs: Vec<PathBuf>,
+    /// The container's directory. Exists; `root`, and for a moment `lower` and `upper`, in it are
+    /// this module's.
+    pub dir: PathBuf,
+    /// The container's user namespace, whose mapping the layers are shown in.
+    pub user_ns: BorrowedFd<'a>,
+    /// The host ids that `user_ns` maps: the upper directory belongs to the first of them.
+    pub ids: IdRange,
+    /// How much the container may write, in bytes; rounded up to pages.
+    pub disk_bytes: u64,
+}
+
+/// How full the upper directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// What the container has written, in bytes.
+    pub used_bytes: u64,
+    /// What it may write, in bytes.
+    pub limit_bytes: u64,
+}
+
+/// Mounts the root filesystem at `dir/root` and returns that path, in the way that this kernel
+/// offers.
+///
+/// # Errors
+/// As [`Error`] says; what was made is undone.
+pub fn mount(spec: &RootfsSpec<'_>) -> Result<PathBuf, Error> {
+    mount_by(Method::of_this_kernel(), spec)
+}
+
+/// [`mount`] in a given way, for tests and measurements.
+///
+/// # Errors
+/// As [`Error`] says; what was made is undone.
+pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error> {
+    let top = spec.lower_dirs.first().ok_or_else(|| Error::NoLayers {
+        dir: spec.dir.clone(),
+    })?;
+    let root = spec.dir.join(ROOT);
+    if is_mounted(&spec.dir)? {
+        return Err(Error::AlreadyMounted { root });
+    }
+    let layers = spec
+        .lower_dirs
+        .iter()
+        .map(|dir| Layer::open(dir, spec.user_ns))
+        .collect::<Result<Vec<_>, _>>()?;
+    let upper = Upper::create(spec, top)?;
+    make_dir(&root)?;
+    let mounted = match method {
+        Method::Detached => overlay::mount_detached(&spec.dir, &root, &layers, &upper),
+        Method::Attached => overlay::mount_attached(&spec.dir, &root, &layers, &upper),
+    };
+    if let Err(error) = mounted {
+        if let Err(undo) = unmount(&spec.dir) {
+            tracing::error!(error = %undo, "a part of a root filesystem stays behind");
+        }
+        return Err(error);
+    }
+    Ok(root)
+}
+
+/// Undoes [`mount`], whether it was complete or not, in this process or an earlier one: every
+/// mount under `dir/root`, `dir/upper` and `dir/lower`, deepest first, then the directories. What
+/// the container wrote is gone with the last process that uses it. Nothing there is fine.
+///
+/// # Errors
+/// Every step that failed; all are tried.
+pub fn unmount(dir: &Path) -> Result<(), Failures<Error>> {
+    let mut attempts = Attempts::new();
+    for name in [ROOT, UPPER, LOWER] {
+        attempts.note_all(mounts::unmount_under(&dir.join(name)));
+    }
+    let lower = dir.join(LOWER);
+    match numbered(&lower) {
+        Ok(mount_points) => {
+            for path in mount_points {
+                attempts.note(remove_dir(&path));
+            }
+        }
+        Err(error) => {
+            attempts.note(Err(error));
+        }
+    }
+    for path in [lower, dir.join(UPPER), dir.join(ROOT)] {
+        attempts.note(remove_dir(&path));
+    }
+    attempts.finish()
+}
+
+/// Whether there is a root filesystem at `dir/root`. Costs one system call.
+///
+/// # Errors
+/// [`Error::Examine`]; a missing directory is none.
+pub fn is_mounted(dir: &Path) -> Result<bool, Error> {
+    let root = dir.join(ROOT);
+    match rustix::fs::statx(CWD, &root, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(source) => Err(Error::Examine {
+            path: root,
+            source: source.into(),
+        }),
+    }
+}
+
+/// How much the container in `dir` has written. Costs one system call.
+///
+/// # Errors
+/// [`Error::Examine`].
+pub fn disk_usage(dir: &Path) -> Result<DiskUsage, Error> {
+    let root = dir.join(ROOT);
+    // overlayfs answers for its upper filesystem.
+    let found = rustix::fs::statvfs(&root).map_err(|source| Error::Examine {
+        path: root,
+        source: source.into(),
+    })?;
+    Ok(DiskUsage {
+        used_bytes: (found.f_blocks - found.f_bfree) * found.f_frsize,
+        limit_bytes: found.f_blocks * found.f_frsize,
+    })
+}
+
+/// Finds out whether layers in `dir` can be id-mapped, by doing it once. To be called when the
+/// node starts, with the directory that holds the snapshots.
+///
+/// # Errors
+/// [`Error::IdMapUnsupported`] naming the filesystem, and as [`Error`] says.
+pub fn probe(dir: &Path) -> Result<(), Error> {
+    // The mapping is never used, so any will do.
+    let ids = IdRange {
+        host_start: IdRange::SIZE,
+        size: 1,
+    };
+    let user_ns = namespaces::unpinned_user_namespace(ids)?;
+    Layer::open(dir, user_ns.as_fd()).map(drop)
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        // A crash may have left it, and then it is as good as a new one.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::MakeDir {
+            path: path.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::RemoveDir {
+            path: path.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The mount points that [`Method::Attached`] made in `dir/lower`.
+fn numbered(lower: &Path) -> Result<Vec<PathBuf>, Error> {
+    let examine = |source| Error::Examine {
+        path: lower.to_owned(),
+        source,
+    };
+    match fs::read_dir(lower) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(examine))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(examine(error)),
+    }
+}
