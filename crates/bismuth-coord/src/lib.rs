@@ -22,12 +22,17 @@
 mod error;
 pub mod memory;
 pub mod path;
+mod retry;
+mod servers;
 mod tree;
 mod watch;
+pub mod zk;
 
 pub use error::{Cause, Error, Result};
 pub use memory::MemoryTree;
+pub use servers::Servers;
 pub use tree::{
     Kind, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
 };
 pub use watch::{Event, Watch};
+pub use zk::{ConnectOptions, ZkTree};

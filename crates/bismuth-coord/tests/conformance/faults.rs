@@ -1,0 +1,180 @@
+//! What a tree says when the connection, the session or an answer is lost.
+
+use std::time::{Duration, Instant};
+
+use bismuth_coord::memory::LostAnswer;
+use bismuth_coord::{Error, Event, Kind, Op, SessionState, Version};
+
+use crate::world::{World, at, created, next, node, session, until};
+
+/// An API on top of the tree must say 503 within this.
+const ANSWER_BOUND: Duration = Duration::from_secs(1);
+
+pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn World) {
+    let tree = world.tree();
+    let path = node(world, "a", "").await;
+    world.cut();
+    session(&tree, SessionState::Disconnected).await;
+
+    let started = Instant::now();
+    let answers = tokio::join!(
+        async { tree.get(&path).await.err() },
+        async { tree.exists(&path).await.err() },
+        async { tree.children(&path).await.err() },
+        async {
+            tree.get_many(std::slice::from_ref(&path))
+                .await
+                .pop()
+                .and_then(Result::err)
+        },
+        async { tree.create(&path, b"", Kind::Persistent).await.err() },
+        async { tree.set(&path, b"", None).await.err() },
+        async { tree.delete(&path, None).await.err() },
+        async {
+            tree.commit(vec![Op::Check {
+                path: path.clone(),
+                expected: Version(0),
+            }])
+            .await
+            .err()
+        },
+        async { tree.watch(&path).await.err() },
+    );
+    let took = started.elapsed();
+    let answers: [Option<Error>; 9] = answers.into();
+    for answer in answers {
+        assert!(
+            answer.as_ref().is_some_and(Error::is_unavailable),
+            "{answer:?}"
+        );
+    }
+    assert!(took < ANSWER_BOUND, "it took {took:?}");
+
+    world.heal();
+    session(&tree, SessionState::Connected).await;
+    assert_eq!(
+        tree.set(&path, b"", Some(Version(0))).await.unwrap(),
+        Version(1)
+    );
+}
+
+pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(world: &dyn World) {
+    let tree = world.tree();
+    let mut watch = tree.watch(world.base()).await.unwrap();
+    world.cut();
+    session(&tree, SessionState::Disconnected).await;
+    let missed = at(world, "missed");
+    world
+        .observer()
+        .create(&missed, b"", Kind::Persistent)
+        .await
+        .unwrap();
+    world.heal();
+    until(&mut watch, &Event::Lost).await;
+    // The list made now has what was missed, and the watch has what comes after it.
+    assert_eq!(tree.children(world.base()).await.unwrap(), ["missed"]);
+    let later = at(world, "later");
+    world
+        .observer()
+        .create(&later, b"", Kind::Persistent)
+        .await
+        .unwrap();
+    assert_eq!(next(&mut watch).await, created(&later));
+}
+
+pub async fn ephemeral_nodes_outlive_the_connection(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "ephemeral");
+    tree.create(&path, b"", Kind::Ephemeral).await.unwrap();
+    world.cut();
+    session(&tree, SessionState::Disconnected).await;
+    world.heal();
+    session(&tree, SessionState::Connected).await;
+    assert!(tree.get(&path).await.unwrap().mine);
+}
+
+pub async fn after_an_expiry_a_fresh_session_follows_by_itself(world: &dyn World) {
+    let tree = world.tree();
+    let (path, kept) = (at(world, "ephemeral"), node(world, "kept", "").await);
+    tree.create(&path, b"1", Kind::Ephemeral).await.unwrap();
+    let mut watch = tree.watch(world.base()).await.unwrap();
+
+    world.expire().await;
+    until(&mut watch, &Event::Lost).await;
+    session(&tree, SessionState::Connected).await;
+    assert_eq!(
+        tree.exists(&path).await.unwrap(),
+        None,
+        "the ephemeral node went with its session"
+    );
+    assert_eq!(tree.exists(&kept).await.unwrap(), Some(Version(0)));
+
+    tree.create(&path, b"2", Kind::Ephemeral).await.unwrap();
+    assert!(tree.get(&path).await.unwrap().mine);
+    until(&mut watch, &created(&path)).await;
+    // And once more: the session that followed is as good as the first.
+    world.expire().await;
+    until(&mut watch, &Event::Lost).await;
+    assert_eq!(tree.exists(&path).await.unwrap(), None);
+}
+
+pub async fn an_expiry_is_seen_by_others_as_the_deletion_of_its_nodes(world: &dyn World) {
+    let path = at(world, "ephemeral");
+    world
+        .tree()
+        .create(&path, b"", Kind::Ephemeral)
+        .await
+        .unwrap();
+    let mut watch = world.observer().watch(&path).await.unwrap();
+    world.expire().await;
+    assert_eq!(next(&mut watch).await, Event::Deleted { path });
+}
+
+pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "doubtful");
+    world.lose_next_answer(LostAnswer::AfterChange);
+    let error = tree
+        .create(&path, b"made", Kind::Persistent)
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_unknown_outcome() && error.path() == Some(&path),
+        "{error}"
+    );
+    session(&tree, SessionState::Connected).await;
+    assert_eq!(
+        &tree.get(&path).await.unwrap().data[..],
+        b"made",
+        "re-reading tells that it was made"
+    );
+
+    world.lose_next_answer(LostAnswer::BeforeChange);
+    let error = tree.set(&path, b"not made", None).await.unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error}");
+    session(&tree, SessionState::Connected).await;
+    assert_eq!(
+        &tree.get(&path).await.unwrap().data[..],
+        b"made",
+        "re-reading tells that it was not"
+    );
+}
+
+pub async fn a_transaction_whose_answer_is_lost_is_made_whole_or_not_at_all(world: &dyn World) {
+    let tree = world.tree();
+    let paths = [at(world, "a"), at(world, "b")];
+    let ops = || {
+        paths.iter().map(|path| Op::Create {
+            path: path.clone(),
+            data: "".into(),
+            kind: Kind::Persistent,
+        })
+    };
+    for (how, then) in [(LostAnswer::BeforeChange, 0), (LostAnswer::AfterChange, 2)] {
+        world.lose_next_answer(how);
+        let error = tree.commit(ops().collect()).await.unwrap_err();
+        assert!(error.is_unknown_outcome(), "{error}");
+        session(&tree, SessionState::Connected).await;
+        assert_eq!(tree.children(world.base()).await.unwrap().len(), then);
+    }
+}

@@ -1,0 +1,288 @@
+//! What a tree answers while nothing goes wrong.
+
+use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Tree, Version};
+use bytes::Bytes;
+
+use crate::world::{World, at, node};
+
+pub async fn a_created_node_is_read_back(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "a");
+    let before = tree.get(world.base()).await.unwrap().created_ms;
+    assert_eq!(
+        tree.create(&path, b"\0binary\xff", Kind::Persistent)
+            .await
+            .unwrap(),
+        Version(0)
+    );
+    let read = tree.get(&path).await.unwrap();
+    assert_eq!(&read.data[..], b"\0binary\xff");
+    assert_eq!(read.version, Version(0));
+    assert!(!read.ephemeral && !read.mine);
+    assert!(read.created_ms >= before && read.modified_ms == read.created_ms);
+    assert_eq!(world.observer().get(&path).await.unwrap().data, read.data);
+}
+
+pub async fn an_empty_node_is_read_back_as_empty(world: &dyn World) {
+    let path = node(world, "empty", "").await;
+    assert!(world.tree().get(&path).await.unwrap().data.is_empty());
+}
+
+pub async fn a_create_needs_a_parent_and_a_free_path(world: &dyn World) {
+    let tree = world.tree();
+    let orphan = at(world, "missing/child");
+    let error = tree
+        .create(&orphan, b"", Kind::Persistent)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::NotFound { path, .. } if *path == orphan),
+        "{error}"
+    );
+    let path = node(world, "taken", "first").await;
+    let error = tree
+        .create(&path, b"second", Kind::Persistent)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::AlreadyExists { path: named } if *named == path),
+        "{error}"
+    );
+    assert_eq!(&tree.get(&path).await.unwrap().data[..], b"first");
+}
+
+pub async fn versions_count_the_changes_of_a_node(world: &dyn World) {
+    let tree = world.tree();
+    let path = node(world, "counted", "0").await;
+    assert_eq!(
+        tree.set(&path, b"1", Some(Version(0))).await.unwrap(),
+        Version(1)
+    );
+    assert_eq!(tree.set(&path, b"2", None).await.unwrap(), Version(2));
+    let error = tree
+        .set(&path, b"stale", Some(Version(1)))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::BadVersion { path: named, .. } if *named == path),
+        "{error}"
+    );
+    let read = tree.get(&path).await.unwrap();
+    assert_eq!((&read.data[..], read.version), (&b"2"[..], Version(2)));
+    assert!(read.modified_ms >= read.created_ms);
+    assert_eq!(tree.exists(&path).await.unwrap(), Some(Version(2)));
+
+    tree.delete(&path, None).await.unwrap();
+    assert_eq!(
+        tree.create(&path, b"again", Kind::Persistent)
+            .await
+            .unwrap(),
+        Version(0)
+    );
+}
+
+pub async fn what_is_missing_is_not_found(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "missing");
+    assert_eq!(tree.exists(&path).await.unwrap(), None);
+    let answers = [
+        tree.get(&path).await.err(),
+        tree.children(&path).await.err(),
+        tree.set(&path, b"", None).await.err(),
+        tree.delete(&path, None).await.err(),
+    ];
+    for answer in answers {
+        assert!(
+            matches!(&answer, Some(Error::NotFound { path: named, .. }) if *named == path),
+            "{answer:?}"
+        );
+    }
+}
+
+pub async fn only_a_leaf_of_the_right_version_is_deleted(world: &dyn World) {
+    let tree = world.tree();
+    let parent = node(world, "parent", "").await;
+    let child = node(world, "parent/child", "").await;
+    let error = tree.delete(&parent, None).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::NotEmpty { path } if *path == parent),
+        "{error}"
+    );
+    let error = tree.delete(&child, Some(Version(7))).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::BadVersion { path, .. } if *path == child),
+        "{error}"
+    );
+    tree.delete(&child, Some(Version(0))).await.unwrap();
+    tree.delete(&parent, None).await.unwrap();
+    assert_eq!(tree.exists(&parent).await.unwrap(), None);
+}
+
+pub async fn children_are_sorted_names_of_one_level(world: &dyn World) {
+    let tree = world.tree();
+    for name in ["b", "a", "a/deep", "a-sibling", "a0"] {
+        node(world, name, "").await;
+    }
+    assert_eq!(
+        tree.children(world.base()).await.unwrap(),
+        ["a", "a-sibling", "a0", "b"]
+    );
+    assert_eq!(tree.children(&at(world, "a")).await.unwrap(), ["deep"]);
+    assert!(tree.children(&at(world, "b")).await.unwrap().is_empty());
+    assert!(
+        tree.children("/")
+            .await
+            .unwrap()
+            .iter()
+            .all(|name| !name.contains('/'))
+    );
+}
+
+pub async fn many_nodes_are_read_in_the_order_asked_for(world: &dyn World) {
+    let tree = world.tree();
+    let mut paths = Vec::new();
+    for n in 0..600 {
+        paths.push(node(world, &format!("n{n}"), &n.to_string()).await);
+    }
+    paths.push(at(world, "missing"));
+    paths.push("not a path".to_owned());
+    paths.reverse();
+    let results = tree.get_many(&paths).await;
+    assert_eq!(results.len(), paths.len());
+    assert!(matches!(&results[0], Err(Error::InvalidPath { .. })));
+    assert!(matches!(&results[1], Err(Error::NotFound { path, .. }) if *path == paths[1]));
+    for (n, result) in results[2..].iter().rev().enumerate() {
+        assert_eq!(result.as_ref().unwrap().data, Bytes::from(n.to_string()));
+    }
+    assert!(tree.get_many(&[]).await.is_empty());
+}
+
+pub async fn missing_parents_are_created_and_those_there_are_kept(world: &dyn World) {
+    let tree = world.tree();
+    let kept = node(world, "x", "kept").await;
+    let leaf = at(world, "x/y/z");
+    tree.create_parents(&leaf).await.unwrap();
+    assert_eq!(tree.exists(&leaf).await.unwrap(), None);
+    tree.ensure(&leaf).await.unwrap();
+    tree.ensure(&leaf).await.unwrap();
+    assert_eq!(tree.exists(&leaf).await.unwrap(), Some(Version(0)));
+    assert_eq!(&tree.get(&kept).await.unwrap().data[..], b"kept");
+    tree.ensure("/").await.unwrap();
+}
+
+pub async fn data_above_the_limit_is_refused_by_name(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "big");
+    let (fits, too_big) = (vec![7; MAX_DATA_BYTES], vec![7; MAX_DATA_BYTES + 1]);
+    let op = Op::Create {
+        path: path.clone(),
+        data: too_big.clone().into(),
+        kind: Kind::Persistent,
+    };
+    tree.create(&path, &fits, Kind::Persistent).await.unwrap();
+    assert_eq!(tree.get(&path).await.unwrap().data.len(), MAX_DATA_BYTES);
+    let answers = [
+        tree.create(&path, &too_big, Kind::Persistent).await.err(),
+        tree.set(&path, &too_big, None).await.err(),
+        tree.commit(vec![op]).await.err(),
+    ];
+    for answer in answers {
+        let named = matches!(&answer, Some(Error::TooLarge { path: named, bytes, .. })
+            if *named == path && *bytes == MAX_DATA_BYTES + 1);
+        assert!(named, "{answer:?}");
+    }
+    assert_eq!(tree.exists(&path).await.unwrap(), Some(Version(0)));
+}
+
+pub async fn malformed_paths_are_refused(world: &dyn World) {
+    let tree = world.tree();
+    for path in ["", "relative", "/trailing/", "/a//b", "/a/../b", "/nul\0"] {
+        let answers = [
+            tree.get(path).await.err(),
+            tree.exists(path).await.err(),
+            tree.children(path).await.err(),
+            tree.create(path, b"", Kind::Persistent).await.err(),
+            tree.set(path, b"", None).await.err(),
+            tree.delete(path, None).await.err(),
+            tree.watch(path).await.err(),
+            tree.ensure(path).await.err(),
+            tree.commit(vec![Op::Check {
+                path: path.to_owned(),
+                expected: Version(0),
+            }])
+            .await
+            .err(),
+        ];
+        for answer in answers {
+            assert!(
+                matches!(&answer, Some(Error::InvalidPath { path: named, .. }) if named == path),
+                "{answer:?}"
+            );
+        }
+    }
+}
+
+pub async fn the_root_is_always_there(world: &dyn World) {
+    let tree = world.tree();
+    assert!(tree.exists("/").await.unwrap().is_some());
+    assert!(matches!(
+        tree.create("/", b"", Kind::Persistent).await,
+        Err(Error::AlreadyExists { .. })
+    ));
+    assert!(matches!(
+        tree.delete("/", None).await,
+        Err(Error::InvalidPath { .. })
+    ));
+}
+
+pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(world: &dyn World) {
+    let tree = world.tree();
+    let path = at(world, "ephemeral");
+    tree.create(&path, b"me", Kind::Ephemeral).await.unwrap();
+    let (mine, theirs) = (
+        tree.get(&path).await.unwrap(),
+        world.observer().get(&path).await.unwrap(),
+    );
+    assert!(mine.ephemeral && mine.mine);
+    assert!(theirs.ephemeral && !theirs.mine);
+    let child = at(world, "ephemeral/child");
+    let error = tree
+        .create(&child, b"", Kind::Persistent)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::EphemeralParent { path } if *path == child),
+        "{error}"
+    );
+    world.observer().delete(&path, None).await.unwrap();
+    assert_eq!(tree.exists(&path).await.unwrap(), None);
+}
+
+pub async fn of_two_writers_with_one_version_one_wins(world: &dyn World) {
+    let counter = node(world, "counter", "0").await;
+    let increment = |tree: std::sync::Arc<dyn Tree>, path: String| async move {
+        for _ in 0..25 {
+            loop {
+                let read = tree.get(&path).await.unwrap();
+                let next = std::str::from_utf8(&read.data)
+                    .unwrap()
+                    .parse::<u32>()
+                    .unwrap()
+                    + 1;
+                match tree
+                    .set(&path, next.to_string().as_bytes(), Some(read.version))
+                    .await
+                {
+                    Ok(_) => break,
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    tokio::join!(
+        increment(world.tree(), counter.clone()),
+        increment(world.observer(), counter.clone())
+    );
+    assert_eq!(&world.tree().get(&counter).await.unwrap().data[..], b"50");
+}

@@ -1,0 +1,185 @@
+//! Several changes as one.
+
+use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Version};
+
+use crate::world::{World, at, changed, created, deleted, next, node};
+
+fn create(path: &str, data: &str) -> Op {
+    Op::Create {
+        path: path.to_owned(),
+        data: data.to_owned().into(),
+        kind: Kind::Persistent,
+    }
+}
+
+fn set(path: &str, data: &str, expected: Option<i32>) -> Op {
+    Op::Set {
+        path: path.to_owned(),
+        data: data.to_owned().into(),
+        expected: expected.map(Version),
+    }
+}
+
+fn delete(path: &str, expected: Option<i32>) -> Op {
+    Op::Delete {
+        path: path.to_owned(),
+        expected: expected.map(Version),
+    }
+}
+
+fn check(path: &str, expected: i32) -> Op {
+    Op::Check {
+        path: path.to_owned(),
+        expected: Version(expected),
+    }
+}
+
+pub async fn a_transaction_makes_all_its_changes_in_order(world: &dyn World) {
+    let tree = world.tree();
+    let (guard, old, kept) = (
+        node(world, "guard", "").await,
+        node(world, "old", "").await,
+        node(world, "kept", "").await,
+    );
+    let (parent, child) = (at(world, "parent"), at(world, "parent/child"));
+    let ops = vec![
+        check(&guard, 0),
+        create(&parent, "p"),
+        create(&child, "c"),
+        set(&parent, "p2", Some(0)),
+        check(&parent, 1),
+        delete(&old, Some(0)),
+        set(&kept, "k2", None),
+        Op::Create {
+            path: at(world, "ephemeral"),
+            data: "e".into(),
+            kind: Kind::Ephemeral,
+        },
+    ];
+    tree.commit(ops).await.unwrap();
+    let read = tree.get(&parent).await.unwrap();
+    assert_eq!((&read.data[..], read.version), (&b"p2"[..], Version(1)));
+    assert_eq!(&tree.get(&child).await.unwrap().data[..], b"c");
+    assert_eq!(tree.exists(&old).await.unwrap(), None);
+    assert_eq!(&tree.get(&kept).await.unwrap().data[..], b"k2");
+    assert!(tree.get(&at(world, "ephemeral")).await.unwrap().mine);
+}
+
+pub async fn a_transaction_with_a_failing_step_changes_nothing_and_names_it(world: &dyn World) {
+    let tree = world.tree();
+    let (there, parent) = (
+        node(world, "there", "0").await,
+        node(world, "parent", "").await,
+    );
+    node(world, "parent/child", "").await;
+    let (new, missing) = (at(world, "new"), at(world, "missing"));
+    type Is = fn(&Error) -> bool;
+    let failing: [(Op, Is, &str); 8] = [
+        (
+            create(&there, ""),
+            |error| matches!(error, Error::AlreadyExists { .. }),
+            &there,
+        ),
+        (
+            create(&at(world, "missing/x"), ""),
+            |error| error.is_not_found(),
+            &at(world, "missing/x"),
+        ),
+        (
+            set(&there, "", Some(9)),
+            |error| matches!(error, Error::BadVersion { .. }),
+            &there,
+        ),
+        (
+            set(&missing, "", None),
+            |error| error.is_not_found(),
+            &missing,
+        ),
+        (
+            delete(&parent, None),
+            |error| matches!(error, Error::NotEmpty { .. }),
+            &parent,
+        ),
+        (
+            delete(&missing, None),
+            |error| error.is_not_found(),
+            &missing,
+        ),
+        (
+            check(&there, 9),
+            |error| matches!(error, Error::BadVersion { .. }),
+            &there,
+        ),
+        (check(&missing, 0), |error| error.is_not_found(), &missing),
+    ];
+    for (step, is_expected, path) in failing {
+        let ops = vec![
+            create(&new, ""),
+            set(&parent, "touched", None),
+            step.clone(),
+            delete(&there, None),
+        ];
+        let error = tree.commit(ops).await.unwrap_err();
+        assert!(
+            is_expected(&error) && error.path() == Some(path),
+            "{step:?}: {error}"
+        );
+        assert_eq!(tree.exists(&new).await.unwrap(), None, "{step:?}");
+        assert_eq!(
+            tree.exists(&parent).await.unwrap(),
+            Some(Version(0)),
+            "{step:?}"
+        );
+        assert_eq!(
+            tree.exists(&there).await.unwrap(),
+            Some(Version(0)),
+            "{step:?}"
+        );
+    }
+}
+
+pub async fn a_failed_transaction_is_not_seen_by_watches(world: &dyn World) {
+    let tree = world.tree();
+    let mut watch = tree.watch(world.base()).await.unwrap();
+    let (a, b) = (at(world, "a"), at(world, "b"));
+    tree.commit(vec![create(&a, ""), check(&b, 0)])
+        .await
+        .unwrap_err();
+    tree.commit(vec![
+        create(&a, ""),
+        create(&b, ""),
+        set(&a, "x", None),
+        delete(&b, None),
+    ])
+    .await
+    .unwrap();
+    for event in [created(&a), created(&b), changed(&a), deleted(&b)] {
+        assert_eq!(next(&mut watch).await, event);
+    }
+}
+
+pub async fn an_empty_transaction_does_nothing(world: &dyn World) {
+    world.tree().commit(Vec::new()).await.unwrap();
+}
+
+pub async fn a_transaction_that_does_not_fit_is_refused_and_one_that_does_is_made(
+    world: &dyn World,
+) {
+    let tree = world.tree();
+    let full = "x".repeat(MAX_DATA_BYTES);
+    let paths: Vec<String> = (0..16).map(|n| at(world, &format!("n{n}"))).collect();
+    let ops = |count: usize| {
+        paths[..count]
+            .iter()
+            .map(|path| create(path, &full))
+            .collect::<Vec<_>>()
+    };
+    let error = tree.commit(ops(16)).await.unwrap_err();
+    assert!(
+        matches!(error, Error::TransactionTooLarge { operations: 16, .. }),
+        "{error}"
+    );
+    assert!(tree.children(world.base()).await.unwrap().is_empty());
+    tree.commit(ops(15)).await.unwrap();
+    assert_eq!(tree.children(world.base()).await.unwrap().len(), 15);
+}

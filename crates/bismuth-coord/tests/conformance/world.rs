@@ -1,0 +1,90 @@
+//! What a case of the suite acts in: a tree under test, somebody else who looks on, and faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bismuth_coord::memory::LostAnswer;
+use bismuth_coord::{Event, Kind, SessionState, Tree, Watch, path};
+
+/// No test waits longer than this for anything. Two loaded cores and a Java program under it are slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[async_trait]
+pub trait World: Send + Sync {
+    /// The tree under test, whose connection the faults hit.
+    fn tree(&self) -> Arc<dyn Tree>;
+    /// The same data over another session, which no fault hits.
+    fn observer(&self) -> Arc<dyn Tree>;
+    /// The path that belongs to this case; it exists.
+    fn base(&self) -> &str;
+    /// Takes the connection away.
+    fn cut(&self);
+    /// Gives it back.
+    fn heal(&self);
+    /// Ends the session of the tree under test, and answers when its ephemeral nodes are gone.
+    async fn expire(&self);
+    /// Loses the answer to the next change.
+    fn lose_next_answer(&self, how: LostAnswer);
+}
+
+/// The path of `name` in this world.
+pub fn at(world: &dyn World, name: &str) -> String {
+    path::join(world.base(), name)
+}
+
+/// Creates a persistent node in this world.
+pub async fn node(world: &dyn World, name: &str, data: &str) -> String {
+    let path = at(world, name);
+    world
+        .tree()
+        .create(&path, data.as_bytes(), Kind::Persistent)
+        .await
+        .unwrap();
+    path
+}
+
+pub async fn next(watch: &mut Watch) -> Event {
+    tokio::time::timeout(PATIENCE, watch.next())
+        .await
+        .expect("an event comes")
+}
+
+/// Reads events up to and including the wanted one, and answers those before it.
+pub async fn until(watch: &mut Watch, wanted: &Event) -> Vec<Event> {
+    let mut before = Vec::new();
+    loop {
+        let event = tokio::time::timeout(PATIENCE, watch.next())
+            .await
+            .unwrap_or_else(|_| panic!("{wanted:?} comes; until now came {before:?}"));
+        if event == *wanted {
+            return before;
+        }
+        before.push(event);
+    }
+}
+
+/// Waits until the session of the tree is in this state.
+pub async fn session(tree: &Arc<dyn Tree>, wanted: SessionState) {
+    let mut states = tree.session();
+    let reached = tokio::time::timeout(PATIENCE, states.wait_for(|state| *state == wanted)).await;
+    assert!(reached.is_ok(), "the session becomes {wanted:?}");
+}
+
+pub fn created(path: &str) -> Event {
+    Event::Created {
+        path: path.to_owned(),
+    }
+}
+
+pub fn changed(path: &str) -> Event {
+    Event::Changed {
+        path: path.to_owned(),
+    }
+}
+
+pub fn deleted(path: &str) -> Event {
+    Event::Deleted {
+        path: path.to_owned(),
+    }
+}
