@@ -4,10 +4,15 @@
 //!
 //! - crun refuses machines that have a cgroup2 mount beside cgroup v1 controllers, so
 //!   `/sys/fs/cgroup/unified` is unmounted there and only there;
-//! - shims put their sockets into `/run/containerd`, which is bound there to our own directory.
+//! - shims put their sockets into `/run/containerd/s` and runc's state into `/run/containerd/runc`, whatever
+//!   containerd's own state directory is; both are bound there to our own directory.
 //!
 //! The namespace is a *slave* of the host's, and the run directory is a shared mount: what bismuthd mounts
 //! below [`Containerd::dir`] appears inside, and nothing that containerd mounts appears outside.
+
+mod inventory;
+
+pub use inventory::Inventory;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +29,12 @@ use crate::{eventually, run};
 const START_BOUND: Duration = Duration::from_secs(30);
 const STOP_BOUND: Duration = Duration::from_secs(15);
 
-/// `$1` is our directory for the sockets of shims, the rest is the command.
+/// `$1` is our directory for what shims keep in `/run/containerd`, the rest is the command.
 const IN_PRIVATE_NAMESPACE: &str = r#"
 umount /sys/fs/cgroup/unified 2>/dev/null
-mkdir -p /run/containerd && mount --bind "$1" /run/containerd || exit 1
+for name in s runc; do
+    mkdir -p /run/containerd/$name "$1/$name" && mount --bind "$1/$name" /run/containerd/$name || exit 1
+done
 shift
 exec "$@"
 "#;
@@ -198,7 +205,7 @@ disabled_plugins = [
 [grpc]
   address = "{dir}/containerd.sock"
 [debug]
-  level = "info"
+  level = "warn"
 "#
     )
 }

@@ -1,11 +1,164 @@
 //! Our own programs, as tests run them.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{Process, Program};
+use crate::{eventually, http, run};
 
 /// Overrides where our programs are looked for.
 const BIN_DIR: &str = "BISMUTH_TESTKIT_BIN_DIR";
+/// A daemon drains for less than this when it is asked to end.
+const STOP_BOUND: Duration = Duration::from_secs(60);
+
+/// One of our programs, running or not; what it was started with is kept for a restart.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Process>,
+    program: Program,
+    name: String,
+    own_dir: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// Starts `target/<profile>/{name}` in a directory of its own. Its output goes to `{name}.log` there.
+    ///
+    /// # Errors
+    ///
+    /// When it has not been built.
+    pub fn spawn<A: Into<OsString>>(name: &str, args: impl IntoIterator<Item = A>) -> Result<Self> {
+        let dir = run::subdir(name)?;
+        let mut daemon = Self::spawn_in(&dir, name, name, args)?;
+        daemon.own_dir = Some(dir);
+        Ok(daemon)
+    }
+
+    /// Starts `target/<profile>/{program}` in `dir`; `name` tells it from others of its kind.
+    ///
+    /// # Errors
+    ///
+    /// When it has not been built.
+    pub fn spawn_in<A: Into<OsString>>(
+        dir: &Path,
+        name: &str,
+        program: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let program =
+            Program::new(name, self::program(program)?, dir).args(args.into_iter().map(Into::into));
+        let process = Some(program.spawn()?);
+        Ok(Self {
+            process,
+            program,
+            name: name.into(),
+            own_dir: None,
+        })
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    ///
+    /// When it was killed or has been stopped.
+    pub fn process(&self) -> Result<&Process> {
+        self.process
+            .as_ref()
+            .with_context(|| format!("{} is down", self.name))
+    }
+
+    /// Kills it (`SIGKILL`). Harmless when it is down.
+    ///
+    /// # Errors
+    ///
+    /// When it does not die.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.kill().await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks it to end (`SIGTERM`) and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it is down, or has not ended within a minute.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        let process = self
+            .process
+            .take()
+            .with_context(|| format!("{} is down", self.name))?;
+        process.terminate(STOP_BOUND).await
+    }
+
+    /// Starts it again with the same arguments, killing it first if it runs.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill().await?;
+        self.start()
+    }
+
+    /// Starts it again with the same arguments after it was killed or has been stopped.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        self.process = Some(self.program.spawn()?);
+        Ok(())
+    }
+
+    /// Waits until `url` (its `/readyz`) answers 200.
+    ///
+    /// # Errors
+    ///
+    /// When it ends instead, or has not become ready after `within`; with the end of its log.
+    pub async fn ready(&self, url: &str, within: Duration) -> Result<()> {
+        let process = self.process()?;
+        let ready = eventually::within(within, async || {
+            if let Err(error) = process.check_alive() {
+                return Ok(Err(error));
+            }
+            match http::get(url).await {
+                Ok(answer) if answer.status().is_success() => Ok(Ok(())),
+                Ok(answer) => Err(format!(
+                    "{url}: {} {}",
+                    answer.status(),
+                    String::from_utf8_lossy(answer.body())
+                )),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        });
+        match ready.await {
+            Ok(answer) => answer,
+            Err(reason) => {
+                bail!(
+                    "{} is not ready after {within:?}: {reason}; its log ends:\n{}",
+                    self.name,
+                    process.log_tail()
+                )
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process = None;
+        if let Some(dir) = &self.own_dir
+            && let Err(error) = run::remove(dir)
+        {
+            eprintln!("{}'s directory: {error:#}", self.name);
+        }
+    }
+}
 
 /// `target/<profile>`: the directory of the test executable's own profile.
 ///

@@ -22,11 +22,13 @@
 //!
 //! Everything here needs root, as the programs under test do.
 
+pub mod cluster;
 pub mod containerd;
 pub mod daemon;
 pub mod eventually;
 pub mod http;
 pub mod image;
+pub mod leaks;
 pub mod ports;
 pub mod process;
 pub mod registry;
@@ -34,9 +36,12 @@ pub mod run;
 mod sweep;
 pub mod zookeeper;
 
+pub use cluster::Cluster;
 pub use containerd::Containerd;
+pub use daemon::Daemon;
 pub use eventually::eventually;
 pub use image::Image;
+pub use leaks::Leaks;
 pub use process::Process;
 pub use registry::Registry;
 pub use zookeeper::ZooKeeper;

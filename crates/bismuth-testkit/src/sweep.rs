@@ -18,6 +18,8 @@ use crate::process::OWNER_MARK;
 
 /// A killed process leaves within milliseconds; a container's init waits for all of its children.
 const KILL_BOUND: Duration = Duration::from_secs(10);
+/// There is nothing to wait on for other people's children, so they are looked at this often.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Clears every run below `root` whose process is gone. The caller holds the root's lock.
 pub(crate) fn abandoned_runs(root: &Path) -> Result<()> {
@@ -81,33 +83,36 @@ fn container_ids(dir: &Path) -> BTreeSet<String> {
 
 fn kill_processes(dir: &Path) -> Result<()> {
     let until = Instant::now() + KILL_BOUND;
+    // Kept over the rounds: a container whose shim died first is no longer anybody's descendant.
+    let mut seen = BTreeSet::new();
     loop {
-        let alive = processes_below(dir);
-        if alive.is_empty() {
+        seen.extend(processes_below(dir));
+        seen.retain(|&pid| !is_dead(pid));
+        if seen.is_empty() {
             return Ok(());
         }
         if Instant::now() > until {
-            return Err(anyhow!("processes that do not die: {alive:?}"));
+            return Err(anyhow!("processes that do not die: {seen:?}"));
         }
-        for &pid in &alive {
+        for &pid in &seen {
             thaw(pid);
             if let Some(pid) = Pid::from_raw(pid) {
                 // Gone already is what we want.
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(POLL);
     }
 }
 
 /// Processes started for `dir` or below it, and all their descendants.
-fn processes_below(dir: &Path) -> BTreeSet<i32> {
+pub(crate) fn processes_below(dir: &Path) -> BTreeSet<i32> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut found = BTreeSet::new();
     let mut pending: Vec<i32> = pids.filter(|&pid| is_marked(pid, dir)).collect();
     while let Some(pid) = pending.pop() {
-        if !is_zombie(pid) && found.insert(pid) {
+        if !is_dead(pid) && found.insert(pid) {
             pending.extend(children(pid));
         }
     }
@@ -124,8 +129,8 @@ fn is_marked(pid: i32, dir: &Path) -> bool {
     })
 }
 
-/// A zombie is dead; whoever is its parent collects it.
-fn is_zombie(pid: i32) -> bool {
+/// Gone, or a zombie, which whoever is its parent collects.
+fn is_dead(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_none_or(|(_, rest)| matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
@@ -231,11 +236,20 @@ fn remove_cgroup_tree(path: &Path) -> Result<()> {
             remove_cgroup_tree(&child.path())?;
         }
     }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove cgroup {}", path.display()))
+    let until = Instant::now() + KILL_BOUND;
+    loop {
+        match fs::remove_dir(path) {
+            // A process that has just died leaves its cgroups a moment later.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ResourceBusy && Instant::now() < until =>
+            {
+                std::thread::sleep(POLL);
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove cgroup {}", path.display()));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn all(release: bool) -> Result<()> {
 }
 
 /// Builds what runs inside containers. Always optimised: it is small, and every start of a container pays for it.
-fn static_programs(release: bool) -> Result<()> {
+pub(crate) fn static_programs(release: bool) -> Result<()> {
     let target = host_triple()?;
     let flags = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",

@@ -40,6 +40,9 @@ enum Chore {
         /// With optimisation.
         #[arg(long)]
         release: bool,
+        /// Only the programs that run inside containers.
+        #[arg(long)]
+        static_only: bool,
     },
     /// Build, then run every test (as root: they make namespaces and mounts).
     Test {
@@ -65,7 +68,11 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Setup { bench, check } => packages::setup(bench, check),
-        Chore::Build { release } => build::all(release),
+        Chore::Build {
+            release,
+            static_only: true,
+        } => build::static_programs(release),
+        Chore::Build { release, .. } => build::all(release),
         Chore::Test { nextest } => test::run(&nextest),
         Chore::Tidy => tidy::run(),
         Chore::Bench { bench } => build::bench(&bench),

@@ -1,6 +1,7 @@
 //! Bodies that are streamed, and those that are counted.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -17,6 +18,9 @@ static TRIGGER: Semaphore = Semaphore::const_new(0);
 
 /// Large enough that framing costs nothing, small enough that many streams fit into a small container.
 const CHUNK: usize = 64 * 1024;
+
+/// Before a connection is broken on purpose, so that what was written has left.
+const FLUSH: Duration = Duration::from_millis(20);
 
 /// Lets the next event go, now or when somebody waits for it.
 pub(crate) fn trigger() {
@@ -63,6 +67,7 @@ pub(crate) fn bytes(n: u64, query: &str) -> Response<Body> {
         if stall {
             std::future::pending::<()>().await;
         }
+        tokio::time::sleep(FLUSH).await;
         Err(io::Error::other("told to abort"))
     });
     let end = stream::iter((stall || abort).then_some(end)).flatten();

@@ -1,0 +1,393 @@
+//! A whole Bismuth on loopback.
+//!
+//! ```text
+//!  ZooKeeper   registry   containerd (one, a namespace per node)
+//!      ▲          ▲           ▲
+//!      │          └──────┬────┘
+//!  bismuth-api      bismuthd-1  bismuthd-2 …      127.0.0.1, .2, …: one node port, own state directories
+//!      ▲                 ▲
+//!   http://api      bismuthfe ◄── http://frontend/invoke/{id}
+//! ```
+//!
+//! The happy path: `Cluster::start().await?`, [`create_function`](Cluster::create_function),
+//! [`invoke`](Cluster::invoke). Every server and daemon can be reached to be killed and restarted.
+
+mod builder;
+mod node;
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use serde_json::Value;
+
+pub use builder::Builder;
+pub use node::Node;
+
+use crate::daemon::{self, Daemon};
+use crate::http::{self as client, full};
+use crate::{Containerd, Registry, ZooKeeper, run};
+
+/// The environment's name: not the default one, so that a place that forgets the flag is noticed.
+const ENVIRONMENT: &str = "testkit";
+/// A daemon becomes ready within a second; a loaded machine may take longer.
+const READY_BOUND: Duration = Duration::from_secs(60);
+/// No call of the command line tool takes this long unless it hangs.
+const CTL_BOUND: Duration = Duration::from_secs(120);
+
+/// ZooKeeper, containerd, a registry, and all of our daemons.
+///
+/// Fields are dropped in this order: daemons before what they talk to, the directory last.
+#[derive(Debug)]
+pub struct Cluster {
+    frontend: Daemon,
+    api: Daemon,
+    nodes: Vec<Node>,
+    containerd: Containerd,
+    registry: Registry,
+    zookeeper: ZooKeeper,
+    ports: Ports,
+    dir: Dir,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    frontend: u16,
+    frontend_admin: u16,
+    api: u16,
+    node: u16,
+}
+
+/// Cleared when dropped.
+#[derive(Debug)]
+struct Dir(std::path::PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if let Err(error) = run::remove(&self.0) {
+            eprintln!("the cluster's directory: {error:#}");
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster that is not started yet; one node unless told otherwise.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a cluster with one node.
+    ///
+    /// # Errors
+    ///
+    /// When a part does not become ready, with its log.
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// The frontend's URL followed by `path`, which begins with a slash.
+    #[must_use]
+    pub fn frontend_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.frontend)
+    }
+
+    /// The API's URL followed by `path`, which begins with a slash.
+    #[must_use]
+    pub fn api_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.api)
+    }
+
+    /// The port that every node's bismuthd listens on, each at its own address.
+    #[must_use]
+    pub fn node_port(&self) -> u16 {
+        self.ports.node
+    }
+
+    /// The frontend.
+    #[must_use]
+    pub fn frontend(&self) -> &Daemon {
+        &self.frontend
+    }
+
+    /// The frontend, to kill and restart it.
+    #[must_use]
+    pub fn frontend_mut(&mut self) -> &mut Daemon {
+        &mut self.frontend
+    }
+
+    /// Waits until the frontend says that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, with its log.
+    pub async fn frontend_ready(&self) -> Result<()> {
+        let url = format!("http://127.0.0.1:{}/readyz", self.ports.frontend_admin);
+        self.frontend.ready(&url, READY_BOUND).await
+    }
+
+    /// The API.
+    #[must_use]
+    pub fn api(&self) -> &Daemon {
+        &self.api
+    }
+
+    /// The API, to kill and restart it.
+    #[must_use]
+    pub fn api_mut(&mut self) -> &mut Daemon {
+        &mut self.api
+    }
+
+    /// Waits until the API says that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, with its log.
+    pub async fn api_ready(&self) -> Result<()> {
+        self.api.ready(&self.api_url("/readyz"), READY_BOUND).await
+    }
+
+    /// The nodes: 127.0.0.1, 127.0.0.2, …
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// One node, to kill and restart its bismuthd.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster has fewer nodes.
+    #[must_use]
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// Every daemon of ours with its name.
+    pub fn daemons(&self) -> impl Iterator<Item = (String, &Daemon)> {
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| (node.name().to_owned(), node.daemon()));
+        nodes.chain([
+            ("bismuthfe".to_owned(), &self.frontend),
+            ("bismuth-api".to_owned(), &self.api),
+        ])
+    }
+
+    /// The containerd that all nodes share.
+    #[must_use]
+    pub fn containerd(&self) -> &Containerd {
+        &self.containerd
+    }
+
+    /// containerd, to kill and restart it.
+    #[must_use]
+    pub fn containerd_mut(&mut self) -> &mut Containerd {
+        &mut self.containerd
+    }
+
+    /// The registry that mirrors `docker.io` for the nodes.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The registry, to kill and restart it.
+    #[must_use]
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// ZooKeeper.
+    #[must_use]
+    pub fn zookeeper(&self) -> &ZooKeeper {
+        &self.zookeeper
+    }
+
+    /// ZooKeeper, to kill and restart it.
+    #[must_use]
+    pub fn zookeeper_mut(&mut self) -> &mut ZooKeeper {
+        &mut self.zookeeper
+    }
+
+    /// The cluster's directory; logs of the daemons are in it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
+    /// Sends a request with a JSON body to the API and returns the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// When no answer comes.
+    pub async fn api_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Bytes>> {
+        let request = Request::builder().method(method).uri(self.api_url(path));
+        let request = match body {
+            None => request.body(full(Bytes::new())),
+            Some(value) => request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(full(value.to_string())),
+        };
+        client::send_whole(request.context("build a request")?).await
+    }
+
+    /// Creates a function through the API and returns its id.
+    ///
+    /// # Errors
+    ///
+    /// When the API refuses, with its words.
+    pub async fn create_function(&self, definition: &Value) -> Result<String> {
+        let answer = self
+            .api_call(Method::POST, "/function", Some(definition))
+            .await?;
+        let body = String::from_utf8_lossy(answer.body());
+        ensure!(
+            answer.status().is_success(),
+            "create {definition}: {} {body}",
+            answer.status()
+        );
+        let created: Value =
+            serde_json::from_str(&body).with_context(|| format!("the answer {body:?}"))?;
+        Ok(created["id"]
+            .as_str()
+            .with_context(|| format!("{body:?} has no id"))?
+            .to_owned())
+    }
+
+    /// What `GET /function/{id}` says.
+    ///
+    /// # Errors
+    ///
+    /// When the API refuses, with its words.
+    pub async fn function(&self, id: &str) -> Result<Value> {
+        let answer = self
+            .api_call(Method::GET, &format!("/function/{id}"), None)
+            .await?;
+        let body = String::from_utf8_lossy(answer.body());
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "get function {id}: {} {body}",
+            answer.status()
+        );
+        serde_json::from_str(&body).with_context(|| format!("the answer {body:?}"))
+    }
+
+    /// Creates a function and waits until all its backends have proven themselves.
+    ///
+    /// # Errors
+    ///
+    /// When the API refuses, when a backend is `Failed`, or after a minute.
+    pub async fn deploy(&self, definition: &Value) -> Result<String> {
+        let id = self.create_function(definition).await?;
+        let running = crate::eventually::within(READY_BOUND, async || {
+            let function = self
+                .function(&id)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            let backends = function["backends"].as_array().cloned().unwrap_or_default();
+            let status =
+                |backend: &Value| backend["status"].as_str().unwrap_or_default().to_owned();
+            if backends.iter().any(|backend| status(backend) == "Failed") {
+                return Ok(Err(function));
+            }
+            let proven =
+                !backends.is_empty() && backends.iter().all(|backend| status(backend) == "Running");
+            if proven {
+                Ok(Ok(()))
+            } else {
+                Err(function.to_string())
+            }
+        });
+        match running.await {
+            Ok(Ok(())) => Ok(id),
+            Ok(Err(function)) => bail!("function {id} failed: {function}"),
+            Err(reason) => bail!("function {id} is not running: {reason}"),
+        }
+    }
+
+    /// Deletes a function through the API.
+    ///
+    /// # Errors
+    ///
+    /// When the API refuses, with its words.
+    pub async fn delete_function(&self, id: &str) -> Result<()> {
+        let answer = self
+            .api_call(Method::DELETE, &format!("/function/{id}"), None)
+            .await?;
+        let body = String::from_utf8_lossy(answer.body());
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "delete function {id}: {} {body}",
+            answer.status()
+        );
+        Ok(())
+    }
+
+    /// `GET /invoke/{id}` at the frontend, and the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// When no answer comes.
+    pub async fn invoke(&self, id: &str) -> Result<Response<Bytes>> {
+        client::get(&self.frontend_url(&format!("/invoke/{id}"))).await
+    }
+
+    /// Runs `bismuthctl` with `args` against this cluster and returns what it wrote and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// When it is not built or does not end within two minutes.
+    pub async fn ctl(&self, args: &[&str]) -> Result<Output> {
+        let connection = [
+            ("BISMUTH_API", self.api_url("")),
+            ("BISMUTH_FRONTEND", self.frontend_url("")),
+        ];
+        ctl(&self.zookeeper.connect_string(), &connection, args).await
+    }
+
+    /// Like [`ctl`](Self::ctl), but must succeed; returns its standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, with what it wrote.
+    pub async fn ctl_ok(&self, args: &[&str]) -> Result<String> {
+        succeeded(args, &self.ctl(args).await?)
+    }
+}
+
+async fn ctl(zookeeper: &str, environment: &[(&str, String)], args: &[&str]) -> Result<Output> {
+    let mut command = tokio::process::Command::new(daemon::program("bismuthctl")?);
+    command
+        .args(["--zookeeper", zookeeper, "--zookeeper-env", ENVIRONMENT])
+        .args(args)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(CTL_BOUND, command.output()).await;
+    ended
+        .with_context(|| format!("bismuthctl {args:?} hangs"))?
+        .context("run bismuthctl")
+}
+
+fn succeeded(args: &[&str], output: &Output) -> Result<String> {
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(
+        output.status.success(),
+        "bismuthctl {args:?}: {}\n{stdout}{stderr}",
+        output.status
+    );
+    Ok(stdout.into_owned())
+}

@@ -1,0 +1,249 @@
+//! Starting a cluster: servers side by side, then the environment, then the daemons.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Cluster, Dir, ENVIRONMENT, Node, Ports, ctl, succeeded};
+use crate::daemon::{Daemon, static_program};
+use crate::{Containerd, Image, Registry, ZooKeeper, image, ports, run};
+
+/// What a cluster is made of before it starts.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    nodes: u8,
+    zookeeper: crate::zookeeper::Builder,
+    images: Vec<(String, Image)>,
+    bismuthd_args: Vec<String>,
+    frontend_args: Vec<String>,
+    api_args: Vec<String>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            zookeeper: ZooKeeper::builder(),
+            images: Vec::new(),
+            bismuthd_args: Vec::new(),
+            frontend_args: Vec::new(),
+            api_args: Vec::new(),
+        }
+    }
+}
+
+impl Builder {
+    /// How many nodes.
+    #[must_use]
+    pub fn nodes(mut self, nodes: u8) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How ZooKeeper is set up.
+    #[must_use]
+    pub fn zookeeper(mut self, zookeeper: crate::zookeeper::Builder) -> Self {
+        self.zookeeper = zookeeper;
+        self
+    }
+
+    /// One more image in the registry, as `REPOSITORY:TAG`; `library/alpine:latest` (busybox) and
+    /// `library/echo-server:latest` are always there.
+    #[must_use]
+    pub fn image(mut self, name: &str, image: Image) -> Self {
+        self.images.push((name.into(), image));
+        self
+    }
+
+    /// More arguments for every bismuthd.
+    #[must_use]
+    pub fn bismuthd_args(mut self, args: &[&str]) -> Self {
+        self.bismuthd_args
+            .extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// More arguments for bismuthfe.
+    #[must_use]
+    pub fn frontend_args(mut self, args: &[&str]) -> Self {
+        self.frontend_args
+            .extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// More arguments for bismuth-api.
+    #[must_use]
+    pub fn api_args(mut self, args: &[&str]) -> Self {
+        self.api_args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Starts everything and waits until all of it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When a part does not become ready, with its log.
+    pub async fn start(self) -> Result<Cluster> {
+        let dir = Dir(run::subdir("cluster")?);
+        let (zookeeper, containerd, registry) = tokio::try_join!(
+            self.zookeeper.clone().start(),
+            Containerd::start(),
+            self.start_registry()
+        )?;
+        let servers = zookeeper.connect_string();
+        let ips: Vec<Ipv4Addr> = (1..=self.nodes)
+            .map(|last| Ipv4Addr::new(127, 0, 0, last))
+            .collect();
+        provision(&servers, &ips).await?;
+
+        let ports = Ports {
+            frontend: ports::reserve()?,
+            frontend_admin: ports::reserve()?,
+            api: ports::reserve()?,
+            node: ports::reserve()?,
+        };
+        let mut nodes = Vec::new();
+        for (ip, number) in ips.into_iter().zip(1_u8..) {
+            nodes.push(self.start_node(
+                &dir.0,
+                number,
+                ip,
+                &servers,
+                &containerd,
+                &registry,
+                ports,
+            )?);
+        }
+        let api = self.start_api(&dir.0, &servers, ports)?;
+        let frontend = self.start_frontend(&dir.0, &servers, ports)?;
+        let cluster = Cluster {
+            frontend,
+            api,
+            nodes,
+            containerd,
+            registry,
+            zookeeper,
+            ports,
+            dir,
+        };
+        for node in &cluster.nodes {
+            node.ready().await?;
+        }
+        cluster.api_ready().await?;
+        cluster.frontend_ready().await?;
+        Ok(cluster)
+    }
+
+    async fn start_registry(&self) -> Result<Registry> {
+        let registry = Registry::start().await?;
+        registry
+            .push("library/alpine:latest", &image::alpine()?)
+            .await?;
+        registry
+            .push("library/echo-server:latest", &image::static_server()?)
+            .await?;
+        for (name, image) in &self.images {
+            registry.push(name, image).await?;
+        }
+        Ok(registry)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one flag of the daemon")]
+    fn start_node(
+        &self,
+        dir: &Path,
+        number: u8,
+        ip: Ipv4Addr,
+        zookeeper: &str,
+        containerd: &Containerd,
+        registry: &Registry,
+        ports: Ports,
+    ) -> Result<Node> {
+        let namespace = if number == 1 {
+            "bismuth".to_owned()
+        } else {
+            format!("bismuth-{number}")
+        };
+        let name = format!("bismuthd-{number}");
+        // Short: the paths of sockets below it must fit into 107 bytes.
+        let state_dir = dir.join(format!("n{number}"));
+        fs::create_dir(&state_dir).with_context(|| format!("create {}", state_dir.display()))?;
+        let admin_port = ports::reserve()?;
+        let mut args = common(zookeeper);
+        args.extend([
+            "--node-ip".into(),
+            ip.to_string(),
+            "--listen".into(),
+            format!("{ip}:{}", ports.node),
+            "--admin-listen".into(),
+            format!("127.0.0.1:{admin_port}"),
+            "--containerd".into(),
+            containerd.socket().display().to_string(),
+            "--containerd-namespace".into(),
+            namespace.clone(),
+            "--state-dir".into(),
+            state_dir.display().to_string(),
+            "--init".into(),
+            static_program("bismuth-init")?.display().to_string(),
+            "--registry-mirror".into(),
+            format!("docker.io={}", registry.url()),
+        ]);
+        args.extend(self.bismuthd_args.clone());
+        let daemon = Daemon::spawn_in(dir, &name, "bismuthd", args)?;
+        Ok(Node {
+            daemon,
+            name,
+            ip,
+            admin_port,
+            namespace,
+            state_dir,
+        })
+    }
+
+    fn start_api(&self, dir: &Path, zookeeper: &str, ports: Ports) -> Result<Daemon> {
+        let mut args = common(zookeeper);
+        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.api)]);
+        args.extend(["--node-port".into(), ports.node.to_string()]);
+        args.extend(self.api_args.clone());
+        Daemon::spawn_in(dir, "bismuth-api", "bismuth-api", args)
+    }
+
+    fn start_frontend(&self, dir: &Path, zookeeper: &str, ports: Ports) -> Result<Daemon> {
+        let mut args = common(zookeeper);
+        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.frontend)]);
+        args.extend([
+            "--admin-listen".into(),
+            format!("127.0.0.1:{}", ports.frontend_admin),
+        ]);
+        args.extend(["--node-port".into(), ports.node.to_string()]);
+        args.extend(self.frontend_args.clone());
+        Daemon::spawn_in(dir, "bismuthfe", "bismuthfe", args)
+    }
+}
+
+/// Flags that every daemon has.
+fn common(zookeeper: &str) -> Vec<String> {
+    [
+        "--zookeeper",
+        zookeeper,
+        "--zookeeper-env",
+        ENVIRONMENT,
+        "--log-format",
+        "text",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+async fn provision(zookeeper: &str, ips: &[Ipv4Addr]) -> Result<()> {
+    let bootstrap = ["bootstrap"];
+    succeeded(&bootstrap, &ctl(zookeeper, &[], &bootstrap).await?)?;
+    for ip in ips {
+        let ip = ip.to_string();
+        let args = ["provision", &ip];
+        succeeded(&args, &ctl(zookeeper, &[], &args).await?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Counting what a system of ours holds on a machine, to show that it gives everything back.
+//!
+//! ```text
+//! before = Leaks::count(&cluster) ─► 100 cycles ─► after = Leaks::count(&cluster)
+//! before.grown_into(&after) is empty, or says "mount /tmp/…", "cgroup memory/bismuth/…", "descriptors of bismuthd-1: 20 -> 24"
+//! ```
+//!
+//! Cgroups and network interfaces belong to the machine, not to a cluster: a test that counts them runs alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::Cluster;
+use crate::sweep;
+
+/// A snapshot of everything that could leak.
+#[derive(Debug, Clone, Default)]
+pub struct Leaks {
+    things: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Descriptors have no lasting names, so they are only counted.
+    descriptors: BTreeMap<String, usize>,
+}
+
+impl Leaks {
+    /// Takes a snapshot of a cluster and of the machine below it.
+    ///
+    /// # Errors
+    ///
+    /// When containerd or `/proc` cannot be read.
+    pub async fn count(cluster: &Cluster) -> Result<Self> {
+        let mut things = cluster.containerd().inventory().await?;
+        let mut mounts = BTreeSet::new();
+        let mut files = BTreeSet::new();
+        for node in cluster.nodes() {
+            mounts.extend(
+                sweep::mount_points_below(node.state_dir())?
+                    .iter()
+                    .map(|path| shown(path)),
+            );
+            walk(node.state_dir(), &mut files)?;
+        }
+        things.insert("mount", mounts);
+        things.insert("file", files);
+        things.insert("cgroup", cgroups());
+        things.insert(
+            "interface",
+            names(Path::new("/sys/class/net")).into_iter().collect(),
+        );
+        things.insert(
+            "process",
+            sweep::processes_below(cluster.containerd().dir())
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        );
+        let mut descriptors = BTreeMap::new();
+        for (name, daemon) in cluster.daemons() {
+            descriptors.insert(name, daemon.process()?.descriptors()?.len());
+        }
+        Ok(Self {
+            things,
+            descriptors,
+        })
+    }
+
+    /// Forgets things whose kind and name `ignored` is true for, such as logs that are kept on purpose.
+    #[must_use]
+    pub fn without(mut self, ignored: impl Fn(&str, &str) -> bool) -> Self {
+        for (kind, names) in &mut self.things {
+            names.retain(|name| !ignored(kind, name));
+        }
+        self
+    }
+
+    /// How many things of a kind there are: `mount`, `file`, `cgroup`, `interface`, `process`, `container`,
+    /// `task`, `snapshot`, `lease`, `image` or `content`.
+    #[must_use]
+    pub fn number_of(&self, kind: &str) -> usize {
+        self.things.get(kind).map_or(0, BTreeSet::len)
+    }
+
+    /// What `later` has and `self` has not, one line each; empty when nothing leaked.
+    #[must_use]
+    pub fn grown_into(&self, later: &Self) -> Vec<String> {
+        let nothing = BTreeSet::new();
+        let mut grown = Vec::new();
+        for (kind, names) in &later.things {
+            let known = self.things.get(kind).unwrap_or(&nothing);
+            grown.extend(names.difference(known).map(|name| format!("{kind} {name}")));
+        }
+        for (daemon, &count) in &later.descriptors {
+            let before = self.descriptors.get(daemon).copied().unwrap_or_default();
+            if count > before {
+                grown.push(format!("descriptors of {daemon}: {before} -> {count}"));
+            }
+        }
+        grown
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Everything below `/bismuth` of every hierarchy.
+fn cgroups() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for base in sweep::cgroup_dirs(Path::new("bismuth")) {
+        found.extend(
+            names(&base)
+                .into_iter()
+                .filter(|name| base.join(name).is_dir())
+                .map(|name| shown(&base.join(name))),
+        );
+    }
+    found
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Files, sockets, FIFOs and directories below `dir`, not looking into mounts.
+fn walk(dir: &Path, found: &mut BTreeSet<String>) -> Result<()> {
+    let mounts: BTreeSet<PathBuf> = sweep::mount_points_below(dir)?.into_iter().collect();
+    let mut pending = vec![dir.to_path_buf()];
+    while let Some(path) = pending.pop() {
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            // Removed since it was listed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("list {}", path.display())),
+        };
+        for entry in entries.flatten() {
+            found.insert(shown(&entry.path()));
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !mounts.contains(&entry.path())
+            {
+                pending.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
