@@ -14,6 +14,8 @@
 //! come more often than every five minutes by closing the connection ("too_many_pings"). A peer that hangs is what the
 //! deadlines are for.
 
+mod peer;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

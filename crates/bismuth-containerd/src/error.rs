@@ -83,6 +83,15 @@ pub enum Error {
         /// Why it cannot be used.
         reason: &'static str,
     },
+    /// The containerd process could not be looked at.
+    #[error("inspect the process behind {}", socket.display())]
+    InspectPeer {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// An OCI runtime spec could not be turned into JSON.
     #[error("encode the runtime spec of {container}")]
     EncodeSpec {

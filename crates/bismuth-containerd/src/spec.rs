@@ -32,7 +32,7 @@ pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES};
 /// The version of the runtime spec that runc 1.1 and crun 1.8 know all of.
 const OCI_VERSION: &str = "1.0.2";
 /// Enough for a busy server, small enough that programs which close every possible descriptor at start do it quickly.
-const NOFILE_LIMIT: u64 = 65_536;
+pub const DEFAULT_NOFILE_LIMIT: u64 = 65_536;
 /// Above every daemon's 0: under memory pressure of the node a function dies before what runs it.
 pub const DEFAULT_OOM_SCORE_ADJ: i32 = 500;
 /// `sethostname(2)`: `__NEW_UTS_LEN`.
@@ -80,6 +80,9 @@ pub struct SpecInput {
     pub limit_swap: bool,
     /// Most processes and threads at a time; [`DEFAULT_PIDS_LIMIT`] unless there is a reason.
     pub pids: u32,
+    /// Most open files of a process: [`DEFAULT_NOFILE_LIMIT`], or
+    /// [`Containerd::nofile_limit`](crate::Containerd::nofile_limit) where that is less.
+    pub nofile: u64,
     /// How early the kernel kills this container when the node runs out of memory.
     pub oom_score_adj: i32,
     /// Size of the tmpfs at `/dev/shm` in bytes.
@@ -157,7 +160,7 @@ fn process(input: &SpecInput) -> Result<Process, SpecError> {
         .additional_gids(input.additional_gids.clone())
         .build()?;
     let rlimits = vec![
-        rlimit(PosixRlimitType::RlimitNofile, NOFILE_LIMIT)?,
+        rlimit(PosixRlimitType::RlimitNofile, input.nofile)?,
         // A core dump would land in the function's sized disk, or on the host through core_pattern.
         rlimit(PosixRlimitType::RlimitCore, 0)?,
     ];

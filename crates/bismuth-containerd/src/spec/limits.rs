@@ -57,6 +57,9 @@ pub(super) fn validate(input: &SpecInput) -> Result<(), SpecError> {
     if input.pids == 0 {
         return refuse("pids", "0 would let nothing run".to_owned());
     }
+    if input.nofile == 0 {
+        return refuse("nofile", "0 would let nothing run".to_owned());
+    }
     if !(-1000..=1000).contains(&input.oom_score_adj) {
         return refuse(
             "oom_score_adj",

@@ -30,6 +30,7 @@ fn input() -> SpecInput {
         memory: 128 << 20,
         limit_swap: true,
         pids: DEFAULT_PIDS_LIMIT,
+        nofile: DEFAULT_NOFILE_LIMIT,
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
         mounts: vec![
@@ -157,5 +158,6 @@ fn an_input_that_no_runtime_would_accept_is_refused_by_field() {
         assert!(refused(|i| i.memory = memory).starts_with(&prefix("memory")));
     }
     assert!(refused(|i| i.pids = 0).starts_with(&prefix("pids")));
+    assert!(refused(|i| i.nofile = 0).starts_with(&prefix("nofile")));
     assert!(refused(|i| i.oom_score_adj = 1001).starts_with(&prefix("oom_score_adj")));
 }

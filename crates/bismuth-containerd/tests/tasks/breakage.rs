@@ -1,0 +1,285 @@
+//! What happens to us when containerd, a shim or a runtime breaks.
+
+use std::time::Duration;
+use std::{fs, io};
+
+use anyhow::{Context, Result, bail};
+use bismuth_containerd::tasks::{RuntimeOptions, Stdio, TaskInfo, Tasks};
+use bismuth_containerd::{Deadlines, Error, TaskEvent, TaskStatus};
+use bismuth_testkit::eventually;
+use futures_util::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::Instant;
+
+use crate::node::{Node, SOON, next_event, shims_of};
+
+#[tokio::test]
+async fn a_containerd_that_hangs_costs_a_deadline_and_works_on_afterwards() -> Result<()> {
+    let quick = Duration::from_millis(500);
+    let node = Node::with_deadlines(Deadlines {
+        quick,
+        ..Deadlines::default()
+    })
+    .await?;
+    let (id, _) = node.run(node.container("sleep 1000")?).await?;
+
+    freeze(node.server.process()?.pid()).await?;
+    let asked = Instant::now();
+    let answer = node.client.version().await;
+    let took = asked.elapsed();
+    node.server.process()?.resume()?;
+
+    assert!(
+        matches!(answer, Err(Error::DeadlineExceeded { after, .. }) if after == quick),
+        "{answer:?}"
+    );
+    assert!(took >= quick && took < quick * 3, "{took:?}");
+    eventually("containerd answers again", SOON, async || {
+        node.client.version().await
+    })
+    .await;
+    node.client.teardown(&id).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_made_while_containerd_hangs_is_bounded_too() -> Result<()> {
+    let quick = Duration::from_millis(300);
+    let node = Node::with_deadlines(Deadlines {
+        quick,
+        ..Deadlines::default()
+    })
+    .await?;
+    freeze(node.server.process()?.pid()).await?;
+    let answer = node.client.version().await;
+    node.server.process()?.resume()?;
+    assert!(
+        matches!(answer, Err(Error::DeadlineExceeded { .. })),
+        "{answer:?}"
+    );
+    eventually("containerd answers", SOON, async || {
+        node.client.version().await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_crash_of_containerd_calls_heal_and_readers_are_told_to_list_again() -> Result<()> {
+    let mut node = Node::start().await?;
+    let mut events = node.events().await?;
+    let (id, pid) = node.run(node.container("sleep 1000")?).await?;
+
+    node.server.kill().await?;
+    let down = node.client.version().await;
+    assert!(matches!(down, Err(Error::Unavailable(_))), "{down:?}");
+    node.server.restart().await?;
+
+    let lost = tokio::time::timeout(SOON, events.next())
+        .await
+        .context("no event")?;
+    assert_eq!(lost, Some(TaskEvent::Lost));
+    let tasks = node.client.list_tasks().await?;
+    let survivor = TaskInfo {
+        id: id.clone(),
+        pid,
+        status: TaskStatus::Running,
+    };
+    assert_eq!(tasks, [survivor], "the container lived on");
+
+    node.client.kill(&id, 9, true).await?;
+    let exit = next_event(&mut events).await?;
+    assert!(
+        matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
+        "{exit:?}"
+    );
+    node.client.teardown(&id).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&id).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Result<()> {
+    let mut node = Node::start().await?;
+    let mut events = node.events().await?;
+    let (id, pid) = node.run(node.container("sleep 1000")?).await?;
+    node.server.kill().await?;
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
+    node.server.restart().await?;
+
+    let stopped = async {
+        loop {
+            match events.next().await {
+                // The shim tells a containerd that comes back in time; otherwise listing does.
+                Some(TaskEvent::Exit { id: of, status, .. }) if of == id => return Ok(status),
+                Some(TaskEvent::Lost) => {
+                    for task in node.client.list_tasks().await? {
+                        if let TaskStatus::Stopped(exit) = task.status {
+                            return Ok(exit.status);
+                        }
+                    }
+                }
+                Some(_) => {}
+                None => bail!("the event stream ended"),
+            }
+        }
+    };
+    let status = tokio::time::timeout(SOON, stopped)
+        .await
+        .context("nobody told us")??;
+    assert_eq!(status, 137);
+    node.client.teardown(&id).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&id).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
+    let node = Node::start().await?;
+    let mut events = node.events().await?;
+    let (id, _) = node.run(node.container("sleep 1000")?).await?;
+    for shim in shims_of(&id)? {
+        kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL)?;
+    }
+    let exit = next_event(&mut events).await?;
+    assert!(
+        matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
+        "{exit:?}"
+    );
+    node.client.teardown(&id).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&id).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
+    // Longer than the two seconds that containerd gives a shim when it lists.
+    let create = Duration::from_secs(3);
+    let node = Node::with_deadlines(Deadlines {
+        create,
+        ..Deadlines::default()
+    })
+    .await?;
+    let (hung, _) = node.run(node.container("sleep 1000")?).await?;
+    let (healthy, _) = node.run(node.container("sleep 1000")?).await?;
+    let shims = shims_of(&hung)?;
+    for shim in &shims {
+        freeze(*shim).await?;
+    }
+    let signalled = node.client.kill(&hung, 9, true).await;
+    let listed = node.client.list_tasks().await;
+    let torn_down = node.client.teardown(&healthy).await;
+    for shim in &shims {
+        kill(Pid::from_raw(shim.cast_signed()), Signal::SIGCONT)?;
+    }
+    assert!(
+        matches!(&signalled, Err(error) if error.is_outcome_unknown()),
+        "{signalled:?}"
+    );
+    let listed = listed?;
+    let status = |id: &str| {
+        listed
+            .iter()
+            .find(|task| task.id == id)
+            .map(|task| task.status)
+    };
+    assert_eq!(status(&hung), Some(TaskStatus::Unknown));
+    assert_eq!(status(&healthy), Some(TaskStatus::Running));
+    torn_down?;
+    node.client.teardown(&hung).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&hung).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result<()> {
+    let node = Node::start().await?;
+    let mut container = node.container("true")?;
+    container.runtime = RuntimeOptions::binary("no-such-runtime");
+    let id = container.id.clone();
+    node.client.create_container(container).await?;
+    let error = node
+        .client
+        .create_task(&id, Stdio::null())
+        .await
+        .expect_err("it is missing");
+    let text = error.to_string();
+    assert!(
+        text.starts_with(&format!("create task {id}: "))
+            && text.contains("no-such-runtime")
+            && text.contains("not found"),
+        "{text}"
+    );
+    assert!(
+        matches!(error, Error::Failed(_)),
+        "a missing program is not a missing object: {error:?}"
+    );
+    node.client.teardown(&id).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&id).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
+    let node = Node::start().await?;
+    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
+        let mut container = node.container("true")?;
+        container.runtime = runtime.clone();
+        let mut process = container
+            .spec
+            .process()
+            .clone()
+            .context("a spec has a process")?;
+        process.set_args(Some(vec!["/no/such/program".to_owned()]));
+        container.spec.set_process(Some(process));
+        let id = container.id.clone();
+        let error = node
+            .run(container)
+            .await
+            .expect_err("it is missing")
+            .to_string();
+        assert!(
+            error.contains("/no/such/program") || error.contains("No such file"),
+            "{runtime:?}: {error}"
+        );
+        node.client.teardown(&id).await?;
+        eventually("nothing is left", SOON, async || {
+            node.check_nothing_left(&id).await
+        })
+        .await;
+    }
+    Ok(())
+}
+
+/// Stops a process, and returns when every thread of it has stopped: the signal alone only asks for that.
+async fn freeze(pid: u32) -> Result<()> {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP)?;
+    eventually("every thread is stopped", SOON, async || {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+            if !stat.contains(") T ") {
+                return Err(io::Error::other(stat));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    Ok(())
+}

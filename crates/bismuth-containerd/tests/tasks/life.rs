@@ -1,0 +1,190 @@
+//! What happens to a container when nothing breaks.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bismuth_containerd::tasks::{RuntimeOptions, SIGTERM, Stdio, Tasks};
+use bismuth_containerd::{Error, TaskEvent, TaskStatus};
+use bismuth_testkit::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::node::{Node, SOON, next_event, read_until};
+
+/// The issue's bound on noticing a crash.
+const NOTICED_WITHIN: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_program_runs_and_its_exit_code_arrives_as_an_event() -> Result<()> {
+    let node = Node::start().await?;
+    let mut events = node.events().await?;
+    let (fifo, mut output) = node.fifo("out")?;
+    // Standard input is /dev/null, so `read` ends at once.
+    let container = node.container("read line; echo ${line}bye; exit 3")?;
+    let (id, pid) = node.run_with(container, Stdio::fifos(&fifo, &fifo)).await?;
+
+    let event = next_event(&mut events).await?;
+    let TaskEvent::Exit {
+        id: of,
+        pid: p,
+        status,
+        ..
+    } = event
+    else {
+        bail!("not an exit: {event:?}");
+    };
+    assert_eq!((of.as_str(), p, status), (id.as_str(), pid, 3));
+    assert_eq!(read_until(&mut output, "bye\n").await?, "bye\n");
+    let tasks = node.client.list_tasks().await?;
+    assert!(
+        matches!(&tasks[..], [task] if matches!(task.status, TaskStatus::Stopped(exit) if exit.status == 3)),
+        "{tasks:?}"
+    );
+    node.client.teardown(&id).await?;
+    eventually("nothing is left", SOON, async || {
+        node.check_nothing_left(&id).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_death_is_known_within_100_ms() -> Result<()> {
+    let node = Node::start().await?;
+    let mut events = node.events().await?;
+    let mut delays = Vec::new();
+    // The machine may be busy building; a bound on the median says what the code does, one on each sample would not.
+    for _ in 0..5 {
+        let (id, pid) = node.run(node.container("exec sleep 1000")?).await?;
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
+        let killed = Instant::now();
+        let event = next_event(&mut events).await?;
+        delays.push(killed.elapsed());
+        assert!(
+            matches!(event, TaskEvent::Exit { status: 137, .. }),
+            "{event:?}"
+        );
+        node.client.teardown(&id).await?;
+    }
+    delays.sort();
+    assert!(delays[delays.len() / 2] < NOTICED_WITHIN, "{delays:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Result<()> {
+    let node = Node::start().await?;
+    let client = &node.client;
+    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
+        let fresh = || {
+            let mut container = node.container("sleep 1000 & sleep 1000 & wait")?;
+            container.runtime = runtime.clone();
+            anyhow::Ok(container)
+        };
+        let recorded = fresh()?;
+        let recorded_id = recorded.id.clone();
+        client.create_container(recorded).await?;
+
+        let created = fresh()?;
+        let created_id = created.id.clone();
+        client.create_container(created).await?;
+        client.create_task(&created_id, Stdio::null()).await?;
+
+        let (running_id, _) = node.run(fresh()?).await?;
+        assert!(
+            !node.traces(&running_id)?.is_empty(),
+            "a running container has a cgroup and a bundle"
+        );
+
+        for id in [recorded_id, created_id, running_id] {
+            client
+                .teardown(&id)
+                .await
+                .with_context(|| runtime.binary.clone())?;
+            // The shim answers the deletion and then exits.
+            eventually("nothing is left", SOON, async || {
+                node.check_nothing_left(&id).await
+            })
+            .await;
+            client.teardown(&id).await.context("a second time")?;
+        }
+    }
+    client.teardown("never-was").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_sees_the_container_that_the_spec_describes() -> Result<()> {
+    let node = Node::start().await?;
+    let script = "id -u; id -g; cat /proc/sys/kernel/hostname; ulimit -c; cat /proc/self/oom_score_adj; \
+                  busybox grep -c : /proc/net/dev; busybox ls /proc | busybox grep -c '^[0-9]'; \
+                  busybox grep -E '^(CapEff|CapBnd|NoNewPrivs):' /proc/self/status; \
+                  (echo x > /proc/sys/kernel/hostname) 2>/dev/null || echo read-only; \
+                  busybox wc -c < /proc/timer_list; busybox ls /sys/firmware; echo end";
+    // uid, gid, hostname, core limit, oom_score_adj, interfaces (lo), processes (sh, ls, grep), capabilities …
+    let expected = "1000\n1000\nfunction\n0\n500\n1\n3\nCapEff: 0000000000000000\nCapBnd: 0000000000000000\n\
+                    NoNewPrivs: 1\nread-only\n0\nend\n";
+    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
+        let (fifo, mut output) = node.fifo(&format!("out-{}", runtime.binary))?;
+        let mut container = node.container(script)?;
+        container.runtime = runtime.clone();
+        let (id, _) = node.run_with(container, Stdio::fifos(&fifo, &fifo)).await?;
+        let text = read_until(&mut output, "end\n").await?.replace('\t', " ");
+        assert_eq!(text, expected, "{}", runtime.binary);
+        node.client.teardown(&id).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn labels_come_back_and_an_id_is_taken_once() -> Result<()> {
+    let node = Node::start().await?;
+    let container = node.container("true")?;
+    node.client.create_container(container.clone()).await?;
+    let listed = node.client.list_containers().await?;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (&listed[0].id, &listed[0].labels),
+        (&container.id, &container.labels)
+    );
+    let again = node.client.create_container(container.clone()).await;
+    assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
+    node.client.teardown(&container.id).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signal_reaches_the_program() -> Result<()> {
+    let node = Node::start().await?;
+    let (fifo, mut output) = node.fifo("out")?;
+    let container =
+        node.container("trap 'exit 7' TERM; echo ready; while true; do sleep 0.01; done")?;
+    let (id, _) = node
+        .run_with(container, Stdio::fifos(&fifo, "/dev/null"))
+        .await?;
+    read_until(&mut output, "ready\n").await?;
+    node.client.kill(&id, SIGTERM, false).await?;
+    assert_eq!(node.client.wait(&id).await?.to_string(), "exit code 7");
+    node.client.teardown(&id).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
+    let node = Node::start().await?;
+    let mut events = node.events().await?;
+    let (id, _) = node.run(node.container("exec tail /dev/zero")?).await?;
+    let (mut oom, mut exited) = (false, false);
+    while !(oom && exited) {
+        match next_event(&mut events).await? {
+            TaskEvent::Oom { id: of } => oom |= of == id,
+            TaskEvent::Exit { status, .. } => {
+                assert_eq!(status, 137);
+                exited = true;
+            }
+            TaskEvent::Lost => {}
+        }
+    }
+    node.client.teardown(&id).await?;
+    Ok(())
+}
