@@ -1,7 +1,7 @@
 //! Real servers for tests: ZooKeeper, containerd, an OCI registry, and our own programs.
 //!
 //! ```text
-//!  test process ── owns ──► run directory  /tmp/bismuth-testkit/<run>   (a shared mount, one lock)
+//!  test process ── owns ──► run directory  /tmp/bismuth-test/<run>   (a shared mount, one lock)
 //!      │                        ├── zookeeper-0/    ◄─ ZooKeeper::start()
 //!      │ spawns                 ├── containerd-1/   ◄─ Containerd::start()   private mount namespace
 //!      ▼                        ├── registry-2/     ◄─ Registry::start()

@@ -1,7 +1,7 @@
 //! The run directory: everything a test process makes on disk is below it.
 //!
 //! ```text
-//! /tmp/bismuth-testkit/
+//! /tmp/bismuth-test/
 //!    lock            held while a run is created or leftovers are swept
 //!    <run>.lock      held by the test process for as long as it lives
 //!    <run>/          a shared mount: what is mounted below it in the host's mount namespace
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A run whose lock nobody holds belonged to a process that is gone; it is swept before a new one begins.
-//! The path is kept short because Unix socket paths end at 107 bytes.
+//! The path is kept short because Unix socket paths end at 107 bytes, and a node's state directory at 40.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ struct Run {
     _lock: File,
 }
 
-/// Where all runs of this machine live.
+/// Where all runs of this machine live; `BISMUTH_TESTKIT_ROOT` moves it to a path as short.
 #[must_use]
 pub fn root() -> PathBuf {
-    std::env::temp_dir().join("bismuth-testkit")
+    std::env::var_os("BISMUTH_TESTKIT_ROOT").map_or_else(|| "/tmp/bismuth-test".into(), PathBuf::from)
 }
 
 /// This process's run directory; the first call sweeps what killed processes left and makes it.
@@ -79,7 +79,7 @@ fn begin() -> Result<Run> {
         .with_context(|| format!("lock {}", gate.display()))?;
     sweep::abandoned_runs(&root)?;
 
-    let name = &uuid::Uuid::new_v4().simple().to_string()[..8];
+    let name = &uuid::Uuid::new_v4().simple().to_string()[..6];
     let lock_path = root.join(format!("{name}.lock"));
     let lock =
         File::create_new(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# The one command: makes the machine ready, starts every daemon, and invokes two demonstration functions.
+#
+#   ./start_all.sh         stays in the foreground; Ctrl-C ends everything
+#   ./start_all.sh -d      leaves it running
+#   ./start_all.sh stop    ends what an earlier call started
+#
+# PROFILE=release uses an optimised build. State and logs are below .run/.
+set -euo pipefail
+cd "$(dirname "$0")"
+source scripts/services.sh
+
+image=docker.io/library/bismuth-demo:latest
+# Unix sockets are below it, so its path must be short.
+state=$run/node
+((${#state} <= 40)) || state=/var/tmp/bismuth-$(cksum <<<"$run" | cut -d' ' -f1)
+
+# Daemons first, then their containers, then what they all stand on.
+stop_all() {
+    local daemon
+    for daemon in bismuthfe bismuth-api bismuthd; do stop "$daemon"; done
+    if containerd_answers "$(containerd_socket)" >/dev/null 2>&1; then end_containers; fi
+    stop containerd
+    stop zookeeper
+}
+
+# bismuthd leaves containers running when it ends, so that it can be upgraded under them.
+end_containers() {
+    local ctr=(as_root ctr --address "$(containerd_socket)" --namespace bismuth) id
+    for id in $("${ctr[@]}" tasks list --quiet); do
+        "${ctr[@]}" tasks delete --force "$id" >/dev/null || true
+    done
+    # From the deepest: each container's root file system and its namespaces.
+    findmnt --list --noheadings --output TARGET | grep "^$state/" | tac | while read -r mount; do
+        as_root umount --lazy "$mount"
+    done || true
+}
+
+start_daemons() {
+    local socket
+    socket=$(containerd_socket)
+    say "Starting bismuthd, bismuth-api, bismuthfe"
+    start bismuthd "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" --state-dir "$state" \
+        --init "$bin/static/bismuth-init"
+    start bismuth-api "$bin/bismuth-api"
+    start bismuthfe "$bin/bismuthfe"
+    await_service bismuthd curl --fail --silent http://127.0.0.1:8011/readyz
+    await_service bismuth-api curl --fail --silent http://127.0.0.1:8002/readyz
+    await_service bismuthfe curl --fail --silent http://127.0.0.1:8010/readyz
+}
+
+import_image() {
+    local archive=$run/demo.tar
+    cargo xtask demo-image "$archive" >/dev/null
+    as_root "$bin/bismuthctl" image import "$archive" --containerd "$(containerd_socket)" >/dev/null
+}
+
+# Creates the demonstration function of that name unless it exists; sets $id.
+function_id() {
+    local name=$1 mode=$2
+    id=$(cat "$run/demo-$name.id" 2>/dev/null || true)
+    [[ $id ]] && "$bin/bismuthctl" get-function "$id" >/dev/null 2>&1 && return
+    id=$("$bin/bismuthctl" create-function "$image" "$mode")
+    "$bin/bismuthctl" add-backend "$id" 127.0.0.1 >/dev/null
+    echo "$id" >"$run/demo-$name.id"
+}
+
+invoke() {
+    local url=http://127.0.0.1:8000/invoke/$1
+    await "an answer from $url" 30 curl --fail --silent --max-time 10 "$url"
+    echo "\$ curl $url"
+    curl --fail --silent --show-error --max-time 10 "$url"
+}
+
+stay() {
+    trap stop_all EXIT
+    trap exit INT TERM
+    say "Ctrl-C ends it. Logs are in $run/log"
+    while running bismuthd && running bismuth-api && running bismuthfe; do sleep 1; done
+    die "a daemon has ended; see $run/log"
+}
+
+case ${1:-} in
+    stop) stop_all; exit ;;
+    "" | -d) ;;
+    *) die "usage: ./start_all.sh [-d|stop]" ;;
+esac
+
+./bootstrap.sh
+start_daemons
+import_image
+function_id exec "exec:/bin/hello"
+exec_id=$id
+function_id server "server:8000:/bin/httpd -f -p 8000 -h /srv"
+invoke "$exec_id"
+invoke "$id"
+[[ ${1:-} == -d ]] || stay
+say "Running. ./start_all.sh stop ends it; logs are in $run/log"
