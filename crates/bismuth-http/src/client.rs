@@ -103,6 +103,8 @@ struct Meter {
     read: Cell<u64>,
     /// Whether the current request asks for another protocol.
     upgrading: Cell<bool>,
+    /// The peer takes no more bytes.
+    deaf: Cell<bool>,
 }
 
 trait Probe {
@@ -165,7 +167,7 @@ impl Connection {
 
     /// Whether the last exchange is over and another may begin.
     pub fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.sender.is_ready() && !self.meter.deaf.get()
     }
 
     /// Whether the connection has ended.
@@ -219,19 +221,35 @@ async fn drive<T: Transport>(
     }
 }
 
-/// Counts what passes.
+/// Counts what passes, and goes on reading from a peer that takes no more bytes.
+///
+/// An upstream may answer without reading the whole request and close; our next write then fails while the answer waits to be
+/// read (RFC 9112 section 9.5). So a failed write is pretended, and reading tells what became of the exchange: the answer, or the
+/// connection's end.
 struct Metered<T> {
     io: Rc<RefCell<T>>,
     meter: Rc<Meter>,
 }
 
 impl<T> Metered<T> {
-    fn note_write(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &polled {
-            let written = &self.meter.written;
-            written.set(written.get() + *bytes as u64);
+    fn note_write(
+        &self,
+        polled: Poll<io::Result<usize>>,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Ok(bytes)) => {
+                let written = &self.meter.written;
+                written.set(written.get() + bytes as u64);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "upstream takes no more of a request");
+                self.meter.deaf.set(true);
+                Poll::Ready(Ok(length))
+            }
+            Poll::Pending => Poll::Pending,
         }
-        polled
     }
 }
 
@@ -255,8 +273,11 @@ impl<T: Transport> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.meter.deaf.get() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let polled = Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, bytes);
-        self.note_write(polled)
+        self.note_write(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -264,8 +285,12 @@ impl<T: Transport> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if self.meter.deaf.get() {
+            return Poll::Ready(Ok(length));
+        }
         let polled = Pin::new(&mut *self.io.borrow_mut()).poll_write_vectored(cx, slices);
-        self.note_write(polled)
+        self.note_write(polled, length)
     }
 
     fn is_write_vectored(&self) -> bool {

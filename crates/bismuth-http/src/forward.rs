@@ -130,7 +130,7 @@ pub async fn exchange(
     client: &ClientConn,
 ) -> Result<Reply, ExchangeError> {
     let progress = Rc::new(Progress::new());
-    let (request, gate) = prepare(request, &progress);
+    let (request, gate) = prepare(request, &progress, client);
     let gated = gate.is_some();
     if gated {
         client.watch_gate(gate);
@@ -146,7 +146,11 @@ pub async fn exchange(
 }
 
 /// Puts the watchers on a request: for its progress, and for a body to be sent only when asked for.
-fn prepare(request: Request<Body>, progress: &Rc<Progress>) -> (Request<Body>, Option<Arc<Gate>>) {
+fn prepare(
+    request: Request<Body>,
+    progress: &Rc<Progress>,
+    client: &ClientConn,
+) -> (Request<Body>, Option<Arc<Gate>>) {
     let (mut parts, mut body) = request.into_parts();
     parts.version = Version::HTTP_11;
     if body.is_end_stream() {
@@ -155,7 +159,8 @@ fn prepare(request: Request<Body>, progress: &Rc<Progress>) -> (Request<Body>, O
         return (Request::from_parts(parts, body), None);
     }
     body = body.with_progress(progress.clone());
-    if !headers::has_token(&parts.headers, &EXPECT, "100-continue") {
+    let expects = headers::has_token(&parts.headers, &EXPECT, "100-continue");
+    if !expects || client.sends_body() {
         return (Request::from_parts(parts, body), None);
     }
     let gate = Arc::new(Gate::default());
@@ -176,18 +181,21 @@ async fn within(
     deadlines: Deadlines,
 ) -> Result<Response<Incoming>, ExchangeError> {
     let mut send = pin!(send);
+    let mut look_at = progress.last.get() + deadlines.head.min(deadlines.idle);
     loop {
-        let deadline = progress.deadline(deadlines);
         tokio::select! {
             biased;
             sent = &mut send => return sent.map_err(|error| match progress.failed.get() {
                 true => ExchangeError::RequestBody(error),
                 false => ExchangeError::Send(error),
             }),
-            () = sleep_until(deadline) => {
-                if progress.deadline(deadlines) <= deadline {
+            () = sleep_until(look_at) => {
+                let (now, deadline) = (Instant::now(), progress.deadline(deadlines));
+                if deadline <= now {
                     return Err(progress.timed_out(deadlines));
                 }
+                // Whose turn it is may change unseen, and with it the deadline.
+                look_at = deadline.min(now + deadlines.head.min(deadlines.idle));
             }
         }
     }

@@ -51,6 +51,8 @@ pub(crate) struct Framing {
     state: State,
     /// Complete heads seen.
     heads: u64,
+    /// Whether a byte of the last head's body was seen.
+    body_begun: bool,
 }
 
 #[derive(Debug)]
@@ -91,12 +93,18 @@ impl Framing {
             limits,
             state: State::Head(Head::default()),
             heads: 0,
+            body_begun: false,
         }
     }
 
     /// How many complete heads have passed.
     pub(crate) fn heads(&self) -> u64 {
         self.heads
+    }
+
+    /// Whether a byte of the last request's body has passed.
+    pub(crate) fn body_begun(&self) -> bool {
+        self.body_begun
     }
 
     /// Whether the last request's body is complete.
@@ -114,12 +122,14 @@ impl Framing {
                     Ok(Some(length)) => {
                         self.state = head.body();
                         self.heads += 1;
+                        self.body_begun = false;
                         at += length;
                     }
                     Ok(None) => return Scan::PartialHead(at),
                     Err(refusal) => return Scan::Refused(at, refusal),
                 },
                 State::Length(left) => {
+                    self.body_begun = true;
                     let taken = (*left).min((bytes.len() - at) as u64);
                     *left -= taken;
                     // No more than bytes.len().
@@ -130,6 +140,7 @@ impl Framing {
                 }
                 State::Chunked(chunk) => match chunk.scan(&bytes[at..]) {
                     Some((length, is_over)) => {
+                        self.body_begun = true;
                         at += length;
                         if is_over {
                             self.state = State::Head(Head::default());

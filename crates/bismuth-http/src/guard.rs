@@ -129,6 +129,8 @@ pub(crate) struct ConnState {
     pub(crate) started: Cell<u64>,
     /// Answers whose body is gone.
     pub(crate) finished: Cell<u64>,
+    /// Whether the body of the last head has begun to arrive.
+    pub(crate) body_begun: Cell<bool>,
     /// Set for the last request, if it is refused.
     pub(crate) refused: Cell<Option<Refusal>>,
     /// The client ended its sending side right after its request.
@@ -154,6 +156,7 @@ impl ConnState {
             heads: Cell::new(0),
             started: Cell::new(0),
             finished: Cell::new(0),
+            body_begun: Cell::new(false),
             refused: Cell::new(None),
             half_closed: Cell::new(false),
             opaque: Cell::new(false),
@@ -284,6 +287,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
     fn after_scan(&mut self, scan: Scan) {
         let stand_in = u64::from(self.state.refused.get().is_some());
         self.state.heads.set(self.framing.heads() + stand_in);
+        self.state.body_begun.set(self.framing.body_begun());
         let partial = matches!(scan, Scan::PartialHead(_));
         match (partial, self.state.partial_since.get()) {
             (true, None) => self.state.partial_since.set(Some(self.last_byte)),

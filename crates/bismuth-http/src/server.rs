@@ -108,6 +108,11 @@ impl ClientConn {
         *self.state.tunnel.borrow_mut() = Some(tunnel);
     }
 
+    /// Whether the client already sends the body of the request being served, so that asking for it is idle.
+    pub(crate) fn sends_body(&self) -> bool {
+        self.state.body_begun.get() || self.state.heads.get() > self.state.started.get()
+    }
+
     /// Opens `gate` should the client send its body without being asked.
     pub(crate) fn watch_gate(&self, gate: Option<Arc<Gate>>) {
         *self.state.gate.borrow_mut() = gate;
@@ -153,9 +158,9 @@ where
     let guard = Rc::new(RefCell::new(guard));
     let component = limits.component;
     let served = service_fn(|request| answer(&state, component, request, &service));
+    // Without `pipeline_flush`: with it hyper forgets to flush answers when it closes before unread input.
     let connection = Builder::new()
         .max_buf_size(MAX_BUFFER)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(GuardedIo(guard.clone())), served);
     let mut serving = Serving {
         connection,
