@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod faults;
+mod frames;
 mod memory;
 mod proxy;
 mod reads_and_changes;

@@ -1,4 +1,4 @@
-//! A TCP proxy between a tree and its server, which can cut, freeze, and lose one answer.
+//! A TCP proxy between a tree and its server, which can cut, freeze, hold back, and lose one answer.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::frames::Frames;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Open,
@@ -16,13 +18,33 @@ enum Mode {
     Cut,
     /// Connections stay and carry nothing.
     Frozen,
+    /// Requests pass, answers wait.
+    Held,
 }
 
 pub struct Proxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
     fault: Fault,
+    traffic: watch::Sender<Traffic>,
     acceptor: JoinHandle<()>,
+}
+
+/// What went through, over all connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    pub requests: usize,
+    pub answers: usize,
+    /// The most requests at one time that had no answer yet.
+    pub most_under_way: usize,
+}
+
+impl Traffic {
+    fn add(&mut self, requests: usize, answers: usize) {
+        self.requests += requests;
+        self.answers += answers;
+        self.most_under_way = self.most_under_way.max(self.requests - self.answers);
+    }
 }
 
 /// The answer to be lost, for whichever connection carries the next request.
@@ -34,11 +56,19 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let mode = watch::Sender::new(Mode::Open);
         let fault = Fault::default();
-        let acceptor = tokio::spawn(accept(listener, server, mode.clone(), fault.clone()));
+        let traffic = watch::Sender::new(Traffic::default());
+        let link = Link {
+            server,
+            mode: mode.clone(),
+            fault: fault.clone(),
+            traffic: traffic.clone(),
+        };
+        let acceptor = tokio::spawn(accept(listener, link));
         Self {
             address,
             mode,
             fault,
+            traffic,
             acceptor,
         }
     }
@@ -59,6 +89,14 @@ impl Proxy {
         self.mode.send_replace(Mode::Frozen);
     }
 
+    pub fn hold_answers(&self) {
+        self.mode.send_replace(Mode::Held);
+    }
+
+    pub fn traffic(&self) -> watch::Receiver<Traffic> {
+        self.traffic.subscribe()
+    }
+
     pub fn lose_next_answer(&self, how: LostAnswer) {
         *self.fault.lock().unwrap() = Some(how);
     }
@@ -71,31 +109,32 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What every connection needs.
+#[derive(Clone)]
+struct Link {
     server: SocketAddr,
     mode: watch::Sender<Mode>,
     fault: Fault,
-) {
+    traffic: watch::Sender<Traffic>,
+}
+
+async fn accept(listener: TcpListener, link: Link) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        let carry = carry(client, server, mode.subscribe(), fault.clone());
+        let carry = carry(client, link.clone());
         // A connection that breaks is what the tests are about.
         tokio::spawn(async move { carry.await.ok() });
     }
 }
 
-async fn carry(
-    mut client: TcpStream,
-    server: SocketAddr,
-    mut mode: watch::Receiver<Mode>,
-    fault: Fault,
-) -> std::io::Result<()> {
+async fn carry(mut client: TcpStream, link: Link) -> std::io::Result<()> {
+    let mut mode = link.mode.subscribe();
     if *mode.borrow_and_update() == Mode::Cut {
         return Ok(());
     }
-    let mut server = TcpStream::connect(server).await?;
+    let mut server = TcpStream::connect(link.server).await?;
     let (mut up, mut down) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    let (mut up_frames, mut down_frames) = (Frames::default(), Frames::default());
     let mut swallow = false;
     loop {
         let now = *mode.borrow_and_update();
@@ -104,35 +143,32 @@ async fn carry(
         }
         tokio::select! {
             changed = mode.changed() => if changed.is_err() { return Ok(()) },
-            read = client.read(&mut up), if now == Mode::Open => {
-                let request = &up[..read?];
-                if request.is_empty() {
+            read = client.read(&mut up), if now != Mode::Frozen => {
+                let piece = &up[..read?];
+                if piece.is_empty() {
                     return Ok(());
                 }
-                if is_request(request) {
-                    match fault.lock().unwrap().take() {
+                let requests = up_frames.requests_in(piece);
+                link.traffic.send_modify(|traffic| traffic.add(requests, 0));
+                if requests > 0 {
+                    match link.fault.lock().unwrap().take() {
                         Some(LostAnswer::BeforeChange) => return Ok(()),
                         Some(LostAnswer::AfterChange) => swallow = true,
                         None => {}
                     }
                 }
-                server.write_all(request).await?;
+                server.write_all(piece).await?;
             }
             read = server.read(&mut down), if now == Mode::Open => {
-                let answer = &down[..read?];
+                let piece = &down[..read?];
+                let answers = down_frames.requests_in(piece);
+                link.traffic.send_modify(|traffic| traffic.add(0, answers));
                 // The answer proves that the change was made.
-                if answer.is_empty() || (swallow && is_request(answer)) {
+                if piece.is_empty() || (swallow && answers > 0) {
                     return Ok(());
                 }
-                client.write_all(answer).await?;
+                client.write_all(piece).await?;
             }
         }
     }
-}
-
-/// Whether the packet is (the answer to) a request and not a ping (-2) or an event (-1): its second word says.
-fn is_request(packet: &[u8]) -> bool {
-    packet
-        .get(4..8)
-        .is_some_and(|xid| i32::from_be_bytes(xid.try_into().unwrap()) >= 0)
 }

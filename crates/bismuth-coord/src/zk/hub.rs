@@ -1,0 +1,136 @@
+//! One session after the other: the supervisor, and what it publishes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch::Sender;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::{ConnectOptions, zk};
+use crate::retry::Pauses;
+use crate::tree::SessionState;
+
+/// What the supervisor publishes and everybody else looks at.
+pub(super) struct Hub {
+    pub(super) servers: String,
+    pub(super) options: ConnectOptions,
+    pub(super) link: Sender<Link>,
+    pub(super) session: Sender<SessionState>,
+}
+
+#[derive(Clone)]
+pub(super) enum Link {
+    Up(Arc<zk::Client>),
+    /// The client may be there and be looking for a server, or there is none.
+    Down {
+        since: Instant,
+        why: Arc<str>,
+    },
+}
+
+impl Link {
+    pub(super) fn down(why: impl Into<Arc<str>>) -> Self {
+        Self::Down {
+            since: Instant::now(),
+            why: why.into(),
+        }
+    }
+
+    /// The client if it can be asked right now. The link may lag behind the client by a moment.
+    pub(super) fn client(&self) -> Option<&Arc<zk::Client>> {
+        match self {
+            Self::Up(client) if client.state() == zk::SessionState::SyncConnected => Some(client),
+            _ => None,
+        }
+    }
+}
+
+pub(super) async fn supervise(hub: Arc<Hub>) {
+    loop {
+        let client = Arc::new(hub.establish().await);
+        let end = hub.follow(&client).await;
+        warn!(servers = %hub.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
+        hub.publish(
+            Link::down(format!("the session ended ({end})")),
+            SessionState::Expired,
+        );
+    }
+}
+
+impl Hub {
+    async fn establish(&self) -> zk::Client {
+        let mut pauses = Pauses::default();
+        let mut failures = 0_u32;
+        loop {
+            let connector = zk::Client::connector()
+                .with_session_timeout(self.options.session_timeout)
+                .with_fail_eagerly();
+            // The library bounds each attempt by the session timeout; twice that is a bound on its word.
+            let attempt = timeout(
+                self.options.session_timeout * 2,
+                connector.connect(&self.servers),
+            )
+            .await;
+            let why = match attempt {
+                Ok(Ok(client)) => {
+                    info!(servers = %self.servers, session = %client.session_id(), failures, "connected to ZooKeeper");
+                    return client;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(elapsed) => elapsed.to_string(),
+            };
+            if failures == 0 {
+                warn!(servers = %self.servers, error = %why, "cannot connect to ZooKeeper, trying on");
+            } else {
+                debug!(servers = %self.servers, error = %why, failures, "cannot connect to ZooKeeper");
+            }
+            failures = failures.saturating_add(1);
+            self.explain(&why);
+            sleep(pauses.next()).await;
+        }
+    }
+
+    /// Publishes the states of the client's session until a final one, and answers that.
+    async fn follow(&self, client: &Arc<zk::Client>) -> zk::SessionState {
+        let mut states = client.state_watcher();
+        let mut state = states.state();
+        while !state.is_terminated() {
+            if state == zk::SessionState::SyncConnected {
+                self.publish(Link::Up(client.clone()), SessionState::Connected);
+            } else {
+                warn!(servers = %self.servers, session = %client.session_id(), "lost the connection to ZooKeeper");
+                self.publish(
+                    Link::down("the connection was lost"),
+                    SessionState::Disconnected,
+                );
+            }
+            state = states.changed().await;
+        }
+        state
+    }
+
+    // The link goes first: whoever is woken by the session's state finds it in place. Both always notify, also
+    // of an unchanged value, because a short disconnection may have been skipped.
+    fn publish(&self, link: Link, state: SessionState) {
+        self.link.send_replace(link);
+        self.session.send_replace(state);
+    }
+
+    /// Replaces the reason for being down, and leaves the time at which that began.
+    fn explain(&self, why: &str) {
+        self.link.send_modify(|link| {
+            if let Link::Down { why: current, .. } = link {
+                *current = why.into();
+            }
+        });
+    }
+
+    pub(super) fn trouble(&self) -> String {
+        match &*self.link.borrow() {
+            Link::Down { why, .. } => {
+                format!("no connection to ZooKeeper at {}: {why}", self.servers)
+            }
+            Link::Up(_) => format!("no connection to ZooKeeper at {}", self.servers),
+        }
+    }
+}

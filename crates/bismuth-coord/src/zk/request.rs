@@ -1,0 +1,208 @@
+//! One request and its answer.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::hub::{Hub, Link};
+use super::zk;
+use crate::error::{Cause, Error, Result};
+use crate::tree::{Kind, Version, Versioned};
+
+/// Everybody may read and write: access to ZooKeeper is limited by the network it is in.
+const OPEN_TO_ALL: zk::Acls<'static> = zk::Acls::anyone_all();
+
+impl Hub {
+    /// The client, as soon as it is connected, but not for longer than `connected_wait` after it was not.
+    pub(super) async fn connected(&self, act: &'static str, path: &str) -> Result<Arc<zk::Client>> {
+        let mut link = self.link.subscribe();
+        let since = match &*link.borrow() {
+            Link::Down { since, .. } => *since,
+            Link::Up(_) => Instant::now(),
+        };
+        let up = link.wait_for(|link| link.client().is_some());
+        if let Ok(Ok(link)) = timeout_at(since + self.options.connected_wait, up).await
+            && let Some(client) = link.client()
+        {
+            return Ok(client.clone());
+        }
+        Err(Error::Unavailable {
+            act,
+            path: path.to_owned(),
+            source: self.trouble().into(),
+        })
+    }
+
+    /// Asks until there is an answer or the deadline passes.
+    pub(super) async fn read<T, F>(
+        &self,
+        act: &'static str,
+        path: &str,
+        ask: impl Fn(Arc<zk::Client>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, zk::Error>>,
+    {
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            let client = self.connected(act, path).await?;
+            let source = match answer(&client, deadline, ask(client.clone())).await {
+                Ok(value) => return Ok(value),
+                Err(Ended::Failed(error)) => match judge(act, path, error) {
+                    Verdict::Answer(error) => return Err(error),
+                    Verdict::Odd(source) => {
+                        return Err(Error::Refused {
+                            act,
+                            path: path.to_owned(),
+                            source,
+                        });
+                    }
+                    Verdict::Lost(source) => source,
+                },
+                Err(Ended::Lost(source)) => source,
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::Unavailable {
+                    act,
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+
+    /// Asks once.
+    pub(super) async fn change<T, F>(
+        &self,
+        act: &'static str,
+        path: &str,
+        ask: impl FnOnce(Arc<zk::Client>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, zk::Error>>,
+    {
+        let client = self.connected(act, path).await?;
+        let deadline = Instant::now() + self.options.timeout;
+        match answer(&client, deadline, ask(client.clone())).await {
+            Ok(value) => Ok(value),
+            Err(Ended::Failed(error)) => Err(judge(act, path, error).of_a_change(act, path)),
+            Err(Ended::Lost(source)) => Err(Error::UnknownOutcome {
+                act,
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+}
+
+pub(super) enum Ended<E> {
+    /// The library answered with an error.
+    Failed(E),
+    /// There was no answer.
+    Lost(Cause),
+}
+
+/// Waits for the answer to a request, the loss of the connection, or the deadline. An answer that is there is
+/// preferred over the others. The library takes a dropped request as it is: sent, with nobody waiting.
+pub(super) async fn answer<T, E>(
+    client: &zk::Client,
+    deadline: Instant,
+    request: impl Future<Output = Result<T, E>>,
+) -> Result<T, Ended<E>> {
+    tokio::select! {
+        biased;
+        result = request => result.map_err(Ended::Failed),
+        state = disconnected(client) => Err(Ended::Lost(format!("the session is now {state}").into())),
+        () = sleep_until(deadline) => Err(Ended::Lost("no answer came in time".into())),
+    }
+}
+
+pub(super) async fn disconnected(client: &zk::Client) -> zk::SessionState {
+    let mut states = client.state_watcher();
+    let mut state = states.state();
+    while state == zk::SessionState::SyncConnected {
+        state = states.changed().await;
+    }
+    state
+}
+
+pub(super) enum Verdict {
+    /// The service answered, or refused, and nothing was changed.
+    Answer(Error),
+    /// The connection ended before an answer.
+    Lost(Cause),
+    /// Something that should not be, and that says nothing about what was changed.
+    Odd(Cause),
+}
+
+impl Verdict {
+    pub(super) fn of_a_change(self, act: &'static str, path: &str) -> Error {
+        match self {
+            Self::Answer(error) => error,
+            Self::Lost(source) | Self::Odd(source) => Error::UnknownOutcome {
+                act,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+pub(super) fn judge(act: &'static str, path: &str, error: zk::Error) -> Verdict {
+    use zk::Error as E;
+    let path = path.to_owned();
+    match error {
+        E::NoNode => Verdict::Answer(Error::NotFound { act, path }),
+        E::NodeExists => Verdict::Answer(Error::AlreadyExists { path }),
+        E::BadVersion => Verdict::Answer(Error::BadVersion { act, path }),
+        E::NotEmpty => Verdict::Answer(Error::NotEmpty { path }),
+        E::NoChildrenForEphemerals => Verdict::Answer(Error::EphemeralParent { path }),
+        // The server is overloaded and did not take the request.
+        E::Throttled => Verdict::Answer(Error::Unavailable {
+            act,
+            path,
+            source: error.into(),
+        }),
+        E::NoAuth
+        | E::InvalidAcl
+        | E::QuotaExceeded
+        | E::MarshallingError
+        | E::Unimplemented
+        | E::NotReadOnly
+        | E::BadArguments(_) => Verdict::Answer(Error::Refused {
+            act,
+            path,
+            source: error.into(),
+        }),
+        // `Custom` is what a socket says. In all of these the client has left the connected state already.
+        E::ConnectionLoss
+        | E::SessionExpired
+        | E::SessionMoved
+        | E::ClientClosed
+        | E::AuthFailed
+        | E::Timeout
+        | E::NoHosts
+        | E::Custom(_) => Verdict::Lost(error.into()),
+        other => Verdict::Odd(other.into()),
+    }
+}
+
+pub(super) fn versioned(client: &zk::Client, data: Vec<u8>, stat: zk::Stat) -> Versioned {
+    Versioned {
+        data: Bytes::from(data),
+        version: Version(stat.version),
+        created_ms: u64::try_from(stat.ctime).unwrap_or(0),
+        modified_ms: u64::try_from(stat.mtime).unwrap_or(0),
+        ephemeral: stat.ephemeral_owner != 0,
+        mine: stat.ephemeral_owner != 0 && stat.ephemeral_owner == client.session_id().0,
+    }
+}
+
+pub(super) fn options_of(kind: Kind) -> zk::CreateOptions<'static> {
+    match kind {
+        Kind::Persistent => zk::CreateMode::Persistent.with_acls(OPEN_TO_ALL),
+        Kind::Ephemeral => zk::CreateMode::Ephemeral.with_acls(OPEN_TO_ALL),
+    }
+}

@@ -1,0 +1,58 @@
+//! Several changes as one request.
+
+use tokio::time::Instant;
+
+use super::hub::Hub;
+use super::request::{Ended, answer, judge, options_of};
+use super::zk;
+use crate::error::{Error, Result};
+use crate::tree::{Op, Version};
+
+impl Hub {
+    pub(super) async fn commit(&self, ops: &[Op]) -> Result<()> {
+        let (act, path) = match ops {
+            [] => return Ok(()),
+            [op] => (op.act(), op.path()),
+            [op, ..] => ("commit", op.path()),
+        };
+        let client = self.connected(act, path).await?;
+        let mut writer = client.new_multi_writer();
+        for op in ops {
+            add(&mut writer, op).map_err(|error| {
+                judge(op.act(), op.path(), error).of_a_change(op.act(), op.path())
+            })?;
+        }
+        let deadline = Instant::now() + self.options.timeout;
+        match answer(&client, deadline, writer.commit()).await {
+            Ok(_) => Ok(()),
+            Err(Ended::Failed(zk::MultiWriteError::OperationFailed { index, source })) => {
+                let (act, path) = ops
+                    .get(index)
+                    .map_or((act, path), |op| (op.act(), op.path()));
+                Err(judge(act, path, source).of_a_change(act, path))
+            }
+            Err(Ended::Failed(zk::MultiWriteError::RequestFailed { source })) => {
+                Err(judge(act, path, source).of_a_change(act, path))
+            }
+            Err(Ended::Lost(source)) => Err(Error::UnknownOutcome {
+                act,
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+}
+
+fn add(writer: &mut zk::MultiWriter<'_>, op: &Op) -> Result<(), zk::Error> {
+    let number = |expected: &Option<Version>| expected.map(|Version(version)| version);
+    match op {
+        Op::Create { path, data, kind } => writer.add_create(path, data, &options_of(*kind)),
+        Op::Set {
+            path,
+            data,
+            expected,
+        } => writer.add_set_data(path, data, number(expected)),
+        Op::Delete { path, expected } => writer.add_delete(path, number(expected)),
+        Op::Check { path, expected } => writer.add_check_version(path, expected.0),
+    }
+}
