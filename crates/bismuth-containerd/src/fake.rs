@@ -13,9 +13,10 @@
 //!
 //! Time is tokio's: with a paused clock hangs and delays cost nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+mod state;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -23,19 +24,18 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
+use self::state::{State, Stored, refuse};
 use crate::client::Deadlines;
 use crate::error::{Error, Result};
 use crate::events::{TaskEvent, TaskEvents};
-use crate::tasks::{
-    ContainerInfo, Exit, NewContainer, SIGKILL, SIGTERM, Stdio, TaskInfo, TaskStatus, Tasks,
-};
+use crate::tasks::{ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, Tasks};
 
 /// Pids of fake tasks begin above the kernel's largest possible pid (2^22), so that none belongs to a real process.
 const FIRST_PID: u32 = 5_000_000;
 
 /// A method of [`Tasks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // each is the method of that name
+#[allow(missing_docs, reason = "each is the method of that name")]
 pub enum Act {
     CreateContainer,
     CreateTask,
@@ -94,28 +94,6 @@ pub struct FakeContainerd {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
     deadlines: Deadlines,
-}
-
-#[derive(Default)]
-struct State {
-    containers: BTreeMap<String, Stored>,
-    faults: VecDeque<(Act, Fault)>,
-    calls: Vec<Call>,
-    readers: Vec<mpsc::UnboundedSender<TaskEvent>>,
-    pids: VecDeque<u32>,
-    tasks_made: u32,
-    ignores_sigterm: bool,
-}
-
-struct Stored {
-    container: NewContainer,
-    task: Option<Task>,
-}
-
-struct Task {
-    pid: u32,
-    stdio: Stdio,
-    status: TaskStatus,
 }
 
 impl FakeContainerd {
@@ -242,143 +220,6 @@ fn deadline(act: Act, id: &str, after: Duration) -> Error {
     }
 }
 
-fn refuse(act: Act, id: &str, code: Code, message: &str) -> Error {
-    Error::from_status(act.phrase(), id, Status::new(code, message))
-}
-
-impl State {
-    fn record(&mut self, act: Act, id: &str) -> Option<Fault> {
-        self.calls.push(Call {
-            act,
-            id: id.to_owned(),
-        });
-        let at = self.faults.iter().position(|(of, _)| *of == act)?;
-        self.faults.remove(at).map(|(_, fault)| fault)
-    }
-
-    fn emit(&mut self, event: &TaskEvent) {
-        self.readers
-            .retain(|reader| reader.send(event.clone()).is_ok());
-    }
-
-    fn stored(&mut self, act: Act, id: &str) -> Result<&mut Stored> {
-        self.containers
-            .get_mut(id)
-            .ok_or_else(|| refuse(act, id, Code::NotFound, "container: not found"))
-    }
-
-    fn task(&mut self, act: Act, id: &str) -> Result<&mut Task> {
-        self.stored(act, id)?
-            .task
-            .as_mut()
-            .ok_or_else(|| refuse(act, id, Code::NotFound, "no running task found: not found"))
-    }
-
-    fn exit(&mut self, id: &str, status: u32) {
-        let at = SystemTime::now();
-        let Ok(task) = self.task(Act::Kill, id) else {
-            return;
-        };
-        if matches!(task.status, TaskStatus::Stopped(_)) {
-            return;
-        }
-        task.status = TaskStatus::Stopped(Exit { status, at });
-        let (id, pid) = (id.to_owned(), task.pid);
-        self.emit(&TaskEvent::Exit {
-            id,
-            pid,
-            status,
-            at,
-        });
-    }
-
-    fn create_task(&mut self, id: &str, stdio: Stdio) -> Result<u32> {
-        let scripted = self.pids.front().copied();
-        let pid = scripted.unwrap_or(FIRST_PID + self.tasks_made);
-        let stored = self.stored(Act::CreateTask, id)?;
-        if stored.task.is_some() {
-            return Err(refuse(
-                Act::CreateTask,
-                id,
-                Code::AlreadyExists,
-                "task: already exists",
-            ));
-        }
-        stored.task = Some(Task {
-            pid,
-            stdio,
-            status: TaskStatus::Created,
-        });
-        self.pids.pop_front();
-        self.tasks_made += 1;
-        Ok(pid)
-    }
-
-    fn start(&mut self, id: &str) -> Result<()> {
-        let task = self.task(Act::Start, id)?;
-        if task.status != TaskStatus::Created {
-            return Err(refuse(
-                Act::Start,
-                id,
-                Code::FailedPrecondition,
-                "cannot start a container that has started",
-            ));
-        }
-        task.status = TaskStatus::Running;
-        Ok(())
-    }
-
-    fn kill(&mut self, id: &str, signal: u32) -> Result<()> {
-        if let TaskStatus::Stopped(_) = self.task(Act::Kill, id)?.status {
-            return Err(refuse(
-                Act::Kill,
-                id,
-                Code::NotFound,
-                "process already finished: not found",
-            ));
-        }
-        if signal == SIGKILL || (signal == SIGTERM && !self.ignores_sigterm) {
-            self.exit(id, 128 + signal);
-        }
-        Ok(())
-    }
-
-    fn stopped(&mut self, id: &str) -> Result<Option<Exit>> {
-        Ok(match self.task(Act::Wait, id)?.status {
-            TaskStatus::Stopped(exit) => Some(exit),
-            _ => None,
-        })
-    }
-
-    fn delete_task(&mut self, id: &str) -> Result<Exit> {
-        let act = Act::DeleteTask;
-        let TaskStatus::Stopped(exit) = self.task(act, id)?.status else {
-            return Err(refuse(
-                act,
-                id,
-                Code::FailedPrecondition,
-                "task must be stopped before deletion",
-            ));
-        };
-        self.stored(act, id)?.task = None;
-        Ok(exit)
-    }
-
-    fn delete_container(&mut self, id: &str) -> Result<()> {
-        let act = Act::DeleteContainer;
-        if self.stored(act, id)?.task.is_some() {
-            return Err(refuse(
-                act,
-                id,
-                Code::FailedPrecondition,
-                "its task would be leaked",
-            ));
-        }
-        self.containers.remove(id);
-        Ok(())
-    }
-}
-
 #[async_trait]
 impl Tasks for FakeContainerd {
     async fn create_container(&self, container: NewContainer) -> Result<()> {
@@ -487,139 +328,4 @@ impl Tasks for FakeContainerd {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tasks::{RuntimeOptions, TeardownStep};
-
-    fn container(id: &str) -> NewContainer {
-        NewContainer {
-            id: id.to_owned(),
-            spec: oci_spec::runtime::Spec::default(),
-            image: None,
-            labels: std::collections::HashMap::new(),
-            runtime: RuntimeOptions::runc(),
-            shim_group: None,
-        }
-    }
-
-    async fn running(fake: &FakeContainerd, id: &str) -> u32 {
-        fake.create_container(container(id))
-            .await
-            .expect("recorded");
-        let pid = fake.create_task(id, Stdio::null()).await.expect("created");
-        fake.start(id).await.expect("started");
-        pid
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_lives_and_dies_as_containerds_does() {
-        let fake = FakeContainerd::default();
-        let mut events = fake.events();
-        let pid = running(&fake, "a").await;
-        assert!(matches!(
-            fake.delete_task("a").await,
-            Err(Error::FailedPrecondition(_))
-        ));
-        assert!(matches!(
-            fake.create_container(container("a")).await,
-            Err(Error::AlreadyExists(_))
-        ));
-
-        fake.exit("a", 3);
-        assert_eq!(events.next().await, Some(TaskEvent::Lost));
-        let exit = events.next().await;
-        assert!(
-            matches!(&exit, Some(TaskEvent::Exit { id, pid: p, status: 3, .. }) if id == "a" && *p == pid),
-            "{exit:?}"
-        );
-        assert!(matches!(
-            fake.kill("a", SIGKILL, true).await,
-            Err(Error::NotFound(_))
-        ));
-        assert_eq!(fake.wait("a").await.expect("stopped").status, 3);
-        fake.teardown("a").await.expect("torn down");
-        assert!(fake.list_containers().await.expect("listed").is_empty());
-        fake.teardown("a").await.expect("twice is harmless");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_waiter_hears_of_an_exit_and_of_its_deadline() {
-        let fake = FakeContainerd::default();
-        running(&fake, "a").await;
-        let (waited, ()) = tokio::join!(fake.wait("a"), async { fake.exit("a", 0) });
-        assert_eq!(waited.expect("stopped").status, 0);
-
-        running(&fake, "b").await;
-        assert!(matches!(
-            fake.wait("b").await,
-            Err(Error::DeadlineExceeded { .. })
-        ));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn scripted_faults_meet_their_act_in_order() {
-        let fake = FakeContainerd::default();
-        fake.script(
-            Act::CreateTask,
-            Fault::Fail(Code::Unknown, "runc create failed".to_owned()),
-        );
-        fake.script(Act::CreateTask, Fault::Hang);
-        fake.script(Act::Start, Fault::ExitsAtOnce(127));
-        fake.create_container(container("a"))
-            .await
-            .expect("recorded");
-        let failed = fake
-            .create_task("a", Stdio::null())
-            .await
-            .expect_err("scripted");
-        assert_eq!(
-            failed.to_string(),
-            "create task a: runc create failed (grpc Unknown)"
-        );
-        let hung = fake
-            .create_task("a", Stdio::null())
-            .await
-            .expect_err("scripted");
-        assert!(matches!(hung, Error::DeadlineExceeded { .. }));
-        fake.create_task("a", Stdio::null())
-            .await
-            .expect("no script left");
-        fake.start("a").await.expect("started");
-        assert_eq!(fake.wait("a").await.expect("stopped").status, 127);
-        assert_eq!(fake.count(Act::CreateTask), 3);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_teardown_reports_every_failure_and_keeps_the_record_of_a_task_it_could_not_delete() {
-        let fake = FakeContainerd::default();
-        running(&fake, "a").await;
-        fake.script(
-            Act::Kill,
-            Fault::Fail(Code::Unknown, "shim is gone".to_owned()),
-        );
-        fake.script(Act::Wait, Fault::Hang);
-        fake.script(
-            Act::DeleteTask,
-            Fault::Fail(Code::Unavailable, "ttrpc: closed".to_owned()),
-        );
-        let error = fake.teardown("a").await.expect_err("scripted");
-        let steps: Vec<_> = error.failures.iter().map(|(step, _)| *step).collect();
-        assert_eq!(
-            steps,
-            [
-                TeardownStep::Kill,
-                TeardownStep::Wait,
-                TeardownStep::DeleteTask
-            ]
-        );
-        let text = error.to_string();
-        assert!(
-            text.contains("shim is gone") && text.contains("ttrpc: closed"),
-            "{text}"
-        );
-        assert_eq!(fake.list_containers().await.expect("listed").len(), 1);
-
-        fake.teardown("a").await.expect("the next attempt succeeds");
-        assert!(fake.list_containers().await.expect("listed").is_empty());
-    }
-}
+mod tests;
