@@ -19,6 +19,7 @@ pub mod error;
 pub mod events;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod images;
 pub mod spec;
 pub mod tasks;
 

@@ -1,0 +1,321 @@
+//! Getting documents and blobs of one image from its registry into the content store.
+//!
+//! ```text
+//!   blob ──► there already? ──► done
+//!        └─► open ingest at offset n ──► GET from n ──► 1 MiB at a time: hash, write ──► ours = promised? ──► commit
+//!                  ▲                                        │ cut off                        │ no
+//!                  └──────────────── pause ◄────────────────┘        drop it, next endpoint ◄┘
+//! ```
+//!
+//! What arrived before a cut is kept, by containerd, also over the death of this process. Within the process the running
+//! hash is kept with it, so our own check covers the whole blob; of a part that an earlier process left, only containerd's
+//! check at the commit does. Memory: one chunk being filled and one being written, per blob in transfer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use oci_client::errors::DigestError;
+use oci_spec::distribution::Reference;
+use tokio::sync::Semaphore;
+
+use super::content::{CHUNK, ContentStore, Ingest, Opened};
+use super::digest::{Digest, Hasher};
+use super::error::{ImageError, Result, chain};
+use super::manifest::Descriptor;
+use super::progress::Meter;
+use super::registry::config::RetryPolicy;
+use super::registry::{BlobStream, Remote};
+use super::single_flight::KeyedLocks;
+
+/// What it takes to get things for one image.
+pub(crate) struct Fetcher {
+    pub reference: Reference,
+    pub remotes: Vec<Remote>,
+    /// Why endpoints are missing from `remotes`.
+    pub unusable: Vec<ImageError>,
+    pub retry: RetryPolicy,
+    pub meter: Meter,
+    /// One writer per blob, whichever image it is for.
+    pub locks: Arc<KeyedLocks>,
+    /// Bounds the blobs in transfer, over all pulls.
+    pub slots: Arc<Semaphore>,
+}
+
+/// Where the transfer of one blob is, over several attempts.
+struct Transfer {
+    /// The hash of the bytes in the ingest; `None` if some of them came before our time.
+    hasher: Option<Hasher>,
+    offset: u64,
+    /// The farthest that any attempt came: going beyond is progress.
+    farthest: u64,
+    /// What the meter was told.
+    told: u64,
+}
+
+impl Fetcher {
+    /// Makes a request at one endpoint after the other until one answers; passing failures are retried.
+    pub async fn first_of<T, F>(&self, request: impl Fn(Remote) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut failures = self.unusable.clone();
+        for remote in &self.remotes {
+            match self.retrying(|| request(remote.clone())).await {
+                Err(error) if error.is_endpoints_fault() => failures.push(error),
+                other => return other,
+            }
+        }
+        Err(ImageError::of_endpoints(&self.reference.whole(), failures))
+    }
+
+    async fn retrying<T, F>(&self, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut failures = 0;
+        loop {
+            match request().await {
+                Err(error) if error.is_retryable() && failures + 1 < self.retry.attempts => {
+                    failures += 1;
+                    self.pause(failures, &error).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn pause(&self, failures: u32, error: &ImageError) {
+        let pause = self.retry.pause(failures);
+        tracing::warn!(image = %self.reference, failures, ?pause, %error, "trying again");
+        self.meter.problem(error.to_string());
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Makes sure that a blob is in `content`.
+    pub async fn blob(&self, content: &ContentStore, blob: &Descriptor) -> Result<()> {
+        let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
+        if content.info(&blob.digest).await?.is_some() {
+            self.meter.moved(0, blob.size);
+            return Ok(());
+        }
+        // The semaphore is never closed.
+        let _slot = self.slots.acquire().await;
+        let mut transfer = Transfer::new(&blob.digest);
+        let mut failures = self.unusable.clone();
+        for remote in &self.remotes {
+            match self.blob_from(remote, content, blob, &mut transfer).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_endpoints_fault() => failures.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ImageError::of_endpoints(&self.reference.whole(), failures))
+    }
+
+    async fn blob_from(
+        &self,
+        remote: &Remote,
+        content: &ContentStore,
+        blob: &Descriptor,
+        transfer: &mut Transfer,
+    ) -> Result<()> {
+        let mut failures = 0;
+        let mut began_anew = false;
+        loop {
+            let reached = transfer.farthest;
+            let error = match self.attempt(remote, content, blob, transfer).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if transfer.farthest > reached {
+                failures = 0;
+            }
+            match &error {
+                // What an earlier process left may have been the bad part: once, without it.
+                ImageError::DigestMismatch { .. } if transfer.hasher.is_none() && !began_anew => {
+                    began_anew = true;
+                    transfer.begin_anew(&blob.digest, &self.meter);
+                }
+                error if error.is_retryable() && failures + 1 < self.retry.attempts => {
+                    failures += 1;
+                    self.pause(failures, error).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        remote: &Remote,
+        content: &ContentStore,
+        blob: &Descriptor,
+        transfer: &mut Transfer,
+    ) -> Result<()> {
+        let mut ingest = match content.open(&blob.digest, blob.size).await? {
+            Opened::Present => {
+                transfer.tell(blob.size, &self.meter);
+                return Ok(());
+            }
+            Opened::Ingest(ingest) => ingest,
+        };
+        if ingest.offset() > blob.size {
+            ingest = ingest.restart().await?;
+        }
+        transfer.align(&blob.digest, ingest.offset(), &self.meter);
+        if ingest.offset() < blob.size {
+            let body = remote.blob(&blob.digest, ingest.offset()).await?;
+            if body.offset != ingest.offset() {
+                ingest = ingest.restart().await?;
+                transfer.align(&blob.digest, 0, &self.meter);
+            }
+            self.copy(remote, body, blob, &mut ingest, transfer).await?;
+        }
+        self.finish(remote, content, blob, ingest, transfer).await
+    }
+
+    async fn copy(
+        &self,
+        remote: &Remote,
+        body: BlobStream,
+        blob: &Descriptor,
+        ingest: &mut Ingest,
+        transfer: &mut Transfer,
+    ) -> Result<()> {
+        let act = format!("get blob {}", blob.digest);
+        let mut stream = body.stream;
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut broken = None;
+        while let Some(part) = stream.next().await {
+            let part = match part {
+                Ok(part) => part,
+                // `oci-client`'s own verdict at the end of a whole body; ours follows and knows more.
+                Err(error)
+                    if error
+                        .get_ref()
+                        .is_some_and(|inner| inner.is::<DigestError>()) =>
+                {
+                    break;
+                }
+                Err(error) => {
+                    broken = Some(remote.unreachable(&act, chain(&error)));
+                    break;
+                }
+            };
+            if ingest.offset() + (chunk.len() + part.len()) as u64 > blob.size {
+                let words = format!(
+                    "sent more than the {} bytes that the manifest promises",
+                    blob.size
+                );
+                return Err(remote.refused(&act, words));
+            }
+            let mut rest = part.as_ref();
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(CHUNK - chunk.len()));
+                chunk.extend_from_slice(now);
+                rest = later;
+                if chunk.len() == CHUNK {
+                    let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK));
+                    transfer.append(ingest, full, &self.meter).await?;
+                }
+            }
+        }
+        if !chunk.is_empty() {
+            transfer.append(ingest, chunk, &self.meter).await?;
+        }
+        match broken {
+            Some(error) => Err(error),
+            None if ingest.offset() < blob.size => Err(ImageError::SizeMismatch {
+                digest: blob.digest.clone(),
+                origin: remote.name().to_owned(),
+                expected: blob.size,
+                actual: ingest.offset(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn finish(
+        &self,
+        remote: &Remote,
+        content: &ContentStore,
+        blob: &Descriptor,
+        ingest: Ingest,
+        transfer: &Transfer,
+    ) -> Result<()> {
+        let actual = transfer.hasher.clone().map(Hasher::finish);
+        let verdict = match actual {
+            Some(actual) if actual != blob.digest => {
+                drop(ingest);
+                Err(ImageError::DigestMismatch {
+                    object: "blob".to_owned(),
+                    origin: remote.name().to_owned(),
+                    expected: blob.digest.to_string(),
+                    actual: actual.to_string(),
+                })
+            }
+            _ => ingest.commit(self.source_label()).await.map(|_| ()),
+        };
+        if let Err(ImageError::DigestMismatch { .. }) = &verdict {
+            content.abort(&blob.digest).await?;
+        }
+        verdict
+    }
+
+    /// Where the blob can be had again: what containerd's own pushes and lazy pulls look at (containerd
+    /// `remotes/docker/handler.go`, `AppendDistributionSourceLabel`).
+    fn source_label(&self) -> HashMap<String, String> {
+        let key = format!(
+            "containerd.io/distribution.source.{}",
+            self.reference.registry()
+        );
+        HashMap::from([(key, self.reference.repository().to_owned())])
+    }
+}
+
+impl Transfer {
+    fn new(digest: &Digest) -> Self {
+        Self {
+            hasher: Some(Hasher::like(digest)),
+            offset: 0,
+            farthest: 0,
+            told: 0,
+        }
+    }
+
+    /// Takes in where the ingest really is.
+    fn align(&mut self, digest: &Digest, offset: u64, meter: &Meter) {
+        if offset != self.offset {
+            self.hasher = (offset == 0).then(|| Hasher::like(digest));
+            self.offset = offset;
+        }
+        self.farthest = self.farthest.max(offset);
+        self.tell(offset, meter);
+    }
+
+    fn begin_anew(&mut self, digest: &Digest, meter: &Meter) {
+        self.hasher = Some(Hasher::like(digest));
+        self.offset = 0;
+        self.tell(0, meter);
+    }
+
+    async fn append(&mut self, ingest: &mut Ingest, chunk: Vec<u8>, meter: &Meter) -> Result<()> {
+        // The hash may only move when containerd has the bytes, or a retry would count them twice.
+        let mut hasher = self.hasher.clone();
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&chunk);
+        }
+        ingest.write(chunk).await?;
+        self.hasher = hasher;
+        self.offset = ingest.offset();
+        self.farthest = self.farthest.max(self.offset);
+        self.tell(self.offset, meter);
+        Ok(())
+    }
+
+    fn tell(&mut self, bytes: u64, meter: &Meter) {
+        meter.moved(self.told, bytes);
+        self.told = bytes;
+    }
+}

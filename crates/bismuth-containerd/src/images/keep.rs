@@ -1,0 +1,319 @@
+//! Making an image ready out of what containerd has, and keeping it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use oci_spec::distribution::Reference;
+
+use super::PreparedImage;
+use super::digest::Digest;
+use super::error::{ImageError, Result};
+use super::leases::image_lease;
+use super::manifest::{
+    CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
+};
+use super::progress::{Meter, Phase};
+use super::snapshots::{Snapshots, view_key};
+use super::store::Parts;
+
+/// The documents of one image.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    /// The index, or the manifest if there is none.
+    pub root: Descriptor,
+    pub manifest_digest: Digest,
+    pub manifest: Manifest,
+    pub config: ConfigFile,
+}
+
+impl Described {
+    /// The name of the snapshot that holds all layers; empty if there is no layer, which is containerd's name for nothing.
+    pub fn top(&self) -> String {
+        self.config
+            .chain_ids()
+            .last()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    }
+
+    /// Bytes of all blobs in the content store.
+    pub fn content_bytes(&self) -> u64 {
+        let layers: u64 = self.manifest.layers.iter().map(|layer| layer.size).sum();
+        self.root.size + self.manifest.config.size + layers
+    }
+}
+
+impl Parts {
+    /// The image, if it is unpacked and kept.
+    pub async fn ready(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<PreparedImage>> {
+        let key = view_key(digest);
+        let found = tokio::try_join!(
+            self.snapshots.lower_dirs(&key),
+            self.leases.has_image(digest),
+            self.describe(digest)
+        )?;
+        let (Some(lower_dirs), true, Some(described)) = found else {
+            return Ok(None);
+        };
+        // Asked for by a name that has no record (a digest, usually): from now on it has.
+        if reference.digest().is_some()
+            && self.records.get(&reference.whole()).await?.as_ref() != Some(digest)
+        {
+            self.records
+                .put(&reference.whole(), &described.root)
+                .await?;
+        }
+        self.touch(digest).await;
+        Ok(Some(prepared(reference, &described, lower_dirs)))
+    }
+
+    /// Makes the image ready without a registry, or says `None` if some of it is missing. The caller holds the image's lock.
+    pub async fn prepare_local(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        meter: &Meter,
+    ) -> Result<Option<PreparedImage>> {
+        let Some(described) = self.describe(digest).await? else {
+            return Ok(None);
+        };
+        let top = described.top();
+        if !top.is_empty() && !self.snapshots.exists(&top).await? {
+            for layer in &described.manifest.layers {
+                if self.content.info(&layer.digest).await?.is_none() {
+                    return Ok(None);
+                }
+            }
+        }
+        let lease = self
+            .leases
+            .create_for_pull(digest, self.pull_lease_life())
+            .await?;
+        let kept = async {
+            self.hold(&lease, &described).await?;
+            let bytes = described
+                .manifest
+                .layers
+                .iter()
+                .map(|layer| layer.size)
+                .sum();
+            meter.expect(described.manifest.layers.len(), bytes);
+            meter.moved(0, bytes);
+            meter.phase(Phase::Unpacking);
+            let chain = described.config.chain_ids();
+            for position in 0..chain.len() {
+                self.unpack_layer(&lease, &described, &chain, position)
+                    .await?;
+                meter.layer_done();
+            }
+            self.keep(reference, &described).await
+        };
+        let kept = kept.await;
+        self.leases.delete_pulls(digest, false).await?;
+        kept.map(Some)
+    }
+
+    /// Puts what is there of an image under a lease, so that it stays while it is being worked on.
+    async fn hold(&self, lease: &str, described: &Described) -> Result<()> {
+        let Manifest { config, layers } = &described.manifest;
+        let blobs = [
+            &described.root.digest,
+            &described.manifest_digest,
+            &config.digest,
+        ];
+        for digest in blobs
+            .into_iter()
+            .chain(layers.iter().map(|layer| &layer.digest))
+        {
+            self.leases.hold_content(lease, digest).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads an image's documents from the content store, or says `None` if one is missing.
+    pub async fn describe(&self, digest: &Digest) -> Result<Option<Arc<Described>>> {
+        let known = self
+            .described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)
+            .cloned();
+        if let Some(known) = known {
+            // The documents may have been collected since.
+            return Ok(self.content.info(digest).await?.map(|_| known));
+        }
+        let Some(described) = self.read_documents(digest).await? else {
+            return Ok(None);
+        };
+        let described = Arc::new(described);
+        let mut all = self
+            .described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.insert(digest.clone(), described.clone());
+        Ok(Some(described))
+    }
+
+    async fn read_documents(&self, digest: &Digest) -> Result<Option<Described>> {
+        let Some(data) = self.content.read(digest, MANIFEST_MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        let (document, media_type) = Document::parse(digest, &data)?;
+        let root = root_descriptor(digest, media_type, &data);
+        let (manifest_digest, manifest) = match document {
+            Document::Image(manifest) => (digest.clone(), manifest),
+            Document::Index(manifests) => {
+                let chosen = choose(digest.as_str(), &manifests, &self.config.platform)?;
+                let Some(data) = self
+                    .content
+                    .read(&chosen.digest, MANIFEST_MAX_BYTES)
+                    .await?
+                else {
+                    return Ok(None);
+                };
+                (
+                    chosen.digest.clone(),
+                    image_manifest(&chosen.digest, &data)?,
+                )
+            }
+        };
+        let Some(data) = self
+            .content
+            .read(&manifest.config.digest, CONFIG_MAX_BYTES)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let config = ConfigFile::parse(&manifest, &data)?;
+        Ok(Some(Described {
+            root,
+            manifest_digest,
+            manifest,
+            config,
+        }))
+    }
+
+    /// Unpacks one layer under `lease`, unless it is unpacked already.
+    pub async fn unpack_layer(
+        &self,
+        lease: &str,
+        described: &Described,
+        chain: &[Digest],
+        position: usize,
+    ) -> Result<()> {
+        let chain_id = &chain[position];
+        let parent = position
+            .checked_sub(1)
+            .map(|below| chain[below].to_string())
+            .unwrap_or_default();
+        let _turn = self.locks.lock(&format!("snapshot {chain_id}")).await;
+        // First held, then looked for: what is there after that stays.
+        self.leases
+            .hold_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())
+            .await?;
+        if self.snapshots.exists(chain_id.as_str()).await? {
+            return Ok(());
+        }
+        let leased = Snapshots::new(
+            self.containerd.with_lease(lease)?,
+            self.config.snapshotter.clone(),
+        );
+        let layer = &described.manifest.layers[position];
+        let started = std::time::Instant::now();
+        leased
+            .unpack(
+                layer,
+                &described.config.diff_ids[position],
+                &parent,
+                chain_id,
+            )
+            .await?;
+        tracing::debug!(layer = %layer.digest, bytes = layer.size, took = ?started.elapsed(), "unpacked");
+        let uncompressed = (
+            "containerd.io/uncompressed".to_owned(),
+            described.config.diff_ids[position].to_string(),
+        );
+        self.content
+            .label(&layer.digest, HashMap::from([uncompressed]))
+            .await
+    }
+
+    /// Gives an unpacked image its lease, view and record.
+    pub async fn keep(
+        &self,
+        reference: &Reference,
+        described: &Described,
+    ) -> Result<PreparedImage> {
+        let digest = &described.root.digest;
+        let lease = self.leases.create_for_image(digest).await?;
+        debug_assert_eq!(lease, image_lease(digest));
+        let key = view_key(digest);
+        let snapshotter = self.snapshots.snapshotter();
+        let leased = Snapshots::new(self.containerd.with_lease(&lease)?, snapshotter.to_owned());
+        leased.view(&key, &described.top()).await?;
+        tokio::try_join!(
+            self.leases.hold_snapshot(&lease, snapshotter, &key),
+            self.leases.hold_content(&lease, digest)
+        )?;
+        if !described.config.diff_ids.is_empty() {
+            // By this label containerd's tools see that the image is unpacked.
+            let label = (
+                format!("containerd.io/gc.ref.snapshot.{snapshotter}"),
+                described.top(),
+            );
+            self.content
+                .label(&described.manifest.config.digest, HashMap::from([label]))
+                .await?;
+        }
+        self.records
+            .put(&reference.whole(), &described.root)
+            .await?;
+        self.touch(digest).await;
+        let lower_dirs = self.snapshots.lower_dirs(&key).await?;
+        let gone = || ImageError::Interrupted {
+            reference: reference.whole(),
+            reason: "its view was removed meanwhile".to_owned(),
+        };
+        Ok(prepared(reference, described, lower_dirs.ok_or_else(gone)?))
+    }
+}
+
+fn prepared(
+    reference: &Reference,
+    described: &Described,
+    lower_dirs: Vec<PathBuf>,
+) -> PreparedImage {
+    PreparedImage {
+        reference: reference.clone(),
+        digest: described.root.digest.clone(),
+        manifest_digest: described.manifest_digest.clone(),
+        config: described.config.run.clone(),
+        lower_dirs,
+    }
+}
+
+pub(super) fn root_descriptor(digest: &Digest, media_type: String, data: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type,
+        digest: digest.clone(),
+        size: data.len() as u64,
+        platform: None,
+        annotations: Default::default(),
+    }
+}
+
+/// A manifest where an index is not allowed: no registry nests them.
+pub(super) fn image_manifest(digest: &Digest, data: &[u8]) -> Result<Manifest> {
+    match Document::parse(digest, data)?.0 {
+        Document::Image(manifest) => Ok(manifest),
+        Document::Index(_) => Err(ImageError::Unsupported {
+            object: digest.to_string(),
+            what: "an index within an index".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,91 @@
+//! What images there are.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::ImageSummary;
+use super::digest::Digest;
+use super::error::Result;
+use super::store::{LAST_USED_LABEL, PULLED_LABEL, Parts};
+
+/// What names and leases say about an image.
+#[derive(Default)]
+struct Known {
+    names: Vec<String>,
+    created: Option<SystemTime>,
+    kept: bool,
+}
+
+impl Parts {
+    pub(super) async fn list(&self) -> Result<Vec<ImageSummary>> {
+        self.containerd.ensure_namespace().await?;
+        let (records, kept) = tokio::try_join!(self.records.list(), self.leases.images())?;
+        let mut images: BTreeMap<Digest, Known> = BTreeMap::new();
+        for record in records {
+            let known = images.entry(record.digest).or_default();
+            known.created = earlier(known.created, record.created);
+            known.names.push(record.name);
+        }
+        for (digest, created) in kept {
+            let known = images.entry(digest).or_default();
+            known.created = earlier(known.created, created);
+            known.kept = true;
+        }
+        let mut summaries = Vec::with_capacity(images.len());
+        for (digest, known) in images {
+            summaries.push(self.summary(digest, known).await?);
+        }
+        summaries.sort_by(|a, b| (a.names.first(), &a.digest).cmp(&(b.names.first(), &b.digest)));
+        Ok(summaries)
+    }
+
+    async fn summary(&self, digest: Digest, known: Known) -> Result<ImageSummary> {
+        let labels = self
+            .content
+            .info(&digest)
+            .await?
+            .map(|info| info.labels)
+            .unwrap_or_default();
+        let written = labels
+            .get(LAST_USED_LABEL)
+            .and_then(|text| text.parse().ok());
+        let written = written
+            .and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        // An image for other machines, or half of one, is still listed.
+        let described = match self.describe(&digest).await {
+            Ok(described) => described,
+            Err(error) => {
+                tracing::debug!(image = %digest, %error, "cannot be described");
+                None
+            }
+        };
+        let mut unpacked_bytes = 0;
+        for chain_id in described
+            .iter()
+            .flat_map(|described| described.config.chain_ids())
+        {
+            unpacked_bytes += self.snapshots.usage(chain_id.as_str()).await?.unwrap_or(0);
+        }
+        let mut names = known.names;
+        names.sort();
+        Ok(ImageSummary {
+            names,
+            content_bytes: described
+                .as_ref()
+                .map_or(0, |described| described.content_bytes()),
+            unpacked_bytes,
+            created: known.created,
+            last_used: self.used_here(&digest).max(written),
+            prepared: known.kept,
+            pulled: labels.contains_key(PULLED_LABEL),
+            digest,
+        })
+    }
+}
+
+fn earlier(a: Option<SystemTime>, b: Option<SystemTime>) -> Option<SystemTime> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

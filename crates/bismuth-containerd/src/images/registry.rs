@@ -1,0 +1,482 @@
+//! The registry edge: the OCI distribution protocol, spoken by `oci-client`.
+//!
+//! ```text
+//!   reference ──► RegistryClient::remotes ──► [Remote, …]   one per endpoint, in the order to try
+//!                 credentials, client cached        ├── head      tag -> digest
+//!                                                   ├── manifest  -> bytes, digest checked
+//!                                                   └── blob      -> stream from an offset
+//! ```
+//!
+//! One request each; retries and fallback are the caller's. Every failure becomes an [`ImageError`] that carries the
+//! registry's own words.
+//!
+//! TLS is rustls with ring and the system's certificate authorities. On a machine that has none installed, Mozilla's list is
+//! used, so that a plain-HTTP registry on a minimal system does not fail for want of certificates it never needs.
+
+pub mod config;
+mod credentials;
+mod oauth;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use oci_client::RegistryOperation;
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol,
+};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use oci_spec::distribution::Reference;
+
+use super::digest::Digest;
+use super::error::{ImageError, Result, chain};
+use super::manifest::ACCEPTED;
+use config::{Endpoint, RegistryConfig};
+use credentials::Credential;
+
+/// A registry that takes longer to accept a connection is down, or a firewall swallows packets.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence within a response: after this the request is made anew, from where it was.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most of a registry's words that a message repeats.
+const WORDS_MAX: usize = 500;
+
+/// Makes [`Remote`]s. Clients, with their connections and tokens, are kept per endpoint.
+pub(crate) struct RegistryClient {
+    config: RegistryConfig,
+    credentials_file: Option<PathBuf>,
+    clients: Mutex<HashMap<Endpoint, (RegistryAuth, Client)>>,
+}
+
+/// One endpoint for one repository.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    name: String,
+    /// As the user wrote it, for messages.
+    wanted: String,
+    client: Client,
+    auth: RegistryAuth,
+    /// As the endpoint knows it.
+    reference: Reference,
+}
+
+/// The content of a blob on its way.
+pub(crate) struct BlobStream {
+    /// The offset at which the stream begins: the one asked for, or 0 if the registry cannot begin elsewhere.
+    pub offset: u64,
+    pub stream: BoxStream<'static, std::io::Result<Bytes>>,
+}
+
+impl RegistryClient {
+    pub fn new(config: RegistryConfig, credentials_file: Option<PathBuf>) -> Self {
+        // Fails only if a provider is installed already: then that one is used, which is what we want too.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            config,
+            credentials_file,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// The endpoints for `reference`, ready to be asked, and what was wrong with those that are not.
+    pub async fn remotes(&self, reference: &Reference) -> Result<(Vec<Remote>, Vec<ImageError>)> {
+        let endpoints = self
+            .config
+            .endpoints(reference.registry())
+            .map_err(|error| ImageError::ClientSetup {
+                registry: reference.registry().to_owned(),
+                reason: error.to_string(),
+            })?;
+        let (mut remotes, mut failures) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            match self.remote(reference, endpoint).await {
+                Ok(remote) => remotes.push(remote),
+                Err(error) => failures.push(error),
+            }
+        }
+        Ok((remotes, failures))
+    }
+
+    async fn remote(&self, reference: &Reference, endpoint: Endpoint) -> Result<Remote> {
+        let repository = match endpoint.prefix.as_str() {
+            "" => reference.repository().to_owned(),
+            prefix => format!("{prefix}/{}", reference.repository()),
+        };
+        let credential =
+            credentials::find(self.credentials_file.as_deref(), &endpoint.host).await?;
+        let auth = self
+            .authentication(&endpoint, &repository, credential)
+            .await?;
+        let name = endpoint.name();
+        let there = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => {
+                Reference::with_digest(endpoint.host.clone(), repository, digest.to_owned())
+            }
+            (None, tag) => Reference::with_tag(
+                endpoint.host.clone(),
+                repository,
+                tag.unwrap_or("latest").to_owned(),
+            ),
+        };
+        let client = self.client(endpoint, &auth).await?;
+        client
+            .store_auth_if_needed(there.resolve_registry(), &auth)
+            .await;
+        Ok(Remote {
+            name,
+            wanted: reference.whole(),
+            client,
+            auth,
+            reference: there,
+        })
+    }
+
+    async fn authentication(
+        &self,
+        endpoint: &Endpoint,
+        repository: &str,
+        credential: Credential,
+    ) -> Result<RegistryAuth> {
+        match credential {
+            Credential::Anonymous => Ok(RegistryAuth::Anonymous),
+            Credential::Basic { user, password } => Ok(RegistryAuth::Basic(user, password)),
+            Credential::IdentityToken(token) => {
+                let failed = |reason| ImageError::Credentials {
+                    registry: endpoint.host.clone(),
+                    reason,
+                };
+                let mut http = reqwest::Client::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .read_timeout(READ_TIMEOUT);
+                if let Some(file) = &endpoint.ca_file {
+                    let pem = read_ca(&endpoint.name(), file).await?;
+                    let certificate =
+                        reqwest::Certificate::from_pem(&pem).map_err(|e| failed(chain(&e)))?;
+                    http = http.tls_certs_merge([certificate]);
+                }
+                let http = http.build().map_err(|e| failed(chain(&e)))?;
+                let base = Endpoint {
+                    prefix: String::new(),
+                    ..endpoint.clone()
+                }
+                .name();
+                let token = oauth::exchange(&http, &base, repository, &token)
+                    .await
+                    .map_err(failed)?;
+                Ok(RegistryAuth::Bearer(token))
+            }
+        }
+    }
+
+    async fn client(&self, endpoint: Endpoint, auth: &RegistryAuth) -> Result<Client> {
+        let known = {
+            let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            clients
+                .get(&endpoint)
+                .filter(|(with, _)| with == auth)
+                .map(|(_, client)| client.clone())
+        };
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        // `oci-client` keeps the first credentials it is given for a host, so other credentials need another client.
+        let client = self.build(&endpoint).await?;
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.insert(endpoint, (auth.clone(), client.clone()));
+        Ok(client)
+    }
+
+    async fn build(&self, endpoint: &Endpoint) -> Result<Client> {
+        let authority = match &endpoint.ca_file {
+            None => Vec::new(),
+            Some(file) => vec![Certificate {
+                encoding: CertificateEncoding::Pem,
+                data: read_ca(&endpoint.name(), file).await?,
+            }],
+        };
+        let config = |tls_certs_only| ClientConfig {
+            protocol: if endpoint.plain_http {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
+            extra_root_certificates: authority.clone(),
+            tls_certs_only,
+            // The choice is ours (`platform`); without a resolver the client never chooses.
+            platform_resolver: None,
+            read_timeout: Some(READ_TIMEOUT),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            user_agent: concat!("bismuth/", env!("CARGO_PKG_VERSION")),
+            https_proxy: self.config.https_proxy.clone(),
+            http_proxy: self.config.http_proxy.clone(),
+            no_proxy: self.config.no_proxy.clone(),
+            ..ClientConfig::default()
+        };
+        let failed = |error: OciDistributionError| ImageError::ClientSetup {
+            registry: endpoint.name(),
+            reason: chain(&error),
+        };
+        match Client::try_from(config(Vec::new())) {
+            Ok(client) => Ok(client),
+            Err(error) => {
+                tracing::warn!(registry = %endpoint.name(), error = %chain(&error), "using the bundled certificate authorities");
+                Client::try_from(config(bundled_authorities())).map_err(failed)
+            }
+        }
+    }
+}
+
+async fn read_ca(registry: &str, file: &Path) -> Result<Vec<u8>> {
+    tokio::fs::read(file)
+        .await
+        .map_err(|error| ImageError::ClientSetup {
+            registry: registry.to_owned(),
+            reason: format!("read {}: {error}", file.display()),
+        })
+}
+
+fn bundled_authorities() -> Vec<Certificate> {
+    webpki_root_certs::TLS_SERVER_ROOT_CERTS
+        .iter()
+        .map(|der| Certificate {
+            encoding: CertificateEncoding::Der,
+            data: der.to_vec(),
+        })
+        .collect()
+}
+
+impl Remote {
+    /// How the endpoint is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The digest of what the reference names now.
+    pub async fn head(&self) -> Result<Digest> {
+        let act = "get digest";
+        let text = self
+            .authenticated(act, || {
+                self.client
+                    .fetch_manifest_digest(&self.reference, &self.auth)
+            })
+            .await?;
+        Digest::parse(&text).map_err(|e| self.refused(act, e.to_string()))
+    }
+
+    /// The manifest or index that the reference names, or the one with `digest` in the same repository.
+    pub async fn manifest(&self, digest: Option<&Digest>) -> Result<(Bytes, Digest)> {
+        let reference = match digest {
+            None => self.reference.clone(),
+            Some(digest) => self.reference.clone_with_digest(digest.to_string()),
+        };
+        let pull = || {
+            self.client
+                .pull_manifest_raw(&reference, &self.auth, ACCEPTED)
+        };
+        let (body, _) = self.authenticated("get manifest", pull).await?;
+        // `oci-client` has checked the body against a digest in the reference; the name of what a tag led to is our own sum.
+        let digest = match reference.digest() {
+            Some(text) => {
+                Digest::parse(text).map_err(|e| self.refused("get manifest", e.to_string()))?
+            }
+            None => Digest::of(&body),
+        };
+        Ok((body, digest))
+    }
+
+    /// A blob's content from `offset` on.
+    pub async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream> {
+        let act = format!("get blob {digest}");
+        if offset == 0 {
+            let pull = || {
+                self.client
+                    .pull_blob_stream(&self.reference, digest.as_str())
+            };
+            let sized = self.authenticated(&act, pull).await?;
+            return Ok(BlobStream {
+                offset: 0,
+                stream: sized.stream,
+            });
+        }
+        let pull = || {
+            self.client
+                .pull_blob_stream_partial(&self.reference, digest.as_str(), offset, None)
+        };
+        Ok(match self.authenticated(&act, pull).await? {
+            BlobResponse::Partial(sized) => BlobStream {
+                offset,
+                stream: sized.stream,
+            },
+            BlobResponse::Full(sized) => BlobStream {
+                offset: 0,
+                stream: sized.stream,
+            },
+        })
+    }
+
+    /// Makes a request; when the registry wants (fresh) authentication, gets it and makes the request once more. This is also
+    /// where a token server's words come from: `oci-client` swallows them on its implicit path.
+    async fn authenticated<T, F>(&self, act: &str, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = oci_client::errors::Result<T>>,
+    {
+        match request().await {
+            Err(OciDistributionError::UnauthorizedError { .. }) => {}
+            other => return other.map_err(|error| self.explain(act, error)),
+        }
+        let authenticate = self
+            .client
+            .auth(&self.reference, &self.auth, RegistryOperation::Pull);
+        authenticate
+            .await
+            .map_err(|error| self.explain(act, error))?;
+        request().await.map_err(|error| self.explain(act, error))
+    }
+
+    pub fn refused(&self, act: &str, words: String) -> ImageError {
+        ImageError::Refused {
+            act: act.to_owned(),
+            reference: self.wanted.clone(),
+            registry: self.name.clone(),
+            words,
+        }
+    }
+
+    pub fn unreachable(&self, act: &str, words: String) -> ImageError {
+        ImageError::Unreachable {
+            act: act.to_owned(),
+            reference: self.wanted.clone(),
+            registry: self.name.clone(),
+            words,
+        }
+    }
+
+    fn unauthorized(&self, words: String) -> ImageError {
+        ImageError::Unauthorized {
+            reference: self.wanted.clone(),
+            registry: self.name.clone(),
+            words,
+        }
+    }
+
+    /// Says whose fault an error is and whether it may pass, keeping the registry's words.
+    fn explain(&self, act: &str, error: OciDistributionError) -> ImageError {
+        match error {
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let words = envelope
+                    .errors
+                    .iter()
+                    .map(say)
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                match envelope.errors.first().map(|error| &error.code) {
+                    Some(
+                        OciErrorCode::ManifestUnknown
+                        | OciErrorCode::NameUnknown
+                        | OciErrorCode::NotFound,
+                    ) => self.unknown(words),
+                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
+                        self.unauthorized(words)
+                    }
+                    Some(OciErrorCode::Toomanyrequests) => self.unreachable(act, words),
+                    _ => self.refused(act, words),
+                }
+            }
+            OciDistributionError::ServerError { code, message, .. } => {
+                let words = format!("HTTP {code}: {}", words_of(message.as_bytes()));
+                match code {
+                    404 => self.unknown(words),
+                    401 | 403 => self.unauthorized(words),
+                    408 | 425 | 429 | 500..=599 => self.unreachable(act, words),
+                    _ => self.refused(act, words),
+                }
+            }
+            OciDistributionError::UnauthorizedError { .. } => self
+                .unauthorized("authentication required (the image may also not exist)".to_owned()),
+            OciDistributionError::AuthenticationFailure(words) => {
+                self.unauthorized(words_of(words.as_bytes()))
+            }
+            OciDistributionError::DigestError(DigestError::VerificationError {
+                expected,
+                actual,
+            }) => ImageError::DigestMismatch {
+                object: act.to_owned(),
+                origin: self.name.clone(),
+                expected,
+                actual,
+            },
+            OciDistributionError::RequestError(error)
+                if !error.is_builder() && !error.is_redirect() =>
+            {
+                self.unreachable(act, chain(&error))
+            }
+            OciDistributionError::IoError(error) => self.unreachable(act, chain(&error)),
+            other => self.refused(act, chain(&other)),
+        }
+    }
+
+    fn unknown(&self, words: String) -> ImageError {
+        ImageError::UnknownImage {
+            reference: self.wanted.clone(),
+            registry: self.name.clone(),
+            words,
+        }
+    }
+}
+
+/// `MANIFEST_UNKNOWN: manifest unknown ({"Tag":"x"})`
+fn say(error: &oci_client::errors::OciError) -> String {
+    let code = serde_json::to_value(&error.code).ok();
+    let code = code
+        .as_ref()
+        .and_then(|code| code.as_str())
+        .unwrap_or("UNKNOWN");
+    let detail = match &error.detail {
+        serde_json::Value::Null => String::new(),
+        detail => format!(" ({})", words_of(detail.to_string().as_bytes())),
+    };
+    format!("{code}: {}{detail}", error.message)
+}
+
+/// An error body as words: the messages of an OCI envelope if it is one, else its first characters on one line.
+fn words_of(body: &[u8]) -> String {
+    if let Ok(envelope) = serde_json::from_slice::<oci_client::errors::OciEnvelope>(body) {
+        return envelope
+            .errors
+            .iter()
+            .map(say)
+            .collect::<Vec<_>>()
+            .join("; ");
+    }
+    let text = String::from_utf8_lossy(body);
+    let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = words.char_indices().nth(WORDS_MAX) {
+        words.truncate(end);
+        words.push('…');
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registrys_words_are_kept_with_code_and_detail() {
+        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"nope"}}]}"#;
+        assert_eq!(
+            words_of(body),
+            r#"MANIFEST_UNKNOWN: manifest unknown ({"Tag":"nope"})"#
+        );
+    }
+
+    #[test]
+    fn other_bodies_become_one_bounded_line() {
+        assert_eq!(words_of(b"<html>\n  Bad   Gateway\n"), "<html> Bad Gateway");
+        assert!(words_of(&[b'x'; 10_000]).chars().count() <= WORDS_MAX + 1);
+    }
+}

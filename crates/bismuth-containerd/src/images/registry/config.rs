@@ -1,0 +1,340 @@
+//! Where images of a registry are pulled from.
+//!
+//! ```text
+//!   docker.io/library/alpine ──► hosts["docker.io"] configured?
+//!         no  ──► the registry itself, by HTTPS (plain HTTP if it is this machine's loopback)
+//!         yes ──► its endpoints, in the order given, and nothing else; `origin` among them is the registry itself
+//! ```
+//!
+//! A mirror is asked for the same repository path ("library/alpine"). The origin is contacted only if it is listed: a
+//! site without internet access then fails fast, and nobody is told unasked which images it runs.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Registries, mirrors and how to reach them. Deserialises from TOML or JSON:
+///
+/// ```toml
+/// [[hosts."docker.io"]]
+/// url = "http://127.0.0.1:5000"
+///
+/// [[hosts."docker.io"]]
+/// url = "origin"
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// For each registry host as it stands in image references, the endpoints to pull from, in order.
+    pub hosts: BTreeMap<String, Vec<EndpointConfig>>,
+    /// A proxy for HTTPS endpoints, as a URL.
+    pub https_proxy: Option<String>,
+    /// A proxy for plain-HTTP endpoints, as a URL.
+    pub http_proxy: Option<String>,
+    /// Hosts that are reached without the proxy, separated by commas.
+    pub no_proxy: Option<String>,
+}
+
+/// One place to pull from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// `http://host:port`, `https://host/prefix`, `host:port`, or `origin` for the registry itself. A path is put before the
+    /// repository's (registries that proxy others under a project name).
+    pub url: String,
+    /// Speak plain HTTP to a `url` that names no scheme, or to the origin.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// A PEM file with the certificate authority of this endpoint, beside the system's own.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Text of a `--registry-mirror` flag: `HOST=URL`, for instance `docker.io=http://127.0.0.1:5000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryMirror {
+    /// The registry host as it stands in image references.
+    pub host: String,
+    /// Where to pull its images from.
+    pub endpoint: EndpointConfig,
+}
+
+/// A registry setting that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("registry endpoint {text:?}: {reason}")]
+pub struct InvalidEndpoint {
+    text: String,
+    reason: &'static str,
+}
+
+impl FromStr for RegistryMirror {
+    type Err = InvalidEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
+        let invalid = |reason| InvalidEndpoint {
+            text: text.to_owned(),
+            reason,
+        };
+        let (host, url) = text
+            .split_once('=')
+            .ok_or_else(|| invalid("expected HOST=URL, like docker.io=http://127.0.0.1:5000"))?;
+        if host.is_empty() || host.contains('/') {
+            return Err(invalid(
+                "the part before = must be a registry host, like docker.io",
+            ));
+        }
+        let endpoint = EndpointConfig {
+            url: url.to_owned(),
+            plain_http: false,
+            ca_file: None,
+        };
+        endpoint.resolve(host)?;
+        Ok(Self {
+            host: host.to_owned(),
+            endpoint,
+        })
+    }
+}
+
+/// An endpoint with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint {
+    /// `host[:port]`
+    pub host: String,
+    pub plain_http: bool,
+    /// Put before the repository; without slashes at its ends, may be empty.
+    pub prefix: String,
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Endpoint {
+    /// How the endpoint is called in messages.
+    pub fn name(&self) -> String {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        format!("{scheme}://{}{slash}{}", self.host, self.prefix)
+    }
+
+    fn origin(registry: &str) -> Self {
+        Self {
+            host: registry.to_owned(),
+            plain_http: is_loopback(registry),
+            prefix: String::new(),
+            ca_file: None,
+        }
+    }
+}
+
+impl EndpointConfig {
+    fn resolve(&self, registry: &str) -> Result<Endpoint, InvalidEndpoint> {
+        let invalid = |reason| InvalidEndpoint {
+            text: self.url.clone(),
+            reason,
+        };
+        if self.url == "origin" {
+            let origin = Endpoint::origin(registry);
+            return Ok(Endpoint {
+                plain_http: origin.plain_http || self.plain_http,
+                ca_file: self.ca_file.clone(),
+                ..origin
+            });
+        }
+        let (scheme, rest) = self
+            .url
+            .split_once("://")
+            .map_or((None, self.url.as_str()), |(s, r)| (Some(s), r));
+        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_matches('/');
+        let prefix = prefix
+            .strip_prefix("v2/")
+            .unwrap_or(if prefix == "v2" { "" } else { prefix });
+        let legal = |b: u8| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_')
+        };
+        if host.is_empty() || !host.bytes().all(legal) {
+            return Err(invalid(
+                "expected http://HOST[:PORT] or https://HOST[:PORT]",
+            ));
+        }
+        let plain_http = match scheme {
+            Some("http") => true,
+            Some("https") => false,
+            None => self.plain_http || is_loopback(host),
+            Some(_) => return Err(invalid("the scheme must be http or https")),
+        };
+        Ok(Endpoint {
+            host: host.to_owned(),
+            plain_http,
+            prefix: prefix.to_owned(),
+            ca_file: self.ca_file.clone(),
+        })
+    }
+}
+
+impl RegistryConfig {
+    /// Adds what `--registry-mirror` flags say, after what is there already.
+    pub fn add_mirrors(&mut self, mirrors: impl IntoIterator<Item = RegistryMirror>) {
+        for mirror in mirrors {
+            self.hosts
+                .entry(mirror.host)
+                .or_default()
+                .push(mirror.endpoint);
+        }
+    }
+
+    /// Checks every endpoint, so that a typing error shows at start and not at the first pull.
+    ///
+    /// # Errors
+    /// An endpoint's URL makes no sense, or a host has an empty list.
+    pub fn validate(&self) -> Result<(), InvalidEndpoint> {
+        for (host, endpoints) in &self.hosts {
+            if endpoints.is_empty() {
+                return Err(InvalidEndpoint {
+                    text: host.clone(),
+                    reason: "the list of endpoints is empty",
+                });
+            }
+            for endpoint in endpoints {
+                endpoint.resolve(host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The endpoints for images of `registry`, in the order in which they are to be tried.
+    pub(crate) fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, InvalidEndpoint> {
+        match self.hosts.get(registry) {
+            None => Ok(vec![Endpoint::origin(registry)]),
+            Some(configured) => configured
+                .iter()
+                .map(|endpoint| endpoint.resolve(registry))
+                .collect(),
+        }
+    }
+}
+
+/// Registries on this machine speak plain HTTP unless told otherwise, as for Docker and containerd: nobody has a
+/// certificate for 127.0.0.1.
+fn is_loopback(host_and_port: &str) -> bool {
+    let host = match host_and_port.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host_and_port.split(':').next().unwrap_or(host_and_port),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// How failures of registries that may pass are met. Every number is a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts at one request in a row without any progress, the first included.
+    pub attempts: u32,
+    /// The pause after the first failure; it doubles with every further one.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// About 10 s in all: longer than a registry's restart behind a load balancer, shorter than a person's patience.
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            backoff_min: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The pause after `failures` failures in a row: exponential, of which the upper half is random so that many nodes that
+    /// were cut off together do not come back together.
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+        let full = self
+            .backoff_min
+            .saturating_mul(doubled)
+            .min(self.backoff_max);
+        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(config: &RegistryConfig, registry: &str) -> Vec<String> {
+        config
+            .endpoints(registry)
+            .expect("valid")
+            .iter()
+            .map(Endpoint::name)
+            .collect()
+    }
+
+    #[test]
+    fn an_unconfigured_registry_is_its_own_endpoint() {
+        let config = RegistryConfig::default();
+        assert_eq!(names(&config, "ghcr.io"), ["https://ghcr.io"]);
+        for local in ["localhost:5000", "127.0.0.3:5000", "[::1]:5000"] {
+            assert_eq!(names(&config, local), [format!("http://{local}")]);
+        }
+    }
+
+    #[test]
+    fn mirrors_replace_the_origin_unless_it_is_listed() {
+        let mut config = RegistryConfig::default();
+        let flags = [
+            "docker.io=http://127.0.0.1:5000",
+            "docker.io=https://mirror.example/v2/hub",
+            "docker.io=origin",
+        ];
+        config.add_mirrors(flags.iter().map(|flag| flag.parse().expect("flag")));
+        let expected = [
+            "http://127.0.0.1:5000",
+            "https://mirror.example/hub",
+            "https://docker.io",
+        ];
+        assert_eq!(names(&config, "docker.io"), expected);
+        assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_file_form_says_the_same_as_the_flags() {
+        let text = r#"{"hosts": {"registry.lan": [{"url": "10.0.0.7:5000", "plain_http": true}, {"url": "origin"}]}}"#;
+        let config: RegistryConfig = serde_json::from_str(text).expect("configuration");
+        assert_eq!(
+            names(&config, "registry.lan"),
+            ["http://10.0.0.7:5000", "https://registry.lan"]
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_at_the_flag() {
+        for flag in [
+            "docker.io",
+            "=http://x",
+            "docker.io=ftp://x",
+            "docker.io=http://",
+            "a/b=http://x",
+            "docker.io=http://user@x",
+        ] {
+            assert!(flag.parse::<RegistryMirror>().is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_up_to_their_bound() {
+        let policy = RetryPolicy::default();
+        for failures in 1..40 {
+            let pause = policy.pause(failures);
+            assert!(
+                pause >= policy.backoff_min / 2 && pause <= policy.backoff_max,
+                "{failures}: {pause:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One piece of work for everybody who wants its result.
+//!
+//! ```text
+//!   ensure(alpine) ─┐
+//!   ensure(alpine) ─┼─► Flights ──► one task ──► result and progress to all
+//!   ensure(alpine) ─┘               (aborted when the last one stops waiting)
+//!
+//!   pull of alpine:3 ─┐
+//!   pull of alpine:3.1┴─► KeyedLocks("sha256:…") ──► one after the other; the second finds everything there
+//! ```
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+type Work<T> = Shared<BoxFuture<'static, T>>;
+
+/// Work that lives as long as somebody waits for it, and its progress.
+type Flight<T, P> = (WeakShared<BoxFuture<'static, T>>, watch::Receiver<P>);
+
+/// Work in progress by key, with the progress `P` it reports.
+pub(crate) struct Flights<K, T: Clone, P> {
+    flying: Mutex<HashMap<K, Flight<T, P>>>,
+}
+
+impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> Flights<K, T, P> {
+    pub fn new() -> Self {
+        Self {
+            flying: Mutex::default(),
+        }
+    }
+
+    /// Joins the work for `key`, or begins it as a task of its own: it goes on while anybody waits, whoever asked first. The
+    /// task's own death is told by `died`.
+    pub fn join<F>(
+        &self,
+        key: K,
+        work: impl FnOnce(watch::Sender<P>) -> F,
+        died: impl FnOnce(tokio::task::JoinError) -> T + Send + 'static,
+    ) -> (Work<T>, watch::Receiver<P>)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        flying.retain(|_, (work, _)| work.upgrade().is_some_and(|work| work.peek().is_none()));
+        if let Some((work, progress)) = flying.get(&key)
+            && let Some(work) = work.upgrade()
+        {
+            return (work, progress.clone());
+        }
+        let (sender, progress) = watch::channel(P::default());
+        let task = AbortOnDropHandle::new(tokio::spawn(work(sender)));
+        let work = async move { task.await.unwrap_or_else(died) }
+            .boxed()
+            .shared();
+        if let Some(weak) = work.downgrade() {
+            flying.insert(key, (weak, progress.clone()));
+        }
+        (work, progress)
+    }
+}
+
+/// A lock for every name. Names that nobody holds or waits for take no memory for long.
+#[derive(Default)]
+pub(crate) struct KeyedLocks {
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl KeyedLocks {
+    /// Waits for the lock of `key`. Held until the guard is dropped; waiters come in order.
+    pub async fn lock(&self, key: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            match locks.get(key).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    locks.retain(|_, lock| lock.strong_count() > 0);
+                    let lock = Arc::new(tokio::sync::Mutex::new(()));
+                    locks.insert(key.to_owned(), Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn died(error: tokio::task::JoinError) -> u32 {
+        panic!("the work died: {error}")
+    }
+
+    #[tokio::test]
+    async fn everybody_who_waits_gets_the_one_result_and_the_next_one_starts_anew() {
+        let flights: Flights<&str, u32, u32> = Flights::new();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let begin = || {
+            let runs = runs.clone();
+            flights
+                .join(
+                    "a",
+                    |_| async move { runs.fetch_add(1, Ordering::SeqCst) as u32 },
+                    died,
+                )
+                .0
+        };
+        let (first, second) = (begin(), begin());
+        assert_eq!(tokio::join!(first, second), (0, 0));
+        assert_eq!(begin().await, 1);
+    }
+
+    #[tokio::test]
+    async fn the_work_outlives_the_first_who_asked_but_not_the_last() {
+        let flights: Flights<&str, u32, u32> = Flights::new();
+        let (gate, mut ended) = (Arc::new(tokio::sync::Notify::new()), watch::channel(()));
+        let begin = |sender: watch::Sender<()>, gate: Arc<tokio::sync::Notify>| {
+            let work = |_| async move {
+                gate.notified().await;
+                drop(sender);
+                7
+            };
+            flights.join("a", work, died).0
+        };
+        let first = begin(ended.0.clone(), gate.clone());
+        let second = begin(watch::channel(()).0, gate.clone());
+        drop(first);
+        gate.notify_one();
+        assert_eq!(second.await, 7);
+
+        let abandoned = begin(ended.0, Arc::new(tokio::sync::Notify::new()));
+        drop(abandoned);
+        assert!(
+            ended.1.changed().await.is_err(),
+            "the abandoned task and its sender are gone"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_name_is_held_by_one_and_forgotten_when_free() {
+        let locks = KeyedLocks::default();
+        let held = locks.lock("a").await;
+        assert!(locks.lock("a").now_or_never().is_none());
+        assert!(locks.lock("b").now_or_never().is_some());
+        drop(held);
+        assert!(locks.lock("a").now_or_never().is_some());
+        assert!(locks.lock("c").now_or_never().is_some());
+        assert!(locks.locks.lock().expect("lock").len() <= 2);
+    }
+}

@@ -1,0 +1,202 @@
+//! Images from files, and images that other tools brought.
+
+use std::path::Path;
+use std::process::Command;
+
+use bismuth_containerd::images::{Images as _, PreparedImage};
+use bismuth_testkit::Registry;
+use bismuth_testkit::image::Compression;
+
+use crate::harness::{Node, name};
+use crate::pull::{layered, layered_with};
+
+fn skopeo(arguments: &[&str]) {
+    let output = Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "skopeo {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn is_layered(node: &Node, image: &PreparedImage) {
+    let files = node.mounted(image);
+    assert_eq!(files.names(""), ["dir", "keep", "top"]);
+    assert_eq!(files.names("dir"), ["new"]);
+}
+
+#[tokio::test]
+async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
+    let (node, image) = (Node::start().await, layered());
+    let (dir, tar) = (
+        node.server.dir().join("layout"),
+        node.server.dir().join("layout.tar"),
+    );
+    image
+        .write_layout(&dir, "docker.io/demo/from-dir:1")
+        .unwrap();
+    image
+        .write_archive(&tar, "docker.io/demo/from-tar:1")
+        .unwrap();
+
+    let from_dir = node.store.import(&dir, None).await.unwrap();
+    let from_tar = node.store.import(&tar, None).await.unwrap();
+    let renamed = node
+        .store
+        .import(&tar, Some(&name("demo/renamed:2")))
+        .await
+        .unwrap();
+    for (imported, reference) in [
+        (from_dir, "from-dir:1"),
+        (from_tar, "from-tar:1"),
+        (renamed, "renamed:2"),
+    ] {
+        assert_eq!(
+            imported[0].reference.whole(),
+            format!("docker.io/demo/{reference}")
+        );
+        assert_eq!(imported[0].digest.as_str(), image.digest());
+        // No registry is asked: there is none.
+        is_layered(
+            &node,
+            &node.ensure(&format!("demo/{reference}")).await.unwrap(),
+        );
+    }
+    let listed = node.store.list().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].names.len(), 3);
+    assert!(
+        listed[0].prepared
+            && !listed[0].pulled
+            && listed[0].content_bytes > 0
+            && listed[0].unpacked_bytes > 0,
+        "{listed:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_skopeo_writes_is_imported_whatever_its_format() {
+    let node = Node::start().await;
+    let dir = node.server.dir();
+    let source = dir.join("source");
+    layered_with(Compression::Gzip)
+        .write_layout(&source, "source")
+        .unwrap();
+    let from = format!("oci:{}", text(&source));
+
+    let oci = dir.join("skopeo-oci");
+    skopeo(&[&from, &format!("oci:{}:tag-only", text(&oci))]);
+    let error = node.store.import(&oci, None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("does not say its image's name"),
+        "{error}"
+    );
+    let image = node
+        .store
+        .import(&oci, Some(&name("demo/skopeo:oci")))
+        .await
+        .unwrap();
+    is_layered(&node, &image[0]);
+
+    let docker = dir.join("skopeo-docker.tar");
+    skopeo(&[
+        &from,
+        &format!(
+            "docker-archive:{}:docker.io/demo/skopeo:docker",
+            text(&docker)
+        ),
+    ]);
+    let image = node.store.import(&docker, None).await.unwrap();
+    assert_eq!(image[0].reference.whole(), "docker.io/demo/skopeo:docker");
+    is_layered(&node, &image[0]);
+}
+
+#[tokio::test]
+async fn dockers_own_format_is_pulled_from_a_registry() {
+    let (node, registry) = (Node::start().await, Registry::start().await.unwrap());
+    let source = node.server.dir().join("source");
+    layered_with(Compression::Gzip)
+        .write_layout(&source, "source")
+        .unwrap();
+    let target = registry.reference("demo/docker:1");
+    skopeo(&[
+        "--format",
+        "v2s2",
+        "--dest-tls-verify=false",
+        &format!("oci:{}", text(&source)),
+        &format!("docker://{target}"),
+    ]);
+    is_layered(&node, &node.ensure(&target).await.unwrap());
+    assert!(
+        node.ctr(&["images", "ls"])
+            .contains("application/vnd.docker.distribution.manifest.v2+json")
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_ctr_imported_is_unpacked_without_a_registry() {
+    let node = Node::start().await;
+    let tar = node.server.dir().join("image.tar");
+    layered()
+        .write_archive(&tar, "docker.io/demo/by-ctr:1")
+        .unwrap();
+    node.ctr(&["images", "import", "--no-unpack", text(&tar)]);
+    assert_eq!(node.holdings().await.snapshots.len(), 0);
+    is_layered(&node, &node.ensure("demo/by-ctr:1").await.unwrap());
+    is_layered(
+        &node,
+        &node
+            .ensure(&format!("demo/by-ctr@{}", layered().digest()))
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_or_foreign_file_is_refused_and_nothing_stays() {
+    let (node, image) = (Node::start().await, layered());
+    let dir = node.server.dir().join("layout");
+    image
+        .write_layout(&dir, "docker.io/demo/damaged:1")
+        .unwrap();
+    let layer = &image.blobs()[3];
+    let blob = dir.join("blobs/sha256").join(layer.hex());
+    std::fs::write(&blob, vec![b'x'; usize::try_from(layer.size()).unwrap()]).unwrap();
+    let error = node.store.import(&dir, None).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("should be {}", layer.digest())),
+        "{error}"
+    );
+    std::fs::write(&blob, b"short").unwrap();
+    let error = node.store.import(&dir, None).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("has 5 bytes where its descriptor says"),
+        "{error}"
+    );
+    let error = node
+        .store
+        .import(Path::new("/proc"), None)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("neither an OCI layout"),
+        "{error}"
+    );
+    assert!(
+        node.holdings().await.is_empty(),
+        "{:?}",
+        node.holdings().await
+    );
+}

@@ -1,0 +1,303 @@
+//! Pulls that meet trouble.
+
+use bismuth_containerd::images::ImageError;
+use bismuth_testkit::image::Compression;
+use bismuth_testkit::{Image, Registry, eventually};
+use hyper::StatusCode;
+
+use crate::faulty::{Fault, Faulty};
+use crate::harness::{BOUND, Node, ensure, store};
+use crate::pull::layered;
+
+/// A layer of some megabytes that does not compress.
+fn large() -> Image {
+    let mut random = fastrand::Rng::with_seed(7);
+    let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(5 << 20)
+        .collect();
+    Image::builder()
+        .compression(Compression::Gzip)
+        .file("large", 0o644, &content)
+        .build()
+        .unwrap()
+}
+
+async fn nothing_is_left(node: &Node) {
+    eventually("nothing is left", BOUND, async || {
+        let holdings = node.holdings().await;
+        if holdings.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{holdings:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_image_is_told_in_the_registrys_words() {
+    let registry = Registry::start().await.unwrap();
+    registry.push("demo/layered:1", &layered()).await.unwrap();
+    let node = Node::start().await;
+    for (reference, words) in [
+        ("demo/layered:2", "MANIFEST_UNKNOWN: manifest unknown"),
+        ("demo/none:1", "manifest unknown"),
+    ] {
+        let error = node
+            .ensure(&registry.reference(reference))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ImageError::UnknownImage { .. }), "{error}");
+        let text = error.to_string();
+        let expected = format!(
+            "unknown image {}: {} says: ",
+            registry.reference(reference),
+            registry.url()
+        );
+        assert!(
+            text.starts_with(&expected) && text.contains(words),
+            "{text}"
+        );
+    }
+    nothing_is_left(&node).await;
+}
+
+#[tokio::test]
+async fn a_manifest_under_a_wrong_digest_is_refused_with_both_digests_and_nothing_stays() {
+    let (wanted, other) = (layered(), large());
+    let registry = Faulty::start().await;
+    registry.lie(wanted.digest(), &other);
+    let node = Node::start().await;
+    let error = node
+        .ensure(&registry.reference(&format!("demo/x@{}", wanted.digest())))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, ImageError::DigestMismatch { .. }), "{text}");
+    assert!(
+        text.contains(wanted.digest()) && text.contains(other.digest()),
+        "{text}"
+    );
+    nothing_is_left(&node).await;
+}
+
+#[tokio::test]
+async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
+    let image = layered();
+    let layer = image.blobs()[2].digest();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    registry.fault(layer, Fault::Corrupt);
+    let node = Node::start().await;
+    let error = node
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(&error, ImageError::DigestMismatch { expected, .. } if expected == layer),
+        "{text}"
+    );
+    assert!(
+        text.contains("should be sha256:") && text.contains("but is sha256:"),
+        "{text}"
+    );
+    assert_eq!(registry.count(layer), 1, "a lie is not asked for twice");
+    nothing_is_left(&node).await;
+}
+
+#[tokio::test]
+async fn a_layer_whose_connection_is_cut_goes_on_from_where_it_was() {
+    let image = large();
+    let layer = image.blobs()[1].digest();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    // More cuts than attempts: each attempt that gets further counts as a new beginning.
+    registry.fault(layer, Fault::CutAfter(600_000, 6));
+    let node = Node::start().await;
+    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    let lines: Vec<_> = registry
+        .log()
+        .into_iter()
+        .filter(|line| line.contains(layer))
+        .collect();
+    assert_eq!(lines.len(), 7, "{lines:?}");
+    assert!(
+        lines[1..].iter().all(|line| line.contains(" from ")),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_knows_no_ranges_is_asked_for_all_of_it_again() {
+    let image = large();
+    let layer = image.blobs()[1].digest();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    registry.fault(layer, Fault::CutAfter(1_500_000, 1));
+    let node = Node::start().await;
+    let impatient = store(&node.containerd, |config| config.retry.attempts = 1);
+    let error = ensure(
+        &impatient,
+        &registry.reference("demo/x:1"),
+        Default::default(),
+    )
+    .await
+    .unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    registry.fault(layer, Fault::NoRanges);
+    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_got_is_not_fetched_again() {
+    let image = large();
+    let layer = image.blobs()[1].digest();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    registry.fault(layer, Fault::CutAfter(3_000_000, 1));
+    let mut node = Node::start().await;
+    let impatient = store(&node.containerd, |config| config.retry.attempts = 1);
+    let error = ensure(
+        &impatient,
+        &registry.reference("demo/x:1"),
+        Default::default(),
+    )
+    .await
+    .unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    drop(impatient);
+    node.server.restart().await.unwrap();
+    node.restart_store();
+    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    let from: u64 = registry
+        .log()
+        .last()
+        .unwrap()
+        .rsplit_once(" from ")
+        .unwrap()
+        .1
+        .parse()
+        .unwrap();
+    assert!(from > 2_000_000, "{:?}", registry.log());
+    let leases = node.holdings().await.leases;
+    assert_eq!(
+        leases.len(),
+        1,
+        "the leases of both attempts are gone: {leases:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_overloaded_registry_is_asked_again_but_not_for_ever() {
+    let image = layered();
+    let layer = image.blobs()[1].digest();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    registry.fault(layer, Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 3));
+    let node = Node::start().await;
+    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    assert_eq!(registry.count(layer), 4);
+
+    let image = large();
+    let layer = image.blobs()[1].digest();
+    registry.put("2", &image);
+    registry.fault(layer, Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 100));
+    let error = node
+        .ensure(&registry.reference("demo/x:2"))
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("HTTP 503: try again"),
+        "{error}"
+    );
+    assert_eq!(registry.count(layer), 4);
+}
+
+#[tokio::test]
+async fn the_next_endpoint_is_tried_when_one_fails_and_each_is_named_when_all_do() {
+    let image = layered();
+    let (first, second) = (Faulty::start().await, Faulty::start().await);
+    second.put("1", &image);
+    let node = Node::start_with(|config| {
+        let mirrors = [&first, &second].map(|registry| {
+            format!(
+                "docker.io=http://{}",
+                registry.reference("").trim_end_matches('/')
+            )
+        });
+        config
+            .registries
+            .add_mirrors(mirrors.iter().map(|mirror| mirror.parse().unwrap()));
+    })
+    .await;
+    node.ensure("some:1").await.unwrap();
+    let error = node.ensure("some:2").await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::AllEndpointsFailed { failures, .. } if failures.len() == 2),
+        "{error}"
+    );
+    assert_eq!(
+        error.to_string().matches("never heard of it").count(),
+        2,
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_is_named() {
+    let mut registry = Registry::start().await.unwrap();
+    registry.kill().await.unwrap();
+    let node = Node::start().await;
+    let error = node
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ImageError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_by_all_who_wait_and_the_next_one_tries_anew() {
+    let image = layered();
+    let registry = Faulty::start().await;
+    registry.put("1", &image);
+    registry.fault(image.blobs()[1].digest(), Fault::Corrupt);
+    let node = Node::start().await;
+    let reference = registry.reference("demo/x:1");
+    let all = futures_util::future::join_all((0..10).map(|_| node.ensure(&reference))).await;
+    assert!(
+        all.iter()
+            .all(|one| matches!(one, Err(ImageError::DigestMismatch { .. })))
+    );
+    assert_eq!(registry.count(image.blobs()[1].digest()), 1);
+    registry.heal();
+    node.ensure(&reference).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such() {
+    use nix::mount::{MsFlags, mount, umount};
+    let registry = Faulty::start().await;
+    registry.put("1", &large());
+    let node = Node::start().await;
+    let content = node
+        .server
+        .dir()
+        .join("root/io.containerd.content.v1.content");
+    let size = Some("size=2m");
+    mount(
+        Some("tmpfs"),
+        &content,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        size,
+    )
+    .unwrap();
+    std::fs::create_dir(content.join("ingest")).unwrap();
+    let ensured = node.ensure(&registry.reference("demo/x:1")).await;
+    umount(&content).unwrap();
+    let error = ensured.unwrap_err();
+    assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");
+    assert!(!error.is_retryable());
+}
