@@ -1,7 +1,7 @@
 //! The root filesystem of one container, out of the image's layers and nothing copied.
 //!
 //! ```text
-//!   layer directories      id-mapped clones (layers.rs)     dir/root: overlay (overlay.rs)
+//!   layer directories      id-mapped clone (layers.rs)      dir/root: overlay (overlay.rs)
 //!   …/snapshots/3/fs  ──►  0:0 seen as host_start    ──┐
 //!   …/snapshots/2/fs  ──►  …                         ──┼──►  lower
 //!   …/snapshots/1/fs  ──►  …                         ──┘
@@ -12,7 +12,7 @@
 //! id-mapped clone shows them as belonging to this function's root; what the function writes goes
 //! to the tmpfs, which belongs to it anyway. [`mount`]:
 //!
-//! 1. clones each layer directory's mount and gives the clone the user namespace's mapping,
+//! 1. clones the mount that holds the layers and gives the clone the user namespace's mapping,
 //! 2. makes a tmpfs that holds `disk_bytes` and no more,
 //! 3. makes an overlay of them and mounts it at `dir/root`, the only mount that stays: overlayfs
 //!    keeps its layers alive without their being anywhere in the tree ([`Method`]).
@@ -37,7 +37,7 @@ use crate::{mounts, namespaces};
 
 pub use overlay::Method;
 
-use layers::Layer;
+use layers::Layers;
 use upper::Upper;
 
 /// Where the merged filesystem is mounted, within a container's directory.
@@ -70,29 +70,37 @@ pub enum Error {
         /// The mount point.
         root: PathBuf,
     },
-    /// A layer's directory could not be cloned.
-    #[error("clone the mount of layer {}", layer.display())]
-    CloneLayer {
+    /// A layer's directory could not be opened.
+    #[error("open layer {}", layer.display())]
+    OpenLayer {
         /// The directory.
         layer: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The mount that holds layers could not be cloned.
+    #[error("clone the mount of the layers in {}", dir.display())]
+    CloneLayers {
+        /// The directory above the layers.
+        dir: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The filesystem cannot show files under other ids.
-    #[error("filesystem {fs_type} of {} does not support id-mapped mounts (ext4, xfs, btrfs, f2fs and, from Linux 6.3, tmpfs do)", layer.display())]
+    #[error("filesystem {fs_type} of {} does not support id-mapped mounts (ext4, xfs, btrfs, f2fs and, from Linux 6.3, tmpfs do)", dir.display())]
     IdMapUnsupported {
         /// A directory on it.
-        layer: PathBuf,
+        dir: PathBuf,
         /// Its type, as in the mount table.
         fs_type: String,
         /// The kernel's answer.
         source: io::Error,
     },
     /// A clone could not be given the mapping, for another reason.
-    #[error("give the mount of layer {} an id mapping", layer.display())]
+    #[error("give the clone of {} an id mapping", dir.display())]
     IdMap {
-        /// The directory.
-        layer: PathBuf,
+        /// The directory above the layers.
+        dir: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -195,11 +203,7 @@ pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error>
     if is_mounted(&spec.dir)? {
         return Err(Error::AlreadyMounted { root });
     }
-    let layers = spec
-        .lower_dirs
-        .iter()
-        .map(|dir| Layer::open(dir, spec.user_ns))
-        .collect::<Result<Vec<_>, _>>()?;
+    let layers = Layers::open(&spec.lower_dirs, spec.user_ns)?;
     let upper = Upper::create(spec, top)?;
     make_dir(&root)?;
     let mounted = match method {
@@ -288,7 +292,7 @@ pub fn probe(dir: &Path) -> Result<(), Error> {
         size: 1,
     };
     let user_ns = namespaces::unpinned_user_namespace(ids)?;
-    Layer::open(dir, user_ns.as_fd()).map(drop)
+    Layers::open(&[dir.to_owned()], user_ns.as_fd()).map(drop)
 }
 
 fn make_dir(path: &Path) -> Result<(), Error> {

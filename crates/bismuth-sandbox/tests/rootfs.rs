@@ -13,6 +13,7 @@ use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::rootfs::{self, Error, Method, RootfsSpec};
 use common::{Footprint, Scratch, ids, layer};
 use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::MountFlags;
 
 const MIB: u64 = 1 << 20;
 const METHODS: [Method; 2] = [Method::Detached, Method::Attached];
@@ -204,13 +205,48 @@ fn a_failed_mount_leaves_nothing() {
     layers.push(fixture.scratch.path().join("missing"));
     let missing = rootfs::mount(&fixture.spec(layers.clone())).unwrap_err();
     assert!(missing.to_string().contains("missing"), "{missing}");
-    // A layer that is a file is found out by overlayfs, after all the rest was made.
     layers[2] = layers[0].join("which");
+    let file = rootfs::mount(&fixture.spec(layers.clone())).unwrap_err();
+    assert!(matches!(file, Error::OpenLayer { .. }), "{file}");
+    assert_eq!(fixture.footprint(), before);
+    // Where the root filesystem cannot be mounted, all the rest was made before.
+    layers.pop();
+    fs::write(fixture.dir.join("root"), "a file").unwrap();
+    let before = fixture.footprint();
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
         assert!(matches!(refused, Error::Overlay { .. }), "{refused}");
         assert_eq!(fixture.footprint(), before);
     }
+}
+
+#[test]
+fn layers_may_lie_on_several_mounts() {
+    let fixture = Fixture::new();
+    let mut layers = fixture.layers(4);
+    let disk = fixture.scratch.dir("disk");
+    rustix::mount::mount("none", &disk, "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::create_dir_all(disk.join("a/fs")).unwrap();
+    fs::write(disk.join("a/fs/which"), "disk").unwrap();
+    layers.insert(0, disk.join("a/fs"));
+    // A layer that is a mount point, and one reached by a symbolic link.
+    let bound = layer(&fixture.scratch, "bound", &[("bound", "")]);
+    rustix::mount::mount_bind(&bound, &layers[1]).unwrap();
+    let link = fixture.scratch.path().join("link");
+    std::os::unix::fs::symlink(&layers[4], &link).unwrap();
+    layers[4] = link;
+    for method in METHODS {
+        let root = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap();
+        assert_eq!(text(&root, "which"), "disk");
+        let there = ["bound", "only-1", "only-2", "only-3"].map(|name| root.join(name).exists());
+        assert_eq!(there, [true; 4]);
+        assert!(!root.join("only-0").exists(), "the mount covers it");
+        let owner = fs::metadata(root.join("only-3")).unwrap().uid();
+        assert_eq!(owner, ids(0).host_start);
+        rootfs::unmount(&fixture.dir).unwrap();
+    }
+    mounts::unmount_under(&layers[1]).unwrap();
+    mounts::unmount_under(&disk).unwrap();
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
     fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::layers::Layer;
+use super::layers::Layers;
 use super::upper::{self, Upper};
 use super::{Error, LOWER, UPPER, make_dir, remove_dir};
 use crate::mounts;
@@ -31,9 +31,9 @@ pub enum Method {
     /// mount in the tree.
     Detached,
     /// By name, before that. overlayfs wants its layers' mounts attached while it is mounted, and
-    /// takes one page of options. So the layers are attached under `dir/lower`, named as
-    /// `/proc/self/fd/N` (room for some 200), and detached again: overlayfs has made its own
-    /// clones by then.
+    /// takes one page of options. So the clones are attached under `dir/lower`, the layers
+    /// named as `/proc/self/fd/N` (room for some 200), and the clones detached again: overlayfs
+    /// has its own by then.
     Attached,
 }
 
@@ -61,12 +61,14 @@ fn try_detached() -> rustix::io::Result<()> {
     let work = upper::directory(tmpfs.as_fd(), "work")?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let clone = open_tree(&lower, c".", flags)?;
-    create(&[clone.as_fd()], upper_dir.as_fd(), work.as_fd()).map(drop)
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lower = rustix::fs::openat(&clone, c".", flags, Mode::empty())?;
+    create(&[lower], upper_dir.as_fd(), work.as_fd()).map(drop)
 }
 
 /// Makes an overlay, attached nowhere.
 fn create(
-    lower: &[BorrowedFd<'_>],
+    lower: &[OwnedFd],
     upper: BorrowedFd<'_>,
     work: BorrowedFd<'_>,
 ) -> rustix::io::Result<OwnedFd> {
@@ -75,7 +77,7 @@ fn create(
         fsconfig_set_string(&context, key, value)?;
     }
     for layer in lower {
-        fsconfig_set_fd(&context, "lowerdir+", upper::open_root(*layer)?)?;
+        fsconfig_set_fd(&context, "lowerdir+", layer)?;
     }
     fsconfig_set_fd(&context, "upperdir", upper)?;
     fsconfig_set_fd(&context, "workdir", work)?;
@@ -91,12 +93,11 @@ fn create(
 pub(super) fn mount_detached(
     dir: &Path,
     root: &Path,
-    layers: &[Layer],
+    layers: &Layers,
     upper: &Upper,
 ) -> Result<(), Error> {
-    check_count(layers.len(), MOST_LAYERS)?;
-    let lower: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
-    let overlay = create(&lower, upper.upper.as_fd(), upper.work.as_fd())
+    check_count(layers.dirs.len(), MOST_LAYERS)?;
+    let overlay = create(&layers.dirs, upper.upper.as_fd(), upper.work.as_fd())
         .map_err(failed(dir, "make the overlay"))?;
     attach(overlay.as_fd(), root).map_err(failed(dir, "attach the overlay"))
 }
@@ -105,7 +106,7 @@ pub(super) fn mount_detached(
 pub(super) fn mount_attached(
     dir: &Path,
     root: &Path,
-    layers: &[Layer],
+    layers: &Layers,
     upper: &Upper,
 ) -> Result<(), Error> {
     let options = options_by_name(layers, upper)?;
@@ -113,11 +114,11 @@ pub(super) fn mount_attached(
     make_dir(&upper_point)?;
     attach(upper.as_fd(), &upper_point).map_err(failed(dir, "attach the upper directory"))?;
     make_dir(&lower_point)?;
-    let mut points = Vec::with_capacity(layers.len());
-    for (number, layer) in layers.iter().enumerate() {
+    let mut points = Vec::with_capacity(layers.mounts.len() + 1);
+    for (number, mount) in layers.mounts.iter().enumerate() {
         let point = lower_point.join(number.to_string());
         make_dir(&point)?;
-        attach(layer.as_fd(), &point).map_err(failed(dir, "attach a layer"))?;
+        attach(mount.as_fd(), &point).map_err(failed(dir, "attach the layers"))?;
         points.push(point);
     }
     let options = std::ffi::CString::new(options).map_err(|_| Error::Overlay {
@@ -137,15 +138,15 @@ pub(super) fn mount_attached(
     // Descriptors keep these busy, so they are detached; overlayfs has its own clones.
     points.push(upper_point);
     for point in &points {
-        mounts::detach(point).map_err(failed(dir, "detach a layer"))?;
+        mounts::detach(point).map_err(failed(dir, "detach the layers"))?;
         remove_dir(point)?;
     }
     remove_dir(&lower_point)
 }
 
-fn options_by_name(layers: &[Layer], upper: &Upper) -> Result<String, Error> {
+fn options_by_name(layers: &Layers, upper: &Upper) -> Result<String, Error> {
     let name = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let lower: Vec<_> = layers.iter().map(|layer| name(layer.as_fd())).collect();
+    let lower: Vec<_> = layers.dirs.iter().map(|dir| name(dir.as_fd())).collect();
     let mut options = format!(
         "lowerdir={},upperdir={},workdir={}",
         lower.join(":"),
@@ -157,8 +158,8 @@ fn options_by_name(layers: &[Layer], upper: &Upper) -> Result<String, Error> {
     }
     if options.len() > MOST_OPTION_BYTES {
         // What each layer took on average tells how many would have fitted.
-        let most = layers.len() * MOST_OPTION_BYTES / options.len();
-        check_count(layers.len(), most)?;
+        let most = layers.dirs.len() * MOST_OPTION_BYTES / options.len();
+        check_count(layers.dirs.len(), most)?;
     }
     Ok(options)
 }

@@ -87,10 +87,3 @@ pub(super) fn directory(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Resul
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
-
-/// Opens the directory that a mount shows, not only a path to it: overlayfs takes path
-/// descriptors later (6.15) than descriptors (6.13).
-pub(super) fn open_root(mount: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(mount, c".", flags, Mode::empty())
-}
