@@ -91,7 +91,7 @@ start_daemons
 import_image
 function_id exec "exec:/bin/hello"
 exec_id=$id
-function_id server "server:8000:/bin/httpd -f -p 8000 -h /srv"
+function_id server "server:8000:/usr/sbin/httpd -f -p 8000 -h /srv"
 invoke "$exec_id"
 invoke "$id"
 [[ ${1:-} == -d ]] || stay

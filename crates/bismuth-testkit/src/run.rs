@@ -33,7 +33,8 @@ struct Run {
 /// Where all runs of this machine live; `BISMUTH_TESTKIT_ROOT` moves it to a path as short.
 #[must_use]
 pub fn root() -> PathBuf {
-    std::env::var_os("BISMUTH_TESTKIT_ROOT").map_or_else(|| "/tmp/bismuth-test".into(), PathBuf::from)
+    std::env::var_os("BISMUTH_TESTKIT_ROOT")
+        .map_or_else(|| "/tmp/bismuth-test".into(), PathBuf::from)
 }
 
 /// This process's run directory; the first call sweeps what killed processes left and makes it.

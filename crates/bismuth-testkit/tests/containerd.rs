@@ -158,3 +158,28 @@ fn layered() -> Image {
         .build()
         .unwrap()
 }
+
+#[tokio::test]
+async fn pythons_image_has_it_where_the_official_ones_do() {
+    let containerd = Containerd::start().await.unwrap();
+    let python = tokio::task::spawn_blocking(image::python)
+        .await
+        .unwrap()
+        .unwrap();
+    import(&containerd, "docker.io/library/python:3.11", &python).await;
+    let run = [
+        "run",
+        "--rm",
+        "docker.io/library/python:3.11",
+        "testkit-python",
+    ];
+    let program = [
+        "/usr/local/bin/python3",
+        "-c",
+        "import http.server; print('serves')",
+    ];
+    assert_eq!(
+        ctr_ok(&containerd, &[&run[..], &program].concat()).await,
+        "serves\n"
+    );
+}

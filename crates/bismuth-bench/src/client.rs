@@ -1,0 +1,61 @@
+//! One connection that is kept, so that connecting is not part of what is measured.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+pub(crate) struct Client {
+    sender: SendRequest<Empty<Bytes>>,
+    authority: String,
+}
+
+impl Client {
+    /// Connects to `authority` (`HOST:PORT`).
+    pub(crate) async fn connect(authority: &str) -> Result<Self> {
+        let stream = TcpStream::connect(authority)
+            .await
+            .with_context(|| format!("connect to {authority}"))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends when the sender is dropped.
+        tokio::spawn(connection);
+        Ok(Self {
+            sender,
+            authority: authority.to_owned(),
+        })
+    }
+
+    /// `GET path`: the whole answer and how long it took.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<(Response<Bytes>, Duration)> {
+        let request = Request::get(path)
+            .header(header::HOST, &self.authority)
+            .body(Empty::new())?;
+        let began = Instant::now();
+        self.sender
+            .ready()
+            .await
+            .context("the connection was closed")?;
+        let (head, body) = self.sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok((Response::from_parts(head, body), began.elapsed()))
+    }
+
+    /// `GET path`, which must succeed: how long it took.
+    pub(crate) async fn timed(&mut self, path: &str) -> Result<Duration> {
+        let (answer, took) = self.get(path).await?;
+        let text = String::from_utf8_lossy(answer.body());
+        ensure!(
+            answer.status().is_success(),
+            "{path}: {} {text}",
+            answer.status()
+        );
+        Ok(took)
+    }
+}
