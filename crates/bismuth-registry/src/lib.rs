@@ -1,1 +1,135 @@
-//! bismuth-registry.
+//! The registry: the vocabulary of `bismuth-model` on the tree of `bismuth-coord`.
+//!
+//! ```text
+//!   api, ctl ──► create_function · replace_definition · switch_backends · delete_function …    one transaction each
+//!                      │
+//!                  the tree  ── layout.rs (every path) · codec (every byte)
+//!                      │
+//!   bismuthfe ◄── watch_routing      list, watch, swap whole
+//!   bismuthd  ◄── watch_assignment   ──► update_container_status, announce_node
+//!   ctl       ◄── audit, repair
+//! ```
+//!
+//! The happy path of a deployment:
+//! 1. [`Registry::create_function`] writes definition, backend list, routes and one assignment per backend at once;
+//! 2. the node sees its assignment, starts the container and says so by [`Registry::update_container_status`];
+//! 3. frontends see the backend list and the routes and send requests;
+//! 4. [`Registry::replace_definition`] assigns slots of the next revision, and once they are proven
+//!    [`Registry::switch_backends`] sends the requests there;
+//! 5. after they drained, [`Registry::release_container`] takes the old slots away.
+//!
+//! A change reads what it builds on, decides, and commits with the versions it read; overtaken by somebody else, it
+//! reads and decides again, a bounded number of times. When a connection is lost before the answer, it looks
+//! whether the change was made.
+
+mod announce;
+pub mod audit;
+mod backends;
+pub mod codec;
+mod containers;
+mod error;
+mod functions;
+mod jitter;
+mod json;
+mod layout;
+mod nodes;
+mod routes;
+mod transaction;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bismuth_coord::{MAX_DATA_BYTES, Tree};
+use bismuth_model::{BACKEND_BYTES, Environment};
+
+pub use announce::{Announcement, Presence};
+pub use error::{Error, Result};
+pub use functions::{Function, FunctionPage};
+pub use json::JsonError;
+pub use layout::{Layout, Place, name_of};
+pub use nodes::Node;
+pub use watch::{
+    Alarms, AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, Unresolved,
+    UnresolvedReason,
+};
+
+/// How many backends fit into one znode. Far more than [`FunctionDefinition`](bismuth_model::FunctionDefinition)
+/// allows instances; slots of two revisions fit side by side.
+pub const MAX_BACKENDS: usize = MAX_DATA_BYTES / BACKEND_BYTES;
+
+/// The registry of one environment. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    tree: Arc<dyn Tree>,
+    layout: Layout,
+}
+
+impl Registry {
+    /// The registry of `environment` in `tree`. Nothing is read or written yet.
+    #[must_use]
+    pub fn new(tree: Arc<dyn Tree>, environment: Environment) -> Self {
+        Self {
+            tree,
+            layout: Layout::new(&environment),
+        }
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The tree below, for what is not the registry's business (leader locks).
+    #[must_use]
+    pub fn tree(&self) -> &Arc<dyn Tree> {
+        &self.tree
+    }
+
+    /// Makes the environment. Done again, it creates what is missing and changes nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Tree`].
+    pub async fn bootstrap(&self) -> Result<()> {
+        for path in self.layout.base() {
+            self.ensure(&path).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the environment is there, whole.
+    ///
+    /// # Errors
+    /// [`Error::Tree`].
+    pub async fn is_bootstrapped(&self) -> Result<bool> {
+        for path in self.layout.base() {
+            if self.tree.exists(&path).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn not_bootstrapped(&self) -> Error {
+        Error::NotBootstrapped {
+            root: self.layout.root().to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("root", &self.layout.root())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since 1970 by this machine's clock.
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,383 @@
+//! What in a scan contradicts. Pure.
+
+use std::collections::BTreeSet;
+
+use bismuth_coord::{Op, path};
+use bismuth_model::{
+    Backend, ContainerRecord, ContainerStatus, FunctionId, FunctionRecord, NodeRecord, Revision,
+};
+use bytes::Bytes;
+
+use super::scan::{Entry, Scan, Stray};
+use super::{Contradiction, Finding, Repair};
+use crate::codec::Record;
+use crate::transaction::{check as unchanged, create, delete, set};
+use crate::{Layout, Place, now_ms};
+
+/// Finds what contradicts. Slots created after `grace_begin_ms` may be unlisted.
+pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Finding> {
+    let mut audit = Audit {
+        layout,
+        scan,
+        grace_begin_ms,
+        findings: Vec::new(),
+    };
+    audit.directories();
+    audit.strays();
+    audit.nodes();
+    for (id, function) in &scan.functions {
+        audit.function(*id, function);
+    }
+    for (slot, container) in &scan.containers {
+        audit.container(*slot, container);
+    }
+    audit.routes();
+    audit.findings
+}
+
+pub(super) struct Audit<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) scan: &'a Scan,
+    grace_begin_ms: u64,
+    findings: Vec<Finding>,
+}
+
+impl Audit<'_> {
+    /// Adds a finding; `ops` that could not be made (a record too large) leave it without a repair.
+    pub(super) fn find(
+        &mut self,
+        what: Contradiction,
+        how_to_mend: impl Into<String>,
+        ops: Option<Vec<Op>>,
+    ) {
+        let repair = ops.map(|ops| Repair { ops });
+        self.findings.push(Finding {
+            what,
+            how_to_mend: how_to_mend.into(),
+            repair,
+        });
+    }
+
+    fn directories(&mut self) {
+        for path in self.layout.base() {
+            if !self.scan.directories.contains(&path) {
+                let ops = vec![create(path.clone(), Bytes::new())];
+                self.find(
+                    Contradiction::DirectoryMissing { path },
+                    "create it (bootstrap does)",
+                    Some(ops),
+                );
+            }
+        }
+    }
+
+    fn strays(&mut self) {
+        for Stray {
+            path,
+            version,
+            has_children,
+        } in &self.scan.strays
+        {
+            // In these directories every name is an id, an address or a hostname, in every version of Bismuth.
+            let parent = path::parent(path).and_then(|parent| self.layout.place(parent));
+            let misnamed = matches!(
+                parent,
+                Some(Place::Functions | Place::Nodes | Place::Containers(_) | Place::Routes)
+            );
+            let ops = (misnamed && !has_children).then(|| vec![delete(path.clone(), *version)]);
+            let what = Contradiction::Misplaced { path: path.clone() };
+            self.find(
+                what,
+                "delete it, unless another program keeps it there",
+                ops,
+            );
+        }
+    }
+
+    fn nodes(&mut self) {
+        for (ip, node) in &self.scan.nodes {
+            if let Err(reason) = &node.record {
+                let data = encoded(&NodeRecord { schedulable: false });
+                let ops = data.map(|data| vec![set(node.path.clone(), data, node.version)]);
+                self.find(
+                    undecodable(node, reason),
+                    "make it not schedulable, and undrain the node if it is to be",
+                    ops,
+                );
+            }
+            let directory = self.layout.containers(*ip);
+            if !self.scan.directories.contains(&directory) {
+                let ops = vec![create(directory, Bytes::new())];
+                let what = Contradiction::NodeWithoutDirectory { ip: *ip };
+                self.find(
+                    what,
+                    "create it (provisioning the node again does)",
+                    Some(ops),
+                );
+            }
+        }
+        for (ip, alive) in &self.scan.alive {
+            let ops = || Some(vec![delete(alive.path.clone(), alive.version)]);
+            if !alive.ephemeral {
+                let what = Contradiction::SignOfLifePersistent { ip: *ip };
+                self.find(
+                    what,
+                    "delete it; the node's bismuthd announces itself again",
+                    ops(),
+                );
+            } else if let Err(reason) = &alive.record {
+                self.find(
+                    undecodable(alive, reason),
+                    "delete it; the node's bismuthd announces itself again",
+                    ops(),
+                );
+            }
+        }
+    }
+
+    fn function(&mut self, id: FunctionId, function: &Entry<FunctionRecord>) {
+        if let Err(reason) = &function.record {
+            self.find(
+                undecodable(function, reason),
+                "delete the function and create it again",
+                None,
+            );
+        }
+        let rebuild = || encoded(&self.assigned_to(id, function));
+        match self.scan.lists.get(&id) {
+            None => {
+                let ops = rebuild().map(|data| {
+                    vec![
+                        unchanged(function.path.clone(), function.version),
+                        create(self.layout.backends(id), data),
+                    ]
+                });
+                let what = Contradiction::ListMissing { function: id };
+                self.find(
+                    what,
+                    "make it of the containers that are assigned for the current revision",
+                    ops,
+                );
+            }
+            Some(list) => match &list.record {
+                Err(reason) => {
+                    let ops =
+                        rebuild().map(|data| vec![set(list.path.clone(), data, list.version)]);
+                    let mend =
+                        "make it of the containers that are assigned for the current revision";
+                    self.find(undecodable(list, reason), mend, ops);
+                }
+                Ok(backends) => self.backends(id, function, list, backends),
+            },
+        }
+    }
+
+    /// The slots that are assigned for the current revision of a function.
+    fn assigned_to(&self, id: FunctionId, function: &Entry<FunctionRecord>) -> Vec<Backend> {
+        let Ok(function) = &function.record else {
+            return Vec::new();
+        };
+        let serves = |container: &&Entry<ContainerRecord>| {
+            container
+                .record
+                .as_ref()
+                .is_ok_and(|r| r.function_id == id && r.revision == function.revision)
+        };
+        self.scan
+            .containers
+            .iter()
+            .filter(|(_, container)| serves(container))
+            .map(|(slot, _)| *slot)
+            .collect()
+    }
+
+    fn backends(
+        &mut self,
+        id: FunctionId,
+        function: &Entry<FunctionRecord>,
+        list: &Entry<Vec<Backend>>,
+        backends: &[Backend],
+    ) {
+        let mut seen = BTreeSet::new();
+        for (index, backend) in backends.iter().enumerate() {
+            let without = || {
+                let mut rest = backends.to_vec();
+                rest.remove(index);
+                encoded(&rest).map(|data| vec![set(list.path.clone(), data, list.version)])
+            };
+            let backend = *backend;
+            if !seen.insert(backend) {
+                self.find(
+                    Contradiction::BackendTwice {
+                        function: id,
+                        backend,
+                    },
+                    "list it once",
+                    without(),
+                );
+                continue;
+            }
+            if !self.scan.nodes.contains_key(&backend.ip) {
+                let what = Contradiction::BackendOnUnknownNode {
+                    function: id,
+                    backend,
+                };
+                self.find(
+                    what,
+                    "take it off the list, or provision the node",
+                    without(),
+                );
+                continue;
+            }
+            match self
+                .scan
+                .containers
+                .get(&backend)
+                .map(|container| &container.record)
+            {
+                None => {
+                    let ops = function.record.as_ref().ok().and_then(|record| {
+                        let assignment = assigned(id, record.revision)?;
+                        Some(vec![
+                            unchanged(function.path.clone(), function.version),
+                            unchanged(list.path.clone(), list.version),
+                            create(
+                                self.layout.container(backend.ip, backend.container_id),
+                                assignment,
+                            ),
+                        ])
+                    });
+                    let what = Contradiction::BackendUnassigned {
+                        function: id,
+                        backend,
+                    };
+                    self.find(what, "assign it to the node, or take it off the list", ops);
+                }
+                Some(Ok(record)) if record.function_id != id => {
+                    let what = Contradiction::BackendOfOther {
+                        function: id,
+                        backend,
+                        serves: record.function_id,
+                    };
+                    self.find(what, "take it off the list", without());
+                }
+                // What cannot be decoded is found with the containers.
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn container(&mut self, slot: Backend, container: &Entry<ContainerRecord>) {
+        let remove = || vec![delete(container.path.clone(), container.version)];
+        let record = match &container.record {
+            Ok(record) => record,
+            Err(reason) => {
+                let ops = match self.lister(slot) {
+                    Some((id, revision)) => assigned(id, revision)
+                        .map(|data| vec![set(container.path.clone(), data, container.version)]),
+                    None => Some(remove()),
+                };
+                self.find(
+                    undecodable(container, reason),
+                    "assign it anew if a function lists it, else remove it",
+                    ops,
+                );
+                return;
+            }
+        };
+        let id = record.function_id;
+        let Some(function) = self.scan.functions.get(&id) else {
+            let what = Contradiction::ContainerOfMissingFunction {
+                container: slot,
+                function: id,
+            };
+            self.find(
+                what,
+                "remove the assignment; the node then removes the container",
+                Some(remove()),
+            );
+            return;
+        };
+        // Nothing can be said about the containers of what cannot be decoded.
+        let Ok(current) = function.record.as_ref().map(|record| record.revision) else {
+            return;
+        };
+        let Some(list) = self.scan.lists.get(&id) else {
+            return;
+        };
+        let Ok(listed) = list.record.as_ref().map(|list| list.contains(&slot)) else {
+            return;
+        };
+        if record.revision > current {
+            let ops = if listed {
+                let data = encoded(&ContainerRecord {
+                    revision: current,
+                    ..record.clone()
+                });
+                data.map(|data| {
+                    vec![
+                        unchanged(function.path.clone(), function.version),
+                        set(container.path.clone(), data, container.version),
+                    ]
+                })
+            } else {
+                Some(remove())
+            };
+            let revision = record.revision;
+            let what = Contradiction::ContainerOfFutureRevision {
+                container: slot,
+                function: id,
+                revision,
+                current,
+            };
+            self.find(
+                what,
+                "assign it for the current revision if the function lists it, else remove it",
+                ops,
+            );
+        } else if !listed && container.created_ms <= self.grace_begin_ms {
+            let mut ops = vec![unchanged(list.path.clone(), list.version)];
+            ops.extend(remove());
+            let what = Contradiction::ContainerUnlisted {
+                container: slot,
+                function: id,
+            };
+            self.find(
+                what,
+                "remove the assignment, unless a deployment is under way",
+                Some(ops),
+            );
+        }
+    }
+
+    /// The one function that lists a slot, with its revision.
+    fn lister(&self, slot: Backend) -> Option<(FunctionId, Revision)> {
+        let lists = |(_, list): &(&FunctionId, &Entry<Vec<Backend>>)| {
+            list.record.as_ref().is_ok_and(|list| list.contains(&slot))
+        };
+        let mut listers = self.scan.lists.iter().filter(lists);
+        let (id, _) = listers.next()?;
+        let record = self.scan.functions.get(id)?.record.as_ref().ok()?;
+        listers.next().is_none().then_some((*id, record.revision))
+    }
+}
+
+pub(super) fn undecodable<R>(entry: &Entry<R>, reason: &str) -> Contradiction {
+    Contradiction::Undecodable {
+        path: entry.path.clone(),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(super) fn encoded(record: &impl Record) -> Option<Bytes> {
+    record.encode().ok()
+}
+
+/// A new assignment.
+fn assigned(function_id: FunctionId, revision: Revision) -> Option<Bytes> {
+    encoded(&ContainerRecord {
+        function_id,
+        revision,
+        status: ContainerStatus::assigned(now_ms()),
+    })
+}

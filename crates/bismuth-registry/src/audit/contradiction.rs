@@ -1,0 +1,252 @@
+//! The kinds of contradictions, and how they are said.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use bismuth_model::{Backend, FunctionId, Hostname, Revision};
+
+/// What can contradict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// A directory of the environment is missing.
+    DirectoryMissing {
+        /// Which.
+        path: String,
+    },
+    /// Something is where nothing of ours belongs.
+    Misplaced {
+        /// Where.
+        path: String,
+    },
+    /// A record cannot be decoded.
+    Undecodable {
+        /// Which.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A function has no backend list, not even an empty one.
+    ListMissing {
+        /// Which function.
+        function: FunctionId,
+    },
+    /// A container is listed twice.
+    BackendTwice {
+        /// By which function.
+        function: FunctionId,
+        /// Which.
+        backend: Backend,
+    },
+    /// A backend is on a node that is not provisioned.
+    BackendOnUnknownNode {
+        /// Of which function.
+        function: FunctionId,
+        /// Which.
+        backend: Backend,
+    },
+    /// A backend is not assigned to its node.
+    BackendUnassigned {
+        /// Of which function.
+        function: FunctionId,
+        /// Which.
+        backend: Backend,
+    },
+    /// A backend serves another function.
+    BackendOfOther {
+        /// The function that lists it.
+        function: FunctionId,
+        /// Which.
+        backend: Backend,
+        /// The function it serves.
+        serves: FunctionId,
+    },
+    /// A container is assigned for a function that does not exist.
+    ContainerOfMissingFunction {
+        /// Which.
+        container: Backend,
+        /// The function.
+        function: FunctionId,
+    },
+    /// A container is assigned for a revision that the function has not had.
+    ContainerOfFutureRevision {
+        /// Which.
+        container: Backend,
+        /// The function.
+        function: FunctionId,
+        /// The container's revision.
+        revision: Revision,
+        /// The function's revision.
+        current: Revision,
+    },
+    /// A container is assigned, and no requests go there.
+    ContainerUnlisted {
+        /// Which.
+        container: Backend,
+        /// The function.
+        function: FunctionId,
+    },
+    /// A hostname leads to a function that does not exist.
+    RouteToMissingFunction {
+        /// The hostname.
+        hostname: Hostname,
+        /// The function.
+        function: FunctionId,
+    },
+    /// A hostname leads to a function whose definition does not have it.
+    RouteUnclaimed {
+        /// The hostname.
+        hostname: Hostname,
+        /// The function.
+        function: FunctionId,
+    },
+    /// A function's hostname leads nowhere.
+    RouteMissing {
+        /// The hostname.
+        hostname: Hostname,
+        /// The function.
+        function: FunctionId,
+    },
+    /// A function's hostname leads elsewhere.
+    RouteElsewhere {
+        /// The hostname.
+        hostname: Hostname,
+        /// The function whose definition has it.
+        function: FunctionId,
+        /// Where it leads.
+        leads_to: FunctionId,
+    },
+    /// Several functions' definitions have one hostname.
+    RouteContested {
+        /// The hostname.
+        hostname: Hostname,
+        /// The functions.
+        functions: Vec<FunctionId>,
+    },
+    /// A node has no directory for assignments.
+    NodeWithoutDirectory {
+        /// Which node.
+        ip: Ipv4Addr,
+    },
+    /// A node's sign of life would outlive its bismuthd.
+    SignOfLifePersistent {
+        /// Which node.
+        ip: Ipv4Addr,
+    },
+}
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DirectoryMissing { path } => write!(f, "{path} does not exist"),
+            Self::Misplaced { path } => {
+                write!(f, "{path} is not a place where Bismuth keeps anything")
+            }
+            Self::Undecodable { path, reason } => write!(f, "{path} cannot be read: {reason}"),
+            Self::ListMissing { function } => write!(f, "function {function} has no backend list"),
+            Self::BackendTwice { function, backend } => {
+                write!(f, "function {function} lists backend {backend} twice")
+            }
+            Self::BackendOnUnknownNode { function, backend } => {
+                write!(
+                    f,
+                    "function {function} has backend {backend} on a node that is not provisioned"
+                )
+            }
+            Self::BackendUnassigned { function, backend } => {
+                write!(
+                    f,
+                    "function {function} has backend {backend}, which is not assigned to that node"
+                )
+            }
+            Self::BackendOfOther {
+                function,
+                backend,
+                serves,
+            } => {
+                write!(
+                    f,
+                    "function {function} has backend {backend}, which serves function {serves}"
+                )
+            }
+            Self::ContainerOfMissingFunction {
+                container,
+                function,
+            } => {
+                write!(
+                    f,
+                    "container {container} serves function {function}, which does not exist"
+                )
+            }
+            Self::ContainerOfFutureRevision {
+                container,
+                function,
+                revision,
+                current,
+            } => {
+                write!(
+                    f,
+                    "container {container} serves revision {revision} of function {function}, which is at {current}"
+                )
+            }
+            Self::ContainerUnlisted {
+                container,
+                function,
+            } => {
+                write!(
+                    f,
+                    "container {container} serves function {function}, which does not list it as a backend"
+                )
+            }
+            Self::RouteToMissingFunction { hostname, function } => {
+                write!(
+                    f,
+                    "hostname {hostname} leads to function {function}, which does not exist"
+                )
+            }
+            Self::RouteUnclaimed { hostname, function } => {
+                write!(
+                    f,
+                    "hostname {hostname} leads to function {function}, whose definition does not have it"
+                )
+            }
+            Self::RouteMissing { hostname, function } => {
+                write!(
+                    f,
+                    "hostname {hostname} of function {function} leads nowhere"
+                )
+            }
+            Self::RouteElsewhere {
+                hostname,
+                function,
+                leads_to,
+            } => {
+                write!(
+                    f,
+                    "hostname {hostname} of function {function} leads to function {leads_to}"
+                )
+            }
+            Self::RouteContested {
+                hostname,
+                functions,
+            } => {
+                write!(
+                    f,
+                    "hostname {hostname} is in the definitions of several functions:"
+                )?;
+                functions
+                    .iter()
+                    .try_for_each(|function| write!(f, " {function}"))
+            }
+            Self::NodeWithoutDirectory { ip } => {
+                write!(f, "node {ip} has no directory for assignments")
+            }
+            Self::SignOfLifePersistent { ip } => {
+                write!(
+                    f,
+                    "the sign of life of node {ip} is not ephemeral and would stay for ever"
+                )
+            }
+        }
+    }
+}

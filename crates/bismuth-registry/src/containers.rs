@@ -1,0 +1,157 @@
+//! Containers: what became of each slot, as its node tells.
+
+use std::net::Ipv4Addr;
+
+use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId};
+
+use crate::Registry;
+use crate::error::{Error, Result};
+use crate::layout::canonical;
+use crate::transaction::{Attempts, Outcome, Proof, encode, set};
+
+impl Registry {
+    /// Reads one assignment; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if it cannot be decoded, [`Error::Tree`].
+    pub async fn container(
+        &self,
+        ip: Ipv4Addr,
+        container: ContainerId,
+    ) -> Result<Option<ContainerRecord>> {
+        let record = self.read(&self.layout.container(ip, container)).await?;
+        Ok(record.map(|stored| stored.record))
+    }
+
+    /// Reads the assignments behind these backends, in their order. `None` stands for one that does not exist or
+    /// cannot be decoded (which is logged, and found by the audit).
+    ///
+    /// # Errors
+    /// [`Error::Tree`].
+    pub async fn container_statuses(
+        &self,
+        backends: &[Backend],
+    ) -> Result<Vec<Option<ContainerRecord>>> {
+        let paths: Vec<String> = backends
+            .iter()
+            .map(|b| self.layout.container(b.ip, b.container_id))
+            .collect();
+        let records = self.read_many::<ContainerRecord>(&paths).await;
+        records
+            .into_iter()
+            .map(|record| Ok(readable(record)?.flatten().map(|stored| stored.record)))
+            .collect()
+    }
+
+    /// Every assignment of a function, listed as a backend or not, with its record, newest revision first.
+    /// Looks at every node.
+    ///
+    /// # Errors
+    /// [`Error::NotBootstrapped`], [`Error::Tree`].
+    pub async fn function_containers(
+        &self,
+        id: FunctionId,
+    ) -> Result<Vec<(Backend, ContainerRecord)>> {
+        let mut found = Vec::new();
+        for ip in self.node_ips().await? {
+            let containers = self.node_containers(ip).await?.0.into_iter();
+            found.extend(
+                containers
+                    .filter(|(_, record)| record.function_id == id)
+                    .map(|(container_id, record)| (Backend { ip, container_id }, record)),
+            );
+        }
+        found.sort_by_key(|(slot, record)| {
+            (
+                std::cmp::Reverse(record.revision),
+                record.status.created_ms,
+                *slot,
+            )
+        });
+        Ok(found)
+    }
+
+    /// Writes what became of a container. For the node that it is assigned to; creates nothing.
+    ///
+    /// # Errors
+    /// [`Error::ContainerUnknown`] if it is not assigned (any more), [`Error::Record`] (too large), and what every
+    /// change may end in.
+    pub async fn update_container_status(
+        &self,
+        ip: Ipv4Addr,
+        container: ContainerId,
+        status: &ContainerStatus,
+    ) -> Result<()> {
+        let path = self.layout.container(ip, container);
+        let mut attempts = Attempts::new(format!(
+            "update the status of container {container} on node {ip}"
+        ));
+        loop {
+            let stored = self.read::<ContainerRecord>(&path).await?;
+            let stored = stored.ok_or(Error::ContainerUnknown { ip, container })?;
+            if stored.record.status == *status {
+                return Ok(());
+            }
+            let data = encode(
+                &path,
+                &ContainerRecord {
+                    status: status.clone(),
+                    ..stored.record
+                },
+            )?;
+            let ops = vec![set(path.clone(), data.clone(), stored.version)];
+            match self
+                .commit(attempts.act(), ops, &Proof::Holds(path.clone(), data))
+                .await?
+            {
+                Outcome::Made => return Ok(()),
+                Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
+                    attempts.next().await?
+                }
+                Outcome::Refused(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The assignments of a node, sorted by id, and the ids of those that cannot be decoded. Empty for a node that
+    /// does not exist.
+    pub(crate) async fn node_containers(
+        &self,
+        ip: Ipv4Addr,
+    ) -> Result<(Vec<(ContainerId, ContainerRecord)>, Vec<ContainerId>)> {
+        let names = self
+            .names(&self.layout.containers(ip))
+            .await?
+            .unwrap_or_default();
+        let ids: Vec<ContainerId> = names.iter().filter_map(|name| canonical(name)).collect();
+        let paths: Vec<String> = ids
+            .iter()
+            .map(|id| self.layout.container(ip, *id))
+            .collect();
+        let (mut containers, mut unreadable) = (Vec::with_capacity(ids.len()), Vec::new());
+        for (id, record) in ids
+            .into_iter()
+            .zip(self.read_many::<ContainerRecord>(&paths).await)
+        {
+            match readable(record)? {
+                Some(Some(stored)) => containers.push((id, stored.record)),
+                // Released since it was listed.
+                Some(None) => {}
+                None => unreadable.push(id),
+            }
+        }
+        Ok((containers, unreadable))
+    }
+}
+
+/// Takes a record that cannot be decoded out of the errors: `Ok(None)`. One bad record hides no other.
+pub(crate) fn readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ Error::Record { .. }) => {
+            tracing::warn!(%error, "a record is skipped because it cannot be decoded");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

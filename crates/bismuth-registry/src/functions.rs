@@ -1,0 +1,326 @@
+//! Functions: made, read, replaced and removed, each with its routes and slots in one transaction.
+
+use std::collections::BTreeSet;
+
+use bismuth_coord::{Error as TreeError, Op, Version};
+use bismuth_model::{
+    Backend, ContainerRecord, ContainerStatus, FunctionDefinition, FunctionId, FunctionRecord,
+    Revision,
+};
+
+use crate::error::{Error, Result};
+use crate::layout::canonical;
+use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
+use crate::{MAX_BACKENDS, Place, Registry, now_ms};
+
+/// A function as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Function {
+    /// Its name.
+    pub id: FunctionId,
+    /// What it is.
+    pub record: FunctionRecord,
+    /// The version of the record, to expect in [`Registry::replace_definition`].
+    pub version: Version,
+    /// Where requests for it go, in the order of the list.
+    pub backends: Vec<Backend>,
+}
+
+/// Some functions, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FunctionPage {
+    /// Those that could be read.
+    pub functions: Vec<Function>,
+    /// Those of this page whose records could not; the audit says what is wrong with them.
+    pub unreadable: Vec<FunctionId>,
+    /// Where the next page begins: after this one. `None` on the last page.
+    pub next: Option<FunctionId>,
+}
+
+impl Registry {
+    /// Creates a function with its routes, and assigns one slot per placement, which is also its backend list.
+    ///
+    /// # Errors
+    /// [`Error::FunctionExists`], [`Error::RouteTaken`], [`Error::NodeUnknown`], [`Error::TooManyBackends`],
+    /// [`Error::Record`] (too large), [`Error::NotBootstrapped`], and what every change may end in.
+    pub async fn create_function(
+        &self,
+        id: FunctionId,
+        definition: &FunctionDefinition,
+        placements: &[Backend],
+    ) -> Result<FunctionRecord> {
+        check_list(id, placements)?;
+        let now = now_ms();
+        let record = FunctionRecord {
+            revision: Revision::FIRST,
+            definition: definition.clone(),
+            created_ms: now,
+            updated_ms: now,
+        };
+        let path = self.layout.function(id);
+        let data = encode(&path, &record)?;
+        let list = self.layout.backends(id);
+        let mut ops = vec![
+            create(path.clone(), data.clone()),
+            create(list.clone(), encode(&list, &placements.to_vec())?),
+        ];
+        for route in &definition.routes {
+            ops.push(self.create_route(id, &route.hostname)?);
+        }
+        for slot in placements {
+            ops.push(self.create_container(slot, id, record.revision, now)?);
+        }
+        let proof = Proof::Holds(path, data);
+        let mut attempts = Attempts::new(format!("create function {id}"));
+        loop {
+            match self.commit(attempts.act(), ops.clone(), &proof).await? {
+                Outcome::Made => return Ok(record),
+                // A route that was taken a moment ago and is free now.
+                Outcome::Refused(error) => self.explain(id, error).await?,
+            }
+            attempts.next().await?;
+        }
+    }
+
+    /// Reads one function.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if it cannot be decoded, [`Error::Tree`].
+    pub async fn function(&self, id: FunctionId) -> Result<Option<Function>> {
+        let Some(record) = self
+            .read::<FunctionRecord>(&self.layout.function(id))
+            .await?
+        else {
+            return Ok(None);
+        };
+        let backends = self.read::<Vec<Backend>>(&self.layout.backends(id)).await?;
+        Ok(Some(Function {
+            id,
+            record: record.record,
+            version: record.version,
+            backends: backends.map(|list| list.record).unwrap_or_default(),
+        }))
+    }
+
+    /// Reads at most `limit` functions whose ids come after `after`.
+    ///
+    /// # Errors
+    /// [`Error::NotBootstrapped`], [`Error::Tree`].
+    pub async fn list_functions(
+        &self,
+        after: Option<FunctionId>,
+        limit: usize,
+    ) -> Result<FunctionPage> {
+        let mut ids = self.function_ids().await?;
+        ids.retain(|id| after.is_none_or(|after| *id > after));
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        let records: Vec<String> = ids.iter().map(|id| self.layout.function(*id)).collect();
+        let lists: Vec<String> = ids.iter().map(|id| self.layout.backends(*id)).collect();
+        let records = self.read_many::<FunctionRecord>(&records).await;
+        let lists = self.read_many::<Vec<Backend>>(&lists).await;
+        let mut page = FunctionPage {
+            next: ids.last().copied().filter(|_| more),
+            ..FunctionPage::default()
+        };
+        for ((id, record), list) in ids.into_iter().zip(records).zip(lists) {
+            match (record, list) {
+                (Ok(Some(record)), Ok(list)) => page.functions.push(Function {
+                    id,
+                    record: record.record,
+                    version: record.version,
+                    backends: list.map(|list| list.record).unwrap_or_default(),
+                }),
+                // Deleted since it was listed.
+                (Ok(None), _) => {}
+                (Err(Error::Record { .. }), _) | (_, Err(Error::Record { .. })) => {
+                    page.unreadable.push(id)
+                }
+                (Err(error), _) | (_, Err(error)) => return Err(error),
+            }
+        }
+        Ok(page)
+    }
+
+    /// The ids of all functions, sorted.
+    ///
+    /// # Errors
+    /// [`Error::NotBootstrapped`], [`Error::Tree`].
+    pub async fn function_ids(&self) -> Result<Vec<FunctionId>> {
+        let names = self
+            .names(&self.layout.functions())
+            .await?
+            .ok_or_else(|| self.not_bootstrapped())?;
+        let mut ids: Vec<FunctionId> = names.iter().filter_map(|name| canonical(name)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Writes the next revision of a function and assigns its slots. Its routes change at once (those that are new
+    /// lead to it, those that are gone do not); requests go to the old slots until [`Self::switch_backends`].
+    ///
+    /// # Errors
+    /// [`Error::FunctionUnknown`], [`Error::FunctionChanged`] if it is not of version `expected`,
+    /// [`Error::RouteTaken`], [`Error::NodeUnknown`], [`Error::TooManyBackends`], [`Error::Record`] (too large), and
+    /// what every change may end in.
+    pub async fn replace_definition(
+        &self,
+        id: FunctionId,
+        definition: &FunctionDefinition,
+        expected: Version,
+        new_slots: &[Backend],
+    ) -> Result<FunctionRecord> {
+        check_list(id, new_slots)?;
+        let path = self.layout.function(id);
+        let current = self
+            .read::<FunctionRecord>(&path)
+            .await?
+            .ok_or(Error::FunctionUnknown { id })?;
+        if current.version != expected {
+            return Err(Error::FunctionChanged { id });
+        }
+        let now = now_ms();
+        let record = FunctionRecord {
+            revision: current.record.revision.next(),
+            definition: definition.clone(),
+            created_ms: current.record.created_ms,
+            updated_ms: now,
+        };
+        let data = encode(&path, &record)?;
+        let mut slots = Vec::with_capacity(new_slots.len());
+        for slot in new_slots {
+            slots.push(self.create_container(slot, id, record.revision, now)?);
+        }
+        // A new slot has an id that nobody else uses, so it is the better proof.
+        let proof = match new_slots.first() {
+            Some(slot) => Proof::Exists(self.layout.container(slot.ip, slot.container_id)),
+            None => Proof::Holds(path.clone(), data.clone()),
+        };
+        let mut attempts = Attempts::new(format!("replace the definition of function {id}"));
+        loop {
+            let mut ops = vec![set(path.clone(), data.clone(), expected)];
+            ops.extend(
+                self.route_changes(id, &current.record.definition, definition)
+                    .await?,
+            );
+            ops.extend(slots.iter().cloned());
+            match self.commit(attempts.act(), ops, &proof).await? {
+                Outcome::Made => return Ok(record),
+                Outcome::Refused(error) => self.explain(id, error).await?,
+            }
+            attempts.next().await?;
+        }
+    }
+
+    /// Removes a function with its routes, its backend list and all its assignments. The nodes see their
+    /// assignments go, drain the containers and remove them. Works for a record that cannot be decoded too.
+    ///
+    /// # Errors
+    /// [`Error::FunctionUnknown`], and what every change may end in.
+    pub async fn delete_function(&self, id: FunctionId) -> Result<()> {
+        let path = self.layout.function(id);
+        let proof = Proof::Gone(path.clone());
+        let mut attempts = Attempts::new(format!("delete function {id}"));
+        loop {
+            let Some(version) = self.tree.exists(&path).await? else {
+                return Err(Error::FunctionUnknown { id });
+            };
+            // Both versions are read before the slots are: whoever assigns another one changes one of them.
+            let list = self.layout.backends(id);
+            let list_version = self.tree.exists(&list).await?;
+            let mut ops = self.delete_routes(id).await?;
+            for (slot, _) in self.function_containers(id).await? {
+                // The node may change its status at any moment, so no version is expected.
+                ops.push(Op::Delete {
+                    path: self.layout.container(slot.ip, slot.container_id),
+                    expected: None,
+                });
+            }
+            ops.extend(list_version.map(|version| delete(list, version)));
+            ops.push(delete(path.clone(), version));
+            match self.commit(attempts.act(), ops, &proof).await? {
+                Outcome::Made => return Ok(()),
+                Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
+                    attempts.next().await?
+                }
+                Outcome::Refused(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The step that assigns a slot.
+    pub(crate) fn create_container(
+        &self,
+        slot: &Backend,
+        id: FunctionId,
+        revision: Revision,
+        now: u64,
+    ) -> Result<Op> {
+        let path = self.layout.container(slot.ip, slot.container_id);
+        let record = ContainerRecord {
+            function_id: id,
+            revision,
+            status: ContainerStatus::assigned(now),
+        };
+        let data = encode(&path, &record)?;
+        Ok(create(path, data))
+    }
+
+    /// Turns the refusal of a transaction about a function into words; `Ok` if it is worth trying again.
+    pub(crate) async fn explain(&self, id: FunctionId, error: TreeError) -> Result<()> {
+        let place = error.path().and_then(|path| self.layout.place(path));
+        match (&error, place) {
+            (TreeError::AlreadyExists { .. }, Some(Place::Function(id))) => {
+                Err(Error::FunctionExists { id })
+            }
+            (TreeError::AlreadyExists { .. }, Some(Place::Container(ip, container))) => {
+                Err(Error::ContainerExists { ip, container })
+            }
+            (TreeError::AlreadyExists { path }, Some(Place::Route(hostname))) => {
+                match self.read::<FunctionId>(path).await? {
+                    Some(route) if route.record != id => Err(Error::RouteTaken {
+                        hostname,
+                        owner: route.record,
+                    }),
+                    _ => Ok(()),
+                }
+            }
+            (
+                TreeError::NotFound { act: "create", .. },
+                Some(Place::Function(_) | Place::Route(_)),
+            ) => Err(self.not_bootstrapped()),
+            (TreeError::NotFound { .. }, Some(Place::Function(id) | Place::Backends(id))) => {
+                Err(Error::FunctionUnknown { id })
+            }
+            (TreeError::NotFound { .. }, Some(Place::Container(ip, _))) => {
+                Err(Error::NodeUnknown { ip })
+            }
+            (TreeError::BadVersion { .. }, Some(Place::Function(id))) => {
+                Err(Error::FunctionChanged { id })
+            }
+            _ if error.is_conflict() || error.is_not_found() => Ok(()),
+            _ => Err(error.into()),
+        }
+    }
+}
+
+/// A list of backends that can be stored.
+pub(crate) fn check_list(id: FunctionId, list: &[Backend]) -> Result<()> {
+    if list.len() > MAX_BACKENDS {
+        return Err(Error::TooManyBackends {
+            id,
+            count: list.len(),
+            limit: MAX_BACKENDS,
+        });
+    }
+    let mut seen = BTreeSet::new();
+    match list
+        .iter()
+        .find(|backend| !seen.insert(backend.container_id))
+    {
+        Some(twice) => Err(Error::BackendTwice {
+            container: twice.container_id,
+        }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,276 @@
+//! Where everything is: the one file that knows the paths of the tree.
+//!
+//! ```text
+//! /{environment}
+//!  ├─ function/{id}                  FunctionRecord
+//!  │               └─ backends       packed list of Backend
+//!  ├─ node/{ip}                      NodeRecord
+//!  │           ├─ alive              NodeFacts, ephemeral
+//!  │           └─ container/{id}     ContainerRecord
+//!  ├─ route/{hostname}               FunctionId
+//!  └─ election/…                     leader locks
+//! ```
+//!
+//! [`Layout`] builds paths from typed parts, and [`Layout::place`] reads them back: a path that it does not
+//! recognise is in the wrong place.
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bismuth_model::{ContainerId, Environment, FunctionId, Hostname};
+
+/// The name of the backend list below a function.
+const BACKENDS: &str = "backends";
+/// The name of the ephemeral node below a worker node.
+const ALIVE: &str = "alive";
+/// The name of the directory of assignments below a worker node.
+const CONTAINER: &str = "container";
+
+/// Builds every path of one environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: Arc<str>,
+}
+
+/// What belongs at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// The environment itself; no data.
+    Root,
+    /// The directory of functions; no data.
+    Functions,
+    /// A function's definition.
+    Function(FunctionId),
+    /// A function's backend list.
+    Backends(FunctionId),
+    /// The directory of worker nodes; no data.
+    Nodes,
+    /// A worker node.
+    Node(Ipv4Addr),
+    /// The sign of life of a worker node.
+    Alive(Ipv4Addr),
+    /// The directory of a worker node's assignments; no data.
+    Containers(Ipv4Addr),
+    /// One assignment and what became of it.
+    Container(Ipv4Addr, ContainerId),
+    /// The directory of routes; no data.
+    Routes,
+    /// The function that a hostname leads to.
+    Route(Hostname),
+    /// Leader locks, whose form is their user's business.
+    Election,
+}
+
+impl Layout {
+    /// The paths of `environment`.
+    #[must_use]
+    pub fn new(environment: &Environment) -> Self {
+        Self {
+            root: format!("/{environment}").into(),
+        }
+    }
+
+    /// The node that everything is below.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The directory of functions.
+    #[must_use]
+    pub fn functions(&self) -> String {
+        format!("{}/function", self.root)
+    }
+
+    /// A function's definition.
+    #[must_use]
+    pub fn function(&self, id: FunctionId) -> String {
+        format!("{}/function/{id}", self.root)
+    }
+
+    /// A function's backend list.
+    #[must_use]
+    pub fn backends(&self, id: FunctionId) -> String {
+        format!("{}/function/{id}/{BACKENDS}", self.root)
+    }
+
+    /// The directory of worker nodes.
+    #[must_use]
+    pub fn nodes(&self) -> String {
+        format!("{}/node", self.root)
+    }
+
+    /// A worker node.
+    #[must_use]
+    pub fn node(&self, ip: Ipv4Addr) -> String {
+        format!("{}/node/{ip}", self.root)
+    }
+
+    /// The sign of life of a worker node.
+    #[must_use]
+    pub fn alive(&self, ip: Ipv4Addr) -> String {
+        format!("{}/node/{ip}/{ALIVE}", self.root)
+    }
+
+    /// The directory of a worker node's assignments.
+    #[must_use]
+    pub fn containers(&self, ip: Ipv4Addr) -> String {
+        format!("{}/node/{ip}/{CONTAINER}", self.root)
+    }
+
+    /// One assignment.
+    #[must_use]
+    pub fn container(&self, ip: Ipv4Addr, container: ContainerId) -> String {
+        format!("{}/node/{ip}/{CONTAINER}/{container}", self.root)
+    }
+
+    /// The directory of routes.
+    #[must_use]
+    pub fn routes(&self) -> String {
+        format!("{}/route", self.root)
+    }
+
+    /// One route.
+    #[must_use]
+    pub fn route(&self, hostname: &Hostname) -> String {
+        format!("{}/route/{}", self.root, hostname.as_str())
+    }
+
+    /// The directory of leader locks.
+    #[must_use]
+    pub fn elections(&self) -> String {
+        format!("{}/election", self.root)
+    }
+
+    /// The directory of the contenders for one lock.
+    #[must_use]
+    pub fn election(&self, name: &str) -> String {
+        format!("{}/election/{name}", self.root)
+    }
+
+    /// What an empty environment consists of, parents first.
+    #[must_use]
+    pub fn base(&self) -> [String; 5] {
+        [
+            self.root.to_string(),
+            self.functions(),
+            self.nodes(),
+            self.routes(),
+            self.elections(),
+        ]
+    }
+
+    /// What belongs at `path`; `None` if nothing of ours does. Only the one canonical spelling of an id, address
+    /// or hostname is recognised, so a path and its place stand for each other.
+    #[must_use]
+    pub fn place(&self, path: &str) -> Option<Place> {
+        let rest = path.strip_prefix(&*self.root)?;
+        let Some(rest) = rest.strip_prefix('/') else {
+            return rest.is_empty().then_some(Place::Root);
+        };
+        let segments: Vec<&str> = rest.split('/').collect();
+        match *segments.as_slice() {
+            ["function"] => Some(Place::Functions),
+            ["function", id] => canonical(id).map(Place::Function),
+            ["function", id, BACKENDS] => canonical(id).map(Place::Backends),
+            ["node"] => Some(Place::Nodes),
+            ["node", ip] => canonical(ip).map(Place::Node),
+            ["node", ip, ALIVE] => canonical(ip).map(Place::Alive),
+            ["node", ip, CONTAINER] => canonical(ip).map(Place::Containers),
+            ["node", ip, CONTAINER, id] => Some(Place::Container(canonical(ip)?, canonical(id)?)),
+            ["route"] => Some(Place::Routes),
+            ["route", hostname] => canonical(hostname).map(Place::Route),
+            ["election", ..] => Some(Place::Election),
+            _ => None,
+        }
+    }
+}
+
+/// The last segment of a path.
+#[must_use]
+pub fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Reads a name, unless it is another spelling than the one this program writes.
+pub(crate) fn canonical<T: FromStr + ToString>(name: &str) -> Option<T> {
+    let value = T::from_str(name).ok()?;
+    (value.to_string() == name).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_and_its_place_stand_for_each_other() {
+        let layout = Layout::new(&"staging".parse().unwrap());
+        let (id, container) = (FunctionId::new_random(), ContainerId::new_random());
+        let ip = Ipv4Addr::LOCALHOST;
+        let hostname = Hostname::parse("a.b").unwrap();
+        for (path, place) in [
+            (layout.root().to_owned(), Place::Root),
+            (layout.functions(), Place::Functions),
+            (layout.function(id), Place::Function(id)),
+            (layout.backends(id), Place::Backends(id)),
+            (layout.nodes(), Place::Nodes),
+            (layout.node(ip), Place::Node(ip)),
+            (layout.alive(ip), Place::Alive(ip)),
+            (layout.containers(ip), Place::Containers(ip)),
+            (
+                layout.container(ip, container),
+                Place::Container(ip, container),
+            ),
+            (layout.routes(), Place::Routes),
+            (layout.route(&hostname), Place::Route(hostname)),
+            (layout.elections(), Place::Election),
+            (layout.election("leader"), Place::Election),
+        ] {
+            assert_eq!(layout.place(&path), Some(place), "{path}");
+            bismuth_coord::path::validate(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn these_are_the_paths() {
+        let layout = Layout::new(&Environment::default());
+        let id: FunctionId = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
+        let container: ContainerId = "00000000-0000-0000-0000-000000000001".parse().unwrap();
+        let ip = Ipv4Addr::new(10, 0, 0, 7);
+        let function = "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert_eq!(layout.function(id), function);
+        assert_eq!(layout.backends(id), format!("{function}/backends"));
+        assert_eq!(layout.node(ip), "/default/node/10.0.0.7");
+        assert_eq!(layout.alive(ip), "/default/node/10.0.0.7/alive");
+        let assignment = "/default/node/10.0.0.7/container/00000000-0000-0000-0000-000000000001";
+        assert_eq!(layout.container(ip, container), assignment);
+        assert_eq!(
+            layout.route(&Hostname::parse("a.B.").unwrap()),
+            "/default/route/a.b"
+        );
+    }
+
+    #[test]
+    fn other_spellings_and_other_places_are_none() {
+        let layout = Layout::new(&Environment::default());
+        for path in [
+            "/",
+            "/other",
+            "/defaults",
+            "/default/",
+            "/default/functions",
+            "/default/function/67E55044-10B1-426F-9247-BB680E5FE0C8",
+            "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8/other",
+            "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8/backends/x",
+            "/default/node/10.0.0.07",
+            "/default/node/::1",
+            "/default/route/A.b",
+            "/default/route/a.b.",
+            "/default/route/a.b/c",
+        ] {
+            assert_eq!(layout.place(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What a node is to serve: what a bismuthd holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bismuth_coord::Event;
+use bismuth_model::{
+    ContainerId, ContainerRecord, ContainerStatus, FunctionDefinition, FunctionId, FunctionRecord,
+    Revision,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::holdback::Evidence;
+use super::shelf::Shelf;
+use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use crate::Registry;
+use crate::error::{Error, Result};
+use crate::layout::Place;
+
+/// Everything that is assigned to one node at one time, immutable.
+///
+/// A container that is in neither map is not assigned, provided the picture is [complete](Self::complete).
+/// Serialisable, so that a node can keep it on disk and start with it when ZooKeeper is down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The slots to serve.
+    pub containers: BTreeMap<ContainerId, AssignedContainer>,
+    /// Slots that are assigned and cannot be started, because their definition is not to be had. What runs of them
+    /// is to be left running.
+    pub unresolved: BTreeMap<ContainerId, Unresolved>,
+    /// Whether everything was read at least once since this process began. Before that, nothing is to be removed
+    /// for not being here.
+    #[serde(skip)]
+    pub complete: bool,
+    /// What is not as it should be.
+    #[serde(skip)]
+    pub alarms: Alarms,
+}
+
+/// A slot to serve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssignedContainer {
+    /// The function it serves.
+    pub function_id: FunctionId,
+    /// The revision of the definition.
+    pub revision: Revision,
+    /// The definition of that revision.
+    pub definition: Arc<FunctionDefinition>,
+    /// The status when the slot was first seen. It is not followed: the node alone changes it.
+    pub status_at_list: ContainerStatus,
+}
+
+/// A slot whose definition is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unresolved {
+    /// The function and revision, unless the assignment itself cannot be decoded.
+    pub function: Option<(FunctionId, Revision)>,
+    /// Why.
+    pub reason: UnresolvedReason,
+}
+
+/// Why a slot's definition is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum UnresolvedReason {
+    /// The assignment cannot be decoded.
+    #[error("the assignment cannot be decoded: {0}")]
+    AssignmentUndecodable(String),
+    /// The function cannot be decoded.
+    #[error("the function's record cannot be decoded: {0}")]
+    FunctionUndecodable(String),
+    /// There is no such function.
+    #[error("the function does not exist")]
+    FunctionMissing,
+    /// Only the newest definition is kept, and this is another.
+    #[error("the function is at revision {current}")]
+    OtherRevision {
+        /// The revision that is kept.
+        current: Revision,
+    },
+}
+
+impl Registry {
+    /// Follows what is assigned to a node in a task of its own. The first snapshot is empty and not
+    /// [complete](Assignment::complete). The task ends with `shutdown`, or when all receivers are dropped.
+    pub fn watch_assignment(
+        &self,
+        ip: Ipv4Addr,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> watch::Receiver<Arc<Assignment>> {
+        self.watch_assignment_from(ip, Assignment::default(), shutdown)
+    }
+
+    /// As [`Self::watch_assignment`], beginning with what was known earlier: definitions of revisions that are no
+    /// longer kept are taken from it, and it is not given up for a tree that is suddenly empty.
+    pub fn watch_assignment_from(
+        &self,
+        ip: Ipv4Addr,
+        earlier: Assignment,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> watch::Receiver<Arc<Assignment>> {
+        let (snapshots, following) = self.follow_assignment(ip, earlier, shutdown);
+        tokio::spawn(following);
+        snapshots
+    }
+
+    /// As [`Self::watch_assignment_from`], but leaves it to the caller to run the task.
+    pub fn follow_assignment(
+        &self,
+        ip: Ipv4Addr,
+        earlier: Assignment,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> (
+        watch::Receiver<Arc<Assignment>>,
+        impl Future<Output = ()> + Send + 'static,
+    ) {
+        let earlier = Assignment {
+            complete: false,
+            alarms: Alarms::default(),
+            ..earlier
+        };
+        let view = Assigned::new(ip, &earlier);
+        let (sender, receiver) = watch::channel(Arc::new(earlier));
+        (receiver, follow(self.clone(), view, sender, shutdown))
+    }
+}
+
+/// An assigned slot.
+#[derive(Clone, Debug)]
+enum Slot {
+    Resolved(AssignedContainer),
+    Unresolved(Unresolved),
+}
+
+struct Assigned {
+    ip: Ipv4Addr,
+    slots: Shelf<ContainerId, Slot>,
+    undecodable: Undecodable,
+    complete: bool,
+}
+
+impl Assigned {
+    fn new(ip: Ipv4Addr, earlier: &Assignment) -> Self {
+        let mut slots = Shelf::new("assigned containers", |_| true);
+        let resolved = earlier
+            .containers
+            .iter()
+            .map(|(id, container)| (*id, Slot::Resolved(container.clone())));
+        let unresolved = earlier
+            .unresolved
+            .iter()
+            .map(|(id, slot)| (*id, Slot::Unresolved(slot.clone())));
+        slots.seed(resolved.chain(unresolved).collect());
+        Self {
+            ip,
+            slots,
+            undecodable: Undecodable::default(),
+            complete: false,
+        }
+    }
+
+    /// Reads assignments and the definitions that are not known yet.
+    async fn read(
+        &mut self,
+        registry: &Registry,
+        ids: &[ContainerId],
+    ) -> Result<Vec<Option<Slot>>> {
+        let paths: Vec<String> = ids
+            .iter()
+            .map(|id| registry.layout.container(self.ip, *id))
+            .collect();
+        let found = find_many::<ContainerRecord>(registry, &paths).await?;
+        for (path, found) in paths.iter().zip(&found) {
+            self.undecodable.note(path, found);
+        }
+        let wanted = ids
+            .iter()
+            .zip(&found)
+            .filter_map(|(id, found)| match found {
+                Found::Good(record) if self.known(*id, record).is_none() => {
+                    Some(record.function_id)
+                }
+                _ => None,
+            });
+        let functions = self.read_functions(registry, wanted.collect()).await?;
+        let slots = ids.iter().zip(found).map(|(id, found)| match found {
+            Found::Missing => None,
+            Found::Good(record) => Some(
+                self.known(*id, &record)
+                    .unwrap_or_else(|| resolve(record, &functions)),
+            ),
+            Found::Undecodable(error) => Some(self.slots.last(id).cloned().unwrap_or_else(|| {
+                Slot::Unresolved(Unresolved {
+                    function: None,
+                    reason: UnresolvedReason::AssignmentUndecodable(error.to_string()),
+                })
+            })),
+        });
+        Ok(slots.collect())
+    }
+
+    async fn read_functions(
+        &mut self,
+        registry: &Registry,
+        ids: BTreeSet<FunctionId>,
+    ) -> Result<HashMap<FunctionId, Found<Newest>>> {
+        let ids: Vec<FunctionId> = ids.into_iter().collect();
+        let paths: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
+        let found = find_many::<FunctionRecord>(registry, &paths).await?;
+        let newest = found.into_iter().map(|found| match found {
+            Found::Good(record) => Found::Good(Newest {
+                revision: record.revision,
+                definition: record.definition.into(),
+            }),
+            Found::Missing => Found::Missing,
+            Found::Undecodable(error) => Found::Undecodable(error),
+        });
+        Ok(ids.into_iter().zip(newest).collect())
+    }
+
+    /// The slot as it is known, if that is all there is to know: the definition of a revision never changes.
+    fn known(&self, id: ContainerId, record: &ContainerRecord) -> Option<Slot> {
+        match self.slots.last(&id)? {
+            Slot::Resolved(known)
+                if known.function_id == record.function_id && known.revision == record.revision =>
+            {
+                Some(Slot::Resolved(known.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    fn snapshot_alarms(&self) -> Alarms {
+        Alarms {
+            held_back: self.slots.held(),
+            undecodable: self.undecodable.paths.len(),
+        }
+    }
+}
+
+/// The one definition of a function that is kept.
+struct Newest {
+    revision: Revision,
+    definition: Arc<FunctionDefinition>,
+}
+
+fn resolve(record: ContainerRecord, functions: &HashMap<FunctionId, Found<Newest>>) -> Slot {
+    let ContainerRecord {
+        function_id,
+        revision,
+        status,
+    } = record;
+    let reason = match functions.get(&function_id) {
+        Some(Found::Good(newest)) if newest.revision == revision => {
+            let definition = newest.definition.clone();
+            return Slot::Resolved(AssignedContainer {
+                function_id,
+                revision,
+                definition,
+                status_at_list: status,
+            });
+        }
+        Some(Found::Good(newest)) => UnresolvedReason::OtherRevision {
+            current: newest.revision,
+        },
+        Some(Found::Undecodable(error)) => UnresolvedReason::FunctionUndecodable(error.to_string()),
+        Some(Found::Missing) | None => UnresolvedReason::FunctionMissing,
+    };
+    Slot::Unresolved(Unresolved {
+        function: Some((function_id, revision)),
+        reason,
+    })
+}
+
+impl View for Assigned {
+    type Snapshot = Assignment;
+
+    const NAME: &'static str = "assignment";
+
+    fn roots(&self, registry: &Registry) -> Vec<String> {
+        vec![registry.layout.containers(self.ip)]
+    }
+
+    fn concerns(&self, registry: &Registry, event: &Event) -> bool {
+        let place = event.path().and_then(|path| registry.layout.place(path));
+        match (event, place) {
+            // The echo of this node's own status.
+            (Event::Changed { .. }, Some(Place::Container(_, id))) => {
+                !matches!(self.slots.last(&id), Some(Slot::Resolved(_)))
+            }
+            (_, place) => place.is_some(),
+        }
+    }
+
+    async fn list(&mut self, registry: &Registry) -> Result<()> {
+        let begun = Instant::now();
+        let directory = registry.layout.containers(self.ip);
+        // Deprovisioning needs an empty directory, so a missing one does not say that nothing is assigned.
+        let names = registry
+            .names(&directory)
+            .await?
+            .ok_or(Error::NodeUnknown { ip: self.ip })?;
+        self.undecodable
+            .retain_below(&directory, &names.iter().map(String::as_str).collect());
+        let ids: Vec<ContainerId> = canonical_names(&names);
+        let slots = self.read(registry, &ids).await?;
+        let slots = ids
+            .into_iter()
+            .zip(slots)
+            .filter_map(|(id, slot)| Some((id, slot?)));
+        self.slots.replace(slots.collect());
+        self.slots.settle(Instant::now(), Evidence::Listing(begun));
+        self.complete = true;
+        Ok(())
+    }
+
+    async fn refresh(
+        &mut self,
+        registry: &Registry,
+        paths: &BTreeSet<String>,
+    ) -> Result<Refreshed> {
+        let mut ids = Vec::with_capacity(paths.len());
+        for path in paths {
+            match registry.layout.place(path) {
+                Some(Place::Container(_, id)) => ids.push(id),
+                _ => return Ok(Refreshed::InDoubt),
+            }
+        }
+        let slots = self.read(registry, &ids).await?;
+        for (id, slot) in ids.into_iter().zip(slots) {
+            self.slots.put(id, slot);
+        }
+        self.slots.settle(Instant::now(), Evidence::Hint);
+        Ok(Refreshed::Done)
+    }
+
+    fn len(&self) -> usize {
+        self.slots.shown().len()
+    }
+
+    fn confirm_at(&self) -> Option<Instant> {
+        self.slots.confirm_at()
+    }
+
+    fn snapshot(&self) -> Assignment {
+        let mut assignment = Assignment {
+            complete: self.complete,
+            alarms: self.snapshot_alarms(),
+            ..Assignment::default()
+        };
+        for (id, slot) in self.slots.shown() {
+            match slot {
+                Slot::Resolved(container) => {
+                    drop(assignment.containers.insert(*id, container.clone()))
+                }
+                Slot::Unresolved(slot) => drop(assignment.unresolved.insert(*id, slot.clone())),
+            }
+        }
+        assignment
+    }
+}

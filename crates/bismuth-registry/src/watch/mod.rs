@@ -1,0 +1,291 @@
+//! Pictures of the tree that keep themselves up to date: list, watch, swap whole.
+//!
+//! ```text
+//!            ┌────────────── lost, in doubt, or a minute is over ─────────────┐
+//!            ▼                                                                 │
+//!  watch ─► list everything ─► settle ─► publish ─► wait ─► read what the hints name
+//!    ▲          │                 │                                            │
+//!    │          │                 └ what is suddenly gone is held back         └─► settle ─► publish
+//!    └── an error: back off; the last picture stays
+//! ```
+//!
+//! Readers hold an immutable snapshot that is replaced whole; they never see an empty middle. The watch is in place
+//! before the list is made, so nothing falls between them. A hint only says where to look; what is published is
+//! what was read. A record that cannot be decoded is skipped, alarmed, and kept at its last good value.
+
+mod assignment;
+mod holdback;
+mod routing;
+mod shelf;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::{Event, SessionState, Watch};
+use futures_util::future::select_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::codec::{self, Record};
+use crate::error::{Error, Result};
+use crate::jitter::{backoff, jittered};
+use crate::{Registry, layout};
+
+pub use assignment::{AssignedContainer, Assignment, Unresolved, UnresolvedReason};
+pub use routing::{RoutedFunction, RoutingSnapshot};
+
+/// How often everything is listed although no hint asked for it.
+const RELIST: Duration = Duration::from_secs(60);
+
+/// How much of that time one entry is worth: a hundred entries per second at most, so that many readers of a large
+/// table do not keep ZooKeeper busy with what almost never finds anything.
+const RELIST_PER_ENTRY: Duration = Duration::from_millis(10);
+
+/// The waits between attempts to list while ZooKeeper does not answer: soon enough after it is back, and rare enough
+/// for many readers that all wait.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What is not as it should be in a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarms {
+    /// Entries that are gone from the tree and still shown, because too many went at once.
+    pub held_back: usize,
+    /// Records that cannot be decoded.
+    pub undecodable: usize,
+}
+
+/// One picture: what it is made of and how it is read.
+trait View: Send + 'static {
+    /// What readers hold.
+    type Snapshot: PartialEq + Send + Sync + 'static;
+
+    /// What it shows, for the log.
+    const NAME: &'static str;
+
+    /// The paths to watch, with everything below them.
+    fn roots(&self, registry: &Registry) -> Vec<String>;
+
+    /// Whether an event can change the picture.
+    fn concerns(&self, registry: &Registry, event: &Event) -> bool;
+
+    /// Reads everything.
+    fn list(&mut self, registry: &Registry) -> impl Future<Output = Result<()>> + Send;
+
+    /// Reads again what these paths name; [`Refreshed::InDoubt`] if only a whole list can tell.
+    fn refresh(
+        &mut self,
+        registry: &Registry,
+        paths: &BTreeSet<String>,
+    ) -> impl Future<Output = Result<Refreshed>> + Send;
+
+    /// How many entries it has.
+    fn len(&self) -> usize;
+
+    /// When everything is to be listed to confirm that what is gone is gone.
+    fn confirm_at(&self) -> Option<Instant>;
+
+    /// The picture now.
+    fn snapshot(&self) -> Self::Snapshot;
+}
+
+/// Whether hints were enough.
+enum Refreshed {
+    Done,
+    InDoubt,
+}
+
+/// Keeps a view up to date until `shutdown`, or until nobody looks any more.
+async fn follow<V: View>(
+    registry: Registry,
+    mut view: V,
+    snapshots: watch::Sender<Arc<V::Snapshot>>,
+    shutdown: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = shutdown => {}
+        () = snapshots.closed() => {}
+        () = keep(&registry, &mut view, &snapshots) => {}
+    }
+}
+
+/// Never ends.
+async fn keep<V: View>(
+    registry: &Registry,
+    view: &mut V,
+    snapshots: &watch::Sender<Arc<V::Snapshot>>,
+) {
+    let mut session = registry.tree.session();
+    let mut failures = 0;
+    loop {
+        let Err(error) = watch_and_list(registry, view, snapshots, &mut failures).await;
+        failures += 1;
+        let wait = backoff(failures, RETRY.0, RETRY.1);
+        let message = "the last picture stays until everything can be listed again";
+        // Once is enough for the operator; the attempts that follow are for whoever looks closer.
+        if failures == 1 {
+            tracing::warn!(view = V::NAME, %error, ?wait, "{message}");
+        } else {
+            tracing::debug!(view = V::NAME, %error, ?wait, "{message}");
+        }
+        session.mark_unchanged();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // Connected again is worth an attempt at once; a closed channel is waited out by the other arm.
+            Ok(_) = async {
+                session.changed().await?;
+                session.wait_for(|state| *state == SessionState::Connected).await.map(drop)
+            } => {}
+        }
+    }
+}
+
+/// Ends with the first error; dropping the watches, so that nothing stale is left in them.
+async fn watch_and_list<V: View>(
+    registry: &Registry,
+    view: &mut V,
+    snapshots: &watch::Sender<Arc<V::Snapshot>>,
+    failures: &mut u32,
+) -> Result<std::convert::Infallible> {
+    let mut watches = Vec::new();
+    for root in view.roots(registry) {
+        watches.push(registry.tree.watch(&root).await?);
+    }
+    loop {
+        view.list(registry).await?;
+        publish(view, snapshots);
+        *failures = 0;
+        let due = Instant::now() + relist_interval(view.len());
+        while let Some(paths) = hints_until(registry, view, &mut watches, due).await {
+            match view.refresh(registry, &paths).await? {
+                Refreshed::Done => publish(view, snapshots),
+                Refreshed::InDoubt => break,
+            }
+        }
+    }
+}
+
+fn relist_interval(entries: usize) -> Duration {
+    let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+    jittered(RELIST.max(RELIST_PER_ENTRY.saturating_mul(entries)))
+}
+
+fn publish<V: View>(view: &V, snapshots: &watch::Sender<Arc<V::Snapshot>>) {
+    let snapshot = view.snapshot();
+    snapshots.send_if_modified(|current| {
+        let changed = **current != snapshot;
+        if changed {
+            *current = Arc::new(snapshot);
+        }
+        changed
+    });
+}
+
+/// Waits for hints that concern the view, and takes all that are there; `None` when everything is to be listed.
+async fn hints_until<V: View>(
+    registry: &Registry,
+    view: &V,
+    watches: &mut [Watch],
+    due: Instant,
+) -> Option<BTreeSet<String>> {
+    let due = view.confirm_at().map_or(due, |at| at.min(due));
+    let mut paths = BTreeSet::new();
+    while paths.is_empty() {
+        let next = select_all(watches.iter_mut().map(|watch| Box::pin(watch.next())));
+        let event = tokio::select! {
+            (event, ..) = next => event,
+            () = tokio::time::sleep_until(due) => return None,
+        };
+        take(registry, view, &mut paths, event)?;
+        for watch in watches.iter_mut() {
+            while let Some(event) = watch.try_next() {
+                take(registry, view, &mut paths, event)?;
+            }
+        }
+    }
+    Some(paths)
+}
+
+/// Adds what an event names; `None` if events were lost.
+fn take<V: View>(
+    registry: &Registry,
+    view: &V,
+    paths: &mut BTreeSet<String>,
+    event: Event,
+) -> Option<()> {
+    if view.concerns(registry, &event) {
+        paths.insert(event.path()?.to_owned());
+    } else {
+        // Lost names no path, and concerns everything.
+        event.path()?;
+    }
+    Some(())
+}
+
+/// A record as a view reads it.
+enum Found<R> {
+    Good(R),
+    Missing,
+    /// It is there and cannot be decoded.
+    Undecodable(codec::Error),
+}
+
+/// Reads records for a view; an error is one of the connection.
+async fn find_many<R: Record>(registry: &Registry, paths: &[String]) -> Result<Vec<Found<R>>> {
+    let mut found = Vec::with_capacity(paths.len());
+    for read in registry.read_many::<R>(paths).await {
+        found.push(match read {
+            Ok(Some(stored)) => Found::Good(stored.record),
+            Ok(None) => Found::Missing,
+            Err(Error::Record { source, .. }) => Found::Undecodable(source),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(found)
+}
+
+/// Which records cannot be decoded, so that each is alarmed once.
+#[derive(Debug, Default)]
+struct Undecodable {
+    paths: BTreeSet<String>,
+}
+
+impl Undecodable {
+    fn note<R>(&mut self, path: &str, found: &Found<R>) {
+        match found {
+            Found::Undecodable(error) => {
+                if self.paths.insert(path.to_owned()) {
+                    tracing::error!(path, %error, "a record cannot be decoded; its last good value stays");
+                }
+            }
+            Found::Good(_) | Found::Missing => {
+                if self.paths.remove(path) {
+                    tracing::info!(path, "the record can be decoded again, or is gone");
+                }
+            }
+        }
+    }
+
+    /// Forgets those that a whole list did not find.
+    fn retain_below(&mut self, directory: &str, names: &BTreeSet<&str>) {
+        self.paths.retain(|path| {
+            match path
+                .strip_prefix(directory)
+                .and_then(|rest| rest.strip_prefix('/'))
+            {
+                Some(below) => names.contains(below.split('/').next().unwrap_or(below)),
+                None => true,
+            }
+        });
+    }
+}
+
+/// The names in a directory that are ids, addresses or hostnames in the one spelling that this program writes.
+fn canonical_names<T: std::str::FromStr + ToString>(names: &[String]) -> Vec<T> {
+    names
+        .iter()
+        .filter_map(|name| layout::canonical(name))
+        .collect()
+}

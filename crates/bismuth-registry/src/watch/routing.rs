@@ -1,0 +1,282 @@
+//! Where requests go: what a frontend holds.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::Event;
+use bismuth_model::{Affinity, Backend, FunctionId, FunctionRecord, Hostname};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::holdback::Evidence;
+use super::shelf::Shelf;
+use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use crate::Registry;
+use crate::error::Result;
+use crate::layout::Place;
+
+/// All functions and routes at one time, immutable.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoutingSnapshot {
+    /// The functions, by id.
+    pub functions: HashMap<FunctionId, RoutedFunction>,
+    /// The functions that hostnames lead to. One may be missing in `functions`, for a moment or by a contradiction.
+    pub routes: HashMap<Hostname, FunctionId>,
+    /// Whether everything was read at least once. Before that, what is not here may well exist.
+    pub complete: bool,
+    /// What is not as it should be.
+    pub alarms: Alarms,
+}
+
+/// What a frontend needs to know of a function.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutedFunction {
+    /// Where requests may go, in the order of the list.
+    pub backends: Arc<[Backend]>,
+    /// Requests one container handles at a time.
+    pub concurrency: u32,
+    /// The longest time to the head of the response.
+    pub timeout: Duration,
+    /// The longest silence in a stream.
+    pub idle_timeout: Duration,
+    /// What keeps a client on one container.
+    pub affinity: Option<Affinity>,
+}
+
+impl RoutedFunction {
+    fn new(record: FunctionRecord, backends: Arc<[Backend]>) -> Self {
+        let definition = record.definition;
+        Self {
+            backends,
+            concurrency: definition.concurrency,
+            timeout: Duration::from_millis(definition.timeout_ms),
+            idle_timeout: Duration::from_millis(definition.idle_timeout_ms),
+            affinity: definition.affinity,
+        }
+    }
+}
+
+impl Registry {
+    /// Follows the routing in a task of its own. The first snapshot is empty and not
+    /// [complete](RoutingSnapshot::complete). The task ends with `shutdown`, or when all receivers are dropped.
+    pub fn watch_routing(
+        &self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> watch::Receiver<Arc<RoutingSnapshot>> {
+        let (snapshots, following) = self.follow_routing(shutdown);
+        tokio::spawn(following);
+        snapshots
+    }
+
+    /// As [`Self::watch_routing`], but leaves it to the caller to run the task.
+    pub fn follow_routing(
+        &self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> (
+        watch::Receiver<Arc<RoutingSnapshot>>,
+        impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        (
+            receiver,
+            follow(self.clone(), Routing::new(), sender, shutdown),
+        )
+    }
+}
+
+struct Routing {
+    functions: Shelf<FunctionId, RoutedFunction>,
+    routes: Shelf<Hostname, FunctionId>,
+    undecodable: Undecodable,
+    complete: bool,
+}
+
+impl Routing {
+    fn new() -> Self {
+        Self {
+            functions: Shelf::new("functions with backends", |function| {
+                !function.backends.is_empty()
+            }),
+            routes: Shelf::new("routes", |_| true),
+            undecodable: Undecodable::default(),
+            complete: false,
+        }
+    }
+
+    /// Reads functions. What cannot be decoded is answered as it was last.
+    async fn read_functions(
+        &mut self,
+        registry: &Registry,
+        ids: &[FunctionId],
+    ) -> Result<Vec<Option<RoutedFunction>>> {
+        let records: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
+        let lists: Vec<String> = ids.iter().map(|id| registry.layout.backends(*id)).collect();
+        let found_records = find_many::<FunctionRecord>(registry, &records).await?;
+        let found_lists = find_many::<Vec<Backend>>(registry, &lists).await?;
+        let mut functions = Vec::with_capacity(ids.len());
+        for (index, (record, list)) in found_records.into_iter().zip(found_lists).enumerate() {
+            self.undecodable.note(&records[index], &record);
+            self.undecodable.note(&lists[index], &list);
+            functions.push(merge(record, list, self.functions.last(&ids[index])));
+        }
+        Ok(functions)
+    }
+
+    /// Reads routes. What cannot be decoded is answered as it was last.
+    async fn read_routes(
+        &mut self,
+        registry: &Registry,
+        hostnames: &[Hostname],
+    ) -> Result<Vec<Option<FunctionId>>> {
+        let paths: Vec<String> = hostnames
+            .iter()
+            .map(|hostname| registry.layout.route(hostname))
+            .collect();
+        let found = find_many::<FunctionId>(registry, &paths).await?;
+        let mut targets = Vec::with_capacity(hostnames.len());
+        for ((hostname, path), found) in hostnames.iter().zip(&paths).zip(found) {
+            self.undecodable.note(path, &found);
+            targets.push(match found {
+                Found::Good(id) => Some(id),
+                Found::Missing => None,
+                Found::Undecodable(_) => self.routes.last(hostname).copied(),
+            });
+        }
+        Ok(targets)
+    }
+
+    fn settle(&mut self, evidence: Evidence) {
+        let now = Instant::now();
+        self.functions.settle(now, evidence);
+        self.routes.settle(now, evidence);
+    }
+}
+
+/// A function from what was found of it; from the last good value where it cannot be decoded.
+fn merge(
+    record: Found<FunctionRecord>,
+    list: Found<Vec<Backend>>,
+    last: Option<&RoutedFunction>,
+) -> Option<RoutedFunction> {
+    let backends: Arc<[Backend]> = match list {
+        Found::Good(list) => list.into(),
+        // A function without a list is a contradiction that the audit finds; it has nowhere to go.
+        Found::Missing => Arc::default(),
+        Found::Undecodable(_) => last.map(|last| last.backends.clone()).unwrap_or_default(),
+    };
+    match record {
+        Found::Good(record) => Some(RoutedFunction::new(record, backends)),
+        Found::Missing => None,
+        Found::Undecodable(_) => last.map(|last| RoutedFunction {
+            backends,
+            ..last.clone()
+        }),
+    }
+}
+
+impl View for Routing {
+    type Snapshot = RoutingSnapshot;
+
+    const NAME: &'static str = "routing";
+
+    fn roots(&self, registry: &Registry) -> Vec<String> {
+        vec![registry.layout.functions(), registry.layout.routes()]
+    }
+
+    fn concerns(&self, registry: &Registry, event: &Event) -> bool {
+        // Misplaced nodes are the audit's business.
+        event
+            .path()
+            .is_some_and(|path| registry.layout.place(path).is_some())
+    }
+
+    async fn list(&mut self, registry: &Registry) -> Result<()> {
+        let begun = Instant::now();
+        let (functions, routes) = (registry.layout.functions(), registry.layout.routes());
+        // No operation of ours removes the directories: if one is missing, nothing is known, rather than nothing there.
+        let function_names = registry
+            .names(&functions)
+            .await?
+            .ok_or_else(|| registry.not_bootstrapped())?;
+        let route_names = registry
+            .names(&routes)
+            .await?
+            .ok_or_else(|| registry.not_bootstrapped())?;
+        self.undecodable.retain_below(
+            &functions,
+            &function_names.iter().map(String::as_str).collect(),
+        );
+        self.undecodable
+            .retain_below(&routes, &route_names.iter().map(String::as_str).collect());
+        let ids: Vec<FunctionId> = canonical_names(&function_names);
+        let hostnames: Vec<Hostname> = canonical_names(&route_names);
+        let read_functions = self.read_functions(registry, &ids).await?;
+        let read_routes = self.read_routes(registry, &hostnames).await?;
+        self.functions.replace(present(ids, read_functions));
+        self.routes.replace(present(hostnames, read_routes));
+        self.settle(Evidence::Listing(begun));
+        self.complete = true;
+        Ok(())
+    }
+
+    async fn refresh(
+        &mut self,
+        registry: &Registry,
+        paths: &BTreeSet<String>,
+    ) -> Result<Refreshed> {
+        let (mut ids, mut hostnames) = (BTreeSet::new(), BTreeSet::new());
+        for path in paths {
+            match registry.layout.place(path) {
+                Some(Place::Function(id) | Place::Backends(id)) => drop(ids.insert(id)),
+                Some(Place::Route(hostname)) => drop(hostnames.insert(hostname)),
+                _ => return Ok(Refreshed::InDoubt),
+            }
+        }
+        let ids: Vec<FunctionId> = ids.into_iter().collect();
+        let hostnames: Vec<Hostname> = hostnames.into_iter().collect();
+        let functions = self.read_functions(registry, &ids).await?;
+        let routes = self.read_routes(registry, &hostnames).await?;
+        for (id, function) in ids.into_iter().zip(functions) {
+            self.functions.put(id, function);
+        }
+        for (hostname, target) in hostnames.into_iter().zip(routes) {
+            self.routes.put(hostname, target);
+        }
+        self.settle(Evidence::Hint);
+        Ok(Refreshed::Done)
+    }
+
+    fn len(&self) -> usize {
+        // A function is two nodes.
+        self.functions.shown().len() * 2 + self.routes.shown().len()
+    }
+
+    fn confirm_at(&self) -> Option<Instant> {
+        [self.functions.confirm_at(), self.routes.confirm_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn snapshot(&self) -> RoutingSnapshot {
+        RoutingSnapshot {
+            functions: self.functions.shown().clone(),
+            routes: self.routes.shown().clone(),
+            complete: self.complete,
+            alarms: Alarms {
+                held_back: self.functions.held() + self.routes.held(),
+                undecodable: self.undecodable.paths.len(),
+            },
+        }
+    }
+}
+
+/// The entries that were found.
+fn present<K: Eq + std::hash::Hash, V>(keys: Vec<K>, values: Vec<Option<V>>) -> HashMap<K, V> {
+    keys.into_iter()
+        .zip(values)
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
+}

@@ -1,0 +1,404 @@
+//! Each contradiction is found, and mended where a program may.
+
+use std::time::Duration;
+
+use bismuth_coord::{Kind, Tree};
+use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId, Revision};
+use bismuth_registry::audit::{Contradiction, Finding};
+use bismuth_registry::codec::Record;
+use bismuth_registry::{Error, Layout};
+
+use crate::fixture::{Fixture, NODES, definition, hostname, slot};
+
+struct Broken {
+    f: Fixture,
+    id: FunctionId,
+    slot: Backend,
+    other: FunctionId,
+}
+
+/// Two functions: one with a route and a backend, one with nothing.
+async fn sound() -> Broken {
+    let f = Fixture::new().await;
+    let slot = slot(NODES[0]);
+    let id = f.function(&definition(&["a.b"]), &[slot]).await;
+    let other = f.function(&definition(&[]), &[]).await;
+    let broken = Broken { f, id, slot, other };
+    assert_eq!(broken.audit().await, []);
+    broken
+}
+
+impl Broken {
+    fn layout(&self) -> &Layout {
+        self.f.registry.layout()
+    }
+
+    async fn audit(&self) -> Vec<Finding> {
+        self.f.registry.audit_with(Duration::ZERO).await.unwrap()
+    }
+
+    /// The one finding is this one; it is mended, and nothing is left.
+    async fn is_mended(&self, what: Contradiction) {
+        let findings = self.audit().await;
+        assert_eq!(
+            findings
+                .iter()
+                .map(|finding| &finding.what)
+                .collect::<Vec<_>>(),
+            [&what]
+        );
+        self.f.registry.repair(&findings[0]).await.unwrap();
+        assert_eq!(self.audit().await, [], "after mending that {what}");
+    }
+
+    fn undecodable(path: &str, findings: &[Finding]) -> Contradiction {
+        let reason = findings.iter().find_map(|finding| match &finding.what {
+            Contradiction::Undecodable {
+                path: found,
+                reason,
+            } if found == path => Some(reason.clone()),
+            _ => None,
+        });
+        Contradiction::Undecodable {
+            path: path.to_owned(),
+            reason: reason.expect("it is found"),
+        }
+    }
+
+    async fn undecodable_is_mended(&self, path: &str) {
+        let what = Self::undecodable(path, &self.audit().await);
+        self.is_mended(what).await;
+    }
+
+    async fn backends(&self) -> Vec<Backend> {
+        self.f
+            .registry
+            .function(self.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .backends
+    }
+
+    async fn list(&self, backends: &[Backend]) {
+        self.f
+            .put(
+                &self.layout().backends(self.id),
+                &Backend::encode_list(backends),
+            )
+            .await;
+    }
+
+    async fn assign(&self, slot: Backend, function_id: FunctionId, revision: u64) {
+        let status = ContainerStatus::assigned(1);
+        let record = ContainerRecord {
+            function_id,
+            revision: Revision(revision),
+            status,
+        };
+        let path = self.layout().container(slot.ip, slot.container_id);
+        self.f.put(&path, &record.encode().unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_directory() {
+    let b = sound().await;
+    let path = b.layout().elections();
+    b.f.remove(&path).await;
+    b.is_mended(Contradiction::DirectoryMissing { path }).await;
+    b.f.remove(&b.layout().containers(NODES[1])).await;
+    b.is_mended(Contradiction::NodeWithoutDirectory { ip: NODES[1] })
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
+    let b = sound().await;
+    for path in [
+        "/default/function/nonsense",
+        "/default/route/Upper.case",
+        "/default/node/here",
+    ] {
+        b.f.put(path, b"?").await;
+        b.is_mended(Contradiction::Misplaced {
+            path: path.to_owned(),
+        })
+        .await;
+    }
+    b.f.put("/default/something", b"of another program").await;
+    b.f.put("/default/something/below", b"").await;
+    let findings = b.audit().await;
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].repair, None);
+    assert!(matches!(
+        b.f.registry.repair(&findings[0]).await,
+        Err(Error::NotRepairable { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
+    let b = sound().await;
+    b.f.remove(&b.layout().backends(b.id)).await;
+    b.is_mended(Contradiction::ListMissing { function: b.id })
+        .await;
+    assert_eq!(b.backends().await, [b.slot]);
+    let path = b.layout().backends(b.id);
+    b.f.put(&path, b"cut off").await;
+    b.undecodable_is_mended(&path).await;
+    assert_eq!(b.backends().await, [b.slot]);
+}
+
+#[tokio::test]
+async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
+    let b = sound().await;
+    b.list(&[b.slot, b.slot]).await;
+    b.is_mended(Contradiction::BackendTwice {
+        function: b.id,
+        backend: b.slot,
+    })
+    .await;
+
+    let nowhere = slot("10.0.0.1".parse().unwrap());
+    b.list(&[nowhere, b.slot]).await;
+    b.is_mended(Contradiction::BackendOnUnknownNode {
+        function: b.id,
+        backend: nowhere,
+    })
+    .await;
+
+    let theirs = b.f.registry.add_backend(b.other, NODES[1]).await.unwrap();
+    b.list(&[b.slot, theirs]).await;
+    b.is_mended(Contradiction::BackendOfOther {
+        function: b.id,
+        backend: theirs,
+        serves: b.other,
+    })
+    .await;
+    assert_eq!(b.backends().await, [b.slot]);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_assigned_is_assigned() {
+    let b = sound().await;
+    b.f.remove(&b.layout().container(b.slot.ip, b.slot.container_id))
+        .await;
+    b.is_mended(Contradiction::BackendUnassigned {
+        function: b.id,
+        backend: b.slot,
+    })
+    .await;
+    let record =
+        b.f.registry
+            .container(b.slot.ip, b.slot.container_id)
+            .await
+            .unwrap()
+            .unwrap();
+    assert_eq!(
+        (record.function_id, record.revision),
+        (b.id, Revision::FIRST)
+    );
+}
+
+#[tokio::test]
+async fn an_assignment_that_serves_nothing_is_removed() {
+    let b = sound().await;
+    let (stray, nobody) = (slot(NODES[1]), FunctionId::new_random());
+    b.assign(stray, nobody, 1).await;
+    b.is_mended(Contradiction::ContainerOfMissingFunction {
+        container: stray,
+        function: nobody,
+    })
+    .await;
+    b.assign(stray, b.id, 1).await;
+    b.is_mended(Contradiction::ContainerUnlisted {
+        container: stray,
+        function: b.id,
+    })
+    .await;
+    b.assign(stray, b.id, 9).await;
+    let (revision, current) = (Revision(9), Revision(1));
+    b.is_mended(Contradiction::ContainerOfFutureRevision {
+        container: stray,
+        function: b.id,
+        revision,
+        current,
+    })
+    .await;
+    assert_eq!(
+        b.f.registry
+            .container(stray.ip, stray.container_id)
+            .await
+            .unwrap(),
+        None
+    );
+}
+
+#[tokio::test]
+async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current_one() {
+    let b = sound().await;
+    b.assign(b.slot, b.id, 9).await;
+    let (revision, current) = (Revision(9), Revision(1));
+    b.is_mended(Contradiction::ContainerOfFutureRevision {
+        container: b.slot,
+        function: b.id,
+        revision,
+        current,
+    })
+    .await;
+    assert_eq!(b.backends().await, [b.slot]);
+}
+
+#[tokio::test]
+async fn a_deployment_under_way_is_no_contradiction() {
+    let b = sound().await;
+    b.f.registry
+        .replace_definition(
+            b.id,
+            &definition(&["a.b"]),
+            bismuth_coord::Version(0),
+            &[slot(NODES[1])],
+        )
+        .await
+        .unwrap();
+    assert_eq!(b.f.registry.audit().await.unwrap(), []);
+    assert_eq!(b.audit().await.len(), 1, "without grace it is");
+}
+
+#[tokio::test]
+async fn routes_that_lead_astray() {
+    let b = sound().await;
+    let (name, path) = (hostname("a.b"), b.layout().route(&hostname("a.b")));
+    let lead = |id: FunctionId| id.encode().unwrap();
+
+    b.f.remove(&path).await;
+    b.is_mended(Contradiction::RouteMissing {
+        hostname: name.clone(),
+        function: b.id,
+    })
+    .await;
+    b.f.put(&path, &lead(b.other)).await;
+    b.is_mended(Contradiction::RouteElsewhere {
+        hostname: name.clone(),
+        function: b.id,
+        leads_to: b.other,
+    })
+    .await;
+    b.f.put(&path, b"\x01").await;
+    b.undecodable_is_mended(&path).await;
+
+    let (free, nobody) = (hostname("free.b"), FunctionId::new_random());
+    let free_path = b.layout().route(&free);
+    b.f.put(&free_path, &lead(nobody)).await;
+    b.is_mended(Contradiction::RouteToMissingFunction {
+        hostname: free.clone(),
+        function: nobody,
+    })
+    .await;
+    b.f.put(&free_path, &lead(b.other)).await;
+    b.is_mended(Contradiction::RouteUnclaimed {
+        hostname: free,
+        function: b.other,
+    })
+    .await;
+    b.f.put(&free_path, b"").await;
+    b.undecodable_is_mended(&free_path).await;
+    assert!(!b.f.exists(&free_path).await);
+}
+
+#[tokio::test]
+async fn a_hostname_of_two_functions_is_left_to_people() {
+    let b = sound().await;
+    let record = b.f.registry.function(b.id).await.unwrap().unwrap().record;
+    b.f.put(&b.layout().function(b.other), &record.encode().unwrap())
+        .await;
+    let findings = b.audit().await;
+    let mut functions = vec![b.id, b.other];
+    functions.sort_unstable();
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        findings[0].what,
+        Contradiction::RouteContested {
+            hostname: hostname("a.b"),
+            functions
+        }
+    );
+    assert_eq!(findings[0].repair, None);
+}
+
+#[tokio::test]
+async fn undecodable_nodes_signs_of_life_and_assignments() {
+    let b = sound().await;
+    let node = b.layout().node(NODES[1]);
+    b.f.put(&node, b"yes").await;
+    b.undecodable_is_mended(&node).await;
+    assert!(
+        !b.f.registry
+            .node(NODES[1])
+            .await
+            .unwrap()
+            .unwrap()
+            .schedulable
+    );
+
+    let alive = b.layout().alive(NODES[1]);
+    b.f.tree
+        .create(&alive, b"?", Kind::Ephemeral)
+        .await
+        .unwrap();
+    b.undecodable_is_mended(&alive).await;
+    b.f.put(&alive, b"").await;
+    b.is_mended(Contradiction::SignOfLifePersistent { ip: NODES[1] })
+        .await;
+
+    let listed = b.layout().container(b.slot.ip, b.slot.container_id);
+    b.f.put(&listed, b"\x01\x02").await;
+    b.undecodable_is_mended(&listed).await;
+    assert!(b.f.exists(&listed).await);
+    let unlisted = b.layout().container(NODES[2], ContainerId::new_random());
+    b.f.put(&unlisted, b"").await;
+    b.undecodable_is_mended(&unlisted).await;
+    assert!(!b.f.exists(&unlisted).await);
+}
+
+#[tokio::test]
+async fn a_function_that_cannot_be_decoded_is_left_to_people_and_its_own_are_left_alone() {
+    let b = sound().await;
+    let path = b.layout().function(b.id);
+    b.f.put(&path, b"\x02").await;
+    let findings = b.audit().await;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(
+        (&findings[0].what, &findings[0].repair),
+        (&Broken::undecodable(&path, &findings), &None)
+    );
+}
+
+#[tokio::test]
+async fn a_repair_of_what_changed_since_does_nothing() {
+    let b = sound().await;
+    b.list(&[b.slot, b.slot]).await;
+    let findings = b.audit().await;
+    b.f.registry.switch_backends(b.id, &[]).await.unwrap();
+    let error = b.f.registry.repair(&findings[0]).await.unwrap_err();
+    assert!(matches!(error, Error::FindingStale { .. }), "{error}");
+    assert!(b.backends().await.is_empty());
+}
+
+#[tokio::test]
+async fn everything_at_once_is_mended_in_rounds() {
+    let b = sound().await;
+    let nowhere = [
+        slot("10.0.0.1".parse().unwrap()),
+        slot("10.0.0.2".parse().unwrap()),
+    ];
+    b.list(&[nowhere[0], b.slot, b.slot, nowhere[1]]).await;
+    b.f.remove(&b.layout().container(b.slot.ip, b.slot.container_id))
+        .await;
+    b.f.remove(&b.layout().route(&hostname("a.b"))).await;
+    b.f.put("/default/node/10.0.0.999", b"").await;
+    let (mended, left) = b.f.registry.repair_all(Duration::ZERO).await.unwrap();
+    assert_eq!((mended.len(), left), (6, Vec::new()), "{mended:#?}");
+    assert_eq!(b.backends().await, [b.slot]);
+}

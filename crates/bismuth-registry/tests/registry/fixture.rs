@@ -1,0 +1,132 @@
+//! What the tests share: a bootstrapped environment with nodes, and ways to say things briefly.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::{Kind, MemoryTree, Tree};
+use bismuth_model::{
+    Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
+    NodeFacts, Route,
+};
+use bismuth_registry::Registry;
+use tokio::sync::watch;
+
+/// How long anything may take that takes no time: long enough for a machine that builds beside the test.
+pub const BOUND: Duration = Duration::from_secs(30);
+
+pub struct Fixture {
+    /// The session of the registry.
+    pub tree: MemoryTree,
+    pub registry: Registry,
+}
+
+pub const NODES: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(127, 0, 0, 1),
+    Ipv4Addr::new(127, 0, 0, 2),
+    Ipv4Addr::new(127, 0, 0, 3),
+];
+
+impl Fixture {
+    /// An environment without nodes.
+    pub async fn bare() -> Self {
+        let tree = MemoryTree::new();
+        let registry = on(&tree);
+        registry.bootstrap().await.unwrap();
+        Self { tree, registry }
+    }
+
+    /// An environment with the nodes of [`NODES`].
+    pub async fn new() -> Self {
+        let fixture = Self::bare().await;
+        for ip in NODES {
+            assert!(fixture.registry.provision_node(ip).await.unwrap());
+        }
+        fixture
+    }
+
+    /// The registry as another process has it.
+    pub fn other(&self) -> Self {
+        let tree = self.tree.another_session();
+        let registry = on(&tree);
+        Self { tree, registry }
+    }
+
+    pub async fn function(&self, definition: &FunctionDefinition, slots: &[Backend]) -> FunctionId {
+        let id = FunctionId::new_random();
+        self.registry
+            .create_function(id, definition, slots)
+            .await
+            .unwrap();
+        id
+    }
+
+    /// Writes over a node whatever it holds, as a hand would.
+    pub async fn put(&self, path: &str, data: &[u8]) {
+        match self.tree.exists(path).await.unwrap() {
+            Some(_) => drop(self.tree.set(path, data, None).await.unwrap()),
+            None => drop(
+                self.tree
+                    .create(path, data, Kind::Persistent)
+                    .await
+                    .unwrap(),
+            ),
+        }
+    }
+
+    pub async fn remove(&self, path: &str) {
+        self.tree.delete(path, None).await.unwrap();
+    }
+
+    pub async fn exists(&self, path: &str) -> bool {
+        self.tree.exists(path).await.unwrap().is_some()
+    }
+}
+
+pub fn on(tree: &MemoryTree) -> Registry {
+    Registry::new(Arc::new(tree.clone()), Environment::default())
+}
+
+pub fn definition(routes: &[&str]) -> FunctionDefinition {
+    let mode = InvokeMode::Executable(vec!["/bin/ls".to_owned()]);
+    let mut definition = FunctionDefinition::new("alpine".parse().unwrap(), mode);
+    definition.routes = routes
+        .iter()
+        .map(|name| Route {
+            hostname: hostname(name),
+        })
+        .collect();
+    definition
+}
+
+pub fn hostname(name: &str) -> Hostname {
+    Hostname::parse(name).unwrap()
+}
+
+pub fn slot(ip: Ipv4Addr) -> Backend {
+    Backend {
+        ip,
+        container_id: ContainerId::new_random(),
+    }
+}
+
+pub fn facts(epoch: &str) -> NodeFacts {
+    NodeFacts {
+        cores: 2,
+        memory: 1 << 30,
+        versions: [("bismuthd".to_owned(), "0.1.0".to_owned())].into(),
+        epoch: epoch.to_owned(),
+    }
+}
+
+/// Waits until what a watch shows is as it should be.
+pub async fn shows<T: Clone>(
+    watch: &mut watch::Receiver<T>,
+    what: &str,
+    wanted: impl FnMut(&T) -> bool,
+) -> T {
+    match tokio::time::timeout(BOUND, watch.wait_for(wanted)).await {
+        Ok(shown) => shown.expect("the watch goes on").clone(),
+        Err(_) => panic!("it never showed {what}"),
+    }
+}

@@ -1,0 +1,12 @@
+//! The registry on a tree in memory.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+mod announce;
+mod assignment;
+mod audit;
+mod fixture;
+mod functions;
+mod nodes;
+mod routing;
+mod writers;

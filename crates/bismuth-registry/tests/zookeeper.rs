@@ -1,0 +1,208 @@
+//! The watch streams and the sign of life on a real ZooKeeper that is stopped, started again, and forgets sessions.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+use std::future::pending;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_model::{
+    Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode, NodeFacts, Route,
+};
+use bismuth_registry::{Presence, Registry};
+use bismuth_testkit::ZooKeeper;
+use tokio::sync::watch;
+
+/// A JVM restarts and clients find it again, while the machine builds beside the test.
+const BOUND: Duration = Duration::from_secs(90);
+const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+
+async fn connect(server: &ZooKeeper) -> Registry {
+    let tree = ZkTree::connect(&server.connect_string(), ConnectOptions::default())
+        .await
+        .unwrap();
+    Registry::new(Arc::new(tree), Environment::default())
+}
+
+fn definition(route: &str) -> FunctionDefinition {
+    let mut definition = FunctionDefinition::new(
+        "alpine".parse().unwrap(),
+        InvokeMode::Executable(vec!["/bin/ls".into()]),
+    );
+    definition.routes = vec![Route {
+        hostname: Hostname::parse(route).unwrap(),
+    }];
+    definition
+}
+
+/// Ends all sessions that there are now. A client that comes back at the same moment may win one from the harness.
+async fn forget_sessions(server: &ZooKeeper) {
+    for session in server.sessions().await.unwrap() {
+        bismuth_testkit::eventually("the session is forgotten", BOUND, async || {
+            let expired = server.expire_session(session).await;
+            match server.sessions().await {
+                Ok(sessions) if !sessions.contains(&session) => Ok(()),
+                _ => Err(format!("{expired:?}")),
+            }
+        })
+        .await;
+    }
+}
+
+async fn shows<T: Clone>(
+    watch: &mut watch::Receiver<T>,
+    what: &str,
+    wanted: impl FnMut(&T) -> bool,
+) -> T {
+    match tokio::time::timeout(BOUND, watch.wait_for(wanted)).await {
+        Ok(shown) => shown.expect("the watch goes on").clone(),
+        Err(_) => panic!("it never showed {what}"),
+    }
+}
+
+#[tokio::test]
+async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
+    let mut server = ZooKeeper::start().await.unwrap();
+    let registry = connect(&server).await;
+    registry.bootstrap().await.unwrap();
+    assert!(registry.provision_node(NODE).await.unwrap());
+    let facts = NodeFacts {
+        cores: 1,
+        memory: 1,
+        versions: [].into(),
+        epoch: "e".into(),
+    };
+    let announcement = registry.announce_node(NODE, &facts).await.unwrap();
+    let mut presence = announcement.presence();
+    let mut routing = registry.watch_routing(pending());
+    let mut assignment = registry.watch_assignment(NODE, pending());
+    shows(&mut routing, "everything", |s| s.complete).await;
+    shows(&mut assignment, "everything", |s| s.complete).await;
+
+    let id = FunctionId::new_random();
+    registry
+        .create_function(id, &definition("a.b"), &[])
+        .await
+        .unwrap();
+    let backend = registry.add_backend(id, NODE).await.unwrap();
+    shows(&mut routing, "the backend", |s| {
+        s.functions
+            .get(&id)
+            .is_some_and(|f| f.backends[..] == [backend])
+    })
+    .await;
+    shows(&mut assignment, "the slot", |s| {
+        s.containers.contains_key(&backend.container_id)
+    })
+    .await;
+
+    // Down: what was known stays.
+    server.kill().await.unwrap();
+    shows(&mut presence, "that the node is absent", |shown| {
+        *shown == Presence::Absent
+    })
+    .await;
+    assert!(routing.borrow().functions.contains_key(&id));
+    assert!(
+        assignment
+            .borrow()
+            .containers
+            .contains_key(&backend.container_id)
+    );
+
+    // Up again: changes flow again.
+    server.restart().await.unwrap();
+    shows(&mut presence, "that the node is present", |shown| {
+        *shown == Presence::Present
+    })
+    .await;
+    let writer = connect(&server).await;
+    let second = writer.add_backend(id, NODE).await.unwrap();
+    shows(&mut routing, "the second backend", |s| {
+        s.functions[&id].backends[..] == [backend, second]
+    })
+    .await;
+    shows(&mut assignment, "the second slot", |s| {
+        s.containers.contains_key(&second.container_id)
+    })
+    .await;
+
+    // All sessions forgotten: the node announces itself again, and nothing that was assigned goes.
+    forget_sessions(&server).await;
+    let observer = connect(&server).await;
+    bismuth_testkit::eventually("the node is alive again", BOUND, async || {
+        match observer.node(NODE).await {
+            Ok(Some(node)) if node.is_alive() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(assignment.borrow().containers.len(), 2);
+    let third = observer.add_backend(id, NODE).await.unwrap();
+    shows(&mut routing, "the third backend", |s| {
+        s.functions[&id].backends.contains(&third)
+    })
+    .await;
+
+    observer.delete_function(id).await.unwrap();
+    shows(&mut routing, "nothing", |s| {
+        s.functions.is_empty() && s.routes.is_empty()
+    })
+    .await;
+    shows(&mut assignment, "nothing", |s| s.containers.is_empty()).await;
+    assert_eq!(observer.audit().await.unwrap(), []);
+    announcement.withdraw().await.unwrap();
+    assert!(!observer.node(NODE).await.unwrap().unwrap().is_alive());
+}
+
+#[tokio::test]
+async fn a_transaction_names_what_refused_it() {
+    use bismuth_model::{Backend, ContainerId};
+    use bismuth_registry::Error;
+
+    let server = ZooKeeper::start().await.unwrap();
+    let registry = connect(&server).await;
+    let id = FunctionId::new_random();
+    let early = registry
+        .create_function(id, &definition("a.b"), &[])
+        .await
+        .unwrap_err();
+    assert!(matches!(early, Error::NotBootstrapped { .. }), "{early}");
+    registry.bootstrap().await.unwrap();
+    registry
+        .create_function(id, &definition("a.b"), &[])
+        .await
+        .unwrap();
+    let twice = registry
+        .create_function(id, &definition("c.d"), &[])
+        .await
+        .unwrap_err();
+    assert!(matches!(twice, Error::FunctionExists { .. }), "{twice}");
+    let taken = registry
+        .create_function(FunctionId::new_random(), &definition("a.b"), &[])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(taken, Error::RouteTaken { owner, .. } if owner == id),
+        "{taken}"
+    );
+    let slot = Backend {
+        ip: NODE,
+        container_id: ContainerId::new_random(),
+    };
+    let nowhere = registry
+        .create_function(FunctionId::new_random(), &definition("e.f"), &[slot])
+        .await
+        .unwrap_err();
+    assert!(matches!(nowhere, Error::NodeUnknown { .. }), "{nowhere}");
+    let unknown = registry
+        .replace_definition(id, &definition("a.b"), bismuth_coord::Version(7), &[])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(unknown, Error::FunctionChanged { .. }),
+        "{unknown}"
+    );
+}
