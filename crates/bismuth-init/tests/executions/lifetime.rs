@@ -1,0 +1,188 @@
+//! Many at once, their ends, and what they leave behind: nothing.
+
+use bismuth_init::{Exit, FailureKind};
+
+use crate::harness::{Execution, Init, eventually};
+
+#[test]
+fn two_hundred_executions_run_at_once_and_end_in_any_order() {
+    let init = Init::plain();
+    let mut running: Vec<Execution> = (0..200).map(|_| init.exec(&["busybox", "cat"])).collect();
+    for (number, cat) in running.iter_mut().enumerate() {
+        cat.spawned();
+        cat.say(&format!("{number}\n"));
+    }
+    assert_eq!(init.children().len(), 200);
+    for (number, cat) in running.iter_mut().enumerate().rev() {
+        assert_eq!(cat.line(), number.to_string());
+        cat.stdin = None;
+        assert_eq!(cat.exited(), Exit::Code(0));
+    }
+    eventually("no children", || init.children().is_empty().then_some(()));
+}
+
+#[test]
+fn a_thousand_executions_leave_no_zombie_and_no_descriptor() {
+    let init = Init::plain();
+    init.assert_alive();
+    let before = eventually("one execution gone", || {
+        (init.open_descriptors() == baseline(&init)).then(|| init.open_descriptors())
+    });
+    for _ in 0..50 {
+        let mut batch: Vec<_> = (0..20).map(|_| init.exec(&["busybox", "true"])).collect();
+        for execution in &mut batch {
+            execution.spawned();
+            assert_eq!(execution.exited(), Exit::Code(0));
+        }
+    }
+    // Failures must not leak either.
+    for _ in 0..20 {
+        init.exec(&["nope"]).failed();
+    }
+    assert_eq!(init.children(), []);
+    eventually("descriptors closed", || {
+        (init.open_descriptors() == before).then_some(())
+    });
+}
+
+/// What it has open without any connection: three standard ones, epoll and its reserve, signals,
+/// the listener, and the list of children.
+fn baseline(_: &Init) -> usize {
+    8
+}
+
+#[test]
+fn closing_the_connection_kills_the_program_and_its_grandchildren() {
+    for init in [Init::plain(), Init::first()] {
+        let mut program = init.shell(
+            "(busybox sleep 1000; :) & (busybox sh -c 'busybox sleep 1000; :') & echo up; wait",
+        );
+        program.spawned();
+        assert_eq!(program.line(), "up");
+        let Execution {
+            stream, mut stdout, ..
+        } = program;
+        drop(stream);
+        // The end of the output: the last of them is gone.
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
+        eventually("all reaped", || init.children().is_empty().then_some(()));
+        init.assert_alive();
+    }
+}
+
+#[test]
+fn what_a_program_leaves_running_is_killed_when_it_ends() {
+    for init in [Init::plain(), Init::first()] {
+        let mut program = init.shell("busybox sleep 1000 & echo started");
+        program.spawned();
+        // Both lines: the output ends although `sleep` had it open.
+        assert_eq!(program.rest(), "started\n");
+        assert_eq!(program.exited(), Exit::Code(0));
+        eventually("all reaped", || init.children().is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn children_in_process_groups_of_their_own_are_found_by_their_session() {
+    for init in [Init::plain(), Init::first()] {
+        // Another execution, so that this is not the end of all.
+        let mut other = init.exec(&["busybox", "cat"]);
+        other.spawned();
+        let mut program = init.shell(
+            "set -m; busybox sh -c 'busybox sleep 1000 & busybox sleep 1000; :' & echo up; wait",
+        );
+        program.spawned();
+        assert_eq!(program.line(), "up");
+        let Execution {
+            stream, mut stdout, ..
+        } = program;
+        drop(stream);
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
+        eventually("only the other", || {
+            (init.children().len() == 1).then_some(())
+        });
+        other.say("still here\n");
+        assert_eq!(other.line(), "still here");
+    }
+}
+
+#[test]
+fn a_daemon_may_live_while_anything_runs_and_no_longer() {
+    let init = Init::first();
+    let mut other = init.exec(&["busybox", "cat"]);
+    other.spawned();
+    // It is the daemon itself that says it is up; by then it has left the session.
+    let daemon = "exec 2>&-; busybox setsid busybox sh -c 'echo up; exec busybox sleep 1000' &
+                  busybox sleep 1000";
+    let mut program = init.shell(daemon);
+    program.spawned();
+    assert_eq!(program.line(), "up");
+    let Execution {
+        stream, mut stdout, ..
+    } = program;
+    drop(stream);
+    eventually("daemon and other", || {
+        (init.children().len() == 2).then_some(())
+    });
+    other.stdin = None;
+    assert_eq!(other.exited(), Exit::Code(0));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
+    eventually("all reaped", || init.children().is_empty().then_some(()));
+    init.assert_alive();
+}
+
+#[test]
+fn an_orphan_is_reaped() {
+    let init = Init::plain();
+    let mut program = init.shell("(busybox true &) ; read line");
+    program.spawned();
+    eventually("only the program", || {
+        (init.children().len() == 1).then_some(())
+    });
+    program.say("\n");
+    assert_eq!(program.exited(), Exit::Code(0));
+}
+
+#[test]
+fn when_descriptors_run_out_that_is_answered_and_passes() {
+    let init = Init::limited("ulimit -n 20");
+    let mut running = Vec::new();
+    let refusal = loop {
+        let mut cat = init.exec(&["busybox", "cat"]);
+        cat.reply();
+        match cat.reply() {
+            Some(bismuth_init::Reply::Spawned { .. }) => running.push(cat),
+            other => break other,
+        }
+        assert!(running.len() < 20, "there are only twenty descriptors");
+    };
+    let Some(bismuth_init::Reply::SpawnFailed { kind, errno, what }) = refusal else {
+        panic!("not refused but {refusal:?}");
+    };
+    assert_eq!((kind, errno), (FailureKind::Exhausted, 24), "{what}");
+    assert!(running.len() > 5, "only {} fitted", running.len());
+    // The door itself is full when every descriptor is a connection.
+    let idle: Vec<_> = (0..12).map(|_| init.connect()).collect();
+    let (kind, ..) = init.exec(&["busybox", "true"]).failed();
+    assert_eq!(kind, FailureKind::Exhausted);
+    drop((running, idle));
+    eventually("all reaped", || init.children().is_empty().then_some(()));
+    eventually("room again", || {
+        let mut execution = init.exec(&["busybox", "true"]);
+        execution.reply();
+        matches!(execution.reply(), Some(bismuth_init::Reply::Spawned { .. })).then_some(())
+    });
+}
+
+#[test]
+fn when_processes_run_out_that_is_answered() {
+    let init = Init::as_stranger("ulimit -u 1");
+    let (kind, errno, what) = init.exec(&["busybox", "true"]).failed();
+    assert_eq!((kind, errno), (FailureKind::Exhausted, 11));
+    assert!(what.starts_with("start a process: "), "{what}");
+    let (kind, ..) = init.exec(&["busybox", "true"]).failed();
+    assert_eq!(kind, FailureKind::Exhausted, "it still answers");
+}

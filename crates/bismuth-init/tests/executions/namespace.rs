@@ -1,0 +1,159 @@
+//! As process 1: what a function cannot do to it, and what the host can.
+
+use std::{fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, process::Command};
+
+use bismuth_init::{ExecRequest, Exit, SOCKET_NAME, host};
+
+use crate::harness::{ENV, Execution, Init, eventually, signal};
+
+#[test]
+fn a_function_cannot_connect_to_the_socket() {
+    let init = Init::first();
+    let this = std::env::current_exe().expect("it runs");
+    let socket = format!("INTRUDE={}", init.socket().display());
+    let argv = [
+        this.to_str().expect("text"),
+        "--ignored",
+        "--exact",
+        "namespace::intruder",
+        "--nocapture",
+    ];
+    let request = ExecRequest::new(argv, [socket.as_str(), ENV[0]], "/", (0, 0));
+    let done = Execution::start(init.connect(), &request.expect("no zero bytes")).finish();
+    assert!(done.stdout.contains("heard 0 bytes"), "{done:?}");
+    init.assert_alive();
+}
+
+/// Not a test: what runs inside the container.
+#[test]
+#[ignore = "it is the process that a test starts in the container"]
+fn intruder() {
+    let socket = std::env::var_os("INTRUDE").expect("the test sets it");
+    let mut stream = UnixStream::connect(PathBuf::from(socket)).expect("init listens");
+    let mut heard = Vec::new();
+    // A refused connection may be reset.
+    let _closed = stream.read_to_end(&mut heard);
+    println!("heard {} bytes", heard.len());
+}
+
+#[test]
+fn a_function_can_neither_signal_nor_trace_nor_look_into_init() {
+    let init = Init::first();
+    let done = init
+        .shell("for s in TERM KILL INT HUP STOP SEGV CHLD; do kill -$s 1; done")
+        .finish();
+    assert_eq!(done.exit, Exit::Code(0));
+    for path in ["fd/7", "mem", "environ", "maps"] {
+        let path = format!("/proc/1/{path}");
+        let done = init.exec(&["busybox", "cat", &path]).finish();
+        assert_eq!(done.exit, Exit::Code(1), "{done:?}");
+        assert!(done.stderr.contains("Permission denied"), "{done:?}");
+    }
+    init.assert_alive();
+}
+
+#[test]
+fn a_sealed_directory_keeps_the_socket_from_being_replaced() {
+    let init = Init::as_stranger(":");
+    let directory = init.run_directory();
+    host::seal(&directory).expect("we are root");
+    let attack = format!(
+        "cd {0}; rm -f {0}/{SOCKET_NAME}; mv {0}/{SOCKET_NAME} {0}/x; echo > {0}/y",
+        directory.display()
+    );
+    let done = init.shell(&attack).finish();
+    assert_eq!(done.stdout, "");
+    let left = fs::read_dir(&directory).expect("we are root");
+    let left: Vec<_> = left
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, [SOCKET_NAME]);
+    init.assert_alive();
+}
+
+#[test]
+fn sigterm_from_outside_ends_it_and_everything_with_it() {
+    for mut init in [Init::plain(), Init::first()] {
+        let mut program = init.shell("busybox sleep 1000 & echo up; wait");
+        program.spawned();
+        assert_eq!(program.line(), "up");
+        signal("TERM", init.pid());
+        assert_eq!(init.wait().code(), Some(0));
+        assert_eq!(program.rest(), "");
+        assert_eq!(program.reply(), None);
+    }
+}
+
+#[test]
+fn a_second_start_takes_the_socket_over() {
+    let init = Init::plain();
+    let old = init.pid();
+    let mut second = Command::new(crate::harness::PROGRAM)
+        .arg(init.socket())
+        .spawn()
+        .expect("it starts");
+    // The socket is replaced in one step, so there is always somebody.
+    eventually("the second answers", || {
+        let mut program = init.shell("echo $PPID");
+        program.spawned();
+        (program.line() != old.to_string()).then_some(())
+    });
+    second.kill().expect("it runs");
+    second.wait().expect("it is ours");
+}
+
+#[test]
+fn the_static_program_runs_in_an_empty_root() {
+    let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
+    let root = directory.path();
+    fs::create_dir(root.join("run")).expect("ours");
+    fs::copy(build_static(), root.join("init")).expect("it was built");
+    fs::copy("/usr/bin/busybox", root.join("busybox")).expect("busybox-static is installed");
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .arg(format!("--root={}", root.display()))
+        .args(["/init", "/run/init.sock"]);
+    let init = Init::in_root(directory, &mut command);
+    let request = ExecRequest::new(["busybox", "ls", "/"], ["PATH=/"], "/", (0, 0));
+    let request = request.expect("no zero bytes");
+    let done = Execution::start(init.connect(), &request).finish();
+    assert_eq!(done.stdout, "busybox\ninit\nrun\n");
+
+    // There is no /proc to find strays in; the end of the last execution finds them all the same.
+    let daemon = "busybox setsid busybox sleep 1000 & echo up";
+    let request = ExecRequest::new(["busybox", "sh", "-c", daemon], ["PATH=/"], "/", (0, 0));
+    let mut program = Execution::start(init.connect(), &request.expect("no zero bytes"));
+    program.spawned();
+    assert_eq!(program.rest(), "up\n");
+}
+
+/// As the project's scripts build it.
+fn build_static() -> PathBuf {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "bismuth-init",
+            "--bin",
+            "bismuth-init",
+        ])
+        .args(["--target", &target])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(status.expect("cargo is there").success());
+    // target/debug/bismuth-init, or that of another profile.
+    let dynamic = PathBuf::from(crate::harness::PROGRAM);
+    let profiles = dynamic.parent().and_then(|profile| profile.parent());
+    let profiles = profiles.expect("a target directory");
+    profiles.join(target).join("debug/bismuth-init")
+}
