@@ -14,7 +14,7 @@
 //! The happy path of a test:
 //!
 //! 1. start what it needs; every server has its own directory and a port nobody else has;
-//! 2. act, and wait with [`eventually`] on conditions that can say what is missing;
+//! 2. act, and wait with [`eventually()`] on conditions that can say what is missing;
 //! 3. drop the servers: processes die, mounts and cgroups go, directories are deleted.
 //!
 //! A test that is killed runs no destructors. Its processes die all the same ([`process`]), and the

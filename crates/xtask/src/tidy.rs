@@ -53,7 +53,13 @@ fn lints() -> Result<()> {
 fn docs() -> Result<()> {
     start(
         cargo()
-            .args(["doc", "--locked", "--workspace", "--no-deps"])
+            .args([
+                "doc",
+                "--locked",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+            ])
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )
 }
