@@ -1,3 +1,35 @@
 //! The `bismuthfe` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_daemon::{Shutdown, exit, listen, signals, telemetry};
+use bismuth_registry::Registry;
+use bismuthfe::config::Args;
+use bismuthfe::service::Service;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    exit::main("bismuthfe", || run(Args::parse()))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(args: Args) -> anyhow::Result<()> {
+    telemetry::init(&args.telemetry)?;
+    let shutdown = Shutdown::new();
+    signals(&shutdown)?;
+
+    let listeners = listen::bind_per_core(args.listen, args.workers())?;
+    let admin = listen::bind(args.admin_listen)?;
+    if let Some(listener) = listeners.first() {
+        tracing::info!(address = %listener.local_addr()?, workers = args.workers(), "listening");
+    }
+
+    let tree = ZkTree::connect_lazy(args.zookeeper.as_str(), ConnectOptions::default());
+    let registry = Registry::new(std::sync::Arc::new(tree), args.zookeeper_env.clone());
+    let routing = registry.watch_routing(shutdown.token().cancelled_owned());
+
+    Service::build(args.into(), routing)
+        .run(listeners, admin, shutdown)
+        .await
+}

@@ -45,4 +45,4 @@ pub use forward::{Deadlines, ExchangeError, Reply, exchange};
 pub use pool::{Lease, Pool, PoolLimits};
 pub use problem::Problem;
 pub use replay::Replay;
-pub use server::{ClientConn, Limits, serve_connection};
+pub use server::{ClientConn, Limits, ServeError, serve_connection};

@@ -23,7 +23,7 @@ fn a_response_that_breaks_off_breaks_towards_the_client() {
             .await;
             let mut client = proxy(upstream.addr).await.ask(GET).await;
             client.head().await;
-            let body = client.to_end().await;
+            let body = client.until_end().await;
             assert!(body.contains("part"), "what came before the break arrives");
             assert!(!body.contains("0\r\n\r\n"), "no clean end: {body:?}");
         });
@@ -40,7 +40,7 @@ fn a_client_that_leaves_takes_the_upstream_connection_with_it() {
             async move {
                 peer.head().await;
                 reached.notify_one();
-                assert_eq!(peer.to_end().await, "");
+                assert_eq!(peer.until_end().await, "");
                 gone.notify_one();
             }
         })
@@ -65,7 +65,7 @@ fn a_client_that_leaves_a_stream_takes_the_upstream_connection_with_it() {
                 peer.head().await;
                 peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
                     .await;
-                peer.to_end().await;
+                peer.until_end().await;
                 gone.notify_one();
             }
         })
@@ -97,7 +97,7 @@ fn a_client_that_ends_its_side_with_its_request_still_gets_the_answer() {
         client.send(GET).await;
         client.finish_sending().await;
         ended.notify_one();
-        let answer = client.to_end().await;
+        let answer = client.until_end().await;
         assert!(answer.ends_with("\r\n\r\nhi"), "{answer:?}");
     });
 }
@@ -120,7 +120,7 @@ fn an_upstream_that_does_not_speak_http_is_named_so() {
         let upstream = upstream(|mut peer| async move {
             peer.head().await;
             peer.send("SSH-2.0-OpenSSH_9.2\r\n").await;
-            peer.to_end().await;
+            peer.until_end().await;
         })
         .await;
         let mut client = proxy(upstream.addr).await.ask(GET).await;
@@ -160,7 +160,7 @@ fn an_idle_connection_that_the_upstream_closed_is_not_used_again() {
 fn a_head_that_does_not_come_in_time_is_a_timeout() {
     run(async {
         let upstream = upstream(|mut peer| async move {
-            peer.to_end().await;
+            peer.until_end().await;
         })
         .await;
         let mut settings = Settings::default();
@@ -179,7 +179,7 @@ fn a_head_that_does_not_come_in_time_is_a_timeout() {
 fn a_body_that_the_client_does_not_send_is_the_clients_timeout() {
     run(async {
         let upstream = upstream(|mut peer| async move {
-            peer.to_end().await;
+            peer.until_end().await;
         })
         .await;
         let mut settings = Settings::default();
@@ -202,14 +202,14 @@ fn silence_in_a_stream_breaks_it() {
             peer.head().await;
             peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
                 .await;
-            peer.to_end().await;
+            peer.until_end().await;
         })
         .await;
         let mut settings = Settings::default();
         settings.deadlines.idle = Duration::from_millis(50);
         let mut client = proxy_with(upstream.addr, settings).await.ask(GET).await;
         client.until("part\r\n").await;
-        assert_eq!(client.to_end().await, "");
+        assert_eq!(client.until_end().await, "");
     });
 }
 
@@ -234,9 +234,9 @@ fn draining_answers_what_is_in_flight_and_closes_what_is_idle() {
         let mut busy = proxy.ask(GET).await;
         reached.notified().await;
         proxy.drain.send_replace(true);
-        assert_eq!(idle.to_end().await, "");
+        assert_eq!(idle.until_end().await, "");
         go.notify_one();
         assert!(busy.head().await.contains("connection: close"));
-        assert_eq!(busy.to_end().await, "hi");
+        assert_eq!(busy.until_end().await, "hi");
     });
 }

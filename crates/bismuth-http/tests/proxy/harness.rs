@@ -110,7 +110,7 @@ impl Peer {
     }
 
     /// Everything up to the end of the stream (or its reset).
-    pub async fn to_end(&mut self) -> String {
+    pub async fn until_end(&mut self) -> String {
         while self.fill().await != 0 {}
         String::from_utf8(std::mem::take(&mut self.seen)).unwrap()
     }

@@ -9,7 +9,7 @@ async fn silent() -> std::net::SocketAddr {
         peer.head().await;
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await;
-        peer.to_end().await;
+        peer.until_end().await;
     })
     .await
     .addr
@@ -29,7 +29,7 @@ fn a_head_of_64_kib_passes_and_one_byte_more_is_too_large() {
         let mut client = proxy.ask(&head_of(64 * 1024)).await;
         assert!(client.head().await.starts_with("http/1.1 200"));
         let mut client = proxy.ask(&head_of(64 * 1024 + 1)).await;
-        let answer = client.to_end().await;
+        let answer = client.until_end().await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
         assert!(answer.contains("\"code\":\"head_too_large\""), "{answer}");
     });
@@ -43,7 +43,7 @@ fn too_many_fields_are_refused() {
             "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
             "a: b\r\n".repeat(100)
         );
-        let answer = proxy.ask(&request).await.to_end().await;
+        let answer = proxy.ask(&request).await.until_end().await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     });
 }
@@ -59,10 +59,10 @@ fn a_head_that_dribbles_in_is_timed_out() {
         // A byte every 5 ms, the pace of a slow client, buys no time.
         let answer = loop {
             if sent.is_err() {
-                break client.to_end().await;
+                break client.until_end().await;
             }
             tokio::select! {
-                answer = client.to_end() => break answer,
+                answer = client.until_end() => break answer,
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
             sent = client.try_send(b"a").await;
@@ -78,7 +78,7 @@ fn a_connection_that_never_sends_a_byte_is_closed() {
         let mut settings = Settings::default();
         settings.limits.first_byte_timeout = Duration::from_millis(50);
         let proxy = proxy_with(silent().await, settings).await;
-        assert_eq!(proxy.connect().await.to_end().await, "");
+        assert_eq!(proxy.connect().await.until_end().await, "");
     });
 }
 
@@ -90,7 +90,7 @@ fn an_idle_connection_is_closed_after_its_keep_alive() {
         let proxy = proxy_with(silent().await, settings).await;
         let mut client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(client.head().await.starts_with("http/1.1 200"));
-        assert_eq!(client.to_end().await, "");
+        assert_eq!(client.until_end().await, "");
     });
 }
 

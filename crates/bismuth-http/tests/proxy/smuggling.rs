@@ -71,7 +71,7 @@ async fn send_after_a_good_one(request: &str, pieces: bool) -> (String, Vec<Stri
     } else {
         client.send(&stream).await;
     }
-    let answer = client.to_end().await;
+    let answer = client.until_end().await;
     let seen = seen.borrow().clone();
     (answer, seen)
 }
@@ -146,7 +146,7 @@ fn broken_chunks_never_end_cleanly_upstream() {
         let upstream = upstream(move |mut peer| {
             let tell = tell.borrow_mut().take();
             async move {
-                let seen = peer.to_end().await;
+                let seen = peer.until_end().await;
                 if let Some(tell) = tell {
                     tell.send(seen).unwrap();
                 }

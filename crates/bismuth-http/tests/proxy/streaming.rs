@@ -101,7 +101,7 @@ fn a_response_that_comes_instead_of_reading_the_body_is_not_lost() {
                 break;
             }
         }
-        let answer = client.to_end().await;
+        let answer = client.until_end().await;
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer:?}");
         assert!(answer.ends_with("\r\n\r\nbig"), "{answer:?}");
     });
@@ -156,7 +156,7 @@ fn a_body_that_the_upstream_does_not_want_is_never_asked_for() {
             peer.head().await;
             peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
                 .await;
-            assert_eq!(peer.to_end().await, "");
+            assert_eq!(peer.until_end().await, "");
         })
         .await;
         let request =
@@ -260,7 +260,7 @@ fn a_hundred_megabytes_pass_in_bounded_memory() {
         for _ in 0..LENGTH >> 20 {
             client.send(&megabyte).await;
         }
-        assert!(client.to_end().await.contains(&LENGTH.to_string()));
+        assert!(client.until_end().await.contains(&LENGTH.to_string()));
         let grown = peak_memory() - before;
         assert!(grown < 32 * 1024, "grew by {grown} KiB");
     });

@@ -39,7 +39,7 @@ fn an_upgraded_connection_echoes() {
             client.send(line).await;
             assert_eq!(client.until("\n").await, format!("echo {line}"));
         }
-        assert_eq!(client.to_end().await, "");
+        assert_eq!(client.until_end().await, "");
     });
 }
 
@@ -69,7 +69,7 @@ fn one_direction_may_end_before_the_other() {
     run(async {
         let upstream = upstream(|mut peer| async move {
             switch(&mut peer).await;
-            let all = peer.to_end().await;
+            let all = peer.until_end().await;
             peer.send(format!("got {all}")).await;
         })
         .await;
@@ -77,7 +77,7 @@ fn one_direction_may_end_before_the_other() {
         assert_switched(&mut client).await;
         client.send("everything").await;
         client.finish_sending().await;
-        assert_eq!(client.to_end().await, "got everything");
+        assert_eq!(client.until_end().await, "got everything");
     });
 }
 
@@ -105,13 +105,13 @@ fn a_silent_tunnel_ends() {
     run(async {
         let upstream = upstream(|mut peer| async move {
             switch(&mut peer).await;
-            peer.to_end().await;
+            peer.until_end().await;
         })
         .await;
         let mut settings = Settings::default();
         settings.deadlines.idle = Duration::from_millis(50);
         let mut client = proxy_with(upstream.addr, settings).await.ask(ASK).await;
         assert_switched(&mut client).await;
-        assert_eq!(client.to_end().await, "");
+        assert_eq!(client.until_end().await, "");
     });
 }

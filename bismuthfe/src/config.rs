@@ -1,0 +1,219 @@
+//! What the command line and the environment say.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bismuth_coord::Servers;
+use bismuth_daemon::{TelemetryArgs, cores};
+use bismuth_http::{Limits, PoolLimits};
+use bismuth_model::Environment;
+use clap::Parser;
+
+use crate::COMPONENT;
+
+/// The public entrance of Bismuth: finds the function by Host or /invoke/{id} and forwards to a node that serves it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "bismuthfe", version)]
+pub struct Args {
+    /// Where clients connect.
+    #[arg(long, env = "BISMUTHFE_LISTEN", default_value = "0.0.0.0:8000")]
+    pub listen: SocketAddr,
+
+    /// Where /healthz, /readyz and /metrics answer.
+    #[arg(long, env = "BISMUTHFE_ADMIN_LISTEN", default_value = "127.0.0.1:8010")]
+    pub admin_listen: SocketAddr,
+
+    /// Worker threads [default: one per core].
+    #[arg(long, env = "BISMUTHFE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// ZooKeeper servers, HOST:PORT[,HOST:PORT...].
+    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181")]
+    pub zookeeper: ServersArg,
+
+    /// The environment's name in ZooKeeper.
+    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
+    pub zookeeper_env: Environment,
+
+    /// The port of bismuthd on every node.
+    #[arg(long, env = "BISMUTHFE_NODE_PORT", default_value_t = 8001)]
+    pub node_port: u16,
+
+    /// A file that keeps the last routing, so that a restart serves while ZooKeeper is down.
+    #[arg(long, env = "BISMUTHFE_SNAPSHOT")]
+    pub snapshot: Option<PathBuf>,
+
+    /// Believe X-Forwarded-Proto/Host/Prefix of whoever connects (a load balancer of yours in front).
+    #[arg(long, env = "BISMUTHFE_TRUST_FORWARDED")]
+    pub trust_forwarded: bool,
+
+    /// Largest request head in bytes.
+    #[arg(long, env = "BISMUTHFE_MAX_HEAD_BYTES", default_value_t = 64 * 1024,
+        value_parser = clap::value_parser!(u32).range(1024..=96 * 1024))]
+    pub max_head_bytes: u32,
+
+    /// How long a request head may take to arrive, in ms.
+    #[arg(long, env = "BISMUTHFE_HEAD_TIMEOUT_MS", default_value_t = 10_000, value_parser = positive())]
+    pub head_timeout_ms: u64,
+
+    /// How long a new connection may stay silent, in ms.
+    #[arg(long, env = "BISMUTHFE_FIRST_BYTE_TIMEOUT_MS", default_value_t = 10_000, value_parser = positive())]
+    pub first_byte_timeout_ms: u64,
+
+    /// How long a connection may be idle between requests, in ms.
+    #[arg(long, env = "BISMUTHFE_KEEP_ALIVE_MS", default_value_t = 75_000, value_parser = positive())]
+    pub keep_alive_ms: u64,
+
+    /// How long a client may leave its answer unread, in ms.
+    #[arg(long, env = "BISMUTHFE_WRITE_TIMEOUT_MS", default_value_t = 30_000, value_parser = positive())]
+    pub write_timeout_ms: u64,
+
+    /// How long connecting to a node may take, in ms.
+    #[arg(long, env = "BISMUTHFE_CONNECT_TIMEOUT_MS", default_value_t = 1_000, value_parser = positive())]
+    pub connect_timeout_ms: u64,
+
+    /// Added to a function's timeout for a node that has to start its container first, in ms.
+    #[arg(long, env = "BISMUTHFE_START_ALLOWANCE_MS", default_value_t = 60_000, value_parser = positive())]
+    pub start_allowance_ms: u64,
+
+    /// How long requests in flight may take to end after SIGTERM, in ms.
+    #[arg(long, env = "BISMUTHFE_DRAIN_MS", default_value_t = 30_000)]
+    pub drain_ms: u64,
+
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+}
+
+fn positive() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
+
+/// A list of servers that was checked at the start, kept as it was written.
+#[derive(Debug, Clone)]
+pub struct ServersArg(String);
+
+impl ServersArg {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for ServersArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<Servers>() {
+            Ok(_) => Ok(ServersArg(text.to_owned())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Args {
+    /// How many worker threads.
+    pub fn workers(&self) -> usize {
+        self.workers.map_or_else(cores::available, usize::from)
+    }
+}
+
+/// What the service needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The port of bismuthd on every node.
+    pub node_port: u16,
+    /// Bounds on client connections.
+    pub limits: Limits,
+    /// Bounds on idle connections to nodes.
+    pub pool: PoolLimits,
+    /// How long connecting to a node may take.
+    pub connect_timeout: Duration,
+    /// Added to a function's timeout while its node may be starting the container: the node obeys the timeout itself,
+    /// this hop only must not give up first.
+    pub start_allowance: Duration,
+    /// How long a slot that its node does not know yet is asked for again. A new function's slot is written to the registry
+    /// before its node has seen it.
+    pub new_slot_patience: Duration,
+    /// Whether the peer's `X-Forwarded-*` are believed.
+    pub trust_forwarded: bool,
+    /// How long requests in flight may take to end.
+    pub drain: Duration,
+    /// The file that keeps the last routing.
+    pub snapshot: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            node_port: 8001,
+            limits: Limits::new(COMPONENT),
+            pool: PoolLimits::default(),
+            connect_timeout: Duration::from_secs(1),
+            start_allowance: Duration::from_secs(60),
+            new_slot_patience: Duration::from_secs(2),
+            trust_forwarded: false,
+            drain: Duration::from_secs(30),
+            snapshot: None,
+        }
+    }
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        Config {
+            node_port: args.node_port,
+            limits: Limits {
+                max_head_bytes: args.max_head_bytes as usize,
+                head_timeout: Duration::from_millis(args.head_timeout_ms),
+                first_byte_timeout: Duration::from_millis(args.first_byte_timeout_ms),
+                keep_alive_timeout: Duration::from_millis(args.keep_alive_ms),
+                write_timeout: Duration::from_millis(args.write_timeout_ms),
+                ..Limits::new(COMPONENT)
+            },
+            connect_timeout: Duration::from_millis(args.connect_timeout_ms),
+            start_allowance: Duration::from_millis(args.start_allowance_ms),
+            trust_forwarded: args.trust_forwarded,
+            drain: Duration::from_millis(args.drain_ms),
+            snapshot: args.snapshot,
+            ..Config::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_its_defaults_are_the_libraries() {
+        Args::command().debug_assert();
+        let config = Config::from(Args::parse_from(["bismuthfe"]));
+        let default = Config::default();
+        assert_eq!(config.limits.max_head_bytes, default.limits.max_head_bytes);
+        assert_eq!(
+            config.limits.keep_alive_timeout,
+            default.limits.keep_alive_timeout
+        );
+        assert_eq!(config.connect_timeout, default.connect_timeout);
+        assert_eq!(config.node_port, default.node_port);
+        assert_eq!(config.drain, default.drain);
+    }
+
+    #[test]
+    fn nonsense_is_refused_at_the_start() {
+        for wrong in [
+            "--zookeeper=not a server",
+            "--workers=0",
+            "--head-timeout-ms=0",
+            "--zookeeper-env=a/b",
+        ] {
+            assert!(
+                Args::try_parse_from(["bismuthfe", wrong]).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The last routing, kept on disk, so that a frontend that starts while ZooKeeper is down still serves.
+//!
+//! JSON, because an operator may have to read it at a bad time. Written beside and renamed over, so that there is always
+//! a whole one.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bismuth_model::{Affinity, Backend, ContainerId, FunctionId, Hostname};
+use bismuth_registry::{RoutedFunction, RoutingSnapshot};
+use serde::{Deserialize, Serialize};
+
+/// Raised when an older program could not read the file.
+const VERSION: u32 = 1;
+
+/// Why the file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Reading failed.
+    #[error("read routing snapshot {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not what we write.
+    #[error("understand routing snapshot {}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A later program wrote it.
+    #[error("routing snapshot {} has version {version}; this program knows {VERSION}", .path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// Writing failed; the file that was there is as it was.
+    #[error("write routing snapshot {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    version: u32,
+    functions: BTreeMap<FunctionId, FileFunction>,
+    routes: BTreeMap<Hostname, FunctionId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileFunction {
+    backends: Vec<FileBackend>,
+    concurrency: u32,
+    timeout_ms: u64,
+    idle_timeout_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    affinity: Option<Affinity>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileBackend {
+    ip: Ipv4Addr,
+    container_id: ContainerId,
+}
+
+/// Reads the file; `None` if there is none. Blocks.
+pub fn load(path: &Path) -> Result<Option<RoutingSnapshot>, SnapshotError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            let path = path.to_owned();
+            return Err(SnapshotError::Read { path, source });
+        }
+    };
+    let file: File = serde_json::from_slice(&bytes).map_err(|source| SnapshotError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    if file.version != VERSION {
+        return Err(SnapshotError::Version {
+            path: path.to_owned(),
+            version: file.version,
+        });
+    }
+    Ok(Some(file.into_snapshot()))
+}
+
+/// Replaces the file in one step. Blocks.
+pub fn save(path: &Path, snapshot: &RoutingSnapshot) -> Result<(), SnapshotError> {
+    write(path, &File::from_snapshot(snapshot)).map_err(|source| SnapshotError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn write(path: &Path, file: &File) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(directory)?;
+    // One writer per file; a leftover of a crash is overwritten.
+    let beside = path.with_extension("new");
+    let mut out = std::fs::File::create(&beside)?;
+    out.write_all(&serde_json::to_vec_pretty(file)?)?;
+    out.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    // The rename itself is on disk only when the directory is.
+    std::fs::File::open(directory)?.sync_all()
+}
+
+impl File {
+    fn from_snapshot(snapshot: &RoutingSnapshot) -> Self {
+        let functions = snapshot.functions.iter();
+        File {
+            version: VERSION,
+            functions: functions
+                .map(|(id, f)| (*id, FileFunction::new(f)))
+                .collect(),
+            routes: snapshot
+                .routes
+                .iter()
+                .map(|(host, id)| (host.clone(), *id))
+                .collect(),
+        }
+    }
+
+    fn into_snapshot(self) -> RoutingSnapshot {
+        let functions = self.functions.into_iter();
+        RoutingSnapshot {
+            functions: functions.map(|(id, f)| (id, f.into_routed())).collect(),
+            routes: self.routes.into_iter().collect(),
+            complete: true,
+            ..RoutingSnapshot::default()
+        }
+    }
+}
+
+impl FileFunction {
+    fn new(function: &RoutedFunction) -> Self {
+        let backend = |backend: &Backend| FileBackend {
+            ip: backend.ip,
+            container_id: backend.container_id,
+        };
+        FileFunction {
+            backends: function.backends.iter().map(backend).collect(),
+            concurrency: function.concurrency,
+            timeout_ms: millis(function.timeout),
+            idle_timeout_ms: millis(function.idle_timeout),
+            affinity: function.affinity.clone(),
+        }
+    }
+
+    fn into_routed(self) -> RoutedFunction {
+        let backend = |backend: FileBackend| Backend {
+            ip: backend.ip,
+            container_id: backend.container_id,
+        };
+        RoutedFunction {
+            backends: self.backends.into_iter().map(backend).collect(),
+            concurrency: self.concurrency,
+            timeout: Duration::from_millis(self.timeout_ms),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            affinity: self.affinity,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tests::{backend, routed};
+
+    fn snapshot() -> RoutingSnapshot {
+        let id = FunctionId::from_bytes([7; 16]);
+        let mut function = routed(&[backend(1), backend(2)]);
+        function.affinity = Some(Affinity::Cookie("session".into()));
+        RoutingSnapshot {
+            functions: [
+                (id, function),
+                (FunctionId::from_bytes([8; 16]), routed(&[])),
+            ]
+            .into(),
+            routes: [(Hostname::parse("a.example").unwrap(), id)].into(),
+            complete: true,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_replaces_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/routing.json");
+        assert_eq!(load(&path).unwrap(), None);
+        save(&path, &RoutingSnapshot::default()).unwrap();
+        save(&path, &snapshot()).unwrap();
+        assert_eq!(load(&path).unwrap(), Some(snapshot()));
+        let names = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(names, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routing.json");
+        for (text, word) in [
+            ("", "understand"),
+            ("{\"version\":1}", "understand"),
+            (
+                "{\"version\":9,\"functions\":{},\"routes\":{}}",
+                "version 9",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = load(&path).unwrap_err().to_string();
+            assert!(
+                error.contains(word) && error.contains("routing.json"),
+                "{error}"
+            );
+        }
+    }
+}

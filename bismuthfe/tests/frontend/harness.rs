@@ -1,0 +1,255 @@
+//! A whole frontend with a routing given by the test, in front of scripted nodes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bismuth_daemon::{Shutdown, listen};
+use bismuth_model::{Backend, ContainerId, FunctionId, Hostname};
+use bismuth_registry::{RoutedFunction, RoutingSnapshot};
+use bismuthfe::config::Config;
+use bismuthfe::service::Service;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+}
+
+pub const FUNCTION: FunctionId = FunctionId::from_bytes([0xf0; 16]);
+
+pub fn container(n: u8) -> ContainerId {
+    ContainerId::from_bytes([n; 16])
+}
+
+/// The answer of a scripted node to one request, or `None` to close the connection.
+pub type Script = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// Something that listens where a bismuthd would.
+pub struct Node {
+    pub ip: Ipv4Addr,
+    pub seen: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Node {
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Nodes that share a port on different loopback addresses, as bismuthd's do.
+pub struct Nodes {
+    pub port: u16,
+    next: AtomicUsize,
+}
+
+impl Nodes {
+    pub async fn new() -> Self {
+        let probe = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Nodes {
+            port: probe.local_addr().unwrap().port(),
+            next: AtomicUsize::new(2),
+        }
+    }
+
+    /// An address where nobody listens.
+    pub fn nobody(&self) -> Ipv4Addr {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        Ipv4Addr::new(127, 0, 0, u8::try_from(n).unwrap())
+    }
+
+    pub async fn start(
+        &self,
+        script: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Node {
+        let ip = self.nobody();
+        let listener = TcpListener::bind((ip, self.port)).await.unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (script, log): (Arc<Script>, _) = (Arc::new(script), seen.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answer(Peer::new(stream), script.clone(), log.clone()));
+            }
+        });
+        Node { ip, seen, task }
+    }
+}
+
+async fn answer(mut peer: Peer, script: Arc<Script>, seen: Arc<Mutex<Vec<String>>>) {
+    while let Some(request) = peer.message().await {
+        seen.lock().unwrap().push(request.clone());
+        match script(&request) {
+            Some(answer) => peer.send(&answer).await,
+            None => return,
+        }
+    }
+}
+
+pub fn ok(body: &str) -> Option<String> {
+    let length = body.len();
+    Some(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+    ))
+}
+
+pub fn unknown_container() -> Option<String> {
+    Some(
+        "HTTP/1.1 404 Not Found\r\nx-bismuth-error: unknown_container\r\nContent-Length: 0\r\n\r\n"
+            .into(),
+    )
+}
+
+/// One end of a raw connection.
+pub struct Peer {
+    stream: TcpStream,
+    seen: Vec<u8>,
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        Peer {
+            stream,
+            seen: Vec::new(),
+        }
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn fill(&mut self) -> bool {
+        self.stream.read_buf(&mut self.seen).await.unwrap_or(0) != 0
+    }
+
+    /// One message with its body of `Content-Length`; `None` at the end.
+    pub async fn message(&mut self) -> Option<String> {
+        loop {
+            let text = String::from_utf8_lossy(&self.seen).into_owned();
+            if let Some(end) = text.find("\r\n\r\n") {
+                let head = text[..end].to_ascii_lowercase();
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "));
+                let whole = end + 4 + length.map_or(0, |length| length.parse().unwrap());
+                if self.seen.len() >= whole {
+                    let message = self.seen.drain(..whole).collect();
+                    return Some(String::from_utf8(message).unwrap());
+                }
+            }
+            if !self.fill().await {
+                return None;
+            }
+        }
+    }
+}
+
+pub struct Frontend {
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
+    pub routing: watch::Sender<Arc<RoutingSnapshot>>,
+    pub shutdown: Shutdown,
+    pub running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Frontend {
+    pub async fn connect(&self) -> Peer {
+        Peer::new(TcpStream::connect(self.addr).await.unwrap())
+    }
+
+    /// One request, one answer.
+    pub async fn ask(&self, request: &str) -> String {
+        let mut peer = self.connect().await;
+        peer.send(request).await;
+        in_time(peer.message()).await.expect("an answer")
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+            .await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> String {
+        let length = body.len();
+        self.ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .await
+    }
+
+    /// Asks until the answer is as wanted: for what becomes true a moment later.
+    pub async fn eventually(&self, path: &str, wanted: &str) {
+        in_time(async {
+            while !self.get(path).await.contains(wanted) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+pub fn invoke() -> String {
+    format!("/invoke/{FUNCTION}")
+}
+
+pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
+    let backend = |(ip, n): &(Ipv4Addr, u8)| Backend {
+        ip: *ip,
+        container_id: container(*n),
+    };
+    RoutedFunction {
+        backends: backends.iter().map(backend).collect(),
+        concurrency: 1,
+        timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        affinity: None,
+    }
+}
+
+pub fn snapshot(function: RoutedFunction) -> RoutingSnapshot {
+    RoutingSnapshot {
+        functions: [(FUNCTION, function)].into(),
+        routes: [(Hostname::parse("fn.example").unwrap(), FUNCTION)].into(),
+        complete: true,
+        ..Default::default()
+    }
+}
+
+pub async fn frontend(port: u16, snapshot: RoutingSnapshot) -> Frontend {
+    let config = Config {
+        node_port: port,
+        ..Config::default()
+    };
+    frontend_with(config, snapshot).await
+}
+
+pub async fn frontend_with(config: Config, snapshot: RoutingSnapshot) -> Frontend {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listeners = listen::bind_per_core(any, 2).unwrap();
+    let addr = listeners[0].local_addr().unwrap();
+    let admin_listener = listen::bind(any).unwrap();
+    let admin = admin_listener.local_addr().unwrap();
+    let (routing, receiver) = watch::channel(Arc::new(snapshot));
+    let shutdown = Shutdown::new();
+    let service = Service::build(config, receiver);
+    let running = tokio::spawn(service.run(listeners, admin_listener, shutdown.clone()));
+    Frontend {
+        addr,
+        admin,
+        routing,
+        shutdown,
+        running,
+    }
+}
