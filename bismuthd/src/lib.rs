@@ -1,1 +1,28 @@
-//! bismuthd.
+//! bismuthd: one per worker node. It makes reality match what ZooKeeper assigns to this node,
+//! starts containers when needed, and forwards requests into them.
+//!
+//! ```text
+//!                    ┌──────────────────────────── control runtime ─────────────────────────────┐
+//!  ZooKeeper ──watch─┼─► node::reconcile ─► node::driver (one per container) ─► node::launch ───┼─► containerd, kernel
+//!            ◄─status┼── node::status ◄────────┘ │                                │             │
+//!                    └───────────────────────────┼────────────────────────────────┼─────────────┘
+//!                                          slot table                        logs (own thread)
+//!                    ┌───────────────────────────┼───────── one per core ─────────┼─────────────┐
+//!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► up? ─► server │ exec ─────┼─────────────┼─► the program
+//!                    └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! It never kills a healthy container because *it* restarted, and nothing on the path of a request
+//! waits for ZooKeeper.
+
+pub mod config;
+mod facts;
+mod housekeeping;
+pub mod invoke;
+pub mod logs;
+pub mod node;
+mod presence;
+pub mod service;
+
+pub use config::Args;
+pub use service::{Service, StartError};

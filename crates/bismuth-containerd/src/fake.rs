@@ -318,6 +318,10 @@ impl Tasks for FakeContainerd {
         .await
     }
 
+    async fn nofile_limit(&self) -> Result<u64> {
+        Ok(crate::spec::DEFAULT_NOFILE_LIMIT)
+    }
+
     fn events(&self) -> TaskEvents {
         let (reader, events) = mpsc::unbounded_channel();
         let first = reader.send(TaskEvent::Lost);

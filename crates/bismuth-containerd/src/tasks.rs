@@ -69,6 +69,9 @@ pub trait Tasks: Send + Sync + 'static {
     /// All tasks of the namespace. A shim that hangs makes its task [`TaskStatus::Unknown`] after two seconds.
     async fn list_tasks(&self) -> Result<Vec<TaskInfo>>;
 
+    /// The most open files that a container may be given, see [`Containerd::nofile_limit`](crate::Containerd::nofile_limit).
+    async fn nofile_limit(&self) -> Result<u64>;
+
     /// What happens to the tasks of the namespace from now on; the first item is `Lost`, and means "list now".
     fn events(&self) -> TaskEvents;
 

@@ -397,8 +397,10 @@ impl FunctionDefinition {
 }
 
 fn malformed(path: &str, error: &serde_json::Error) -> DefinitionError {
+    // An empty name is a name too, but an error that begins with nothing helps nobody.
+    let field = if path.is_empty() { "." } else { path };
     DefinitionError {
-        field: path.to_owned(),
+        field: field.to_owned(),
         reason: error.to_string(),
         kind: DefinitionErrorKind::Malformed,
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What went wrong with a process.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +168,61 @@ impl AsFd for Process {
     }
 }
 
+/// A process whose end can be awaited.
+#[derive(Debug)]
+pub struct Watched {
+    identity: Identity,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// Registers the process with the tokio runtime this is called in.
+    ///
+    /// # Errors
+    /// What the runtime's poller says, such as `ENOSPC`.
+    pub fn new(process: Process) -> io::Result<Self> {
+        let Process { identity, pidfd } = process;
+        // SAFETY: the descriptor is owned and moved in, so it stays open and the same until the
+        // `AsyncFd` is dropped, and `OwnedFd` gives the same number every time.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+        Ok(Self {
+            identity,
+            pidfd: pidfd.map_err(io::Error::from)?,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// Returns when the process has ended. Cancel safe; at once if it has ended already.
+    pub async fn ended(&self) {
+        // A pidfd stays readable, so readiness is never cleared; the only error is that the
+        // runtime is being shut down, and then nobody waits any more.
+        let _ready = self.pidfd.readable().await;
+    }
+}
+
+/// Whether a process has a handler for a signal (`SigCgt` in `/proc/{pid}/status`). The first
+/// process of a pid namespace never sees a signal it has no handler for, but for SIGKILL.
+///
+/// # Errors
+/// [`Error::Read`] with `ENOENT` or `ESRCH` if there is no such process, [`Error::Malformed`].
+pub fn handles_signal(pid: u32, signal: Signal) -> Result<bool, Error> {
+    let path = format!("/proc/{pid}/status");
+    let status = read(&path)?;
+    let caught = parse_caught(&status).ok_or(Error::Malformed { path })?;
+    let number = u32::try_from(signal.as_raw()).unwrap_or(0);
+    Ok((1..=64).contains(&number) && caught & (1 << (number - 1)) != 0)
+}
+
+/// Bit `n - 1` is signal `n`, proc_pid_status(5).
+fn parse_caught(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("SigCgt:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 /// Start time of a process in clock ticks since boot (field 22 of `/proc/{pid}/stat`).
 ///
 /// # Errors
@@ -237,6 +294,15 @@ pub(crate) fn poll_readable(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caught_signal_is_told_from_one_that_is_not() {
+        let status = "Name:\tx\nSigCgt:\t0000000000004002\n";
+        assert_eq!(parse_caught(status), Some(0x4002));
+        assert_eq!(parse_caught("Name:\tx\n"), None);
+        let me = std::process::id();
+        assert!(!handles_signal(me, Signal::KILL).unwrap());
+    }
     use std::process::Command;
 
     #[test]

@@ -164,6 +164,10 @@ impl Tasks for Containerd {
         Ok(listed.tasks.into_iter().map(task_info).collect())
     }
 
+    async fn nofile_limit(&self) -> Result<u64> {
+        Containerd::nofile_limit(self).await
+    }
+
     fn events(&self) -> TaskEvents {
         self.task_events()
     }

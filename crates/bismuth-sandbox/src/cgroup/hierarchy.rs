@@ -116,6 +116,23 @@ impl Hierarchy {
         }
     }
 
+    /// Whether memory limits can cover swap. Where the kernel does not account swap, writing such a
+    /// limit fails.
+    pub fn accounts_swap(&self) -> bool {
+        match self.version() {
+            Version::V1 | Version::Hybrid => {
+                let memory = self.mount_of("memory");
+                memory.is_some_and(|mount| mount.join("memory.memsw.limit_in_bytes").exists())
+            }
+            // The root group has no such file, so this asks what makes the kernel give it to all
+            // others: swap is compiled in, and not left out at boot.
+            Version::V2 => {
+                let boot = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+                Path::new("/proc/swaps").exists() && !boot.contains("swapaccount=0")
+            }
+        }
+    }
+
     /// The groups of a container.
     ///
     /// # Errors

@@ -1,0 +1,41 @@
+//! What a node says of itself.
+
+use std::collections::BTreeMap;
+
+use bismuth_containerd::Containerd;
+use bismuth_model::NodeFacts;
+use tracing::warn;
+
+/// Cores, memory and versions of this machine. What cannot be learned is left out.
+pub async fn gather(containerd: &Containerd, runtime: &str, epoch: &str) -> NodeFacts {
+    let mut versions = BTreeMap::from([
+        ("bismuthd".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        (
+            "kernel".to_owned(),
+            rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+        ),
+        ("runtime".to_owned(), runtime.to_owned()),
+    ]);
+    match containerd.version().await {
+        Ok(version) => drop(versions.insert("containerd".to_owned(), version.version)),
+        Err(error) => warn!(
+            error = bismuth_daemon::exit::chain(&error),
+            "containerd does not say its version"
+        ),
+    }
+    NodeFacts {
+        cores: u32::try_from(bismuth_daemon::cores::available()).unwrap_or(u32::MAX),
+        memory: total_memory(),
+        versions,
+        epoch: epoch.to_owned(),
+    }
+}
+
+/// Bytes of physical memory: `sysinfo(2)`.
+fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
+}

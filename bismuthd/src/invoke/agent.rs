@@ -1,0 +1,143 @@
+//! A conversation with bismuth-init: one connection, one execution.
+//!
+//! ```text
+//!  connect ─► request + 3 descriptors ─► Hello ─► Spawned ─► … ─► Exited
+//!                                           └─► SpawnFailed          drop at any time: the program is killed
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bismuth_init::protocol::{ProtocolError, RequestError};
+use bismuth_init::{ExecRequest, Exit, FailureKind, OutgoingRequest, Reply, ReplyDecoder};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// Replies are a few dozen bytes.
+const BUFFER: usize = 512;
+/// bismuth-init answers in well under a millisecond; a function that keeps all of the container's
+/// processor time can delay it. After this the container is not worth waiting for.
+const SPAWN_BOUND: Duration = Duration::from_secs(10);
+
+/// Why there is no execution.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The socket of bismuth-init does not take the connection.
+    #[error("connect to bismuth-init")]
+    Connect(#[source] io::Error),
+    /// The request cannot be sent at all.
+    #[error("put the execution into words")]
+    Request(#[from] RequestError),
+    /// The connection broke.
+    #[error("talk to bismuth-init")]
+    Broken(#[source] io::Error),
+    /// What came back makes no sense.
+    #[error("understand bismuth-init")]
+    Protocol(#[from] ProtocolError),
+    /// It closed the connection without the last reply.
+    #[error("bismuth-init hung up")]
+    HungUp,
+    /// It does not answer.
+    #[error("bismuth-init did not start the program within {} s", SPAWN_BOUND.as_secs())]
+    Silent,
+    /// The program could not be started.
+    #[error("{what}")]
+    Spawn {
+        /// Which kind of failure.
+        kind: FailureKind,
+        /// What bismuth-init says.
+        what: String,
+    },
+}
+
+/// A running program. Dropping it kills the program and its process group.
+#[derive(Debug)]
+pub struct Execution {
+    stream: UnixStream,
+    decoder: ReplyDecoder,
+}
+
+impl Execution {
+    /// Has the program started; its standard streams are `fds`.
+    pub async fn spawn(
+        socket: &Path,
+        request: &ExecRequest,
+        fds: [BorrowedFd<'_>; 3],
+    ) -> Result<Self, AgentError> {
+        tokio::time::timeout(SPAWN_BOUND, Self::try_spawn(socket, request, fds))
+            .await
+            .unwrap_or(Err(AgentError::Silent))
+    }
+
+    async fn try_spawn(
+        socket: &Path,
+        request: &ExecRequest,
+        fds: [BorrowedFd<'_>; 3],
+    ) -> Result<Self, AgentError> {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(AgentError::Connect)?;
+        let mut outgoing = OutgoingRequest::new(request, fds)?;
+        let sent = stream
+            .async_io(Interest::WRITABLE, || outgoing.advance(stream.as_fd()))
+            .await;
+        let mut execution = Self {
+            stream,
+            decoder: ReplyDecoder::new(),
+        };
+        loop {
+            // When sending failed init may have said why; that is the better error.
+            match execution.next_reply().await {
+                Ok(Reply::Hello { .. }) => {}
+                Ok(Reply::Spawned { .. }) => return Ok(execution),
+                Ok(Reply::SpawnFailed { kind, what, .. }) => {
+                    return Err(AgentError::Spawn { kind, what });
+                }
+                Ok(Reply::Exited(_)) => return Err(AgentError::HungUp),
+                Err(error) => {
+                    sent.map_err(AgentError::Broken)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Ready when the program has ended.
+    pub fn poll_exited(&mut self, context: &mut Context<'_>) -> Poll<Result<Exit, AgentError>> {
+        loop {
+            if let Reply::Exited(exit) = ready!(self.poll_reply(context))? {
+                return Poll::Ready(Ok(exit));
+            }
+        }
+    }
+
+    /// Waits until the program has ended. Cancel safe.
+    pub async fn exited(&mut self) -> Result<Exit, AgentError> {
+        std::future::poll_fn(|context| self.poll_exited(context)).await
+    }
+
+    async fn next_reply(&mut self) -> Result<Reply, AgentError> {
+        std::future::poll_fn(|context| self.poll_reply(context)).await
+    }
+
+    /// Keeps what was read in the decoder, so nothing is lost between two calls.
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, AgentError>> {
+        loop {
+            if let Some(reply) = self.decoder.next_reply()? {
+                return Poll::Ready(Ok(reply));
+            }
+            ready!(self.stream.poll_read_ready(context)).map_err(AgentError::Broken)?;
+            let mut buffer = [0; BUFFER];
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return Poll::Ready(Err(AgentError::HungUp)),
+                Ok(count) => self.decoder.push(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(AgentError::Broken(error))),
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One request for one container.
+//!
+//! ```text
+//!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the place inside is free again
+//!   (queue)      (start)         (run)
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bismuth_http::headers::{self, CONTAINER_ID};
+use bismuth_http::trace;
+use bismuth_http::{Body, ClientConn, End, OnEnd, Problem, Reply};
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::exec;
+use super::metrics::{Found, Metrics};
+use super::problems::{not_up, problem, refused};
+use super::server::{self, Incarnations, LiveServer};
+use crate::node::admission::Permit;
+use crate::node::slot::{Live, Slot, Target};
+
+/// Beyond its own bound a start may take this long to say why it failed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Frees the place inside when the answer has gone out, however it ended.
+struct Leave {
+    _permit: Permit,
+}
+
+impl OnEnd for Leave {
+    fn on_end(&mut self, _end: End) {}
+}
+
+/// Answers a request. `rest` is the path after the container's own part.
+pub async fn answer(
+    slot: Arc<Slot>,
+    pool: &Incarnations,
+    metrics: &Metrics,
+    mut request: Request<Incoming>,
+    rest: PathAndQuery,
+    client: ClientConn,
+) -> Response<Body> {
+    let request_id = headers::request_id(request.headers_mut());
+    let parent = headers::traceparent(request.headers_mut());
+    let mut response = match try_answer(&slot, pool, metrics, request, rest, &client).await {
+        Ok(response) => response,
+        Err(problem) => {
+            metrics.refused(problem.code);
+            problem.request_id(request_id.clone()).into_response()
+        }
+    };
+    let head = response.headers_mut();
+    head.insert(trace::REQUEST_ID, request_id);
+    head.insert(trace::TRACEPARENT, parent);
+    if let Ok(id) = HeaderValue::from_str(&slot.container_id.to_string()) {
+        head.insert(CONTAINER_ID, id);
+    }
+    response
+}
+
+async fn try_answer(
+    slot: &Slot,
+    pool: &Incarnations,
+    metrics: &Metrics,
+    request: Request<Incoming>,
+    rest: PathAndQuery,
+    client: &ClientConn,
+) -> Result<Response<Body>, Problem> {
+    let timeout = Duration::from_millis(slot.definition.timeout_ms);
+    let came = Instant::now();
+    let permit = slot.admission.enter(timeout).await;
+    let permit = permit.map_err(|r| refused(slot.container_id, r))?;
+    let entered = Instant::now();
+    let (live, found) = running(slot).await?;
+    let started = Instant::now();
+    let request = onwards(request, rest)?;
+    let leave = Box::new(Leave { _permit: permit });
+    let mut reply = match &live.target {
+        Target::Server { port } => {
+            let server = LiveServer::new(Arc::clone(&live), *port);
+            Answer::Proxied(server::forward(pool, slot, &server, request, client).await?)
+        }
+        Target::Exec(target) => Answer::Executed(exec::run(slot, target, request).await?),
+    };
+    metrics.answered(found);
+    let head = reply.response_mut().headers_mut();
+    headers::strip_reserved(head);
+    headers::server_timing(
+        head,
+        &[
+            (found.name(), None),
+            ("queue", Some(entered - came)),
+            ("start", Some(started - entered)),
+            ("run", Some(started.elapsed())),
+        ],
+    );
+    Ok(match reply {
+        Answer::Proxied(reply) => reply.deliver(client, Some(leave)),
+        Answer::Executed(response) => response.map(|body| body.with_end(leave)),
+    })
+}
+
+enum Answer {
+    Proxied(Reply),
+    Executed(Response<Body>),
+}
+
+impl Answer {
+    fn response_mut(&mut self) -> &mut Response<Body> {
+        match self {
+            Self::Proxied(reply) => reply.response_mut(),
+            Self::Executed(response) => response,
+        }
+    }
+}
+
+async fn running(slot: &Slot) -> Result<(Arc<Live>, Found), Problem> {
+    if let Some(live) = slot.live() {
+        return Ok((live, Found::Warm));
+    }
+    let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + LAST_WORDS;
+    match slot.bring_up(bound).await {
+        Ok(live) => Ok((live, Found::Cold)),
+        Err(why) => Err(not_up(slot.container_id, &why)),
+    }
+}
+
+/// The request as the program shall see it.
+fn onwards(request: Request<Incoming>, rest: PathAndQuery) -> Result<Request<Body>, Problem> {
+    let (mut head, body) = request.into_parts();
+    head.uri = Uri::from(rest);
+    headers::strip_request(&mut head.headers);
+    headers::strip_reserved(&mut head.headers);
+    if head.method == http::Method::CONNECT {
+        return Err(problem(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "CONNECT is not for functions",
+        ));
+    }
+    Ok(Request::from_parts(head, Body::from(body)))
+}

@@ -1,0 +1,74 @@
+//! What a node counts.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// How a request found its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Found {
+    /// It was running.
+    Warm,
+    /// It was started for it.
+    Cold,
+}
+
+impl Found {
+    /// The mark in `Server-Timing`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+        }
+    }
+}
+
+/// Labels of a request that reached a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Answered {
+    /// How it found its container.
+    pub found: Found,
+}
+
+/// Labels of a request that did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refusal {
+    /// The problem's code.
+    pub code: &'static str,
+}
+
+/// Counters of the data path; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    answered: Family<Answered, Counter>,
+    refused: Family<Refusal, Counter>,
+}
+
+impl Metrics {
+    /// Counters that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "requests_answered",
+            "Requests answered by a function's program",
+            metrics.answered.clone(),
+        );
+        registry.register(
+            "requests_refused",
+            "Requests answered by bismuthd itself",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    /// One request was answered by a program.
+    pub fn answered(&self, found: Found) {
+        self.answered.get_or_create(&Answered { found }).inc();
+    }
+
+    /// One request was answered by us.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&Refusal { code }).inc();
+    }
+}

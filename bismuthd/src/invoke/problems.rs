@@ -1,0 +1,97 @@
+//! What a node answers when it cannot do what was asked.
+
+use bismuth_http::problem::UNKNOWN_CONTAINER;
+use bismuth_http::{ExchangeError, Problem};
+use bismuth_model::{ContainerId, ContainerState};
+use http::StatusCode;
+
+use crate::node::admission::Refused;
+use crate::node::slot::{NotUp, StartFailure};
+
+/// Who says so.
+pub const COMPONENT: &str = "bismuthd";
+
+/// A problem of this node.
+pub fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+    Problem::new(status, code, COMPONENT, detail.into())
+}
+
+/// The container is not served here; the request was not executed.
+pub fn unknown_container(id: ContainerId) -> Problem {
+    let detail = format!("container {id} is not served by this node");
+    problem(StatusCode::NOT_FOUND, UNKNOWN_CONTAINER, detail).retryable()
+}
+
+/// The request was not let in.
+pub fn refused(id: ContainerId, refused: Refused) -> Problem {
+    match refused {
+        Refused::QueueFull { .. } => problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "queue_full",
+            refused.to_string(),
+        )
+        .retry_after(1),
+        Refused::WaitedTooLong(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "queue_timeout",
+            refused.to_string(),
+        )
+        .retry_after(1),
+        Refused::Closed => unknown_container(id),
+    }
+}
+
+/// There is no running container.
+pub fn not_up(id: ContainerId, not_up: &NotUp) -> Problem {
+    match not_up {
+        NotUp::Failed(failure) => start_failure(failure),
+        NotUp::StillComing(ContainerState::Pulling) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "image_being_pulled",
+            format!("the image of container {id} is still being pulled"),
+        )
+        .retry_after(5),
+        NotUp::StillComing(_) => problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "startup_timeout",
+            format!("container {id} was not started in time"),
+        )
+        .retry_after(1),
+        NotUp::Gone => unknown_container(id),
+    }
+}
+
+/// It could not be started, or has ended.
+pub fn start_failure(failure: &StartFailure) -> Problem {
+    let wait = failure
+        .until
+        .saturating_duration_since(std::time::Instant::now());
+    let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    problem(failure.status, failure.code, failure.reason.clone()).retry_after(seconds.max(1))
+}
+
+/// The exchange with the program came to nothing.
+pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
+    let detail = bismuth_daemon::exit::chain(error);
+    match error {
+        ExchangeError::HeadTimeout { .. } => problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "function_timeout",
+            format!("the function did not answer within {timeout_ms} ms"),
+        ),
+        ExchangeError::RequestSilent { .. } => {
+            problem(StatusCode::REQUEST_TIMEOUT, "request_body_timeout", detail)
+        }
+        ExchangeError::RequestBody(_) => {
+            problem(StatusCode::BAD_REQUEST, "request_body_broken", detail)
+        }
+        _ if error.is_malformed_response() => {
+            problem(StatusCode::BAD_GATEWAY, "function_answer_malformed", detail)
+        }
+        _ => problem(
+            StatusCode::BAD_GATEWAY,
+            "function_connection_broken",
+            detail,
+        ),
+    }
+}

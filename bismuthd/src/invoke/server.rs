@@ -1,0 +1,131 @@
+//! Server mode: the request goes on, as it is, over a connection made inside the container's
+//! network namespace to its loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
+use std::time::Duration;
+
+use bismuth_http::replay::REPLAY_LIMIT;
+use bismuth_http::{
+    Body, ClientConn, Connection, Deadlines, ExchangeError, Lease, Pool, Problem, Replay, Reply,
+    exchange,
+};
+use bismuth_sandbox::netns;
+use http::{Request, StatusCode};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::problems::{exchange_failed, problem, start_failure};
+use crate::node::slot::{Live, NotUp, Slot};
+
+/// Loopback connects at once or is refused; it waits only while the program's backlog is full.
+const CONNECT_BOUND: Duration = Duration::from_secs(5);
+/// How long a request whose connection broke waits to learn whether the program has ended.
+const EPITAPH_BOUND: Duration = Duration::from_secs(1);
+
+/// Idle connections by start of a container, so that none outlives the process it leads to.
+pub type Incarnations = Pool<u64>;
+
+/// Sends the request to the program and returns the head of its answer.
+pub async fn forward(
+    pool: &Incarnations,
+    slot: &Slot,
+    live: &LiveServer,
+    request: Request<Body>,
+    client: &ClientConn,
+) -> Result<Reply, Problem> {
+    let definition = &slot.definition;
+    let deadlines = Deadlines {
+        head: Duration::from_millis(definition.timeout_ms),
+        idle: Duration::from_millis(definition.idle_timeout_ms),
+    };
+    // A program that handles one connection at a time would wait on our idle one for ever.
+    let pooled = definition.concurrency > 1;
+    let (head, body) = request.into_parts();
+    let replay = Replay::new(body, REPLAY_LIMIT);
+    loop {
+        let lease = match pool.checkout(&live.incarnation()) {
+            Some(lease) if pooled => lease,
+            _ => connect(pool, live, pooled).await?,
+        };
+        let reused = lease.is_reused();
+        let Some(body) = replay.body() else {
+            return Err(problem(
+                StatusCode::BAD_GATEWAY,
+                "function_connection_broken",
+                "the function closed the connection while the request was being sent",
+            ));
+        };
+        let attempt = Request::from_parts(head.clone(), body);
+        match exchange(lease, attempt, deadlines, client).await {
+            Ok(reply) => return Ok(reply),
+            // It closed an idle connection as we took it: nothing was written, a fresh one is due.
+            Err(error) if reused && error.never_written() && replay.can_restart() => {}
+            Err(error) => return Err(explain(slot, live, &error).await),
+        }
+    }
+}
+
+/// A running server as one worker uses it.
+#[derive(Debug)]
+pub struct LiveServer {
+    live: std::sync::Arc<Live>,
+    port: u16,
+}
+
+impl LiveServer {
+    /// `port` is where the program listens.
+    pub fn new(live: std::sync::Arc<Live>, port: u16) -> Self {
+        Self { live, port }
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.live.incarnation
+    }
+}
+
+async fn connect(pool: &Incarnations, live: &LiveServer, pooled: bool) -> Result<Lease, Problem> {
+    let stream = match live.live.take_first_connection() {
+        Some(first) => adopt(first),
+        None => open(live).await,
+    };
+    let failed = |source: std::io::Error| {
+        let detail = format!("connect to port {} in the container: {source}", live.port);
+        problem(StatusCode::BAD_GATEWAY, "function_not_listening", detail).retryable()
+    };
+    let stream = stream.map_err(failed)?;
+    let connection = Connection::handshake(stream)
+        .await
+        .map_err(|e| failed(std::io::Error::other(e)))?;
+    Ok(if pooled {
+        pool.adopt(live.incarnation(), connection)
+    } else {
+        Lease::unpooled(connection)
+    })
+}
+
+fn adopt(stream: StdTcpStream) -> std::io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}
+
+async fn open(live: &LiveServer) -> std::io::Result<TcpStream> {
+    let socket = netns::tcp_socket(live.live.namespaces.net_fd()).map_err(std::io::Error::other)?;
+    let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
+    socket.set_nodelay(true)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, live.port));
+    tokio::time::timeout(CONNECT_BOUND, socket.connect(address))
+        .await
+        .map_err(|_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+}
+
+/// A connection that breaks is often the first sign of a program's death; its driver knows the rest
+/// a moment later.
+async fn explain(slot: &Slot, live: &LiveServer, error: &ExchangeError) -> Problem {
+    if !matches!(error, ExchangeError::Send(_)) {
+        return exchange_failed(error, slot.definition.timeout_ms);
+    }
+    match slot.why_it_ended(live.incarnation(), EPITAPH_BOUND).await {
+        Some(NotUp::Failed(failure)) => start_failure(&failure),
+        _ => exchange_failed(error, slot.definition.timeout_ms),
+    }
+}

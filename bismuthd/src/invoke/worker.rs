@@ -1,0 +1,280 @@
+//! One worker: a thread with its own runtime, listener and connections.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::Shutdown;
+use bismuth_daemon::listen::CoreListener;
+use bismuth_http::{Body, ClientConn, Limits, Pool, PoolLimits, Problem, serve_connection};
+use bismuth_http::{headers, trace};
+use bismuth_model::ContainerId;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::container;
+use super::metrics::Metrics;
+use super::problems::{COMPONENT, problem, unknown_container};
+use super::server::Incarnations;
+use crate::logs::serve::{self as log_serve, LogDirs};
+use crate::node::reconcile::SlotTable;
+
+/// Idle connections to programs are closed after this: gunicorn closes its own after 2 s, Node.js
+/// after 5 s, and a connection that we close cannot be closed under us.
+const IDLE: Duration = Duration::from_millis(1500);
+/// Idle connections to one program, of one worker: as many as a burst leaves behind.
+const IDLE_PER_PROGRAM: usize = 64;
+/// Idle connections to all programs, of one worker: each costs two descriptors.
+const IDLE_ALTOGETHER: usize = 1024;
+/// Accepting fails when descriptors run out; they come back as requests end.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// What every worker is given.
+#[derive(Clone)]
+pub struct WorkerMeans {
+    /// The slots of this node.
+    pub table: Arc<SlotTable>,
+    /// Where logs are.
+    pub logs: LogDirs,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// How long requests may take to end after the shutdown.
+    pub drain: Duration,
+}
+
+/// Why a worker ended before the shutdown.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// Its listener could not be registered.
+    #[error("listen on a worker's runtime")]
+    Listen(#[source] std::io::Error),
+}
+
+struct Worker {
+    means: WorkerMeans,
+    pool: Incarnations,
+    limits: Limits,
+}
+
+/// Serves connections until the shutdown, and then what is in flight, bounded by the drain time.
+pub async fn run(
+    listener: CoreListener,
+    means: WorkerMeans,
+    shutdown: Shutdown,
+) -> Result<(), WorkerError> {
+    let listener = listener.into_tokio().map_err(WorkerError::Listen)?;
+    let drain = means.drain;
+    let pool = Pool::new(PoolLimits {
+        max_idle_per_key: IDLE_PER_PROGRAM,
+        max_idle: IDLE_ALTOGETHER,
+        idle_timeout: IDLE,
+    });
+    let sweeper = tokio::task::spawn_local(pool.clone().keep_swept());
+    let worker = Rc::new(Worker {
+        means,
+        pool,
+        limits: Limits::new(COMPONENT),
+    });
+    let connections = TaskTracker::new();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = accept(&listener, &worker, &connections, &shutdown) => {}
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(drain, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            connections = connections.len(),
+            "connections did not end in time"
+        );
+    }
+    sweeper.abort();
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    worker: &Rc<Worker>,
+    connections: &TaskTracker,
+    shutdown: &Shutdown,
+) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "the peer was gone before it was served");
+            continue;
+        }
+        let worker = Rc::clone(worker);
+        let shutdown = shutdown.clone();
+        connections.spawn_local(async move {
+            let service = |request, client| answer(Rc::clone(&worker), request, client);
+            let served = serve_connection(stream, peer, &worker.limits, shutdown.cancelled(), service);
+            if let Err(error) = served.await {
+                debug!(%peer, error = bismuth_daemon::exit::chain(&error), "a connection ended early");
+            }
+        });
+    }
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    request: Request<Incoming>,
+    client: ClientConn,
+) -> Response<Body> {
+    match route(request.uri().path_and_query()) {
+        Route::Invoke(id, rest) => {
+            let slot = worker.means.table.load().get(&id).cloned();
+            match slot {
+                Some(slot) => {
+                    container::answer(
+                        slot,
+                        &worker.pool,
+                        &worker.means.metrics,
+                        request,
+                        rest,
+                        client,
+                    )
+                    .await
+                }
+                None => refuse(&worker, request, unknown_container(id)),
+            }
+        }
+        Route::Logs(id, query) => match log_serve::answer(&worker.means.logs, id, query.as_deref())
+        {
+            Ok(response) => response,
+            Err(problem) => refuse(&worker, request, problem),
+        },
+        Route::Malformed(detail) => refuse(
+            &worker,
+            request,
+            problem(StatusCode::NOT_FOUND, "malformed_container_id", detail),
+        ),
+        Route::Unknown => refuse(
+            &worker,
+            request,
+            problem(
+                StatusCode::NOT_FOUND,
+                "unknown_path",
+                "a node answers /invoke/{container id} and /logs/{container id}",
+            ),
+        ),
+    }
+}
+
+fn refuse(worker: &Worker, mut request: Request<Incoming>, problem: Problem) -> Response<Body> {
+    worker.means.metrics.refused(problem.code);
+    let id = headers::request_id(request.headers_mut());
+    let mut response = problem.request_id(id.clone()).into_response();
+    response.headers_mut().insert(trace::REQUEST_ID, id);
+    response
+}
+
+#[derive(Debug, PartialEq)]
+enum Route {
+    Invoke(ContainerId, PathAndQuery),
+    Logs(ContainerId, Option<String>),
+    Malformed(String),
+    Unknown,
+}
+
+/// Length of an id in a path.
+const ID: usize = 36;
+
+fn route(target: Option<&PathAndQuery>) -> Route {
+    let target = target.map_or("/", PathAndQuery::as_str);
+    if let Some(rest) = target.strip_prefix("/invoke/") {
+        return with_id(rest, invoke);
+    }
+    if let Some(rest) = target.strip_prefix("/logs/") {
+        return with_id(rest, |id, rest| {
+            Route::Logs(id, rest.strip_prefix('?').map(str::to_owned))
+        });
+    }
+    Route::Unknown
+}
+
+fn with_id(text: &str, then: impl FnOnce(ContainerId, &str) -> Route) -> Route {
+    let end = text.find(['/', '?']).unwrap_or(text.len());
+    match text[..end].parse() {
+        Ok(id) => then(id, &text[end..]),
+        Err(error) => Route::Malformed(bismuth_daemon::exit::chain(&error)),
+    }
+}
+
+fn invoke(id: ContainerId, rest: &str) -> Route {
+    debug_assert_eq!(id.to_string().len(), ID);
+    let rest = if rest.starts_with('/') {
+        rest.to_owned()
+    } else {
+        format!("/{rest}")
+    };
+    match PathAndQuery::from_maybe_shared(Bytes::from(rest)) {
+        Ok(rest) => Route::Invoke(id, rest),
+        // A part of a valid target is one itself; say so instead of proving it.
+        Err(error) => Route::Malformed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINER: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+
+    fn routed(target: &str) -> Route {
+        route(Some(&target.parse().unwrap()))
+    }
+
+    #[test]
+    fn the_rest_of_the_path_and_the_query_are_passed_on_byte_for_byte() {
+        for (target, rest) in [
+            ("", "/"),
+            ("/", "/"),
+            ("?a=1", "/?a=1"),
+            ("/a%2Fb/../c?x=%20&y", "/a%2Fb/../c?x=%20&y"),
+            ("//double", "//double"),
+        ] {
+            let Route::Invoke(id, passed) = routed(&format!("/invoke/{CONTAINER}{target}")) else {
+                panic!("{target}");
+            };
+            assert_eq!(
+                (id.to_string().as_str(), passed.as_str()),
+                (CONTAINER, rest)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_container_id_is_named() {
+        assert!(
+            matches!(routed("/invoke/nonsense/x"), Route::Malformed(d) if d.contains("nonsense"))
+        );
+        assert!(matches!(routed("/invoke/"), Route::Malformed(_)));
+        assert_eq!(routed("/"), Route::Unknown);
+        assert_eq!(routed(&format!("/invoked/{CONTAINER}")), Route::Unknown);
+    }
+
+    #[test]
+    fn logs_keep_their_query() {
+        let Route::Logs(_, query) = routed(&format!("/logs/{CONTAINER}?tail=5")) else {
+            panic!();
+        };
+        assert_eq!(query.as_deref(), Some("tail=5"));
+    }
+}

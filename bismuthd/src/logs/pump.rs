@@ -1,0 +1,290 @@
+//! Moves what a container prints from its FIFOs into its log.
+//!
+//! One task per container, on the log thread. It reads at most [`CHUNK`] bytes before it writes
+//! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
+//! memory here. A disk that refuses is reported and what was printed meanwhile is dropped, counted
+//! and said in the log: a full disk must not stall the program for ever.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::cri::{Splitter, Stream, encode};
+use super::rotate::{Limits, LogFileError, RotatingLog};
+
+/// Read at once: the kernel's pipe buffer.
+const CHUNK: usize = 64 * 1024;
+
+/// Asked of the kernel for each FIFO, so that a program can go on printing while bismuthd
+/// restarts. It is the most an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
+const PIPE_BYTES: usize = 1 << 20;
+
+/// An unfinished line is written out after this silence, so that a prompt or a progress bar
+/// without a line feed is seen by whoever follows the log.
+const PARTIAL_LINE_DELAY: Duration = Duration::from_millis(500);
+
+/// What could not be done to which FIFO.
+#[derive(Debug, Error)]
+pub enum PumpError {
+    /// The FIFO itself.
+    #[error("{act} FIFO {}", path.display())]
+    Fifo {
+        /// What was tried.
+        act: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The log it would go to.
+    #[error(transparent)]
+    Log(#[from] LogFileError),
+}
+
+/// The FIFOs of one container, open, and the log they lead to.
+#[derive(Debug)]
+pub struct Pump {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    log: RotatingLog,
+}
+
+/// Path of a container's FIFO for one stream, below its directory.
+pub fn fifo_path(container_dir: &Path, stream: Stream) -> PathBuf {
+    container_dir.join(stream.name())
+}
+
+/// Makes both FIFOs if they are not there, and opens them and the log.
+///
+/// `owner` is the host uid and gid of the container's user, so that a program may open
+/// `/dev/stderr` by name.
+pub fn open(
+    container_dir: &Path,
+    owner: (u32, u32),
+    log_dir: &Path,
+    limits: Limits,
+) -> Result<Pump, PumpError> {
+    let log = RotatingLog::open(log_dir, limits)?;
+    Ok(Pump {
+        stdout: open_fifo(&fifo_path(container_dir, Stream::Stdout), owner)?,
+        stderr: open_fifo(&fifo_path(container_dir, Stream::Stderr), owner)?,
+        log,
+    })
+}
+
+fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, PumpError> {
+    let failed = |act: &'static str| {
+        let path = path.to_owned();
+        move |source: rustix::io::Errno| PumpError::Fifo {
+            act,
+            path,
+            source: source.into(),
+        }
+    };
+    let mode = Mode::RUSR | Mode::WUSR;
+    match rustix::fs::mkfifoat(rustix::fs::CWD, path, mode) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => return Err(failed("make")(e)),
+    }
+    // Reading and writing: the open never waits, and the end of file never comes.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fifo = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))?;
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(uid),
+        rustix::fs::Gid::from_raw(gid),
+    );
+    rustix::fs::fchown(&fifo, Some(uid), Some(gid)).map_err(failed("give away"))?;
+    // Refused when the user's pipe quota is used up; the default size works too.
+    let _ = rustix::pipe::fcntl_setpipe_size(&fifo, PIPE_BYTES);
+    Ok(fifo)
+}
+
+impl Pump {
+    /// A duplicate of the writing end for standard error, for programs that are given it directly.
+    pub fn stderr_writer(&self) -> io::Result<OwnedFd> {
+        self.stderr.try_clone()
+    }
+
+    /// Copies until `stop` fires (or its sender is dropped), then takes what is left without
+    /// waiting for more.
+    pub async fn run(self, stop: oneshot::Receiver<()>) -> io::Result<()> {
+        let stdout = pipe::Receiver::from_owned_fd(self.stdout)?;
+        let stderr = pipe::Receiver::from_owned_fd(self.stderr)?;
+        let mut sink = Sink::new(self.log);
+        let mut stop = stop;
+        loop {
+            let idle = tokio::time::sleep(PARTIAL_LINE_DELAY);
+            // Readiness is cancel safe: nothing is read before the arm runs.
+            tokio::select! {
+                biased;
+                ready = stdout.readable() => { ready?; sink.take(Stream::Stdout, &stdout); }
+                ready = stderr.readable() => { ready?; sink.take(Stream::Stderr, &stderr); }
+                () = idle, if sink.holds_back() => sink.flush(),
+                _ = &mut stop => break,
+            }
+            // A program that prints without pause must not keep the log thread from the others.
+            tokio::task::consume_budget().await;
+        }
+        sink.drain(Stream::Stdout, &stdout);
+        sink.drain(Stream::Stderr, &stderr);
+        sink.flush();
+        Ok(())
+    }
+}
+
+/// The log with what is needed to cut bytes into its records.
+struct Sink {
+    log: RotatingLog,
+    stdout: Splitter,
+    stderr: Splitter,
+    chunk: Vec<u8>,
+    records: Vec<u8>,
+    dropped: u64,
+}
+
+impl Sink {
+    fn new(log: RotatingLog) -> Self {
+        Self {
+            log,
+            stdout: Splitter::new(Stream::Stdout),
+            stderr: Splitter::new(Stream::Stderr),
+            chunk: vec![0; CHUNK],
+            records: Vec::new(),
+            dropped: 0,
+        }
+    }
+
+    fn take(&mut self, stream: Stream, pipe: &pipe::Receiver) {
+        match pipe.try_read(&mut self.chunk) {
+            Ok(count) => self.write(stream, count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => warn!(%error, stream = stream.name(), "cannot read a container's output"),
+        }
+    }
+
+    /// Takes what the kernel still holds, at most one pipe buffer, and then stops: a program that
+    /// outlives its stop signal must not keep its pump alive.
+    fn drain(&mut self, stream: Stream, pipe: &pipe::Receiver) {
+        for _ in 0..=PIPE_BYTES / CHUNK {
+            match rustix::io::read(pipe, &mut self.chunk[..]) {
+                Ok(count) if count > 0 => self.write(stream, count),
+                _ => return,
+            }
+        }
+    }
+
+    fn write(&mut self, stream: Stream, count: usize) {
+        let splitter = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        splitter.push(SystemTime::now(), &self.chunk[..count], &mut self.records);
+        self.append(count as u64);
+    }
+
+    fn holds_back(&self) -> bool {
+        self.stdout.holds_back() || self.stderr.holds_back()
+    }
+
+    fn flush(&mut self) {
+        let now = SystemTime::now();
+        self.stdout.flush(now, &mut self.records);
+        self.stderr.flush(now, &mut self.records);
+        self.append(0);
+    }
+
+    fn append(&mut self, printed: u64) {
+        if self.dropped > 0 {
+            let note = format!(
+                "[bismuth: {} bytes of output were lost, the log could not be written]",
+                self.dropped
+            );
+            let mut with_note = Vec::new();
+            encode(
+                &mut with_note,
+                SystemTime::now(),
+                Stream::Stderr,
+                true,
+                note.as_bytes(),
+            );
+            with_note.append(&mut self.records);
+            self.records = with_note;
+        }
+        match self.log.append(&self.records) {
+            Ok(()) => self.dropped = 0,
+            Err(error) => {
+                if self.dropped == 0 {
+                    warn!(error = %error, source = ?std::error::Error::source(&error), "output of a container is being lost");
+                }
+                self.dropped += printed;
+            }
+        }
+        self.records.clear();
+        self.records.shrink_to(2 * CHUNK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn me() -> (u32, u32) {
+        (
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        )
+    }
+
+    #[tokio::test]
+    async fn all_that_was_printed_before_the_stop_is_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let pump = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
+        let mut out = std::fs::File::options()
+            .write(true)
+            .open(fifo_path(dir.path(), Stream::Stdout))
+            .unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(pump.run(stopped));
+        let printed = (0..20_000)
+            .map(|i| format!("line {i}\n"))
+            .collect::<String>();
+        let writer =
+            tokio::task::spawn_blocking(move || out.write_all(printed.as_bytes()).unwrap());
+        writer.await.unwrap();
+        stop.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        let log = std::fs::read_to_string(dir.path().join("log/0.log")).unwrap();
+        assert_eq!(log.lines().count(), 20_000);
+        assert!(log.ends_with(" stdout F line 19999\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unfinished_line_is_seen_after_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let log_dir = dir.path().join("log");
+        let pump = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
+        let mut err = std::fs::File::from(pump.stderr_writer().unwrap());
+        err.write_all(b"password: ").unwrap();
+        let (_stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(pump.run(stopped));
+        let path = super::super::rotate::file_path(&log_dir, 0);
+        while std::fs::read(&path).unwrap().is_empty() {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .ends_with(" stderr P password: \n")
+        );
+        task.abort();
+    }
+}

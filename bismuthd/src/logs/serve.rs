@@ -1,0 +1,203 @@
+//! Logs over HTTP: `GET /logs/{container}?tail=N&since=TIME&follow=true`.
+//!
+//! The answer is the CRI records as they are in the files, `text/plain`. Following ends when the
+//! client goes, or the log is removed. Files are read on a blocking thread which is never more than
+//! [`AHEAD`] blocks ahead of its client.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bismuth_http::{Body, BodyError, Problem};
+use bismuth_model::ContainerId;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::cri::parse_since;
+use super::read::{Reader, Selection};
+use crate::invoke::problems::problem;
+
+/// Blocks of 64 KiB that may wait for a slow client.
+const AHEAD: usize = 4;
+/// How soon a follower sees what was printed.
+const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+/// Each reader holds a thread; tokio has 512 for blocking work.
+const READERS: usize = 128;
+
+/// Where the logs of this node are, and how many may be read at a time. Clones share the bound.
+#[derive(Clone, Debug)]
+pub struct LogDirs {
+    logs: PathBuf,
+    readers: Arc<Semaphore>,
+}
+
+impl LogDirs {
+    /// Logs below `logs`, one directory per container.
+    pub fn new(logs: PathBuf) -> Self {
+        Self {
+            logs,
+            readers: Arc::new(Semaphore::new(READERS)),
+        }
+    }
+}
+
+/// What a query asks for.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    tail: Option<usize>,
+    since: Option<SystemTime>,
+    follow: bool,
+}
+
+/// Answers with the log of a container.
+pub fn answer(
+    dirs: &LogDirs,
+    id: ContainerId,
+    query: Option<&str>,
+) -> Result<Response<Body>, Problem> {
+    let asked = parse(query.unwrap_or(""), SystemTime::now())
+        .map_err(|detail| problem(StatusCode::BAD_REQUEST, "malformed_query", detail))?;
+    let dir = dirs.logs.join(id.to_string());
+    if !dir.is_dir() {
+        return Err(problem(
+            StatusCode::NOT_FOUND,
+            "no_log",
+            format!("there is no log of container {id} on this node"),
+        ));
+    }
+    let Ok(place) = Arc::clone(&dirs.readers).try_acquire_owned() else {
+        let detail = format!("{READERS} logs are being read already");
+        return Err(problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_log_readers",
+            detail,
+        )
+        .retry_after(5));
+    };
+    let (blocks, receiver) = mpsc::channel(AHEAD);
+    // Ends when the receiver is dropped; the permit goes with it.
+    tokio::task::spawn_blocking(move || read(dir, &asked, &blocks, place));
+    let mut response = Response::new(Body::wrap(Blocks(receiver)));
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    Ok(response)
+}
+
+fn parse(query: &str, now: SystemTime) -> Result<Asked, String> {
+    let mut asked = Asked {
+        tail: None,
+        since: None,
+        follow: false,
+    };
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "tail" if value == "all" => asked.tail = None,
+            "tail" => {
+                asked.tail = Some(
+                    value
+                        .parse()
+                        .map_err(|_| format!("tail: {value:?} is not a number of lines"))?,
+                )
+            }
+            "since" => {
+                let since = parse_since(&value.replace("%3A", ":").replace("%3a", ":"), now);
+                asked.since = Some(since.ok_or_else(|| {
+                    format!("since: {value:?} is neither an RFC 3339 time, nor seconds since 1970, nor a duration such as 10m")
+                })?);
+            }
+            "follow" => {
+                asked.follow = match value {
+                    "" | "true" | "1" => true,
+                    "false" | "0" => false,
+                    _ => return Err(format!("follow: {value:?} is neither true nor false")),
+                }
+            }
+            _ => return Err(format!("{name}: unknown, expected tail, since or follow")),
+        }
+    }
+    Ok(asked)
+}
+
+fn read(
+    dir: PathBuf,
+    asked: &Asked,
+    blocks: &mpsc::Sender<std::io::Result<Bytes>>,
+    _place: OwnedSemaphorePermit,
+) {
+    let selection = Selection {
+        tail: asked.tail,
+        since: asked.since,
+    };
+    let mut reader = match Reader::open(&dir, selection) {
+        Ok(reader) => reader,
+        // The client may be gone; then nobody wants to know.
+        Err(error) => return drop(blocks.blocking_send(Err(error))),
+    };
+    loop {
+        match reader.next_records() {
+            Ok(Some(records)) => {
+                if blocks.blocking_send(Ok(Bytes::from(records))).is_err() {
+                    return;
+                }
+            }
+            Ok(None) if asked.follow && dir.is_dir() && !blocks.is_closed() => {
+                std::thread::sleep(FOLLOW_EVERY)
+            }
+            Ok(None) => return,
+            Err(error) => return drop(blocks.blocking_send(Err(error))),
+        }
+    }
+}
+
+/// The blocks as a body.
+struct Blocks(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl http_body::Body for Blocks {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.poll_recv(context).map(|block| {
+            block.map(|block| {
+                block
+                    .map(Frame::data)
+                    .map_err(|error| BodyError::Source(Box::new(error)))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_understood_or_refused_by_name() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let all = parse("tail=5&since=10s&follow=true", now).unwrap();
+        assert_eq!(all.tail, Some(5));
+        assert_eq!(
+            all.since,
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(990))
+        );
+        assert!(all.follow);
+        assert!(!parse("", now).unwrap().follow);
+        for (bad, field) in [
+            ("tail=x", "tail"),
+            ("since=x", "since"),
+            ("follow=x", "follow"),
+            ("lines=1", "lines"),
+        ] {
+            assert!(parse(bad, now).unwrap_err().starts_with(field));
+        }
+    }
+}

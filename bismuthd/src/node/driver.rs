@@ -1,0 +1,258 @@
+//! The owner of one container: the only task that starts it, stops it and says how it does.
+//!
+//! ```text
+//!                 Fresh            Remembered
+//!                   │                  │ adopt ─────────────┐
+//!                   ▼                  ▼ (does not run)     │
+//!   ┌────────► bring up ◄─wanted─── Down                    │
+//!   │              │ ok      failed                         │
+//!   │              ▼           └──────────► Failed{until}   │
+//!   │             Up ◄──────────────────────────────────────┘
+//!   │              │ the process ended ───► Failed{until} ──┐
+//!   └──────────────────── wanted, or min_instances ◄────────┘
+//!
+//!   any ── retired ─► drain ─► take down ─► forget ─► end
+//! ```
+//!
+//! Starts are single-flight because this is one task. A start is never dropped half-way: when the
+//! slot is retired meanwhile the start is called off and awaited, so that what it made is undone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bismuth_daemon::{Backoff, Delays};
+use bismuth_model::{ContainerState, ContainerStatus};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::launch::{LaunchError, Launcher, Running, now_ms};
+use super::slot::{Phase, Slot, StartFailure};
+use super::state_dir::SavedSlot;
+use super::status::StatusBoard;
+
+/// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A container that ran this long was well; its death is not a crash loop, and the next request
+/// starts it at once.
+const WELL: Duration = Duration::from_secs(10);
+/// A teardown that failed is tried again after this; containerd or a shim may have hung.
+const TEARDOWN_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long a retired container may take to end.
+#[derive(Clone, Copy, Debug)]
+pub struct StopBounds {
+    /// For the requests inside, on top of which none are let in.
+    pub drain: Duration,
+    /// From SIGTERM to SIGKILL, for programs that handle SIGTERM.
+    pub grace: Duration,
+}
+
+/// Where a driver begins.
+#[derive(Debug)]
+pub enum Begin {
+    /// The slot is new: it is started once, to prove the definition.
+    Fresh,
+    /// An earlier process served it.
+    Remembered(Box<SavedSlot>),
+}
+
+/// The owner of one container.
+pub struct Driver {
+    slot: Arc<Slot>,
+    launcher: Arc<Launcher>,
+    board: StatusBoard,
+    bounds: StopBounds,
+    retired: CancellationToken,
+    created_ms: u64,
+    delays: Delays,
+}
+
+enum State {
+    Down,
+    Up(Box<Running>),
+    Failed(Arc<StartFailure>),
+}
+
+impl Driver {
+    /// A driver for `slot`, which ends after `retired` is cancelled.
+    pub fn new(
+        slot: Arc<Slot>,
+        launcher: Arc<Launcher>,
+        board: StatusBoard,
+        bounds: StopBounds,
+        retired: CancellationToken,
+        created_ms: u64,
+    ) -> Self {
+        Self {
+            slot,
+            launcher,
+            board,
+            bounds,
+            retired,
+            created_ms,
+            delays: BACKOFF.delays(),
+        }
+    }
+
+    /// Drives the container until it is retired and nothing is left of it.
+    pub async fn run(mut self, begin: Begin) {
+        let mut state = self.begin(begin).await;
+        while !self.retired.is_cancelled() {
+            state = match state {
+                State::Down => self.down().await,
+                State::Up(running) => self.up(running).await,
+                State::Failed(failure) => self.failed(failure).await,
+            };
+        }
+        self.retire(state).await;
+    }
+
+    async fn begin(&mut self, begin: Begin) -> State {
+        let saved = match begin {
+            Begin::Remembered(saved) => saved,
+            Begin::Fresh => {
+                if let Err(error) = self
+                    .launcher
+                    .remember(&self.slot, self.created_ms, None)
+                    .await
+                {
+                    return self.fail(error, None);
+                }
+                return self.bring_up().await;
+            }
+        };
+        self.launcher.reserve_ids(&saved);
+        match self.launcher.adopt(&self.slot, &saved).await {
+            Some(running) => self.now_up(running),
+            // It was proven once, so it may wait for a request, as after a reboot of the machine.
+            None if saved.run.is_some() && !self.keeps_warm() => {
+                self.tell(ContainerState::Stopped, None, None);
+                State::Down
+            }
+            None => self.bring_up().await,
+        }
+    }
+
+    fn keeps_warm(&self) -> bool {
+        self.slot.definition.min_instances > 0
+    }
+
+    async fn down(&mut self) -> State {
+        self.slot.enter_phase(Phase::Down);
+        tokio::select! {
+            () = self.retired.cancelled() => State::Down,
+            () = self.slot.wanted() => self.bring_up().await,
+        }
+    }
+
+    async fn failed(&mut self, failure: Arc<StartFailure>) -> State {
+        let until = tokio::time::Instant::from_std(failure.until);
+        tokio::select! {
+            () = self.retired.cancelled() => return State::Failed(failure),
+            // Requests are refused until then, so none can want it earlier.
+            () = tokio::time::sleep_until(until) => {}
+        }
+        if !self.keeps_warm() {
+            tokio::select! {
+                () = self.retired.cancelled() => return State::Failed(failure),
+                () = self.slot.wanted() => {}
+            }
+        }
+        self.bring_up().await
+    }
+
+    async fn up(&mut self, running: Box<Running>) -> State {
+        tokio::select! {
+            () = self.retired.cancelled() => State::Up(running),
+            () = running.ended() => self.died(running).await,
+        }
+    }
+
+    async fn bring_up(&mut self) -> State {
+        let report = |state| {
+            self.slot.enter_phase(Phase::Coming(state));
+            self.tell(state, None, None);
+        };
+        let up = self
+            .launcher
+            .up(&self.slot, self.created_ms, &self.retired, &report);
+        match up.await {
+            Ok(running) => self.now_up(running),
+            Err(LaunchError::CalledOff) => State::Down,
+            Err(error) => self.fail(error, None),
+        }
+    }
+
+    fn now_up(&self, running: Running) -> State {
+        info!(container = %self.slot.container_id, function = %self.slot.function_id, pid = running.pid(), "running");
+        self.slot.enter_phase(Phase::Up(Arc::clone(&running.live)));
+        self.tell(ContainerState::Running, None, Some(&running));
+        State::Up(Box::new(running))
+    }
+
+    async fn died(&mut self, running: Box<Running>) -> State {
+        let id = self.slot.container_id;
+        // Requests must not wait for what follows: they are told at once that it is down.
+        self.slot
+            .enter_phase(Phase::Coming(ContainerState::Starting));
+        let reason = self.launcher.epitaph(id).await;
+        let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
+        drop(running);
+        self.launcher.down(id).await;
+        let error = LaunchError::Ended(reason);
+        self.fail(error, Some(ran))
+    }
+
+    /// `ran` is how long it was up, if it was.
+    fn fail(&mut self, error: LaunchError, ran: Option<Duration>) -> State {
+        let was_well = ran.is_some_and(|ran| ran >= WELL);
+        let delay = if was_well {
+            self.delays.reset();
+            Duration::ZERO
+        } else {
+            self.delays.next_delay()
+        };
+        let failure = Arc::new(error.into_failure(Instant::now() + delay));
+        warn!(
+            container = %self.slot.container_id, function = %self.slot.function_id,
+            reason = failure.reason, again_in_ms = delay.as_millis() as u64, "failed"
+        );
+        self.tell(ContainerState::Failed, Some(&failure.reason), None);
+        self.slot.enter_phase(Phase::Failed(Arc::clone(&failure)));
+        State::Failed(failure)
+    }
+
+    fn tell(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
+        let status = ContainerStatus {
+            state,
+            reason: reason.map(str::to_owned),
+            ip: None,
+            pid: running.map(Running::pid),
+            created_ms: self.created_ms,
+            started_ms: running.map(|r| r.started_ms),
+            changed_ms: now_ms(),
+        };
+        self.board.tell(self.slot.container_id, status);
+    }
+
+    async fn retire(self, state: State) {
+        let id = self.slot.container_id;
+        let timeout = Duration::from_millis(self.slot.definition.timeout_ms);
+        let bound = self.bounds.drain.min(timeout);
+        if !self.slot.admission.close_when_empty(bound).await {
+            warn!(container = %id, in_flight = self.slot.admission.in_flight(), "requests did not end in time, their container is taken down");
+        }
+        self.slot.enter_phase(Phase::Gone);
+        self.board.forget(id);
+        if let State::Up(running) = state {
+            self.launcher
+                .terminate(id, &running, self.bounds.grace)
+                .await;
+        }
+        let mut delays = TEARDOWN_AGAIN.delays();
+        while !(self.launcher.down(id).await && self.launcher.forget(id).await) {
+            tokio::time::sleep(delays.next_delay()).await;
+        }
+        info!(container = %id, function = %self.slot.function_id, "removed");
+    }
+}

@@ -1,0 +1,84 @@
+//! A container in the words of the OCI runtime spec. Pure.
+
+use std::path::{Path, PathBuf};
+
+use bismuth_containerd::spec::{
+    BindMount, DEFAULT_NOFILE_LIMIT, DEFAULT_OOM_SCORE_ADJ, DEFAULT_PIDS_LIMIT, DEFAULT_SHM_BYTES,
+    IdMapping, SpecInput,
+};
+use bismuth_sandbox::cgroup;
+use bismuth_sandbox::ids::IdRange;
+
+use super::ground::Ground;
+use crate::node::program::Program;
+use crate::node::slot::Slot;
+
+/// The directory of bismuth-init's socket inside an exec container.
+fn run_inside() -> &'static Path {
+    let parent = Path::new(bismuth_init::SOCKET_PATH).parent();
+    parent.unwrap_or(Path::new("/"))
+}
+
+/// A server container: the definition's command is its init.
+pub(super) fn spec_input(
+    slot: &Slot,
+    range: IdRange,
+    ground: &Ground,
+    program: &Program,
+    limit_swap: bool,
+    nofile: u64,
+) -> SpecInput {
+    let id = slot.container_id.to_string();
+    let whole_range = vec![IdMapping {
+        container: 0,
+        host: range.host_start,
+        size: range.size,
+    }];
+    SpecInput {
+        // The first block of the id: short enough for a prompt, and what `ctr` lists begin with.
+        hostname: id.chars().take(8).collect(),
+        id,
+        args: program.argv.clone(),
+        env: program.env.clone(),
+        cwd: PathBuf::from(&program.cwd),
+        uid: ground.user.uid,
+        gid: ground.user.gid,
+        additional_gids: ground.user.groups.clone(),
+        capabilities: Vec::new(),
+        root_path: ground.root.clone(),
+        uid_map: whole_range.clone(),
+        gid_map: whole_range,
+        userns_path: ground.namespaces.user_path().to_owned(),
+        netns_path: ground.namespaces.net_path().to_owned(),
+        cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
+        cpu: slot.definition.cpu,
+        memory: slot.definition.memory,
+        limit_swap,
+        nofile: DEFAULT_NOFILE_LIMIT.min(nofile),
+        pids: DEFAULT_PIDS_LIMIT,
+        oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
+        shm_bytes: DEFAULT_SHM_BYTES,
+        mounts: Vec::new(),
+        seccomp: None,
+        annotations: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Makes it an exec container: bismuth-init is its init and spawns the command for each request.
+pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Path) {
+    input.args = vec![bismuth_init::PROGRAM_PATH.to_owned()];
+    // The directory may not exist in the image; each execution goes to its own.
+    input.cwd = PathBuf::from("/");
+    input.mounts.push(BindMount {
+        source: init.to_owned(),
+        destination: PathBuf::from(bismuth_init::PROGRAM_PATH),
+        writable: false,
+        executable: true,
+    });
+    input.mounts.push(BindMount {
+        source: run_dir.to_owned(),
+        destination: run_inside().to_owned(),
+        writable: true,
+        executable: false,
+    });
+}

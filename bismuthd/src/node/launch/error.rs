@@ -1,0 +1,147 @@
+//! Why a container was not started, and what that means for who asked.
+
+use std::time::Instant;
+
+use bismuth_containerd::images::ImageError;
+use bismuth_containerd::tasks::Exit;
+use http::StatusCode;
+use thiserror::Error;
+
+use super::agent_ready::AgentNotReady;
+use super::ready::NotReady;
+use super::user::UserError;
+use crate::logs::pump::PumpError;
+use crate::node::slot::StartFailure;
+use crate::node::state_dir::StateError;
+
+/// Why a container was not started.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// The image could not be had.
+    #[error("get the image")]
+    Image(#[source] ImageError),
+    /// All ranges of host ids are taken.
+    #[error("find a range of user ids for the function")]
+    Ids(#[source] bismuth_sandbox::ids::Error),
+    /// Its namespaces.
+    #[error("make the namespaces")]
+    Namespaces(#[source] bismuth_sandbox::namespaces::Error),
+    /// Its root filesystem.
+    #[error("mount the root filesystem")]
+    Rootfs(#[source] bismuth_sandbox::rootfs::Error),
+    /// Its user.
+    #[error("find the user")]
+    User(#[from] UserError),
+    /// Its log.
+    #[error("open the log")]
+    Log(#[from] PumpError),
+    /// Its runtime spec.
+    #[error("describe the container")]
+    Spec(#[source] bismuth_containerd::spec::SpecError),
+    /// containerd or the OCI runtime.
+    #[error("start the container")]
+    Containerd(#[source] bismuth_containerd::Error),
+    /// The program is not in the image, or cannot be executed.
+    #[error("the program {program:?} cannot be run: {words}")]
+    Program {
+        /// What the definition names.
+        program: String,
+        /// What the OCI runtime says.
+        words: String,
+    },
+    /// Watching the process.
+    #[error("watch the process")]
+    Process(#[source] bismuth_sandbox::process::Error),
+    /// A descriptor could not be shared or registered with the runtime.
+    #[error("watch a descriptor of the container")]
+    Watch(#[source] std::io::Error),
+    /// A directory of the container on the host.
+    #[error("{act} {}", path.display())]
+    Directory {
+        /// What was tried.
+        act: &'static str,
+        /// Which one.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The program ended before it answered.
+    #[error("the program ended with {exit} before it answered{tail}")]
+    Died {
+        /// Exit code or signal.
+        exit: Exit,
+        /// The last lines it printed, introduced, or empty.
+        tail: String,
+    },
+    /// The program runs and does not answer.
+    #[error("{source}{tail}")]
+    NotReady {
+        /// What was waited for.
+        source: NotReady,
+        /// The last lines it printed, introduced, or empty.
+        tail: String,
+    },
+    /// The program answered once and has ended since; the text says how.
+    #[error("{0}")]
+    Ended(String),
+    /// bismuth-init does not answer.
+    #[error("reach bismuth-init in the container")]
+    Agent(#[source] AgentNotReady),
+    /// The node's memory.
+    #[error("remember the container")]
+    State(#[from] StateError),
+    /// The slot was taken away while it was being started.
+    #[error("the start was called off")]
+    CalledOff,
+    /// A thread of ours panicked; logged there.
+    #[error("an internal step of the start failed")]
+    Internal,
+}
+
+impl LaunchError {
+    /// A word for programs and the status that a waiting request gets.
+    pub fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Image(_) => (StatusCode::BAD_GATEWAY, "image_unavailable"),
+            Self::User(_) => (StatusCode::BAD_GATEWAY, "user_unknown"),
+            Self::Program { .. } => (StatusCode::BAD_GATEWAY, "program_not_runnable"),
+            Self::Died { .. } | Self::Ended(_) => (StatusCode::BAD_GATEWAY, "program_ended"),
+            Self::NotReady {
+                source: NotReady::NotListening { .. } | NotReady::NotHealthy { .. },
+                ..
+            } => (StatusCode::GATEWAY_TIMEOUT, "startup_timeout"),
+            Self::CalledOff => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "node_failure"),
+        }
+    }
+
+    /// What requests are told until `until`.
+    pub fn into_failure(self, until: Instant) -> StartFailure {
+        let (status, code) = self.kind();
+        StartFailure {
+            status,
+            code,
+            reason: bismuth_daemon::exit::chain(&self),
+            until,
+        }
+    }
+
+    /// Tells a program that cannot be run from a runtime that does not work, by the runtime's words.
+    ///
+    /// runc and crun report a missing program only as text: runc `exec: "/x": stat /x: no such file
+    /// or directory`, crun ``executable file `/x` not found``; both end up in the RPC's message.
+    pub(super) fn from_start(error: bismuth_containerd::Error, program: &str) -> Self {
+        let words = bismuth_daemon::exit::chain(&error);
+        let about_program = words.contains(&format!("exec: \"{program}\""))
+            || words.contains(&format!("executable file `{program}`"))
+            || words.contains("executable file not found")
+            || words.contains("exec format error");
+        if about_program {
+            return Self::Program {
+                program: program.to_owned(),
+                words,
+            };
+        }
+        Self::Containerd(error)
+    }
+}

@@ -1,0 +1,20 @@
+//! The control side of a node: making what is here match what is assigned.
+//!
+//! ```text
+//!  ZooKeeper ─► assignment ─► reconcile ── plan ──► one driver per container ─► launcher ─► containerd
+//!               (or disk)        │                        │      │                 └─► sandbox
+//!                                ▼                        │      └─► status board ─► ZooKeeper
+//!                            slot table ◄── phase ────────┘
+//!                                │
+//!                             workers (requests)
+//! ```
+
+pub mod admission;
+pub mod driver;
+pub mod launch;
+pub mod plan;
+pub mod program;
+pub mod reconcile;
+pub mod slot;
+pub mod state_dir;
+pub mod status;

@@ -1,0 +1,340 @@
+//! What a node remembers, so that a new process goes on where the old one stopped.
+//!
+//! ```text
+//!  {state}/lock                     held while a bismuthd lives; its process id inside
+//!          epoch                    who this node is, made once
+//!          containers/{id}/slot.json    what the slot is and, once started, its process: all that a
+//!                                       start with ZooKeeper down needs
+//!                         /user /net    pinned namespaces        (bismuth-sandbox)
+//!                         /root …       mounted root filesystem  (bismuth-sandbox)
+//!                         /stdout /stderr   log FIFOs
+//!                         /run/         socket of bismuth-init, exec containers only
+//!          logs/{id}/0.log …        output, kept after the container until its retention ends
+//! ```
+//!
+//! Files are replaced by rename after `fdatasync`, so a reader finds the old or the new one whole.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
+use bismuth_sandbox::process::Identity;
+use rustix::fs::{FlockOperation, Mode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What went wrong with the node's memory.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another process holds the lock.
+    #[error("another bismuthd (process {pid}) already serves the state directory {}", path.display())]
+    Locked {
+        /// The state directory.
+        path: PathBuf,
+        /// What the other process wrote into the lock file.
+        pid: String,
+    },
+    /// A system call on a file failed.
+    #[error("{act} {}", path.display())]
+    File {
+        /// What was tried.
+        act: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file does not hold what this program writes.
+    #[error("understand {}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, StateError>;
+
+/// A container as it is remembered on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedSlot {
+    /// Whose slot it is.
+    pub function_id: FunctionId,
+    /// The revision it runs.
+    pub revision: Revision,
+    /// That revision's definition.
+    pub definition: Arc<FunctionDefinition>,
+    /// First host uid and gid of the function's range.
+    pub id_range_start: u32,
+    /// When the slot was assigned, milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// The process, once it was started and proven.
+    pub run: Option<SavedRun>,
+}
+
+/// A started container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedRun {
+    /// Process id inside the machine.
+    pub pid: u32,
+    /// Start of that process in clock ticks since boot, against reuse of the process id.
+    pub started_ticks: u64,
+    /// The boot that the ticks count from.
+    pub boot_id: String,
+    /// When it was started, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// The image it was made of, so that the image is not collected under it.
+    pub image_digest: String,
+    /// User and group of the program inside the container.
+    pub user: (u32, u32),
+    /// Further groups of the program inside the container.
+    pub groups: Vec<u32>,
+    /// The program's arguments, environment and directory, for exec containers.
+    pub program: crate::node::program::Program,
+}
+
+impl SavedRun {
+    /// The process, as the sandbox recognises it.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid,
+            started_ticks: self.started_ticks,
+            boot_id: self.boot_id.clone(),
+        }
+    }
+}
+
+/// The node's directory, locked.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    epoch: String,
+    _lock: File,
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::File { act, path, source }
+}
+
+impl StateDir {
+    /// Opens the directory, making it if it is not there, and locks it for this process.
+    pub fn open(root: &Path) -> Result<Self> {
+        for path in [root.to_owned(), root.join("containers"), root.join("logs")] {
+            std::fs::create_dir_all(&path).map_err(failed("make directory", &path))?;
+        }
+        // Functions' ids cannot walk in: the directory is the boundary, whatever is mounted below.
+        rustix::fs::chmod(root, Mode::RWXU)
+            .map_err(|e| failed("protect directory", root)(e.into()))?;
+        let lock = lock(root)?;
+        let epoch = epoch(root)?;
+        Ok(Self {
+            root: root.to_owned(),
+            epoch,
+            _lock: lock,
+        })
+    }
+
+    /// Who this node is: made once, kept as long as the directory.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of one container.
+    pub fn container_dir(&self, id: ContainerId) -> PathBuf {
+        self.root.join("containers").join(id.to_string())
+    }
+
+    /// The directory of one container's log.
+    pub fn log_dir(&self, id: ContainerId) -> PathBuf {
+        self.root.join("logs").join(id.to_string())
+    }
+
+    /// The containers that have a directory.
+    pub fn containers(&self) -> Result<BTreeSet<ContainerId>> {
+        self.ids_below("containers")
+    }
+
+    /// The containers that have a log.
+    pub fn logs(&self) -> Result<BTreeSet<ContainerId>> {
+        self.ids_below("logs")
+    }
+
+    fn ids_below(&self, name: &str) -> Result<BTreeSet<ContainerId>> {
+        let dir = self.root.join(name);
+        let entries = std::fs::read_dir(&dir).map_err(failed("list", &dir))?;
+        let mut ids = BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(failed("list", &dir))?.file_name();
+            match name.to_str().and_then(|n| n.parse().ok()) {
+                Some(id) => drop(ids.insert(id)),
+                None => {
+                    tracing::warn!(?name, dir = %dir.display(), "not a container's directory, left alone")
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Remembers a container.
+    pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
+        let dir = self.container_dir(id);
+        std::fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
+        write_json(&dir.join("slot.json"), slot)
+    }
+
+    /// What is remembered of a container; `None` if nothing is.
+    pub fn load_slot(&self, id: ContainerId) -> Result<Option<SavedSlot>> {
+        read_json(&self.container_dir(id).join("slot.json"))
+    }
+
+    /// Removes a container's directory. What is mounted in it must be unmounted before.
+    pub fn forget_slot(&self, id: ContainerId) -> Result<()> {
+        remove_tree(&self.container_dir(id))
+    }
+
+    /// Removes a container's log.
+    pub fn forget_log(&self, id: ContainerId) -> Result<()> {
+        remove_tree(&self.log_dir(id))
+    }
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join("lock");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid)
+                .map_err(failed("read", &path))?;
+            return Err(StateError::Locked {
+                path: root.to_owned(),
+                pid: pid.trim().to_owned(),
+            });
+        }
+        Err(e) => return Err(failed("lock", &path)(e.into())),
+    }
+    file.set_len(0).map_err(failed("write", &path))?;
+    writeln!(file, "{}", std::process::id()).map_err(failed("write", &path))?;
+    Ok(file)
+}
+
+fn epoch(root: &Path) -> Result<String> {
+    let path = root.join("epoch");
+    match std::fs::read_to_string(&path) {
+        Ok(epoch) if !epoch.trim().is_empty() => return Ok(epoch.trim().to_owned()),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed("read", &path)(e)),
+    }
+    let epoch = uuid::Uuid::new_v4().to_string();
+    replace_file(&path, epoch.as_bytes())?;
+    Ok(epoch)
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let json = serde_json::to_vec(value).map_err(|source| StateError::Malformed {
+        path: path.to_owned(),
+        source,
+    })?;
+    replace_file(path, &json)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let json = match std::fs::read(path) {
+        Ok(json) => json,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("read", path)(e)),
+    };
+    serde_json::from_slice(&json)
+        .map(Some)
+        .map_err(|source| StateError::Malformed {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new).map_err(failed("make", &new))?;
+    file.write_all(bytes).map_err(failed("write", &new))?;
+    file.sync_data().map_err(failed("sync", &new))?;
+    std::fs::rename(&new, path).map_err(failed("replace", path))
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path()).unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("(process {})", std::process::id())),
+            "{error}"
+        );
+        drop(first);
+        assert!(StateDir::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn the_epoch_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let epoch = StateDir::open(dir.path()).unwrap().epoch().to_owned();
+        assert_eq!(StateDir::open(dir.path()).unwrap().epoch(), epoch);
+    }
+
+    #[test]
+    fn a_half_written_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let id = ContainerId::new_random();
+        assert_eq!(state.load_slot(id).unwrap(), None);
+        let slot = SavedSlot {
+            function_id: FunctionId::new_random(),
+            revision: Revision::FIRST,
+            definition: Arc::new(FunctionDefinition::new(
+                "a".parse().unwrap(),
+                "exec:a".parse().unwrap(),
+            )),
+            id_range_start: 1_000_000,
+            created_ms: 1,
+            run: None,
+        };
+        state.save_slot(id, &slot).unwrap();
+        assert_eq!(state.load_slot(id).unwrap(), Some(slot));
+        std::fs::write(
+            state.container_dir(id).join("slot.json"),
+            "{\"function_id\":",
+        )
+        .unwrap();
+        let error = state.load_slot(id).unwrap_err().to_string();
+        assert!(error.contains("slot.json"), "{error}");
+    }
+}

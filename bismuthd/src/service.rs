@@ -1,0 +1,352 @@
+//! A node put together: flags in, running parts out.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_containerd::images::{
+    ImageStore, ImageStoreConfig, Images, InvalidEndpoint, RegistryConfig,
+};
+use bismuth_containerd::tasks::{RuntimeOptions, Tasks as ContainerTasks};
+use bismuth_containerd::{Containerd, Deadlines};
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_daemon::listen::{BindError, CoreListener};
+use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, listen, run_per_core};
+use bismuth_model::ContainerStatus;
+use bismuth_registry::{AssignedContainer, Assignment, Registry};
+use bismuth_sandbox::{cgroup, mounts, rootfs};
+use rustix::process::{Resource, Rlimit};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::config::Args;
+use crate::invoke::metrics::Metrics;
+use crate::invoke::worker::{self, WorkerMeans};
+use crate::logs::rotate::Limits;
+use crate::logs::serve::LogDirs;
+use crate::logs::thread::LogThread;
+use crate::node::driver::StopBounds;
+use crate::node::launch::{LaunchConfig, Launcher};
+use crate::node::reconcile::{Means, Reconciler, SlotTable};
+use crate::node::state_dir::{StateDir, StateError};
+use crate::node::status::{NodeRecords, StatusBoard};
+use crate::{facts, housekeeping, presence};
+
+/// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
+/// `/containers/`, an id of 36, and `/run/init.sock`.
+const LONGEST_STATE_DIR: usize = 45;
+
+/// Why a node does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The state directory, or another bismuthd in it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Too long for the sockets below it.
+    #[error("the path of the state directory {} is longer than {LONGEST_STATE_DIR} characters", .0.display())]
+    StateDirTooLong(PathBuf),
+    /// It cannot be made visible to containerd.
+    #[error("share the mounts below the state directory")]
+    Share(#[source] mounts::Error),
+    /// Id-mapped mounts do not work there.
+    #[error("mount id-mapped root filesystems below the state directory")]
+    Rootfs(#[source] rootfs::Error),
+    /// Not root, or a kernel without control groups.
+    #[error("find the control groups")]
+    Cgroup(#[source] cgroup::Error),
+    /// bismuth-init is not where it should be.
+    #[error("there is no bismuth-init at {}; give its path with --init", .0.display())]
+    NoInit(PathBuf),
+    /// The socket or namespace of containerd makes no sense.
+    #[error("use containerd")]
+    Containerd(#[source] bismuth_containerd::Error),
+    /// A mirror makes no sense.
+    #[error("use the registry mirrors")]
+    Mirror(#[source] InvalidEndpoint),
+    /// The log thread.
+    #[error("start the log thread")]
+    LogThread(#[source] std::io::Error),
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Worker threads.
+    #[error("start the workers")]
+    Workers(#[source] cores::CoresError),
+}
+
+/// A node, ready to run.
+pub struct Service {
+    args: Args,
+    listeners: Vec<CoreListener>,
+    admin_listener: TcpListener,
+    containerd: Containerd,
+    images: Arc<dyn Images>,
+    runtime: String,
+    launcher: Arc<Launcher>,
+    registry: Registry,
+}
+
+impl Service {
+    /// Claims what the node needs: the state directory, the addresses. Waits for nobody.
+    /// Call it in a tokio runtime.
+    pub fn build(args: Args) -> Result<Self, StartError> {
+        if args.state_dir.as_os_str().len() > LONGEST_STATE_DIR {
+            return Err(StartError::StateDirTooLong(args.state_dir));
+        }
+        let init = init_path(args.init.as_deref())?;
+        let state = Arc::new(StateDir::open(&args.state_dir)?);
+        mounts::make_shared_dir(state.root()).map_err(StartError::Share)?;
+        rootfs::probe(state.root()).map_err(StartError::Rootfs)?;
+        allow_many_descriptors();
+        let workers = args.workers.map_or_else(cores::available, usize::from);
+        let listeners = listen::bind_per_core(args.listen, workers)?;
+        let admin_listener = listen::bind(args.admin_listen)?;
+        let cgroups = cgroup::detect().map_err(StartError::Cgroup)?;
+        let runtime = runtime(&args.runtime, cgroups.version());
+        let containerd = Containerd::connect(
+            &args.containerd,
+            &args.containerd_namespace,
+            Deadlines::default(),
+        )
+        .map_err(StartError::Containerd)?;
+        let images: Arc<dyn Images> = Arc::new(image_store(&args, containerd.clone())?);
+        let config = LaunchConfig {
+            init,
+            runtime: RuntimeOptions::binary(runtime.clone()),
+            limit_swap: cgroups.accounts_swap(),
+            log_limits: Limits {
+                file_bytes: args.log_file_bytes,
+                files: usize::from(args.log_files),
+            },
+            node: args.node_ip.to_string(),
+        };
+        let logs = LogThread::start().map_err(StartError::LogThread)?;
+        let tasks: Arc<dyn ContainerTasks> = Arc::new(containerd.clone());
+        let launcher = Launcher::new(
+            config,
+            tasks,
+            Arc::clone(&images),
+            state,
+            logs,
+            args.id_pool,
+        );
+        let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
+        let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+        Ok(Self {
+            args,
+            listeners,
+            admin_listener,
+            containerd,
+            images,
+            runtime,
+            launcher: Arc::new(launcher),
+            registry,
+        })
+    }
+
+    /// Where requests are taken.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listeners.first()?.local_addr().ok()
+    }
+
+    /// Runs until the shutdown, and then lets requests in flight end. Containers live on.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut registry = prometheus_client::registry::Registry::with_prefix("bismuthd");
+        let metrics = Metrics::register(&mut registry);
+        let admin = Admin::new(registry).unready_on(&shutdown);
+        let adopted = admin.condition("adopted");
+        let tasks = Tasks::new(&shutdown);
+        let table = Arc::new(SlotTable::default());
+        let drain = self.args.drain;
+        info!(address = ?self.address(), admin = %self.args.admin_listen, node = %self.args.node_ip, runtime = self.runtime, "bismuthd listens");
+
+        tasks.spawn(
+            "admin",
+            Policy::EndsProcess,
+            admin::serve(self.admin_listener, admin, shutdown.clone()),
+        );
+        let workers = start_workers(
+            self.listeners,
+            WorkerMeans {
+                table: Arc::clone(&table),
+                logs: LogDirs::new(self.launcher.state().root().join("logs")),
+                metrics,
+                drain,
+            },
+            &shutdown,
+        )?;
+        tasks.spawn("workers", Policy::EndsProcess, workers.finished());
+
+        let earlier = remembered(self.launcher.state());
+        let ended = shutdown.clone();
+        let (assignment, following) =
+            self.registry
+                .follow_assignment(self.args.node_ip, earlier, async move {
+                    ended.cancelled().await
+                });
+        tasks.spawn("assignment", Policy::EndsProcess, following);
+        let board = StatusBoard::default();
+        let means = Means {
+            launcher: Arc::clone(&self.launcher),
+            board: board.clone(),
+            bounds: StopBounds {
+                drain,
+                grace: self.args.stop_grace,
+            },
+            queue: self.args.queue,
+        };
+        // Drivers end with the process and their containers do not: they are not waited for.
+        let drivers = Tasks::new(&shutdown.child());
+        let reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
+        tasks.spawn(
+            "reconcile",
+            Policy::EndsProcess,
+            reconciler.run(assignment, adopted, shutdown.clone()),
+        );
+        let records = NodeRecords {
+            registry: self.registry.clone(),
+            ip: self.args.node_ip,
+        };
+        tasks.spawn(
+            "status",
+            Policy::EndsProcess,
+            board.write_to(records, shutdown.clone()),
+        );
+        let (zk, environment, ip) = (self.registry, self.args.zookeeper_env, self.args.node_ip);
+        let (containerd, runtime, epoch) = (
+            self.containerd,
+            self.runtime,
+            self.launcher.state().epoch().to_owned(),
+        );
+        let ending = shutdown.clone();
+        tasks.spawn("presence", Policy::EndsProcess, async move {
+            let facts = facts::gather(&containerd, &runtime, &epoch).await;
+            presence::keep(zk, environment, ip, facts, ending).await;
+        });
+        let state = Arc::clone(self.launcher.state());
+        let logs = housekeeping::collect_logs(
+            state,
+            Arc::clone(&table),
+            self.args.log_retention,
+            shutdown.clone(),
+        );
+        tasks.spawn("old logs", Policy::EndsProcess, logs);
+        let root = self.args.containerd_root;
+        let images = housekeeping::collect_images(
+            self.images,
+            table,
+            root,
+            self.args.image_retention,
+            shutdown.clone(),
+        );
+        tasks.spawn("old images", Policy::EndsProcess, images);
+
+        shutdown.cancelled().await;
+        info!("ending; the containers live on");
+        // The workers drain by themselves within the same bound.
+        let drained = tasks.drain(drain + Duration::from_secs(5)).await;
+        shutdown.outcome()?;
+        Ok(drained?)
+    }
+}
+
+fn start_workers(
+    listeners: Vec<CoreListener>,
+    means: WorkerMeans,
+    shutdown: &Shutdown,
+) -> Result<cores::Cores, StartError> {
+    let count = listeners.len();
+    let listeners = std::sync::Mutex::new(listeners.into_iter().map(Some).collect::<Vec<_>>());
+    let shutdown = shutdown.clone();
+    run_per_core(count, "bismuthd", move |core| {
+        let mut listeners = listeners
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let listener = listeners.get_mut(core.index()).and_then(Option::take);
+        let (means, shutdown) = (means.clone(), shutdown.clone());
+        async move {
+            match listener {
+                Some(listener) => worker::run(listener, means, shutdown).await,
+                None => Ok(()),
+            }
+        }
+    })
+    .map_err(StartError::Workers)
+}
+
+fn image_store(args: &Args, containerd: Containerd) -> Result<ImageStore, StartError> {
+    let mut registries = RegistryConfig::default();
+    registries.add_mirrors(args.registry_mirror.iter().cloned());
+    let config = ImageStoreConfig {
+        registries,
+        credentials_file: args.registry_config.clone(),
+        snapshotter: args.snapshotter.clone(),
+        ..ImageStoreConfig::default()
+    };
+    ImageStore::new(containerd, config).map_err(StartError::Mirror)
+}
+
+fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("bismuth-init")));
+    let path = given
+        .map(Path::to_owned)
+        .or(beside)
+        .unwrap_or_else(|| PathBuf::from("bismuth-init"));
+    // The OCI runtime mounts it: it must be absolute, and there.
+    match std::fs::canonicalize(&path) {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => Err(StartError::NoInit(path)),
+    }
+}
+
+/// crun starts a container in half of runc's time, and does not run on hybrid control groups.
+fn runtime(wanted: &str, cgroups: cgroup::Version) -> String {
+    if wanted != "auto" {
+        return wanted.to_owned();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has_crun = std::env::split_paths(&path).any(|dir| dir.join("crun").is_file());
+    let runtime = if has_crun && cgroups.crun_usable() {
+        "crun"
+    } else {
+        "runc"
+    };
+    runtime.to_owned()
+}
+
+/// Each container needs some descriptors and each request two or four; the usual soft limit is 1024.
+fn allow_many_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        warn!(%error, soft_limit = ?limit.current, "cannot raise the limit of open descriptors");
+    }
+}
+
+/// What the node served before, as far as it can be read; the reconciler names what cannot.
+fn remembered(state: &StateDir) -> Assignment {
+    let ids = state.containers().unwrap_or_default();
+    let slots = ids
+        .into_iter()
+        .filter_map(|id| Some((id, state.load_slot(id).ok().flatten()?)));
+    let containers = slots.map(|(id, saved)| {
+        let assigned = AssignedContainer {
+            function_id: saved.function_id,
+            revision: saved.revision,
+            definition: saved.definition,
+            status_at_list: ContainerStatus::assigned(saved.created_ms),
+        };
+        (id, assigned)
+    });
+    Assignment {
+        containers: containers.collect(),
+        ..Assignment::default()
+    }
+}

@@ -1,0 +1,229 @@
+//! One node on the real parts: ZooKeeper, containerd, a registry, the kernel. No frontend, no API.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_model::{
+    Backend, ContainerId, ContainerState, Environment, FunctionDefinition, FunctionId,
+};
+use bismuth_registry::Registry;
+use bismuth_testkit::{
+    Containerd, Daemon, Registry as ImageRegistry, ZooKeeper, eventually, http, image, ports,
+};
+
+const IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const SOON: Duration = Duration::from_secs(20);
+
+struct TestNode {
+    daemon: Daemon,
+    port: u16,
+    registry: Registry,
+    zookeeper: ZooKeeper,
+    containerd: Containerd,
+    _images: ImageRegistry,
+    _state: PathBuf,
+}
+
+impl TestNode {
+    async fn start() -> Result<Self> {
+        let (zookeeper, containerd, images) = tokio::try_join!(
+            ZooKeeper::start(),
+            Containerd::start(),
+            ImageRegistry::start()
+        )?;
+        images
+            .push("library/alpine:latest", &image::alpine()?)
+            .await?;
+        images
+            .push("library/echo-server:latest", &image::static_server()?)
+            .await?;
+        let tree = ZkTree::connect(&zookeeper.connect_string(), ConnectOptions::default()).await?;
+        let registry = Registry::new(Arc::new(tree), Environment::default());
+        registry.bootstrap().await?;
+        registry.provision_node(IP).await?;
+        let state = containerd.scratch("n")?;
+        let (port, admin) = (ports::reserve()?, ports::reserve()?);
+        let init = bismuth_testkit::static_program("bismuth-init")?;
+        let args = [
+            "--zookeeper".to_owned(),
+            zookeeper.connect_string(),
+            "--listen".into(),
+            format!("{IP}:{port}"),
+            "--admin-listen".into(),
+            format!("{IP}:{admin}"),
+            "--containerd".into(),
+            containerd.socket().display().to_string(),
+            "--state-dir".into(),
+            state.display().to_string(),
+            "--init".into(),
+            init.display().to_string(),
+            "--registry-mirror".into(),
+            format!("docker.io={}", images.url()),
+            "--log-level".into(),
+            "info,bismuthd=debug".into(),
+        ];
+        let daemon = Daemon::spawn("bismuthd", args)?;
+        daemon
+            .ready(&format!("http://{IP}:{admin}/readyz"), SOON)
+            .await?;
+        Ok(Self {
+            daemon,
+            port,
+            registry,
+            zookeeper,
+            containerd,
+            _images: images,
+            _state: state,
+        })
+    }
+
+    async fn deploy(&self, image: &str, mode: &str) -> Result<(FunctionId, ContainerId)> {
+        let definition = FunctionDefinition::new(image.parse()?, mode.parse()?);
+        let (function, container_id) = (FunctionId::new_random(), ContainerId::new_random());
+        let slot = Backend {
+            ip: IP,
+            container_id,
+        };
+        self.registry
+            .create_function(function, &definition, &[slot])
+            .await?;
+        Ok((function, container_id))
+    }
+
+    async fn state(&self, id: ContainerId, wanted: ContainerState) -> Result<String> {
+        eventually(&format!("{id} is {wanted}"), SOON, async || {
+            let record = self
+                .registry
+                .container(IP, id)
+                .await
+                .map_err(|e| e.to_string())?;
+            let status = record
+                .context("no record")
+                .map_err(|e| e.to_string())?
+                .status;
+            if status.state == wanted {
+                Ok(status.reason.unwrap_or_default())
+            } else {
+                Err(format!("it is {} ({:?})", status.state, status.reason))
+            }
+        })
+        .await
+    }
+
+    fn url(&self, id: ContainerId, rest: &str) -> String {
+        format!("http://{IP}:{}/invoke/{id}{rest}", self.port)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_function_answers_with_what_its_program_prints() -> Result<()> {
+    let node = TestNode::start().await?;
+    let (_, id) = node
+        .deploy(
+            "alpine",
+            "exec:/bin/sh -c 'echo $REQUEST_METHOD $PATH_INFO $QUERY_STRING; cat'",
+        )
+        .await?;
+    node.state(id, ContainerState::Running).await?;
+    let answer = http::post(&node.url(id, "/a/b?c=d"), "the body").await?;
+    ensure!(answer.status() == 200, "{answer:?}");
+    assert_eq!(answer.body(), "POST /a/b c=d\nthe body");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_function_is_started_once_and_survives_the_daemon() -> Result<()> {
+    let mut node = TestNode::start().await?;
+    let (_, id) = node
+        .deploy("echo-server", "server:8080:/echo-server --port 8080")
+        .await?;
+    node.state(id, ContainerState::Running).await?;
+    let pid = node
+        .registry
+        .container(IP, id)
+        .await?
+        .context("no record")?
+        .status
+        .pid;
+    assert_eq!(http::get(&node.url(id, "/")).await?.status(), 200);
+    node.daemon.kill().await?;
+    node.daemon.start()?;
+    eventually("it answers again", SOON, async || {
+        match http::get(&node.url(id, "/")).await {
+            Ok(answer) if answer.status() == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    node.state(id, ContainerState::Running).await?;
+    assert_eq!(
+        node.registry
+            .container(IP, id)
+            .await?
+            .context("no record")?
+            .status
+            .pid,
+        pid
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_fails_with_a_reason_that_names_it() -> Result<()> {
+    let node = TestNode::start().await?;
+    for (image, mode, words) in [
+        ("nosuchimage", "exec:/bin/ls", "nosuchimage"),
+        (
+            "alpine",
+            "server:80:/bin/nosuchprogram",
+            "/bin/nosuchprogram",
+        ),
+        (
+            "alpine",
+            "server:80:/bin/sh -c 'echo my last words; exit 3'",
+            "exit code 3",
+        ),
+        (
+            "alpine",
+            "server:80:/bin/sh -c 'echo my last words; exit 3'",
+            "my last words",
+        ),
+    ] {
+        let (_, id) = node.deploy(image, mode).await?;
+        let reason = node.state(id, ContainerState::Failed).await?;
+        ensure!(reason.contains(words), "{mode}: {reason}");
+        let answer = http::get(&node.url(id, "/")).await?;
+        ensure!(answer.status() == 502, "{answer:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_function_leaves_nothing() -> Result<()> {
+    let node = TestNode::start().await?;
+    let before = node.containerd.inventory().await?;
+    let (function, id) = node
+        .deploy("echo-server", "server:8080:/echo-server --port 8080")
+        .await?;
+    node.state(id, ContainerState::Running).await?;
+    node.registry.delete_function(function).await?;
+    let dir = node._state.join("containers").join(id.to_string());
+    eventually("its directory is gone", SOON, async || {
+        if dir.exists() {
+            Err("it is there")
+        } else {
+            Ok(())
+        }
+    })
+    .await?;
+    let after = node.containerd.inventory().await?;
+    for kind in ["containers", "tasks"] {
+        assert_eq!(after.get(kind), before.get(kind), "{kind}");
+    }
+    drop(node.zookeeper);
+    Ok(())
+}
