@@ -183,9 +183,7 @@ impl ContentStore {
         labels: HashMap<String, String>,
     ) -> Result<()> {
         if let Opened::Ingest(mut ingest) = self.open(digest, data.len() as u64).await? {
-            if ingest.offset() > 0 {
-                ingest = ingest.restart().await?;
-            }
+            ingest.restart();
             for chunk in data.chunks(CHUNK) {
                 ingest.write(chunk.to_vec()).await?;
             }
@@ -260,7 +258,7 @@ impl ContentStore {
     }
 
     /// Drops what was written of an unfinished blob. Nothing there is fine.
-    async fn try_abort(&self, digest: &Digest) -> Result<()> {
+    async fn abort(&self, digest: &Digest) -> Result<()> {
         let mut client = ContentClient::new(self.containerd.channel());
         let request = AbortRequest {
             r#ref: reference(digest),
@@ -347,23 +345,41 @@ impl Ingest {
             Ok(_) => Ok(true),
             Err(error) if error.is_already_exists() => Ok(false),
             Err(error) => match mismatch(&self.digest, &error) {
-                Some(mismatch) => Err(mismatch),
+                Some(mismatch) => {
+                    self.discard().await?;
+                    Err(mismatch)
+                }
                 None => Err(error.into()),
             },
         }
     }
 
-    /// Begins again from nothing.
-    pub async fn restart(self) -> Result<Self> {
-        let store = ContentStore::new(self.containerd.clone());
-        let (digest, size) = (self.digest.clone(), self.size);
-        drop(self);
-        store.abort(&digest).await?;
-        match store.open(&digest, size).await? {
-            Opened::Ingest(ingest) if ingest.offset == 0 => Ok(ingest),
-            // Its content came from elsewhere meanwhile, or the old ingest was not dropped; both are for another attempt.
-            _ => Err(closed("begin again to write content", &digest).into()),
-        }
+    /// Begins again from nothing: the next write goes to offset 0, which truncates.
+    pub fn restart(&mut self) {
+        self.offset = 0;
+    }
+
+    /// Ends the write and drops what was written. The stream is ended first and its end awaited: containerd 1.6 removes an
+    /// ingest that is still open only in part.
+    pub async fn discard(self) -> Result<()> {
+        let Self {
+            containerd,
+            digest,
+            requests,
+            mut responses,
+            ..
+        } = self;
+        drop(requests);
+        let deadline = containerd.deadlines().of(CallClass::Create);
+        // However it ends, the writer is closed.
+        let end = async { while let Ok(Some(_)) = responses.message().await {} };
+        let late = |_| Error::DeadlineExceeded {
+            act: "end the write of",
+            object: digest.to_string(),
+            after: deadline,
+        };
+        tokio::time::timeout(deadline, end).await.map_err(late)?;
+        ContentStore::new(containerd).abort(&digest).await
     }
 
     async fn exchange(
@@ -391,23 +407,6 @@ impl Ingest {
             Ok(None) => Err(closed(act, &self.digest)),
             Err(status) => Err(Error::from_status(act, self.digest.as_str(), status)),
         }
-    }
-}
-
-impl ContentStore {
-    /// As [`ContentStore::abort`]; containerd 1.6 refuses while it has not noticed yet that the writer's stream is gone.
-    pub async fn abort(&self, digest: &Digest) -> Result<()> {
-        let mut pause = LOCKED_PAUSE;
-        for _ in 1..LOCKED_ATTEMPTS {
-            match self.try_abort(digest).await {
-                Err(ImageError::Containerd(error)) if error.is_retryable() => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                other => return other,
-            }
-        }
-        self.try_abort(digest).await
     }
 }
 

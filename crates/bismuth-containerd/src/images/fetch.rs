@@ -11,8 +11,8 @@
 //! hash is kept with it, so our own check covers the whole blob; of a part that an earlier process left, only containerd's
 //! check at the commit does. Memory: one chunk being filled and one being written, per blob in transfer.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
 use oci_client::errors::DigestError;
@@ -40,6 +40,8 @@ pub(crate) struct Fetcher {
     pub locks: Arc<KeyedLocks>,
     /// Bounds the blobs in transfer, over all pulls.
     pub slots: Arc<Semaphore>,
+    /// Blobs, with their sizes, of which containerd may hold a part.
+    pub unfinished: Mutex<BTreeMap<Digest, u64>>,
 }
 
 /// Where the transfer of one blob is, over several attempts.
@@ -105,7 +107,10 @@ impl Fetcher {
         let mut failures = self.unusable.clone();
         for remote in &self.remotes {
             match self.blob_from(remote, content, blob, &mut transfer).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.unfinished().remove(&blob.digest);
+                    return Ok(());
+                }
                 Err(error) if error.is_endpoints_fault() => failures.push(error),
                 Err(error) => return Err(error),
             }
@@ -160,19 +165,20 @@ impl Fetcher {
             }
             Opened::Ingest(ingest) => ingest,
         };
+        self.unfinished().insert(blob.digest.clone(), blob.size);
         if ingest.offset() > blob.size {
-            ingest = ingest.restart().await?;
+            ingest.restart();
         }
         transfer.align(&blob.digest, ingest.offset(), &self.meter);
         if ingest.offset() < blob.size {
             let body = remote.blob(&blob.digest, ingest.offset()).await?;
             if body.offset != ingest.offset() {
-                ingest = ingest.restart().await?;
+                ingest.restart();
                 transfer.align(&blob.digest, 0, &self.meter);
             }
             self.copy(remote, body, blob, &mut ingest, transfer).await?;
         }
-        self.finish(remote, content, blob, ingest, transfer).await
+        self.finish(remote, blob, ingest, transfer).await
     }
 
     async fn copy(
@@ -239,15 +245,14 @@ impl Fetcher {
     async fn finish(
         &self,
         remote: &Remote,
-        content: &ContentStore,
         blob: &Descriptor,
         ingest: Ingest,
         transfer: &Transfer,
     ) -> Result<()> {
         let actual = transfer.hasher.clone().map(Hasher::finish);
-        let verdict = match actual {
+        match actual {
             Some(actual) if actual != blob.digest => {
-                drop(ingest);
+                ingest.discard().await?;
                 Err(ImageError::DigestMismatch {
                     object: "blob".to_owned(),
                     origin: remote.name().to_owned(),
@@ -255,12 +260,31 @@ impl Fetcher {
                     actual: actual.to_string(),
                 })
             }
-            _ => ingest.commit(self.source_label()).await.map(|_| ()),
-        };
-        if let Err(ImageError::DigestMismatch { .. }) = &verdict {
-            content.abort(&blob.digest).await?;
+            _ => ingest.commit(self.source_label()).await.map(drop),
         }
-        verdict
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
+        self.unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what was begun and not finished, when it is of no use any more.
+    pub async fn discard_unfinished(&self, content: &ContentStore) {
+        let unfinished = std::mem::take(&mut *self.unfinished());
+        for (digest, size) in unfinished {
+            let _turn = self.locks.lock(&format!("blob {digest}")).await;
+            // Opening waits until containerd has noticed that the last writer is gone.
+            let discarded = match content.open(&digest, size).await {
+                Ok(Opened::Ingest(ingest)) => ingest.discard().await,
+                Ok(Opened::Present) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = discarded {
+                tracing::warn!(blob = %digest, %error, "an unfinished blob is left to its lease's end");
+            }
+        }
     }
 
     /// Where the blob can be had again: what containerd's own pushes and lazy pulls look at (containerd

@@ -265,17 +265,14 @@ async fn import_blob(
     let Opened::Ingest(mut ingest) = content.open(&blob.digest, size).await? else {
         return Ok(());
     };
-    if ingest.offset() > 0 {
-        ingest = ingest.restart().await?;
-    }
+    ingest.restart();
     let mut hasher = Hasher::like(&blob.digest);
     while let Some(chunk) = next_chunk(archive, &mut reader).await? {
         hasher.update(&chunk);
         ingest.write(chunk).await?;
     }
     if let Err(mismatch) = check(archive, &blob.digest, hasher.finish()) {
-        drop(ingest);
-        content.abort(&blob.digest).await?;
+        ingest.discard().await?;
         return Err(mismatch);
     }
     ingest.commit(HashMap::new()).await?;

@@ -1,6 +1,7 @@
 //! A pull: everything that takes a registry.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::stream::{self, TryStreamExt as _};
@@ -37,6 +38,7 @@ impl Parts {
             meter: meter.clone(),
             locks: self.locks.clone(),
             slots: self.slots.clone(),
+            unfinished: Mutex::default(),
         })
     }
 
@@ -69,6 +71,8 @@ impl Parts {
             // What came so far waits, under the lease, for the next attempt.
             Err(error) if error.is_retryable() => {}
             Err(_) => {
+                let content = ContentStore::new(self.containerd.with_lease(&lease)?);
+                fetcher.discard_unfinished(&content).await;
                 if let Err(leftover) = self.leases.delete_pulls(&digest, true).await {
                     tracing::warn!(image = %reference, error = %leftover, "what was pulled in vain is left to its lease's end");
                 }

@@ -409,6 +409,9 @@ impl Remote {
                 expected,
                 actual,
             },
+            OciDistributionError::RequestError(error) if is_about_tls(&error) => {
+                self.refused(act, chain(&error))
+            }
             OciDistributionError::RequestError(error)
                 if !error.is_builder() && !error.is_redirect() =>
             {
@@ -426,6 +429,18 @@ impl Remote {
             words,
         }
     }
+}
+
+/// Whether a request failed because certificates or protocol versions do not fit: trying again does not mend that.
+fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
+    }
+    // An `io::Error` does not count what it wraps among its sources.
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    wrapped.is_some_and(|inner| is_about_tls(inner)) || error.source().is_some_and(is_about_tls)
 }
 
 /// `MANIFEST_UNKNOWN: manifest unknown ({"Tag":"x"})`

@@ -6,4 +6,5 @@ mod garbage;
 mod harness;
 mod import;
 mod pull;
+mod tls;
 mod trouble;

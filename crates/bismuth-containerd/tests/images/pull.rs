@@ -292,6 +292,42 @@ async fn a_password_from_dockers_file_opens_a_registry() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn an_identity_token_is_exchanged_and_a_token_server_is_heard() {
+    let registry = Faulty::start().await;
+    registry.put("1", &layered());
+    registry.ask_for("Bearer open");
+    let reference = registry.reference("private/x:1");
+    let host = reference.split('/').next().unwrap();
+    let node = Node::start().await;
+    let anonymous = node.ensure(&reference).await.unwrap_err().to_string();
+    assert!(
+        anonymous.starts_with("not authorized to pull") && anonymous.contains("we have never met"),
+        "{anonymous}"
+    );
+
+    let file = node.server.dir().join("config.json");
+    for (token, opens) in [("stranger", false), ("me", true)] {
+        std::fs::write(
+            &file,
+            format!(r#"{{"auths":{{"{host}":{{"identitytoken":"{token}"}}}}}}"#),
+        )
+        .unwrap();
+        let with_login = store(&node.containerd, |config| {
+            config.credentials_file = Some(file.clone())
+        });
+        let ensured = ensure(&with_login, &reference, PullPolicy::IfMissing).await;
+        assert_eq!(ensured.is_ok(), opens, "{ensured:?}");
+        assert!(
+            opens
+                || ensured
+                    .unwrap_err()
+                    .to_string()
+                    .contains("we have never met")
+        );
+    }
+}
+
 /// Peak resident memory of this process since the last reset, in bytes (proc_pid_status(5), `VmHWM`).
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

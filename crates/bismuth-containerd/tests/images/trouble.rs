@@ -1,5 +1,7 @@
 //! Pulls that meet trouble.
 
+use std::time::Duration;
+
 use bismuth_containerd::images::ImageError;
 use bismuth_testkit::image::Compression;
 use bismuth_testkit::{Image, Registry, eventually};
@@ -300,4 +302,18 @@ async fn a_full_disk_is_told_as_such() {
     let error = ensured.unwrap_err();
     assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");
     assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_costs_no_more_than_the_deadline() {
+    let registry = Registry::start().await.unwrap();
+    let node = Node::start_with(|config| config.pull_deadline = Duration::from_secs(1)).await;
+    registry.process().unwrap().pause().unwrap();
+    let reference = registry.reference("demo/x:1");
+    let error = node.ensure(&reference).await.unwrap_err();
+    assert!(error.is_retryable());
+    assert_eq!(
+        error.to_string(),
+        format!("{reference} was not ready within 1s")
+    );
 }
