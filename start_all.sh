@@ -43,7 +43,7 @@ start_daemons() {
     start bismuthd "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" --state-dir "$state" \
         --init "$bin/static/bismuth-init"
     start bismuth-api "$bin/bismuth-api"
-    start bismuthfe "$bin/bismuthfe"
+    start bismuthfe "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
     await_service bismuthd curl --fail --silent http://127.0.0.1:8011/readyz
     await_service bismuth-api curl --fail --silent http://127.0.0.1:8002/readyz
     await_service bismuthfe curl --fail --silent http://127.0.0.1:8010/readyz

@@ -54,6 +54,7 @@ const NEEDS: &[Need] = &[
         "serves images to tests",
     ),
     need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
+    need("git", "git", "lists the sources that tidy reads"),
     need("curl", "curl", "shows what the scripts have started"),
 ];
 

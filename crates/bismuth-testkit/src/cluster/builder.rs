@@ -218,6 +218,10 @@ impl Builder {
             format!("127.0.0.1:{}", ports.frontend_admin),
         ]);
         args.extend(["--node-port".into(), ports.node.to_string()]);
+        args.extend([
+            "--snapshot".into(),
+            dir.join("bismuthfe.snapshot").display().to_string(),
+        ]);
         args.extend(self.frontend_args.clone());
         Daemon::spawn_in(dir, "bismuthfe", "bismuthfe", args)
     }
