@@ -47,7 +47,7 @@ impl TestNode {
         registry.provision_node(IP).await?;
         let state = containerd.scratch("n")?;
         let (port, admin) = (ports::reserve()?, ports::reserve()?);
-        let init = bismuth_testkit::static_program("bismuth-init")?;
+        let init = bismuth_testkit::daemon::static_program("bismuth-init")?;
         let args = [
             "--zookeeper".to_owned(),
             zookeeper.connect_string(),
@@ -94,7 +94,7 @@ impl TestNode {
         Ok((function, container_id))
     }
 
-    async fn state(&self, id: ContainerId, wanted: ContainerState) -> Result<String> {
+    async fn state(&self, id: ContainerId, wanted: ContainerState) -> String {
         eventually(&format!("{id} is {wanted}"), SOON, async || {
             let record = self
                 .registry
@@ -128,7 +128,7 @@ async fn an_exec_function_answers_with_what_its_program_prints() -> Result<()> {
             "exec:/bin/sh -c 'echo $REQUEST_METHOD $PATH_INFO $QUERY_STRING; cat'",
         )
         .await?;
-    node.state(id, ContainerState::Running).await?;
+    node.state(id, ContainerState::Running).await;
     let answer = http::post(&node.url(id, "/a/b?c=d"), "the body").await?;
     ensure!(answer.status() == 200, "{answer:?}");
     assert_eq!(answer.body(), "POST /a/b c=d\nthe body");
@@ -141,7 +141,7 @@ async fn a_server_function_is_started_once_and_survives_the_daemon() -> Result<(
     let (_, id) = node
         .deploy("echo-server", "server:8080:/echo-server --port 8080")
         .await?;
-    node.state(id, ContainerState::Running).await?;
+    node.state(id, ContainerState::Running).await;
     let pid = node
         .registry
         .container(IP, id)
@@ -158,8 +158,8 @@ async fn a_server_function_is_started_once_and_survives_the_daemon() -> Result<(
             other => Err(format!("{other:?}")),
         }
     })
-    .await?;
-    node.state(id, ContainerState::Running).await?;
+    .await;
+    node.state(id, ContainerState::Running).await;
     assert_eq!(
         node.registry
             .container(IP, id)
@@ -194,7 +194,7 @@ async fn what_cannot_run_fails_with_a_reason_that_names_it() -> Result<()> {
         ),
     ] {
         let (_, id) = node.deploy(image, mode).await?;
-        let reason = node.state(id, ContainerState::Failed).await?;
+        let reason = node.state(id, ContainerState::Failed).await;
         ensure!(reason.contains(words), "{mode}: {reason}");
         let answer = http::get(&node.url(id, "/")).await?;
         ensure!(answer.status() == 502, "{answer:?}");
@@ -209,7 +209,7 @@ async fn a_deleted_function_leaves_nothing() -> Result<()> {
     let (function, id) = node
         .deploy("echo-server", "server:8080:/echo-server --port 8080")
         .await?;
-    node.state(id, ContainerState::Running).await?;
+    node.state(id, ContainerState::Running).await;
     node.registry.delete_function(function).await?;
     let dir = node._state.join("containers").join(id.to_string());
     eventually("its directory is gone", SOON, async || {
@@ -219,7 +219,7 @@ async fn a_deleted_function_leaves_nothing() -> Result<()> {
             Ok(())
         }
     })
-    .await?;
+    .await;
     let after = node.containerd.inventory().await?;
     for kind in ["containers", "tasks"] {
         assert_eq!(after.get(kind), before.get(kind), "{kind}");

@@ -17,6 +17,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,6 +118,9 @@ pub struct StateDir {
     _lock: File,
 }
 
+/// 0711: whoever knows a name below may use it, subject to its own mode.
+const PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
+
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |source| StateError::File { act, path, source }
@@ -128,9 +132,15 @@ impl StateDir {
         for path in [root.to_owned(), root.join("containers"), root.join("logs")] {
             std::fs::create_dir_all(&path).map_err(failed("make directory", &path))?;
         }
-        // Functions' ids cannot walk in: the directory is the boundary, whatever is mounted below.
-        rustix::fs::chmod(root, Mode::RWXU)
-            .map_err(|e| failed("protect directory", root)(e.into()))?;
+        // Container ids are walked through by the OCI runtime as the container's own root, on its
+        // way to the root filesystem: others may pass, and neither list nor read.
+        for (path, mode) in [
+            (root.to_owned(), PASSAGE),
+            (root.join("containers"), PASSAGE),
+            (root.join("logs"), Mode::RWXU),
+        ] {
+            rustix::fs::chmod(&path, mode).map_err(|e| failed("protect directory", &path)(e.into()))?;
+        }
         let lock = lock(root)?;
         let epoch = epoch(root)?;
         Ok(Self {
@@ -190,6 +200,7 @@ impl StateDir {
     pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
         let dir = self.container_dir(id);
         std::fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
+        rustix::fs::chmod(&dir, PASSAGE).map_err(|e| failed("protect directory", &dir)(e.into()))?;
         write_json(&dir.join("slot.json"), slot)
     }
 
@@ -273,7 +284,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new).map_err(failed("make", &new))?;
+    // Definitions hold environment variables, and those hold secrets.
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new).map_err(failed("make", &new))?;
     file.write_all(bytes).map_err(failed("write", &new))?;
     file.sync_data().map_err(failed("sync", &new))?;
     std::fs::rename(&new, path).map_err(failed("replace", path))
