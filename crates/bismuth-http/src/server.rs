@@ -147,7 +147,7 @@ pub async fn serve_connection<T, S, F>(
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Fn(Request<Incoming>, ClientConn) -> F,
-    F: Future<Output = Response<Body>> + 'static,
+    F: Future<Output = Response<Body>>,
 {
     let state = ConnState::new(peer);
     let head_limits = HeadLimits {
@@ -157,7 +157,11 @@ where
     let guard = Guard::new(io, head_limits, state.clone());
     let guard = Rc::new(RefCell::new(guard));
     let component = limits.component;
-    let served = service_fn(|request| answer(&state, component, request, &service));
+    let served = service_fn(|request| {
+        // Counted when hyper hands it over, not when it is first polled.
+        state.started.set(state.started.get() + 1);
+        answer(&state, component, request, &service)
+    });
     // Without `pipeline_flush`: with it hyper forgets to flush answers when it closes before unread input.
     let connection = Builder::new()
         .max_buf_size(MAX_BUFFER)
@@ -185,17 +189,18 @@ where
 }
 
 /// Calls the service for a sound request, and answers others here.
-fn answer<S, F>(
+///
+/// The service's future is made where it is awaited: made earlier, it would be copied on its way into hyper, a few KiB per request.
+async fn answer<S, F>(
     state: &Rc<ConnState>,
     component: &'static str,
     mut request: Request<Incoming>,
     service: &S,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<S, F>
+) -> Result<Response<Body>, Infallible>
 where
     S: Fn(Request<Incoming>, ClientConn) -> F,
-    F: Future<Output = Response<Body>> + 'static,
+    F: Future<Output = Response<Body>>,
 {
-    state.started.set(state.started.get() + 1);
     let in_flight = InFlight(state.clone());
     let refused = match state.refused.get() {
         Some(refusal) if state.started.get() == state.heads.get() => {
@@ -203,27 +208,19 @@ where
         }
         _ => check_target(component, &mut request),
     };
-    let answered = match refused {
-        Some(problem) => Err(problem),
-        None => Ok(service(
-            request,
-            ClientConn {
-                state: state.clone(),
-            },
-        )),
+    let response = match refused {
+        None => {
+            let state = state.clone();
+            service(request, ClientConn { state }).await
+        }
+        Some(problem) => {
+            let mut response = problem.into_response();
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            response
+        }
     };
-    async move {
-        let response = match answered {
-            Ok(future) => future.await,
-            Err(problem) => {
-                let mut response = problem.into_response();
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-                response
-            }
-        };
-        Ok(response.map(|body| body.with_in_flight(in_flight)))
-    }
+    Ok(response.map(|body| body.with_in_flight(in_flight)))
 }
 
 fn refuse(component: &'static str, refusal: Refusal) -> Problem {
