@@ -25,7 +25,7 @@ use bismuth_model::{ContainerState, ContainerStatus};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::launch::{LaunchError, Launcher, Running, now_ms};
+use super::launch::{LaunchError, Launcher, Running, Start, now_ms};
 use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
 use super::status::StatusBoard;
@@ -118,7 +118,7 @@ impl Driver {
                 {
                     return self.fail(error, None);
                 }
-                return self.bring_up().await;
+                return self.bring_up(true).await;
             }
         };
         self.launcher.reserve_ids(&saved);
@@ -129,7 +129,7 @@ impl Driver {
                 self.tell(ContainerState::Stopped, None, None);
                 State::Down
             }
-            None => self.bring_up().await,
+            None => self.bring_up(saved.run.is_none()).await,
         }
     }
 
@@ -141,7 +141,7 @@ impl Driver {
         self.slot.enter_phase(Phase::Down);
         tokio::select! {
             () = self.retired.cancelled() => State::Down,
-            () = self.slot.wanted() => self.bring_up().await,
+            () = self.slot.wanted() => self.bring_up(false).await,
         }
     }
 
@@ -158,7 +158,7 @@ impl Driver {
                 () = self.slot.wanted() => {}
             }
         }
-        self.bring_up().await
+        self.bring_up(false).await
     }
 
     async fn up(&mut self, running: Box<Running>) -> State {
@@ -168,15 +168,17 @@ impl Driver {
         }
     }
 
-    async fn bring_up(&mut self) -> State {
+    async fn bring_up(&mut self, deployment: bool) -> State {
         let report = |state| {
             self.slot.enter_phase(Phase::Coming(state));
             self.tell(state, None, None);
         };
-        let up = self
-            .launcher
-            .up(&self.slot, self.created_ms, &self.retired, &report);
-        match up.await {
+        let start = Start {
+            created_ms: self.created_ms,
+            deployment,
+            called_off: &self.retired,
+        };
+        match self.launcher.up(&self.slot, start, &report).await {
             Ok(running) => self.now_up(running),
             Err(LaunchError::CalledOff) => State::Down,
             Err(error) => self.fail(error, None),
@@ -197,10 +199,10 @@ impl Driver {
             .enter_phase(Phase::Coming(ContainerState::Starting));
         let reason = self.launcher.epitaph(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
+        let failed = self.fail(LaunchError::Ended(reason), Some(ran));
         drop(running);
         self.launcher.down(id).await;
-        let error = LaunchError::Ended(reason);
-        self.fail(error, Some(ran))
+        failed
     }
 
     /// `ran` is how long it was up, if it was.

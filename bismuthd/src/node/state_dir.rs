@@ -139,7 +139,8 @@ impl StateDir {
             (root.join("containers"), PASSAGE),
             (root.join("logs"), Mode::RWXU),
         ] {
-            rustix::fs::chmod(&path, mode).map_err(|e| failed("protect directory", &path)(e.into()))?;
+            rustix::fs::chmod(&path, mode)
+                .map_err(|e| failed("protect directory", &path)(e.into()))?;
         }
         let lock = lock(root)?;
         let epoch = epoch(root)?;
@@ -200,7 +201,8 @@ impl StateDir {
     pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
         let dir = self.container_dir(id);
         std::fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
-        rustix::fs::chmod(&dir, PASSAGE).map_err(|e| failed("protect directory", &dir)(e.into()))?;
+        rustix::fs::chmod(&dir, PASSAGE)
+            .map_err(|e| failed("protect directory", &dir)(e.into()))?;
         write_json(&dir.join("slot.json"), slot)
     }
 

@@ -68,8 +68,11 @@ pub enum PullPolicy {
     /// Only if the name is not known here. What a tag stood for then, it stands for now.
     #[default]
     IfMissing,
-    /// Ask what the tag stands for now, and get it if it is another image. For a deployment.
+    /// Ask what the tag stands for now, and get it if it is another image.
     Always,
+    /// For a deployment: as [`Always`](Self::Always) for an image that came from a registry, but if the registry does not
+    /// answer, what is here will do. An imported image is taken as it is.
+    Refresh,
 }
 
 /// An image that containers can be started from.

@@ -68,6 +68,9 @@ impl Default for ImageStoreConfig {
     }
 }
 
+/// How long a deployment waits to learn whether a tag has moved, when there is an image to go on with.
+const REFRESH_BOUND: Duration = Duration::from_secs(5);
+
 type Ensured = Flights<(String, PullPolicy), Result<PreparedImage>, PullProgress>;
 
 /// Images in one namespace of one containerd. Cheap to clone; clones share everything.
@@ -243,14 +246,36 @@ impl Parts {
         }
         match policy {
             PullPolicy::IfMissing => self.records.get(&reference.whole()).await,
-            PullPolicy::Always => {
-                let fetcher = self.fetcher(reference, meter).await?;
-                fetcher
-                    .first_of(|remote| async move { remote.head().await })
-                    .await
-                    .map(Some)
-            }
+            PullPolicy::Always => self.resolved(reference, meter).await.map(Some),
+            PullPolicy::Refresh => self.refreshed(reference, meter).await,
         }
+    }
+
+    /// What the tag stands for now, as a registry says.
+    async fn resolved(&self, reference: &Reference, meter: &Meter) -> Result<Digest> {
+        let fetcher = self.fetcher(reference, meter).await?;
+        fetcher
+            .first_of(|remote| async move { remote.head().await })
+            .await
+    }
+
+    async fn refreshed(&self, reference: &Reference, meter: &Meter) -> Result<Option<Digest>> {
+        let Some(here) = self.records.get(&reference.whole()).await? else {
+            return Ok(None);
+        };
+        let labels = self.content.info(&here).await?.map(|info| info.labels);
+        let pulled = labels.is_some_and(|labels| labels.contains_key(PULLED_LABEL));
+        if !pulled {
+            return Ok(Some(here));
+        }
+        let asked = tokio::time::timeout(REFRESH_BOUND, self.resolved(reference, meter)).await;
+        let reason = match asked {
+            Ok(Ok(now)) => return Ok(Some(now)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => format!("no answer within {} s", REFRESH_BOUND.as_secs()),
+        };
+        tracing::warn!(image = reference.whole(), reason, "cannot ask what the tag stands for now; the image that is here is used");
+        Ok(Some(here))
     }
 
     /// Notes that an image is used now. Failing to write it down is no reason to fail whoever uses it.

@@ -1,0 +1,267 @@
+//! Bringing a container up.
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
+use bismuth_containerd::spec;
+use bismuth_containerd::tasks::{NewContainer, Stdio};
+use bismuth_model::{ContainerId, ContainerState, FunctionDefinition, InvokeMode};
+use bismuth_sandbox::ids::IdRange;
+use bismuth_sandbox::namespaces::Namespaces;
+use bismuth_sandbox::process::{Process, Watched};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::error::LaunchError;
+use super::ground::{self, Ground};
+use super::ready::{self, NotReady};
+use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe, now_ms};
+use crate::logs::cri::Stream;
+use crate::logs::pump::fifo_path;
+use crate::node::program::{ImageDefaults, Program, program};
+use crate::node::slot::{Live, Slot};
+use crate::node::state_dir::SavedRun;
+
+enum Unready {
+    Server(NotReady),
+    Agent(agent_ready::AgentNotReady),
+}
+
+impl Launcher {
+    /// Starts the container and waits until it answers. `report` hears of each state on the way.
+    /// On failure everything is undone again. Never drop the future: what is half made would stay.
+    pub async fn up(
+        &self,
+        slot: &Slot,
+        start: Start<'_>,
+        report: &(dyn Fn(ContainerState) + Send + Sync),
+    ) -> Result<Running, LaunchError> {
+        match self.try_up(slot, start, report).await {
+            Ok(running) => Ok(running),
+            Err(error) => {
+                self.down(slot.container_id).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_up(
+        &self,
+        slot: &Slot,
+        start: Start<'_>,
+        report: &(dyn Fn(ContainerState) + Send + Sync),
+    ) -> Result<Running, LaunchError> {
+        report(ContainerState::Pulling);
+        let image = self.image(&slot.definition, start).await?;
+        report(ContainerState::Starting);
+        let turn = self.turns.acquire().await;
+        let range = self
+            .ids()
+            .allocate(slot.function_id)
+            .map_err(LaunchError::Ids)?;
+        let ground = self.prepare(slot, &image, range).await?;
+        let program = program(
+            &slot.definition,
+            ImageDefaults {
+                env: &image.config.env,
+                working_dir: Some(image.config.working_dir.as_str()),
+                home: &ground.user.home,
+            },
+            slot.function_id,
+            slot.container_id,
+        );
+        let mut ground = ground;
+        let pump = ground.pump.take().ok_or(LaunchError::Internal)?;
+        let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
+        self.logs.spawn(slot.container_id, pump);
+        let process = self
+            .start_task(slot, &image, range, &ground, &program)
+            .await?;
+        drop(turn);
+        let started_ms = now_ms();
+        let saved = SavedRun {
+            pid: process.pid(),
+            started_ticks: process.identity().started_ticks,
+            boot_id: process.identity().boot_id.clone(),
+            started_ms,
+            image_digest: image.digest.to_string(),
+            user: (ground.user.uid, ground.user.gid),
+            groups: ground.user.groups.clone(),
+            program: program.clone(),
+        };
+        let remembered = self.remember(slot, start.created_ms, Some(saved));
+        let ready = self.wait_until_ready(slot, ground.namespaces, process, start.called_off);
+        let (remembered, ready) = tokio::join!(remembered, ready);
+        let (namespaces, process, connection) = ready?;
+        remembered?;
+        let target = self.target(slot, program, &ground.user, stderr);
+        Ok(Running {
+            live: Arc::new(Live::new(
+                namespaces,
+                target,
+                image.digest.to_string(),
+                connection,
+            )),
+            process: Watched::new(process).map_err(LaunchError::Watch)?,
+            started_ms,
+        })
+    }
+
+    async fn image(
+        &self,
+        definition: &FunctionDefinition,
+        start: Start<'_>,
+    ) -> Result<PreparedImage, LaunchError> {
+        let (progress, _nobody_listens) = watch::channel(PullProgress::default());
+        let policy = if start.deployment {
+            PullPolicy::Refresh
+        } else {
+            PullPolicy::IfMissing
+        };
+        let ensure = self
+            .images
+            .ensure(definition.image.as_reference(), policy, progress);
+        tokio::select! {
+            image = ensure => image.map_err(LaunchError::Image),
+            // A pull that nobody waits for is given up; what it got so far is kept for the next.
+            () = start.called_off.cancelled() => Err(LaunchError::CalledOff),
+        }
+    }
+
+    /// Namespaces, root filesystem, user and log: what the task will stand on.
+    async fn prepare(
+        &self,
+        slot: &Slot,
+        image: &PreparedImage,
+        range: IdRange,
+    ) -> Result<Ground, LaunchError> {
+        let wish = ground::Wish {
+            dir: self.state.container_dir(slot.container_id),
+            log_dir: self.state.log_dir(slot.container_id),
+            log_limits: self.config.log_limits,
+            layers: image.lower_dirs.clone(),
+            disk_bytes: slot.definition.disk,
+            user: slot
+                .definition
+                .user
+                .clone()
+                .or_else(|| Some(image.config.user.clone())),
+            ids: range,
+            exec: matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)),
+        };
+        blocking(move || ground::make(&wish)).await
+    }
+
+    async fn start_task(
+        &self,
+        slot: &Slot,
+        image: &PreparedImage,
+        range: IdRange,
+        ground: &Ground,
+        program: &Program,
+    ) -> Result<Process, LaunchError> {
+        let id = slot.container_id.to_string();
+        let dir = self.state.container_dir(slot.container_id);
+        let nofile = self
+            .tasks
+            .nofile_limit()
+            .await
+            .map_err(LaunchError::Containerd)?;
+        let mut input =
+            describe::spec_input(slot, range, ground, program, self.config.limit_swap, nofile);
+        if matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)) {
+            describe::put_init_in_front(&mut input, &self.config.init, &dir.join(ground::RUN));
+        }
+        let container = NewContainer {
+            id: id.clone(),
+            spec: spec::build(&input).map_err(LaunchError::Spec)?,
+            image: Some(image.reference.to_string()),
+            labels: HashMap::from([(OWNER_LABEL.to_owned(), self.config.node.clone())]),
+            runtime: self.config.runtime.clone(),
+            shim_group: None,
+        };
+        let first_word = program.argv.first().map_or("", String::as_str);
+        let started = |error| LaunchError::from_start(error, first_word);
+        self.tasks
+            .create_container(container)
+            .await
+            .map_err(LaunchError::Containerd)?;
+        let stdio = Stdio::fifos(
+            fifo_path(&dir, Stream::Stdout),
+            fifo_path(&dir, Stream::Stderr),
+        );
+        let pid = self.tasks.create_task(&id, stdio).await.map_err(started)?;
+        let process = Process::open(pid).map_err(LaunchError::Process)?;
+        self.tasks.start(&id).await.map_err(started)?;
+        Ok(process)
+    }
+
+    async fn wait_until_ready(
+        &self,
+        slot: &Slot,
+        namespaces: Namespaces,
+        process: Process,
+        called_off: &CancellationToken,
+    ) -> Result<(Namespaces, Process, Option<TcpStream>), LaunchError> {
+        let definition = Arc::clone(&slot.definition);
+        let called_off = called_off.clone();
+        let run_dir = self
+            .state
+            .container_dir(slot.container_id)
+            .join(ground::RUN);
+        let waited = tokio::task::spawn_blocking(move || {
+            let bound = Duration::from_millis(definition.startup_timeout_ms);
+            let ready = match &definition.invoke_mode {
+                InvokeMode::Server(_, port) => ready::wait(&ready::Wait {
+                    net: namespaces.net_fd(),
+                    process: &process,
+                    port: *port,
+                    path: definition.readiness.as_ref().map(|r| r.path.as_str()),
+                    bound,
+                    called_off: &called_off,
+                })
+                .map(Some)
+                .map_err(Unready::Server),
+                InvokeMode::Executable(_) => {
+                    agent_ready::wait(&run_dir, &process, bound, &called_off)
+                        .map(|()| None)
+                        .map_err(Unready::Agent)
+                }
+            };
+            (namespaces, process, ready)
+        })
+        .await;
+        let Ok((namespaces, process, ready)) = waited else {
+            return Err(LaunchError::Internal);
+        };
+        match ready {
+            Ok(connection) => Ok((namespaces, process, connection)),
+            Err(unready) => Err(self.explain(slot.container_id, &process, unready).await),
+        }
+    }
+
+    /// Turns "it is not ready" into what the deployer can act on: how it ended, what it printed.
+    async fn explain(&self, id: ContainerId, process: &Process, unready: Unready) -> LaunchError {
+        if matches!(
+            unready,
+            Unready::Server(NotReady::CalledOff)
+                | Unready::Agent(agent_ready::AgentNotReady::CalledOff)
+        ) {
+            return LaunchError::CalledOff;
+        }
+        let ended = process.has_ended().unwrap_or(false);
+        let exit = if ended { self.exit(id).await } else { None };
+        self.logs.stop(id).await;
+        let tail = self.logs.tail(&self.state.log_dir(id)).await;
+        if let Some(exit) = exit {
+            return LaunchError::Died { exit, tail };
+        }
+        match unready {
+            Unready::Server(source) => LaunchError::NotReady { source, tail },
+            Unready::Agent(source) => LaunchError::Agent(source),
+        }
+    }
+}
