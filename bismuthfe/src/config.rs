@@ -73,10 +73,6 @@ pub struct Args {
     #[arg(long, env = "BISMUTHFE_CONNECT_TIMEOUT_MS", default_value_t = 1_000, value_parser = positive())]
     pub connect_timeout_ms: u64,
 
-    /// Added to a function's timeout for a node that has to start its container first, in ms.
-    #[arg(long, env = "BISMUTHFE_START_ALLOWANCE_MS", default_value_t = 60_000, value_parser = positive())]
-    pub start_allowance_ms: u64,
-
     /// How long requests in flight may take to end after SIGTERM, in ms.
     #[arg(long, env = "BISMUTHFE_DRAIN_MS", default_value_t = 30_000)]
     pub drain_ms: u64,
@@ -130,9 +126,6 @@ pub struct Config {
     pub pool: PoolLimits,
     /// How long connecting to a node may take.
     pub connect_timeout: Duration,
-    /// Added to a function's timeout while its node may be starting the container: the node obeys the timeout itself,
-    /// this hop only must not give up first.
-    pub start_allowance: Duration,
     /// How long a slot that its node does not know yet is asked for again. A new function's slot is written to the registry
     /// before its node has seen it.
     pub new_slot_patience: Duration,
@@ -151,7 +144,6 @@ impl Default for Config {
             limits: Limits::new(COMPONENT),
             pool: PoolLimits::default(),
             connect_timeout: Duration::from_secs(1),
-            start_allowance: Duration::from_secs(60),
             new_slot_patience: Duration::from_secs(2),
             trust_forwarded: false,
             drain: Duration::from_secs(30),
@@ -173,7 +165,6 @@ impl From<Args> for Config {
                 ..Limits::new(COMPONENT)
             },
             connect_timeout: Duration::from_millis(args.connect_timeout_ms),
-            start_allowance: Duration::from_millis(args.start_allowance_ms),
             trust_forwarded: args.trust_forwarded,
             drain: Duration::from_millis(args.drain_ms),
             snapshot: args.snapshot,

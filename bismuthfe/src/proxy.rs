@@ -273,7 +273,7 @@ impl Proxy {
         let node = slot.node;
         let request = call.request_for(slot).ok_or(Failure::BodySpent { node })?;
         let deadlines = Deadlines {
-            head: function.timeout + self.config.start_allowance,
+            head: function.longest_wait(),
             idle: function.idle_timeout,
         };
         let reply = exchange(lease, request, deadlines, client).await;

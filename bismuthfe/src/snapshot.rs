@@ -66,6 +66,7 @@ struct FileFunction {
     concurrency: u32,
     timeout_ms: u64,
     idle_timeout_ms: u64,
+    startup_timeout_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     affinity: Option<Affinity>,
 }
@@ -161,6 +162,7 @@ impl FileFunction {
             concurrency: function.concurrency,
             timeout_ms: millis(function.timeout),
             idle_timeout_ms: millis(function.idle_timeout),
+            startup_timeout_ms: millis(function.startup_timeout),
             affinity: function.affinity.clone(),
         }
     }
@@ -175,6 +177,7 @@ impl FileFunction {
             concurrency: self.concurrency,
             timeout: Duration::from_millis(self.timeout_ms),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            startup_timeout: Duration::from_millis(self.startup_timeout_ms),
             affinity: self.affinity,
         }
     }

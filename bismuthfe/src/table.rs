@@ -28,6 +28,9 @@ pub struct RoutingTable {
     functions: HashMap<FunctionId, Arc<Function>>,
 }
 
+/// What a node may need beyond its own bounds to say what went wrong.
+const NODE_MARGIN: Duration = Duration::from_secs(5);
+
 /// One function's part of the table.
 #[derive(Debug)]
 pub struct Function {
@@ -39,6 +42,8 @@ pub struct Function {
     pub timeout: Duration,
     /// Silence in a stream.
     pub idle_timeout: Duration,
+    /// The longest that starting its program may take.
+    pub startup_timeout: Duration,
     /// What keeps a client on one container.
     pub affinity: Option<Affinity>,
     /// In the order every frontend computes alike.
@@ -129,6 +134,12 @@ impl RoutingTable {
 }
 
 impl Function {
+    /// The longest that a node which obeys the definition takes to the head of an answer: in its queue as long as the
+    /// program may take, then the start, then the program. This hop must not give up before the node can say why.
+    pub fn longest_wait(&self) -> Duration {
+        2 * self.timeout + self.startup_timeout + NODE_MARGIN
+    }
+
     fn build(id: FunctionId, routed: &RoutedFunction, node_port: u16, old: &[Slot]) -> Self {
         let mut slots: Vec<_> = routed
             .backends
@@ -142,6 +153,7 @@ impl Function {
             concurrency: routed.concurrency,
             timeout: routed.timeout,
             idle_timeout: routed.idle_timeout,
+            startup_timeout: routed.startup_timeout,
             affinity: routed.affinity.clone(),
             slots,
         }
@@ -181,6 +193,7 @@ pub(crate) mod tests {
             concurrency: 2,
             timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(5),
+            startup_timeout: Duration::from_secs(5),
             affinity: None,
         }
     }

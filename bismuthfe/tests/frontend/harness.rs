@@ -214,6 +214,7 @@ pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
         concurrency: 1,
         timeout: PATIENCE,
         idle_timeout: PATIENCE,
+        startup_timeout: PATIENCE,
         affinity: None,
     }
 }

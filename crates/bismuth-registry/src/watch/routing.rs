@@ -39,6 +39,8 @@ pub struct RoutedFunction {
     pub concurrency: u32,
     /// The longest time to the head of the response.
     pub timeout: Duration,
+    /// The longest that starting its program may take.
+    pub startup_timeout: Duration,
     /// The longest silence in a stream.
     pub idle_timeout: Duration,
     /// What keeps a client on one container.
@@ -52,6 +54,7 @@ impl RoutedFunction {
             backends,
             concurrency: definition.concurrency,
             timeout: Duration::from_millis(definition.timeout_ms),
+            startup_timeout: Duration::from_millis(definition.startup_timeout_ms),
             idle_timeout: Duration::from_millis(definition.idle_timeout_ms),
             affinity: definition.affinity,
         }
