@@ -144,6 +144,7 @@ impl Process {
     /// The last lines of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
+        // A log that cannot be read has nothing to add to the error that it would explain.
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
@@ -301,13 +302,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- {} (pid {}) log ends:\n{}",
+                self.name,
+                self.pid,
+                self.log_tail()
+            );
+        }
         let Ok(child) = self.child.get_mut() else {
             return;
         };
-        if std::thread::panicking() {
-            let tail = tail_of(&self.log);
-            eprintln!("--- {} (pid {}) log ends:\n{tail}", self.name, self.pid);
-        }
         // The group outlives its leader when the leader has left children, so it is killed in any case.
         let group = kill_process_group(self.pid, Signal::KILL);
         let until = Instant::now() + KILL_BOUND;
@@ -319,13 +324,6 @@ impl Drop for Process {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-fn tail_of(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
 }
 
 /// The file that `program` names: itself if it has a slash, else the first in `PATH` and the system directories.

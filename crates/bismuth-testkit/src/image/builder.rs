@@ -13,8 +13,8 @@ use super::{CONFIG, Image, MANIFEST, architecture};
 /// An image in the making. Entries go to the current layer; [`layer`](Self::layer) begins the next.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    packed: Vec<(Blob, String)>,
-    /// Layers of our own, and where in `packed` order they belong is simply after it.
+    /// Ready layers with the digests of their tars, below those made here.
+    bases: Vec<(Blob, String)>,
     layers: Vec<Changes>,
     owner: (u64, u64),
     config: Map<String, Value>,
@@ -24,7 +24,7 @@ pub struct Builder {
 impl Builder {
     pub(super) fn new() -> Self {
         Self {
-            packed: Vec::new(),
+            bases: Vec::new(),
             layers: vec![Changes::default()],
             owner: (0, 0),
             config: Map::new(),
@@ -36,7 +36,7 @@ impl Builder {
     #[must_use]
     pub fn base(mut self, tar: Blob) -> Self {
         let diff_id = tar.digest().to_owned();
-        self.packed.push((tar, diff_id));
+        self.bases.push((tar, diff_id));
         self
     }
 
@@ -169,7 +169,7 @@ impl Builder {
     ///
     /// When an entry does not fit into a tar, naming it.
     pub fn build(self) -> Result<Image> {
-        let mut layers = self.packed;
+        let mut layers = self.bases;
         for changes in self
             .layers
             .iter()
