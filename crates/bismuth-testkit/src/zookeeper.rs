@@ -213,7 +213,9 @@ impl ZooKeeper {
             tick.as_millis(),
             data.display(),
         );
-        let log4j = "log4j.rootLogger=INFO, OUT\nlog4j.appender.OUT=org.apache.log4j.ConsoleAppender\n\
+        let log4j = "log4j.rootLogger=INFO, OUT\n\
+                     log4j.logger.org.apache.zookeeper.server.NIOServerCnxn=ERROR\n\
+                     log4j.appender.OUT=org.apache.log4j.ConsoleAppender\n\
                      log4j.appender.OUT.layout=org.apache.log4j.PatternLayout\n\
                      log4j.appender.OUT.layout.ConversionPattern=%d{ISO8601} %p %c{1} %m%n\n";
         write(&conf.join("zoo.cfg"), &settings)?;

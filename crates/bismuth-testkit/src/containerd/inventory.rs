@@ -8,6 +8,7 @@ use containerd_client::services::v1::snapshots as snapshot_api;
 use containerd_client::tonic::metadata::MetadataValue;
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Status, Streaming};
+use containerd_client::types::v1::Status as TaskStatus;
 
 use super::Containerd;
 
@@ -44,6 +45,28 @@ impl Containerd {
             }
         }
         Ok(inventory)
+    }
+}
+
+impl Containerd {
+    /// The running tasks of a namespace: container id → process id on this machine.
+    ///
+    /// # Errors
+    ///
+    /// When containerd is down or refuses.
+    pub async fn tasks(&self, namespace: &str) -> Result<BTreeMap<String, u32>> {
+        let lister = Lister {
+            channel: self.connect().await?,
+            namespace: namespace.to_owned(),
+        };
+        let mut client = api::tasks_client::TasksClient::new(lister.channel.clone());
+        let request = lister.request(api::ListTasksRequest::default())?;
+        let tasks = client.list(request).await.context("list tasks")?;
+        let running = tasks.into_inner().tasks.into_iter();
+        Ok(running
+            .filter(|task| task.status() == TaskStatus::Running)
+            .map(|task| (task.id, task.pid))
+            .collect())
     }
 }
 
