@@ -6,7 +6,7 @@ use bismuth_registry::codec::Record;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| match FunctionDefinition::from_json(json) {
-    Err(error) => assert!(!error.reason.is_empty(), "{error:?}"),
+    Err(error) => assert!(!error.field.is_empty() && !error.reason.is_empty(), "{error:?}"),
     Ok(definition) => {
         definition.validate().expect("what came through from_json is valid");
         let record = FunctionRecord { revision: Revision(1), definition, created_ms: 1, updated_ms: 2 };

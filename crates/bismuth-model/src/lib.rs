@@ -23,6 +23,7 @@ mod image;
 mod invoke_mode;
 mod limits;
 mod node;
+mod validate;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
 pub use container::{ContainerRecord, ContainerState, ContainerStatus, UnknownState};
