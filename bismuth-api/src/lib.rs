@@ -1,1 +1,38 @@
-//! bismuth-api.
+//! bismuth-api: the control plane over HTTP.
+//!
+//! ```text
+//!  deployer ──HTTP──► functions · nodes ──► schedule (pure) ──► registry: one transaction ──► ZooKeeper
+//!                         │     logs ─────► bismuthd of each node, merged by time                │ watch
+//!                         │ begin                                                                │
+//!                         └──────────────► rollout: plan (pure) ──► switch, release  ◄───────────┘
+//! ```
+//!
+//! The happy path of a redeploy:
+//! 1. `PUT /function/{id}` writes the next revision and assigns its slots; requests go to the old ones;
+//! 2. the nodes start the new containers once, to prove them;
+//! 3. a [`rollout`] sees them running, switches the routing in one transaction, and after a moment
+//!    takes the old slots away, whose nodes drain them.
+//!
+//! It has no authentication: it belongs on loopback or on a network of deployers only. It is never on
+//! the path of an invocation.
+
+pub mod config;
+mod failure;
+mod functions;
+mod http_server;
+mod logs;
+mod metrics;
+mod nodes;
+mod openapi;
+mod placing;
+mod readiness;
+pub mod rollout;
+mod router;
+pub mod schedule;
+mod service;
+
+pub use config::Args;
+pub use service::{Service, StartError};
+
+/// Who says so, in every problem that this program answers with.
+pub const COMPONENT: &str = "bismuth-api";

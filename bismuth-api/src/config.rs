@@ -1,0 +1,54 @@
+//! How the API is told what to be: flags, each with an environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bismuth_coord::Servers;
+use bismuth_daemon::TelemetryArgs;
+use bismuth_model::Environment;
+use clap::Parser;
+
+/// The control plane of Bismuth over HTTP: functions, nodes, logs.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bismuth-api", version)]
+pub struct Args {
+    /// Where deployers connect. There is no authentication here: loopback, or a network that only
+    /// deployers are on.
+    #[arg(long, env = "BISMUTH_API_LISTEN", default_value = "127.0.0.1:8002")]
+    pub listen: SocketAddr,
+
+    /// The port of bismuthd on every node, for logs.
+    #[arg(long, env = "BISMUTH_NODE_PORT", default_value_t = 8001)]
+    pub node_port: u16,
+
+    /// ZooKeeper servers, HOST:PORT separated by commas.
+    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
+    pub zookeeper: String,
+
+    /// The environment in ZooKeeper.
+    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
+    pub zookeeper_env: Environment,
+
+    /// How long ZooKeeper may take over one call before it is answered with 503.
+    #[arg(long, env = "BISMUTH_API_ANSWER_WITHIN", default_value = "950ms", value_parser = humantime::parse_duration)]
+    pub answer_within: Duration,
+
+    /// How long the slots of an earlier revision stay after requests were switched away from them:
+    /// frontends hear of the switch within milliseconds, and bismuthd lets requests inside end.
+    #[arg(long, env = "BISMUTH_API_SETTLE", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub settle: Duration,
+
+    /// How long calls in flight may take to end after SIGTERM.
+    #[arg(long, env = "BISMUTH_API_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain: Duration,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: TelemetryArgs,
+}
+
+/// Refused here and not by every later call.
+fn servers(text: &str) -> Result<String, bismuth_coord::Error> {
+    text.parse::<Servers>()
+        .map(|servers| servers.as_str().to_owned())
+}

@@ -1,0 +1,301 @@
+//! Functions over HTTP: validate, place, one transaction.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use bismuth_model::{
+    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, ImageReference,
+    InvokeMode, Revision, Route,
+};
+use bismuth_registry::{Function, Registry};
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::router::{Api, read_body};
+
+/// Functions on a page unless asked otherwise, and at most.
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;
+
+/// `{"id": …}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Named {
+    id: FunctionId,
+}
+
+/// A function with all its slots.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
+    definition: FunctionDefinition,
+    /// Newest revision first.
+    backends: Vec<ShownSlot>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownSlot {
+    backend: ShownBackend,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<Revision>,
+    /// Whether requests go to it.
+    routed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownBackend {
+    ip: Ipv4Addr,
+    container_id: ContainerId,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageQuery {
+    after: Option<FunctionId>,
+    limit: Option<usize>,
+}
+
+/// Some functions, in the order of their ids.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    functions: Vec<Summary>,
+    /// The `after` of the next page; null on the last.
+    next: Option<FunctionId>,
+    /// Functions of this page whose records cannot be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<FunctionId>,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    id: FunctionId,
+    image: ImageReference,
+    invoke_mode: InvokeMode,
+    routes: Vec<Route>,
+    revision: Revision,
+    backends: Vec<Backend>,
+    created_ms: u64,
+    updated_ms: u64,
+}
+
+/// `POST /function`.
+pub(crate) async fn create(State(api): State<Api>, body: Body) -> Result<Json<Named>, Failure> {
+    let definition = definition(&read_body(body).await?)?;
+    let id = FunctionId::new_random();
+    let make = async {
+        let slots = api.placing.slots_for(&definition).await?;
+        let made = api.registry.create_function(id, &definition, &slots).await;
+        made.map_err(|error| Failure::about(&definition, error))
+    };
+    api.change(&format!("create function {id}"), make).await?;
+    tracing::info!(function = %id, image = %definition.image, "created");
+    Ok(Json(Named { id }))
+}
+
+/// `GET /function`.
+pub(crate) async fn list(
+    State(api): State<Api>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<Page>, Failure> {
+    let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        let detail = format!("limit: {limit} is not from 1 to {LARGEST_PAGE}");
+        return Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "query_out_of_range",
+            detail,
+        )
+        .field("limit"));
+    }
+    let page = api
+        .ask("list the functions", async {
+            Ok(api.registry.list_functions(query.after, limit).await?)
+        })
+        .await?;
+    Ok(Json(Page {
+        functions: page.functions.into_iter().map(summary).collect(),
+        next: page.next,
+        unreadable: page.unreadable,
+    }))
+}
+
+/// `GET /function/{id}`.
+pub(crate) async fn get(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Shown>, Failure> {
+    let id = function_id(id)?;
+    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+        .await
+        .map(Json)
+}
+
+/// `PUT /function/{id}`: the next revision, or the same definition again if the body is empty.
+pub(crate) async fn replace(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Json<Shown>, Failure> {
+    let id = function_id(id)?;
+    let body = read_body(body).await?;
+    let given = if body.trim_ascii().is_empty() {
+        None
+    } else {
+        Some(definition(&body)?)
+    };
+    let act = format!("replace the definition of function {id}");
+    let revision = api
+        .change(&act, async {
+            let current = known(&api.registry, id).await?;
+            let definition = given.unwrap_or(current.record.definition);
+            let slots = api.placing.slots_for(&definition).await?;
+            let replaced = api
+                .registry
+                .replace_definition(id, &definition, current.version, &slots)
+                .await;
+            let record = replaced.map_err(|error| Failure::about(&definition, error))?;
+            Ok(record.revision)
+        })
+        .await?;
+    tracing::info!(function = %id, %revision, "replaced; the rollout begins");
+    api.rollouts.begin(id);
+    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+        .await
+        .map(Json)
+}
+
+/// `DELETE /function/{id}`.
+pub(crate) async fn delete(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Named>, Failure> {
+    let id = function_id(id)?;
+    api.change(&format!("delete function {id}"), async {
+        Ok(api.registry.delete_function(id).await?)
+    })
+    .await?;
+    tracing::info!(function = %id, "deleted");
+    Ok(Json(Named { id }))
+}
+
+async fn shown(registry: &Registry, id: FunctionId) -> Result<Shown, Failure> {
+    // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
+    let function = known(registry, id).await?;
+    let slots = registry.function_containers(id).await?;
+    Ok(show(function, slots))
+}
+
+fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
+    let assigned: BTreeSet<Backend> = slots.iter().map(|(slot, _)| *slot).collect();
+    let routed: BTreeSet<Backend> = function.backends.iter().copied().collect();
+    let mut backends: Vec<ShownSlot> = slots
+        .into_iter()
+        .map(|(slot, record)| show_slot(slot, record, routed.contains(&slot)))
+        .collect();
+    backends.extend(
+        routed
+            .difference(&assigned)
+            .map(|slot| show_unassigned(*slot)),
+    );
+    Shown {
+        definition: function.record.definition,
+        backends,
+    }
+}
+
+fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> ShownSlot {
+    let status = record.status;
+    ShownSlot {
+        backend: show_backend(slot),
+        status: status.state.public_name(),
+        reason: status.reason,
+        revision: Some(record.revision),
+        routed,
+        pid: status.pid,
+        created_ms: Some(status.created_ms),
+        started_ms: status.started_ms,
+        changed_ms: Some(status.changed_ms),
+    }
+}
+
+/// Requests are sent there and no node was told: a contradiction that only hands can make.
+fn show_unassigned(slot: Backend) -> ShownSlot {
+    ShownSlot {
+        backend: show_backend(slot),
+        status: "Failed",
+        reason: Some(
+            "it is routed and assigned to no node; `bismuthctl consistency` mends it".to_owned(),
+        ),
+        revision: None,
+        routed: true,
+        pid: None,
+        created_ms: None,
+        started_ms: None,
+        changed_ms: None,
+    }
+}
+
+fn show_backend(slot: Backend) -> ShownBackend {
+    ShownBackend {
+        ip: slot.ip,
+        container_id: slot.container_id,
+    }
+}
+
+fn summary(function: Function) -> Summary {
+    let record = function.record;
+    Summary {
+        id: function.id,
+        image: record.definition.image,
+        invoke_mode: record.definition.invoke_mode,
+        routes: record.definition.routes,
+        revision: record.revision,
+        backends: function.backends,
+        created_ms: record.created_ms,
+        updated_ms: record.updated_ms,
+    }
+}
+
+pub(crate) async fn known(registry: &Registry, id: FunctionId) -> Result<Function, Failure> {
+    let function = registry.function(id).await?;
+    function.ok_or_else(|| bismuth_registry::Error::FunctionUnknown { id }.into())
+}
+
+fn definition(body: &Bytes) -> Result<FunctionDefinition, Failure> {
+    FunctionDefinition::from_json(body).map_err(|error| Failure::definition(&error))
+}
+
+/// A malformed id names nothing, so it is not found.
+pub(crate) fn function_id(
+    path: Result<Path<String>, PathRejection>,
+) -> Result<FunctionId, Failure> {
+    let malformed =
+        |detail: String| Failure::new(StatusCode::NOT_FOUND, "malformed_id", detail).field("id");
+    let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
+    text.parse()
+        .map_err(|error: bismuth_model::IdError| malformed(error.to_string()))
+}
+
+pub(crate) fn malformed_query(rejection: &QueryRejection) -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "query_malformed",
+        rejection.body_text(),
+    )
+}

@@ -1,0 +1,96 @@
+//! What the API counts.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Seconds. A call is a few round trips to ZooKeeper, and is given up after about one second.
+const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// One kind of call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: String,
+    route: String,
+    status: u16,
+}
+
+/// The metrics of this process. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    calls: Family<Call, Counter>,
+    seconds: Histogram,
+    pub(crate) rollouts: Gauge,
+    pub(crate) switched: Counter,
+    pub(crate) released: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            calls: Family::default(),
+            seconds: Histogram::new(BUCKETS),
+            rollouts: Gauge::default(),
+            switched: Counter::default(),
+            released: Counter::default(),
+        };
+        registry.register("calls", "Calls answered", metrics.calls.clone());
+        registry.register(
+            "call_seconds",
+            "Time from a call's head to its answer's",
+            metrics.seconds.clone(),
+        );
+        registry.register(
+            "rollouts",
+            "Functions whose newest revision is being rolled out",
+            metrics.rollouts.clone(),
+        );
+        registry.register(
+            "rollout_switches",
+            "Times that requests were switched to a newer revision",
+            metrics.switched.clone(),
+        );
+        registry.register(
+            "rollout_releases",
+            "Slots of earlier revisions that were taken away",
+            metrics.released.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn answered(
+        &self,
+        method: &Method,
+        route: &str,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let known = [
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::PATCH,
+        ];
+        let method = if known.contains(method) {
+            method.as_str()
+        } else {
+            "other"
+        };
+        let call = Call {
+            method: method.to_owned(),
+            route: route.to_owned(),
+            status: status.as_u16(),
+        };
+        self.calls.get_or_create(&call).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}

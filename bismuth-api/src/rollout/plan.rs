@@ -1,0 +1,381 @@
+//! What is to be done about the newest revision of a function. Pure.
+//!
+//! ```text
+//!  slots of the newest revision        routing
+//!  ───────────────────────────         ───────
+//!  none                                stays
+//!  not all proven, in time             stays; wait for proof         (Failed shows its reason meanwhile)
+//!  not all proven, too late            stays; given up               (the next PUT supersedes them)
+//!  not all proven, nothing is routed   switched: a request may as well wait for the start
+//!  all proven                          switched
+//!
+//!  slots of earlier revisions, not routed: released once the routing has settled
+//! ```
+//!
+//! Proven is what has run once: `Running`, or `Paused` or `Stopped` since.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerState, Revision};
+use bismuth_registry::Function;
+use bismuth_registry::audit::DEPLOYMENT_GRACE;
+
+/// How long the image may take. After it the audit calls the slots left over, too.
+const PULL_BOUND: Duration = DEPLOYMENT_GRACE;
+
+/// One function as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The newest revision.
+    pub revision: Revision,
+    /// When it was written, milliseconds since the Unix epoch.
+    pub updated_ms: u64,
+    /// How long its program may take to answer, milliseconds.
+    pub startup_timeout_ms: u64,
+    /// Where requests go.
+    pub routed: Vec<Backend>,
+    /// All slots, of any revision.
+    pub slots: Vec<(Backend, ContainerRecord)>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Take a slot away that nothing is routed to.
+    Release(Backend),
+    /// Send requests to these and no others.
+    Switch(Vec<Backend>),
+}
+
+/// Why it is not over yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Slots that requests were just switched away from.
+    Settle,
+    /// The newest revision has not run yet.
+    Proof {
+        /// When it is given up, milliseconds since the Unix epoch.
+        until_ms: u64,
+    },
+}
+
+/// What to do now, and what to wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be made in this order; removal comes first.
+    pub steps: Vec<Step>,
+    /// To be looked at again when one of these has changed.
+    pub waits: Vec<Wait>,
+}
+
+impl Plan {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.steps.is_empty() && self.waits.is_empty()
+    }
+}
+
+impl Observed {
+    /// From what the registry answered.
+    #[must_use]
+    pub fn new(function: &Function, slots: Vec<(Backend, ContainerRecord)>) -> Self {
+        Self {
+            revision: function.record.revision,
+            updated_ms: function.record.updated_ms,
+            startup_timeout_ms: function.record.definition.startup_timeout_ms,
+            routed: function.backends.clone(),
+            slots,
+        }
+    }
+
+    /// The slots of earlier revisions that nothing is routed to.
+    pub(super) fn left_over(&self) -> impl Iterator<Item = Backend> {
+        let old = self
+            .slots
+            .iter()
+            .filter(|(_, record)| record.revision < self.revision);
+        old.map(|(slot, _)| *slot)
+            .filter(|slot| !self.routed.contains(slot))
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        let pull = u64::try_from(PULL_BOUND.as_millis()).unwrap_or(u64::MAX);
+        self.updated_ms
+            .saturating_add(pull)
+            .saturating_add(self.startup_timeout_ms)
+    }
+}
+
+/// Decides. `settled` tells whether requests have been switched away from a slot long enough ago.
+pub fn plan(observed: &Observed, now_ms: u64, settled: impl Fn(ContainerId) -> bool) -> Plan {
+    let mut plan = Plan::default();
+    for slot in observed.left_over() {
+        if settled(slot.container_id) {
+            plan.steps.push(Step::Release(slot));
+        } else if !plan.waits.contains(&Wait::Settle) {
+            plan.waits.push(Wait::Settle);
+        }
+    }
+    let newest: Vec<&(Backend, ContainerRecord)> = observed
+        .slots
+        .iter()
+        .filter(|(_, record)| record.revision == observed.revision)
+        .collect();
+    let wanted: Vec<Backend> = newest.iter().map(|(slot, _)| *slot).collect();
+    if wanted.is_empty() || same(&wanted, &observed.routed) {
+        return plan;
+    }
+    let until_ms = observed.deadline_ms();
+    let in_time = now_ms < until_ms;
+    if observed.routed.is_empty()
+        || (in_time
+            && newest
+                .iter()
+                .all(|(_, record)| is_proven(record.status.state)))
+    {
+        plan.steps.push(Step::Switch(wanted));
+    } else if in_time {
+        plan.waits.push(Wait::Proof { until_ms });
+    }
+    plan
+}
+
+fn same(a: &[Backend], b: &[Backend]) -> bool {
+    a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
+}
+
+fn is_proven(state: ContainerState) -> bool {
+    matches!(
+        state,
+        ContainerState::Running | ContainerState::Paused | ContainerState::Stopped
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bismuth_model::{ContainerStatus, FunctionId};
+
+    use super::*;
+    use ContainerState::{Assigned, Failed, Paused, Pulling, Running, Starting, Stopped};
+
+    const UPDATED: u64 = 1_000_000;
+    const DEADLINE: u64 = UPDATED + 15 * 60 * 1000 + 30_000;
+
+    fn slot(number: u8) -> Backend {
+        Backend {
+            ip: Ipv4Addr::LOCALHOST,
+            container_id: ContainerId::from_bytes([number; 16]),
+        }
+    }
+
+    fn observed(routed: &[u8], slots: &[(u8, u64, ContainerState)]) -> Observed {
+        let record = |revision, state| ContainerRecord {
+            function_id: FunctionId::from_bytes([0; 16]),
+            revision: Revision(revision),
+            status: ContainerStatus {
+                state,
+                ..ContainerStatus::assigned(UPDATED)
+            },
+        };
+        Observed {
+            revision: Revision(2),
+            updated_ms: UPDATED,
+            startup_timeout_ms: 30_000,
+            routed: routed.iter().map(|number| slot(*number)).collect(),
+            slots: slots
+                .iter()
+                .map(|(number, revision, state)| (slot(*number), record(*revision, *state)))
+                .collect(),
+        }
+    }
+
+    fn switch(to: &[u8]) -> Step {
+        Step::Switch(to.iter().map(|number| slot(*number)).collect())
+    }
+
+    #[test]
+    fn the_table_of_plans() {
+        let proof = || Plan {
+            steps: vec![],
+            waits: vec![Wait::Proof { until_ms: DEADLINE }],
+        };
+        let steps = |steps: Vec<Step>| Plan {
+            steps,
+            waits: vec![],
+        };
+        let nothing = Plan::default;
+        let release = |number| Step::Release(slot(number));
+        type Row = (&'static str, Vec<u8>, Vec<(u8, u64, ContainerState)>, Plan);
+        let table: Vec<Row> = vec![
+            ("never deployed", vec![], vec![], nothing()),
+            (
+                "only the newest, routed",
+                vec![1],
+                vec![(1, 2, Starting)],
+                nothing(),
+            ),
+            (
+                "the newest has no slots yet",
+                vec![1],
+                vec![(1, 1, Running)],
+                nothing(),
+            ),
+            (
+                "assigned",
+                vec![1],
+                vec![(2, 2, Assigned), (1, 1, Running)],
+                proof(),
+            ),
+            (
+                "pulling",
+                vec![1],
+                vec![(2, 2, Pulling), (1, 1, Running)],
+                proof(),
+            ),
+            (
+                "starting",
+                vec![1],
+                vec![(2, 2, Starting), (1, 1, Running)],
+                proof(),
+            ),
+            (
+                "failed: the old goes on",
+                vec![1],
+                vec![(2, 2, Failed), (1, 1, Running)],
+                proof(),
+            ),
+            (
+                "failed, and the old is not well either",
+                vec![1],
+                vec![(2, 2, Failed), (1, 1, Failed)],
+                proof(),
+            ),
+            (
+                "running",
+                vec![1],
+                vec![(2, 2, Running), (1, 1, Running)],
+                steps(vec![switch(&[2])]),
+            ),
+            (
+                "ran and is idle",
+                vec![1],
+                vec![(2, 2, Paused), (3, 2, Stopped), (1, 1, Running)],
+                steps(vec![switch(&[2, 3])]),
+            ),
+            (
+                "one of two",
+                vec![1],
+                vec![(2, 2, Running), (3, 2, Starting), (1, 1, Running)],
+                proof(),
+            ),
+            (
+                "nothing is routed",
+                vec![],
+                vec![(2, 2, Assigned), (3, 2, Failed)],
+                steps(vec![switch(&[2, 3])]),
+            ),
+            (
+                "a backend of the newest was added by hand",
+                vec![1, 2],
+                vec![(2, 2, Running), (1, 1, Running)],
+                steps(vec![switch(&[2])]),
+            ),
+            (
+                "switched: the old are released",
+                vec![2],
+                vec![(2, 2, Running), (1, 1, Running), (9, 1, Failed)],
+                steps(vec![release(1), release(9)]),
+            ),
+            (
+                "superseded ones go, the newest are waited for",
+                vec![1],
+                vec![(3, 2, Pulling), (1, 0, Running), (2, 1, Running)],
+                Plan {
+                    steps: vec![release(2)],
+                    waits: vec![Wait::Proof { until_ms: DEADLINE }],
+                },
+            ),
+            (
+                "removal before addition",
+                vec![1],
+                vec![(3, 2, Running), (1, 0, Running), (2, 1, Failed)],
+                steps(vec![release(2), switch(&[3])]),
+            ),
+        ];
+        for (what, routed, slots, expected) in table {
+            assert_eq!(
+                plan(&observed(&routed, &slots), UPDATED, |_| true),
+                expected,
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn old_slots_stay_until_the_routing_has_settled() {
+        let switched = observed(&[2], &[(2, 2, Running), (1, 1, Running), (9, 1, Running)]);
+        let first = plan(&switched, UPDATED, |_| false);
+        assert_eq!(
+            first,
+            Plan {
+                steps: vec![],
+                waits: vec![Wait::Settle]
+            }
+        );
+        let second = plan(&switched, UPDATED, |container| {
+            container == slot(1).container_id
+        });
+        assert_eq!(
+            second,
+            Plan {
+                steps: vec![Step::Release(slot(1))],
+                waits: vec![Wait::Settle]
+            }
+        );
+    }
+
+    #[test]
+    fn a_revision_that_does_not_run_in_time_is_given_up() {
+        let stuck = observed(&[1], &[(2, 2, Pulling), (1, 1, Running)]);
+        assert!(!plan(&stuck, DEADLINE - 1, |_| true).is_finished());
+        assert!(plan(&stuck, DEADLINE, |_| true).is_finished());
+    }
+
+    #[test]
+    fn a_revision_that_was_given_up_does_not_surprise_later() {
+        let late = observed(&[1], &[(2, 2, Running), (1, 1, Running)]);
+        assert!(plan(&late, DEADLINE, |_| true).is_finished());
+    }
+
+    #[test]
+    fn following_the_plan_ends_with_the_newest_alone() {
+        let mut world = observed(
+            &[1, 2],
+            &[
+                (3, 2, Running),
+                (4, 2, Running),
+                (1, 1, Running),
+                (2, 1, Failed),
+                (8, 0, Failed),
+            ],
+        );
+        for _ in 0..4 {
+            for step in plan(&world, UPDATED, |_| true).steps {
+                match step {
+                    Step::Switch(to) => world.routed = to,
+                    Step::Release(gone) => {
+                        assert!(!world.routed.contains(&gone), "{gone} was still routed");
+                        world.slots.retain(|(slot, _)| *slot != gone);
+                    }
+                }
+            }
+        }
+        assert!(plan(&world, UPDATED, |_| true).is_finished());
+        assert_eq!(world.routed, [slot(3), slot(4)]);
+        assert_eq!(world.slots.len(), 2);
+    }
+}

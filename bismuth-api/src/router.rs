@@ -1,0 +1,217 @@
+//! Which call does what, and what all calls have in common.
+//!
+//! ```text
+//!  request ─► id ─► from a browser page? ─► route ─► handler ─► Failure? rendered ─► counted ─► answer
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::get;
+use bismuth_daemon::Shutdown;
+use bismuth_http::trace;
+use bismuth_model::MAX_DEFINITION_BYTES;
+use bismuth_registry::Registry;
+use bytes::Bytes;
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+use crate::logs::LogClient;
+use crate::metrics::Metrics;
+use crate::placing::Placing;
+use crate::rollout::Rollouts;
+use crate::{functions, logs, nodes, openapi};
+
+/// A definition is at most 60 KiB; this is a slow modem's time for it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the handlers work with. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) registry: Registry,
+    pub(crate) placing: Arc<Placing>,
+    pub(crate) rollouts: Rollouts,
+    pub(crate) logs: LogClient,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: Shutdown,
+    /// How long ZooKeeper may take over one call.
+    pub(crate) answer_within: Duration,
+}
+
+impl Api {
+    /// Reads something from the registry, within the bound.
+    pub(crate) async fn ask<T>(
+        &self,
+        act: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.answer_within, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::unavailable(self.silence(act))),
+        }
+    }
+
+    /// Changes something in the registry, within the bound.
+    pub(crate) async fn change<T>(
+        &self,
+        act: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.answer_within, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::unknown_outcome(format!(
+                "{}; the change was made or was not: look before you try again",
+                self.silence(act)
+            ))),
+        }
+    }
+
+    fn silence(&self, act: &str) -> String {
+        format!(
+            "{act}: ZooKeeper did not answer within {} ms",
+            self.answer_within.as_millis()
+        )
+    }
+}
+
+pub(crate) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/function", get(functions::list).post(functions::create))
+        .route(
+            "/function/{id}",
+            get(functions::get)
+                .put(functions::replace)
+                .delete(functions::delete),
+        )
+        .route("/function/{id}/logs", get(logs::get))
+        .route("/node", get(nodes::list))
+        .route("/node/{ip}", get(nodes::get))
+        .route("/openapi.json", get(openapi::get))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(api.clone(), around))
+        .with_state(api)
+}
+
+/// What happens around every call.
+async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = trace::request_id(request.headers_mut());
+    let method = request.method().clone();
+    // The pattern and not the path, which has as many values as there are ids.
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unknown".to_owned(), |path| path.as_str().to_owned());
+    let mut response = match refuse_web_pages(&method, request.headers()) {
+        Some(failure) => failure.render(&id),
+        None => next.run(request).await,
+    };
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        log(&failure, &method, &route, &id);
+        let rendered = failure.render(&id);
+        // Allow of 405 was set by the router.
+        let mut headers = std::mem::take(response.headers_mut());
+        headers.remove(http::header::CONTENT_LENGTH);
+        response = rendered;
+        headers.extend(std::mem::take(response.headers_mut()));
+        *response.headers_mut() = headers;
+    }
+    response.headers_mut().insert(trace::REQUEST_ID, id);
+    api.metrics
+        .answered(&method, &route, response.status(), begun.elapsed());
+    response
+}
+
+fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) {
+    let (code, detail) = (failure.code, failure.detail.as_str());
+    if failure.status.is_server_error() {
+        tracing::warn!(%method, route, request_id = ?id, code, detail, "not done");
+    } else {
+        tracing::debug!(%method, route, request_id = ?id, code, detail, "refused");
+    }
+}
+
+/// There is no authentication, and a browser on this machine reaches loopback for any web page it
+/// shows. Pages of other origins must not deploy functions, so requests that say they come from one
+/// are refused. Programs do not send `Origin`.
+fn refuse_web_pages(method: &Method, headers: &HeaderMap) -> Option<Failure> {
+    let origin = headers.get(ORIGIN)?;
+    let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
+    let own = origin
+        .as_bytes()
+        .strip_prefix(b"http://")
+        .is_some_and(|rest| rest.eq_ignore_ascii_case(host));
+    if own || method.is_safe() {
+        return None;
+    }
+    let detail = format!("the request comes from a web page of another origin ({origin:?})");
+    Some(Failure::new(
+        StatusCode::FORBIDDEN,
+        "foreign_origin",
+        detail,
+    ))
+}
+
+/// The whole body, if it is no larger than a definition may be.
+pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
+    // One more than is allowed: the definition's own check then names the size and the field.
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_DEFINITION_BYTES + 1)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_too_long(&error) => {
+            let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
+            Err(Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "definition_too_large",
+                detail,
+            )
+            .field("."))
+        }
+        Ok(Err(error)) => {
+            let detail = format!("the body broke off: {error}");
+            Err(Failure::new(StatusCode::BAD_REQUEST, "body_broken", detail))
+        }
+        Err(_) => {
+            let detail = format!(
+                "the body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            );
+            Err(Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                detail,
+            ))
+        }
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+async fn unknown_path(request: Request) -> Failure {
+    let detail = format!(
+        "there is no {}; /openapi.json says what there is",
+        request.uri().path()
+    );
+    Failure::new(StatusCode::NOT_FOUND, "unknown_path", detail)
+}
+
+async fn wrong_method(request: Request) -> Failure {
+    let detail = format!("{} has no {}", request.uri().path(), request.method());
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}

@@ -1,0 +1,110 @@
+//! The API put together: flags in, running parts out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_daemon::listen::{self, BindError};
+use bismuth_daemon::{Admin, Policy, Shutdown, Tasks};
+use bismuth_registry::Registry;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::config::Args;
+use crate::http_server;
+use crate::logs::LogClient;
+use crate::metrics::Metrics;
+use crate::placing::Placing;
+use crate::readiness;
+use crate::rollout::{self, Rollouts};
+use crate::router::{Api, router};
+
+/// Why the API does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// The API, ready to run.
+pub struct Service {
+    args: Args,
+    listener: TcpListener,
+    registry: Registry,
+}
+
+impl Service {
+    /// Claims the address. Waits for nobody: ZooKeeper may come later. Call it in a tokio runtime.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn build(args: Args) -> Result<Self, StartError> {
+        let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
+        let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+        Self::with_registry(args, registry)
+    }
+
+    /// The same on a registry that the caller made.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn with_registry(args: Args, registry: Registry) -> Result<Self, StartError> {
+        let listener = listen::bind(args.listen)?;
+        Ok(Self {
+            args,
+            listener,
+            registry,
+        })
+    }
+
+    /// Where calls are taken.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Runs until the shutdown, and then lets calls in flight end.
+    ///
+    /// # Errors
+    /// When a part without which it cannot live has ended, or calls did not end in time.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut metrics = prometheus_client::registry::Registry::with_prefix("bismuth_api");
+        let counted = Metrics::register(&mut metrics);
+        let admin = Admin::new(metrics).unready_on(&shutdown);
+        let zookeeper = admin.condition("zookeeper");
+        let tasks = Tasks::new(&shutdown);
+        info!(address = ?self.address(), environment = %self.args.zookeeper_env, "bismuth-api listens");
+
+        let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
+        let api = Api {
+            registry: self.registry.clone(),
+            placing: Arc::new(Placing::new(self.registry.clone())),
+            rollouts: rollouts.clone(),
+            logs: LogClient::new(self.args.node_port),
+            metrics: counted,
+            shutdown: shutdown.clone(),
+            answer_within: self.args.answer_within,
+        };
+        let drain = self.args.drain;
+        let served = http_server::serve(self.listener, router(api), admin, shutdown.clone(), drain);
+        tasks.spawn("http", Policy::EndsProcess, served);
+        tasks.spawn(
+            "readiness",
+            Policy::EndsProcess,
+            readiness::keep(self.registry, zookeeper, shutdown.clone()),
+        );
+        tasks.spawn(
+            "rollouts",
+            Policy::EndsProcess,
+            rollout::run(rollouts, shutdown.clone()),
+        );
+
+        shutdown.cancelled().await;
+        info!("ending");
+        let drained = tasks.drain(drain + Duration::from_secs(2)).await;
+        shutdown.outcome()?;
+        Ok(drained?)
+    }
+}

@@ -1,0 +1,211 @@
+//! The API on a registry in memory, spoken to over real HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_api::{Args, Service};
+use bismuth_coord::MemoryTree;
+use bismuth_daemon::Shutdown;
+use bismuth_model::{Backend, ContainerState, ContainerStatus, Environment, FunctionId, NodeFacts};
+use bismuth_registry::{Announcement, Registry};
+use bismuth_testkit::http::{full, send, send_whole};
+use bytes::Bytes;
+use clap::Parser as _;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+/// Longer than anything takes on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+pub const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+
+/// A running API and what it stands on.
+pub struct World {
+    pub tree: MemoryTree,
+    pub registry: Registry,
+    pub api: Running,
+    _announcements: Vec<Announcement>,
+}
+
+/// One API process, so to say.
+pub struct Running {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    work: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// With a session of its own.
+    pub fn start(tree: &MemoryTree, more: &[&str]) -> Self {
+        Self::start_on(tree.another_session(), more)
+    }
+
+    pub fn start_on(tree: MemoryTree, more: &[&str]) -> Self {
+        let flags = ["bismuth-api", "--listen", "127.0.0.1:0", "--settle", "20ms"];
+        let args = Args::parse_from(flags.iter().chain(more));
+        let registry = registry_on(tree);
+        let service = Service::with_registry(args, registry).unwrap();
+        let address = service.address().unwrap();
+        let shutdown = Shutdown::new();
+        let work = tokio::spawn(service.run(shutdown.clone()));
+        Self {
+            address,
+            shutdown,
+            work,
+        }
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.trigger();
+        self.work.await.unwrap().unwrap();
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        let request = self.request(method, path).body(full(body)).unwrap();
+        Answer(send_whole(request).await.unwrap())
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, "").await
+    }
+
+    pub async fn stream(&self, path: &str) -> Response<Incoming> {
+        send(self.request(Method::GET, path).body(full("")).unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+/// A whole answer.
+pub struct Answer(pub Response<Bytes>);
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.body().to_vec()).unwrap()
+    }
+
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.0.status(), StatusCode::OK, "{}", self.text());
+        serde_json::from_slice(self.0.body()).unwrap()
+    }
+
+    /// Checks that it is a problem of ours, and returns it.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        let text = self.text();
+        assert_eq!(self.0.status().as_u16(), status, "{text}");
+        assert_eq!(self.0.headers()["content-type"], "application/problem+json");
+        assert_eq!(self.0.headers()["x-bismuth-error"], code, "{text}");
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&problem["code"], &problem["status"]),
+            (&json!(code), &json!(status))
+        );
+        assert_eq!(problem["component"], "bismuth-api");
+        assert_eq!(
+            problem["request_id"],
+            self.0.headers()["x-request-id"].to_str().unwrap()
+        );
+        problem
+    }
+}
+
+impl World {
+    /// With these nodes, alive.
+    pub async fn with_nodes(nodes: &[Ipv4Addr]) -> Self {
+        Self::start(nodes, &[]).await
+    }
+
+    pub async fn start(nodes: &[Ipv4Addr], args: &[&str]) -> Self {
+        let tree = MemoryTree::new();
+        let registry = registry_on(tree.clone());
+        registry.bootstrap().await.unwrap();
+        let mut announcements = Vec::new();
+        for ip in nodes {
+            registry.provision_node(*ip).await.unwrap();
+            announcements.push(registry.announce_node(*ip, &facts()).await.unwrap());
+        }
+        let api = Running::start(&tree, args);
+        Self {
+            tree,
+            registry,
+            api,
+            _announcements: announcements,
+        }
+    }
+
+    pub async fn create(&self, definition: &Value) -> FunctionId {
+        let made = self
+            .api
+            .call(Method::POST, "/function", definition.to_string())
+            .await
+            .ok();
+        made["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// As the node would say it.
+    pub async fn say(&self, slot: Backend, state: ContainerState, reason: Option<&str>) {
+        let status = ContainerStatus {
+            state,
+            reason: reason.map(str::to_owned),
+            ..ContainerStatus::assigned(0)
+        };
+        self.registry
+            .update_container_status(slot.ip, slot.container_id, &status)
+            .await
+            .unwrap();
+    }
+
+    /// The slots of the newest revision.
+    pub async fn newest(&self, id: FunctionId) -> Vec<Backend> {
+        let revision = self
+            .registry
+            .function(id)
+            .await
+            .unwrap()
+            .unwrap()
+            .record
+            .revision;
+        let slots = self.registry.function_containers(id).await.unwrap();
+        slots
+            .into_iter()
+            .filter(|(_, record)| record.revision == revision)
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    pub async fn all_slots(&self, id: FunctionId) -> Vec<Backend> {
+        let slots = self.registry.function_containers(id).await.unwrap();
+        slots.into_iter().map(|(slot, _)| slot).collect()
+    }
+
+    pub async fn routed(&self, id: FunctionId) -> Vec<Backend> {
+        self.registry.function(id).await.unwrap().unwrap().backends
+    }
+}
+
+pub fn registry_on(tree: MemoryTree) -> Registry {
+    Registry::new(Arc::new(tree), "test".parse::<Environment>().unwrap())
+}
+
+fn facts() -> NodeFacts {
+    NodeFacts {
+        cores: 8,
+        memory: 16 << 30,
+        versions: [("bismuthd".to_owned(), "0.1.0".to_owned())].into(),
+        epoch: "e".into(),
+    }
+}
+
+pub fn definition() -> Value {
+    json!({"image": "docker.io/library/alpine:latest", "invoke_mode": {"Executable": ["/bin/ls"]}})
+}

@@ -1,0 +1,144 @@
+//! The process: readiness, metrics, the document, ZooKeeper away.
+
+use std::time::{Duration, Instant};
+
+use bismuth_testkit::eventually;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{NODE, Running, SOON, World, definition};
+use bismuth_coord::MemoryTree;
+
+async fn ready(api: &Running) -> Result<(), String> {
+    let answer = api.get("/readyz").await;
+    if answer.0.status() == 200 {
+        Ok(())
+    } else {
+        Err(answer.text())
+    }
+}
+
+async fn not_ready(api: &Running, reason: &str) -> Result<(), String> {
+    match ready(api).await {
+        Err(text) if text.contains(reason) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[tokio::test]
+async fn it_is_ready_when_the_environment_is_there() {
+    let tree = MemoryTree::new();
+    let api = Running::start(&tree, &[]);
+    eventually("it says what is missing", SOON, || {
+        not_ready(&api, "bismuthctl bootstrap")
+    })
+    .await;
+    api.get("/function").await.problem(503, "not_bootstrapped");
+    crate::harness::registry_on(tree).bootstrap().await.unwrap();
+    eventually("it is ready", SOON, || ready(&api)).await;
+    assert_eq!(api.get("/healthz").await.text(), "ok\n");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn without_zookeeper_every_call_is_503_within_a_second() {
+    // A loopback port on which nobody listens.
+    let world = World::with_nodes(&[NODE]).await;
+    let id = world.create(&definition()).await;
+    world.api.stop().await;
+    let tree = world.tree.another_session();
+    tree.disconnect();
+    let api = Running::start_on(tree.clone(), &[]);
+    eventually("it says so", SOON, || {
+        not_ready(&api, "ZooKeeper does not answer")
+    })
+    .await;
+    let one = format!("/function/{id}");
+    for (method, path) in [
+        (Method::GET, "/function"),
+        (Method::POST, "/function"),
+        (Method::GET, &one),
+        (Method::PUT, &one),
+        (Method::DELETE, &one),
+        (Method::GET, &format!("{one}/logs")),
+        (Method::GET, "/node"),
+        (Method::GET, "/node/127.0.0.1"),
+    ] {
+        let begun = Instant::now();
+        let answer = api
+            .call(method.clone(), path, definition().to_string())
+            .await;
+        let problem = answer.problem(503, "zookeeper_unavailable");
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{method} {path}: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(problem["retryable"], json!(true));
+        assert_eq!(answer.0.headers()["retry-after"], "2");
+    }
+    assert_eq!(api.get("/healthz").await.0.status(), 200);
+    tree.reconnect();
+    eventually("it is ready again", SOON, || ready(&api)).await;
+    api.get(&one).await.ok();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn the_document_and_the_router_agree() {
+    let world = World::with_nodes(&[NODE]).await;
+    let document = world.api.get("/openapi.json").await.ok();
+    let all = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
+    for (pattern, item) in document["paths"].as_object().unwrap() {
+        let path = pattern
+            .replace("{id}", "67e55044-10b1-426f-9247-bb680e5fe0c8")
+            .replace("{ip}", "127.0.0.1");
+        for method in &all {
+            let documented = item.get(method.as_str().to_lowercase()).is_some();
+            let answer = world.api.call(method.clone(), &path, "").await;
+            let routed = answer.0.status() != 405
+                && answer
+                    .0
+                    .headers()
+                    .get("x-bismuth-error")
+                    .is_none_or(|code| code != "unknown_path");
+            assert_eq!(routed, documented, "{method} {pattern}: {}", answer.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_their_pattern() {
+    let world = World::with_nodes(&[NODE]).await;
+    world.create(&definition()).await;
+    world
+        .api
+        .get("/function/17")
+        .await
+        .problem(404, "malformed_id");
+    let metrics = world.api.get("/metrics").await.text();
+    for line in [
+        r#"bismuth_api_calls_total{method="POST",route="/function",status="200"} 1"#,
+        r#"bismuth_api_calls_total{method="GET",route="/function/{id}",status="404"} 1"#,
+        "bismuth_api_call_seconds_count 2",
+        "process_open_fds",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_id_of_a_request_is_kept() {
+    let world = World::with_nodes(&[NODE]).await;
+    let request = world
+        .api
+        .request(Method::GET, "/function/17")
+        .header("x-request-id", "mine-17");
+    let body = bismuth_testkit::http::full("");
+    let answer = bismuth_testkit::http::send_whole(request.body(body).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["x-request-id"], "mine-17");
+    let problem: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert_eq!(problem["request_id"], "mine-17");
+}
