@@ -79,7 +79,11 @@ pub async fn run(
     let worker = Rc::new(Worker {
         means,
         pool,
-        limits: Limits::new(COMPONENT),
+        limits: Limits {
+            // Frontends close a connection when their client has left, which may be right after the request.
+            half_close_window: Duration::ZERO,
+            ..Limits::new(COMPONENT)
+        },
     });
     let connections = TaskTracker::new();
     tokio::select! {

@@ -31,10 +31,6 @@ use crate::tunnel::Tunnel;
 /// What hyper sees in place of a refused head. `close` makes hyper end the connection after the answer.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
 
-/// A client that ends its sending side this soon after its request says "that was all" (`nc -N`); one that does so
-/// later has left. The wire cannot tell them apart, and a FIN sent along with the request is seen within one turn of the loop.
-const HALF_CLOSE_WINDOW: Duration = Duration::from_millis(20);
-
 /// Why a head was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -184,15 +180,22 @@ pub(crate) struct Guard<T> {
     held: BytesMut,
     ready: usize,
     last_byte: Instant,
+    half_close_window: Duration,
     pub(crate) saw_eof: bool,
     /// Framing of a body broke: the next read fails.
     broken: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
-    pub(crate) fn new(io: T, limits: HeadLimits, state: Rc<ConnState>) -> Self {
+    pub(crate) fn new(
+        io: T,
+        limits: HeadLimits,
+        half_close_window: Duration,
+        state: Rc<ConnState>,
+    ) -> Self {
         Guard {
             io,
+            half_close_window,
             framing: Framing::new(limits),
             held: BytesMut::new(),
             ready: 0,
@@ -341,12 +344,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
         }
     }
 
-    /// The client ended its side. With a whole request in hand that may mean "that was all"; see [`HALF_CLOSE_WINDOW`].
+    /// The client ended its side. With a whole request in hand that may mean "that was all"; see
+    /// [`Limits::half_close_window`](crate::Limits::half_close_window).
     /// Otherwise hyper sees the end, and drops the request it serves.
     fn on_eof(&mut self) -> Poll<io::Result<()>> {
         self.saw_eof = true;
         let whole = self.framing.is_between_requests() && self.held.is_empty();
-        if whole && self.state.is_busy() && self.last_byte.elapsed() < HALF_CLOSE_WINDOW {
+        if whole && self.state.is_busy() && self.last_byte.elapsed() < self.half_close_window {
             self.state.half_closed.set(true);
             return Poll::Pending;
         }

@@ -61,11 +61,16 @@ pub struct Limits {
     pub keep_alive_timeout: Duration,
     /// How long a client may leave what we send it unread.
     pub write_timeout: Duration,
+    /// A client that ends its sending side this soon after its request says "that was all" (`nc -N`); one that does so
+    /// later has left. The wire cannot tell them apart, and a FIN sent along with the request is seen within one turn of
+    /// the loop. Zero where clients never do so: then whoever ends its side has left.
+    pub half_close_window: Duration,
 }
 
 impl Limits {
     /// 64 KiB and 100 fields of head within 10 s, 75 s of keep-alive (nginx's default, longer than our own pools
-    /// keep a connection), 30 s for a client that does not read.
+    /// keep a connection), 30 s for a client that does not read,
+    /// 20 ms for one that ends its side with its request.
     pub fn new(component: &'static str) -> Self {
         Limits {
             component,
@@ -75,6 +80,7 @@ impl Limits {
             head_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            half_close_window: Duration::from_millis(20),
         }
     }
 }
@@ -154,7 +160,7 @@ where
         max_bytes: limits.max_head_bytes,
         max_fields: limits.max_head_fields,
     };
-    let guard = Guard::new(io, head_limits, state.clone());
+    let guard = Guard::new(io, head_limits, limits.half_close_window, state.clone());
     let guard = Rc::new(RefCell::new(guard));
     let component = limits.component;
     let served = service_fn(|request| {

@@ -103,6 +103,21 @@ fn a_client_that_ends_its_side_with_its_request_still_gets_the_answer() {
 }
 
 #[test]
+fn without_a_half_close_window_a_client_that_ends_its_side_with_its_request_has_left() {
+    run(async {
+        let upstream = upstream(|mut peer| async move {
+            peer.until_end().await;
+        })
+        .await;
+        let mut settings = Settings::default();
+        settings.limits.half_close_window = Duration::ZERO;
+        let mut client = proxy_with(upstream.addr, settings).await.ask(GET).await;
+        client.finish_sending().await;
+        assert_eq!(client.until_end().await, "");
+    });
+}
+
+#[test]
 fn an_upstream_that_closes_without_a_word_is_known_to_have_been_written_to() {
     run(async {
         let upstream = upstream(|mut peer| async move {
