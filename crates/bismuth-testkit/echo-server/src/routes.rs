@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/` | `hello` |
 //! | `/echo` | the body, streamed back as it comes |
-//! | `/sink` | how many bytes the body had |
+//! | `/sink` | how many bytes the body had; with `?crc=1` its CRC-32 in hexadecimal after them |
 //! | `/bytes?n=` | `n` bytes; with `&stall=1` silence follows, with `&abort=1` the connection breaks |
 //! | `/sse?n=` | `n` server-sent events, one for each `POST /trigger` |
 //! | `/trigger` | lets the next event go |
@@ -47,7 +47,13 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Response<Body>,
     Ok(match request.uri().path() {
         "/" => text("hello\n"),
         "/echo" => echo(request),
-        "/sink" => text(streams::count(request.into_body()).await?.to_string()),
+        "/sink" => {
+            let (bytes, crc) = streams::count(request.into_body()).await?;
+            text(match number::<u8>(&query, "crc") {
+                1 => format!("{bytes} {crc:08x}"),
+                _ => bytes.to_string(),
+            })
+        }
         "/bytes" => streams::bytes(number(&query, "n"), &query),
         "/sse" => streams::events(number(&query, "n")),
         "/trigger" => {

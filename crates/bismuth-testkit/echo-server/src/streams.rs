@@ -80,14 +80,18 @@ pub(crate) fn bytes(n: u64, query: &str) -> Response<Body> {
     response
 }
 
-/// Reads a body to its end and says how long it was.
-pub(crate) async fn count(mut body: Incoming) -> Result<u64, io::Error> {
+/// Reads a body to its end and says how long it was and what its CRC-32 is.
+pub(crate) async fn count(mut body: Incoming) -> Result<(u64, u32), io::Error> {
     let mut total = 0;
+    let mut checksum = crc32fast::Hasher::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(io::Error::other)?;
-        total += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(data) = frame.data_ref() {
+            total += data.len() as u64;
+            checksum.update(data);
+        }
     }
-    Ok(total)
+    Ok((total, checksum.finalize()))
 }
 
 /// The request's trailers as JSON, then a trailer with the length of the request's body.
