@@ -73,7 +73,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["bismuth-model", "bismuth-coord", "bismuth-registry"],
     ),
     ("echo-server", &[]),
-    ("bismuth-bench", &["bismuth-model", "bismuth-testkit"]),
+    (
+        "bismuth-bench",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-testkit",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
