@@ -54,6 +54,13 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// Whether bismuth-init was not there, or went away: the sign of a container that has ended.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Broken(_) | Self::HungUp)
+    }
+}
+
 /// A running program. Dropping it kills the program and its process group.
 #[derive(Debug)]
 pub struct Execution {

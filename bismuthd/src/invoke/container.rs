@@ -83,7 +83,9 @@ async fn try_answer(
             let server = LiveServer::new(Arc::clone(&live), *port);
             Answer::Proxied(server::forward(pool, slot, &server, request, client).await?)
         }
-        Target::Exec(target) => Answer::Executed(exec::run(slot, target, request).await?),
+        Target::Exec(target) => {
+            Answer::Executed(exec::run(slot, live.incarnation, target, request).await?)
+        }
     };
     metrics.answered(found);
     let head = reply.response_mut().headers_mut();

@@ -33,7 +33,7 @@ use tracing::debug;
 
 use super::agent::{AgentError, Execution};
 use super::cgi;
-use super::problems::problem;
+use super::problems::{problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
 
 /// Read from a program at once: the kernel's pipe buffer.
@@ -55,9 +55,10 @@ enum Broken {
     Agent(#[source] AgentError),
 }
 
-/// Runs the program for this request.
+/// Runs the program for this request, in this start of the container.
 pub async fn run(
     slot: &Slot,
+    incarnation: u64,
     target: &ExecTarget,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
@@ -72,7 +73,13 @@ pub async fn run(
         target.stderr.as_fd(),
     ];
     let execution = Execution::spawn(&target.socket, &words, fds).await;
-    let execution = execution.map_err(|e| spawn_failed(&e))?;
+    let execution = match execution {
+        Ok(execution) => execution,
+        Err(error) if error.is_broken() => {
+            return Err(unless_it_ended(slot, incarnation, spawn_failed(&error)).await);
+        }
+        Err(error) => return Err(spawn_failed(&error)),
+    };
     let (feed, output) = streams.into_ours();
     if let Some(feed) = feed {
         tokio::task::spawn_local(feed_body(body, feed, idle));
@@ -84,11 +91,11 @@ pub async fn run(
     };
     match tokio::time::timeout(timeout, running.begin()).await {
         Ok(Ok(beginning)) => answer(running, beginning),
-        Ok(Err(broken)) => Err(problem(
-            StatusCode::BAD_GATEWAY,
-            "program_unreachable",
-            bismuth_daemon::exit::chain(&broken),
-        )),
+        Ok(Err(broken)) => {
+            let detail = bismuth_daemon::exit::chain(&broken);
+            let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
+            Err(unless_it_ended(slot, incarnation, broken).await)
+        }
         Err(_elapsed) => Err(problem(
             StatusCode::GATEWAY_TIMEOUT,
             "function_timeout",

@@ -1,12 +1,17 @@
 //! What a node answers when it cannot do what was asked.
 
+use std::time::Duration;
+
 use bismuth_http::problem::UNKNOWN_CONTAINER;
 use bismuth_http::{ExchangeError, Problem};
 use bismuth_model::{ContainerId, ContainerState};
 use http::StatusCode;
 
 use crate::node::admission::Refused;
-use crate::node::slot::{NotUp, StartFailure};
+use crate::node::slot::{NotUp, Slot, StartFailure};
+
+/// How long a request whose connection broke waits to learn whether the program has ended.
+const EPITAPH_BOUND: Duration = Duration::from_secs(1);
 
 /// Who says so.
 pub const COMPONENT: &str = "bismuthd";
@@ -68,6 +73,15 @@ pub fn start_failure(failure: &StartFailure) -> Problem {
         .saturating_duration_since(std::time::Instant::now());
     let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
     problem(failure.status, failure.code, failure.reason.clone()).retry_after(seconds.max(1))
+}
+
+/// What to say of a connection into a container that failed or broke: that is often the first sign of
+/// its program's death, and its driver knows the rest a moment later. `broken` if it still runs.
+pub async fn unless_it_ended(slot: &Slot, incarnation: u64, broken: Problem) -> Problem {
+    match slot.why_it_ended(incarnation, EPITAPH_BOUND).await {
+        Some(NotUp::Failed(failure)) => start_failure(&failure),
+        _ => broken,
+    }
 }
 
 /// The exchange with the program came to nothing.

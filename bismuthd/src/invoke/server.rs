@@ -13,13 +13,11 @@ use bismuth_sandbox::netns;
 use http::{Request, StatusCode};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::problems::{exchange_failed, problem, start_failure};
-use crate::node::slot::{Live, NotUp, Slot};
+use super::problems::{exchange_failed, problem, unless_it_ended};
+use crate::node::slot::{Live, Slot};
 
 /// Loopback connects at once or is refused; it waits only while the program's backlog is full.
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
-/// How long a request whose connection broke waits to learn whether the program has ended.
-const EPITAPH_BOUND: Duration = Duration::from_secs(1);
 
 /// Idle connections by start of a container, so that none outlives the process it leads to.
 pub type Incarnations = Pool<u64>;
@@ -44,7 +42,12 @@ pub async fn forward(
     loop {
         let lease = match pool.checkout(&live.incarnation()) {
             Some(lease) if pooled => lease,
-            _ => connect(pool, live, pooled).await?,
+            _ => match connect(pool, live, pooled).await {
+                Ok(lease) => lease,
+                Err(refused) => {
+                    return Err(unless_it_ended(slot, live.incarnation(), refused).await);
+                }
+            },
         };
         let reused = lease.is_reused();
         let Some(body) = replay.body() else {
@@ -118,14 +121,10 @@ async fn open(live: &LiveServer) -> std::io::Result<TcpStream> {
         .map_err(|_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
-/// A connection that breaks is often the first sign of a program's death; its driver knows the rest
-/// a moment later.
 async fn explain(slot: &Slot, live: &LiveServer, error: &ExchangeError) -> Problem {
+    let failed = exchange_failed(error, slot.definition.timeout_ms);
     if !matches!(error, ExchangeError::Send(_)) {
-        return exchange_failed(error, slot.definition.timeout_ms);
+        return failed;
     }
-    match slot.why_it_ended(live.incarnation(), EPITAPH_BOUND).await {
-        Some(NotUp::Failed(failure)) => start_failure(&failure),
-        _ => exchange_failed(error, slot.definition.timeout_ms),
-    }
+    unless_it_ended(slot, live.incarnation(), failed).await
 }
