@@ -237,6 +237,14 @@ impl FunctionDefinition {
                 kind: DefinitionErrorKind::TooLarge,
             });
         }
+        // serde would take an array for the fields in their order.
+        if json.trim_ascii_start().starts_with(b"[") {
+            return Err(DefinitionError {
+                field: ".".into(),
+                reason: "expected an object, not an array".into(),
+                kind: DefinitionErrorKind::Malformed,
+            });
+        }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let definition: Self = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| malformed(&error.path().to_string(), error.inner()))?;
@@ -376,6 +384,7 @@ mod tests {
         for json in [
             "",
             "[]",
+            r#" ["alpine", {"Executable": ["/bin/ls"]}]"#,
             "null",
             "{}",
             "{\"image\":\"alpine\"}",

@@ -39,7 +39,7 @@ impl Launcher {
         let tail = self.logs.tail(&self.state.log_dir(id)).await;
         let how = exit.map_or_else(
             || "the program ended".to_owned(),
-            |exit| format!("the program ended with {exit}"),
+            |exit| format!("the program ended: {exit}"),
         );
         let why = if out_of_memory { ", out of memory" } else { "" };
         format!("{how}{why}{tail}")

@@ -66,7 +66,7 @@ pub enum LaunchError {
         source: std::io::Error,
     },
     /// The program ended before it answered.
-    #[error("the program ended with {exit} before it answered{tail}")]
+    #[error("the program ended before it answered: {exit}{tail}")]
     Died {
         /// Exit code or signal.
         exit: Exit,
@@ -128,14 +128,19 @@ impl LaunchError {
 
     /// Tells a program that cannot be run from a runtime that does not work, by the runtime's words.
     ///
-    /// runc and crun report a missing program only as text: runc `exec: "/x": stat /x: no such file
-    /// or directory`, crun ``executable file `/x` not found``; both end up in the RPC's message.
+    /// runc and crun report it only as text, which ends up in the RPC's message. runc 1.1: `exec: "/x": stat /x: no such
+    /// file or directory`, `exec /x: exec format error`. crun 1.8: ``executable file `/x` not found``, `open executable:
+    /// Permission denied`, ``exec container process `/x`: Exec format error``.
     pub(super) fn from_start(error: bismuth_containerd::Error, program: &str) -> Self {
         let words = bismuth_daemon::exit::chain(&error);
-        let about_program = words.contains(&format!("exec: \"{program}\""))
-            || words.contains(&format!("executable file `{program}`"))
-            || words.contains("executable file not found")
-            || words.contains("exec format error");
+        let about_program = [
+            &format!("exec: \"{program}\""),
+            &format!("exec {program}:"),
+            "executable file",
+            "open executable",
+            "exec container process",
+        ];
+        let about_program = about_program.iter().any(|part| words.contains(part));
         if about_program {
             return Self::Program {
                 program: program.to_owned(),
