@@ -10,6 +10,9 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+/// No answer that is measured takes this long unless something hangs.
+const BOUND: Duration = Duration::from_secs(60);
+
 pub(crate) struct Client {
     sender: SendRequest<Empty<Bytes>>,
     authority: String,
@@ -32,8 +35,25 @@ impl Client {
         })
     }
 
-    /// `GET path`: the whole answer and how long it took.
+    /// `GET path`, which must succeed: the whole answer and how long it took.
     pub(crate) async fn get(&mut self, path: &str) -> Result<(Response<Bytes>, Duration)> {
+        let exchange = tokio::time::timeout(BOUND, self.exchange(path)).await;
+        let (answer, took) = exchange.with_context(|| format!("{path} is not answered"))??;
+        ensure!(
+            answer.status().is_success(),
+            "{path}: {} {}",
+            answer.status(),
+            String::from_utf8_lossy(answer.body())
+        );
+        Ok((answer, took))
+    }
+
+    /// `GET path`, which must succeed: how long it took.
+    pub(crate) async fn timed(&mut self, path: &str) -> Result<Duration> {
+        Ok(self.get(path).await?.1)
+    }
+
+    async fn exchange(&mut self, path: &str) -> Result<(Response<Bytes>, Duration)> {
         let request = Request::get(path)
             .header(header::HOST, &self.authority)
             .body(Empty::new())?;
@@ -45,17 +65,5 @@ impl Client {
         let (head, body) = self.sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         Ok((Response::from_parts(head, body), began.elapsed()))
-    }
-
-    /// `GET path`, which must succeed: how long it took.
-    pub(crate) async fn timed(&mut self, path: &str) -> Result<Duration> {
-        let (answer, took) = self.get(path).await?;
-        let text = String::from_utf8_lossy(answer.body());
-        ensure!(
-            answer.status().is_success(),
-            "{path}: {} {text}",
-            answer.status()
-        );
-        Ok(took)
     }
 }

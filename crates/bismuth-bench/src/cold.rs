@@ -1,71 +1,139 @@
-//! A request to a container that has exited: it is started for it.
+//! A request to a container that does not run: it is started for it.
+//!
+//! ```text
+//!  deploy all ─► … 10 s … ─► kill every program ─► all are down ─► one request to each     (a round)
+//!                  ▲                                                    │ in turns with runc, crun
+//!                  └────────────────────────────────────────────────────┘
+//! ```
+//!
+//! What a start has to do here: namespaces, root filesystem, log, containerd's record, shim and task, the program,
+//! its first accepted connection. The image is present; nothing else was prepared, since the death of a container
+//! removes all of it.
 
 use std::time::Duration;
 
-use anyhow::Result;
-use bismuth_testkit::{Cluster, eventually};
-use http::StatusCode;
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use bismuth_model::ContainerState;
+use http::Response;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
+use crate::oci::Runtime;
+use crate::rig::{Deployed, Rig};
 use crate::samples::Samples;
 
-/// One start each, because a container that fails again and again is started ever less eagerly.
-const FUNCTIONS: usize = 20;
-/// Longer than the pause before a container that failed once is started again.
-const RESTART_BOUND: Duration = Duration::from_secs(20);
+/// Forty starts and a few, in rounds that are short enough to come one after the other.
+const FUNCTIONS: usize = 15;
+const ROUNDS: usize = 3;
+/// A container that dies earlier is held to be broken, and the next request to it is refused for a while.
+const WELL: Duration = Duration::from_millis(10_500);
+/// What this project promises of the first request.
+const BOUND: Duration = Duration::from_millis(100);
 
-pub(crate) async fn measure(cluster: &Cluster) -> Result<()> {
-    let mut ids = Vec::new();
-    for _ in 0..FUNCTIONS {
-        let definition = json!({
-            "image": "docker.io/library/echo-server:latest",
-            "invoke_mode": { "Server": [["/echo-server"], 8000] },
-        });
-        ids.push(cluster.deploy(&definition).await?);
-    }
-    let frontend = cluster.frontend_url("");
-    let authority = frontend.trim_start_matches("http://");
-    let mut client = Client::connect(authority).await?;
-    for id in &ids {
-        // It ends before it answers: the answer is an error that we made it give.
-        client.get(&format!("/invoke/{id}/exit?code=0")).await?;
-    }
-    let mut times = Vec::new();
-    for id in &ids {
-        times.push(first_answer(authority, &format!("/invoke/{id}/")).await);
-    }
-    println!(
-        "cold       a request that starts a server  {}",
-        Samples::new(times)
-    );
-    println!("           goal                            p50 100 ms, then 50 ms, then 10 ms");
-    for id in &ids {
-        cluster.delete_function(id).await?;
+/// What one runtime took.
+#[derive(Default)]
+struct Taken {
+    seen: Vec<Duration>,
+    starts: Vec<Duration>,
+    alone: Vec<Duration>,
+}
+
+pub(crate) async fn measure() -> Result<()> {
+    for name in ["runc", "crun"] {
+        let rig = Rig::start(name).await?;
+        let runtime = Runtime::prepare(name, rig.containerd_pid()?)?;
+        // Also what tells whether it works here.
+        if let Err(error) = runtime.first_answer().await {
+            println!("cold       {name} is not usable here: {error:#}");
+            continue;
+        }
+        println!("cold       {name}; {}", rig.surroundings().await?);
+        report(&rounds(&rig, &runtime).await?, name);
     }
     Ok(())
 }
 
-/// How long the first request takes that is not told to come back later.
-async fn first_answer(authority: &str, path: &str) -> Duration {
-    eventually(
-        "a container that exited is started again",
-        RESTART_BOUND,
-        async || {
-            let asked = async {
-                let mut client = Client::connect(authority).await?;
-                client.get(path).await
-            };
-            match asked.await {
-                Ok((answer, took)) if answer.status() == StatusCode::OK => Ok(took),
-                Ok((answer, _)) => Err(format!(
-                    "{}: {}",
-                    answer.status(),
-                    String::from_utf8_lossy(answer.body())
-                )),
-                Err(error) => Err(format!("{error:#}")),
+async fn rounds(rig: &Rig, runtime: &Runtime) -> Result<Taken> {
+    let definition = Rig::definition(
+        "docker.io/library/echo-server:latest",
+        "server:8000:/echo-server",
+    )?;
+    let mut functions = Vec::new();
+    for _ in 0..FUNCTIONS {
+        functions.push(rig.deploy(&definition).await?);
+    }
+    let mut taken = Taken::default();
+    for _ in 0..ROUNDS {
+        tokio::time::sleep(WELL).await;
+        take_down(rig, &functions).await?;
+        // The frontend closes connections that say nothing for as long as we slept.
+        let mut client = rig.client().await?;
+        for function in &functions {
+            let (answer, seen) = client.get(&function.path()).await?;
+            taken.seen.push(seen);
+            taken.starts.push(start_of(&answer)?);
+            taken.alone.push(runtime.first_answer().await?);
+        }
+    }
+    Ok(taken)
+}
+
+/// Kills every program and waits until nothing is left of the containers.
+async fn take_down(rig: &Rig, functions: &[Deployed]) -> Result<()> {
+    for function in functions {
+        let pid = rig.program(*function).await?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process id")?, Signal::KILL)
+            .with_context(|| format!("kill the program of {}", function.function))?;
+    }
+    for function in functions {
+        rig.reaches(*function, ContainerState::Failed).await;
+    }
+    Ok(())
+}
+
+/// The part of the time that was the start, as the node measured it.
+fn start_of(answer: &Response<bytes::Bytes>) -> Result<Duration> {
+    let timing = answer.headers().get("server-timing");
+    let text = timing.context("no Server-Timing")?.to_str()?;
+    ensure!(
+        text.split(", ").any(|part| part == "cold"),
+        "the container was not started for the request: {text}"
+    );
+    let start = text.split(", ").find_map(|p| p.strip_prefix("start;dur="));
+    let milliseconds: f64 = start.context("no start in Server-Timing")?.parse()?;
+    Ok(Duration::from_secs_f64(milliseconds / 1e3))
+}
+
+fn report(taken: &Taken, name: &str) {
+    let [seen, starts, alone] =
+        [&taken.seen, &taken.starts, &taken.alone].map(|times| Samples::new(times.clone()));
+    println!("           request, as its client sees  {seen}");
+    println!("           of that, start on the node   {starts}");
+    println!("           {name} run, to first answer    {alone}");
+    println!(
+        "           ratio {:.2}; p50 of at most 100 ms: {}; then 50 ms, then 10 ms",
+        seen.ratio_to(&alone),
+        seen.verdict(BOUND)
+    );
+}
+
+/// A connection to a server that may not have begun to listen, and its first answer.
+pub(crate) async fn first_answer(authority: &str, path: &str, bound: Duration) -> Result<()> {
+    /// As bismuthd waits for a program's port at first.
+    const AGAIN: Duration = Duration::from_micros(250);
+    let answered = async {
+        let mut client = loop {
+            match Client::connect(authority).await {
+                Ok(client) => break client,
+                // Tokio's timers tick in milliseconds, which is too coarse here; one thread is ours to block.
+                Err(_not_yet) => std::thread::sleep(AGAIN),
             }
-        },
-    )
-    .await
+            tokio::task::yield_now().await;
+        };
+        client.timed(path).await
+    };
+    let answered = tokio::time::timeout(bound, answered).await;
+    answered.with_context(|| format!("{authority} does not answer"))??;
+    Ok(())
 }
