@@ -167,18 +167,6 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        let workers = start_workers(
-            self.listeners,
-            WorkerMeans {
-                table: Arc::clone(&table),
-                logs: LogDirs::new(self.launcher.state().root().join("logs")),
-                metrics,
-                drain,
-            },
-            &shutdown,
-        )?;
-        tasks.spawn("workers", Policy::EndsProcess, workers.finished());
-
         let earlier = remembered(self.launcher.state());
         let ended = shutdown.clone();
         let (assignment, following) =
@@ -199,11 +187,26 @@ impl Service {
         };
         // Drivers end with the process and their containers do not: they are not waited for.
         let drivers = Tasks::new(&shutdown.child());
-        let reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
+        let mut reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
+        reconciler.serve_remembered().await;
+        adopted.met();
+        // Until here connections wait in the listeners' backlogs.
+        let workers = start_workers(
+            self.listeners,
+            WorkerMeans {
+                table: Arc::clone(&table),
+                logs: LogDirs::new(self.launcher.state().root().join("logs")),
+                metrics,
+                drain,
+            },
+            &shutdown,
+        )?;
+        tasks.spawn("workers", Policy::EndsProcess, workers.finished());
+
         tasks.spawn(
             "reconcile",
             Policy::EndsProcess,
-            reconciler.run(assignment, adopted, shutdown.clone()),
+            reconciler.run(assignment, shutdown.clone()),
         );
         let records = NodeRecords {
             registry: self.registry.clone(),

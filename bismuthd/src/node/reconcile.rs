@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bismuth_containerd::TaskEvent;
-use bismuth_daemon::{Condition, Policy, Shutdown, Tasks};
+use bismuth_daemon::{Policy, Shutdown, Tasks};
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
 use bismuth_registry::Assignment;
 use futures_util::StreamExt as _;
@@ -87,16 +87,12 @@ impl Reconciler {
         }
     }
 
-    /// Adopts what is remembered, and then follows the assignment until the shutdown.
-    /// `adopted` is met when every remembered container is served again.
+    /// Follows the assignment until the shutdown.
     pub async fn run(
         mut self,
         mut assignment: watch::Receiver<Arc<Assignment>>,
-        adopted: Condition,
         shutdown: Shutdown,
     ) {
-        self.serve_remembered().await;
-        adopted.met();
         let mut events = self.means.launcher.tasks().events();
         let mut timer = tokio::time::interval(RESYNC);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -118,7 +114,9 @@ impl Reconciler {
         }
     }
 
-    async fn serve_remembered(&mut self) {
+    /// Serves every container that is remembered, adopted or not. Before that no request is to be taken:
+    /// it would be told that its container is unknown.
+    pub async fn serve_remembered(&mut self) {
         let state = Arc::clone(self.means.launcher.state());
         let read = tokio::task::spawn_blocking(move || {
             let ids = state.containers()?;
