@@ -1,1 +1,96 @@
-//! bismuthctl.
+//! bismuthctl: the operator's and the deployer's command line.
+//!
+//! ```text
+//!  args ─► one command ─┬─► registry ────► ZooKeeper       nodes, functions, backends, audit, records
+//!                       ├─► frontend, API                  invoke, logs
+//!                       └─► containerd of this machine     images
+//!                              │
+//!                       output: a table or JSON on standard output, and nothing else there
+//! ```
+//!
+//! It speaks to ZooKeeper itself, so that a cluster can be mended while no daemon of ours runs. An
+//! error is one line on standard error; the exit code says of which kind it is ([`error::Error::exit_code`]).
+
+pub mod args;
+mod client;
+mod consistency;
+mod definition;
+pub mod error;
+mod functions;
+mod image;
+mod invoke;
+mod logs;
+mod nodes;
+mod output;
+mod rollout;
+mod session;
+mod size;
+
+use std::io::Write;
+
+use clap::CommandFactory as _;
+
+pub use args::Args;
+use args::Command;
+pub use error::Error;
+use output::Output;
+use session::Session;
+
+/// Does what the arguments say. Answers go to `stdout`.
+///
+/// # Errors
+/// What went wrong, in words for the operator.
+pub async fn run(args: Args, stdout: &mut dyn Write) -> Result<(), Error> {
+    if args.verbose {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .init();
+    }
+    let mut output = Output::new(args.output, stdout);
+    match args.command {
+        Command::Completions { shell } => {
+            // By way of memory: the generator panics when nobody reads.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "bismuthctl", &mut script);
+            output.bytes(&script)
+        }
+        Command::Invoke(invoke) => invoke::run(invoke, &mut output).await,
+        Command::Logs(logs) => logs::run(logs, &mut output).await,
+        Command::Image(image) => image::run(image, &mut output).await,
+        command => {
+            let session = Session::open(&args.zookeeper, &args.zookeeper_env).await?;
+            let done = in_session(command, &session, &mut output).await;
+            session.close().await;
+            done
+        }
+    }
+}
+
+async fn in_session(
+    command: Command,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    match command {
+        Command::Bootstrap => nodes::bootstrap(session).await,
+        Command::Provision { ip } => nodes::provision(session, ip).await,
+        Command::Deprovision { ip } => nodes::deprovision(session, ip).await,
+        Command::ListNodes => nodes::list(session, output).await,
+        Command::CreateFunction(create) => functions::create(session, *create, output).await,
+        Command::UpdateFunction(update) => functions::update(session, *update, output).await,
+        Command::DeleteFunction { id } => functions::delete(session, id).await,
+        Command::GetFunction { id } => functions::get(session, id, output).await,
+        Command::ListFunctions => functions::list(session, output).await,
+        Command::AddBackend { id, ip } => functions::add_backend(session, id, ip, output).await,
+        Command::RemoveBackend { id, ip, container } => {
+            functions::remove_backend(session, id, ip, container).await
+        }
+        Command::Consistency { repair } => consistency::run(session, repair, output).await,
+        Command::Show { path } => consistency::record(session, &path, output).await,
+        // Those without a session are done with before.
+        Command::Invoke(_) | Command::Logs(_) | Command::Image(_) | Command::Completions { .. } => {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What contradicts in ZooKeeper, and what is at a path.
+
+use bismuth_registry::audit::{DEPLOYMENT_GRACE, Finding};
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::output::Output;
+use crate::session::Session;
+
+#[derive(Serialize)]
+struct Shown {
+    what: String,
+    how_to_mend: String,
+    /// Whether `--repair` can mend it.
+    repairable: bool,
+    mended: bool,
+}
+
+pub(crate) async fn run(
+    session: &Session,
+    repair: bool,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let (mended, left) = if repair {
+        session.registry.repair_all(DEPLOYMENT_GRACE).await?
+    } else {
+        (Vec::new(), session.registry.audit().await?)
+    };
+    let shown: Vec<Shown> = mended
+        .iter()
+        .map(|finding| show(finding, true))
+        .chain(left.iter().map(|finding| show(finding, false)))
+        .collect();
+    output.answer(&shown, || {
+        let line = |finding: &Shown| match (finding.mended, finding.repairable) {
+            (true, _) => format!("{}: mended\n", finding.what),
+            (false, true) => format!(
+                "{}: {} (--repair does it)\n",
+                finding.what, finding.how_to_mend
+            ),
+            (false, false) => format!("{}: {}\n", finding.what, finding.how_to_mend),
+        };
+        shown.iter().map(line).collect()
+    })?;
+    match left.len() {
+        0 => Ok(()),
+        count => Err(Error::Contradictions(count, repair)),
+    }
+}
+
+fn show(finding: &Finding, mended: bool) -> Shown {
+    Shown {
+        what: finding.what.to_string(),
+        how_to_mend: finding.how_to_mend.clone(),
+        repairable: finding.repair.is_some(),
+        mended,
+    }
+}
+
+pub(crate) async fn record(
+    session: &Session,
+    path: &str,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let layout = session.registry.layout();
+    let root = layout.root();
+    let inside = path
+        .strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let path = match (inside, path.trim_matches('/')) {
+        (true, _) => path.trim_end_matches('/').to_owned(),
+        (false, "") => root.to_owned(),
+        (false, relative) => format!("{root}/{relative}"),
+    };
+    // Before it is asked for: what is none of ours is not shown, wherever it is.
+    layout.json(&path, &[]).or_else(|error| match error {
+        bismuth_registry::JsonError::UnknownPlace { .. } => Err(error),
+        bismuth_registry::JsonError::Record { .. } => Ok(serde_json::Value::Null),
+    })?;
+    let node = match session.registry.tree().get(&path).await {
+        Ok(node) => node,
+        Err(error) if error.is_not_found() => return Err(Error::NoRecord { path }),
+        Err(error) => return Err(bismuth_registry::Error::from(error).into()),
+    };
+    output.json(&layout.json(&path, &node.data)?)
+}

@@ -1,0 +1,312 @@
+//! Flags to definitions.
+
+use bismuth_model::{
+    DefinitionError, DefinitionErrorKind, FunctionDefinition, ImageReference, InvokeMode,
+    Readiness, Repo, Route,
+};
+use serde_json::Value;
+
+use crate::args::Fields;
+
+/// What an update changes.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) image: Option<ImageReference>,
+    pub(crate) mode: Option<InvokeMode>,
+    pub(crate) fields: Fields,
+    /// Fields that get their defaults back, before the others are set.
+    pub(crate) unset: Vec<String>,
+}
+
+/// A definition as the flags say, checked.
+pub(crate) fn build(
+    image: ImageReference,
+    mode: InvokeMode,
+    fields: Fields,
+) -> Result<FunctionDefinition, DefinitionError> {
+    let mut definition = FunctionDefinition::new(image, mode);
+    set(&mut definition, fields)?;
+    definition.validate()?;
+    Ok(definition)
+}
+
+/// Another one, with what the flags change, checked.
+pub(crate) fn change(
+    definition: FunctionDefinition,
+    changes: Changes,
+) -> Result<FunctionDefinition, DefinitionError> {
+    let mut definition = unset(definition, &changes.unset)?;
+    if let Some(image) = changes.image {
+        definition.image = image;
+    }
+    if let Some(mode) = changes.mode {
+        definition.invoke_mode = mode;
+    }
+    set(&mut definition, changes.fields)?;
+    definition.validate()?;
+    Ok(definition)
+}
+
+fn set(definition: &mut FunctionDefinition, fields: Fields) -> Result<(), DefinitionError> {
+    replace(&mut definition.cpu, fields.cpu);
+    replace(&mut definition.memory, fields.memory);
+    replace(&mut definition.disk, fields.disk);
+    replace(&mut definition.max_instances, fields.max_instances);
+    replace(&mut definition.min_instances, fields.min_instances);
+    replace(&mut definition.concurrency, fields.concurrency);
+    replace(&mut definition.timeout_ms, fields.timeout_ms);
+    replace(&mut definition.idle_timeout_ms, fields.idle_timeout_ms);
+    replace(
+        &mut definition.startup_timeout_ms,
+        fields.startup_timeout_ms,
+    );
+    replace(&mut definition.idle_pause_ms, fields.idle_pause_ms);
+    replace(&mut definition.idle_stop_ms, fields.idle_stop_ms);
+    definition.env.extend(fields.env);
+    if !fields.route.is_empty() {
+        definition.routes = fields
+            .route
+            .into_iter()
+            .map(|hostname| Route { hostname })
+            .collect();
+    }
+    if let [url, branch] = fields.repo.as_slice() {
+        definition.repo = Some(Repo(url.clone(), branch.clone()));
+    }
+    for (name, limit) in fields.svc_quota {
+        set_quota(definition, &name, limit)?;
+    }
+    definition.svc_group_id = fields.svc_group_id.or(definition.svc_group_id.take());
+    definition.user = fields.user.or(definition.user.take());
+    definition.affinity = fields.affinity.or(definition.affinity.take());
+    definition.readiness = fields
+        .readiness
+        .map(|path| Readiness { path })
+        .or(definition.readiness.take());
+    // The only value of egress that there is, is its default.
+    Ok(())
+}
+
+fn replace<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn set_quota(
+    definition: &mut FunctionDefinition,
+    name: &str,
+    limit: u64,
+) -> Result<(), DefinitionError> {
+    let quotas = &mut definition.svc_quotas;
+    let quota = match name {
+        "kv_bytes" => &mut quotas.kv_bytes,
+        "kv_keys" => &mut quotas.kv_keys,
+        "blob_bytes" => &mut quotas.blob_bytes,
+        "blob_count" => &mut quotas.blob_count,
+        "requests_per_second" => &mut quotas.requests_per_second,
+        _ => {
+            return Err(refused(
+                format!("svc_quotas.{name}"),
+                "there is no such quota",
+            ));
+        }
+    };
+    *quota = Some(limit);
+    Ok(())
+}
+
+/// By way of the JSON form, which leaves out what has its default.
+fn unset(
+    definition: FunctionDefinition,
+    fields: &[String],
+) -> Result<FunctionDefinition, DefinitionError> {
+    if fields.is_empty() {
+        return Ok(definition);
+    }
+    // Maps with text keys, texts and finite numbers: it cannot fail.
+    let Ok(Value::Object(mut json)) = serde_json::to_value(&definition) else {
+        return Ok(definition);
+    };
+    for field in fields {
+        // A field that is left out of the form has its default already, if it exists.
+        if json.remove(field).is_none() {
+            json.insert(field.clone(), Value::Null);
+            let form = Value::Object(json.clone()).to_string();
+            match FunctionDefinition::from_json(form.as_bytes()) {
+                Err(error) if error.reason.contains("unknown field") => {
+                    return Err(refused(field.clone(), "there is no such field"));
+                }
+                _ => json.remove(field),
+            };
+        }
+    }
+    FunctionDefinition::from_json(Value::Object(json).to_string().as_bytes())
+}
+
+fn refused(field: String, reason: &str) -> DefinitionError {
+    DefinitionError {
+        field,
+        reason: reason.to_owned(),
+        kind: DefinitionErrorKind::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// The definition that a `create-function` with these flags makes.
+    fn created(flags: &[&str]) -> Result<Value, String> {
+        let line = ["bismuthctl", "create-function", "alpine", "exec:/bin/ls"]
+            .iter()
+            .chain(flags);
+        let Command::CreateFunction(create) = Args::try_parse_from(line)
+            .map_err(|error| error.to_string())?
+            .command
+        else {
+            panic!("not create-function");
+        };
+        let definition =
+            build(create.image, create.mode, create.fields).map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(definition).unwrap())
+    }
+
+    #[test]
+    fn every_flag_sets_its_field() {
+        let table = [
+            ("cpu", vec!["--cpu", "0.5"], "0.5"),
+            ("memory", vec!["--memory", "256MiB"], "268435456"),
+            ("disk", vec!["--disk", "1GiB"], "1073741824"),
+            (
+                "env",
+                vec!["--env", "A=b=c", "--env", "D="],
+                r#"{"A":"b=c","D":""}"#,
+            ),
+            (
+                "routes",
+                vec!["--route", "A.example", "--route", "b.example."],
+                r#"[{"hostname":"a.example"},{"hostname":"b.example"}]"#,
+            ),
+            ("max_instances", vec!["--max-instances", "3"], "3"),
+            ("min_instances", vec!["--min-instances", "1"], "1"),
+            ("concurrency", vec!["--concurrency", "7"], "7"),
+            ("timeout_ms", vec!["--timeout-ms", "1000"], "1000"),
+            ("idle_timeout_ms", vec!["--idle-timeout-ms", "1001"], "1001"),
+            (
+                "startup_timeout_ms",
+                vec!["--startup-timeout-ms", "1002"],
+                "1002",
+            ),
+            ("idle_pause_ms", vec!["--idle-pause-ms", "0"], "0"),
+            ("idle_stop_ms", vec!["--idle-stop-ms", "1003"], "1003"),
+            (
+                "repo",
+                vec!["--repo", "https://git.example/a.git", "main"],
+                r#"["https://git.example/a.git","main"]"#,
+            ),
+            ("svc_group_id", vec!["--svc-group-id", "shop"], r#""shop""#),
+            (
+                "svc_quotas",
+                vec!["--svc-quota", "kv_keys=9"],
+                r#"{"kv_keys":9}"#,
+            ),
+            ("user", vec!["--user", "nobody:100"], r#""nobody:100""#),
+            ("egress", vec!["--egress", "none"], r#""none""#),
+            (
+                "affinity",
+                vec!["--affinity", "cookie:session"],
+                r#"{"cookie":"session"}"#,
+            ),
+            (
+                "readiness",
+                vec!["--readiness", "/healthz"],
+                r#"{"path":"/healthz"}"#,
+            ),
+        ];
+        for (field, flags, expected) in table {
+            let definition = created(&flags).unwrap();
+            assert_eq!(definition[field].to_string(), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_refused_by_name() {
+        let table = [
+            (vec!["--memory", "128M"], "not a size"),
+            (vec!["--memory", "1KiB"], "memory"),
+            (vec!["--cpu", "0"], "cpu"),
+            (vec!["--env", "A"], "NAME=VALUE"),
+            (vec!["--env", "BISMUTH_X=1"], "BISMUTH_"),
+            (vec!["--route", "bad-"], "bad-"),
+            (vec!["--min-instances", "2"], "min_instances"),
+            (vec!["--svc-quota", "colour=1"], "svc_quotas.colour"),
+            (vec!["--affinity", "moon"], "header:NAME"),
+            (vec!["--egress", "internet"], "none"),
+            (vec!["--repo", "only-one"], "--repo"),
+        ];
+        for (flags, expected) in table {
+            let refusal = created(&flags).unwrap_err();
+            assert!(refusal.contains(expected), "{flags:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_it_says_and_nothing_else() {
+        let before = build(
+            "alpine".parse().unwrap(),
+            "exec:/bin/ls".parse().unwrap(),
+            Fields {
+                env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
+                user: Some("nobody".into()),
+                memory: Some(1 << 30),
+                ..Fields::default()
+            },
+        )
+        .unwrap();
+        let unchanged = change(before.clone(), Changes::default()).unwrap();
+        assert_eq!(unchanged, before);
+        let after = change(
+            before.clone(),
+            Changes {
+                mode: Some("server:80:/bin/serve".parse().unwrap()),
+                fields: Fields {
+                    env: vec![("B".into(), "3".into())],
+                    ..Fields::default()
+                },
+                unset: vec!["memory".into(), "user".into(), "routes".into()],
+                ..Changes::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (after.env["A"].as_str(), after.env["B"].as_str()),
+            ("1", "3")
+        );
+        assert_eq!((after.memory, after.user), (128 << 20, None));
+        assert_eq!(after.invoke_mode.to_string(), "server:80:/bin/serve");
+    }
+
+    #[test]
+    fn what_does_not_exist_or_is_required_cannot_be_unset() {
+        let definition =
+            || FunctionDefinition::new("alpine".parse().unwrap(), "exec:/bin/ls".parse().unwrap());
+        let refusal = |field: &str| {
+            let unset = vec![field.to_owned()];
+            change(
+                definition(),
+                Changes {
+                    unset,
+                    ..Changes::default()
+                },
+            )
+            .unwrap_err()
+            .to_string()
+        };
+        assert_eq!(refusal("colour"), "colour: there is no such field");
+        assert!(refusal("image").contains("missing field `image`"));
+    }
+}

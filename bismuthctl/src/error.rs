@@ -1,0 +1,205 @@
+//! What can go wrong, in one line for the operator, with the exit code that tells its kind.
+
+use std::io;
+use std::path::PathBuf;
+
+use bismuth_containerd::images::{ImageError, InvalidEndpoint};
+use bismuth_model::{ContainerId, DefinitionError, FunctionId, Revision};
+use bismuth_registry::{Error as RegistryError, JsonError};
+use http::StatusCode;
+
+use crate::client::ClientError;
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No session with ZooKeeper.
+    #[error(transparent)]
+    Connect(bismuth_coord::Error),
+    /// What the registry said.
+    #[error("{source}{hint}")]
+    Registry {
+        /// What it said.
+        source: RegistryError,
+        /// What to do about it, if that is known; with a separator in front.
+        hint: &'static str,
+    },
+    /// A definition that is not allowed.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// Nothing at this path.
+    #[error("{path}: there is no such record")]
+    NoRecord {
+        /// The path.
+        path: String,
+    },
+    /// Not a record.
+    #[error(transparent)]
+    Record(#[from] JsonError),
+    /// The new revision does not run.
+    #[error(
+        "revision {revision} of function {id} does not run, and requests still go to the old one: container {container} on node {node}: {reason}"
+    )]
+    RolloutFailed {
+        /// The function.
+        id: FunctionId,
+        /// The new revision.
+        revision: Revision,
+        /// The container that failed.
+        container: ContainerId,
+        /// Where it is.
+        node: std::net::Ipv4Addr,
+        /// What its node says.
+        reason: String,
+    },
+    /// Somebody was faster.
+    #[error(
+        "revision {revision} of function {id} was overtaken by a newer one, or the function was deleted"
+    )]
+    RolloutOvertaken {
+        /// The function.
+        id: FunctionId,
+        /// The revision that was waited for.
+        revision: Revision,
+    },
+    /// It takes too long.
+    #[error(
+        "revision {revision} of function {id} did not run within {seconds} s, and requests still go to the old one"
+    )]
+    RolloutTimeout {
+        /// The function.
+        id: FunctionId,
+        /// The revision that was waited for.
+        revision: Revision,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// No exchange with a frontend or the API.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// One of our programs refused.
+    #[error("{component}: {detail}")]
+    Refused {
+        /// Which.
+        component: String,
+        /// In its words.
+        detail: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// The function itself answered with an error; its answer was printed.
+    #[error("the function answered {0}")]
+    FunctionFailed(StatusCode),
+    /// The log ended early.
+    #[error("the log broke off: {0}")]
+    LogBroken(String),
+    /// A file that cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// containerd's socket or namespace makes no sense.
+    #[error(transparent)]
+    Containerd(#[from] bismuth_containerd::Error),
+    /// containerd does not do what is asked, or is not there.
+    #[error("containerd at {}: {refusal}", socket.display())]
+    ContainerdCall {
+        /// Its socket.
+        socket: PathBuf,
+        /// What was asked and its words; what is below them says the same in other words.
+        refusal: String,
+    },
+    /// An image.
+    #[error(transparent)]
+    Image(ImageError),
+    /// A mirror makes no sense.
+    #[error(transparent)]
+    Mirror(#[from] InvalidEndpoint),
+    /// Contradictions are left.
+    #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
+    Contradictions(usize, bool),
+    /// Standard output.
+    #[error("write to standard output")]
+    Write(#[source] io::Error),
+}
+
+impl Error {
+    /// The line for standard error; `None` if nobody is there to read the answer any more, as in
+    /// `bismuthctl … | head`.
+    #[must_use]
+    pub fn line(&self) -> Option<String> {
+        if self.is_nobody_reading() {
+            return None;
+        }
+        Some(format!("bismuthctl: error: {}", chain(self)))
+    }
+
+    /// 1 failed, 2 not allowed, 3 not found.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        use RegistryError as R;
+        match self {
+            Self::Registry {
+                source:
+                    R::FunctionUnknown { .. }
+                    | R::NodeUnknown { .. }
+                    | R::ContainerUnknown { .. }
+                    | R::BackendUnknown { .. },
+                ..
+            } => NOT_FOUND,
+            Self::NoRecord { .. }
+            | Self::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
+            } => NOT_FOUND,
+            Self::Image(ImageError::UnknownImage { .. }) => NOT_FOUND,
+            Self::Definition(_)
+            | Self::Mirror(_)
+            | Self::Record(JsonError::UnknownPlace { .. }) => USAGE,
+            Self::Write(_) if self.is_nobody_reading() => 0,
+            _ => FAILURE,
+        }
+    }
+
+    fn is_nobody_reading(&self) -> bool {
+        matches!(self, Self::Write(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl From<RegistryError> for Error {
+    fn from(source: RegistryError) -> Self {
+        let hint = match &source {
+            RegistryError::NotBootstrapped { .. } => ": `bismuthctl bootstrap` makes it",
+            RegistryError::NodeUnknown { .. } => ": `bismuthctl provision` makes it a node",
+            RegistryError::NodeInUse { .. } => {
+                ": remove its backends first (`bismuthctl remove-backend`)"
+            }
+            RegistryError::UnknownOutcome { .. } => ": look before you try again",
+            _ => "",
+        };
+        Self::Registry { source, hint }
+    }
+}
+
+/// An error with all its sources, outermost first, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        // Some errors have their cause's words in their own.
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,342 @@
+//! Functions and their backends.
+
+use std::net::Ipv4Addr;
+
+use bismuth_model::{
+    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, Revision,
+};
+use bismuth_registry::{Error as RegistryError, Function};
+use serde::Serialize;
+
+use crate::args::{CreateFunction, UpdateFunction};
+use crate::definition::{Changes, build, change};
+use crate::error::Error;
+use crate::output::{Output, Table};
+use crate::rollout;
+use crate::session::Session;
+use crate::size;
+
+/// Functions read at a time.
+const PAGE: usize = 500;
+/// Of a reason, what fits beside the rest of a line. JSON has it whole.
+const REASON: usize = 80;
+
+#[derive(Serialize)]
+struct Named {
+    id: FunctionId,
+}
+
+pub(crate) async fn create(
+    session: &Session,
+    args: CreateFunction,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let definition = build(args.image, args.mode, args.fields)?;
+    let id = FunctionId::new_random();
+    session
+        .registry
+        .create_function(id, &definition, &[])
+        .await?;
+    output.answer(&Named { id }, || format!("{id}\n"))
+}
+
+#[derive(Serialize)]
+struct Updated {
+    id: FunctionId,
+    revision: Revision,
+    backends: Vec<Backend>,
+}
+
+pub(crate) async fn update(
+    session: &Session,
+    args: UpdateFunction,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let (registry, id) = (&session.registry, args.id);
+    let current = known(session, id).await?;
+    let changes = Changes {
+        image: args.image,
+        mode: args.mode,
+        fields: args.fields,
+        unset: args.unset,
+    };
+    let definition = change(current.record.definition, changes)?;
+    // As many as serve it now, where they are now; placing is bismuth-api's.
+    let slots: Vec<Backend> = current
+        .backends
+        .iter()
+        .map(|slot| Backend {
+            ip: slot.ip,
+            container_id: ContainerId::new_random(),
+        })
+        .collect();
+    let record = registry
+        .replace_definition(id, &definition, current.version, &slots)
+        .await?;
+    if slots.is_empty() {
+        eprintln!(
+            "the function has no backends; `bismuthctl add-backend` adds one of the new revision"
+        );
+    } else if args.wait {
+        rollout::complete(registry, id, &record, &slots).await?;
+    } else {
+        eprintln!(
+            "bismuth-api switches requests to the new revision once it runs (without it, use --wait)"
+        );
+    }
+    let revision = record.revision;
+    output.answer(
+        &Updated {
+            id,
+            revision,
+            backends: slots,
+        },
+        || format!("{revision}\n"),
+    )
+}
+
+pub(crate) async fn delete(session: &Session, id: FunctionId) -> Result<(), Error> {
+    session.registry.delete_function(id).await?;
+    eprintln!("function {id} is deleted");
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Shown {
+    id: FunctionId,
+    revision: Revision,
+    created_ms: u64,
+    updated_ms: u64,
+    definition: FunctionDefinition,
+    backends: Vec<ShownSlot>,
+}
+
+#[derive(Serialize)]
+struct ShownSlot {
+    backend: Backend,
+    routed: bool,
+    /// Absent where a slot is routed and assigned to nobody, which `consistency` mends.
+    #[serde(flatten)]
+    record: Option<ShownRecord>,
+}
+
+#[derive(Serialize)]
+struct ShownRecord {
+    revision: Revision,
+    #[serde(flatten)]
+    status: bismuth_model::ContainerStatus,
+    /// Beside `state`, the exact one.
+    #[serde(rename = "status")]
+    public: &'static str,
+}
+
+pub(crate) async fn get(
+    session: &Session,
+    id: FunctionId,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let function = known(session, id).await?;
+    let slots = session.registry.function_containers(id).await?;
+    let shown = show(function, slots);
+    output.answer(&shown, || describe(&shown))
+}
+
+fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
+    let unassigned = function
+        .backends
+        .iter()
+        .filter(|routed| !slots.iter().any(|(slot, _)| slot == *routed));
+    let unassigned: Vec<ShownSlot> = unassigned
+        .map(|slot| ShownSlot {
+            backend: *slot,
+            routed: true,
+            record: None,
+        })
+        .collect();
+    let shown = |(slot, record): (Backend, ContainerRecord)| ShownSlot {
+        backend: slot,
+        routed: function.backends.contains(&slot),
+        record: Some(ShownRecord {
+            revision: record.revision,
+            public: record.status.state.public_name(),
+            status: record.status,
+        }),
+    };
+    Shown {
+        id: function.id,
+        revision: function.record.revision,
+        created_ms: function.record.created_ms,
+        updated_ms: function.record.updated_ms,
+        definition: function.record.definition.clone(),
+        backends: slots.into_iter().map(shown).chain(unassigned).collect(),
+    }
+}
+
+fn describe(shown: &Shown) -> String {
+    let definition = &shown.definition;
+    let routes: Vec<&str> = definition
+        .routes
+        .iter()
+        .map(|route| route.hostname.as_str())
+        .collect();
+    let mut lines = vec![
+        ("Id", shown.id.to_string()),
+        ("Revision", shown.revision.to_string()),
+        ("Image", definition.image.to_string()),
+        ("Mode", definition.invoke_mode.to_string()),
+        ("Cpu", definition.cpu.to_string()),
+        ("Memory", size::show(definition.memory)),
+        ("Disk", size::show(definition.disk)),
+        (
+            "Instances",
+            format!(
+                "{} to {}",
+                definition.min_instances, definition.max_instances
+            ),
+        ),
+        ("Concurrency", definition.concurrency.to_string()),
+        ("Timeout", format!("{} ms", definition.timeout_ms)),
+    ];
+    lines.extend((!routes.is_empty()).then(|| ("Routes", routes.join(" "))));
+    lines.extend(
+        definition
+            .env
+            .iter()
+            .map(|(name, value)| ("Env", format!("{name}={value}"))),
+    );
+    let mut text: String = lines
+        .into_iter()
+        .map(|(name, value)| format!("{name:<12} {value}\n"))
+        .collect();
+    if !shown.backends.is_empty() {
+        text.push('\n');
+        text.push_str(&slots_table(&shown.backends));
+    }
+    text
+}
+
+fn slots_table(slots: &[ShownSlot]) -> String {
+    let mut table = Table::new([
+        "CONTAINER",
+        "NODE",
+        "REVISION",
+        "ROUTED",
+        "STATUS",
+        "REASON",
+    ]);
+    for slot in slots {
+        let record = slot.record.as_ref();
+        let reason = record
+            .and_then(|record| record.status.reason.as_deref())
+            .unwrap_or_default();
+        table.row([
+            slot.backend.container_id.to_string(),
+            slot.backend.ip.to_string(),
+            record.map_or("-".to_owned(), |record| record.revision.to_string()),
+            if slot.routed { "yes" } else { "no" }.to_owned(),
+            record.map_or("not assigned".to_owned(), |record| {
+                record.status.state.to_string()
+            }),
+            shorten(reason),
+        ]);
+    }
+    table.render()
+}
+
+fn shorten(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= REASON {
+        return line;
+    }
+    line.chars().take(REASON - 1).chain(['…']).collect()
+}
+
+#[derive(Serialize)]
+struct Summary {
+    id: FunctionId,
+    revision: Revision,
+    image: String,
+    invoke_mode: String,
+    routes: Vec<String>,
+    backends: Vec<Backend>,
+}
+
+pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(), Error> {
+    let (mut summaries, mut after) = (Vec::new(), None);
+    loop {
+        let page = session.registry.list_functions(after, PAGE).await?;
+        for id in page.unreadable {
+            eprintln!("function {id} cannot be read; `bismuthctl consistency` says why");
+        }
+        summaries.extend(page.functions.into_iter().map(summary));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    output.answer(&summaries, || {
+        let mut table = Table::new(["ID", "REVISION", "BACKENDS", "IMAGE", "MODE", "ROUTES"]);
+        for summary in &summaries {
+            table.row([
+                summary.id.to_string(),
+                summary.revision.to_string(),
+                summary.backends.len().to_string(),
+                summary.image.clone(),
+                summary.invoke_mode.clone(),
+                summary.routes.join(" "),
+            ]);
+        }
+        table.render()
+    })
+}
+
+fn summary(function: Function) -> Summary {
+    let definition = function.record.definition;
+    Summary {
+        id: function.id,
+        revision: function.record.revision,
+        image: definition.image.to_string(),
+        invoke_mode: definition.invoke_mode.to_string(),
+        routes: definition
+            .routes
+            .iter()
+            .map(|route| route.hostname.as_str().to_owned())
+            .collect(),
+        backends: function.backends,
+    }
+}
+
+pub(crate) async fn add_backend(
+    session: &Session,
+    id: FunctionId,
+    ip: Ipv4Addr,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let slot = session.registry.add_backend(id, ip).await?;
+    output.answer(&slot, || format!("{}\n", slot.container_id))
+}
+
+pub(crate) async fn remove_backend(
+    session: &Session,
+    id: FunctionId,
+    ip: Ipv4Addr,
+    container: ContainerId,
+) -> Result<(), Error> {
+    let registry = &session.registry;
+    let refusal = match registry.remove_backend(id, ip, container).await {
+        Err(refusal @ RegistryError::BackendUnknown { .. }) => refusal,
+        done => return Ok(done?),
+    };
+    // A slot of a revision that failed is assigned and was never routed to.
+    match registry.container(ip, container).await? {
+        Some(record) if record.function_id == id => {
+            Ok(registry.release_container(ip, container).await?)
+        }
+        _ => Err(refusal.into()),
+    }
+}
+
+async fn known(session: &Session, id: FunctionId) -> Result<Function, Error> {
+    let function = session.registry.function(id).await?;
+    function.ok_or_else(|| RegistryError::FunctionUnknown { id }.into())
+}

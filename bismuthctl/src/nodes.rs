@@ -1,0 +1,83 @@
+//! The environment and its nodes.
+
+use std::net::Ipv4Addr;
+
+use bismuth_registry::Node;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::output::{Output, Table};
+use crate::session::Session;
+use crate::size;
+
+pub(crate) async fn bootstrap(session: &Session) -> Result<(), Error> {
+    session.registry.bootstrap().await?;
+    eprintln!("{} is there", session.registry.layout().root());
+    Ok(())
+}
+
+pub(crate) async fn provision(session: &Session, ip: Ipv4Addr) -> Result<(), Error> {
+    let new = session.registry.provision_node(ip).await?;
+    eprintln!("{ip} is {} node", if new { "a" } else { "already a" });
+    Ok(())
+}
+
+pub(crate) async fn deprovision(session: &Session, ip: Ipv4Addr) -> Result<(), Error> {
+    session.registry.deprovision_node(ip).await?;
+    eprintln!("{ip} is no node any more");
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    ip: Ipv4Addr,
+    schedulable: bool,
+    alive: bool,
+    facts: Option<&'a bismuth_model::NodeFacts>,
+    containers: usize,
+}
+
+pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(), Error> {
+    let nodes = session.registry.list_nodes().await?;
+    let shown: Vec<Shown<'_>> = nodes.iter().map(show).collect();
+    output.answer(&shown, || {
+        let mut table = Table::new([
+            "IP",
+            "ALIVE",
+            "SCHEDULABLE",
+            "CONTAINERS",
+            "CORES",
+            "MEMORY",
+            "VERSION",
+        ]);
+        for node in &shown {
+            let version = node.facts.and_then(|facts| facts.versions.get("bismuthd"));
+            table.row([
+                node.ip.to_string(),
+                yes(node.alive),
+                yes(node.schedulable),
+                node.containers.to_string(),
+                node.facts
+                    .map_or("-".to_owned(), |facts| facts.cores.to_string()),
+                node.facts
+                    .map_or("-".to_owned(), |facts| size::show(facts.memory)),
+                version.map_or("-".to_owned(), Clone::clone),
+            ]);
+        }
+        table.render()
+    })
+}
+
+fn show(node: &Node) -> Shown<'_> {
+    Shown {
+        ip: node.ip,
+        schedulable: node.schedulable,
+        alive: node.is_alive(),
+        facts: node.facts.as_ref(),
+        containers: node.containers.len() + node.unreadable.len(),
+    }
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}

@@ -1,0 +1,123 @@
+//! Answers on standard output: a table for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::error::Error;
+
+/// Where answers go.
+pub(crate) struct Output<'a> {
+    format: Format,
+    stdout: &'a mut dyn Write,
+}
+
+/// Aligned columns under their names.
+pub(crate) struct Table {
+    header: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(format: Format, stdout: &'a mut dyn Write) -> Self {
+        Self { format, stdout }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// One answer: as JSON, or as the text that `text` makes.
+    pub(crate) fn answer(
+        &mut self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
+        if self.is_json() {
+            return self.json(value);
+        }
+        let text = text();
+        self.with(|out| out.write_all(text.as_bytes()))
+    }
+
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        self.with(|out| {
+            serde_json::to_writer_pretty(&mut *out, value)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    /// One value per line, as soon as it is known.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        self.with(|out| {
+            serde_json::to_writer(&mut *out, value)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.with(|out| out.write_all(bytes))
+    }
+
+    pub(crate) fn with(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        write(self.stdout)
+            .and_then(|()| self.stdout.flush())
+            .map_err(Error::Write)
+    }
+}
+
+impl Table {
+    pub(crate) fn new<const N: usize>(header: [&'static str; N]) -> Self {
+        Self {
+            header: header.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// Without spaces at the ends of lines.
+    pub(crate) fn render(&self) -> String {
+        let header: Vec<String> = self.header.iter().map(|name| (*name).to_owned()).collect();
+        let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
+        let width = |column: usize| {
+            lines
+                .iter()
+                .filter_map(|line| line.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+        };
+        let widths: Vec<usize> = (0..header.len())
+            .map(|column| width(column).unwrap_or(0))
+            .collect();
+        let mut text = String::new();
+        for line in lines {
+            let cells = line
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"));
+            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_end_without_spaces() {
+        let mut table = Table::new(["NAME", "N"]);
+        table.row(["a".into(), "1".into()]);
+        table.row(["längst".into(), String::new()]);
+        assert_eq!(table.render(), "NAME    N\na       1\nlängst\n");
+    }
+}

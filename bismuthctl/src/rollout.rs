@@ -1,0 +1,99 @@
+//! `update-function --wait`: what bismuth-api does by itself, for one function and once.
+//!
+//! ```text
+//!  new slots ─► all have run ─► switch requests to them ─► a moment ─► release the old slots
+//!                  │ one failed, too late, overtaken
+//!                  └─► say so; requests still go to the old ones
+//! ```
+//!
+//! A running bismuth-api does the same at the same time. That is harmless: each step is a transaction
+//! that checks what it builds on, and a step that was made already is not made again.
+
+use std::time::Duration;
+
+use bismuth_model::{Backend, ContainerState, FunctionId, FunctionRecord};
+use bismuth_registry::audit::DEPLOYMENT_GRACE;
+use bismuth_registry::{Error as RegistryError, Registry};
+use tokio::time::{Instant, sleep};
+
+use crate::error::Error;
+
+/// How soon a status is seen: less than a person notices.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Frontends hear of a switch within milliseconds; the same that bismuth-api gives them.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Brings the slots of a new revision into service, and takes those of the earlier ones away.
+pub(crate) async fn complete(
+    registry: &Registry,
+    id: FunctionId,
+    record: &FunctionRecord,
+    slots: &[Backend],
+) -> Result<(), Error> {
+    // Pulling the image, then starting it.
+    let bound = DEPLOYMENT_GRACE + Duration::from_millis(record.definition.startup_timeout_ms);
+    let begun = Instant::now();
+    while !have_run(registry, id, record, slots).await? {
+        if begun.elapsed() > bound {
+            let seconds = bound.as_secs();
+            return Err(Error::RolloutTimeout {
+                id,
+                revision: record.revision,
+                seconds,
+            });
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    registry.switch_backends(id, slots).await?;
+    sleep(SETTLE).await;
+    for (slot, old) in registry.function_containers(id).await? {
+        if old.revision >= record.revision {
+            continue;
+        }
+        match registry.release_container(slot.ip, slot.container_id).await {
+            // Done by somebody else, or switched back to.
+            Ok(())
+            | Err(RegistryError::ContainerUnknown { .. } | RegistryError::StillRouted { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn have_run(
+    registry: &Registry,
+    id: FunctionId,
+    record: &FunctionRecord,
+    slots: &[Backend],
+) -> Result<bool, Error> {
+    let revision = record.revision;
+    let now = registry.function(id).await?;
+    if now.is_none_or(|function| function.record.revision != revision) {
+        return Err(Error::RolloutOvertaken { id, revision });
+    }
+    let mut all = true;
+    for (slot, container) in slots.iter().zip(registry.container_statuses(slots).await?) {
+        let Some(container) = container else {
+            return Err(Error::RolloutOvertaken { id, revision });
+        };
+        match container.status.state {
+            ContainerState::Running | ContainerState::Paused | ContainerState::Stopped => {}
+            ContainerState::Assigned | ContainerState::Pulling | ContainerState::Starting => {
+                all = false
+            }
+            ContainerState::Failed => {
+                return Err(Error::RolloutFailed {
+                    id,
+                    revision,
+                    container: slot.container_id,
+                    node: slot.ip,
+                    reason: container
+                        .status
+                        .reason
+                        .unwrap_or_else(|| "its node gives no reason".to_owned()),
+                });
+            }
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,31 @@
+//! The session with ZooKeeper.
+
+use std::sync::Arc;
+
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_model::Environment;
+use bismuth_registry::Registry;
+
+use crate::error::Error;
+
+/// A session, and the registry on it.
+pub(crate) struct Session {
+    pub(crate) registry: Registry,
+    tree: ZkTree,
+}
+
+impl Session {
+    /// Connects, within five seconds.
+    pub(crate) async fn open(servers: &str, environment: &Environment) -> Result<Self, Error> {
+        let tree = ZkTree::connect(servers, ConnectOptions::default())
+            .await
+            .map_err(Error::Connect)?;
+        let registry = Registry::new(Arc::new(tree.clone()), environment.clone());
+        Ok(Self { registry, tree })
+    }
+
+    /// Ends it now and not when it times out.
+    pub(crate) async fn close(&self) {
+        self.tree.close().await;
+    }
+}

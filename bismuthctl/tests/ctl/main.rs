@@ -1,0 +1,9 @@
+//! The program as it is run, against a real ZooKeeper, a real containerd, and daemons played by tests.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+mod daemons;
+mod harness;
+mod image;
+mod usage;
+mod zookeeper;
