@@ -274,7 +274,11 @@ impl Parts {
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => format!("no answer within {} s", REFRESH_BOUND.as_secs()),
         };
-        tracing::warn!(image = reference.whole(), reason, "cannot ask what the tag stands for now; the image that is here is used");
+        tracing::warn!(
+            image = reference.whole(),
+            reason,
+            "cannot ask what the tag stands for now; the image that is here is used"
+        );
         Ok(Some(here))
     }
 
