@@ -73,10 +73,9 @@ impl Failure {
         .retry_after(RETRY_AFTER_SECONDS)
     }
 
-    /// A change may have been made or not.
+    /// A change may have been made or not. Not to be sent again unseen: a second `POST` makes a second function.
     pub(crate) fn unknown_outcome(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail)
-            .retry_after(RETRY_AFTER_SECONDS)
     }
 
     /// A refused definition.

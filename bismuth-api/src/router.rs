@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
@@ -17,9 +17,10 @@ use bismuth_daemon::Shutdown;
 use bismuth_http::trace;
 use bismuth_model::MAX_DEFINITION_BYTES;
 use bismuth_registry::Registry;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
@@ -31,6 +32,10 @@ use crate::{functions, logs, nodes, openapi};
 
 /// A definition is at most 60 KiB; this is a slow modem's time for it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far a body that is too large is read all the same: closing before it was read resets the connection, and with it
+/// the answer that says so (RFC 9112 section 9.6).
+const READ_ON: usize = 16 << 20;
 
 /// What the handlers work with. Clones are the same.
 #[derive(Clone)]
@@ -162,10 +167,9 @@ fn refuse_web_pages(method: &Method, headers: &HeaderMap) -> Option<Failure> {
 
 /// The whole body, if it is no larger than a definition may be.
 pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
-    // One more than is allowed: the definition's own check then names the size and the field.
-    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_DEFINITION_BYTES + 1)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_long(&error) => {
+    match timeout(BODY_TIMEOUT, collect(body)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
             let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
             Err(Failure::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -192,15 +196,22 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
     }
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if cause.is::<http_body_util::LengthLimitError>() {
-            return true;
+/// The whole body, or `None` if it is too large.
+async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let (mut collected, mut length) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue; // trailers say nothing here
+        };
+        length += data.len();
+        if length > READ_ON {
+            break;
         }
-        source = cause.source();
+        if length <= MAX_DEFINITION_BYTES {
+            collected.extend_from_slice(&data);
+        }
     }
-    false
+    Ok((length <= MAX_DEFINITION_BYTES).then(|| collected.freeze()))
 }
 
 async fn unknown_path(request: Request) -> Failure {
