@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Pure: time is an argument. "Most" is more than half of what was known at the start of the window, counting
-//! what went in several small steps. Nothing is held back where little is known, so that deleting two of three
-//! functions just works.
+//! what went in several small steps and not what came within it. Nothing is held back where little is known, so that deleting
+//! two of three functions just works.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use tokio::time::Instant;
 
-use super::holdback::{Evidence, Holdback};
+use super::holdback::{Evidence, Holdback, WINDOW};
 
 /// Entries of one kind. What was read is put in; [`settle`](Self::settle) decides what is shown.
 #[derive(Debug)]
@@ -18,6 +18,11 @@ pub(super) struct Shelf<K, V> {
     shown: HashMap<K, V>,
     /// Whether an entry serves anything. One that ceases to is as gone as one that is removed.
     serves: fn(&V) -> bool,
+    /// Since when entries serve that did not at the start of the window. They may go as quickly as they came:
+    /// functions that are deployed and deleted all the time are no fault.
+    young: HashMap<K, Instant>,
+    /// Whether `shown` was ever settled. What a first list brings may be of any age.
+    settled: bool,
     holdback: Holdback<K>,
     held: usize,
 }
@@ -30,6 +35,8 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
             truth,
             shown,
             serves,
+            young: HashMap::new(),
+            settled: false,
             holdback: Holdback::default(),
             held: 0,
         }
@@ -76,14 +83,18 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
     pub(super) fn settle(&mut self, now: Instant, evidence: Evidence) {
         let serves = self.serves;
         let serving = |entries: &HashMap<K, V>, key: &K| entries.get(key).is_some_and(serves);
-        let known = self.shown.values().filter(|entry| serves(entry)).count();
-        let missing: Vec<K> = self
-            .shown
-            .iter()
-            .filter(|(key, entry)| serves(entry) && !serving(&self.truth, key))
-            .map(|(key, _)| key.clone())
+        self.young.retain(|_, since| now < *since + WINDOW);
+        let known = self.shown.iter().filter(|(_, entry)| serves(entry));
+        let known: Vec<&K> = known
+            .map(|(key, _)| key)
+            .filter(|key| !self.young.contains_key(*key))
             .collect();
-        let gone = missing.len();
+        let missing: Vec<K> = known
+            .iter()
+            .filter(|key| !serving(&self.truth, key))
+            .map(|key| (*key).clone())
+            .collect();
+        let (known, gone) = (known.len(), missing.len());
         let kept = self.holdback.judge(now, evidence, known, missing);
         self.report(known, gone, kept.len());
         let mut shown = self.truth.clone();
@@ -92,7 +103,13 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
                 shown.insert(key, entry);
             }
         }
-        self.shown = shown;
+        let before = std::mem::replace(&mut self.shown, shown);
+        self.young.retain(|key, _| serving(&self.shown, key));
+        if std::mem::replace(&mut self.settled, true) {
+            let came = self.shown.iter().filter(|(_, entry)| serves(entry));
+            let came = came.filter(|(key, _)| !serving(&before, key));
+            self.young.extend(came.map(|(key, _)| (key.clone(), now)));
+        }
     }
 
     fn report(&mut self, known: usize, gone: usize, held: usize) {
@@ -115,5 +132,50 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
             );
         }
         self.held = held;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::holdback::FLOOR;
+    use super::*;
+
+    fn settle(shelf: &mut Shelf<usize, ()>, now: Instant, keys: std::ops::Range<usize>) -> usize {
+        shelf.replace(keys.map(|key| (key, ())).collect());
+        shelf.settle(now, Evidence::Hint);
+        shelf.shown().len()
+    }
+
+    #[test]
+    fn what_came_within_the_window_may_go_within_it() {
+        let mut shelf = Shelf::new("entries", |()| true);
+        let start = Instant::now();
+        assert_eq!(settle(&mut shelf, start, 0..2), 2);
+        // Four at a time come and go, a hundred altogether.
+        for n in 2..100 {
+            assert_eq!(settle(&mut shelf, start + WINDOW / 100, n..n + 4), 4);
+        }
+        assert_eq!(shelf.held(), 0);
+        assert_eq!(settle(&mut shelf, start + WINDOW / 50, 0..0), 0);
+    }
+
+    #[test]
+    fn what_a_first_list_brought_or_an_earlier_process_knew_is_held_back_at_once() {
+        let now = Instant::now();
+        let mut listed = Shelf::new("entries", |()| true);
+        assert_eq!(settle(&mut listed, now, 0..FLOOR), FLOOR);
+        assert_eq!(settle(&mut listed, now, 0..0), FLOOR);
+        let mut seeded = Shelf::new("entries", |()| true);
+        seeded.seed((0..FLOOR).map(|key| (key, ())).collect());
+        assert_eq!(settle(&mut seeded, now, 0..0), FLOOR);
+    }
+
+    #[test]
+    fn what_came_before_the_window_is_held_back() {
+        let mut shelf = Shelf::new("entries", |()| true);
+        let start = Instant::now();
+        assert_eq!(settle(&mut shelf, start, 0..0), 0);
+        assert_eq!(settle(&mut shelf, start, 0..FLOOR), FLOOR);
+        assert_eq!(settle(&mut shelf, start + WINDOW, 0..0), FLOOR);
     }
 }
