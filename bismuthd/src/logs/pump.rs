@@ -1,6 +1,6 @@
 //! Moves what a container prints from its FIFOs into its log.
 //!
-//! One task per container, on the log thread. It reads at most [`CHUNK`] bytes before it writes
+//! One task per container, on the log thread. It reads at most 64 KiB before it writes
 //! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
 //! memory here. A disk that refuses is reported and what was printed meanwhile is dropped, counted
 //! and said in the log: a full disk must not stall the program for ever.

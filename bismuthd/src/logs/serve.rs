@@ -2,7 +2,7 @@
 //!
 //! The answer is the CRI records as they are in the files, `text/plain`. Following ends when the
 //! client goes, or the log is removed. Files are read on a blocking thread which is never more than
-//! [`AHEAD`] blocks ahead of its client.
+//! a few blocks ahead of its client.
 
 use std::path::PathBuf;
 use std::pin::Pin;

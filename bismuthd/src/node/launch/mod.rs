@@ -59,7 +59,7 @@ pub struct LaunchConfig {
     pub init: PathBuf,
     /// Which OCI runtime.
     pub runtime: RuntimeOptions,
-    /// Whether memory limits cover swap too, see [`spec::SpecInput::limit_swap`].
+    /// Whether memory limits cover swap too, see [`bismuth_containerd::spec::SpecInput::limit_swap`].
     pub limit_swap: bool,
     /// Log files per container.
     pub log_limits: Limits,

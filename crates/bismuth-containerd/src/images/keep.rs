@@ -45,11 +45,13 @@ impl Described {
 }
 
 impl Parts {
-    /// The image, if it is unpacked and kept.
+    /// The image, if it is unpacked and kept. `resolved` says that the digest comes from the name or from a registry, not
+    /// from the record of the name: then the record may be missing or about an earlier image, and is set.
     pub async fn ready(
         &self,
         reference: &Reference,
         digest: &Digest,
+        resolved: bool,
     ) -> Result<Option<PreparedImage>> {
         let key = view_key(digest);
         let found = tokio::try_join!(
@@ -60,10 +62,7 @@ impl Parts {
         let (Some(lower_dirs), true, Some(described)) = found else {
             return Ok(None);
         };
-        // Asked for by a name that has no record (a digest, usually): from now on it has.
-        if reference.digest().is_some()
-            && self.records.get(&reference.whole()).await?.as_ref() != Some(digest)
-        {
+        if resolved && self.records.get(&reference.whole()).await?.as_ref() != Some(digest) {
             self.records
                 .put(&reference.whole(), &described.root)
                 .await?;

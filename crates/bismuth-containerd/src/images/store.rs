@@ -219,7 +219,8 @@ impl Parts {
     ) -> Result<PreparedImage> {
         self.containerd.ensure_namespace().await?;
         if let Some(digest) = self.known(reference, policy, meter).await? {
-            if let Some(prepared) = self.ready(reference, &digest).await? {
+            let resolved = reference.digest().is_some() || policy != PullPolicy::IfMissing;
+            if let Some(prepared) = self.ready(reference, &digest, resolved).await? {
                 return Ok(prepared);
             }
             let _turn = self.locks.lock(&image_lock(&digest)).await;
