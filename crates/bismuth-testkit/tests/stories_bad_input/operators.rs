@@ -1,0 +1,185 @@
+//! What operators type wrongly, or start twice: one line that says so, and an exit code that is not zero.
+
+use std::process::Output;
+
+use anyhow::{Result, ensure};
+use bismuth_testkit::daemon::{program, static_program};
+use bismuth_testkit::{Cluster, Daemon, ports};
+
+use crate::common::{SOON, exec, soon};
+
+/// The one line on standard error of a command that failed.
+fn complaint(output: &Output) -> Result<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr)
+        .trim_end()
+        .to_owned();
+    ensure!(
+        !output.status.success(),
+        "it succeeded: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    ensure!(
+        output.status.code().is_some(),
+        "it was killed: {}",
+        output.status
+    );
+    ensure!(stderr.lines().count() == 1, "not one line: {stderr:?}");
+    Ok(stderr)
+}
+
+/// A command line that cannot be understood: its first line says why, and the exit code is the usual 2.
+fn usage_complaint(output: &Output, words: &str) -> Result<()> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let first = stderr.lines().next().unwrap_or_default();
+    ensure!(
+        output.status.code() == Some(2) && first.contains(words),
+        "no {words:?}: {} {stderr}",
+        output.status
+    );
+    Ok(())
+}
+
+async fn ctl(zookeeper: &str, args: &[&str]) -> Result<Output> {
+    let mut command = tokio::process::Command::new(program("bismuthctl")?);
+    command
+        .args(["--zookeeper", zookeeper])
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    Ok(soon(&format!("bismuthctl {args:?}"), command.output()).await??)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_line_is_answered_by_one_line_that_names_what_is_wrong() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let id = cluster.create_function(&exec(&["/bin/true"])).await?;
+    let container = "0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b";
+    let wrong: &[(&[&str], &str)] = &[
+        (
+            &["add-backend", &id, "127.0.0.9"],
+            "127.0.0.9 is not provisioned",
+        ),
+        (
+            &["deprovision", "127.0.0.9"],
+            "127.0.0.9 is not provisioned",
+        ),
+        (
+            &["deprovision", "127.0.0.1"],
+            "127.0.0.1 still has 1 container",
+        ),
+        (&["add-backend", container, "127.0.0.1"], container),
+        (&["remove-backend", &id, "127.0.0.1", container], container),
+        (&["get-function", container], container),
+        (&["delete-function", container], container),
+    ];
+    for (args, words) in wrong {
+        let line = complaint(&cluster.ctl(args).await?)?;
+        ensure!(line.contains(words), "{args:?}: no {words:?} in {line:?}");
+    }
+
+    // What is no command line at all says so in its first line, and where help is after it.
+    let image = "docker.io/library/alpine:latest";
+    for (args, words) in [
+        (
+            ["create-function", image, "exec:'/bin/ls"],
+            "a quote is not closed",
+        ),
+        (
+            ["create-function", image, "server:99999:/bin/true"],
+            "99999",
+        ),
+        (
+            ["create-function", "not an image", "exec:/bin/ls"],
+            "not an image",
+        ),
+        (["add-backend", "nobody", "127.0.0.1"], "nobody"),
+        (["add-backend", &id, "localhost"], "localhost"),
+    ] {
+        usage_complaint(&cluster.ctl(&args).await?, words)?;
+    }
+
+    usage_complaint(
+        &ctl("no server at all", &["list-nodes"]).await?,
+        "no server at all",
+    )?;
+
+    let nobody = format!("127.0.0.1:{}", ports::reserve()?);
+    let line = complaint(&ctl(&nobody, &["list-nodes"]).await?)?;
+    ensure!(line.contains(&nobody), "{line}");
+    let servers = cluster.zookeeper().connect_string();
+    let line = complaint(&ctl(&servers, &["--zookeeper-env", "nosuch", "list-nodes"]).await?)?;
+    ensure!(
+        line.contains("/nosuch") && line.contains("bootstrap"),
+        "{line}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let first = &cluster.nodes()[0];
+    let elsewhere = cluster.containerd().scratch("second")?;
+    // Beside the first in all but the named way.
+    let start = |ip: &str, state: &std::path::Path| -> Result<Daemon> {
+        let (port, admin) = (ports::reserve()?, ports::reserve()?);
+        Daemon::spawn(
+            "bismuthd",
+            [
+                "--zookeeper",
+                &cluster.zookeeper().connect_string(),
+                "--zookeeper-env",
+                "testkit",
+                "--node-ip",
+                ip,
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--admin-listen",
+                &format!("127.0.0.1:{admin}"),
+                "--containerd",
+                &cluster.containerd().socket().display().to_string(),
+                "--containerd-namespace",
+                "second",
+                "--state-dir",
+                &state.display().to_string(),
+                "--init",
+                &static_program("bismuth-init")?.display().to_string(),
+            ],
+        )
+    };
+    let cases = [
+        ("127.0.0.1", first.state_dir(), "another bismuthd"),
+        (
+            "127.0.0.1",
+            elsewhere.as_path(),
+            "127.0.0.1 is already served by another bismuthd",
+        ),
+        (
+            "127.0.0.9",
+            elsewhere.as_path(),
+            "127.0.0.9 is not provisioned",
+        ),
+    ];
+    for (ip, state, words) in cases {
+        let second = start(ip, state)?;
+        let process = second.process()?;
+        let status = process.ended(SOON).await?;
+        ensure!(
+            status.code().is_some_and(|code| code != 0),
+            "{ip} in {}: {status}",
+            state.display()
+        );
+        let log = process.log_tail();
+        let complaints: Vec<&str> = log
+            .lines()
+            .filter(|line| line.starts_with("bismuthd: error: "))
+            .collect();
+        ensure!(
+            complaints.len() == 1 && complaints[0].contains(words),
+            "no {words:?} in\n{log}"
+        );
+    }
+    // The first was not disturbed.
+    first.ready().await?;
+    first.daemon().process()?.check_alive()
+}

@@ -1,0 +1,234 @@
+//! How requests find their function, and what is written on them on the way.
+
+use anyhow::{Context, Result, ensure};
+use bismuth_testkit::http as client;
+use bismuth_testkit::{Cluster, eventually};
+use serde_json::{Value, json};
+
+use crate::common::{SOON, Wire, echo_server, get_with, header, problem, text, with};
+
+/// What the function says about the request it got.
+struct Seen {
+    target: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    fn of(body: &[u8]) -> Result<Self> {
+        let seen: Value = serde_json::from_slice(body)?;
+        Ok(Self {
+            target: seen["target"].as_str().context("no target")?.to_owned(),
+            headers: serde_json::from_value(seen["headers"].clone())?,
+        })
+    }
+
+    fn all(&self, name: &str) -> Vec<&str> {
+        let named = self.headers.iter().filter(|(header, _)| header == name);
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let routed = with(
+        echo_server(),
+        &json!({ "routes": [{ "hostname": "shop.example.com" }] }),
+    );
+    let id = cluster.deploy(&routed).await?;
+
+    let url = cluster.frontend_url("/headers?a=b");
+    let answer = eventually("the route is known", SOON, async || {
+        match get_with(
+            &url,
+            &[
+                ("host", "Shop.Example.COM.:8000"),
+                ("connection", "x-secret"),
+                ("x-secret", "1"),
+            ],
+        )
+        .await
+        {
+            Ok(answer) if answer.status() == 200 => Ok(answer),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let seen = Seen::of(answer.body())?;
+    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    for (name, value) in [
+        ("host", "Shop.Example.COM.:8000"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "Shop.Example.COM.:8000"),
+    ] {
+        ensure!(seen.all(name) == [value], "{name}: {:?}", seen.headers);
+    }
+    ensure!(
+        seen.all("x-secret").is_empty(),
+        "a hop-by-hop header went on: {:?}",
+        seen.headers
+    );
+    ensure!(
+        seen.all("x-forwarded-prefix").is_empty(),
+        "{:?}",
+        seen.headers
+    );
+
+    // By its id it is reachable all the same, and told what was taken off its path. A client's own
+    // claims about who asked are not passed on as ours.
+    let url = cluster.frontend_url(&format!("/invoke/{id}/headers?a=b"));
+    let answer = get_with(
+        &url,
+        &[
+            ("x-forwarded-proto", "https"),
+            ("x-bismuth-container-id", "mine"),
+        ],
+    )
+    .await?;
+    let seen = Seen::of(answer.body())?;
+    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    ensure!(
+        seen.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
+        "{:?}",
+        seen.headers
+    );
+    ensure!(
+        seen.all("x-forwarded-proto") == ["http"],
+        "{:?}",
+        seen.headers
+    );
+    ensure!(
+        seen.all("x-bismuth-container-id") != ["mine"],
+        "{:?}",
+        seen.headers
+    );
+
+    cluster.delete_function(&id).await?;
+    let url = cluster.frontend_url("/headers");
+    eventually("the route is gone", SOON, async || {
+        let answer = get_with(&url, &[("host", "shop.example.com")])
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        problem(&answer, 404, "no_route").map_err(|error| format!("{error:#}"))
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_which_container_gave_it_and_where_the_time_went() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let id = cluster.deploy(&echo_server()).await?;
+    let url = cluster.frontend_url(&format!("/invoke/{id}/"));
+    let container = cluster.function(&id).await?["backends"][0]["backend"]["container_id"].clone();
+
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let answer = get_with(
+        &url,
+        &[("x-request-id", "kept-as-it-is"), ("traceparent", trace)],
+    )
+    .await?;
+    ensure!(answer.status() == 200, "{answer:?}");
+    ensure!(
+        header(&answer, "x-bismuth-container-id") == container,
+        "{answer:?}"
+    );
+    ensure!(
+        header(&answer, "x-request-id") == "kept-as-it-is",
+        "{answer:?}"
+    );
+    ensure!(
+        header(&answer, "traceparent").contains("0af7651916cd43dd8448eb211c80319c"),
+        "{answer:?}"
+    );
+    let timing = header(&answer, "server-timing");
+    for mark in ["warm", "queue;dur=", "start;dur=", "run;dur="] {
+        ensure!(timing.contains(mark), "no {mark} in {timing:?}");
+    }
+    let first = cluster.invoke(&id).await?;
+    let second = cluster.invoke(&id).await?;
+    let ids = [
+        header(&first, "x-request-id"),
+        header(&second, "x-request-id"),
+    ];
+    ensure!(!ids[0].is_empty() && ids[0] != ids[1], "{ids:?}");
+
+    // After its death it is started again by a request, which says so.
+    let died = client::get(&cluster.frontend_url(&format!("/invoke/{id}/exit?code=3"))).await?;
+    let words = problem(&died, 502, "program_ended")?;
+    ensure!(
+        words["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("exit code 3")),
+        "{words}"
+    );
+    let answer = eventually("a request starts it again", SOON, async || {
+        match cluster.invoke(&id).await {
+            Ok(answer) if answer.status() == 200 => Ok(answer),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    ensure!(
+        header(&answer, "server-timing").contains("cold"),
+        "{answer:?}"
+    );
+    ensure!(
+        header(&answer, "x-bismuth-container-id") == container,
+        "{answer:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come_back() -> Result<()>
+{
+    let cluster = Cluster::builder()
+        .bismuthd_args(&["--queue", "1"])
+        .start()
+        .await?;
+    let id = cluster
+        .deploy(&with(echo_server(), &json!({ "concurrency": 1 })))
+        .await?;
+    let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
+
+    // One inside, for as long as its answer is not read to the end.
+    let mut inside = Wire::connect(&url("/")).await?;
+    inside
+        .send(format!(
+            "GET /invoke/{id}/bytes?n=1&stall=1 HTTP/1.1\r\nhost: a\r\n\r\n"
+        ))
+        .await?;
+    let head = inside.head().await?;
+    ensure!(head.starts_with("http/1.1 200 "), "{head}");
+    // Two more: one finds room in the queue, whichever comes first, and the other does not.
+    let (mut one, mut other) = (Box::pin(cluster.invoke(&id)), Box::pin(cluster.invoke(&id)));
+    let (refused, waiting) = tokio::select! {
+        answer = &mut one => (answer?, other),
+        answer = &mut other => (answer?, one),
+    };
+    let words = problem(&refused, 429, "queue_full")?;
+    ensure!(
+        words["retryable"] == true && words["component"] == "bismuthd",
+        "{words}"
+    );
+    ensure!(
+        header(&refused, "retry-after").parse::<u32>().is_ok(),
+        "{refused:?}"
+    );
+
+    inside.leave()?;
+    let answer = waiting.await?;
+    ensure!(
+        answer.status() == 200 && answer.body() == "hello\n",
+        "{} {}",
+        answer.status(),
+        text(&answer)
+    );
+    ensure!(
+        header(&answer, "server-timing").contains("queue;dur="),
+        "{answer:?}"
+    );
+    Ok(())
+}

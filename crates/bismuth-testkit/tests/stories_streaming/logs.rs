@@ -1,0 +1,165 @@
+//! What functions print, read through the API.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bismuth_testkit::http::{self as client, full};
+use bismuth_testkit::{Cluster, eventually};
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::common::{Reading, SOON, echo_server, header, script, text, with};
+
+/// The message of each line, after time, container, stream and tag.
+fn messages(log: &str) -> Vec<&str> {
+    log.lines()
+        .filter_map(|line| line.splitn(5, ' ').nth(4))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_read_by_its_end_by_its_time_and_as_it_is_written() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let id = cluster.deploy(&script("cat >&2")).await?;
+    let print = async |line: &str| {
+        let answer = client::post(
+            &cluster.frontend_url(&format!("/invoke/{id}")),
+            format!("{line}\n"),
+        )
+        .await?;
+        ensure!(
+            answer.status() == 200,
+            "{} {}",
+            answer.status(),
+            text(&answer)
+        );
+        Ok(())
+    };
+    let read = async |query: &str| -> Result<String> {
+        let answer = client::get(&cluster.api_url(&format!("/function/{id}/logs{query}"))).await?;
+        ensure!(
+            answer.status() == 200,
+            "{} {}",
+            answer.status(),
+            text(&answer)
+        );
+        Ok(text(&answer))
+    };
+    let lines: Vec<String> = (1..=6).map(|number| format!("line {number}")).collect();
+    for line in &lines {
+        print(line).await?;
+    }
+    let whole = eventually("all lines are in the log", SOON, async || {
+        match read("").await {
+            Ok(log) if messages(&log) == lines => Ok(log),
+            Ok(log) => Err(log),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })
+    .await;
+    ensure!(
+        whole.lines().all(|line| line.contains(" stderr F ")),
+        "{whole}"
+    );
+    let times: Vec<&str> = whole
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    ensure!(times.is_sorted(), "{whole}");
+
+    ensure!(messages(&read("?tail=2").await?) == lines[4..]);
+    ensure!(messages(&read(&format!("?since={}", times[3])).await?) == lines[3..]);
+    ensure!(read("?since=2099-01-01T00:00:00Z").await?.is_empty());
+
+    let following =
+        Request::get(cluster.api_url(&format!("/function/{id}/logs?follow=true&tail=1")))
+            .body(full(""))?;
+    let answer = client::send(following).await?;
+    ensure!(
+        header(&answer, "content-type") == "text/event-stream",
+        "{answer:?}"
+    );
+    let mut reading = Reading::new(answer);
+    let mut next = async || -> Result<Value> {
+        let event = reading.event().await?;
+        let data = event
+            .lines()
+            .find_map(|line| line.strip_prefix("data:"))
+            .with_context(|| event.clone())?;
+        Ok(serde_json::from_str(data)?)
+    };
+    ensure!(next().await?["line"] == "line 6");
+    for number in 7..10 {
+        let line = format!("line {number}");
+        print(&line).await?;
+        let record = next().await?;
+        ensure!(
+            record["line"] == line.as_str()
+                && record["stream"] == "stderr"
+                && record["full"] == true,
+            "{record}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() -> Result<()> {
+    const GIB: u64 = 1 << 30;
+    /// Three files of 10 MiB, each one record more at most.
+    const KEPT: u64 = 3 * ((10 << 20) + (32 << 10));
+    let cluster = Cluster::start().await?;
+    let id = cluster
+        .deploy(&with(echo_server(), &json!({ "timeout_ms": 600_000 })))
+        .await?;
+    let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
+    let began = Instant::now();
+    let logged = client::get(&url(&format!("/log?bytes={GIB}&line=1000"))).await?;
+    println!("{} after {:?}", text(&logged).trim_end(), began.elapsed());
+    ensure!(
+        logged.status() == 200,
+        "{} {}",
+        logged.status(),
+        text(&logged)
+    );
+
+    // What it prints afterwards is there soon, and it still answers.
+    client::get(&url("/log?bytes=8&line=8")).await?;
+    eventually("the last line is in the log", SOON, async || {
+        let tail = client::get(&cluster.api_url(&format!("/function/{id}/logs?tail=1"))).await;
+        let tail = text(&tail.map_err(|error| format!("{error:#}"))?);
+        if messages(&tail) == ["xxxxxxx"] {
+            Ok(())
+        } else {
+            Err(tail)
+        }
+    })
+    .await;
+    for (name, daemon) in cluster.daemons() {
+        let peak = daemon.process()?.peak_resident_bytes()?;
+        println!("{name}: at most {} KiB resident", peak >> 10);
+        ensure!(peak < 64 << 20, "{name} had {peak} bytes in memory");
+    }
+    let kept = bytes_below(&cluster.nodes()[0].state_dir().join("logs"))?;
+    ensure!(kept <= KEPT, "{kept} bytes of log are kept");
+    ensure!(
+        began.elapsed() < Duration::from_secs(120),
+        "it took {:?}",
+        began.elapsed()
+    );
+    Ok(())
+}
+
+fn bytes_below(dir: &std::path::Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        total += if metadata.is_dir() {
+            bytes_below(&entry.path())?
+        } else {
+            metadata.len()
+        };
+    }
+    Ok(total)
+}
