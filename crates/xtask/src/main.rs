@@ -54,8 +54,8 @@ enum Chore {
     Tidy,
     /// Build with optimisation, then run the benchmarks.
     Bench {
-        /// What to measure, and other arguments for `bismuth-bench`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        /// exec, cold, warm; all unless told otherwise. After them `--rounds N` and `--seconds N`.
+        #[arg(trailing_var_arg = true)]
         bench: Vec<String>,
     },
     /// Write the demonstration's image, made from this machine's busybox, as an OCI archive.
