@@ -10,7 +10,7 @@
 //!
 //! - [`telemetry`]: logs on standard error, as text or JSON lines. Standard output is for answers to people.
 //! - [`Shutdown`]: the one token that says "end now", and whether that is a failure.
-//! - [`signals`]: SIGTERM and SIGINT trigger it; the second one ends the process at once.
+//! - [`signals`](fn@signals): SIGTERM and SIGINT trigger it; the second one ends the process at once.
 //! - [`Tasks`]: every task has a name and a policy for its death.
 //! - [`Backoff`]: how long to wait before the next attempt; pure.
 //! - [`admin`]: `/healthz`, `/readyz`, `/metrics`.

@@ -53,13 +53,7 @@ fn lints() -> Result<()> {
 fn docs() -> Result<()> {
     start(
         cargo()
-            .args([
-                "doc",
-                "--locked",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ])
+            .args(["doc", "--locked", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )
 }
