@@ -28,10 +28,10 @@ stop_all() {
 end_containers() {
     local ctr=(as_root ctr --address "$(containerd_socket)" --namespace bismuth) id
     for id in $("${ctr[@]}" tasks list --quiet); do
-        "${ctr[@]}" tasks delete --force "$id" >/dev/null || true
+        "${ctr[@]}" tasks delete --force "$id" >/dev/null 2>&1 || true
     done
-    # From the deepest: each container's root file system and its namespaces.
-    findmnt --list --noheadings --output TARGET | grep "^$state/" | tac | while read -r mount; do
+    # From the deepest: each container's root file system and its namespaces, then the state directory itself.
+    findmnt --list --noheadings --output TARGET | grep -E "^$state(/|$)" | tac | while read -r mount; do
         as_root umount --lazy "$mount"
     done || true
 }

@@ -41,8 +41,8 @@ start() {
     running "$name" && return
     mkdir -p "$run/log"
     # The shell writes its own pid, then becomes the program.
-    as_root setsid sh -c 'echo $$ >"$0"; exec "$@"' "$run/$name.pid.new" "$@" \
-        >>"$run/log/$name.log" 2>&1 </dev/null &
+    as_root setsid --fork sh -c 'echo $$ >"$0"; exec "$@"' "$run/$name.pid.new" "$@" \
+        >>"$run/log/$name.log" 2>&1 </dev/null
     await "the pid of $name" 10 test -s "$run/$name.pid.new"
     pid=$(<"$run/$name.pid.new")
     echo "$pid $(start_time "$pid" || echo gone)" >"$run/$name.pid"
