@@ -108,20 +108,25 @@ async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() ->
     const GIB: u64 = 1 << 30;
     /// Three files of 10 MiB, each one record more at most.
     const KEPT: u64 = 3 * ((10 << 20) + (32 << 10));
+    /// It takes 13 s unoptimised on an idle machine with two cores; many times that is standing still.
+    const STALLED: Duration = Duration::from_secs(240);
     let cluster = Cluster::start().await?;
     let id = cluster
         .deploy(&with(echo_server(), &json!({ "timeout_ms": 600_000 })))
         .await?;
     let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
     let began = Instant::now();
-    let logged = client::get(&url(&format!("/log?bytes={GIB}&line=1000"))).await?;
-    println!("{} after {:?}", text(&logged).trim_end(), began.elapsed());
-    ensure!(
-        logged.status() == 200,
-        "{} {}",
-        logged.status(),
-        text(&logged)
-    );
+    // In quarters, so that none of the answers takes as long as the test's client waits.
+    for quarter in 1..=4 {
+        let logged = client::get(&url(&format!("/log?bytes={}&line=1000", GIB / 4))).await?;
+        ensure!(
+            logged.status() == 200,
+            "{} {}",
+            logged.status(),
+            text(&logged)
+        );
+        println!("{quarter}/4 GiB after {:?}", began.elapsed());
+    }
 
     // What it prints afterwards is there soon, and it still answers.
     client::get(&url("/log?bytes=8&line=8")).await?;
@@ -142,11 +147,7 @@ async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() ->
     }
     let kept = bytes_below(&cluster.nodes()[0].state_dir().join("logs"))?;
     ensure!(kept <= KEPT, "{kept} bytes of log are kept");
-    ensure!(
-        began.elapsed() < Duration::from_secs(120),
-        "it took {:?}",
-        began.elapsed()
-    );
+    ensure!(began.elapsed() < STALLED, "it took {:?}", began.elapsed());
     Ok(())
 }
 
