@@ -33,6 +33,13 @@ pub(crate) fn all(release: bool) -> Result<()> {
     static_programs(release)
 }
 
+/// Builds everything that the tests need. Tests and programs in one call, because tests turn on features of
+/// libraries: apart, those would be compiled twice.
+pub(crate) fn for_tests() -> Result<()> {
+    run(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
+    static_programs(false)
+}
+
 /// Builds what runs inside containers. Always optimised: it is small, and every start of a container pays for it.
 pub(crate) fn static_programs(release: bool) -> Result<()> {
     let target = host_triple()?;

@@ -16,7 +16,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
         "the tests make namespaces, mounts and cgroups: run them as root"
     );
     packages::setup(false, true)?;
-    build::all(false)?;
+    build::for_tests()?;
     let tools = nextest()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(
