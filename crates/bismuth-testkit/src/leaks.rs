@@ -20,8 +20,8 @@ use crate::sweep;
 #[derive(Debug, Clone, Default)]
 pub struct Leaks {
     things: BTreeMap<&'static str, BTreeSet<String>>,
-    /// Descriptors have no lasting names, so they are only counted.
-    descriptors: BTreeMap<String, usize>,
+    /// Daemon → kind of descriptor → how many. They have no lasting names, so they are only counted.
+    descriptors: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
 impl Leaks {
@@ -62,7 +62,7 @@ impl Leaks {
         );
         let mut descriptors = BTreeMap::new();
         for (name, daemon) in cluster.daemons() {
-            descriptors.insert(name, daemon.process()?.descriptors()?.len());
+            descriptors.insert(name, by_kind(&daemon.process()?.descriptors()?));
         }
         Ok(Self {
             things,
@@ -96,10 +96,16 @@ impl Leaks {
             let known = self.things.get(kind).unwrap_or(&nothing);
             grown.extend(names.difference(known).map(|name| format!("{kind} {name}")));
         }
-        for (daemon, &count) in &later.descriptors {
-            let before = self.descriptors.get(daemon).copied().unwrap_or_default();
-            if count > before + kept {
-                grown.push(format!("descriptors of {daemon}: {before} -> {count}"));
+        for (daemon, later) in &later.descriptors {
+            let before = self.descriptors.get(daemon).cloned().unwrap_or_default();
+            let sum = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
+            if sum(later) > sum(&before) + kept {
+                let more = later.iter().filter_map(|(kind, count)| {
+                    let before = before.get(kind).copied().unwrap_or_default();
+                    (*count > before).then(|| format!("{kind} {before} -> {count}"))
+                });
+                let more: Vec<String> = more.collect();
+                grown.push(format!("descriptors of {daemon}: {}", more.join(", ")));
             }
         }
         grown
@@ -108,6 +114,19 @@ impl Leaks {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// `socket:[123]` is one of many sockets, a path is a file of its own.
+fn by_kind(descriptors: &[String]) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for target in descriptors {
+        let kind = match target.split_once(":[") {
+            Some((kind, _)) if !kind.starts_with('/') && kind != "anon_inode" => kind,
+            _ => target,
+        };
+        *kinds.entry(kind.to_owned()).or_insert(0) += 1;
+    }
+    kinds
 }
 
 /// Everything below `/bismuth` of every hierarchy.

@@ -15,13 +15,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use ensemble::Ensemble;
 
 use crate::process::{Process, Program};
 use crate::{eventually, ports, run};
 
+/// A client comes back within milliseconds, so that it wins against us now and then, and not often.
+const EXPIRE_ATTEMPTS: u32 = 20;
 /// A JVM on a busy two-core machine needs seconds to come up.
 const START_BOUND: Duration = Duration::from_secs(60);
 /// A server that is asked between listening and having its database forgets the connection
@@ -176,7 +178,23 @@ impl ZooKeeper {
     ///
     /// When the server does not answer or does not know the session.
     pub async fn expire_session(&self, session: i64) -> Result<()> {
-        wire::close_session(self.address(), session).await
+        ensure!(
+            self.sessions().await?.contains(&session),
+            "the server at {} does not know session {session:#x}",
+            self.address()
+        );
+        let mut attempts = 1;
+        while let Err(error) = wire::close_session(self.address(), session).await {
+            // Its client, which was cut off from it, may have come back for it before it was closed.
+            if !self.sessions().await?.contains(&session) {
+                break;
+            }
+            if attempts == EXPIRE_ATTEMPTS {
+                return Err(error);
+            }
+            attempts += 1;
+        }
+        Ok(())
     }
 
     /// Ends every session there is, and returns how many there were.

@@ -1,0 +1,251 @@
+//! bismuthd is killed: its containers live on, and the next one goes on with them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bismuth_testkit::{Cluster, eventually};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::support::load::{Load, Outcome, Shot, shoot};
+use crate::support::{
+    SOON, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
+    server, status_soon, text,
+};
+
+const PER_SECOND: u32 = 200;
+/// Requests that are certainly inside the function when bismuthd is killed.
+const HELD: usize = 5;
+/// "Done when" 3 of the issue that this was built for.
+const SERVING_AGAIN: Duration = Duration::from_secs(1);
+
+/// How the requests of a load ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    answered: usize,
+    /// In flight at the kill, answered "try again, if it does no harm twice".
+    lost: usize,
+    /// Came while nobody listened: not executed, answered "try again".
+    refused: usize,
+}
+
+#[tokio::test]
+async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_within_a_second()
+-> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let id = cluster.deploy(&server(&[])).await?;
+    answers(&cluster, &id).await?;
+    let before = pids(&cluster, 0).await?;
+
+    let held = hold_requests(&cluster, &id).await?;
+    let load = Load::start(
+        cluster.frontend_url(&format!("/invoke/{id}/sleep?ms=20")),
+        PER_SECOND,
+    );
+    load.more(200).await;
+    let killing = Instant::now();
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    let killed = Instant::now();
+    // Some requests come while nobody listens.
+    load.more(20).await;
+    let started = Instant::now();
+    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes()[0].ready().await?;
+    load.more(200).await;
+    let shots = load.stop().await?;
+
+    for shot in held.join_all().await {
+        let broken = Outcome::Retryable("upstream_broken".into());
+        ensure!(
+            shot.outcome == broken,
+            "a request inside the function: {shot:?}"
+        );
+    }
+    let back = shots
+        .iter()
+        .find(|shot| shot.sent >= started && shot.outcome == Outcome::Answered);
+    let back = back.context("nothing was answered after the start")?;
+    let took = back.ended - started;
+    println!(
+        "serving {took:?} after its start; killed within {:?}",
+        killed - killing
+    );
+    ensure!(
+        took < SERVING_AGAIN,
+        "serving again only {took:?} after its start"
+    );
+
+    let tally = tally(&shots, (killing, killed), back.ended)?;
+    println!("{tally:?}");
+    assert_eq!(tally.answered + tally.lost + tally.refused, shots.len());
+    ensure!(tally.answered >= 400 && tally.refused > 0, "{tally:?}");
+    assert_eq!(
+        pids(&cluster, 0).await?,
+        before,
+        "the containers are the same processes"
+    );
+    Ok(())
+}
+
+/// Requests that the function sits on; returns when all are inside it.
+async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
+    let served = async || -> Result<u64> {
+        let answer = ask(cluster, id, "/self").await?;
+        let answer: Value = serde_json::from_slice(answer.body())?;
+        answer["requests"].as_u64().context("no count")
+    };
+    let mut expected = served().await? + HELD as u64;
+    let url = cluster.frontend_url(&format!("/invoke/{id}/sleep?ms=50000"));
+    let mut held = JoinSet::new();
+    for _ in 0..HELD {
+        let url = url.clone();
+        held.spawn(async move { shoot(&url, Method::POST).await });
+    }
+    eventually("the requests are inside", SOON, async || {
+        // Each look is a request too.
+        expected += 1;
+        match served().await {
+            Ok(count) if count >= expected => Ok(()),
+            other => Err(format!("{other:?}, not {expected}")),
+        }
+    })
+    .await;
+    Ok(held)
+}
+
+/// Puts every request where it belongs; one that fails for no good reason is an error.
+fn tally(shots: &[Shot], (killing, killed): (Instant, Instant), back: Instant) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for shot in shots {
+        match &shot.outcome {
+            Outcome::Answered => tally.answered += 1,
+            Outcome::Retryable(code) if code == "node_unreachable" => {
+                ensure!(
+                    shot.ended >= killing && shot.sent <= back,
+                    "refused while it was up: {shot:?}"
+                );
+                tally.refused += 1;
+            }
+            Outcome::Retryable(code) if code == "upstream_broken" => {
+                ensure!(
+                    shot.sent <= killed && shot.ended >= killing,
+                    "lost, and was not in flight: {shot:?}"
+                );
+                tally.lost += 1;
+            }
+            other => anyhow::bail!("{other:?}: {shot:?}"),
+        }
+    }
+    Ok(tally)
+}
+
+#[tokio::test]
+async fn an_exec_container_is_adopted_and_executes_again() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let id = cluster.deploy(&script("echo executed by $$")).await?;
+    answers(&cluster, &id).await?;
+    let before = pids(&cluster, 0).await?;
+    for _ in 0..3 {
+        cluster.node_mut(0).daemon_mut().restart().await?;
+        ensure!(
+            answers_soon(&cluster, &id)
+                .await
+                .starts_with("executed by ")
+        );
+    }
+    assert_eq!(pids(&cluster, 0).await?, before);
+    status_soon(&cluster, &id, "Running").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_unassigned_while_bismuthd_was_down_is_removed_and_the_rest_adopted() -> Result<()>
+{
+    let mut cluster = Cluster::start().await?;
+    let stays = cluster.deploy(&server(&[])).await?;
+    let goes = cluster.deploy(&server(&[])).await?;
+    let goes_too = cluster.deploy(&script("echo hello")).await?;
+    let kept = only_slot(&cluster, &stays).await?.container;
+    let gone = [
+        only_slot(&cluster, &goes).await?.container,
+        only_slot(&cluster, &goes_too).await?.container,
+    ];
+    let process = pid(&cluster, &kept).await?;
+
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.delete_function(&goes).await?;
+    cluster.delete_function(&goes_too).await?;
+    cluster.node_mut(0).daemon_mut().start()?;
+
+    for container in &gone {
+        gone_soon(&cluster, container).await;
+    }
+    answers_soon(&cluster, &stays).await;
+    assert_eq!(pid(&cluster, &kept).await?, process);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_container_that_died_while_bismuthd_was_down_is_started_by_the_next_request() -> Result<()>
+{
+    let mut cluster = Cluster::start().await?;
+    let id = cluster.deploy(&server(&[])).await?;
+    let container = only_slot(&cluster, &id).await?.container;
+    let first = pid(&cluster, &container).await?;
+
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    kill_program(first)?;
+    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes()[0].ready().await?;
+
+    answers(&cluster, &id).await?;
+    ensure!(pid(&cluster, &container).await? != first);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thousand_first_requests_start_one_container() -> Result<()> {
+    const REQUESTS: usize = 1000;
+    let mut cluster = Cluster::start().await?;
+    let id = cluster.deploy(&server(&[])).await?;
+    let container = only_slot(&cluster, &id).await?.container;
+
+    // A slot that is down: its container died while nobody looked.
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    kill_program(pid(&cluster, &container).await?)?;
+    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes()[0].ready().await?;
+    status_soon(&cluster, &id, "Stopped").await;
+
+    let url = cluster.frontend_url(&format!("/invoke/{id}/"));
+    let mut requests = JoinSet::new();
+    for _ in 0..REQUESTS {
+        let url = url.clone();
+        requests.spawn(async move { bismuth_testkit::http::get(&url).await });
+    }
+    for answer in requests.join_all().await {
+        let answer = answer?;
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "{}",
+            crate::support::shown(&answer)
+        );
+        ensure!(answer.headers()["x-bismuth-container-id"] == container.as_str());
+    }
+    // All of them, and this one, came to one process; and one alone was started after the first.
+    let asked: Value = serde_json::from_slice(ask(&cluster, &id, "/self").await?.body())?;
+    assert_eq!(asked["requests"], REQUESTS + 1);
+    let log = bismuth_testkit::http::get(&format!(
+        "http://127.0.0.1:{}/logs/{container}",
+        cluster.node_port()
+    ))
+    .await?;
+    assert_eq!(
+        text(&log).matches("pid 1 starts").count(),
+        2,
+        "{}",
+        text(&log)
+    );
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! Stories about what goes on when parts of Bismuth die, are away, or come back.
+//!
+//! Each runs on a cluster of its own: real ZooKeeper, containerd, registry, and our programs.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bismuthd_dies;
+mod containerd_dies;
+mod nodes;
+mod programs_die;
+mod zookeeper_is_away;
