@@ -203,8 +203,8 @@ impl Slot {
     /// Why this start of the container has ended, if it has or does within a moment; `None` if it
     /// still runs. `bound` limits the waiting for the details, not for the fact.
     pub async fn why_it_ended(&self, incarnation: u64, bound: Duration) -> Option<NotUp> {
-        // A death is seen within milliseconds, but after the connection that it broke.
-        const NOTICE: Duration = Duration::from_millis(20);
+        // A death is known within 100 ms even on a busy machine, but after the connection that it broke.
+        const NOTICE: Duration = Duration::from_millis(100);
         let mut phases = self.phase.subscribe();
         let runs =
             |phase: &Phase| matches!(phase, Phase::Up(live) if live.incarnation == incarnation);
