@@ -397,8 +397,9 @@ umount "$1" 2>/dev/null
 rmdir "$1" 2>/dev/null && rm -f "$1.lock"
 "#;
 
-/// Starts the reaper of this process; `run` is the run directory.
-pub(crate) fn start_reaper(run: &Path) -> Result<()> {
+/// Starts the reaper of this process; `run` is the run directory. The reaper gets `lock` as its standard output,
+/// which it does not use, so that nobody sweeps the run before it is done.
+pub(crate) fn start_reaper(run: &Path, lock: &File) -> Result<()> {
     static PIPE: OnceLock<ChildStdin> = OnceLock::new();
     let mut command = Command::new("sh");
     command
@@ -406,7 +407,7 @@ pub(crate) fn start_reaper(run: &Path) -> Result<()> {
         .arg(run)
         .arg(RUN_MARK)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(lock.try_clone().context("duplicate the run's lock")?)
         .stderr(Stdio::null())
         .current_dir("/")
         .process_group(0);

@@ -3,7 +3,7 @@
 //! ```text
 //! /tmp/bismuth-test/
 //!    lock            held while a run is created or leftovers are swept
-//!    <run>.lock      held by the test process for as long as it lives
+//!    <run>.lock      held by the test process, and after it by its reaper until that is done
 //!    <run>/          a shared mount: what is mounted below it in the host's mount namespace
 //!                    appears in containerd's private one as well
 //! ```
@@ -26,7 +26,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 struct Run {
     dir: PathBuf,
-    /// Held for the life of the process; the kernel lets go of it however the process ends.
+    /// Held for the life of the process, however it ends, and of its reaper.
     _lock: File,
 }
 
@@ -89,7 +89,7 @@ fn begin() -> Result<Run> {
     let dir = root.join(name);
     fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     make_shared(&dir)?;
-    process::start_reaper(&dir)?;
+    process::start_reaper(&dir, &lock)?;
     Ok(Run { dir, _lock: lock })
 }
 
