@@ -40,13 +40,10 @@ start_daemons() {
     local socket
     socket=$(containerd_socket)
     say "Starting bismuthd, bismuth-api, bismuthfe"
-    start bismuthd "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" --state-dir "$state" \
+    serve bismuthd http://127.0.0.1:8011/readyz "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" --state-dir "$state" \
         --init "$bin/static/bismuth-init"
-    start bismuth-api "$bin/bismuth-api"
-    start bismuthfe "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
-    await_service bismuthd curl --fail --silent http://127.0.0.1:8011/readyz
-    await_service bismuth-api curl --fail --silent http://127.0.0.1:8002/readyz
-    await_service bismuthfe curl --fail --silent http://127.0.0.1:8010/readyz
+    serve bismuth-api http://127.0.0.1:8002/readyz "$bin/bismuth-api"
+    serve bismuthfe http://127.0.0.1:8010/readyz "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
 }
 
 import_image() {

@@ -3,6 +3,7 @@
 #   start NAME COMMAND…    runs it in the background: .run/NAME.pid, .run/log/NAME.log; harmless if it runs
 #   running NAME           true if what .run/NAME.pid names is still that very process
 #   stop NAME              SIGTERM, then SIGKILL; harmless if it does not run
+#   serve NAME URL COMMAND…   start, and wait until URL answers
 #   await WHAT SECONDS COMMAND…
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -76,6 +77,17 @@ await() {
     local what=$1 seconds=$2
     shift 2
     await_quietly "$seconds" "$@" || die "waited $seconds s for $what in vain; logs are in $run/log"
+}
+
+# start, await_service. A process that was killed a moment ago may still look alive: if it ends meanwhile, it is started anew.
+serve() {
+    local name=$1 url=$2
+    local answers=(curl --fail --silent "$url")
+    shift 2
+    start "$name" "$@"
+    await_quietly 60 answers_or_died "$name" "${answers[@]}" || true
+    start "$name" "$@"
+    await_service "$name" "${answers[@]}"
 }
 
 # A server program that is awaited: gives up at once, with the end of its log, when it has died.

@@ -40,6 +40,9 @@ pub(crate) async fn run(
             ),
             (false, false) => format!("{}: {}\n", finding.what, finding.how_to_mend),
         };
+        if shown.is_empty() {
+            return "Nothing contradicts.\n".to_owned();
+        }
         shown.iter().map(line).collect()
     })?;
     match left.len() {

@@ -10,6 +10,8 @@ use bismuth_model::Environment;
 use bismuth_sandbox::ids::IdPool;
 use clap::Parser;
 
+use crate::node::launch::WantedRuntime;
+
 /// Runs the containers of one Bismuth node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "bismuthd", version)]
@@ -74,7 +76,7 @@ pub struct Args {
     /// OCI runtime behind containerd: a name or path. `auto` is crun where it is installed and
     /// works, else runc.
     #[arg(long, env = "BISMUTH_RUNTIME", default_value = "auto")]
-    pub runtime: String,
+    pub runtime: WantedRuntime,
 
     /// Where else images of a registry are, such as docker.io=http://127.0.0.1:5000. Repeatable,
     /// asked in this order before the registry itself.

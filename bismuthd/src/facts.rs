@@ -6,8 +6,10 @@ use bismuth_containerd::Containerd;
 use bismuth_model::NodeFacts;
 use tracing::warn;
 
+use crate::node::launch::Launcher;
+
 /// Cores, memory and versions of this machine. What cannot be learned is left out.
-pub async fn gather(containerd: &Containerd, runtime: &str, epoch: &str) -> NodeFacts {
+pub async fn gather(containerd: &Containerd, launcher: &Launcher) -> NodeFacts {
     let mut versions = BTreeMap::from([
         ("bismuthd".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         (
@@ -17,8 +19,14 @@ pub async fn gather(containerd: &Containerd, runtime: &str, epoch: &str) -> Node
                 .to_string_lossy()
                 .into_owned(),
         ),
-        ("runtime".to_owned(), runtime.to_owned()),
     ]);
+    match launcher.runtime().await {
+        Ok(runtime) => drop(versions.insert("runtime".to_owned(), runtime)),
+        Err(error) => warn!(
+            error = bismuth_daemon::exit::chain(&error),
+            "cannot tell which runtime containerd will use"
+        ),
+    }
     match containerd.version().await {
         Ok(version) => drop(versions.insert("containerd".to_owned(), version.version)),
         Err(error) => warn!(
@@ -30,7 +38,7 @@ pub async fn gather(containerd: &Containerd, runtime: &str, epoch: &str) -> Node
         cores: u32::try_from(bismuth_daemon::cores::available()).unwrap_or(u32::MAX),
         memory: total_memory(),
         versions,
-        epoch: epoch.to_owned(),
+        epoch: launcher.state().epoch().to_owned(),
     }
 }
 

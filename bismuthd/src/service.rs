@@ -8,7 +8,7 @@ use std::time::Duration;
 use bismuth_containerd::images::{
     ImageStore, ImageStoreConfig, Images, InvalidEndpoint, RegistryConfig,
 };
-use bismuth_containerd::tasks::{RuntimeOptions, Tasks as ContainerTasks};
+use bismuth_containerd::tasks::Tasks as ContainerTasks;
 use bismuth_containerd::{Containerd, Deadlines};
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
@@ -83,7 +83,6 @@ pub struct Service {
     admin_listener: TcpListener,
     containerd: Containerd,
     images: Arc<dyn Images>,
-    runtime: String,
     launcher: Arc<Launcher>,
     registry: Registry,
 }
@@ -104,7 +103,6 @@ impl Service {
         let listeners = listen::bind_per_core(args.listen, workers)?;
         let admin_listener = listen::bind(args.admin_listen)?;
         let cgroups = cgroup::detect().map_err(StartError::Cgroup)?;
-        let runtime = runtime(&args.runtime, cgroups.version());
         let containerd = Containerd::connect(
             &args.containerd,
             &args.containerd_namespace,
@@ -114,7 +112,7 @@ impl Service {
         let images: Arc<dyn Images> = Arc::new(image_store(&args, containerd.clone())?);
         let config = LaunchConfig {
             init,
-            runtime: RuntimeOptions::binary(runtime.clone()),
+            runtime: args.runtime.clone(),
             limit_swap: cgroups.accounts_swap(),
             log_limits: Limits {
                 file_bytes: args.log_file_bytes,
@@ -140,7 +138,6 @@ impl Service {
             admin_listener,
             containerd,
             images,
-            runtime,
             launcher: Arc::new(launcher),
             registry,
         })
@@ -160,7 +157,7 @@ impl Service {
         let tasks = Tasks::new(&shutdown);
         let table = Arc::new(SlotTable::default());
         let drain = self.args.drain;
-        info!(address = ?self.address(), admin = %self.args.admin_listen, node = %self.args.node_ip, runtime = self.runtime, "bismuthd listens");
+        info!(address = ?self.address(), admin = %self.args.admin_listen, node = %self.args.node_ip, "bismuthd listens");
 
         tasks.spawn(
             "admin",
@@ -218,14 +215,10 @@ impl Service {
             board.write_to(records, shutdown.clone()),
         );
         let (zk, environment, ip) = (self.registry, self.args.zookeeper_env, self.args.node_ip);
-        let (containerd, runtime, epoch) = (
-            self.containerd,
-            self.runtime,
-            self.launcher.state().epoch().to_owned(),
-        );
+        let (containerd, launcher) = (self.containerd, Arc::clone(&self.launcher));
         let ending = shutdown.clone();
         tasks.spawn("presence", Policy::EndsProcess, async move {
-            let facts = facts::gather(&containerd, &runtime, &epoch).await;
+            let facts = facts::gather(&containerd, &launcher).await;
             presence::keep(zk, environment, ip, facts, ending).await;
         });
         let state = Arc::clone(self.launcher.state());
@@ -304,21 +297,6 @@ fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
         Ok(path) if path.is_file() => Ok(path),
         _ => Err(StartError::NoInit(path)),
     }
-}
-
-/// crun starts a container in half of runc's time, and does not run on hybrid control groups.
-fn runtime(wanted: &str, cgroups: cgroup::Version) -> String {
-    if wanted != "auto" {
-        return wanted.to_owned();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let has_crun = std::env::split_paths(&path).any(|dir| dir.join("crun").is_file());
-    let runtime = if has_crun && cgroups.crun_usable() {
-        "crun"
-    } else {
-        "runc"
-    };
-    runtime.to_owned()
 }
 
 /// Each container needs some descriptors and each request two or four; the usual soft limit is 1024.

@@ -16,6 +16,8 @@
 
 mod peer;
 
+pub use peer::ServerProcess;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
 use self::state::{State, Stored, refuse};
-use crate::client::Deadlines;
+use crate::client::{Deadlines, ServerProcess};
 use crate::error::{Error, Result};
 use crate::events::{TaskEvent, TaskEvents};
 use crate::tasks::{ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, Tasks};
@@ -318,8 +318,11 @@ impl Tasks for FakeContainerd {
         .await
     }
 
-    async fn nofile_limit(&self) -> Result<u64> {
-        Ok(crate::spec::DEFAULT_NOFILE_LIMIT)
+    async fn server_process(&self) -> Result<ServerProcess> {
+        Ok(ServerProcess {
+            pid: std::process::id(),
+            nofile: crate::spec::DEFAULT_NOFILE_LIMIT,
+        })
     }
 
     fn events(&self) -> TaskEvents {

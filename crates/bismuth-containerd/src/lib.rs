@@ -23,7 +23,7 @@ pub mod images;
 pub mod spec;
 pub mod tasks;
 
-pub use client::{CallClass, Containerd, Deadlines, NamespacedChannel, Version};
+pub use client::{CallClass, Containerd, Deadlines, NamespacedChannel, ServerProcess, Version};
 pub use error::{Error, Failure, Result};
 pub use events::{TaskEvent, TaskEvents};
 pub use tasks::{

@@ -28,6 +28,7 @@ use oci_spec::runtime::Spec;
 pub use runtime::{RuntimeOptions, SHIM_GROUP_ANNOTATION};
 pub use teardown::{TeardownError, TeardownStep};
 
+use crate::client::ServerProcess;
 use crate::error::Result;
 use crate::events::TaskEvents;
 
@@ -69,8 +70,8 @@ pub trait Tasks: Send + Sync + 'static {
     /// All tasks of the namespace. A shim that hangs makes its task [`TaskStatus::Unknown`] after two seconds.
     async fn list_tasks(&self) -> Result<Vec<TaskInfo>>;
 
-    /// The most open files that a container may be given, see [`Containerd::nofile_limit`](crate::Containerd::nofile_limit).
-    async fn nofile_limit(&self) -> Result<u64>;
+    /// The process that serves now, see [`Containerd::server_process`](crate::Containerd::server_process).
+    async fn server_process(&self) -> Result<ServerProcess>;
 
     /// What happens to the tasks of the namespace from now on; the first item is `Lost`, and means "list now".
     fn events(&self) -> TaskEvents;

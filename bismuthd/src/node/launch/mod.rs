@@ -17,6 +17,7 @@ mod down;
 mod error;
 mod ground;
 mod ready;
+mod runtime;
 mod up;
 mod user;
 
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bismuth_containerd::images::Images;
-use bismuth_containerd::tasks::{RuntimeOptions, Tasks};
+use bismuth_containerd::tasks::Tasks;
 use bismuth_model::{ContainerId, FunctionId, InvokeMode};
 use bismuth_sandbox::ids::{IdAllocator, IdPool, IdRange};
 use bismuth_sandbox::process::Watched;
@@ -36,12 +37,14 @@ use tracing::warn;
 
 pub use error::LaunchError;
 pub use ready::NotReady;
+pub use runtime::WantedRuntime;
 
 use super::program::Program;
 use super::slot::{ExecTarget, Live, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
+use runtime::Runtime;
 use user::User;
 
 /// How long the exit of a process that has ended may take to be known to its shim.
@@ -58,7 +61,7 @@ pub struct LaunchConfig {
     /// The static bismuth-init on the host.
     pub init: PathBuf,
     /// Which OCI runtime.
-    pub runtime: RuntimeOptions,
+    pub runtime: WantedRuntime,
     /// Whether memory limits cover swap too, see [`bismuth_containerd::spec::SpecInput::limit_swap`].
     pub limit_swap: bool,
     /// Log files per container.
@@ -87,6 +90,7 @@ pub struct Launcher {
     logs: LogThread,
     ids: Mutex<IdAllocator<FunctionId>>,
     turns: Semaphore,
+    runtime: Runtime,
 }
 
 /// A started container, in the hands of its driver.
@@ -129,6 +133,7 @@ impl Launcher {
         pool: IdPool,
     ) -> Self {
         Self {
+            runtime: Runtime::new(config.runtime.clone()),
             config,
             tasks,
             images,
@@ -142,6 +147,12 @@ impl Launcher {
     /// The containers side of containerd.
     pub fn tasks(&self) -> &Arc<dyn Tasks> {
         &self.tasks
+    }
+
+    /// The OCI runtime that a container would be started with now.
+    pub async fn runtime(&self) -> bismuth_containerd::Result<String> {
+        let server = self.tasks.server_process().await?;
+        Ok(self.runtime.binary_for(server.pid))
     }
 
     /// The node's memory.

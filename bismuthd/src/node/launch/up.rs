@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
-use bismuth_containerd::tasks::{NewContainer, Stdio};
+use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
 use bismuth_model::{ContainerId, ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
@@ -165,13 +165,19 @@ impl Launcher {
     ) -> Result<Process, LaunchError> {
         let id = slot.container_id.to_string();
         let dir = self.state.container_dir(slot.container_id);
-        let nofile = self
+        let server = self
             .tasks
-            .nofile_limit()
+            .server_process()
             .await
             .map_err(LaunchError::Containerd)?;
-        let mut input =
-            describe::spec_input(slot, range, ground, program, self.config.limit_swap, nofile);
+        let mut input = describe::spec_input(
+            slot,
+            range,
+            ground,
+            program,
+            self.config.limit_swap,
+            server.nofile,
+        );
         if matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)) {
             describe::put_init_in_front(&mut input, &self.config.init, &dir.join(ground::RUN));
         }
@@ -180,7 +186,7 @@ impl Launcher {
             spec: spec::build(&input).map_err(LaunchError::Spec)?,
             image: Some(image.reference.to_string()),
             labels: HashMap::from([(OWNER_LABEL.to_owned(), self.config.node.clone())]),
-            runtime: self.config.runtime.clone(),
+            runtime: RuntimeOptions::binary(self.runtime.binary_for(server.pid)),
             shim_group: None,
         };
         let first_word = program.argv.first().map_or("", String::as_str);

@@ -8,17 +8,26 @@ use tokio::time::timeout;
 use super::Containerd;
 use crate::error::{Error, Result};
 
-impl Containerd {
-    /// The hard limit on open files of containerd, which its shims and containers inherit.
+/// What the process that serves the socket gives to the containers it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerProcess {
+    /// Its process id, whose mount namespace is what the OCI runtime sees.
+    pub pid: u32,
+    /// Its hard limit on open files, which shims and containers inherit.
     ///
     /// A container cannot be given more where root lacks `CAP_SYS_RESOURCE` (nested virtual machines, build sandboxes): runc
     /// then fails with "error setting rlimit type 7: operation not permitted". `SpecInput::nofile` should be at most this.
+    pub nofile: u64,
+}
+
+impl Containerd {
+    /// Looks at the process that serves the socket now.
     ///
     /// # Errors
     /// containerd does not listen, or lives in another pid namespace.
-    pub async fn nofile_limit(&self) -> Result<u64> {
+    pub async fn server_process(&self) -> Result<ServerProcess> {
         let after = self.deadlines().quick;
-        let read = timeout(after, self.read_nofile_limit()).await;
+        let read = timeout(after, self.inspect_server()).await;
         let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         read.map_err(|source| Error::InspectPeer {
             socket: self.socket().to_owned(),
@@ -26,15 +35,17 @@ impl Containerd {
         })
     }
 
-    async fn read_nofile_limit(&self) -> io::Result<u64> {
+    async fn inspect_server(&self) -> io::Result<ServerProcess> {
         let credentials = UnixStream::connect(self.socket()).await?.peer_cred()?;
         let pid = credentials
             .pid()
+            .and_then(|pid| u32::try_from(pid).ok())
             .filter(|pid| *pid > 0)
             .ok_or_else(|| io::Error::other("the peer is in another pid namespace"))?;
         let limits = tokio::fs::read_to_string(format!("/proc/{pid}/limits")).await?;
-        hard_nofile(&limits)
-            .ok_or_else(|| io::Error::other("no open files limit in /proc/PID/limits"))
+        let nofile = hard_nofile(&limits)
+            .ok_or_else(|| io::Error::other("no open files limit in /proc/PID/limits"))?;
+        Ok(ServerProcess { pid, nofile })
     }
 }
 

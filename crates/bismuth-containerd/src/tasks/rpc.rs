@@ -16,7 +16,7 @@ use prost_types::Any;
 
 use super::runtime::{RUNTIME, SHIM_GROUP_ANNOTATION};
 use super::{ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks};
-use crate::client::{CallClass, Containerd, MAX_MESSAGE, NamespacedChannel};
+use crate::client::{CallClass, Containerd, MAX_MESSAGE, NamespacedChannel, ServerProcess};
 use crate::error::{Error, Result};
 use crate::events::{TaskEvents, system_time};
 
@@ -164,8 +164,8 @@ impl Tasks for Containerd {
         Ok(listed.tasks.into_iter().map(task_info).collect())
     }
 
-    async fn nofile_limit(&self) -> Result<u64> {
-        Containerd::nofile_limit(self).await
+    async fn server_process(&self) -> Result<ServerProcess> {
+        Containerd::server_process(self).await
     }
 
     fn events(&self) -> TaskEvents {

@@ -47,7 +47,11 @@ impl Node {
         let client = Containerd::connect(&server.socket(), "bismuth-test", deadlines)?;
         let root = busybox_root(&server.scratch("rootfs")?)?;
         let namespaces = hold_namespaces(&server).await?;
-        let nofile = client.nofile_limit().await?.min(spec::DEFAULT_NOFILE_LIMIT);
+        let nofile = client
+            .server_process()
+            .await?
+            .nofile
+            .min(spec::DEFAULT_NOFILE_LIMIT);
         Ok(Self {
             nofile,
             server,
