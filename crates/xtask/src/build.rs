@@ -72,7 +72,7 @@ pub(crate) fn static_programs(release: bool) -> Result<()> {
 
 /// Runs the benchmarks on optimised programs.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
-    crate::packages::setup(true, true)?;
+    crate::packages::setup(true, false)?;
     run(cargo()
         .args(["build", "--locked", "--release", "--bins"])
         .args(BENCHED.iter().flat_map(|package| ["--package", package])))?;

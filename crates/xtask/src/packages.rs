@@ -53,6 +53,8 @@ const NEEDS: &[Need] = &[
         "docker-registry",
         "serves images to tests",
     ),
+    need("skopeo", "skopeo", "writes images as others do, for tests"),
+    need("openssl", "openssl", "makes certificates for tests"),
     need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
     need("git", "git", "lists the sources that tidy reads"),
     need("curl", "curl", "shows what the scripts have started"),

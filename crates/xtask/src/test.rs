@@ -9,13 +9,13 @@ use crate::build;
 use crate::command::{self, cargo, is_installed, output};
 use crate::packages;
 
-/// Checks the machine, builds, and runs every test of the workspace.
+/// Installs what is missing, builds, and runs every test of the workspace.
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     ensure!(
         output(Command::new("id").arg("-u"))?.trim() == "0",
         "the tests make namespaces, mounts and cgroups: run them as root"
     );
-    packages::setup(false, true)?;
+    packages::setup(false, false)?;
     build::for_tests()?;
     let tools = nextest()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
