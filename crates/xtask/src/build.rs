@@ -19,8 +19,6 @@ use anyhow::{Context, Result};
 use crate::command::{cargo, output, root, run};
 
 const STATIC_PROGRAMS: [&str; 2] = ["bismuth-init", "echo-server"];
-/// What is measured, and what measures it.
-const BENCHED: [&str; 3] = ["bismuthfe", "bismuthd", "bismuth-bench"];
 
 /// Builds everything.
 pub(crate) fn all(release: bool) -> Result<()> {
@@ -73,10 +71,7 @@ pub(crate) fn static_programs(release: bool) -> Result<()> {
 /// Runs the benchmarks on optimised programs.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     crate::packages::setup(true, false)?;
-    run(cargo()
-        .args(["build", "--locked", "--release", "--bins"])
-        .args(BENCHED.iter().flat_map(|package| ["--package", package])))?;
-    static_programs(true)?;
+    all(true)?;
     run(Command::new(target_dir().join("release/bismuth-bench")).args(args))
 }
 
