@@ -1,6 +1,8 @@
 //! Any record as JSON, for people.
 
-use bismuth_model::{Backend, ContainerRecord, FunctionId, FunctionRecord, NodeFacts, NodeRecord};
+use bismuth_model::{
+    Backend, ContainerRecord, FunctionId, FunctionRecord, NodeFacts, NodeRecord, StoreClaim,
+};
 use serde_json::Value;
 
 use crate::codec::{self, Record};
@@ -42,11 +44,13 @@ impl Layout {
             Place::Alive(_) => show::<NodeFacts>(bytes),
             Place::Container(..) => show::<ContainerRecord>(bytes),
             Place::Route(_) => show::<FunctionId>(bytes),
+            Place::Store => show::<StoreClaim>(bytes),
             Place::Root
             | Place::Functions
             | Place::Nodes
             | Place::Containers(_)
             | Place::Routes
+            | Place::Services
             | Place::Election => Ok(as_text(bytes)),
         };
         shown.map_err(|source| JsonError::Record {

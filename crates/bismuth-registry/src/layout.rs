@@ -8,6 +8,7 @@
 //!  │           ├─ alive              NodeFacts, ephemeral
 //!  │           └─ container/{id}     ContainerRecord
 //!  ├─ route/{hostname}               FunctionId
+//!  ├─ service/store                  StoreClaim, if the services keep their data on one node
 //!  └─ election/…                     leader locks
 //! ```
 //!
@@ -59,6 +60,10 @@ pub enum Place {
     Routes,
     /// The function that a hostname leads to.
     Route(Hostname),
+    /// The directory of what the services share; no data. Made when it is needed.
+    Services,
+    /// Whose the services' embedded store is.
+    Store,
     /// Leader locks, whose form is their user's business.
     Election,
 }
@@ -138,6 +143,18 @@ impl Layout {
         format!("{}/route/{}", self.root, hostname.as_str())
     }
 
+    /// The directory of what the services share.
+    #[must_use]
+    pub fn services(&self) -> String {
+        format!("{}/service", self.root)
+    }
+
+    /// Whose the services' embedded store is.
+    #[must_use]
+    pub fn store(&self) -> String {
+        format!("{}/service/store", self.root)
+    }
+
     /// The directory of leader locks.
     #[must_use]
     pub fn elections(&self) -> String {
@@ -182,6 +199,8 @@ impl Layout {
             ["node", ip, CONTAINER, id] => Some(Place::Container(canonical(ip)?, canonical(id)?)),
             ["route"] => Some(Place::Routes),
             ["route", hostname] => canonical(hostname).map(Place::Route),
+            ["service"] => Some(Place::Services),
+            ["service", "store"] => Some(Place::Store),
             ["election", ..] => Some(Place::Election),
             _ => None,
         }
@@ -225,6 +244,8 @@ mod tests {
             ),
             (layout.routes(), Place::Routes),
             (layout.route(&hostname), Place::Route(hostname)),
+            (layout.services(), Place::Services),
+            (layout.store(), Place::Store),
             (layout.elections(), Place::Election),
             (layout.election("leader"), Place::Election),
         ] {

@@ -34,6 +34,7 @@ mod json;
 mod layout;
 mod nodes;
 mod routes;
+mod store;
 mod transaction;
 mod watch;
 

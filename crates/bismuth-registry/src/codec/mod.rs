@@ -9,6 +9,7 @@
 //! A record is written in the newest version and read in any. Reading bytes of any kind, from anybody, ends in a
 //! record or an [`Error`]; it neither panics nor allocates more than a few megabytes.
 
+mod claim;
 #[cfg(test)]
 mod tests;
 mod v1;

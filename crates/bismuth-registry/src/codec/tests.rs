@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bismuth_model::{
     Affinity, ContainerId, ContainerState, ContainerStatus, Egress, FunctionDefinition, Hostname,
-    InvokeMode, Readiness, Repo, Revision, Route, ServiceQuotas,
+    InvokeMode, Readiness, Repo, Revision, Route, ServiceQuotas, StoreClaim,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -177,6 +177,15 @@ fn golden_route_node_and_backends() {
         &"7f000001 67e5504410b1426f9247bb680e5fe0c8".repeat(2),
     );
     golden(&Vec::<Backend>::new(), "");
+}
+
+#[test]
+fn golden_store_claim() {
+    let claim = StoreClaim {
+        node: [10, 0, 0, 7].into(),
+        store: "s1".into(),
+    };
+    golden(&claim, "01 0a000007 02 7331");
 }
 
 #[test]
@@ -449,6 +458,7 @@ proptest! {
         never_panics::<FunctionId>(&bytes)?;
         never_panics::<Vec<Backend>>(&bytes)?;
         never_panics::<NodeRecord>(&bytes)?;
+        never_panics::<StoreClaim>(&bytes)?;
     }
 
     #[test]

@@ -9,4 +9,5 @@ mod fixture;
 mod functions;
 mod nodes;
 mod routing;
+mod store;
 mod writers;

@@ -1,0 +1,79 @@
+//! Whose the services' embedded store is: at most one per environment, and it stays its owner's until it is released.
+
+use bismuth_coord::Error as TreeError;
+use bismuth_model::StoreClaim;
+
+use crate::Registry;
+use crate::error::Result;
+use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
+
+impl Registry {
+    /// Claims the services' data for one store. Returns the claim that stands: this one, unless another store has it.
+    /// The same store on another address (its machine got a new one) takes the claim with it.
+    ///
+    /// # Errors
+    /// [`Error::NotBootstrapped`](crate::Error::NotBootstrapped), and what every change may end in.
+    pub async fn claim_store(&self, claim: &StoreClaim) -> Result<StoreClaim> {
+        let path = self.layout.store();
+        let data = encode(&path, claim)?;
+        let proof = Proof::Holds(path.clone(), data.clone());
+        let mut attempts = Attempts::new("claim the services' store".to_owned());
+        loop {
+            let op = match self.read::<StoreClaim>(&path).await? {
+                Some(stored) if stored.record.store != claim.store || stored.record == *claim => {
+                    return Ok(stored.record);
+                }
+                Some(stored) => set(path.clone(), data.clone(), stored.version),
+                None => create(path.clone(), data.clone()),
+            };
+            match self.commit(attempts.act(), vec![op], &proof).await? {
+                Outcome::Made => return Ok(claim.clone()),
+                Outcome::Refused(TreeError::NotFound { .. }) => self.make_services().await?,
+                Outcome::Refused(error) if error.is_conflict() => {}
+                Outcome::Refused(error) => return Err(error.into()),
+            }
+            attempts.next().await?;
+        }
+    }
+
+    /// The claim that stands.
+    ///
+    /// # Errors
+    /// [`Error::Tree`](crate::Error::Tree), [`Error::Record`](crate::Error::Record).
+    pub async fn store_claim(&self) -> Result<Option<StoreClaim>> {
+        let stored = self.read::<StoreClaim>(&self.layout.store()).await?;
+        Ok(stored.map(|stored| stored.record))
+    }
+
+    /// Ends a claim, for a store that is lost or was moved. `false` if this claim does not stand.
+    ///
+    /// # Errors
+    /// What every change may end in.
+    pub async fn release_store(&self, claim: &StoreClaim) -> Result<bool> {
+        let path = self.layout.store();
+        let proof = Proof::Gone(path.clone());
+        let mut attempts = Attempts::new("release the services' store".to_owned());
+        loop {
+            let version = match self.read::<StoreClaim>(&path).await? {
+                Some(stored) if stored.record == *claim => stored.version,
+                _ => return Ok(false),
+            };
+            let op = delete(path.clone(), version);
+            match self.commit(attempts.act(), vec![op], &proof).await? {
+                Outcome::Made => return Ok(true),
+                Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
+                    attempts.next().await?
+                }
+                Outcome::Refused(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The directory, which environments of earlier versions lack. Never makes the environment itself.
+    async fn make_services(&self) -> Result<()> {
+        if self.tree.exists(self.layout.root()).await?.is_none() {
+            return Err(self.not_bootstrapped());
+        }
+        self.ensure(&self.layout.services()).await
+    }
+}

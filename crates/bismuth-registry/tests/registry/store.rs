@@ -1,0 +1,70 @@
+//! Whose the services' embedded store is.
+
+use std::net::Ipv4Addr;
+
+use bismuth_coord::MemoryTree;
+use bismuth_model::StoreClaim;
+use bismuth_registry::Error;
+
+use crate::fixture::{Fixture, NODES, on};
+
+fn claim(node: Ipv4Addr, store: &str) -> StoreClaim {
+    StoreClaim {
+        node,
+        store: store.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_first_store_has_the_claim_and_keeps_it() {
+    let f = Fixture::new().await;
+    assert_eq!(f.registry.store_claim().await.unwrap(), None);
+    let (first, second) = (claim(NODES[0], "a"), claim(NODES[1], "b"));
+    for _ in 0..2 {
+        assert_eq!(f.registry.claim_store(&first).await.unwrap(), first);
+        assert_eq!(f.registry.claim_store(&second).await.unwrap(), first);
+    }
+    assert_eq!(f.registry.store_claim().await.unwrap(), Some(first));
+    assert_eq!(f.registry.audit().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_store_whose_machine_got_a_new_address_takes_its_claim_with_it() {
+    let f = Fixture::new().await;
+    f.registry.claim_store(&claim(NODES[0], "a")).await.unwrap();
+    let moved = claim(NODES[1], "a");
+    assert_eq!(f.registry.claim_store(&moved).await.unwrap(), moved);
+    assert_eq!(f.registry.store_claim().await.unwrap(), Some(moved));
+}
+
+#[tokio::test]
+async fn only_the_claim_that_stands_is_released() {
+    let f = Fixture::new().await;
+    let (first, second) = (claim(NODES[0], "a"), claim(NODES[1], "b"));
+    f.registry.claim_store(&first).await.unwrap();
+    assert!(!f.registry.release_store(&second).await.unwrap());
+    assert!(f.registry.release_store(&first).await.unwrap());
+    assert!(!f.registry.release_store(&first).await.unwrap());
+    assert_eq!(f.registry.claim_store(&second).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn of_many_stores_that_claim_at_once_one_gets_it() {
+    let f = Fixture::new().await;
+    let claims = (0..8).map(|n| claim(NODES[0], &n.to_string()));
+    let claims: Vec<_> = claims.collect();
+    let answers = claims.iter().map(|claim| f.registry.claim_store(claim));
+    let answers = futures_util::future::try_join_all(answers).await.unwrap();
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(
+        f.registry.store_claim().await.unwrap().as_ref(),
+        answers.first()
+    );
+}
+
+#[tokio::test]
+async fn without_an_environment_nothing_is_claimed() {
+    let registry = on(&MemoryTree::new());
+    let error = registry.claim_store(&claim(NODES[0], "a")).await;
+    assert!(matches!(error, Err(Error::NotBootstrapped { .. })));
+}
