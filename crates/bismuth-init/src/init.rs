@@ -15,6 +15,7 @@
 
 mod connection;
 mod door;
+mod secrets;
 mod spawn;
 mod strays;
 
@@ -28,7 +29,8 @@ use std::{
 use libc::pid_t;
 
 use crate::{
-    protocol::{Exit, FailureKind, Reply},
+    SECRETS_DIR,
+    protocol::{Delivery, Exit, FailureKind, Reply},
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
@@ -190,7 +192,29 @@ impl Init {
                     self.connections.remove(&id);
                 }
             },
+            Progress::Delivery(delivery) => {
+                let connection = self.connections.remove(&id);
+                if let Some(connection) = connection {
+                    self.take_delivery(delivery, connection);
+                }
+            }
             Progress::Closed => self.end(id),
+        }
+    }
+
+    /// Does not return if this process becomes the delivered program.
+    fn take_delivery(&mut self, delivery: Delivery, mut connection: Connection) {
+        if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &delivery.files) {
+            return connection.reply_last(&failure);
+        }
+        match delivery.program {
+            None => connection.reply_last(&Reply::Delivered),
+            // The host may have given up; then nobody would know what runs here.
+            Some(program) if connection.before_becoming() => {
+                let failure = self.spawner.become_program(&program);
+                connection.reply_last(&failure);
+            }
+            Some(_) => {}
         }
     }
 

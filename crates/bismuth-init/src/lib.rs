@@ -17,6 +17,10 @@
 //! - [`host`]: the side of bismuthd. Blocking, or step by step under any runtime.
 //! - [`init`]: the side in the container; the program `bismuth-init` is little more.
 //!
+//! A *delivery* is the other kind of request: secrets as files, and for a server whose environment holds
+//! secrets also the program itself, which init then becomes. So they are neither in the container's spec nor on
+//! a disk.
+//!
 //! # Who runs as whom
 //!
 //! `bismuth-init` runs **as the function's own user**, without any capability, from its first
@@ -44,12 +48,16 @@ pub mod protocol;
 mod scm;
 mod sys;
 
-pub use host::{OutgoingRequest, send_request};
-pub use protocol::{ExecRequest, Exit, FailureKind, Reply, ReplyDecoder};
+pub use host::{OutgoingRequest, send_delivery, send_request};
+pub use protocol::{
+    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, Request, SecretFile,
+};
 
 /// Where the program is mounted in an exec container.
 pub const PROGRAM_PATH: &str = "/.bismuth/init";
 /// Where it listens in there.
 pub const SOCKET_PATH: &str = "/.bismuth/run/init.sock";
+/// Where the files of a delivery are written: a filesystem in memory, the function's own.
+pub const SECRETS_DIR: &str = "/run/secrets";
 /// The name of the socket in the directory that the host mounts.
 pub const SOCKET_NAME: &str = "init.sock";

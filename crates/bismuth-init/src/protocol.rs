@@ -4,6 +4,11 @@
 //!   host ──► request: header(12) body(≤ 2 MiB), with three descriptors on its first byte
 //!   host ◄── Hello, then one of  SpawnFailed ─ end
 //!                                Spawned ─ Exited ─ end
+//!
+//!   host ──► delivery: header(12) body(≤ 2 MiB), without descriptors
+//!   host ◄── Hello, then one of  SpawnFailed ─ end
+//!                                Delivered ─ end           files only
+//!                                end                       it has become the program
 //! ```
 //!
 //! All numbers are little-endian.
@@ -23,11 +28,17 @@
 //! | list of strings | argv |
 //! | list of strings | environment, `NAME=value` |
 //!
-//! A list is its u32 count and its members; a string its u32 length and its bytes, none of them 0.
+//! | body, version 2: a delivery | |
+//! |---|---|
+//! | list of (string, bytes) | files: name in [`SECRETS_DIR`](crate::SECRETS_DIR), content |
+//! | u8 | 1 if a body of version 1 follows: the program to become |
+//!
+//! A list is its u32 count and its members; a string its u32 length and its bytes, none of them 0; bytes
+//! are the same, of any value.
 //!
 //! | reply | |
 //! |---|---|
-//! | u8 | kind: 1 Hello, 2 Spawned, 3 SpawnFailed, 4 Exited |
+//! | u8 | kind: 1 Hello, 2 Spawned, 3 SpawnFailed, 4 Exited, 5 Delivered |
 //! | u16 | length of what follows |
 //! | Hello | u16: the newest request version this init understands; it understands all older ones |
 //! | Spawned | u32: process id in the container |
@@ -39,14 +50,20 @@
 
 use std::ffi::{CString, NulError};
 
+mod delivery;
 mod reply;
 mod wire;
 
+pub use delivery::{Delivery, SecretFile};
 pub use reply::{Exit, FailureKind, Reply, ReplyDecoder};
 use wire::Reader;
 
 /// The newest request version this code understands.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// The version whose body is an [`ExecRequest`]: what every init understands.
+const EXEC_VERSION: u16 = 1;
+/// The version whose body is a [`Delivery`].
+const DELIVERY_VERSION: u16 = 2;
 /// The bytes of a request before its body.
 pub const HEADER_BYTES: usize = 12;
 /// The longest body of a request. Linux takes at most 2 MiB of arguments and environment under
@@ -130,11 +147,19 @@ pub enum ProtocolError {
         /// What was sent.
         kind: u8,
     },
-    /// Not three descriptors.
-    #[error("{count} descriptors came with the request, not {DESCRIPTORS}")]
+    /// Not the descriptors that belong to it.
+    #[error("{count} descriptors came with the request, not {expected}")]
     Descriptors {
         /// How many.
         count: usize,
+        /// How many belong to it.
+        expected: usize,
+    },
+    /// A file whose name is no name.
+    #[error("{name:?} cannot be the name of a file in {}", crate::SECRETS_DIR)]
+    FileName {
+        /// What was sent.
+        name: CString,
     },
     /// More after the request was complete.
     #[error("bytes follow the request")]
@@ -176,29 +201,25 @@ impl ExecRequest {
         if self.argv.is_empty() {
             return Err(RequestError::NoProgram);
         }
-        let bytes = self.body_bytes();
-        if bytes > MAX_BODY_BYTES {
-            return Err(RequestError::TooLong { bytes });
-        }
-        let mut out = Vec::with_capacity(HEADER_BYTES + bytes);
-        out.extend(MAGIC);
-        out.extend(VERSION.to_le_bytes());
-        out.extend([0; 2]);
-        wire::put_u32(&mut out, bytes);
+        let mut out = header(EXEC_VERSION, self.body_bytes())?;
+        self.encode_body(&mut out);
+        Ok(out)
+    }
+
+    fn encode_body(&self, out: &mut Vec<u8>) {
         out.extend(self.uid.to_le_bytes());
         out.extend(self.gid.to_le_bytes());
-        wire::put_u32(&mut out, self.groups.len());
+        wire::put_u32(out, self.groups.len());
         for group in &self.groups {
             out.extend(group.to_le_bytes());
         }
-        wire::put_string(&mut out, &self.cwd);
+        wire::put_string(out, &self.cwd);
         for list in [&self.argv, &self.env] {
-            wire::put_u32(&mut out, list.len());
+            wire::put_u32(out, list.len());
             for string in list {
-                wire::put_string(&mut out, string);
+                wire::put_string(out, string);
             }
         }
-        Ok(out)
     }
 
     fn body_bytes(&self) -> usize {
@@ -208,8 +229,8 @@ impl ExecRequest {
         5 * 4 + 4 * self.groups.len() + strings
     }
 
-    fn decode_body(body: &[u8]) -> Result<Self, ProtocolError> {
-        let mut reader = Reader::new(body);
+    /// Takes all that is left.
+    fn decode_body(mut reader: Reader<'_>) -> Result<Self, ProtocolError> {
         let (uid, gid) = (reader.u32()?, reader.u32()?);
         let groups = reader.list(Reader::u32)?;
         let cwd = reader.string()?;
@@ -230,6 +251,50 @@ impl ExecRequest {
     }
 }
 
+/// What the host asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Run a program, beside others.
+    Spawn(ExecRequest),
+    /// Take secrets, and perhaps become the program that wants them.
+    Deliver(Delivery),
+}
+
+impl Request {
+    /// How many descriptors travel with it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Spawn(_) => DESCRIPTORS,
+            Self::Deliver(_) => 0,
+        }
+    }
+
+    /// Header and body as they travel.
+    ///
+    /// # Errors
+    /// When there is no program, or the body would be longer than [`MAX_BODY_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, RequestError> {
+        match self {
+            Self::Spawn(request) => request.encode(),
+            Self::Deliver(delivery) => delivery.encode(),
+        }
+    }
+}
+
+/// The bytes before a body, with room for it.
+fn header(version: u16, body: usize) -> Result<Vec<u8>, RequestError> {
+    if body > MAX_BODY_BYTES {
+        return Err(RequestError::TooLong { bytes: body });
+    }
+    let mut out = Vec::with_capacity(HEADER_BYTES + body);
+    out.extend(MAGIC);
+    out.extend(version.to_le_bytes());
+    out.extend([0; 2]);
+    wire::put_u32(&mut out, body);
+    Ok(out)
+}
+
 /// Puts a request together from the pieces in which it arrives.
 #[derive(Debug, Default)]
 pub struct RequestDecoder {
@@ -241,16 +306,24 @@ impl RequestDecoder {
     ///
     /// # Errors
     /// When it is not a request, as soon as that is known. The decoder is of no use then.
-    pub fn push(&mut self, piece: &[u8]) -> Result<Option<ExecRequest>, ProtocolError> {
+    pub fn push(&mut self, piece: &[u8]) -> Result<Option<Request>, ProtocolError> {
         self.received.extend_from_slice(piece);
         let Some((header, body)) = self.received.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
-        let length = body_length(header)?;
+        let (version, length) = read_header(header)?;
         match body.len().cmp(&length) {
             std::cmp::Ordering::Less => Ok(None),
-            std::cmp::Ordering::Equal => ExecRequest::decode_body(body).map(Some),
             std::cmp::Ordering::Greater => Err(ProtocolError::Trailing),
+            std::cmp::Ordering::Equal => {
+                let reader = Reader::new(body);
+                let request = if version == DELIVERY_VERSION {
+                    Request::Deliver(Delivery::decode_body(reader)?)
+                } else {
+                    Request::Spawn(ExecRequest::decode_body(reader)?)
+                };
+                Ok(Some(request))
+            }
         }
     }
 
@@ -261,7 +334,8 @@ impl RequestDecoder {
     }
 }
 
-fn body_length(header: &[u8; HEADER_BYTES]) -> Result<usize, ProtocolError> {
+/// The version and the length of the body.
+fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(u16, usize), ProtocolError> {
     let mut reader = Reader::new(header);
     if reader.array()? != MAGIC {
         return Err(ProtocolError::Magic);
@@ -276,5 +350,5 @@ fn body_length(header: &[u8; HEADER_BYTES]) -> Result<usize, ProtocolError> {
         let limit = MAX_BODY_BYTES;
         return Err(ProtocolError::TooLong { bytes, limit });
     }
-    Ok(bytes)
+    Ok((version, bytes))
 }

@@ -3,8 +3,8 @@
 use std::ffi::CString;
 
 use bismuth_init::protocol::{
-    ExecRequest, Exit, FailureKind, MAX_BODY_BYTES, ProtocolError, Reply, ReplyDecoder,
-    RequestDecoder, RequestError,
+    Delivery, ExecRequest, Exit, FailureKind, MAX_BODY_BYTES, ProtocolError, Reply, ReplyDecoder,
+    Request, RequestDecoder, RequestError, SecretFile,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -25,6 +25,19 @@ fn request() -> impl Strategy<Value = ExecRequest> {
     })
 }
 
+fn file() -> impl Strategy<Value = SecretFile> {
+    let name = vec(1..=u8::MAX, 1..20).prop_filter_map("one path segment", |bytes| {
+        let is_segment = !bytes.contains(&b'/') && bytes != b"." && bytes != b"..";
+        is_segment.then(|| CString::new(bytes).expect("no zero bytes"))
+    });
+    (name, vec(any::<u8>(), 0..60)).prop_map(|(name, content)| SecretFile { name, content })
+}
+
+fn delivery() -> impl Strategy<Value = Delivery> {
+    let program = proptest::option::of(request());
+    (vec(file(), 0..4), program).prop_map(|(files, program)| Delivery { files, program })
+}
+
 fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
         any::<u16>().prop_map(|version| Reply::Hello { version }),
@@ -36,11 +49,12 @@ fn reply() -> impl Strategy<Value = Reply> {
         }),
         any::<i32>().prop_map(|code| Reply::Exited(Exit::Code(code))),
         any::<i32>().prop_map(|signal| Reply::Exited(Exit::Signal(signal))),
+        Just(Reply::Delivered),
     ]
 }
 
 /// Feeds `bytes` in pieces of `piece` bytes.
-fn decode(bytes: &[u8], piece: usize) -> Result<Option<ExecRequest>, ProtocolError> {
+fn decode(bytes: &[u8], piece: usize) -> Result<Option<Request>, ProtocolError> {
     let mut decoder = RequestDecoder::default();
     let mut decoded = None;
     for piece in bytes.chunks(piece) {
@@ -56,7 +70,15 @@ proptest! {
         request in request(), piece in 1_usize..200,
     ) {
         let bytes = request.encode().expect("it is short");
-        prop_assert_eq!(decode(&bytes, piece), Ok(Some(request)));
+        prop_assert_eq!(decode(&bytes, piece), Ok(Some(Request::Spawn(request))));
+    }
+
+    #[test]
+    fn a_delivery_survives_the_journey_in_pieces_of_any_size(
+        delivery in delivery(), piece in 1_usize..200,
+    ) {
+        let bytes = delivery.encode().expect("it is short");
+        prop_assert_eq!(decode(&bytes, piece), Ok(Some(Request::Deliver(delivery))));
     }
 
     #[test]
@@ -84,11 +106,12 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_refused_or_waited_on_but_never_panic(
-        bytes in vec(any::<u8>(), 0..400), piece in 1_usize..50, body in vec(any::<u8>(), 0..200),
+        bytes in vec(any::<u8>(), 0..400), piece in 1_usize..50, version in 1_u8..=2,
+        body in vec(any::<u8>(), 0..200),
     ) {
         let _any = decode_any(&bytes, piece);
         // With a good header the fields are reached.
-        let mut framed = b"BsmI\x01\x00\x00\x00".to_vec();
+        let mut framed = [b"BsmI", &[version, 0, 0, 0][..]].concat();
         framed.extend((body.len() as u32).to_le_bytes());
         framed.extend(body);
         let _any = decode_any(&framed, piece);
@@ -121,7 +144,10 @@ fn version_1_stays_as_it_is() {
     ];
     let golden = golden.concat();
     assert_eq!(request.encode().expect("it is short"), golden);
-    assert_eq!(decode(&golden, golden.len()), Ok(Some(request)));
+    assert_eq!(
+        decode(&golden, golden.len()),
+        Ok(Some(Request::Spawn(request)))
+    );
 
     let replies = [
         (
@@ -153,6 +179,54 @@ fn version_1_stays_as_it_is() {
         let mut bytes = Vec::new();
         reply.encode_into(&mut bytes);
         assert_eq!(bytes, golden, "{reply:?}");
+    }
+}
+
+#[test]
+fn version_2_stays_as_it_is() {
+    let delivery = Delivery {
+        files: vec![SecretFile {
+            name: c"key".into(),
+            content: b"a\0b".to_vec(),
+        }],
+        program: Some(ExecRequest::new(["ls"], ["A=b"], "/", (1, 2)).expect("fine")),
+    };
+    let golden: &[&[u8]] = &[
+        b"BsmI\x02\x00\x00\x00",
+        b"\x39\x00\x00\x00",
+        b"\x01\x00\x00\x00\x03\x00\x00\x00key\x03\x00\x00\x00a\0b",
+        b"\x01",
+        b"\x01\x00\x00\x00\x02\x00\x00\x00",
+        b"\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00/",
+        b"\x01\x00\x00\x00\x02\x00\x00\x00ls",
+        b"\x01\x00\x00\x00\x03\x00\x00\x00A=b",
+    ];
+    let golden = golden.concat();
+    assert_eq!(delivery.encode().expect("it is short"), golden);
+    let decoded = decode(&golden, golden.len());
+    assert_eq!(decoded, Ok(Some(Request::Deliver(delivery))));
+    let mut bytes = Vec::new();
+    Reply::Delivered.encode_into(&mut bytes);
+    assert_eq!(bytes, b"\x05\x00\x00");
+}
+
+#[test]
+fn a_file_has_the_name_of_a_file() {
+    for name in [c"", c".", c"..", c"a/b", c"/etc/passwd"] {
+        let delivery = Delivery {
+            files: vec![SecretFile {
+                name: name.into(),
+                content: Vec::new(),
+            }],
+            program: None,
+        };
+        let bytes = delivery.encode().expect("it is short");
+        let name = name.into();
+        assert_eq!(
+            decode(&bytes, bytes.len()),
+            Err(ProtocolError::FileName { name })
+        );
     }
 }
 

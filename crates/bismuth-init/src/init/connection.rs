@@ -14,7 +14,8 @@ use libc::pid_t;
 
 use crate::{
     protocol::{
-        DESCRIPTORS, ExecRequest, FailureKind, ProtocolError, Reply, RequestDecoder, VERSION,
+        DESCRIPTORS, Delivery, ExecRequest, FailureKind, ProtocolError, Reply, Request,
+        RequestDecoder, VERSION,
     },
     scm,
 };
@@ -46,6 +47,7 @@ enum State {
 pub(super) enum Progress {
     Waits,
     Request(ExecRequest, [OwnedFd; DESCRIPTORS]),
+    Delivery(Delivery),
     Closed,
 }
 
@@ -99,11 +101,16 @@ impl Connection {
             let outcome = decoder.push(&piece[..received.bytes]);
             let outcome = match outcome {
                 Ok(None) => continue,
-                Ok(Some(request)) => three(fds, received.truncated).map(|fds| (request, fds)),
+                Ok(Some(Request::Spawn(request))) => {
+                    exactly(fds, received.truncated).map(|fds| Progress::Request(request, fds))
+                }
+                Ok(Some(Request::Deliver(delivery))) => {
+                    exactly::<0>(fds, received.truncated).map(|[]| Progress::Delivery(delivery))
+                }
                 Err(error) => Err(error),
             };
             return match outcome {
-                Ok((request, fds)) => Progress::Request(request, fds),
+                Ok(progress) => progress,
                 Err(error) => self.refuse(&Reply::SpawnFailed {
                     kind: FailureKind::Protocol,
                     errno: libc::EPROTO,
@@ -118,6 +125,11 @@ impl Connection {
         self.state = State::Running { pid };
         let pid = pid.unsigned_abs();
         Reply::Spawned { pid }.encode_into(&mut self.outgoing);
+        self.flush()
+    }
+
+    /// Says what is to be said before this process becomes another. False if the peer cannot be told.
+    pub(super) fn before_becoming(&mut self) -> bool {
         self.flush()
     }
 
@@ -145,13 +157,17 @@ impl Connection {
     }
 }
 
-/// Exactly three descriptors, no more and no fewer.
-fn three(fds: &mut Vec<OwnedFd>, truncated: bool) -> Result<[OwnedFd; DESCRIPTORS], ProtocolError> {
+/// Exactly so many descriptors, no more and no fewer.
+fn exactly<const N: usize>(
+    fds: &mut Vec<OwnedFd>,
+    truncated: bool,
+) -> Result<[OwnedFd; N], ProtocolError> {
+    let wrong = |count| ProtocolError::Descriptors { count, expected: N };
     let count = fds.len() + usize::from(truncated);
-    if count != DESCRIPTORS {
-        return Err(ProtocolError::Descriptors { count });
+    if count != N {
+        return Err(wrong(count));
     }
     std::mem::take(fds)
         .try_into()
-        .map_err(|fds: Vec<_>| ProtocolError::Descriptors { count: fds.len() })
+        .map_err(|fds: Vec<_>| wrong(fds.len()))
 }

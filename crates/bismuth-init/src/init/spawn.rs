@@ -41,7 +41,13 @@ const STACK_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Spawner {
     stack: Stack,
-    /// What programs get; ours is raised.
+    own: Own,
+}
+
+/// What programs inherit.
+#[derive(Debug)]
+struct Own {
+    /// What it was; ours is raised.
     descriptor_limit: libc::rlimit,
     uid: libc::uid_t,
     gid: libc::gid_t,
@@ -52,12 +58,15 @@ impl Spawner {
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: these take nothing and cannot fail.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        Ok(Self {
-            stack: Stack::new()?,
+        let own = Own {
             descriptor_limit: sys::raise_descriptor_limit()?,
             uid,
             gid,
             groups: sys::groups()?,
+        };
+        Ok(Self {
+            stack: Stack::new()?,
+            own,
         })
     }
 
@@ -68,19 +77,11 @@ impl Spawner {
         fds: [OwnedFd; DESCRIPTORS],
     ) -> Result<pid_t, Reply> {
         let program = Program::of(request);
-        let argv = pointers(&request.argv);
-        let env = pointers(&request.env);
-        let same_user = (request.uid, request.gid) == (self.uid, self.gid);
-        let same_groups = request.groups.is_empty() || request.groups == self.groups;
+        let (argv, env) = (pointers(&request.argv), pointers(&request.env));
+        let fds = std::array::from_fn(|index| sys::raw(&fds)[index]);
         let mut plan = Plan {
-            candidates: &program.candidates,
-            argv: &argv,
-            env: &env,
-            cwd: &request.cwd,
-            fds: std::array::from_fn(|index| sys::raw(&fds)[index]),
-            descriptor_limit: &self.descriptor_limit,
-            identity: (!same_user || !same_groups).then_some(request),
-            failed: None,
+            fds: Some(fds),
+            ..self.own.plan(request, &program, &argv, &env)
         };
         let pid = clone_into(&mut self.stack, &mut plan).map_err(|error| Failed {
             step: Step::Clone,
@@ -96,6 +97,37 @@ impl Spawner {
             (Err(failed), _) => failed,
         };
         Err(explain(outcome, request, &program))
+    }
+
+    /// Turns this process into the program. Returns only if that failed, and says why.
+    pub(super) fn become_program(&self, request: &ExecRequest) -> Reply {
+        let program = Program::of(request);
+        let (argv, env) = (pointers(&request.argv), pointers(&request.env));
+        let plan = self.own.plan(request, &program, &argv, &env);
+        explain(child::become_program(&plan), request, &program)
+    }
+}
+
+impl Own {
+    fn plan<'a>(
+        &'a self,
+        request: &'a ExecRequest,
+        program: &'a Program,
+        argv: &'a [*const c_char],
+        env: &'a [*const c_char],
+    ) -> Plan<'a> {
+        let same_user = (request.uid, request.gid) == (self.uid, self.gid);
+        let same_groups = request.groups.is_empty() || request.groups == self.groups;
+        Plan {
+            candidates: &program.candidates,
+            argv,
+            env,
+            cwd: &request.cwd,
+            fds: None,
+            descriptor_limit: &self.descriptor_limit,
+            identity: (!same_user || !same_groups).then_some(request),
+            failed: None,
+        }
     }
 }
 

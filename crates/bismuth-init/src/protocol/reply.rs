@@ -6,6 +6,7 @@ const KIND_HELLO: u8 = 1;
 const KIND_SPAWNED: u8 = 2;
 const KIND_SPAWN_FAILED: u8 = 3;
 const KIND_EXITED: u8 = 4;
+const KIND_DELIVERED: u8 = 5;
 /// Kind and length.
 const HEAD_BYTES: usize = 3;
 /// The longest reply after its head: a failure with a path of `PATH_MAX` (4096) and some words.
@@ -37,6 +38,8 @@ pub enum Reply {
     },
     /// The program has ended, and its group was killed; this is the last reply.
     Exited(Exit),
+    /// The files are written; this is the last reply.
+    Delivered,
 }
 
 /// How a program ended.
@@ -123,6 +126,7 @@ impl Reply {
                     &[&[*kind as u8], &errno, text.as_bytes()],
                 );
             }
+            Self::Delivered => frame(out, KIND_DELIVERED, &[]),
             Self::Exited(exit) => {
                 let (tag, number) = match exit {
                     Exit::Code(code) => (0, code),
@@ -158,6 +162,7 @@ impl Reply {
                     kind => return Err(ProtocolError::Kind { kind }),
                 })
             }
+            KIND_DELIVERED => Self::Delivered,
             kind => return Err(ProtocolError::Kind { kind }),
         };
         reader.end()?;

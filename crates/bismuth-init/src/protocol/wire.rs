@@ -10,8 +10,12 @@ pub(super) fn put_u32(out: &mut Vec<u8>, number: usize) {
 }
 
 pub(super) fn put_string(out: &mut Vec<u8>, string: &CStr) {
-    put_u32(out, string.to_bytes().len());
-    out.extend_from_slice(string.to_bytes());
+    put_bytes(out, string.to_bytes());
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_u32(out, bytes.len());
+    out.extend_from_slice(bytes);
 }
 
 /// Takes fields from the front of a message.
@@ -39,13 +43,17 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn string(&mut self) -> Result<CString, ProtocolError> {
+        CString::new(self.bytes()?).map_err(|_| ProtocolError::ZeroByte)
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], ProtocolError> {
         let length = self.u32()? as usize;
         let (bytes, rest) = self
             .rest
             .split_at_checked(length)
             .ok_or(ProtocolError::Length)?;
         self.rest = rest;
-        CString::new(bytes).map_err(|_| ProtocolError::ZeroByte)
+        Ok(bytes)
     }
 
     /// A list of members that take at least four bytes each.

@@ -2,6 +2,7 @@
 
 use std::{io::Write as _, os::fd::AsFd as _};
 
+use bismuth_init::protocol::VERSION;
 use bismuth_init::{FailureKind, Reply, ReplyDecoder};
 
 use crate::harness::{Init, eventually, next_reply};
@@ -13,8 +14,8 @@ fn garbage_is_refused_by_name_and_harms_nobody() {
     let cases: [(&[u8], &str); 5] = [
         (b"GET / HTTP/1.1\r\n\r\n", "does not start with"),
         (
-            b"BsmI\x02\x00\x00\x00\x00\x00\x00\x00",
-            "version 2, and this init knows 1 to 1",
+            b"BsmI\x03\x00\x00\x00\x00\x00\x00\x00",
+            "version 3, and this init knows 1 to 2",
         ),
         (b"BsmI\x01\x00\x00\x00\xff\xff\xff\xff", "is the limit"),
         (
@@ -29,7 +30,7 @@ fn garbage_is_refused_by_name_and_harms_nobody() {
         let mut decoder = ReplyDecoder::new();
         assert_eq!(
             next_reply(&mut stream, &mut decoder),
-            Some(Reply::Hello { version: 1 })
+            Some(Reply::Hello { version: VERSION })
         );
         let Some(Reply::SpawnFailed { kind, what, .. }) = next_reply(&mut stream, &mut decoder)
         else {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bismuth_init::protocol::VERSION;
 use bismuth_init::{
     ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, send_request,
 };
@@ -218,7 +219,7 @@ impl Execution {
     }
 
     pub fn spawned(&mut self) -> u32 {
-        assert_eq!(self.reply(), Some(Reply::Hello { version: 1 }));
+        assert_eq!(self.reply(), Some(Reply::Hello { version: VERSION }));
         match self.reply() {
             Some(Reply::Spawned { pid }) => pid,
             other => panic!("not spawned but {other:?}"),
@@ -226,7 +227,7 @@ impl Execution {
     }
 
     pub fn failed(&mut self) -> (FailureKind, i32, String) {
-        assert_eq!(self.reply(), Some(Reply::Hello { version: 1 }));
+        assert_eq!(self.reply(), Some(Reply::Hello { version: VERSION }));
         let Some(Reply::SpawnFailed { kind, errno, what }) = self.reply() else {
             panic!("it did not fail");
         };

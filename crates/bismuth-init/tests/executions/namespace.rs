@@ -2,7 +2,9 @@
 
 use std::{fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, process::Command};
 
-use bismuth_init::{ExecRequest, Exit, SOCKET_NAME, host};
+use bismuth_init::{
+    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, SecretFile, host,
+};
 
 use crate::harness::{ENV, Execution, Init, eventually, signal};
 
@@ -132,6 +134,88 @@ fn the_static_program_runs_in_an_empty_root() {
     let mut program = Execution::start(init.connect(), &request.expect("no zero bytes"));
     program.spawned();
     assert_eq!(program.rest(), "up\n");
+}
+
+#[test]
+fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
+    let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
+    let root = directory.path().to_owned();
+    fs::create_dir_all(root.join("run/secrets")).expect("ours");
+    fs::copy(build_static(), root.join("init")).expect("it was built");
+    fs::copy("/usr/bin/busybox", root.join("busybox")).expect("busybox-static is installed");
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .arg(format!("--root={}", root.display()))
+        .args(["/init", "/run/init.sock"]);
+    let init = Init::in_root(directory, &mut command);
+    let files = |content: &[u8]| {
+        vec![SecretFile {
+            name: c"key".into(),
+            content: content.to_vec(),
+        }]
+    };
+    let only_files = Delivery {
+        files: files(b"first"),
+        program: None,
+    };
+    assert_eq!(deliver(&init, &only_files), [Reply::Delivered]);
+    assert_eq!(
+        fs::read(root.join("run/secrets/key")).expect("it was written"),
+        b"first"
+    );
+
+    // What cannot be executed leaves init as it was.
+    let nothing = ExecRequest::new(["/nope"], ENV, "/", (0, 0)).expect("no zero bytes");
+    let bad = Delivery {
+        files: Vec::new(),
+        program: Some(nothing),
+    };
+    let refused = deliver(&init, &bad);
+    assert!(
+        matches!(
+            &refused[..],
+            [Reply::SpawnFailed {
+                kind: FailureKind::ProgramNotFound,
+                ..
+            }]
+        ),
+        "{refused:?}"
+    );
+
+    let script = "echo \"$$ $TOKEN $(busybox cat /run/secrets/key)\" > /run/out.new; \
+                  busybox mv /run/out.new /run/out; exec busybox sleep 1000";
+    let env = ["PATH=/", "TOKEN=canary"];
+    let program = ExecRequest::new(["busybox", "sh", "-c", script], env, "/", (0, 0));
+    let whole = Delivery {
+        files: files(b"second"),
+        program: Some(program.expect("no zero bytes")),
+    };
+    assert_eq!(deliver(&init, &whole), []);
+    let out = eventually("the program has run", || {
+        fs::read_to_string(root.join("run/out")).ok()
+    });
+    assert_eq!(out, "1 canary second\n");
+}
+
+/// What init says after its greeting, until it closes the connection.
+fn deliver(init: &Init, delivery: &Delivery) -> Vec<Reply> {
+    let mut stream = init.connect();
+    host::send_delivery(&stream, delivery).expect("init listens");
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).expect("init closes it");
+    let mut decoder = ReplyDecoder::new();
+    decoder.push(&said);
+    let replies = std::iter::from_fn(|| decoder.next_reply().expect("replies"));
+    let mut replies: Vec<_> = replies.collect();
+    assert!(matches!(replies.remove(0), Reply::Hello { .. }));
+    replies
 }
 
 /// As the project's scripts build it.

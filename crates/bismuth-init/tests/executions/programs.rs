@@ -2,6 +2,7 @@
 
 use std::{os::fd::AsFd as _, process::Command};
 
+use bismuth_init::protocol::VERSION;
 use bismuth_init::{
     ExecRequest, Exit, FailureKind, OutgoingRequest, Reply, ReplyDecoder, protocol::MAX_BODY_BYTES,
 };
@@ -223,5 +224,5 @@ fn init_says_its_version_before_anything_is_asked() {
     let init = Init::plain();
     let mut stream = init.connect();
     let reply = next_reply(&mut stream, &mut ReplyDecoder::new());
-    assert_eq!(reply, Some(Reply::Hello { version: 1 }));
+    assert_eq!(reply, Some(Reply::Hello { version: VERSION }));
 }

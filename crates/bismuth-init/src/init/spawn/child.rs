@@ -21,8 +21,9 @@ pub(super) struct Plan<'a> {
     /// Null-terminated.
     pub(super) env: &'a [*const c_char],
     pub(super) cwd: &'a CStr,
-    /// All above 2.
-    pub(super) fds: [RawFd; DESCRIPTORS],
+    /// The standard streams of a program that is started beside others, all above 2. One that init becomes has
+    /// init's, and its session.
+    pub(super) fds: Option<[RawFd; DESCRIPTORS]>,
     pub(super) descriptor_limit: &'a libc::rlimit,
     /// Whose user and groups to become, if they are not init's.
     pub(super) identity: Option<&'a ExecRequest>,
@@ -63,14 +64,24 @@ pub(super) extern "C" fn run(plan: *mut c_void) -> c_int {
     unsafe { libc::_exit(127) }
 }
 
+/// Like [`run`], in the calling process itself; returns only if that failed.
+pub(super) fn become_program(plan: &Plan<'_>) -> Failed {
+    match prepare(plan) {
+        Ok(()) => execute(plan),
+        Err(failed) => failed,
+    }
+}
+
 fn prepare(plan: &Plan<'_>) -> Result<(), Failed> {
     // SAFETY: all of these take plain numbers, or pointers to what the parent keeps alive. The
     // raw system calls are used because the library's would change all threads, and in a child
     // that borrows the parent's memory it would take the parent's threads for its own.
     unsafe {
-        check(Step::Prepare, libc::setsid())?;
-        for (target, fd) in plan.fds.iter().enumerate() {
-            check(Step::Prepare, libc::dup2(*fd, target as c_int))?;
+        if let Some(fds) = &plan.fds {
+            check(Step::Prepare, libc::setsid())?;
+            for (target, fd) in fds.iter().enumerate() {
+                check(Step::Prepare, libc::dup2(*fd, target as c_int))?;
+            }
         }
         let limit = ptr::from_ref(plan.descriptor_limit);
         check(Step::Prepare, libc::setrlimit(libc::RLIMIT_NOFILE, limit))?;
