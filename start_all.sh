@@ -40,8 +40,8 @@ start_daemons() {
     local socket
     socket=$(containerd_socket)
     say "Starting bismuthd, bismuth-api, bismuthfe"
-    serve bismuthd http://127.0.0.1:8011/readyz "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" --state-dir "$state" \
-        --init "$bin/static/bismuth-init"
+    serve bismuthd http://127.0.0.1:8011/readyz "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" \
+        --containerd-root "$(containerd_root)" --state-dir "$state" --init "$bin/static/bismuth-init"
     serve bismuth-api http://127.0.0.1:8002/readyz "$bin/bismuth-api"
     serve bismuthfe http://127.0.0.1:8010/readyz "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
 }

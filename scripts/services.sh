@@ -120,3 +120,8 @@ containerd_answers() { as_root timeout 5 ctr --address "$1" version; }
 containerd_socket() {
     if running containerd; then echo "$own_containerd"; else echo "${BISMUTH_CONTAINERD:-/run/containerd/containerd.sock}"; fi
 }
+
+# Where that one keeps images, whose disk must not fill up.
+containerd_root() {
+    if running containerd; then echo "$run/containerd/root"; else echo "${BISMUTH_CONTAINERD_ROOT:-/var/lib/containerd}"; fi
+}

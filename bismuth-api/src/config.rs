@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
-use bismuth_model::Environment;
+use bismuth_model::{Environment, Hostname};
 use clap::Parser;
 
 /// The control plane of Bismuth over HTTP: functions, nodes, logs.
@@ -16,6 +16,16 @@ pub struct Args {
     /// deployers are on.
     #[arg(long, env = "BISMUTH_API_LISTEN", default_value = "127.0.0.1:8002")]
     pub listen: SocketAddr,
+
+    /// Names by which deployers reach it, besides addresses and localhost. While it listens on
+    /// loopback, requests for other names are refused: a web page could have its own name lead here.
+    #[arg(
+        long,
+        env = "BISMUTH_API_HOSTNAME",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    pub hostname: Vec<Hostname>,
 
     /// The port of bismuthd on every node, for logs.
     #[arg(long, env = "BISMUTH_NODE_PORT", default_value_t = 8001)]

@@ -17,6 +17,7 @@
 //! the path of an invocation.
 
 pub mod config;
+mod door;
 mod failure;
 mod functions;
 mod http_server;

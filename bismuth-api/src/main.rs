@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bismuth_api::{Args, Service};
-use bismuth_daemon::{Shutdown, exit, signals, telemetry};
+use bismuth_daemon::{Shutdown, exit, limits, signals, telemetry};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -16,6 +16,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry)?;
     let shutdown = Shutdown::new();
     signals(&shutdown)?;
+    limits::allow_many_descriptors();
     let service = Service::build(args)?;
     service.run(shutdown).await
 }

@@ -1,7 +1,7 @@
 //! Which call does what, and what all calls have in common.
 //!
 //! ```text
-//!  request ─► id ─► from a browser page? ─► route ─► handler ─► Failure? rendered ─► counted ─► answer
+//!  request ─► id ─► from a web page? ─► route ─► handler ─► Failure? rendered ─► counted ─► answer
 //! ```
 
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use bismuth_http::trace;
 use bismuth_model::MAX_DEFINITION_BYTES;
 use bismuth_registry::Registry;
 use bytes::{Bytes, BytesMut};
-use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
+use crate::door::Door;
 use crate::failure::Failure;
 use crate::logs::LogClient;
 use crate::metrics::Metrics;
@@ -46,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) logs: LogClient,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
+    /// Who is not let in.
+    pub(crate) door: Arc<Door>,
     /// How long ZooKeeper may take over one call.
     pub(crate) answer_within: Duration,
 }
@@ -115,7 +117,7 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         .extensions()
         .get::<MatchedPath>()
         .map_or("unknown".to_owned(), |path| path.as_str().to_owned());
-    let mut response = match refuse_web_pages(&method, request.headers()) {
+    let mut response = match api.door.refuse(&method, request.headers()) {
         Some(failure) => failure.render(&id),
         None => next.run(request).await,
     };
@@ -142,27 +144,6 @@ fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) 
     } else {
         tracing::debug!(%method, route, request_id = ?id, code, detail, "refused");
     }
-}
-
-/// There is no authentication, and a browser on this machine reaches loopback for any web page it
-/// shows. Pages of other origins must not deploy functions, so requests that say they come from one
-/// are refused. Programs do not send `Origin`.
-fn refuse_web_pages(method: &Method, headers: &HeaderMap) -> Option<Failure> {
-    let origin = headers.get(ORIGIN)?;
-    let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
-    let own = origin
-        .as_bytes()
-        .strip_prefix(b"http://")
-        .is_some_and(|rest| rest.eq_ignore_ascii_case(host));
-    if own || method.is_safe() {
-        return None;
-    }
-    let detail = format!("the request comes from a web page of another origin ({origin:?})");
-    Some(Failure::new(
-        StatusCode::FORBIDDEN,
-        "foreign_origin",
-        detail,
-    ))
 }
 
 /// The whole body, if it is no larger than a definition may be.

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::config::Args;
+use crate::door::Door;
 use crate::http_server;
 use crate::logs::LogClient;
 use crate::metrics::Metrics;
@@ -86,6 +87,7 @@ impl Service {
             metrics: counted,
             shutdown: shutdown.clone(),
             answer_within: self.args.answer_within,
+            door: Arc::new(Door::new(self.args.listen, self.args.hostname)),
         };
         let drain = self.args.drain;
         let served = http_server::serve(self.listener, router(api), admin, shutdown.clone(), drain);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bismuth_containerd::images::RegistryMirror;
+use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
 use bismuth_model::Environment;
 use bismuth_sandbox::ids::IdPool;
@@ -34,7 +35,7 @@ pub struct Args {
     pub workers: Option<u16>,
 
     /// ZooKeeper servers, HOST:PORT separated by commas.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181")]
+    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
     pub zookeeper: String,
 
     /// The environment in ZooKeeper.
@@ -78,8 +79,9 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_RUNTIME", default_value = "auto")]
     pub runtime: WantedRuntime,
 
-    /// Where else images of a registry are, such as docker.io=http://127.0.0.1:5000. Repeatable,
-    /// asked in this order before the registry itself.
+    /// Where images of a registry are pulled from instead, such as docker.io=http://127.0.0.1:5000.
+    /// Repeatable, asked in this order; docker.io=origin among them is the registry itself, which is
+    /// asked only if it is listed.
     #[arg(
         long,
         env = "BISMUTH_REGISTRY_MIRROR",
@@ -132,4 +134,10 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub telemetry: TelemetryArgs,
+}
+
+/// Refused here, and not waited for in vain.
+fn servers(text: &str) -> Result<String, bismuth_coord::Error> {
+    text.parse::<Servers>()
+        .map(|servers| servers.as_str().to_owned())
 }

@@ -91,6 +91,12 @@ pub async fn collect_images(
     retention: Duration,
     shutdown: Shutdown,
 ) {
+    if !containerd_root.is_dir() {
+        warn!(
+            directory = %containerd_root.display(),
+            "containerd's root is not there, so images are not removed when its disk fills up; --containerd-root says where it is"
+        );
+    }
     let mut first = FIRST_ROUND.min(round(retention));
     while !pause(std::mem::replace(&mut first, round(retention)), &shutdown).await {
         let policy = GarbagePolicy {

@@ -12,14 +12,13 @@ use bismuth_containerd::tasks::Tasks as ContainerTasks;
 use bismuth_containerd::{Containerd, Deadlines};
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
-use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, listen, run_per_core};
+use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, limits, listen, run_per_core};
 use bismuth_model::ContainerStatus;
 use bismuth_registry::{AssignedContainer, Assignment, Registry};
 use bismuth_sandbox::{cgroup, mounts, rootfs};
-use rustix::process::{Resource, Rlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::Args;
 use crate::invoke::metrics::Metrics;
@@ -98,7 +97,7 @@ impl Service {
         let state = Arc::new(StateDir::open(&args.state_dir)?);
         mounts::make_shared_dir(state.root()).map_err(StartError::Share)?;
         rootfs::probe(state.root()).map_err(StartError::Rootfs)?;
-        allow_many_descriptors();
+        limits::allow_many_descriptors();
         let workers = args.workers.map_or_else(cores::available, usize::from);
         let listeners = listen::bind_per_core(args.listen, workers)?;
         let admin_listener = listen::bind(args.admin_listen)?;
@@ -296,18 +295,6 @@ fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
     match std::fs::canonicalize(&path) {
         Ok(path) if path.is_file() => Ok(path),
         _ => Err(StartError::NoInit(path)),
-    }
-}
-
-/// Each container needs some descriptors and each request two or four; the usual soft limit is 1024.
-fn allow_many_descriptors() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        warn!(%error, soft_limit = ?limit.current, "cannot raise the limit of open descriptors");
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bismuth_coord::Servers;
-use bismuth_daemon::{TelemetryArgs, cores};
+use bismuth_daemon::{TelemetryArgs, cores, limits};
 use bismuth_http::{Limits, PoolLimits};
 use bismuth_model::Environment;
 use clap::Parser;
@@ -47,6 +47,11 @@ pub struct Args {
     /// Believe X-Forwarded-Proto/Host/Prefix of whoever connects (a load balancer of yours in front).
     #[arg(long, env = "BISMUTHFE_TRUST_FORWARDED")]
     pub trust_forwarded: bool,
+
+    /// Client connections at a time; when there are more, those that were idle longest make room
+    /// [default: 10000, or fewer where so many descriptors cannot be opened].
+    #[arg(long, env = "BISMUTHFE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
 
     /// Largest request head in bytes.
     #[arg(long, env = "BISMUTHFE_MAX_HEAD_BYTES", default_value_t = 64 * 1024,
@@ -108,10 +113,32 @@ impl std::str::FromStr for ServersArg {
     }
 }
 
+/// What `--max-connections` is by default: with all bounds on one connection used up, 2 GiB.
+const MAX_CONNECTIONS: usize = 10_000;
+/// Listeners, ZooKeeper, timers, files, idle connections to nodes.
+const OTHER_DESCRIPTORS: usize = 256;
+
 impl Args {
     /// How many worker threads.
     pub fn workers(&self) -> usize {
         self.workers.map_or_else(cores::available, usize::from)
+    }
+
+    fn max_connections(&self) -> usize {
+        let wanted = self.max_connections.map_or(MAX_CONNECTIONS, |n| n as usize);
+        let possible = limits::descriptors().map_or(usize::MAX, |descriptors| {
+            let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+            // A client's request takes another descriptor, to its node.
+            descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2
+        });
+        if possible < wanted && self.max_connections.is_some() {
+            tracing::warn!(
+                wanted,
+                possible,
+                "the limit of open descriptors does not allow so many connections"
+            );
+        }
+        wanted.min(possible).max(1)
     }
 }
 
@@ -120,6 +147,8 @@ impl Args {
 pub struct Config {
     /// The port of bismuthd on every node.
     pub node_port: u16,
+    /// Client connections that one worker serves at a time.
+    pub max_connections_per_worker: usize,
     /// Bounds on client connections.
     pub limits: Limits,
     /// Bounds on idle connections to nodes.
@@ -137,11 +166,22 @@ pub struct Config {
     pub snapshot: Option<PathBuf>,
 }
 
+/// Six fields fewer than the nodes take, because so many are added on the way: X-Forwarded-For, -Proto, -Host, -Prefix,
+/// X-Request-Id, traceparent.
+fn limits() -> Limits {
+    let most = Limits::new(COMPONENT);
+    Limits {
+        max_head_fields: most.max_head_fields - 6,
+        ..most
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             node_port: 8001,
-            limits: Limits::new(COMPONENT),
+            max_connections_per_worker: MAX_CONNECTIONS,
+            limits: limits(),
             pool: PoolLimits::default(),
             connect_timeout: Duration::from_secs(1),
             new_slot_patience: Duration::from_secs(2),
@@ -156,13 +196,15 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Config {
             node_port: args.node_port,
+            // The kernel spreads them over the workers' listeners by hash, so rarely evenly: rounded up.
+            max_connections_per_worker: args.max_connections().div_ceil(args.workers()),
             limits: Limits {
                 max_head_bytes: args.max_head_bytes as usize,
                 head_timeout: Duration::from_millis(args.head_timeout_ms),
                 first_byte_timeout: Duration::from_millis(args.first_byte_timeout_ms),
                 keep_alive_timeout: Duration::from_millis(args.keep_alive_ms),
                 write_timeout: Duration::from_millis(args.write_timeout_ms),
-                ..Limits::new(COMPONENT)
+                ..limits()
             },
             connect_timeout: Duration::from_millis(args.connect_timeout_ms),
             trust_forwarded: args.trust_forwarded,

@@ -1,8 +1,8 @@
 //! From what the registry knows to what the workers route by.
 //!
 //! ```text
-//! file ──► first table        (ZooKeeper may be down)
-//! watch ─► build beside ─► swap whole ─► file, half a second later at most
+//! file ──► watch, first table        (ZooKeeper may be down)
+//!            └─► build beside ─► swap whole ─► file, half a second later at most
 //! ```
 //!
 //! A snapshot that is not complete never replaces one that is: readers never see an empty middle.
@@ -38,8 +38,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts from the file, if there is one. A file that cannot be read is logged and overwritten later: the routing in the
-    /// registry is the truth, the file only a bridge.
+    /// Starts from what `routing` holds now, which may be what an earlier process saved in `file`.
     pub fn start(
         node_port: u16,
         file: Option<PathBuf>,
@@ -55,19 +54,6 @@ impl Follower {
             metrics,
             known,
         };
-        if let Some(file) = &follower.file {
-            match snapshot::load(file) {
-                Ok(Some(saved)) => {
-                    tracing::info!(file = %file.display(), functions = saved.functions.len(), "routing by the saved snapshot until the registry answers");
-                    follower.swap(&saved);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "start without the saved routing");
-                }
-            }
-        }
         follower.take();
         follower
     }

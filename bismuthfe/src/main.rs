@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use bismuth_coord::{ConnectOptions, ZkTree};
-use bismuth_daemon::{Shutdown, exit, listen, signals, telemetry};
+use bismuth_daemon::{Policy, Shutdown, Tasks, exit, limits, listen, signals, telemetry};
 use bismuth_registry::Registry;
 use bismuthfe::config::Args;
 use bismuthfe::service::Service;
+use bismuthfe::snapshot;
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -18,6 +19,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry)?;
     let shutdown = Shutdown::new();
     signals(&shutdown)?;
+    limits::allow_many_descriptors();
 
     let listeners = listen::bind_per_core(args.listen, args.workers())?;
     let admin = listen::bind(args.admin_listen)?;
@@ -27,7 +29,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     let tree = ZkTree::connect_lazy(args.zookeeper.as_str(), ConnectOptions::default());
     let registry = Registry::new(std::sync::Arc::new(tree), args.zookeeper_env.clone());
-    let routing = registry.watch_routing(shutdown.token().cancelled_owned());
+    let earlier = snapshot::earlier(args.snapshot.as_deref());
+    let (routing, following) = registry.follow_routing(earlier, shutdown.token().cancelled_owned());
+    let tasks = Tasks::new(&shutdown);
+    // A frontend that hears of nothing any more must not go on as if nothing changed.
+    tasks.spawn("routing watch", Policy::EndsProcess, following);
 
     Service::build(args.into(), routing)
         .run(listeners, admin, shutdown)

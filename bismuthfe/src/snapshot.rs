@@ -77,6 +77,26 @@ struct FileBackend {
     container_id: ContainerId,
 }
 
+/// What an earlier process saved, if it did; nothing is known otherwise. A file that cannot be read is logged and
+/// overwritten later: the routing in the registry is the truth, the file only a bridge. Blocks.
+pub fn earlier(path: Option<&Path>) -> RoutingSnapshot {
+    let Some(path) = path else {
+        return RoutingSnapshot::default();
+    };
+    match load(path) {
+        Ok(Some(saved)) => {
+            tracing::info!(file = %path.display(), functions = saved.functions.len(), "routing by the saved snapshot until the registry answers");
+            saved
+        }
+        Ok(None) => RoutingSnapshot::default(),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "start without the saved routing");
+            RoutingSnapshot::default()
+        }
+    }
+}
+
 /// Reads the file; `None` if there is none. Blocks.
 pub fn load(path: &Path) -> Result<Option<RoutingSnapshot>, SnapshotError> {
     let bytes = match std::fs::read(path) {

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::crowd::{Crowd, Place};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 
@@ -48,13 +49,16 @@ impl Worker {
     /// [`CutOff`] when that was not enough.
     pub async fn run(self, listener: TcpListener) -> Result<(), CutOff> {
         let worker = Rc::new(self);
+        let crowd = Crowd::new(worker.config.max_connections_per_worker);
         let connections = TaskTracker::new();
         let proxy = worker.proxy.clone();
         let sweeper = tokio::task::spawn_local(async move { proxy.keep_swept().await });
-        worker.accept(&listener, &connections).await;
+        worker.accept(&listener, &crowd, &connections).await;
         // What the kernel has accepted for us is served too: closing the listener would reset it.
         while let Some(accepted) = accept_now(&listener).await {
-            worker.spawn(accepted, &connections);
+            if let Some(place) = crowd.try_enter() {
+                worker.spawn(accepted, place, &connections);
+            }
         }
         drop(listener);
         connections.close();
@@ -67,7 +71,12 @@ impl Worker {
         })
     }
 
-    async fn accept(self: &Rc<Self>, listener: &TcpListener, connections: &TaskTracker) {
+    async fn accept(
+        self: &Rc<Self>,
+        listener: &TcpListener,
+        crowd: &Crowd,
+        connections: &TaskTracker,
+    ) {
         let mut delays = ACCEPT_BACKOFF.delays();
         let mut shutdown = pin!(self.shutdown.cancelled());
         loop {
@@ -80,7 +89,11 @@ impl Worker {
             match accepted {
                 Ok(accepted) => {
                     delays.reset();
-                    self.spawn(accepted, connections);
+                    let place = tokio::select! {
+                        place = crowd.enter() => place,
+                        () = &mut shutdown => return,
+                    };
+                    self.spawn(accepted, place, connections);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept a client");
@@ -90,18 +103,28 @@ impl Worker {
         }
     }
 
-    fn spawn(self: &Rc<Self>, accepted: (TcpStream, SocketAddr), connections: &TaskTracker) {
+    fn spawn(
+        self: &Rc<Self>,
+        accepted: (TcpStream, SocketAddr),
+        place: Place,
+        connections: &TaskTracker,
+    ) {
         let worker = self.clone();
-        connections.spawn_local(async move { worker.serve(accepted).await });
+        connections.spawn_local(async move { worker.serve(accepted, place).await });
     }
 
-    async fn serve(&self, (stream, peer): (TcpStream, SocketAddr)) {
+    async fn serve(&self, (stream, peer): (TcpStream, SocketAddr), mut place: Place) {
         let _counted = self.metrics.connection();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "answers may be delayed by Nagle's algorithm");
         }
         let limits = &self.config.limits;
-        let drain = self.shutdown.cancelled();
+        let drain = async {
+            tokio::select! {
+                () = self.shutdown.cancelled() => {}
+                () = place.wanted() => tracing::debug!(%peer, "makes room for another client"),
+            }
+        };
         let service = |request, client| self.proxy.clone().serve(request, client);
         match serve_connection(stream, peer, limits, drain, service).await {
             Ok(()) => {}

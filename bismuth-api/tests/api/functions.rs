@@ -346,6 +346,17 @@ async fn web_pages_of_other_origins_deploy_nothing() {
         .await
         .unwrap();
     crate::harness::Answer(answer).problem(403, "foreign_origin");
+    // A page whose own name leads here: its origin is the host that it asks.
+    let request = world
+        .api
+        .request(Method::POST, "/function")
+        .header("host", "evil.example:8002")
+        .header("origin", "http://evil.example:8002");
+    let body = bismuth_testkit::http::full(definition().to_string());
+    let answer = bismuth_testkit::http::send_whole(request.body(body).unwrap())
+        .await
+        .unwrap();
+    crate::harness::Answer(answer).problem(421, "foreign_host");
     assert!(world.registry.function_ids().await.unwrap().is_empty());
 }
 

@@ -35,6 +35,9 @@ const IDLE_ALTOGETHER: usize = 1024;
 /// Accepting fails when descriptors run out; they come back as requests end.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
+/// The largest head that a frontend can be told to take, 96 KiB, and room for what it adds.
+const HEAD_BYTES: usize = 112 * 1024;
+
 /// What every worker is given.
 #[derive(Clone)]
 pub struct WorkerMeans {
@@ -82,6 +85,7 @@ pub async fn run(
         limits: Limits {
             // Frontends close a connection when their client has left, which may be right after the request.
             half_close_window: Duration::ZERO,
+            max_head_bytes: HEAD_BYTES,
             ..Limits::new(COMPONENT)
         },
     });

@@ -171,6 +171,7 @@ impl Driver {
     async fn bring_up(&mut self, deployment: bool) -> State {
         let report = |state| {
             self.slot.enter_phase(Phase::Coming(state));
+            self.slot.no_longer_wanted();
             self.tell(state, None, None);
         };
         let start = Start {

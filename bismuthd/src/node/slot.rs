@@ -241,6 +241,14 @@ impl Slot {
         self.wanted.notified().await;
     }
 
+    /// The driver's side: a start begins, so the wishes of all who wait are being fulfilled. Without this one that
+    /// came beside another would start the container once more after its end.
+    pub(crate) fn no_longer_wanted(&self) {
+        let wish = std::pin::pin!(self.wanted.notified());
+        // Takes the permit if there is one. Nobody else waits for it: there is one driver.
+        let _ = futures_util::FutureExt::now_or_never(wish);
+    }
+
     /// The driver's side: what requests find now.
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
@@ -277,6 +285,22 @@ mod tests {
         let waited = slot.bring_up(Duration::from_secs(3));
         assert!(matches!(waited.await, Err(NotUp::StillComing(_))));
         slot.wanted().await;
+        let again = tokio::time::timeout(Duration::from_secs(1), slot.wanted());
+        assert!(again.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_wishes_none_is_left_once_a_start_has_begun() {
+        let slot = slot();
+        let (mut one, mut two) = (
+            Box::pin(slot.bring_up(Duration::from_secs(9))),
+            Box::pin(slot.bring_up(Duration::from_secs(9))),
+        );
+        assert!(futures_util::poll!(&mut one).is_pending());
+        slot.wanted().await;
+        assert!(futures_util::poll!(&mut two).is_pending());
+        slot.enter_phase(Phase::Coming(ContainerState::Starting));
+        slot.no_longer_wanted();
         let again = tokio::time::timeout(Duration::from_secs(1), slot.wanted());
         assert!(again.await.is_err());
     }

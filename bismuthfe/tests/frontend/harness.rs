@@ -242,7 +242,11 @@ pub async fn frontend_with(config: Config, snapshot: RoutingSnapshot) -> Fronten
     let addr = listeners[0].local_addr().unwrap();
     let admin_listener = listen::bind(any).unwrap();
     let admin = admin_listener.local_addr().unwrap();
-    let (routing, receiver) = watch::channel(Arc::new(snapshot));
+    let earlier = match snapshot.complete {
+        true => snapshot,
+        false => bismuthfe::snapshot::earlier(config.snapshot.as_deref()),
+    };
+    let (routing, receiver) = watch::channel(Arc::new(earlier));
     let shutdown = Shutdown::new();
     let service = Service::build(config, receiver);
     let running = tokio::spawn(service.run(listeners, admin_listener, shutdown.clone()));

@@ -15,6 +15,7 @@
 //! - [`Backoff`]: how long to wait before the next attempt; pure.
 //! - [`admin`]: `/healthz`, `/readyz`, `/metrics`.
 //! - [`cores`]: one thread and one runtime per core, for data paths.
+//! - [`limits`]: what the system lets a process have.
 //! - [`listen`]: listening sockets whose errors name the address.
 //! - [`exit`]: exit codes, and the one line that a failed start prints.
 //!
@@ -66,6 +67,7 @@ pub mod admin;
 pub mod backoff;
 pub mod cores;
 pub mod exit;
+pub mod limits;
 pub mod listen;
 mod shutdown;
 mod signals;

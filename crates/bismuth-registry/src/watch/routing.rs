@@ -68,24 +68,24 @@ impl Registry {
         &self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> watch::Receiver<Arc<RoutingSnapshot>> {
-        let (snapshots, following) = self.follow_routing(shutdown);
+        let (snapshots, following) = self.follow_routing(RoutingSnapshot::default(), shutdown);
         tokio::spawn(following);
         snapshots
     }
 
-    /// As [`Self::watch_routing`], but leaves it to the caller to run the task.
+    /// As [`Self::watch_routing`], but leaves it to the caller to run the task, and begins with what was known earlier:
+    /// that is the first snapshot, and it is not given up for a tree that is suddenly empty.
     pub fn follow_routing(
         &self,
+        earlier: RoutingSnapshot,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> (
         watch::Receiver<Arc<RoutingSnapshot>>,
         impl Future<Output = ()> + Send + 'static,
     ) {
-        let (sender, receiver) = watch::channel(Arc::default());
-        (
-            receiver,
-            follow(self.clone(), Routing::new(), sender, shutdown),
-        )
+        let view = Routing::new(&earlier);
+        let (sender, receiver) = watch::channel(Arc::new(earlier));
+        (receiver, follow(self.clone(), view, sender, shutdown))
     }
 }
 
@@ -97,12 +97,16 @@ struct Routing {
 }
 
 impl Routing {
-    fn new() -> Self {
+    fn new(earlier: &RoutingSnapshot) -> Self {
+        let mut functions = Shelf::new("functions with backends", |function: &RoutedFunction| {
+            !function.backends.is_empty()
+        });
+        functions.seed(earlier.functions.clone());
+        let mut routes = Shelf::new("routes", |_| true);
+        routes.seed(earlier.routes.clone());
         Self {
-            functions: Shelf::new("functions with backends", |function| {
-                !function.backends.is_empty()
-            }),
-            routes: Shelf::new("routes", |_| true),
+            functions,
+            routes,
             undecodable: Undecodable::default(),
             complete: false,
         }

@@ -281,7 +281,9 @@ async fn what_no_hint_tells_is_found_by_the_next_list() {
 async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
     let f = Fixture::new().await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (mut routing, following) = f.registry.follow_routing(async { drop(stopped.await) });
+    let (mut routing, following) = f
+        .registry
+        .follow_routing(RoutingSnapshot::default(), async { drop(stopped.await) });
     let task = tokio::spawn(following);
     shows(&mut routing, "everything", |s| s.complete).await;
     stop.send(()).unwrap();
@@ -291,7 +293,9 @@ async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
         .unwrap();
     assert!(routing.borrow().complete);
 
-    let (routing, following) = f.registry.follow_routing(pending());
+    let (routing, following) = f
+        .registry
+        .follow_routing(RoutingSnapshot::default(), pending());
     drop(routing);
     tokio::time::timeout(crate::fixture::BOUND, following)
         .await

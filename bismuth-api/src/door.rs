@@ -1,0 +1,147 @@
+//! Keeping web pages out.
+//!
+//! There is no authentication, and a browser on this machine reaches loopback for any page that it shows. So two kinds
+//! of requests are refused: those that say they come from a page of another origin (programs send no `Origin`), and,
+//! while the API listens on loopback, those for a name that nobody gave it. A page can have its own name lead to
+//! 127.0.0.1 (DNS rebinding), and then its origin is the API's; but its name is still its own.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bismuth_model::Hostname;
+use http::header::{HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::failure::Failure;
+
+/// Who is not let in.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// Whether any name will do: whoever listens on a network has its own names for this.
+    any_name: bool,
+    names: Vec<Hostname>,
+}
+
+impl Door {
+    /// For an API that listens there and goes by these names.
+    pub(crate) fn new(listen: SocketAddr, names: Vec<Hostname>) -> Self {
+        Self {
+            any_name: !listen.ip().is_loopback(),
+            names,
+        }
+    }
+
+    /// Why a request is not let in, if it is not.
+    pub(crate) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<Failure> {
+        let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
+        if !self.is_ours(host) {
+            let host = String::from_utf8_lossy(host);
+            let detail = format!(
+                "{host:?} is not a name of this API; --hostname gives it one, and addresses and localhost always work"
+            );
+            let status = StatusCode::MISDIRECTED_REQUEST;
+            return Some(Failure::new(status, "foreign_host", detail));
+        }
+        let origin = headers.get(ORIGIN)?;
+        let own = origin
+            .as_bytes()
+            .strip_prefix(b"http://")
+            .is_some_and(|rest| rest.eq_ignore_ascii_case(host));
+        if own || method.is_safe() {
+            return None;
+        }
+        let detail = format!("the request comes from a web page of another origin ({origin:?})");
+        let status = StatusCode::FORBIDDEN;
+        Some(Failure::new(status, "foreign_origin", detail))
+    }
+
+    fn is_ours(&self, host: &[u8]) -> bool {
+        // HTTP/1.0 programs send none; browsers always do.
+        if self.any_name || host.is_empty() {
+            return true;
+        }
+        let Ok(authority) = Authority::try_from(host) else {
+            return false;
+        };
+        let name = authority.host();
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        if bare.parse::<IpAddr>().is_ok() {
+            return true;
+        }
+        Hostname::parse(name)
+            .is_ok_and(|name| name.as_str() == "localhost" || self.names.contains(&name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(
+        listen: &str,
+        method: Method,
+        host: &str,
+        origin: Option<&str>,
+    ) -> Option<&'static str> {
+        let names = vec![Hostname::parse("api.internal").unwrap()];
+        let door = Door::new(listen.parse().unwrap(), names);
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(ORIGIN, origin.parse().unwrap());
+        }
+        door.refuse(&method, &headers).map(|failure| failure.code)
+    }
+
+    #[test]
+    fn on_loopback_only_its_own_names_are_let_in() {
+        for host in [
+            "127.0.0.1:8002",
+            "[::1]:8002",
+            "localhost",
+            "LOCALHOST:8002",
+            "api.internal:8002",
+        ] {
+            assert_eq!(
+                refusal("127.0.0.1:8002", Method::POST, host, None),
+                None,
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example:8002",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "@",
+        ] {
+            for method in [Method::GET, Method::POST] {
+                let origin = format!("http://{host}");
+                let refused = refusal("127.0.0.1:8002", method, host, Some(&origin));
+                assert_eq!(refused, Some("foreign_host"), "{host}");
+            }
+        }
+    }
+
+    #[test]
+    fn on_a_network_any_name_is_let_in_and_other_origins_still_are_not() {
+        let listen = "10.0.0.7:8002";
+        assert_eq!(refusal(listen, Method::POST, "api.corp", None), None);
+        assert_eq!(
+            refusal(listen, Method::POST, "api.corp", Some("http://api.corp")),
+            None
+        );
+        assert_eq!(
+            refusal(
+                listen,
+                Method::POST,
+                "api.corp",
+                Some("http://evil.example")
+            ),
+            Some("foreign_origin")
+        );
+        assert_eq!(
+            refusal(listen, Method::GET, "api.corp", Some("http://evil.example")),
+            None
+        );
+    }
+}
