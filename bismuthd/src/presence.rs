@@ -6,7 +6,27 @@ use std::time::Duration;
 use bismuth_daemon::{Backoff, Shutdown};
 use bismuth_model::{Environment, NodeFacts};
 use bismuth_registry::{Error, Presence, Registry};
+use tokio::sync::watch;
 use tracing::{info, warn};
+
+/// Whether the node was announced at least once, so that no other process serves it.
+#[derive(Clone, Debug)]
+pub struct Announced(watch::Receiver<bool>);
+
+impl Announced {
+    /// Says when it is.
+    pub fn channel() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Returns when it is. For ever if that will not be: then the process is ending.
+    pub async fn wait(mut self) {
+        if self.0.wait_for(|announced| *announced).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
@@ -17,15 +37,16 @@ pub async fn keep(
     environment: Environment,
     ip: Ipv4Addr,
     facts: NodeFacts,
+    announced: watch::Sender<bool>,
     shutdown: Shutdown,
 ) {
     let mut delays = AGAIN.delays();
     let announcement = loop {
-        let announced = tokio::select! {
-            announced = registry.announce_node(ip, &facts) => announced,
+        let announcement = tokio::select! {
+            announcement = registry.announce_node(ip, &facts) => announcement,
             () = shutdown.cancelled() => return,
         };
-        match announced {
+        match announcement {
             Ok(announcement) => break announcement,
             Err(error @ Error::NodeAlreadyServed { .. }) => {
                 return shutdown.fail(error.to_string());
@@ -48,7 +69,10 @@ pub async fn keep(
     let mut presence = announcement.presence();
     loop {
         match &*presence.borrow_and_update() {
-            Presence::Present => info!(%ip, "announced"),
+            Presence::Present => {
+                info!(%ip, "announced");
+                announced.send_replace(true);
+            }
             Presence::Absent => {
                 warn!(%ip, "ZooKeeper does not answer; the node goes on with what it knows")
             }

@@ -31,7 +31,8 @@ use crate::node::launch::{LaunchConfig, Launcher};
 use crate::node::reconcile::{Means, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
-use crate::{facts, housekeeping, presence};
+use crate::presence::{self, Announced};
+use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
 /// `/containers/`, an id of 36, and `/run/init.sock`.
@@ -199,26 +200,29 @@ impl Service {
         )?;
         tasks.spawn("workers", Policy::EndsProcess, workers.finished());
 
+        let (announce, announced) = Announced::channel();
         tasks.spawn(
             "reconcile",
             Policy::EndsProcess,
-            reconciler.run(assignment, shutdown.clone()),
+            reconciler.run(assignment, announced.clone(), shutdown.clone()),
         );
         let records = NodeRecords {
             registry: self.registry.clone(),
             ip: self.args.node_ip,
         };
-        tasks.spawn(
-            "status",
-            Policy::EndsProcess,
-            board.write_to(records, shutdown.clone()),
-        );
+        let ending = shutdown.clone();
+        tasks.spawn("status", Policy::EndsProcess, async move {
+            tokio::select! {
+                () = announced.wait() => board.write_to(records, ending).await,
+                () = ending.cancelled() => {}
+            }
+        });
         let (zk, environment, ip) = (self.registry, self.args.zookeeper_env, self.args.node_ip);
         let (containerd, launcher) = (self.containerd, Arc::clone(&self.launcher));
         let ending = shutdown.clone();
         tasks.spawn("presence", Policy::EndsProcess, async move {
             let facts = facts::gather(&containerd, &launcher).await;
-            presence::keep(zk, environment, ip, facts, ending).await;
+            presence::keep(zk, environment, ip, facts, announce, ending).await;
         });
         let state = Arc::clone(self.launcher.state());
         let logs = housekeeping::collect_logs(

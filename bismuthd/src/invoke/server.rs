@@ -40,16 +40,15 @@ pub async fn forward(
     let (head, body) = request.into_parts();
     let replay = Replay::new(body, REPLAY_LIMIT);
     loop {
-        let lease = match pool.checkout(&live.incarnation()) {
-            Some(lease) if pooled => lease,
+        let (lease, reused) = match pool.checkout(&live.incarnation()) {
+            Some(lease) if pooled => (lease, true),
             _ => match connect(pool, live, pooled).await {
-                Ok(lease) => lease,
+                Ok(connected) => connected,
                 Err(refused) => {
                     return Err(unless_it_ended(slot, live.incarnation(), refused).await);
                 }
             },
         };
-        let reused = lease.is_reused();
         let Some(body) = replay.body() else {
             return Err(problem(
                 StatusCode::BAD_GATEWAY,
@@ -85,8 +84,15 @@ impl LiveServer {
     }
 }
 
-async fn connect(pool: &Incarnations, live: &LiveServer, pooled: bool) -> Result<Lease, Problem> {
-    let stream = match live.live.take_first_connection() {
+/// A connection, and whether it is older than the request: then the program may have closed it meanwhile.
+async fn connect(
+    pool: &Incarnations,
+    live: &LiveServer,
+    pooled: bool,
+) -> Result<(Lease, bool), Problem> {
+    let first = live.live.take_first_connection();
+    let older = first.is_some();
+    let stream = match first {
         Some(first) => adopt(first),
         None => open(live).await,
     };
@@ -98,11 +104,12 @@ async fn connect(pool: &Incarnations, live: &LiveServer, pooled: bool) -> Result
     let connection = Connection::handshake(stream)
         .await
         .map_err(|e| failed(std::io::Error::other(e)))?;
-    Ok(if pooled {
+    let lease = if pooled {
         pool.adopt(live.incarnation(), connection)
     } else {
         Lease::unpooled(connection)
-    })
+    };
+    Ok((lease, older))
 }
 
 fn adopt(stream: StdTcpStream) -> std::io::Result<TcpStream> {

@@ -122,14 +122,17 @@ impl Driver {
             }
         };
         self.launcher.reserve_ids(&saved);
-        match self.launcher.adopt(&self.slot, &saved).await {
-            Some(running) => self.now_up(running),
+        let proven = saved.run.as_ref().is_some_and(|run| run.proven);
+        let adopted = self.launcher.adopt(&self.slot, &saved, &self.retired);
+        match adopted.await {
+            Some(running) if proven => self.now_up(running),
+            Some(running) => self.now_proven(running).await,
             // It was proven once, so it may wait for a request, as after a reboot of the machine.
-            None if saved.run.is_some() && !self.keeps_warm() => {
+            None if proven && !self.keeps_warm() => {
                 self.tell(ContainerState::Stopped, None, None);
                 State::Down
             }
-            None => self.bring_up(saved.run.is_none()).await,
+            None => self.bring_up(!proven).await,
         }
     }
 
@@ -180,10 +183,22 @@ impl Driver {
             called_off: &self.retired,
         };
         match self.launcher.up(&self.slot, start, &report).await {
-            Ok(running) => self.now_up(running),
+            Ok(running) => self.now_proven(running).await,
             Err(LaunchError::CalledOff) => State::Down,
             Err(error) => self.fail(error, None),
         }
+    }
+
+    async fn now_proven(&self, running: Running) -> State {
+        // Requests first: what is remembered is for a process that comes after this one.
+        let state = self.now_up(running);
+        if let Err(error) = self.launcher.remember_proven(self.slot.container_id).await {
+            warn!(
+                container = %self.slot.container_id, error = bismuth_daemon::exit::chain(&error),
+                "cannot remember that the container answers; after a restart it is waited for again"
+            );
+        }
+        state
     }
 
     fn now_up(&self, running: Running) -> State {

@@ -5,8 +5,8 @@
 //!  then:   assignment changed │ 30 s passed │ a driver ended ─► the same step over the whole truth
 //! ```
 //!
-//! Nothing is removed before ZooKeeper has said what is assigned: a start without it serves what
-//! the node served before.
+//! Nothing is removed before ZooKeeper has said what is assigned and has taken this process for the one that
+//! serves the node: a start without it serves what the node served before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
 use super::state_dir::SavedSlot;
 use super::status::StatusBoard;
+use crate::presence::Announced;
 
 /// How often the whole truth is looked at without a hint, so that what a hint missed is mended.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -87,12 +88,18 @@ impl Reconciler {
         }
     }
 
-    /// Follows the assignment until the shutdown.
+    /// Follows the assignment until the shutdown, once the node is announced: before that another process may
+    /// be serving it.
     pub async fn run(
         mut self,
         mut assignment: watch::Receiver<Arc<Assignment>>,
+        announced: Announced,
         shutdown: Shutdown,
     ) {
+        tokio::select! {
+            () = announced.wait() => {}
+            () = shutdown.cancelled() => return,
+        }
         let mut events = self.means.launcher.tasks().events();
         let mut timer = tokio::time::interval(RESYNC);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -79,8 +79,18 @@ pub struct Live {
     pub target: Target,
     /// The image it was made of.
     pub image_digest: String,
-    first_connection: Mutex<Option<TcpStream>>,
+    first_connection: Mutex<Option<FirstConnection>>,
 }
+
+/// Accepted by the program, and nothing was sent on it yet.
+#[derive(Debug)]
+struct FirstConnection {
+    stream: TcpStream,
+    made: Instant,
+}
+
+/// How old the first connection may be: as idle ones of the pool. Programs close connections that say nothing.
+const FIRST_CONNECTION_LIFE: Duration = Duration::from_millis(1500);
 
 /// How requests reach the program.
 #[derive(Debug)]
@@ -123,16 +133,21 @@ impl Live {
             namespaces,
             target,
             image_digest,
-            first_connection: Mutex::new(first_connection),
+            first_connection: Mutex::new(first_connection.map(|stream| FirstConnection {
+                stream,
+                made: Instant::now(),
+            })),
         }
     }
 
-    /// The connection that proved that the program answers, for the first request that asks.
+    /// The connection that proved that the program answers, for the first request that asks while it is young.
     pub fn take_first_connection(&self) -> Option<TcpStream> {
-        self.first_connection
+        let mut first = self
+            .first_connection
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+            .unwrap_or_else(PoisonError::into_inner);
+        let first = first.take()?;
+        (first.made.elapsed() < FIRST_CONNECTION_LIFE).then_some(first.stream)
     }
 }
 

@@ -74,13 +74,16 @@ pub struct SavedSlot {
     pub id_range_start: u32,
     /// When the slot was assigned, milliseconds since the Unix epoch.
     pub created_ms: u64,
-    /// The process, once it was started and proven.
+    /// The process, once it was started.
     pub run: Option<SavedRun>,
 }
 
 /// A started container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedRun {
+    /// Whether it has answered. One that has not is waited for by the process that goes on with it.
+    #[serde(default = "answered")]
+    pub proven: bool,
     /// Process id inside the machine.
     pub pid: u32,
     /// Start of that process in clock ticks since boot, against reuse of the process id.
@@ -97,6 +100,11 @@ pub struct SavedRun {
     pub groups: Vec<u32>,
     /// The program's arguments, environment and directory, for exec containers.
     pub program: crate::node::program::Program,
+}
+
+/// Earlier versions said nothing of it.
+fn answered() -> bool {
+    true
 }
 
 impl SavedRun {

@@ -2,19 +2,24 @@
 //!
 //! ```text
 //!  drivers ── tell ──► board { id → latest status } ── wakes ──► writer ──► /node/{ip}/container/{id}
+//!                                        ▲                           │
+//!                                        └── differs? written again ◄┘ every minute, all are read
 //! ```
 //!
 //! The board keeps the latest status only, so a container that changes faster than ZooKeeper takes
 //! costs nothing, and nothing is lost while ZooKeeper is away: when it is back, what is on the
-//! board is written. No driver and no request ever waits for it.
+//! board is written. One that cannot be written waits by itself and holds up no other. No driver and
+//! no request ever waits for any of it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use async_trait::async_trait;
-use bismuth_daemon::{Backoff, Shutdown};
+use bismuth_daemon::{Backoff, Delays, Shutdown};
 use bismuth_model::{ContainerId, ContainerStatus};
 use bismuth_registry::Registry;
 use tokio::sync::Notify;
@@ -22,6 +27,9 @@ use tracing::{debug, warn};
 
 /// ZooKeeper is away for seconds when a server fails, for longer when all do.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// How often what is written is compared with what should be. One list and one read per container.
+const COMPARE: Duration = Duration::from_secs(60);
 
 /// A reason above this is cut: with the record around it, it must fit a znode many times over.
 const MAX_REASON: usize = 4096;
@@ -42,6 +50,15 @@ struct Shared {
 struct Entry {
     status: ContainerStatus,
     written: bool,
+    /// Where it could not be written: the next try.
+    again: Option<(Instant, Delays)>,
+}
+
+/// What the writer does next.
+enum Next {
+    Write(ContainerId, ContainerStatus),
+    WaitUntil(Instant),
+    Wait,
 }
 
 /// Where statuses are written: [`Registry`], or a fake.
@@ -53,6 +70,9 @@ pub trait StatusSink: Send + Sync {
         id: ContainerId,
         status: &ContainerStatus,
     ) -> Result<bool, bismuth_registry::Error>;
+
+    /// All that are written and can be read.
+    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error>;
 }
 
 /// The registry's records of one node.
@@ -84,6 +104,15 @@ impl StatusSink for NodeRecords {
             Err(error) => Err(error),
         }
     }
+
+    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error> {
+        let node = self.registry.node(self.ip).await?;
+        let containers = node.map(|node| node.containers).unwrap_or_default();
+        Ok(containers
+            .into_iter()
+            .map(|(id, record)| (id, record.status))
+            .collect())
+    }
 }
 
 impl StatusBoard {
@@ -104,6 +133,7 @@ impl StatusBoard {
             Entry {
                 status,
                 written: false,
+                again: None,
             },
         );
         self.shared.changed.notify_one();
@@ -119,12 +149,17 @@ impl StatusBoard {
         self.entries().get(&id).map(|e| e.status.clone())
     }
 
-    /// Writes everything again: what is in ZooKeeper may be older than the board.
-    pub fn rewrite_all(&self) {
-        for entry in self.entries().values_mut() {
-            entry.written = false;
+    /// Has those written again that are there otherwise than they should be: an operator's repair, say.
+    fn compare(&self, there: &[(ContainerId, ContainerStatus)]) {
+        let mut entries = self.entries();
+        for (id, status) in there {
+            if let Some(entry) = entries.get_mut(id)
+                && entry.written
+                && entry.status != *status
+            {
+                entry.written = false;
+            }
         }
-        self.shared.changed.notify_one();
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<ContainerId, Entry>> {
@@ -134,10 +169,32 @@ impl StatusBoard {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unwritten(&self) -> Option<(ContainerId, ContainerStatus)> {
+    fn next(&self, now: Instant) -> Next {
         let entries = self.entries();
-        let entry = entries.iter().find(|(_, e)| !e.written);
-        entry.map(|(id, e)| (*id, e.status.clone()))
+        let mut earliest: Option<Instant> = None;
+        for (id, entry) in entries.iter().filter(|(_, entry)| !entry.written) {
+            match &entry.again {
+                Some((at, _)) if now < *at => {
+                    earliest = Some(earliest.map_or(*at, |earliest| earliest.min(*at)));
+                }
+                _ => return Next::Write(*id, entry.status.clone()),
+            }
+        }
+        earliest.map_or(Next::Wait, Next::WaitUntil)
+    }
+
+    /// Puts off what could not be written; returns by how much.
+    fn put_off(&self, id: ContainerId) -> Option<Duration> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(&id)?;
+        let (_, delays) = entry
+            .again
+            .get_or_insert_with(|| (Instant::now(), AGAIN.delays()));
+        let delay = delays.next_delay();
+        if let Some((at, _)) = &mut entry.again {
+            *at = Instant::now() + delay;
+        }
+        Some(delay)
     }
 
     /// Marks as written what was written, unless there is something newer meanwhile.
@@ -146,36 +203,138 @@ impl StatusBoard {
             && entry.status == *status
         {
             entry.written = true;
+            entry.again = None;
         }
     }
 
     /// Writes what is put up, until the shutdown.
     pub async fn write_to(self, sink: impl StatusSink, shutdown: Shutdown) {
-        let mut delays = AGAIN.delays();
+        let mut timer = tokio::time::interval_at(Instant::now() + COMPARE, COMPARE);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let Some((id, status)) = self.unwritten() else {
-                tokio::select! {
-                    () = self.shared.changed.notified() => continue,
-                    () = shutdown.cancelled() => return,
-                }
-            };
-            match sink.write(id, &status).await {
-                Ok(assigned) => {
-                    if !assigned {
-                        debug!(container = %id, "not assigned any more, its status is not written");
-                    }
-                    self.written(id, &status);
-                    delays.reset();
-                }
-                Err(error) => {
-                    let delay = delays.next_delay();
-                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), again_in_ms = delay.as_millis() as u64, "cannot write a container's status");
+            let again = match self.next(Instant::now()) {
+                Next::Write(id, status) => {
                     tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
+                        () = self.write(&sink, id, &status) => continue,
                         () = shutdown.cancelled() => return,
                     }
                 }
+                Next::WaitUntil(at) => at,
+                Next::Wait => Instant::now() + COMPARE,
+            };
+            tokio::select! {
+                () = self.shared.changed.notified() => {}
+                () = tokio::time::sleep_until(again) => {}
+                _ = timer.tick() => match sink.read().await {
+                    Ok(there) => self.compare(&there),
+                    Err(error) => debug!(error = bismuth_daemon::exit::chain(&error), "cannot compare the statuses"),
+                },
+                () = shutdown.cancelled() => return,
             }
         }
+    }
+
+    async fn write(&self, sink: &impl StatusSink, id: ContainerId, status: &ContainerStatus) {
+        match sink.write(id, status).await {
+            Ok(assigned) => {
+                if !assigned {
+                    debug!(container = %id, "not assigned any more, its status is not written");
+                }
+                self.written(id, status);
+            }
+            Err(error) => {
+                let again_in_ms = self.put_off(id).unwrap_or_default().as_millis() as u64;
+                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), again_in_ms, "cannot write a container's status");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bismuth_model::ContainerState;
+
+    use super::*;
+
+    /// Refuses some containers for good; keeps the rest.
+    #[derive(Clone, Default)]
+    struct Sink {
+        kept: Arc<Mutex<BTreeMap<ContainerId, ContainerStatus>>>,
+        refused: Vec<ContainerId>,
+    }
+
+    #[async_trait]
+    impl StatusSink for Sink {
+        async fn write(
+            &self,
+            id: ContainerId,
+            status: &ContainerStatus,
+        ) -> Result<bool, bismuth_registry::Error> {
+            if self.refused.contains(&id) {
+                let ip = Ipv4Addr::LOCALHOST;
+                return Err(bismuth_registry::Error::NodeUnknown { ip });
+            }
+            self.kept.lock().unwrap().insert(id, status.clone());
+            Ok(true)
+        }
+
+        async fn read(
+            &self,
+        ) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error> {
+            let kept = self.kept.lock().unwrap();
+            Ok(kept.iter().map(|(id, s)| (*id, s.clone())).collect())
+        }
+    }
+
+    fn status(state: ContainerState) -> ContainerStatus {
+        ContainerStatus {
+            state,
+            ..ContainerStatus::assigned(1)
+        }
+    }
+
+    async fn shows(sink: &Sink, id: ContainerId, state: ContainerState) {
+        let shown = async {
+            while sink.kept.lock().unwrap().get(&id).map(|s| s.state) != Some(state) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let bound = COMPARE + Duration::from_secs(1);
+        tokio::time::timeout(bound, shown).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_cannot_be_written_holds_up_no_other() {
+        let (bad, good) = (
+            ContainerId::from_bytes([0; 16]),
+            ContainerId::from_bytes([1; 16]),
+        );
+        let sink = Sink {
+            refused: vec![bad],
+            ..Sink::default()
+        };
+        let (board, shutdown) = (StatusBoard::default(), Shutdown::new());
+        board.tell(bad, status(ContainerState::Running));
+        board.tell(good, status(ContainerState::Running));
+        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        shows(&sink, good, ContainerState::Running).await;
+        board.tell(good, status(ContainerState::Failed));
+        shows(&sink, good, ContainerState::Failed).await;
+        shutdown.trigger();
+        writer.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_else_wrote_is_set_right() {
+        let id = ContainerId::from_bytes([1; 16]);
+        let (board, sink, shutdown) = (StatusBoard::default(), Sink::default(), Shutdown::new());
+        board.tell(id, status(ContainerState::Running));
+        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        shows(&sink, id, ContainerState::Running).await;
+        let assigned = ContainerStatus::assigned(1);
+        sink.kept.lock().unwrap().insert(id, assigned);
+        shows(&sink, id, ContainerState::Running).await;
+        shutdown.trigger();
+        writer.await.unwrap();
     }
 }

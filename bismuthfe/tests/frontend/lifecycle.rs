@@ -139,3 +139,31 @@ async fn a_drain_is_bounded() {
         "{error:#}"
     );
 }
+
+#[tokio::test]
+async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
+    let nodes = Nodes::new().await;
+    let node = nodes.start(|_| ok("room for you")).await;
+    let config = Config {
+        node_port: nodes.port,
+        max_connections_per_worker: 4,
+        ..Config::default()
+    };
+    let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
+    let mut crowd = Vec::new();
+    for n in 0..100 {
+        let mut client = frontend.connect().await;
+        if n % 2 == 0 {
+            // Half of them have asked once and stay.
+            client
+                .send("GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n")
+                .await;
+            in_time(client.message()).await.expect("an answer");
+        }
+        crowd.push(client);
+    }
+    for _ in 0..10 {
+        assert!(frontend.get(&invoke()).await.ends_with("room for you"));
+    }
+    drop(crowd);
+}

@@ -1,14 +1,16 @@
 //! Going on with a container that an earlier process started.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, ground};
+use super::{LaunchError, Launcher, Running, blocking, ground, now_ms};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedSlot;
@@ -16,8 +18,15 @@ use crate::node::state_dir::SavedSlot;
 impl Launcher {
     /// Goes on with a container that an earlier process started; `None` if it does not run as it
     /// should, and then it is taken down.
-    pub async fn adopt(&self, slot: &Slot, saved: &SavedSlot) -> Option<Running> {
-        match self.try_adopt(slot, saved).await {
+    ///
+    /// One that had not answered yet when the earlier process ended is waited for as long as it has left.
+    pub async fn adopt(
+        &self,
+        slot: &Slot,
+        saved: &SavedSlot,
+        called_off: &CancellationToken,
+    ) -> Option<Running> {
+        match self.try_adopt(slot, saved, called_off).await {
             Ok(Some(running)) => Some(running),
             Ok(None) => {
                 self.down(slot.container_id).await;
@@ -35,6 +44,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         saved: &SavedSlot,
+        called_off: &CancellationToken,
     ) -> Result<Option<Running>, LaunchError> {
         let Some(run) = &saved.run else {
             return Ok(None);
@@ -65,6 +75,16 @@ impl Launcher {
         let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
         let target = self.target(slot, run.program.clone(), &user, stderr);
         self.logs.spawn(slot.container_id, pump);
+        let (namespaces, process) = if run.proven {
+            (namespaces, process)
+        } else {
+            let ran = Duration::from_millis(now_ms().saturating_sub(run.started_ms));
+            let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
+            let left = bound.saturating_sub(ran);
+            let ready = self.wait_until_ready(slot, namespaces, process, left, called_off);
+            let (namespaces, process, _connection) = ready.await?;
+            (namespaces, process)
+        };
         info!(container = %slot.container_id, pid = run.pid, "adopted");
         Ok(Some(Running {
             live: Arc::new(Live::new(

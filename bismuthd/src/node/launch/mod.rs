@@ -204,6 +204,21 @@ impl Launcher {
         blocking(move || Ok(state.save_slot(id, &saved)?)).await
     }
 
+    /// Remembers that a started container has answered.
+    pub async fn remember_proven(&self, id: ContainerId) -> Result<(), LaunchError> {
+        let state = Arc::clone(&self.state);
+        blocking(move || {
+            if let Some(mut saved) = state.load_slot(id)?
+                && let Some(run) = &mut saved.run
+            {
+                run.proven = true;
+                state.save_slot(id, &saved)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     fn target(&self, slot: &Slot, program: Program, user: &User, stderr: OwnedFd) -> Target {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },

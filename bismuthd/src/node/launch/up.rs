@@ -83,6 +83,7 @@ impl Launcher {
         drop(turn);
         let started_ms = now_ms();
         let saved = SavedRun {
+            proven: false,
             pid: process.pid(),
             started_ticks: process.identity().started_ticks,
             boot_id: process.identity().boot_id.clone(),
@@ -93,10 +94,14 @@ impl Launcher {
             program: program.clone(),
         };
         let remembered = self.remember(slot, start.created_ms, Some(saved));
-        let ready = self.wait_until_ready(slot, ground.namespaces, process, start.called_off);
+        let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
+        let ready =
+            self.wait_until_ready(slot, ground.namespaces, process, bound, start.called_off);
         let (remembered, ready) = tokio::join!(remembered, ready);
         let (namespaces, process, connection) = ready?;
         remembered?;
+        // For the request that waits. Where none does, the program would be left with a silent client.
+        let connection = connection.filter(|_| slot.admission.in_flight() > 0);
         let target = self.target(slot, program, &ground.user, stderr);
         Ok(Running {
             live: Arc::new(Live::new(
@@ -205,11 +210,13 @@ impl Launcher {
         Ok(process)
     }
 
-    async fn wait_until_ready(
+    /// Waits at most `bound` until a started program answers.
+    pub(super) async fn wait_until_ready(
         &self,
         slot: &Slot,
         namespaces: Namespaces,
         process: Process,
+        bound: Duration,
         called_off: &CancellationToken,
     ) -> Result<(Namespaces, Process, Option<TcpStream>), LaunchError> {
         let definition = Arc::clone(&slot.definition);
@@ -219,7 +226,6 @@ impl Launcher {
             .container_dir(slot.container_id)
             .join(ground::RUN);
         let waited = tokio::task::spawn_blocking(move || {
-            let bound = Duration::from_millis(definition.startup_timeout_ms);
             let ready = match &definition.invoke_mode {
                 InvokeMode::Server(_, port) => ready::wait(&ready::Wait {
                     net: namespaces.net_fd(),

@@ -118,6 +118,8 @@ async fn a_wrong_line_is_answered_by_one_line_that_names_what_is_wrong() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() -> Result<()> {
     let cluster = Cluster::start().await?;
+    let id = cluster.deploy(&exec(&["/bin/true"])).await?;
+    let before = cluster.function(&id).await?;
     let first = &cluster.nodes()[0];
     let elsewhere = cluster.containerd().scratch("second")?;
     // Beside the first in all but the named way.
@@ -179,7 +181,15 @@ async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() ->
             "no {words:?} in\n{log}"
         );
     }
-    // The first was not disturbed.
+    // The first was not disturbed, its records are as it wrote them, and no container was made beside its own.
+    ensure!(cluster.function(&id).await? == before, "{before}");
+    let inventory = cluster.containerd().inventory().await?;
+    let second: Vec<_> = inventory
+        .values()
+        .flatten()
+        .filter(|name| name.starts_with("second/"))
+        .collect();
+    ensure!(second.is_empty(), "{second:?}");
     first.ready().await?;
     first.daemon().process()?.check_alive()
 }

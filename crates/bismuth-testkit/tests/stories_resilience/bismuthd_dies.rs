@@ -249,3 +249,44 @@ async fn a_thousand_first_requests_start_one_container() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_start_that_was_never_proven_is_not_taken_for_running_by_the_next_bismuthd() -> Result<()>
+{
+    let mut cluster = Cluster::start().await?;
+    let mut definition = server(&["--never-listen"]);
+    definition["startup_timeout_ms"] = 6000.into();
+    let id = cluster.create_function(&definition).await?;
+    let container = only_slot(&cluster, &id).await?.container;
+    let remembered = cluster.nodes()[0]
+        .state_dir()
+        .join("containers")
+        .join(&container)
+        .join("slot.json");
+    eventually("its start is remembered", SOON, async || {
+        let saved = std::fs::read_to_string(&remembered).map_err(|error| error.to_string())?;
+        if saved.contains("\"proven\":false") {
+            Ok(())
+        } else {
+            Err(saved)
+        }
+    })
+    .await;
+
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes()[0].ready().await?;
+
+    let told = eventually("it is told how the start ended", SOON, async || {
+        let slot = only_slot(&cluster, &id)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        match slot.status.as_str() {
+            "Starting" => Err("Starting".to_owned()),
+            _ => Ok(slot.status),
+        }
+    })
+    .await;
+    assert_eq!(told, "Failed");
+    Ok(())
+}

@@ -232,3 +232,36 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_the_frontend_takes_reaches_the_function() -> Result<()> {
+    let cluster = Cluster::builder()
+        .frontend_args(&["--max-head-bytes", "98304"])
+        .start()
+        .await?;
+    let id = cluster.deploy(&echo_server()).await?;
+    let url = cluster.frontend_url(&format!("/invoke/{id}/headers"));
+    // With Host these are as many fields as the frontend takes, and nearly as many bytes.
+    let cookie = "c".repeat(90 * 1024);
+    let names: Vec<String> = (0..92).map(|n| format!("x-field-{n}")).collect();
+    let mut fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    fields.push(("cookie", &cookie));
+    let answer = get_with(&url, &fields).await?;
+    ensure!(
+        answer.status() == 200,
+        "{} {}",
+        answer.status(),
+        text(&answer)
+    );
+    let seen = Seen::of(answer.body())?;
+    ensure!(
+        seen.all("cookie") == [cookie.as_str()],
+        "the cookie is another"
+    );
+    ensure!(
+        names.iter().all(|name| seen.all(name) == ["v"]),
+        "{:?}",
+        seen.headers
+    );
+    Ok(())
+}
