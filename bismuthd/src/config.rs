@@ -74,6 +74,19 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_INIT")]
     pub init: Option<PathBuf>,
 
+    /// The socket on which svcprovider takes the service sockets of containers.
+    #[arg(
+        long,
+        env = "BISMUTH_SVCPROVIDER_SOCKET",
+        default_value = "/run/bismuth/svcprovider.sock"
+    )]
+    pub svcprovider_socket: PathBuf,
+
+    /// The svcprovider to start when nobody answers on its socket. It outlives this process, and is told its socket by
+    /// BISMUTH_SVCPROVIDER_SOCKET. Without this flag somebody else starts it, such as an init system.
+    #[arg(long, env = "BISMUTH_SVCPROVIDER_EXEC", value_name = "PATH")]
+    pub svcprovider_exec: Option<PathBuf>,
+
     /// OCI runtime behind containerd: a name or path. `auto` is crun where it is installed and
     /// works, else runc.
     #[arg(long, env = "BISMUTH_RUNTIME", default_value = "auto")]

@@ -5,8 +5,8 @@
 //!                    ┌──────────────────────────── control runtime ─────────────────────────────┐
 //!  ZooKeeper ──watch─┼─► node::reconcile ─► node::driver (one per container) ─► node::launch ───┼─► containerd, kernel
 //!            ◄─status┼── node::status ◄────────┘ │                                │             │
-//!                    └───────────────────────────┼────────────────────────────────┼─────────────┘
-//!                                          slot table                        logs (own thread)
+//!                    └───────────────────────────┼──────────────┬─────────────────┼─────────────┘
+//!                                          slot table        services ─► svcprovider   logs (own thread)
 //!                    ┌───────────────────────────┼───────── one per core ─────────┼─────────────┐
 //!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► up? ─► server │ exec ─────┼─────────────┼─► the program
 //!                    └────────────────────────────────────────────────────────────┘
@@ -23,6 +23,7 @@ pub mod logs;
 pub mod node;
 mod presence;
 pub mod service;
+pub mod services;
 
 pub use config::Args;
 pub use service::{Service, StartError};

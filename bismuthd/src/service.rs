@@ -13,6 +13,7 @@ use bismuth_containerd::{Containerd, Deadlines};
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, limits, listen, run_per_core};
+use bismuth_handover::NodeName;
 use bismuth_model::ContainerStatus;
 use bismuth_registry::{AssignedContainer, Assignment, Registry};
 use bismuth_sandbox::{cgroup, mounts, rootfs};
@@ -32,6 +33,7 @@ use crate::node::reconcile::{Means, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::presence::{self, Announced};
+use crate::services::{Keeper, KeeperConfig, Services};
 use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
@@ -85,6 +87,7 @@ pub struct Service {
     images: Arc<dyn Images>,
     launcher: Arc<Launcher>,
     registry: Registry,
+    services: Services,
 }
 
 impl Service {
@@ -122,12 +125,14 @@ impl Service {
         };
         let logs = LogThread::start().map_err(StartError::LogThread)?;
         let tasks: Arc<dyn ContainerTasks> = Arc::new(containerd.clone());
+        let services = Services::default();
         let launcher = Launcher::new(
             config,
             tasks,
             Arc::clone(&images),
             state,
             logs,
+            services.clone(),
             args.id_pool,
         );
         let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
@@ -140,6 +145,7 @@ impl Service {
             images,
             launcher: Arc::new(launcher),
             registry,
+            services,
         })
     }
 
@@ -187,6 +193,13 @@ impl Service {
         let mut reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
         reconciler.serve_remembered().await;
         adopted.met();
+        // Not before what runs is remembered: svcprovider lets go of what nobody names.
+        let keeper = Keeper::new(self.services, keeper_config(&self.args));
+        tasks.spawn(
+            "services",
+            Policy::EndsProcess,
+            keeper.run(shutdown.clone()),
+        );
         // Until here connections wait in the listeners' backlogs.
         let workers = start_workers(
             self.listeners,
@@ -248,6 +261,14 @@ impl Service {
         let drained = tasks.drain(drain + Duration::from_secs(5)).await;
         shutdown.outcome()?;
         Ok(drained?)
+    }
+}
+
+fn keeper_config(args: &Args) -> KeeperConfig {
+    KeeperConfig {
+        socket: args.svcprovider_socket.clone(),
+        node: NodeName::new(args.node_ip.to_string()).expect("an address is a name"),
+        program: args.svcprovider_exec.clone(),
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId};
 use serde::{Deserialize, Serialize};
 
+use crate::services::{self, Token};
+
 /// Where programs are looked for when neither image nor definition says: Docker's default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -36,6 +38,7 @@ pub fn program(
     image: ImageDefaults<'_>,
     function: FunctionId,
     container: ContainerId,
+    token: &Token,
 ) -> Program {
     let mut env = BTreeMap::from([("PATH", DEFAULT_PATH), ("HOME", image.home)]);
     env.extend(image.env.iter().filter_map(|line| line.split_once('=')));
@@ -43,6 +46,8 @@ pub fn program(
     let (function, container) = (function.to_string(), container.to_string());
     env.insert("BISMUTH_FUNCTION_ID", &function);
     env.insert("BISMUTH_CONTAINER_ID", &container);
+    env.insert("BISMUTH_SERVICES", services::URL);
+    env.extend([token.variable()]);
     let cwd = image.working_dir.filter(|dir| dir.starts_with('/'));
     Program {
         argv: definition.invoke_mode.command().to_vec(),
@@ -68,15 +73,18 @@ mod tests {
             home: "/root",
         };
         let (function, container) = (FunctionId::new_random(), ContainerId::new_random());
-        let program = program(&definition, image, function, container);
+        let token = Token::random().unwrap();
+        let program = program(&definition, image, function, container, &token);
         assert_eq!(program.argv, ["/bin/ls", "-l"]);
         assert_eq!(program.cwd, "/");
         assert_eq!(
             program.env,
             [
                 "A=1=2".to_owned(),
+                format!("BISMUTH_AUTH={}", token.variable().1),
                 format!("BISMUTH_CONTAINER_ID={container}"),
                 format!("BISMUTH_FUNCTION_ID={function}"),
+                "BISMUTH_SERVICES=http://169.254.169.254:9000".to_owned(),
                 "HOME=/root".to_owned(),
                 "LANG=C".to_owned(),
                 format!("PATH={DEFAULT_PATH}"),

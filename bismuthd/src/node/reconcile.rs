@@ -273,6 +273,9 @@ impl Reconciler {
     }
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
+        if let Begin::Remembered(saved) = &begin {
+            self.means.launcher.remember_services(id, saved);
+        }
         let slot = Arc::new(Slot::new(
             id,
             wanted.function_id,

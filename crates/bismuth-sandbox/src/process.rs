@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -64,6 +66,21 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+/// Starts a program in a session of its own (setsid(2)): it hears no signal of our terminal or group, and goes on when we end.
+/// Whoever lets go of the child without waiting for it leaves a zombie until this process ends.
+///
+/// # Errors
+/// As [`Command::spawn`] says.
+pub fn spawn_in_session(command: &mut Command) -> io::Result<Child> {
+    let new_session = || {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec there is one system call and nothing else; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(new_session) };
+    command.spawn()
 }
 
 /// Names one process across restarts of ours and of the machine. Plain data, to be kept.

@@ -3,7 +3,7 @@
 //! ```text
 //! binaries ──► registry ──► model
 //!    │            └───────► coord
-//!    └──► daemon  http  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
+//!    └──► daemon  http  containerd  sandbox  init  handover        (each stands alone; model is vocabulary for all)
 //! ```
 //!
 //! `deny.toml` says the same about fences to those who use `cargo deny`.
@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-containerd",
             "bismuth-sandbox",
             "bismuth-init",
+            "bismuth-handover",
         ],
     ),
     (
@@ -60,6 +61,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-containerd",
         ],
     ),
+    (
+        "svcprovider",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-daemon",
+            "bismuth-http",
+            "bismuth-handover",
+        ],
+    ),
     ("bismuth-model", &[]),
     ("bismuth-coord", &[]),
     ("bismuth-registry", &["bismuth-model", "bismuth-coord"]),
@@ -68,6 +80,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bismuth-containerd", &["bismuth-model"]),
     ("bismuth-sandbox", &[]),
     ("bismuth-init", &[]),
+    ("bismuth-handover", &["bismuth-model"]),
     (
         "bismuth-testkit",
         &["bismuth-model", "bismuth-coord", "bismuth-registry"],

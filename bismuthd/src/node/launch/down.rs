@@ -74,6 +74,8 @@ impl Launcher {
             warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot take down the task");
             clean = false;
         }
+        // A socket keeps its network namespace alive.
+        self.services.close(id);
         self.logs.stop(id).await;
         let dir = self.state.container_dir(id);
         let ground = tokio::task::spawn_blocking(move || ground::remove(&dir, id)).await;

@@ -26,6 +26,12 @@ pub enum LaunchError {
     /// Its namespaces.
     #[error("make the namespaces")]
     Namespaces(#[source] bismuth_sandbox::namespaces::Error),
+    /// The socket of its services.
+    #[error("listen for the container's service requests")]
+    Services(#[source] bismuth_sandbox::netns::Error),
+    /// The token for its services.
+    #[error("make the container's token")]
+    Token(#[source] std::io::Error),
     /// Its root filesystem.
     #[error("mount the root filesystem")]
     Rootfs(#[source] bismuth_sandbox::rootfs::Error),

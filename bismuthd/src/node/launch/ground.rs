@@ -2,6 +2,7 @@
 //! and removed after it. Everything here blocks.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::user::{self, User};
 use crate::logs::cri::Stream;
 use crate::logs::pump::{self, Pump, fifo_path};
 use crate::logs::rotate::Limits;
+use crate::services;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
 pub(super) const RUN: &str = "run";
@@ -47,12 +49,16 @@ pub(super) struct Ground {
     pub user: User,
     /// Taken by whoever runs it.
     pub pump: Option<Pump>,
+    /// The socket of its services, taken by whoever has it served.
+    pub door: Option<OwnedFd>,
 }
 
 /// Makes the ground. What an earlier attempt left in the directory is removed first.
 pub(super) fn make(wish: &Wish) -> Result<Ground, LaunchError> {
     std::fs::create_dir_all(&wish.dir).map_err(failed("make directory", &wish.dir))?;
     let namespaces = Namespaces::create(&wish.dir, wish.ids).map_err(LaunchError::Namespaces)?;
+    // Before the program runs, so that its first connection finds it.
+    let door = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
     let root = rootfs::mount(&RootfsSpec {
         lower_dirs: wish.layers.clone(),
         dir: wish.dir.clone(),
@@ -73,6 +79,7 @@ pub(super) fn make(wish: &Wish) -> Result<Ground, LaunchError> {
         root,
         user,
         pump: Some(pump),
+        door: Some(door),
     })
 }
 

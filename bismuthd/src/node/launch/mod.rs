@@ -1,9 +1,9 @@
 //! Bringing a container up, taking it down, and going on with one that runs.
 //!
 //! ```text
-//!  up:    image ─► ids ─► namespaces ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
-//!  down:  task ◄────────────────────────────────────────────────────────────────────────────┘
-//!           └─► log ─► root filesystem ─► namespaces ─► cgroup          (each repeatable, all tried)
+//!  up:    image ─► ids ─► namespaces ─► door to services ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
+//!  down:  task ◄───────────────────────────────────────────────────────────────────────────────────────────────┘
+//!           └─► door ─► log ─► root filesystem ─► namespaces ─► cgroup          (each repeatable, all tried)
 //!  adopt: remembered process alive? namespaces pinned? root mounted? ─► log ─► answers
 //! ```
 //!
@@ -28,7 +28,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bismuth_containerd::images::Images;
 use bismuth_containerd::tasks::Tasks;
-use bismuth_model::{ContainerId, FunctionId, InvokeMode};
+use bismuth_handover::Attachment;
+use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, InvokeMode};
 use bismuth_sandbox::ids::{IdAllocator, IdPool, IdRange};
 use bismuth_sandbox::process::Watched;
 use tokio::sync::Semaphore;
@@ -44,6 +45,7 @@ use super::slot::{ExecTarget, Live, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
+use crate::services::{Services, Token};
 use runtime::Runtime;
 use user::User;
 
@@ -88,6 +90,7 @@ pub struct Launcher {
     images: Arc<dyn Images>,
     state: Arc<StateDir>,
     logs: LogThread,
+    services: Services,
     ids: Mutex<IdAllocator<FunctionId>>,
     turns: Semaphore,
     runtime: Runtime,
@@ -130,6 +133,7 @@ impl Launcher {
         images: Arc<dyn Images>,
         state: Arc<StateDir>,
         logs: LogThread,
+        services: Services,
         pool: IdPool,
     ) -> Self {
         Self {
@@ -139,6 +143,7 @@ impl Launcher {
             images,
             state,
             logs,
+            services,
             ids: Mutex::new(IdAllocator::new(pool)),
             turns: Semaphore::new(STARTS_PER_CORE * bismuth_daemon::cores::available()),
         }
@@ -158,6 +163,19 @@ impl Launcher {
     /// The node's memory.
     pub fn state(&self) -> &Arc<StateDir> {
         &self.state
+    }
+
+    /// Says that a container which an earlier process started has a door to its services. Do so for each before svcprovider
+    /// is spoken to: it lets go of what nobody names.
+    pub fn remember_services(&self, id: ContainerId, saved: &SavedSlot) {
+        let Some(run) = &saved.run else {
+            return;
+        };
+        if let Some(token) = Token::in_environment(&run.program.env) {
+            let attachment = attachment(id, saved.function_id, &saved.definition, &token);
+            let dir = self.state.container_dir(id);
+            self.services.remember(attachment, dir);
+        }
     }
 
     fn ids(&self) -> std::sync::MutexGuard<'_, IdAllocator<FunctionId>> {
@@ -256,6 +274,22 @@ impl Running {
     /// Returns when its process has ended. Cancel safe.
     pub async fn ended(&self) {
         self.process.ended().await;
+    }
+}
+
+/// Whom the service socket of a container belongs to.
+fn attachment(
+    container: ContainerId,
+    function: FunctionId,
+    definition: &FunctionDefinition,
+    token: &Token,
+) -> Attachment {
+    Attachment {
+        container,
+        function,
+        group: definition.service_group(function),
+        quotas: definition.svc_quotas.clone(),
+        token: token.digest(),
     }
 }
 

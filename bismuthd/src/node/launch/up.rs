@@ -24,6 +24,7 @@ use crate::logs::pump::fifo_path;
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedRun;
+use crate::services::Token;
 
 enum Unready {
     Server(NotReady),
@@ -62,7 +63,12 @@ impl Launcher {
             .ids()
             .allocate(slot.function_id)
             .map_err(LaunchError::Ids)?;
-        let ground = self.prepare(slot, &image, range).await?;
+        let token = Token::random().map_err(LaunchError::Token)?;
+        let mut ground = self.prepare(slot, &image, range).await?;
+        let door = ground.door.take().ok_or(LaunchError::Internal)?;
+        let (id, function) = (slot.container_id, slot.function_id);
+        let attachment = super::attachment(id, function, &slot.definition, &token);
+        self.services.open(attachment, door);
         let program = program(
             &slot.definition,
             ImageDefaults {
@@ -70,10 +76,10 @@ impl Launcher {
                 working_dir: Some(image.config.working_dir.as_str()),
                 home: &ground.user.home,
             },
-            slot.function_id,
-            slot.container_id,
+            function,
+            id,
+            &token,
         );
-        let mut ground = ground;
         let pump = ground.pump.take().ok_or(LaunchError::Internal)?;
         let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
         self.logs.spawn(slot.container_id, pump);

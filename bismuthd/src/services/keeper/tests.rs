@@ -1,0 +1,211 @@
+//! The keeper against a provider that only remembers.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bismuth_handover::{Answer, Attachment, Connection, Held, Listener, Request};
+use bismuth_model::{FunctionId, ServiceQuotas};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+type Sockets = Arc<Mutex<BTreeMap<ContainerId, (TokenDigest, OwnedFd)>>>;
+
+/// A svcprovider that holds sockets and does nothing with them.
+struct Provider {
+    sockets: Sockets,
+    serving: JoinHandle<()>,
+}
+
+impl Provider {
+    fn start(path: &Path, sockets: Sockets) -> Self {
+        let listener = Listener::bind(path).unwrap();
+        let shared = Arc::clone(&sockets);
+        let serving = tokio::spawn(async move {
+            loop {
+                let connection = listener.accept().await.unwrap();
+                // One at a time; the next waits in the backlog.
+                serve(connection, &shared).await;
+            }
+        });
+        Self { sockets, serving }
+    }
+
+    async fn die(self) {
+        self.serving.abort();
+        let _aborted = self.serving.await;
+    }
+
+    async fn holds(&self, wanted: &[(u8, u8)]) {
+        let wanted: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(n, start)| {
+                (
+                    attachment(*n, *start).container,
+                    attachment(*n, *start).token,
+                )
+            })
+            .collect();
+        let what = format!("the provider holds {wanted:?}");
+        let holds = async || {
+            let sockets = self.sockets.lock().unwrap();
+            let held: BTreeMap<_, _> = sockets.iter().map(|(id, (t, _))| (*id, *t)).collect();
+            if held == wanted {
+                Ok(())
+            } else {
+                Err(format!("it holds {held:?}"))
+            }
+        };
+        bismuth_testkit::eventually(&what, Duration::from_secs(5), holds).await;
+    }
+}
+
+async fn serve(mut connection: Connection, sockets: &Sockets) {
+    if connection.greet().await.is_err() {
+        return;
+    }
+    while let Ok(received) = connection.next().await {
+        let number = received.number;
+        let mut back = None;
+        let answer = match received.request {
+            Request::List => {
+                let held: Vec<Held> = sockets
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .map(|(id, (token, _))| Held {
+                        container: *id,
+                        token: *token,
+                    })
+                    .collect();
+                connection.tell_held(number, &held).await.unwrap();
+                continue;
+            }
+            Request::Attach(attachment) => {
+                let socket = (attachment.token, received.listener.unwrap());
+                sockets.lock().unwrap().insert(attachment.container, socket);
+                Answer::Done
+            }
+            Request::Detach(id) => {
+                sockets.lock().unwrap().remove(&id);
+                Answer::Done
+            }
+            Request::Return(id) => {
+                back = sockets
+                    .lock()
+                    .unwrap()
+                    .get(&id)
+                    .map(|(_, socket)| socket.try_clone().unwrap());
+                if back.is_some() {
+                    Answer::Listener
+                } else {
+                    Answer::Absent
+                }
+            }
+            other => panic!("{other:?}"),
+        };
+        let back = back.as_ref().map(OwnedFd::as_fd);
+        if connection.answer(number, answer, back).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn attachment(n: u8, start: u8) -> Attachment {
+    let function = FunctionId::from_bytes([n; 16]);
+    Attachment {
+        container: ContainerId::from_bytes([n; 16]),
+        function,
+        group: function.into(),
+        quotas: ServiceQuotas::default(),
+        token: TokenDigest([start; 32]),
+    }
+}
+
+fn socket() -> (OwnedFd, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener.into(), address)
+}
+
+fn keep(services: &Services, path: &Path, shutdown: &Shutdown) -> JoinHandle<()> {
+    let config = KeeperConfig {
+        socket: path.to_owned(),
+        node: NodeName::new("127.0.0.1").unwrap(),
+        program: None,
+    };
+    let keeper = Keeper::new(services.clone(), config);
+    tokio::spawn(keeper.run(shutdown.clone()))
+}
+
+#[tokio::test]
+async fn doors_are_handed_over_replaced_and_taken_away_as_they_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (services, shutdown) = (Services::default(), Shutdown::new());
+    services.open(attachment(1, 1), socket().0);
+    // It is away at first.
+    let keeper = keep(&services, &path, &shutdown);
+    let provider = Provider::start(&path, Sockets::default());
+    provider.holds(&[(1, 1)]).await;
+    services.open(attachment(2, 1), socket().0);
+    provider.holds(&[(1, 1), (2, 1)]).await;
+    services.open(attachment(1, 2), socket().0);
+    provider.holds(&[(1, 2), (2, 1)]).await;
+    services.close(attachment(2, 1).container);
+    services.close(attachment(3, 1).container);
+    provider.holds(&[(1, 2)]).await;
+    shutdown.trigger();
+    keeper.await.unwrap();
+    provider.holds(&[(1, 2)]).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_was_restarted_is_told_everything_within_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (services, shutdown) = (Services::default(), Shutdown::new());
+    for n in 1..=100 {
+        services.open(attachment(n, 1), socket().0);
+    }
+    let all: Vec<_> = (1..=100).map(|n| (n, 1)).collect();
+    let _keeper = keep(&services, &path, &shutdown);
+    let first = Provider::start(&path, Sockets::default());
+    first.holds(&all).await;
+    first.die().await;
+    let restarted = Instant::now();
+    let second = Provider::start(&path, Sockets::default());
+    second.holds(&all).await;
+    assert!(
+        restarted.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        restarted.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_new_node_takes_its_sockets_back_and_has_the_others_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let sockets = Sockets::default();
+    let (remembered, address) = socket();
+    let (forgotten, _) = socket();
+    for (n, socket) in [(1, remembered), (2, forgotten)] {
+        let attachment = attachment(n, 1);
+        let mut sockets = sockets.lock().unwrap();
+        sockets.insert(attachment.container, (attachment.token, socket));
+    }
+    let provider = Provider::start(&path, sockets);
+    let (services, shutdown) = (Services::default(), Shutdown::new());
+    services.remember(attachment(1, 1), dir.path().to_owned());
+    let _keeper = keep(&services, &path, &shutdown);
+    provider.holds(&[(1, 1)]).await;
+    let back = async || match services.get(attachment(1, 1).container).unwrap().socket {
+        DoorSocket::Held(socket) => Ok(socket.try_clone().unwrap()),
+        DoorSocket::Lost(_) => Err("it was not taken back".to_owned()),
+    };
+    let back =
+        bismuth_testkit::eventually("the socket is here again", Duration::from_secs(5), back);
+    assert_eq!(TcpListener::from(back.await).local_addr().unwrap(), address);
+}

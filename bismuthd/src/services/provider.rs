@@ -1,0 +1,83 @@
+//! Starting svcprovider, where no init system does.
+//!
+//! It gets a session of its own and is never killed from here: it goes on when this process ends, and the next one finds it by
+//! its socket. A second one on the same socket refuses to start, so starting it once too often does no harm.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bismuth_daemon::{Backoff, Delays};
+use bismuth_sandbox::process;
+use tracing::{info, warn};
+
+/// The first start after an end comes at once; one that does not stay is tried ever less often.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+/// One that ran this long was well.
+const WELL: Duration = Duration::from_secs(10);
+
+/// How the program learns where to listen: also the variable of its own flag.
+const SOCKET_VARIABLE: &str = "BISMUTH_SVCPROVIDER_SOCKET";
+
+/// The program, and its process if we started one.
+#[derive(Debug)]
+pub(super) struct Provider {
+    program: PathBuf,
+    socket: PathBuf,
+    running: Option<(Child, Instant)>,
+    not_before: Instant,
+    delays: Delays,
+}
+
+impl Provider {
+    pub(super) fn new(program: PathBuf, socket: PathBuf) -> Self {
+        Self {
+            program,
+            socket,
+            running: None,
+            not_before: Instant::now(),
+            delays: AGAIN.delays(),
+        }
+    }
+
+    /// Nobody answers on the socket: starts the program, unless one of ours is on its way, or ended a moment ago.
+    pub(super) fn start_if_gone(&mut self) {
+        self.reap();
+        if self.running.is_some() || Instant::now() < self.not_before {
+            return;
+        }
+        let delay = self.delays.next_delay();
+        self.not_before = Instant::now() + delay;
+        let mut command = Command::new(&self.program);
+        command
+            .env(SOCKET_VARIABLE, &self.socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        match process::spawn_in_session(&mut command) {
+            Ok(child) => {
+                info!(program = %self.program.display(), pid = child.id(), "started svcprovider");
+                self.running = Some((child, Instant::now()));
+            }
+            Err(error) => {
+                warn!(program = %self.program.display(), %error, again_in_ms = delay.as_millis() as u64, "cannot start svcprovider");
+            }
+        }
+    }
+
+    /// Takes the exit of a process of ours that has ended, so that it does not stay as a zombie.
+    pub(super) fn reap(&mut self) {
+        let Some((child, started)) = &mut self.running else {
+            return;
+        };
+        match child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => warn!(pid = child.id(), %status, "svcprovider ended"),
+            Err(error) => warn!(pid = child.id(), %error, "cannot learn how svcprovider ended"),
+        }
+        if started.elapsed() >= WELL {
+            self.delays.reset();
+            self.not_before = Instant::now();
+        }
+        self.running = None;
+    }
+}

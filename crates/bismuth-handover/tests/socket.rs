@@ -1,0 +1,238 @@
+//! Both sides over real sockets.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+
+use bismuth_handover::{
+    Answer, Attachment, BindError, CallError, Client, Connection, Held, Listener, NodeName,
+    Request, SecretValue, TokenDigest, TransportError,
+};
+use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+
+fn node() -> NodeName {
+    NodeName::new("127.0.0.1").expect("a name")
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .expect("a pair of sockets")
+}
+
+async fn connected() -> (Client, Connection) {
+    let (near, far) = pair();
+    let mut server = Connection::new(far).expect("our own user");
+    let name = node();
+    let (client, greeted) = tokio::join!(Client::over(near, &name), server.greet());
+    assert_eq!(greeted.expect("a greeting"), node());
+    (client.expect("a welcome"), server)
+}
+
+fn attachment(n: u8) -> Attachment {
+    let function = FunctionId::from_bytes([n; 16]);
+    Attachment {
+        container: ContainerId::from_bytes([n; 16]),
+        function,
+        group: function.into(),
+        quotas: ServiceQuotas::default(),
+        token: TokenDigest::of(&[n]),
+    }
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("loopback is there")
+}
+
+#[tokio::test]
+async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
+    let (mut client, mut server) = connected().await;
+    let ours = listener();
+    let address = ours.local_addr().expect("bound");
+    let serve = async {
+        let received = server.next().await.expect("an Attach");
+        assert_eq!(received.request, Request::Attach(attachment(1)));
+        let theirs = received.listener.expect("it came along");
+        server
+            .answer(received.number, Answer::Done, None)
+            .await
+            .expect("it is read");
+        let received = server.next().await.expect("a Return");
+        let container = attachment(1).container;
+        assert_eq!(received.request, Request::Return(container));
+        server
+            .answer(received.number, Answer::Listener, Some(theirs.as_fd()))
+            .await
+            .expect("it is read");
+    };
+    let ask = async {
+        client
+            .attach(attachment(1), ours.as_fd())
+            .await
+            .expect("it is done");
+        drop(ours);
+        let back = client.take_back(attachment(1).container).await;
+        TcpListener::from(back.expect("an answer").expect("a socket"))
+    };
+    let ((), back) = tokio::join!(serve, ask);
+    assert_eq!(back.local_addr().expect("bound"), address);
+}
+
+#[tokio::test]
+async fn thousands_of_holdings_are_told_in_several_packets() {
+    let held: Vec<Held> = (0..5000_u32)
+        .map(|n| Held {
+            container: ContainerId::from_bytes(u128::from(n).to_le_bytes()),
+            token: TokenDigest::of(&n.to_le_bytes()),
+        })
+        .collect();
+    for held in [&held[..], &held[..1024], &held[..0]] {
+        let (mut client, mut server) = connected().await;
+        let serve = async {
+            let received = server.next().await.expect("a List");
+            assert_eq!(received.request, Request::List);
+            server
+                .tell_held(received.number, held)
+                .await
+                .expect("it is read");
+        };
+        let ((), told) = tokio::join!(serve, client.held());
+        assert_eq!(told.expect("a list"), held);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_does_not_confuse_the_next() {
+    let (mut client, mut server) = connected().await;
+    let container = attachment(1).container;
+    {
+        let given_up = client.take_back(container);
+        tokio::pin!(given_up);
+        let received = tokio::select! {
+            _ = &mut given_up => panic!("nobody has answered"),
+            received = server.next() => received.expect("a Return"),
+        };
+        let late = listener();
+        server
+            .answer(received.number, Answer::Listener, Some(late.as_fd()))
+            .await
+            .expect("it is read");
+    }
+    let serve = async {
+        let received = server.next().await.expect("a Detach");
+        server
+            .answer(received.number, Answer::Done, None)
+            .await
+            .expect("it is read");
+    };
+    let ((), detached) = tokio::join!(serve, client.detach(container));
+    detached.expect("it is done");
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
+    let (mut client, mut server) = connected().await;
+    let container = attachment(1).container;
+    let serve = async {
+        let received = server.next().await.expect("a Detach");
+        let words = "no room".to_owned();
+        server
+            .answer(received.number, Answer::Refused { words }, None)
+            .await
+            .expect("it is read");
+    };
+    let ((), refused) = tokio::join!(serve, client.detach(container));
+    let refused = refused.expect_err("it is refused");
+    assert!(refused.is_refusal(), "{refused}");
+    drop(server);
+    client.closed().await;
+    let ended = client.detach(container).await.expect_err("it has ended");
+    assert!(
+        matches!(ended, CallError::Transport(TransportError::Closed)),
+        "{ended}"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_goes_over_the_wire() {
+    let (mut client, mut server) = connected().await;
+    let group = attachment(1).group;
+    let serve = async {
+        for answer in [
+            Answer::Secret(SecretValue::new(vec![9; 60_000]).expect("it is short enough")),
+            Answer::Absent,
+        ] {
+            let received = server.next().await.expect("a Secret");
+            server
+                .answer(received.number, answer, None)
+                .await
+                .expect("it is read");
+        }
+    };
+    let ask = async {
+        let value = client.secret(&group, "key").await.expect("an answer");
+        assert_eq!(value.expect("there is one").expose(), vec![9; 60_000]);
+        assert_eq!(
+            client.secret(&group, "other").await.expect("an answer"),
+            None
+        );
+    };
+    tokio::join!(serve, ask);
+}
+
+#[tokio::test]
+async fn what_is_no_request_ends_the_connection() {
+    for (bytes, wanted) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "understand a packet"),
+        (&[0; 100_000][..], "a packet with"),
+        // A Detach instead of a greeting.
+        (
+            &b"\x01\x04\0\0\0\x000123456789abcdef"[..],
+            "before its Hello",
+        ),
+        (&b""[..], "was closed"),
+    ] {
+        let (near, far) = pair();
+        let mut server = Connection::new(far).expect("our own user");
+        rustix::net::send(&near, bytes, SendFlags::NOSIGNAL).expect("it fits");
+        let error = server.greet().await.expect_err("it is no greeting");
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("made/on/the/way.sock");
+    let first = Listener::bind(&path).expect("nobody serves it");
+    let second = Listener::bind(&path).expect_err("somebody serves it");
+    assert!(matches!(second, BindError::InUse { .. }), "{second}");
+    drop(first);
+    assert!(path.exists(), "a crash would have left it as well");
+    let second = Listener::bind(&path).expect("nobody serves it any more");
+    let name = node();
+    let (client, greeted) = tokio::join!(Client::connect(&path, &name), async {
+        let mut connection = second.accept().await.expect("somebody connects");
+        connection.greet().await
+    });
+    client.expect("a welcome");
+    greeted.expect("a greeting");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("file");
+    std::fs::write(&path, "precious").expect("written");
+    let error = Listener::bind(&path).expect_err("it is not ours");
+    assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("still there"),
+        "precious"
+    );
+    let missing = Client::connect(&dir.path().join("missing"), &node()).await;
+    let error: Box<dyn std::error::Error> = Box::new(missing.expect_err("nobody is there"));
+    let source = error.source().and_then(|s| s.downcast_ref::<io::Error>());
+    assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::NotFound));
+}
