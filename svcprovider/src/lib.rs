@@ -1,0 +1,11 @@
+//! Keys, blobs and secrets for the functions of one node.
+//!
+//! ```text
+//!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► records   embedded │ PostgreSQL
+//!   operator's socket  ─► token ─────────────────────────────────────────┘     ▲
+//!                                                        blobs ─► index ───────┘
+//!                                                          └────► objects   files │ S3
+//! ```
+
+pub mod objects;
+pub mod records;

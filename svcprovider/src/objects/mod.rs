@@ -1,0 +1,47 @@
+//! Objects: the bytes of blobs. An object is written once, under a name that nobody had before, and never changed; which object is a
+//! blob's is a record (`blobs.rs`), so that replacing a blob is one transaction on any store.
+//!
+//! Engines: `files.rs` (a directory of one machine), `s3.rs` (whatever speaks S3). One suite, `tests/conformance`, holds for each.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::records::EngineError;
+
+/// An object's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub u128);
+
+/// A store of objects. No call waits for ever: an engine that is away is [`EngineError::Unavailable`] within a second or, in the middle of a
+/// stream, within its idle bound.
+#[async_trait]
+pub trait Objects: Send + Sync + 'static {
+    /// Begins an object.
+    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError>;
+
+    /// The bytes in `range`, which lies within the object, in chunks. `None` if there is no such object.
+    async fn read(
+        &self,
+        id: ObjectId,
+        range: Range<u64>,
+    ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError>;
+
+    /// Removes an object, finished or half written, also one that is not there.
+    async fn delete(&self, id: ObjectId) -> Result<(), EngineError>;
+
+    /// Whether the engine answers.
+    async fn check(&self) -> Result<(), EngineError>;
+}
+
+/// An object on its way. Dropping it leaves what [`Objects::delete`] removes.
+#[async_trait]
+pub trait ObjectWriter: Send {
+    /// Takes the next bytes; waits while the store is slower than the writer.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError>;
+
+    /// Ends the object. It is durable and readable afterwards, and not before.
+    async fn finish(self: Box<Self>) -> Result<(), EngineError>;
+}

@@ -1,0 +1,282 @@
+//! Records: small values under ordered keys, changed in transactions. Keys, secrets, and the index of blobs are records.
+//!
+//! ```text
+//!   batch of writes ─► lock the group's usage ─► for each: decide(current, usage, write) ─► all or none ─► durable ─► answer
+//!                                                     │ pure, in decide.rs, the same for every engine
+//! ```
+//!
+//! - A record lives in a *space* of a *group*. Keys are ordered by their bytes.
+//! - Every change gives a record a new [`Revision`]. Within one space of one group revisions only grow, also over deletions, so
+//!   that a revision names one state of one key for ever: it is what the `ETag` is made of.
+//! - A record whose time has come is absent for every reader and every condition at once, and is removed by
+//!   [`Records::sweep`] later; until then it counts as used.
+//! - What a group uses is counted in the transaction that changes it, so it is exact over processes and crashes.
+//! - A write that was answered is durable.
+//!
+//! Engines: `embedded.rs` (redb, one machine), `postgres.rs`. One suite, `tests/conformance`, holds for each.
+
+use std::num::NonZeroUsize;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use thiserror::Error;
+
+/// What kind of thing a record is. Spaces of one group do not see each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Space {
+    /// Keys of functions.
+    Kv,
+    /// The index of blobs: what a blob is and which object holds its bytes.
+    Blob,
+    /// Objects that are being written or wait to be removed, in the group that nobody else has.
+    Object,
+    /// Sealed secrets.
+    Secret,
+    /// Wrapped data keys.
+    DataKey,
+}
+
+/// Names one state of one record; grows with every change in its space and group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// Where a record is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Whose it is.
+    pub group: String,
+    /// What it is.
+    pub space: Space,
+    /// Its key, validated by who takes it from outside.
+    pub key: String,
+}
+
+/// A record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its bytes.
+    pub value: Bytes,
+    /// What it is without its bytes.
+    pub meta: Meta,
+}
+
+/// A record without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Which state this is.
+    pub revision: Revision,
+    /// Media type, as the writer said.
+    pub content_type: Option<String>,
+    /// When it was written, milliseconds since the Unix epoch.
+    pub modified_ms: u64,
+    /// When it ceases to be, milliseconds since the Unix epoch.
+    pub expires_ms: Option<u64>,
+    /// What it counts for in the group's usage, bytes.
+    pub charge: u64,
+}
+
+/// What must hold for a write to happen. RFC 9110 section 13.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// There is no record: `If-None-Match: *`.
+    Absent,
+    /// There is a record: `If-Match: *`.
+    Present,
+    /// There is a record in one of these states: `If-Match: "…"`.
+    OneOf(Vec<Revision>),
+    /// There is none, or it is in none of these states: `If-None-Match: "…"`.
+    NoneOf(Vec<Revision>),
+}
+
+/// What a write does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the whole record.
+    Put {
+        /// The bytes.
+        value: Bytes,
+        /// Media type.
+        content_type: Option<String>,
+        /// When it shall cease to be, milliseconds since the Unix epoch.
+        expires_ms: Option<u64>,
+        /// What it counts for, bytes.
+        charge: u64,
+    },
+    /// Removes the record; [`Refused::NotFound`] if there is none.
+    Delete,
+    /// Adds to a value that is a decimal number in ASCII; an absent record is 0. Content type and expiry stay; a record that is made
+    /// anew has neither, unless `expires_ms` says when it shall cease to be.
+    Add {
+        /// How much.
+        delta: i64,
+        /// Replaces the expiry, if given.
+        expires_ms: Option<u64>,
+    },
+}
+
+/// One change of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub place: Place,
+    /// If what.
+    pub condition: Condition,
+    /// What.
+    pub change: Change,
+    /// What the group may use of this space after it. A write that makes usage smaller is never refused for it.
+    pub limits: Limits,
+}
+
+/// What a group may use of a space; `None` is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Sum of charges.
+    pub bytes: Option<u64>,
+    /// Number of records.
+    pub count: Option<u64>,
+}
+
+/// What a group uses of a space. Records that are past their time count until they are swept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Sum of charges.
+    pub bytes: u64,
+    /// Number of records.
+    pub count: u64,
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The new state; of a deletion, the revision that the deletion was given.
+    pub revision: Revision,
+    /// What was there before and had not ceased to be.
+    pub before: Option<Record>,
+    /// The value after [`Change::Add`].
+    pub sum: Option<i64>,
+}
+
+/// Why a write was not made. Nothing of its batch was.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// The condition does not hold.
+    #[error("the condition does not hold")]
+    Condition {
+        /// The state that is there.
+        current: Option<Revision>,
+    },
+    /// There is nothing to delete.
+    #[error("there is no such key")]
+    NotFound,
+    /// The value is no decimal number of 64 bits, so nothing can be added to it.
+    #[error("the value is not a number")]
+    NotANumber,
+    /// The sum does not fit into 64 bits.
+    #[error("the sum is out of range")]
+    OutOfRange,
+    /// The group would use more bytes than it may.
+    #[error("{needed} bytes would be used, {limit} are allowed")]
+    Bytes {
+        /// What would be used.
+        needed: u64,
+        /// What may be.
+        limit: u64,
+    },
+    /// The group would use more keys than it may.
+    #[error("{limit} keys are allowed, and used")]
+    Count {
+        /// What may be used.
+        limit: u64,
+    },
+}
+
+/// Why an engine did not do what was asked.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The write at this place of the batch was refused, and so was the whole batch.
+    #[error("write {index} was refused: {refused}")]
+    Refused {
+        /// Its place in the batch.
+        index: usize,
+        /// Why.
+        refused: Refused,
+    },
+    /// The engine cannot be reached or did not answer in time. The outcome of a write is unknown: it may have been made.
+    #[error("{engine} does not answer: {reason}")]
+    Unavailable {
+        /// Which engine.
+        engine: &'static str,
+        /// Its own words.
+        reason: String,
+    },
+    /// The disk is full; nothing was changed.
+    #[error("the disk of {engine} is full")]
+    Full {
+        /// Which engine.
+        engine: &'static str,
+    },
+    /// What is stored is not what was written, or a bug.
+    #[error("{engine} is broken: {reason}")]
+    Broken {
+        /// Which engine.
+        engine: &'static str,
+        /// What was found.
+        reason: String,
+    },
+}
+
+/// A part of an ordered listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Keys in the order of their bytes, without their values.
+    pub entries: Vec<(String, Meta)>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+/// Which part of a listing is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Whose.
+    pub group: String,
+    /// What.
+    pub space: Space,
+    /// Only keys that begin with it.
+    pub prefix: String,
+    /// Only keys after this one.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: NonZeroUsize,
+}
+
+/// An engine for records. Every call has a bound of its own, a second at most when the engine is away.
+#[async_trait]
+pub trait Records: Send + Sync + 'static {
+    /// The record at a place, if there is one that has not ceased to be.
+    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError>;
+
+    /// The records at several places of one state of the store, in the order asked.
+    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError>;
+
+    /// Keys in order.
+    async fn list(&self, query: &Query) -> Result<Page, EngineError>;
+
+    /// Makes all of the writes, in their order, or none. What was answered is durable. A later write of a batch sees what an earlier
+    /// one did.
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, EngineError>;
+
+    /// What a group uses.
+    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError>;
+
+    /// The groups that have anything in a space, in order.
+    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError>;
+
+    /// Removes up to `limit` records whose time has come, of any group; returns how many.
+    async fn sweep(&self, limit: NonZeroUsize) -> Result<usize, EngineError>;
+
+    /// Whether the engine answers.
+    async fn check(&self) -> Result<(), EngineError>;
+}
