@@ -131,7 +131,7 @@ async fn an_object_that_was_damaged_on_disk_breaks_off_before_its_end() {
 
 #[tokio::test]
 async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room() {
-    let disk = full::Disk::mount(6 << 20);
+    let disk = full::Disk::mount(8 << 20);
     let records: Arc<dyn Records> = Arc::new(Embedded::open(&disk.path().join("records")).unwrap());
     make(&records, put("kept", "the old value")).await.unwrap();
     let mut stored = Vec::new();

@@ -7,6 +7,7 @@
 //!
 //! One process at a time: a second one is refused and told the pid of the first.
 
+mod reserve;
 mod session;
 mod store;
 mod tables;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use store::OpenError;
 
+use self::reserve::Reserve;
 use self::session::{read, unreadable};
 use self::store::{ENGINE, Store};
 use self::writer::Request;
@@ -53,10 +55,11 @@ impl Embedded {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let store = Arc::new(Store::open(dir)?);
         let (requests, inbox) = mpsc::channel(QUEUE);
+        let reserve = Reserve::in_dir(dir);
         let for_writer = Arc::clone(&store);
         let writer = std::thread::Builder::new()
             .name("records-writer".into())
-            .spawn(move || writer::run(&for_writer, inbox))
+            .spawn(move || writer::run(&for_writer, reserve, inbox))
             .map_err(|source| OpenError::Open {
                 path: dir.to_owned(),
                 source: Box::new(source.into()),

@@ -7,12 +7,15 @@
 //! ```
 //!
 //! One commit costs the same for one batch as for a hundred, so that many writers are not slower than one.
+//!
+//! When the disk is full, what grows is refused, and what frees room is made on the reserve.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::reserve::Reserve;
 use super::session::Session;
 use super::store::{ENGINE, Store};
 use crate::records::{Change, EngineError, Write, Written, now_ms};
@@ -38,20 +41,50 @@ pub(super) enum Request {
 }
 
 /// Works until nobody can ask any more.
-pub(super) fn run(store: &Arc<Store>, mut inbox: mpsc::Receiver<Request>) {
-    let mut tight_until = None;
+pub(super) fn run(store: &Arc<Store>, reserve: Reserve, mut inbox: mpsc::Receiver<Request>) {
+    let mut writer = Writer {
+        store: Arc::clone(store),
+        reserve,
+        tight_until: None,
+    };
     while let Some(first) = inbox.blocking_recv() {
-        let mut requests = gather(first, &mut inbox);
-        if tight_until.is_some_and(|until| Instant::now() < until) {
+        writer.serve(gather(first, &mut inbox));
+    }
+}
+
+struct Writer {
+    store: Arc<Store>,
+    reserve: Reserve,
+    /// After the disk was full, what grows is not tried before.
+    tight_until: Option<Instant>,
+}
+
+impl Writer {
+    fn serve(&mut self, mut requests: Vec<Request>) {
+        if self.tight_until.is_some_and(|until| Instant::now() < until) {
             requests = refuse_growth(requests);
         }
-        if !requests.is_empty() {
-            let frees = requests.iter().any(Request::frees);
-            match commit(store, requests) {
-                Outcome::Full => tight_until = Some(Instant::now() + TIGHT),
-                Outcome::Made if frees => tight_until = None,
-                Outcome::Made | Outcome::Failed => {}
-            }
+        let frees = requests.iter().any(Request::frees);
+        match commit(&self.store, requests) {
+            Ok(()) if frees => self.tight_until = None,
+            Ok(()) => {}
+            Err((EngineError::Full { .. }, requests)) => return self.is_full(requests),
+            Err((error, requests)) => fail(requests, &error),
+        }
+        self.reserve.hold();
+    }
+
+    /// Refuses what grows, and makes what frees room on the reserve.
+    fn is_full(&mut self, requests: Vec<Request>) {
+        self.tight_until = Some(Instant::now() + TIGHT);
+        let requests = refuse_growth(requests);
+        if requests.is_empty() {
+            return;
+        }
+        self.reserve.release();
+        match commit(&self.store, requests) {
+            Ok(()) => self.tight_until = None,
+            Err((error, requests)) => fail(requests, &error),
         }
     }
 }
@@ -69,19 +102,21 @@ fn gather(first: Request, inbox: &mut mpsc::Receiver<Request>) -> Vec<Request> {
 
 fn refuse_growth(requests: Vec<Request>) -> Vec<Request> {
     let (free, grow): (Vec<_>, Vec<_>) = requests.into_iter().partition(Request::frees);
-    for request in grow {
-        request.fail(&EngineError::Full { engine: ENGINE });
-    }
+    fail(grow, &EngineError::Full { engine: ENGINE });
     free
 }
 
-enum Outcome {
-    Made,
-    Full,
-    Failed,
+fn fail(requests: Vec<Request>, error: &EngineError) {
+    for request in requests {
+        request.fail(error);
+    }
 }
 
-fn commit(store: &Store, requests: Vec<Request>) -> Outcome {
+/// Makes all requests durable and answers them, or gives them back.
+fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec<Request>)> {
+    if requests.is_empty() {
+        return Ok(());
+    }
     let made = store.write(|transaction| {
         let mut session = Session::begin(transaction, now_ms())?;
         let done = requests.iter().map(|request| request.apply(&mut session));
@@ -94,17 +129,11 @@ fn commit(store: &Store, requests: Vec<Request>) -> Outcome {
             for (request, done) in requests.into_iter().zip(done) {
                 request.answer(done);
             }
-            Outcome::Made
+            Ok(())
         }
         Err(error) => {
             tracing::error!(%error, requests = requests.len(), "a commit failed");
-            for request in requests {
-                request.fail(&error);
-            }
-            match error {
-                EngineError::Full { .. } => Outcome::Full,
-                _ => Outcome::Failed,
-            }
+            Err((error, requests))
         }
     }
 }
