@@ -7,5 +7,7 @@
 //!                                                          └────► objects   files │ S3
 //! ```
 
+pub mod blobs;
+mod durable;
 pub mod objects;
 pub mod records;

@@ -1,0 +1,199 @@
+//! Objects as files of one machine.
+//!
+//! ```text
+//!   DIR/4e/…4e.part   while it is written ─► fsync ─► rename ─► fsync of the directory ─► DIR/4e/…4e
+//! ```
+//!
+//! 256 directories, because one with a million names is slow to work with for those who back it up. Files are written and read on threads that may
+//! wait for the disk, some hundred KiB at a time: an object of any size takes that much memory.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
+
+use super::{ObjectId, ObjectWriter, Objects};
+use crate::durable;
+use crate::records::EngineError;
+
+/// What errors call this engine.
+const ENGINE: &str = "the object directory";
+/// Bytes that are handed to another thread at once: the handing costs some microseconds, the writing of so many some hundred.
+const CHUNK: usize = 256 << 10;
+
+/// Objects in a directory.
+#[derive(Debug)]
+pub struct Files {
+    dir: Arc<Path>,
+}
+
+impl Files {
+    /// Objects in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        durable::create_dir_all(dir)?;
+        Ok(Self { dir: dir.into() })
+    }
+
+    fn finished(&self, id: ObjectId) -> PathBuf {
+        // The last byte: ids may begin with a time.
+        let shard = id.0 & 0xff;
+        self.dir.join(format!("{shard:02x}/{id}"))
+    }
+}
+
+fn half_written(finished: &Path) -> PathBuf {
+    finished.with_extension("part")
+}
+
+#[async_trait]
+impl Objects for Files {
+    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
+        let path = self.finished(id);
+        let file = apart(move || {
+            let part = half_written(&path);
+            if let Some(shard) = part.parent() {
+                durable::create_dir_all(shard)?;
+            }
+            let mut options = File::options();
+            options.write(true).create_new(true).mode(0o600);
+            let file = options.open(&part)?;
+            Ok(Part { file, path })
+        });
+        Ok(Box::new(Writer {
+            part: Some(file.await?),
+            waiting: BytesMut::new(),
+        }))
+    }
+
+    async fn read(
+        &self,
+        id: ObjectId,
+        range: Range<u64>,
+    ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError> {
+        let path = self.finished(id);
+        let file = apart(move || match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some),
+        });
+        let Some(file) = file.await? else {
+            return Ok(None);
+        };
+        let chunks = stream::try_unfold((file, range), async |(file, range)| {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let wanted = usize::try_from(range.end - range.start).unwrap_or(CHUNK);
+            let mut buffer = vec![0; wanted.min(CHUNK)];
+            let (file, buffer) = apart(move || {
+                file.read_exact_at(&mut buffer, range.start)?;
+                Ok((file, buffer))
+            })
+            .await?;
+            let rest = range.start + buffer.len() as u64..range.end;
+            Ok(Some((Bytes::from(buffer), (file, rest))))
+        });
+        Ok(Some(Box::pin(chunks)))
+    }
+
+    async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
+        let path = self.finished(id);
+        apart(move || {
+            for path in [half_written(&path), path] {
+                match fs::remove_file(&path) {
+                    // Forced to disk before the record that names it goes: a name that came back would have nobody to remove it.
+                    Ok(()) => durable::sync_parent(&path)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<(), EngineError> {
+        let dir = Arc::clone(&self.dir);
+        apart(move || fs::metadata(&dir).map(drop)).await
+    }
+}
+
+/// A file that is written.
+struct Part {
+    file: File,
+    /// Where it goes.
+    path: PathBuf,
+}
+
+struct Writer {
+    /// `None` after an error, and while another thread has it.
+    part: Option<Part>,
+    waiting: BytesMut,
+}
+
+impl Writer {
+    /// Writes what waits, and then does what comes after.
+    async fn flush(
+        &mut self,
+        then: impl FnOnce(&Part) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let bytes = self.waiting.split().freeze();
+        let mut part = self.part.take().ok_or_else(|| EngineError::Broken {
+            engine: ENGINE,
+            reason: "an object is written on after an error".into(),
+        })?;
+        let part = apart(move || {
+            part.file.write_all(&bytes)?;
+            then(&part)?;
+            Ok(part)
+        });
+        self.part = Some(part.await?);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectWriter for Writer {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        for bytes in bytes.chunks(CHUNK) {
+            self.waiting.extend_from_slice(bytes);
+            if self.waiting.len() >= CHUNK {
+                self.flush(|_| Ok(())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.flush(|part| {
+            part.file.sync_all()?;
+            durable::rename(&half_written(&part.path), &part.path)
+        })
+        .await
+    }
+}
+
+/// Does what may wait for the disk on a thread that may.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, EngineError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|error| {
+        if durable::is_full(&error) {
+            return EngineError::Full { engine: ENGINE };
+        }
+        EngineError::Unavailable {
+            engine: ENGINE,
+            reason: error.to_string(),
+        }
+    })
+}

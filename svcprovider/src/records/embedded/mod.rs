@@ -1,0 +1,241 @@
+//! Records in one file of one machine (redb): the default, which needs no server.
+//!
+//! ```text
+//!   get list usage ──────────────► read transaction: a snapshot, no waiting          store.rs   opened, and again after an I/O error
+//!   write sweep ─► writer thread ─► write transaction, group commit, fsync            writer.rs  session.rs  tables.rs
+//! ```
+//!
+//! One process at a time: a second one is refused and told the pid of the first.
+
+mod reserve;
+mod session;
+mod store;
+mod tables;
+mod writer;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redb::ReadTransaction;
+use tokio::sync::{mpsc, oneshot};
+
+pub use store::OpenError;
+
+use self::reserve::Reserve;
+use self::session::{read, unreadable};
+use self::store::{ENGINE, Store};
+use self::writer::Request;
+use super::{
+    EngineError, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms,
+};
+
+/// Requests that may wait for the next commit; more wait for a place.
+const QUEUE: usize = 512;
+/// A disk that takes longer over a commit hangs: a commit is some milliseconds, on a busy disk some hundred.
+const WRITE_BOUND: Duration = Duration::from_secs(5);
+
+/// Records in a directory of this machine.
+#[derive(Debug)]
+pub struct Embedded {
+    store: Arc<Store>,
+    /// `None` only while it is dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, which is made if it is not there. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// When the directory or the file cannot be used, or another process uses it.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let store = Arc::new(Store::open(dir)?);
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let reserve = Reserve::in_dir(dir);
+        let for_writer = Arc::clone(&store);
+        let writer = std::thread::Builder::new()
+            .name("records-writer".into())
+            .spawn(move || writer::run(&for_writer, reserve, inbox))
+            .map_err(|source| OpenError::Open {
+                path: dir.to_owned(),
+                source: Box::new(source.into()),
+            })?;
+        Ok(Self {
+            store,
+            requests: Some(requests),
+            writer: Some(writer),
+        })
+    }
+
+    /// Sends a request to the writer and waits for its answer, not for ever.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, EngineError>>) -> Request,
+    ) -> Result<T, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || EngineError::Broken {
+            engine: ENGINE,
+            reason: "its writer has ended".into(),
+        };
+        let requests = self.requests.as_ref().ok_or_else(gone)?;
+        let asked = async {
+            requests.send(request(answer)).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        };
+        let bounded = tokio::time::timeout(WRITE_BOUND, asked).await;
+        bounded.map_err(|_| EngineError::Unavailable {
+            engine: ENGINE,
+            reason: format!("the disk took more than {WRITE_BOUND:?}"),
+        })?
+    }
+
+    /// Reads much, on a thread that may wait for the disk.
+    async fn read_apart<T: Send + 'static>(
+        &self,
+        read: impl Fn(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || store.read(read));
+        read.await.map_err(|error| EngineError::Broken {
+            engine: ENGINE,
+            reason: error.to_string(),
+        })?
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.requests = None;
+        // It ends when it has answered what waits, so that the lock is free when this returns.
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer of the embedded store panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl Records for Embedded {
+    // A point read is some microseconds from the page cache: handing it to another thread would cost more.
+    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
+        let found = self.store.read(|state| find(state, place, now_ms()))?;
+        Ok(found)
+    }
+
+    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError> {
+        let places = places.to_vec();
+        self.read_apart(move |state| {
+            let now_ms = now_ms();
+            places
+                .iter()
+                .map(|place| find(state, place, now_ms))
+                .collect()
+        })
+        .await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
+        let query = query.clone();
+        self.read_apart(move |state| list(state, &query, now_ms()))
+            .await
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, EngineError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(|answer| Request::Write { batch, answer }).await
+    }
+
+    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
+        let key = tables::owner_key(space, group);
+        self.store.read(|state| {
+            let row = state.open_table(tables::COUNTER)?;
+            let row = row.get(key.as_slice())?;
+            Ok(row.map_or(Usage::default(), |row| tables::counter(row.value()).usage))
+        })
+    }
+
+    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
+        self.read_apart(move |state| groups(state, space)).await
+    }
+
+    async fn sweep(&self, limit: NonZeroUsize) -> Result<usize, EngineError> {
+        let limit = limit.get();
+        self.ask(|answer| Request::Sweep { limit, answer }).await
+    }
+
+    async fn check(&self) -> Result<(), EngineError> {
+        if self.requests.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            return Err(EngineError::Broken {
+                engine: ENGINE,
+                reason: "its writer has ended".into(),
+            });
+        }
+        self.store
+            .read(|state| Ok(drop(state.open_table(tables::RECORD)?)))
+    }
+}
+
+fn find(
+    state: &ReadTransaction,
+    place: &Place,
+    now_ms: u64,
+) -> Result<Option<Record>, redb::Error> {
+    let records = state.open_table(tables::RECORD)?;
+    let values = state.open_table(tables::VALUE)?;
+    let stored = read(&records, &values, &tables::record_key(place))?;
+    Ok(stored.filter(|record| record.meta.is_live(now_ms)))
+}
+
+fn list(state: &ReadTransaction, query: &Query, now_ms: u64) -> Result<Page, redb::Error> {
+    let records = state.open_table(tables::RECORD)?;
+    let owner = tables::owner_key(query.space, &query.group);
+    let prefix = [&owner, query.prefix.as_bytes()].concat();
+    // The first key after `after` is `after` with a NUL.
+    let after = query.after.as_ref();
+    let after = after.map(|after| [&owner, after.as_bytes(), &[0]].concat());
+    let from = after.map_or(prefix.clone(), |after| after.max(prefix.clone()));
+    // A key begins with its space, which is not 0xff, so that there is always a key after.
+    let to = tables::after_prefix(&prefix).unwrap_or_default();
+    let mut page = Page::default();
+    if from >= to {
+        return Ok(page);
+    }
+    for entry in records.range(from.as_slice()..to.as_slice())? {
+        let (key, row) = entry?;
+        let row = tables::decode(row.value()).ok_or_else(|| unreadable(key.value()))?;
+        if !row.meta.is_live(now_ms) {
+            continue;
+        }
+        if page.entries.len() == query.limit.get() {
+            page.more = true;
+            break;
+        }
+        let name = key.value().get(owner.len()..).unwrap_or_default();
+        let name = std::str::from_utf8(name).map_err(|_| unreadable(key.value()))?;
+        page.entries.push((name.to_owned(), row.meta));
+    }
+    Ok(page)
+}
+
+fn groups(state: &ReadTransaction, space: Space) -> Result<Vec<String>, redb::Error> {
+    let counters = state.open_table(tables::COUNTER)?;
+    let mut groups = Vec::new();
+    for entry in counters.range([space.code()].as_slice()..[space.code() + 1].as_slice())? {
+        let (key, row) = entry?;
+        if tables::counter(row.value()).usage.count > 0 {
+            let (owner, _) =
+                tables::parse_owner(key.value()).ok_or_else(|| unreadable(key.value()))?;
+            groups.push(owner.group);
+        }
+    }
+    // Stored by length first.
+    groups.sort_unstable();
+    Ok(groups)
+}

@@ -1,0 +1,168 @@
+//! The tables in one transaction: what a batch reads and changes.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableTable as _, Table, WriteTransaction};
+
+use super::tables::{self, COUNTER, EXPIRY, RECORD, VALUE};
+use crate::records::ledger::{self, Counter, Ledger, Owner};
+use crate::records::{Place, Record, Refused, Usage, Write, Written};
+
+/// What is changed in one transaction.
+pub(super) struct Session<'a> {
+    record: Table<'a, &'static [u8], &'static [u8]>,
+    value: Table<'a, &'static [u8], &'static [u8]>,
+    counter: Table<'a, &'static [u8], (u64, u64, u64)>,
+    expiry: Table<'a, &'static [u8], ()>,
+    /// Counters that were changed and not yet stored: many batches of one commit change the same.
+    counters: BTreeMap<Owner, Counter>,
+    now_ms: u64,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn begin(
+        transaction: &'a WriteTransaction,
+        now_ms: u64,
+    ) -> Result<Self, redb::Error> {
+        Ok(Self {
+            record: transaction.open_table(RECORD)?,
+            value: transaction.open_table(VALUE)?,
+            counter: transaction.open_table(COUNTER)?,
+            expiry: transaction.open_table(EXPIRY)?,
+            counters: BTreeMap::new(),
+            now_ms,
+        })
+    }
+
+    /// Stores the counters; whether anything was changed.
+    pub(super) fn end(mut self) -> Result<bool, redb::Error> {
+        for (owner, counter) in &self.counters {
+            let key = tables::owner_key(owner.space, &owner.group);
+            self.counter
+                .insert(key.as_slice(), tables::counter_row(counter))?;
+        }
+        Ok(!self.counters.is_empty())
+    }
+
+    /// Makes a batch, or says which of its writes was refused, and has changed nothing then.
+    pub(super) fn apply(
+        &mut self,
+        batch: &[Write],
+    ) -> Result<Result<Vec<Written>, (usize, Refused)>, redb::Error> {
+        let mut ledger = Ledger::default();
+        for owner in ledger::owners(batch) {
+            if let Some(counter) = self.counter_of(&owner)? {
+                ledger.load_counter(owner, counter);
+            }
+        }
+        for write in batch {
+            if !ledger.has(&write.place) {
+                let stored = self.stored(&write.place)?;
+                ledger.load(write.place.clone(), stored);
+            }
+        }
+        let written = match ledger.run(batch, self.now_ms) {
+            Ok(written) => written,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        for (place, after) in ledger.changes() {
+            self.replace(&tables::record_key(place), after)?;
+        }
+        let counters = ledger.counters();
+        self.counters
+            .extend(counters.map(|(owner, counter)| (owner.clone(), *counter)));
+        Ok(Ok(written))
+    }
+
+    /// Removes up to `limit` records whose time has come; returns how many.
+    pub(super) fn sweep(&mut self, limit: usize) -> Result<usize, redb::Error> {
+        let due = tables::expiry_key(self.now_ms + 1, &[]);
+        let mut keys = Vec::new();
+        for entry in self.expiry.range(..due.as_slice())?.take(limit) {
+            keys.push(entry?.0.value().to_vec());
+        }
+        for key in &keys {
+            let (_, record_key) = tables::split_expiry_key(key).ok_or_else(|| unreadable(key))?;
+            let (owner, _) =
+                tables::parse_owner(record_key).ok_or_else(|| unreadable(record_key))?;
+            let charge = self.replace(record_key, None)?;
+            let mut counter = self.counter_of(&owner)?.unwrap_or(Counter {
+                usage: Usage::default(),
+                revision: 0,
+            });
+            counter.usage.bytes = counter.usage.bytes.saturating_sub(charge);
+            counter.usage.count = counter.usage.count.saturating_sub(1);
+            self.counters.insert(owner, counter);
+        }
+        Ok(keys.len())
+    }
+
+    fn counter_of(&self, owner: &Owner) -> Result<Option<Counter>, redb::Error> {
+        if let Some(counter) = self.counters.get(owner) {
+            return Ok(Some(*counter));
+        }
+        let key = tables::owner_key(owner.space, &owner.group);
+        let row = self.counter.get(key.as_slice())?;
+        Ok(row.map(|row| tables::counter(row.value())))
+    }
+
+    fn stored(&self, place: &Place) -> Result<Option<Record>, redb::Error> {
+        read(&self.record, &self.value, &tables::record_key(place))
+    }
+
+    /// Stores what is at a key now, in all tables; returns the charge of what was there.
+    fn replace(&mut self, key: &[u8], after: Option<&Record>) -> Result<u64, redb::Error> {
+        let row = after.map(tables::encode);
+        let before = match &row {
+            Some(row) => self.record.insert(key, row.as_slice())?,
+            None => self.record.remove(key)?,
+        };
+        let (mut charge, mut old_expiry, mut old_apart) = (0, None, false);
+        if let Some(before) = &before {
+            let row = tables::decode(before.value()).ok_or_else(|| unreadable(key))?;
+            charge = row.meta.charge;
+            old_expiry = row.meta.expires_ms;
+            old_apart = row.value.is_none();
+        }
+        drop(before);
+        match after.filter(|record| record.value.len() > tables::INLINE) {
+            Some(record) => drop(self.value.insert(key, &*record.value)?),
+            None if old_apart => drop(self.value.remove(key)?),
+            None => {}
+        }
+        let new_expiry = after.and_then(|record| record.meta.expires_ms);
+        if old_expiry != new_expiry {
+            if let Some(expires_ms) = old_expiry {
+                self.expiry
+                    .remove(tables::expiry_key(expires_ms, key).as_slice())?;
+            }
+            if let Some(expires_ms) = new_expiry {
+                self.expiry
+                    .insert(tables::expiry_key(expires_ms, key).as_slice(), ())?;
+            }
+        }
+        Ok(charge)
+    }
+}
+
+/// The record at a key, also if its time has come.
+pub(super) fn read(
+    records: &impl redb::ReadableTable<&'static [u8], &'static [u8]>,
+    values: &impl redb::ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<Record>, redb::Error> {
+    let Some(stored) = records.get(key)? else {
+        return Ok(None);
+    };
+    let row = tables::decode(stored.value()).ok_or_else(|| unreadable(key))?;
+    if let Some(value) = row.value {
+        return Ok(Some(tables::record(row.meta, value)));
+    }
+    let value = values.get(key)?.ok_or_else(|| unreadable(key))?;
+    Ok(Some(tables::record(row.meta, value.value())))
+}
+
+/// What was read is not what is ever written.
+pub(super) fn unreadable(key: &[u8]) -> redb::Error {
+    redb::Error::Corrupted(format!("the row of {} is unreadable", key.escape_ascii()))
+}

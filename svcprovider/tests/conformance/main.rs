@@ -1,0 +1,72 @@
+//! One suite for every engine: on the embedded ones each case is a test, on servers they share one.
+//!
+//! ```text
+//!   cases ─► World ─┬─ embedded + files
+//!                   └─ PostgreSQL + S3
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod blobs;
+mod embedded;
+mod objects;
+mod records;
+mod world;
+
+/// Calls `$with!` with all cases of the suite.
+macro_rules! for_every_case {
+    ($with:ident) => {
+        $with! {
+            records::basics::a_record_is_read_back_with_all_that_was_said_of_it,
+            records::basics::a_large_value_is_read_back_and_may_become_small_and_large_again,
+            records::basics::what_is_missing_is_none_and_cannot_be_deleted,
+            records::basics::groups_and_spaces_do_not_see_each_other,
+            records::basics::many_records_are_read_in_the_order_asked_for,
+            records::basics::keys_of_any_text_are_kept_apart,
+            records::basics::revisions_grow_also_over_deletions,
+            records::basics::conditions_are_obeyed_and_refusals_name_the_state_that_is_there,
+            records::basics::adding_is_arithmetic_on_what_is_stored,
+            records::basics::an_engine_says_that_it_answers,
+            records::basics::what_was_answered_is_there_after_reopening,
+            records::listing::keys_come_in_the_order_of_their_bytes,
+            records::listing::pages_lead_to_the_end_without_a_gap,
+            records::listing::a_prefix_selects_what_begins_with_it,
+            records::listing::groups_that_have_something_are_named,
+            records::batches::a_batch_is_made_in_its_order,
+            records::batches::a_batch_with_a_refused_write_changes_nothing_and_names_it,
+            records::batches::a_refused_batch_does_not_spoil_its_neighbours,
+            records::batches::batches_over_many_owners_in_any_order_do_not_lock_each_other_out,
+            records::expiry::a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swept,
+            records::expiry::a_sweep_keeps_to_its_limit_and_to_what_is_due,
+            records::expiry::a_record_past_its_time_can_be_made_anew,
+            records::expiry::room_is_made_by_what_has_expired,
+            records::quota::a_limit_is_reached_exactly_and_not_passed,
+            records::quota::usage_is_exact_after_reopening,
+            records::quota::usage_is_exact_under_concurrent_writers,
+            records::quota::a_limit_holds_under_concurrent_writers,
+            records::contention::a_lock_is_held_by_one_at_a_time,
+            records::contention::a_counter_counts_every_addition,
+            records::contention::compare_and_swap_loses_no_update,
+            objects::an_object_is_read_back_whole_and_in_ranges,
+            objects::a_large_object_in_small_pieces_is_read_back,
+            objects::an_empty_object_is_there,
+            objects::an_object_is_not_there_before_it_is_finished,
+            objects::what_is_deleted_is_gone_also_half_written_and_twice,
+            objects::an_object_is_read_to_its_end_though_it_is_deleted_meanwhile,
+            blobs::basics::a_blob_is_read_back_whole_in_ranges_and_as_head,
+            blobs::basics::creating_and_replacing_ask_for_what_is_there,
+            blobs::basics::a_blob_is_deleted_once_and_under_its_condition,
+            blobs::basics::blobs_are_listed_with_their_sizes,
+            blobs::basics::a_blob_of_many_mebibytes_is_streamed_through,
+            blobs::faults::a_broken_upload_leaves_the_old_blob_and_nothing_else,
+            blobs::faults::bytes_that_are_not_those_announced_are_refused,
+            blobs::faults::what_is_too_large_is_refused_before_and_while_it_comes,
+            blobs::faults::an_upload_that_was_given_up_is_collected_and_cannot_be_finished,
+            blobs::faults::an_upload_that_goes_on_is_left_alone,
+            blobs::quota::a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed,
+            blobs::quota::replaced_and_deleted_objects_are_collected,
+            blobs::quota::writers_of_one_key_leave_one_whole_blob,
+            blobs::quota::readers_see_the_old_blob_or_the_new_one_whole,
+        }
+    };
+}
+use for_every_case;
