@@ -7,5 +7,8 @@
 //!                                                          └────► objects   files │ S3
 //! ```
 
+pub mod attach;
+pub mod blobs;
+pub mod http;
 pub mod objects;
 pub mod records;

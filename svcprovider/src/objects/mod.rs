@@ -3,7 +3,9 @@
 //!
 //! Engines: `files.rs` (a directory of one machine), `s3.rs` (whatever speaks S3). One suite, `tests/conformance`, holds for each.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +16,28 @@ use crate::records::EngineError;
 /// An object's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u128);
+
+impl ObjectId {
+    /// A name that nobody had before.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for ObjectId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
+}
 
 /// A store of objects. No call waits for ever: an engine that is away is [`EngineError::Unavailable`] within a second or, in the middle of a
 /// stream, within its idle bound.

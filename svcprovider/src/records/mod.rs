@@ -13,9 +13,12 @@
 //! - What a group uses is counted in the transaction that changes it, so it is exact over processes and crashes.
 //! - A write that was answered is durable.
 //!
-//! Engines: `embedded.rs` (redb, one machine), `postgres.rs`. One suite, `tests/conformance`, holds for each.
+//! Engines: `embedded` (redb, one machine), `postgres`. One suite, `tests/conformance`, holds for each.
+
+pub mod decide;
 
 use std::num::NonZeroUsize;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +37,35 @@ pub enum Space {
     Secret,
     /// Wrapped data keys.
     DataKey,
+}
+
+impl Space {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Kv,
+        Self::Blob,
+        Self::Object,
+        Self::Secret,
+        Self::DataKey,
+    ];
+
+    /// What stands for it in every engine. Never changed, because it is stored.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Kv => 1,
+            Self::Blob => 2,
+            Self::Object => 3,
+            Self::Secret => 4,
+            Self::DataKey => 5,
+        }
+    }
+
+    /// What a stored code stands for.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|space| space.code() == code)
+    }
 }
 
 /// Names one state of one record; grows with every change in its space and group.
@@ -75,6 +107,14 @@ pub struct Meta {
     pub charge: u64,
 }
 
+impl Meta {
+    /// Whether its time has not come.
+    #[must_use]
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
+    }
+}
+
 /// What must hold for a write to happen. RFC 9110 section 13.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
@@ -108,7 +148,7 @@ pub enum Change {
     /// Removes the record; [`Refused::NotFound`] if there is none.
     Delete,
     /// Adds to a value that is a decimal number in ASCII; an absent record is 0. Content type and expiry stay; a record that is made
-    /// anew has neither, unless `expires_ms` says when it shall cease to be.
+    /// anew has neither, unless `expires_ms` says when it shall cease to be. The charge is that of a key of a function: key and value.
     Add {
         /// How much.
         delta: i64,
@@ -194,7 +234,7 @@ pub enum Refused {
 }
 
 /// Why an engine did not do what was asked.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EngineError {
     /// The write at this place of the batch was refused, and so was the whole batch.
     #[error("write {index} was refused: {refused}")]
@@ -279,4 +319,41 @@ pub trait Records: Send + Sync + 'static {
 
     /// Whether the engine answers.
     async fn check(&self) -> Result<(), EngineError>;
+}
+
+/// How many records are swept for a write that found no room: one transaction of some milliseconds.
+const SWEPT_FOR_ROOM: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not zero");
+
+/// [`Records::write`], which tries once more without the records whose time has come if a limit refuses.
+///
+/// # Errors
+/// As [`Records::write`].
+pub async fn write_with_room(
+    records: &dyn Records,
+    batch: Vec<Write>,
+) -> Result<Vec<Written>, EngineError> {
+    let again = batch.clone();
+    let refused = match records.write(batch).await {
+        Err(
+            refused @ EngineError::Refused {
+                refused: Refused::Bytes { .. } | Refused::Count { .. },
+                ..
+            },
+        ) => refused,
+        answer => return answer,
+    };
+    if records.sweep(SWEPT_FOR_ROOM).await? == 0 {
+        return Err(refused);
+    }
+    records.write(again).await
+}
+
+/// This machine's time, milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    // A clock before 1970 is set wrong; then nothing has expired.
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
