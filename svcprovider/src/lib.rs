@@ -7,7 +7,9 @@
 //!                                                          └────► objects   files │ S3
 //! ```
 
+pub mod attach;
 pub mod blobs;
 mod durable;
+pub mod http;
 pub mod objects;
 pub mod records;

@@ -1,5 +1,7 @@
 //! One node on the real parts: ZooKeeper, containerd, a registry, the kernel. No frontend, no API.
 
+mod services;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ struct TestNode {
     containerd: Containerd,
     _images: ImageRegistry,
     _state: PathBuf,
+    /// Where it looks for svcprovider.
+    handover: PathBuf,
 }
 
 impl TestNode {
@@ -46,6 +50,7 @@ impl TestNode {
         registry.bootstrap().await?;
         registry.provision_node(IP).await?;
         let state = containerd.scratch("n")?;
+        let handover = containerd.scratch("s")?.join("s");
         let (port, admin) = (ports::reserve()?, ports::reserve()?);
         let init = bismuth_testkit::daemon::static_program("bismuth-init")?;
         let args = [
@@ -59,6 +64,8 @@ impl TestNode {
             containerd.socket().display().to_string(),
             "--state-dir".into(),
             state.display().to_string(),
+            "--svcprovider-socket".into(),
+            handover.display().to_string(),
             "--init".into(),
             init.display().to_string(),
             "--registry-mirror".into(),
@@ -78,6 +85,7 @@ impl TestNode {
             containerd,
             _images: images,
             _state: state,
+            handover,
         })
     }
 

@@ -1,0 +1,238 @@
+//! The door of a real container to its services, with a svcprovider that answers everything with the token it was shown.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener as StdListener;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bismuth_handover::{Answer, Attachment, Connection, Held, Listener, Request, TokenDigest};
+use bismuth_model::{ContainerId, ContainerState};
+use bismuth_testkit::{eventually, http};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+
+use super::{SOON, TestNode};
+
+/// What the fake holds: for each container whose it is, the socket, and the task that answers on it.
+type Doors = Arc<Mutex<BTreeMap<ContainerId, (Attachment, Arc<TcpListener>, AbortHandle)>>>;
+
+struct Provider {
+    doors: Doors,
+    serving: JoinHandle<()>,
+}
+
+impl Provider {
+    fn start(path: &Path) -> Result<Self> {
+        let listener = Listener::bind(path)?;
+        let doors = Doors::default();
+        let shared = Arc::clone(&doors);
+        let serving = tokio::spawn(async move {
+            // Dropped with it, as the sockets of a process are at its end.
+            let mut tasks = JoinSet::new();
+            while let Ok(connection) = listener.accept().await {
+                // One node: its earlier connection is gone.
+                let _ended = serve(connection, &shared, &mut tasks).await;
+            }
+        });
+        Ok(Self { doors, serving })
+    }
+
+    /// As `kill -9` would.
+    async fn die(self) {
+        self.serving.abort();
+        let _aborted = self.serving.await;
+        let doors = std::mem::take(&mut *self.doors.lock().unwrap());
+        for (_, answering, task) in doors.into_values() {
+            task.abort();
+            drop(answering);
+        }
+        tokio::task::yield_now().await;
+    }
+
+    async fn holds(&self, id: ContainerId) -> Attachment {
+        eventually(
+            "the provider holds the container's socket",
+            SOON,
+            async || {
+                let doors = self.doors.lock().unwrap();
+                let door = doors.get(&id).map(|(attachment, ..)| attachment.clone());
+                door.context("it does not")
+            },
+        )
+        .await
+    }
+}
+
+async fn serve(mut connection: Connection, doors: &Doors, tasks: &mut JoinSet<()>) -> Result<()> {
+    connection.greet().await?;
+    loop {
+        let received = connection.next().await?;
+        let mut back = None;
+        let answer = match received.request {
+            Request::List => {
+                let held = |(attachment, ..): &(Attachment, _, _)| Held {
+                    container: attachment.container,
+                    token: attachment.token,
+                };
+                let held: Vec<Held> = doors.lock().unwrap().values().map(held).collect();
+                connection.tell_held(received.number, &held).await?;
+                continue;
+            }
+            Request::Attach(attachment) => {
+                let socket = received.listener.context("no socket")?;
+                let listener = Arc::new(TcpListener::from_std(StdListener::from(socket))?);
+                let task = tasks.spawn(answer_all(Arc::clone(&listener)));
+                let door = (attachment.clone(), listener, task);
+                doors.lock().unwrap().insert(attachment.container, door);
+                Answer::Done
+            }
+            Request::Detach(id) => {
+                if let Some((_, _, task)) = doors.lock().unwrap().remove(&id) {
+                    task.abort();
+                }
+                Answer::Done
+            }
+            Request::Return(id) => {
+                let doors = doors.lock().unwrap();
+                back = doors
+                    .get(&id)
+                    .map(|(_, listener, _)| listener.as_fd().try_clone_to_owned());
+                back.as_ref().map_or(Answer::Absent, |_| Answer::Listener)
+            }
+            other => anyhow::bail!("{other:?}"),
+        };
+        let back = back.transpose()?;
+        let back = back.as_ref().map(|back| back.as_fd());
+        connection.answer(received.number, answer, back).await?;
+    }
+}
+
+/// Answers each request with the token it carries.
+async fn answer_all(listener: Arc<TcpListener>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer_one(stream));
+    }
+}
+
+async fn answer_one(mut stream: TcpStream) -> Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8(head)?;
+    let token = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Authorization: Bearer "));
+    let token = token.unwrap_or("none");
+    let answer = format!(
+        "HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n{token}",
+        token.len()
+    );
+    Ok(stream.write_all(answer.as_bytes()).await?)
+}
+
+/// The function asks its services, and says what they answered.
+const ASKS: &str = "exec:/bin/sh -c 'exec wget -q -O - --header \"Authorization: Bearer $BISMUTH_AUTH\" $BISMUTH_SERVICES/x'";
+
+async fn asked(url: &str, token: TokenDigest) -> Result<()> {
+    let answer = http::get(url).await?;
+    ensure!(answer.status() == 200, "{answer:?}");
+    ensure!(TokenDigest::of(answer.body()) == token, "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -> Result<()> {
+    let mut node = TestNode::start().await?;
+    let (function, id) = node.deploy("alpine", ASKS).await?;
+    // The start did not wait for a provider.
+    node.state(id, ContainerState::Running).await;
+    let url = node.url(id, "/");
+    let provider = Provider::start(&node.handover)?;
+    let attachment = provider.holds(id).await;
+    assert_eq!(attachment.function, function);
+    assert_eq!(attachment.group.as_str(), function.to_string());
+    asked(&url, attachment.token).await?;
+
+    // A request that is made while the provider is away waits for the next one.
+    provider.die().await;
+    let waiting = tokio::spawn({
+        let url = url.clone();
+        async move { asked(&url, attachment.token).await }
+    });
+    let restarted = Instant::now();
+    let provider = Provider::start(&node.handover)?;
+    provider.holds(id).await;
+    assert!(
+        restarted.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        restarted.elapsed()
+    );
+    waiting.await??;
+
+    // The node dies: the provider goes on with its socket, and the next process asks for it back.
+    node.daemon.kill().await?;
+    node.daemon.start()?;
+    let answers = async || {
+        asked(&url, attachment.token)
+            .await
+            .map_err(|e| format!("{e:#}"))
+    };
+    eventually("it answers again", SOON, answers).await;
+    provider.die().await;
+    let provider = Provider::start(&node.handover)?;
+    assert_eq!(provider.holds(id).await.token, attachment.token);
+    asked(&url, attachment.token).await?;
+
+    // Both die, and the socket with them.
+    node.daemon.kill().await?;
+    provider.die().await;
+    node.daemon.start()?;
+    let provider = Provider::start(&node.handover)?;
+    provider.holds(id).await;
+    eventually("it answers again", SOON, answers).await;
+
+    node.registry.delete_function(function).await?;
+    eventually(
+        "the provider has let go of it",
+        SOON,
+        async || match provider.doors.lock().unwrap().is_empty() {
+            true => Ok(()),
+            false => Err("it holds it"),
+        },
+    )
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_started_anew_has_a_new_token_and_the_old_socket_is_gone() -> Result<()>
+{
+    let node = TestNode::start().await?;
+    let provider = Provider::start(&node.handover)?;
+    let (_, id) = node
+        .deploy("echo-server", "server:8080:/echo-server --port 8080")
+        .await?;
+    node.state(id, ContainerState::Running).await;
+    let first = provider.holds(id).await;
+    let _ends_it = http::get(&node.url(id, "/exit?code=1")).await;
+    let second = eventually("it is started again", SOON, async || {
+        // A request wants it started, after its backoff.
+        let _refused_until_then = http::get(&node.url(id, "/")).await;
+        let doors = provider.doors.lock().unwrap();
+        match doors.get(&id) {
+            Some((now, ..)) if now.token != first.token => Ok(now.clone()),
+            Some(_) => Err("it is the first start"),
+            None => Err("it does not run"),
+        }
+    })
+    .await;
+    assert_eq!(second.container, first.container);
+    Ok(())
+}

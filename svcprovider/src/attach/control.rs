@@ -1,0 +1,122 @@
+//! One connection of a bismuthd.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::exit::chain;
+use bismuth_handover::{
+    Answer, Connection, NodeName, Received, Request, SecretValue, TransportError,
+};
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+use super::doors::Doors;
+use crate::http::SecretStore;
+
+/// bismuthd greets as soon as it is connected.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Serves it until its end.
+pub(super) async fn serve(
+    mut connection: Connection,
+    doors: Arc<Doors>,
+    secrets: Arc<dyn SecretStore>,
+) {
+    let node = match tokio::time::timeout(GREETING, connection.greet()).await {
+        Ok(Ok(node)) => node,
+        Ok(Err(error)) => {
+            warn!(error = chain(&error), "what connected is no bismuthd");
+            return;
+        }
+        Err(_elapsed) => {
+            warn!("what connected does not greet");
+            return;
+        }
+    };
+    info!(%node, "bismuthd is connected");
+    match converse(&mut connection, &node, &doors, &*secrets).await {
+        TransportError::Closed => info!(%node, "bismuthd has left; its containers are served on"),
+        error => warn!(%node, error = chain(&error), "the connection of a bismuthd broke"),
+    }
+}
+
+/// Answers requests; returns why there are no more.
+async fn converse(
+    connection: &mut Connection,
+    node: &NodeName,
+    doors: &Doors,
+    secrets: &dyn SecretStore,
+) -> TransportError {
+    loop {
+        let answered = match connection.next().await {
+            Ok(received) => answer(connection, node, doors, secrets, received).await,
+            Err(end) => return end,
+        };
+        if let Err(end) = answered {
+            return end;
+        }
+    }
+}
+
+async fn answer(
+    connection: &mut Connection,
+    node: &NodeName,
+    doors: &Doors,
+    secrets: &dyn SecretStore,
+    received: Received,
+) -> Result<(), TransportError> {
+    use std::os::fd::AsFd as _;
+    let number = received.number;
+    let mut socket = None;
+    let answer = match (received.request, received.listener) {
+        (Request::List, _) => return connection.tell_held(number, &doors.held(node)).await,
+        (Request::Attach(attachment), Some(listener)) => {
+            let container = attachment.container;
+            debug!(%container, function = %attachment.function, group = %attachment.group, "attaching");
+            done(doors.attach(node, attachment, listener))
+        }
+        (Request::Detach(container), _) => {
+            debug!(%container, "detaching");
+            doors.detach(node, container);
+            Answer::Done
+        }
+        (Request::Return(container), _) => match doors.duplicate(node, container) {
+            Ok(found) => {
+                socket = found;
+                match socket {
+                    Some(_) => Answer::Listener,
+                    None => Answer::Absent,
+                }
+            }
+            failed => done(failed.map(drop)),
+        },
+        (Request::Secret { group, name }, _) => {
+            match secrets.get(group.as_str(), &name, None).await {
+                Ok(Some(secret)) => secret_answer(secret.value),
+                Ok(None) => Answer::Absent,
+                Err(error) => refused(error.to_string()),
+            }
+        }
+        (Request::Hello { .. } | Request::Attach(_), _) => refused("not now".to_owned()),
+    };
+    let socket = socket.as_ref().map(|socket| socket.as_fd());
+    connection.answer(number, answer, socket).await
+}
+
+fn secret_answer(mut value: Zeroizing<Vec<u8>>) -> Answer {
+    match SecretValue::new(std::mem::take(&mut *value)) {
+        Some(value) => Answer::Secret(value),
+        None => refused("the secret is too long to travel".to_owned()),
+    }
+}
+
+fn done(result: std::io::Result<()>) -> Answer {
+    match result {
+        Ok(()) => Answer::Done,
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+fn refused(words: String) -> Answer {
+    Answer::Refused { words }
+}

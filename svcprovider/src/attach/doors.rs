@@ -1,0 +1,144 @@
+//! What is held, for whom.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bismuth_daemon::Shutdown;
+use bismuth_handover::{Attachment, Held, NodeName, TokenDigest};
+use bismuth_model::ContainerId;
+use rustix::net::sockopt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::{Arrival, Worker};
+use crate::http::Caller;
+use crate::http::rate::Buckets;
+
+/// The sockets of all nodes.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    table: Mutex<BTreeMap<(NodeName, ContainerId), Door>>,
+    buckets: Buckets,
+    workers: Vec<Worker>,
+    stop: CancellationToken,
+    count: Arc<AtomicUsize>,
+}
+
+/// Tells how many containers are attached; clones are the same.
+#[derive(Clone, Debug)]
+pub struct DoorsHandle(Arc<AtomicUsize>);
+
+impl DoorsHandle {
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One container's socket. Dropping it stops it.
+#[derive(Debug)]
+struct Door {
+    token: TokenDigest,
+    listener: Arc<TcpListener>,
+    stop: CancellationToken,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Doors {
+    pub(super) fn handle(&self) -> DoorsHandle {
+        DoorsHandle(Arc::clone(&self.count))
+    }
+
+    /// Whom sockets go to. Their serving stops with the shutdown.
+    pub(super) fn serve_with(&mut self, workers: Vec<Worker>, shutdown: &Shutdown) {
+        self.workers = workers;
+        self.stop = shutdown.token();
+    }
+
+    /// Takes a socket and has it served. What was held for the container is let go of.
+    ///
+    /// # Errors
+    /// When it does not listen, or one more cannot be watched.
+    pub(super) fn attach(
+        &self,
+        node: &NodeName,
+        attachment: Attachment,
+        socket: OwnedFd,
+    ) -> io::Result<()> {
+        if !sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::other("the socket does not listen"));
+        }
+        let listener = StdListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let worker = self.workers.iter().min_by_key(|worker| worker.doors());
+        let worker = worker.ok_or_else(|| io::Error::other("nobody serves"))?;
+        // With the runtime of the thread that will accept.
+        let listener = Arc::new(worker.register(listener)?);
+        let key = (node.clone(), attachment.container);
+        let stop = self.stop.child_token();
+        let door = Door {
+            token: attachment.token,
+            listener: Arc::clone(&listener),
+            stop: stop.clone(),
+            count: Arc::clone(&self.count),
+        };
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let bucket = self.buckets.of(&attachment.group);
+        let caller = Caller::new(attachment, bucket);
+        // The earlier one stops before the new one starts.
+        drop(self.table().insert(key, door));
+        worker.send(Arrival {
+            listener,
+            caller,
+            stop,
+        })
+    }
+
+    /// Lets go of a socket, if it is held.
+    pub(super) fn detach(&self, node: &NodeName, container: ContainerId) {
+        let door = self.table().remove(&(node.clone(), container));
+        drop(door);
+    }
+
+    /// Another descriptor of a socket that is held.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(super) fn duplicate(
+        &self,
+        node: &NodeName,
+        container: ContainerId,
+    ) -> io::Result<Option<OwnedFd>> {
+        let table = self.table();
+        let door = table.get(&(node.clone(), container));
+        door.map(|door| door.listener.as_fd().try_clone_to_owned())
+            .transpose()
+    }
+
+    /// What is held for a node.
+    pub(super) fn held(&self, node: &NodeName) -> Vec<Held> {
+        let first = (node.clone(), ContainerId::from_bytes([0; 16]));
+        let table = self.table();
+        let ours = table.range(first..).take_while(|((of, _), _)| of == node);
+        ours.map(|((_, container), door)| Held {
+            container: *container,
+            token: door.token,
+        })
+        .collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<(NodeName, ContainerId), Door>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

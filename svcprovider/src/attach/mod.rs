@@ -1,0 +1,139 @@
+//! The sockets that bismuthd hands over, and the threads that serve them.
+//!
+//! ```text
+//!   bismuthd ── handover socket ──► control: one task per bismuthd
+//!                                      │ Attach: into the table, to the thread with the fewest
+//!                                      │ Detach: out of the table, told to stop
+//!                                      ▼
+//!              ┌── thread svc-0: for each of its sockets accept ─► connection ─► http::answer(caller)
+//!              └── thread svc-1: …
+//! ```
+//!
+//! - A container's socket is served by one thread and needs one descriptor, one waiting task and its place in the table.
+//! - Who is calling is known from the socket, for all connections that it accepts.
+//! - Detaching stops accepting at once, ends idle connections, and gives requests in flight [`AttachConfig::end_bound`]. So does
+//!   the end of the process; what is not accepted yet waits in the backlog for the next one.
+//! - A bismuthd that goes away changes nothing: its containers go on, and so do their sockets.
+
+mod control;
+mod doors;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::{Shutdown, cores, run_per_core};
+use bismuth_handover::{BindError, Listener};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use crate::http::Services;
+use doors::Doors;
+pub use doors::DoorsHandle;
+use serve::Workers;
+
+/// Accepting fails when descriptors run out; they come back as connections end.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// bismuthd connections at a time: one for each node, one for each that is being restarted.
+const MAX_CONTROL: usize = 64;
+
+/// How sockets are taken and served.
+#[derive(Clone, Debug)]
+pub struct AttachConfig {
+    /// Where bismuthd connects.
+    pub socket: PathBuf,
+    /// Threads that serve functions.
+    pub workers: usize,
+    /// How long requests may take to end when their container is detached, or this process ends.
+    pub end_bound: Duration,
+}
+
+/// Why sockets cannot be taken and served.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The handover socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The threads.
+    #[error("start the threads that serve functions")]
+    Workers(#[source] cores::CoresError),
+    /// A thread ended before it served anything.
+    #[error("a thread that serves functions did not start")]
+    WorkerGone,
+    /// A thread failed.
+    #[error("serve functions")]
+    Failed(#[source] cores::CoresError),
+}
+
+/// The handover socket, taken.
+#[derive(Debug)]
+pub struct Attach {
+    config: AttachConfig,
+    listener: Listener,
+    doors: Doors,
+}
+
+impl Attach {
+    /// Takes the handover socket: nobody else serves it from now on. Call it in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AttachError::Bind`], which says if another svcprovider serves it.
+    pub fn bind(config: AttachConfig) -> Result<Self, AttachError> {
+        let listener = Listener::bind(&config.socket)?;
+        Ok(Self {
+            config,
+            listener,
+            doors: Doors::default(),
+        })
+    }
+
+    /// What tells how many containers are attached.
+    pub fn handle(&self) -> DoorsHandle {
+        self.doors.handle()
+    }
+
+    /// Serves until the shutdown, and then what is in flight.
+    ///
+    /// # Errors
+    /// When the threads cannot be started, or one of them fails.
+    pub async fn run(self, services: Services, shutdown: Shutdown) -> Result<(), AttachError> {
+        let end_bound = self.config.end_bound;
+        let secrets = Arc::clone(&services.secrets);
+        let (workers, arrivals) = Workers::new(self.config.workers.max(1));
+        let stopping = shutdown.clone();
+        let cores = run_per_core(arrivals.len(), "svc", move |core| {
+            let arrivals = arrivals.take(core.index());
+            serve::run(arrivals, services.clone(), end_bound, stopping.clone())
+        })
+        .map_err(AttachError::Workers)?;
+        let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;
+        let mut doors = self.doors;
+        doors.serve_with(workers, &shutdown);
+        let doors = Arc::new(doors);
+        let mut finished = Box::pin(cores.finished());
+        let mut connections = JoinSet::new();
+        loop {
+            // All arms are safe to cancel.
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                ended = &mut finished => return ended.map_err(AttachError::Failed),
+                Some(_ended) = connections.join_next() => {}
+                accepted = self.listener.accept(), if connections.len() < MAX_CONTROL => match accepted {
+                    Ok(connection) => {
+                        let (doors, secrets) = (Arc::clone(&doors), Arc::clone(&secrets));
+                        connections.spawn(control::serve(connection, doors, secrets));
+                    }
+                    Err(error) => {
+                        warn!(error = bismuth_daemon::exit::chain(&error), "cannot accept a bismuthd");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                },
+            }
+        }
+        connections.shutdown().await;
+        drop(doors);
+        finished.await.map_err(AttachError::Failed)
+    }
+}

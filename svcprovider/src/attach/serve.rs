@@ -1,0 +1,234 @@
+//! A thread that serves sockets, and what the control side knows of it.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bismuth_daemon::Shutdown;
+use bismuth_http::{Limits, serve_connection};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::ACCEPT_AGAIN;
+use crate::http::{self, Caller, Services};
+
+/// Connections of one container at a time; more wait in its backlog. A function has 100 requests at a time by default.
+const CONNECTIONS_PER_CONTAINER: usize = 256;
+/// Keys have 512 bytes, three times that when encoded; a function's client adds some hundred.
+const HEAD_BYTES: usize = 16 << 10;
+
+/// A socket on its way to the thread that serves it.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub listener: Arc<TcpListener>,
+    pub caller: Caller,
+    pub stop: CancellationToken,
+}
+
+/// A thread that serves, as others see it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    runtime: Handle,
+    // Unbounded: bismuthd asks for one at a time and waits for the answer.
+    arrivals: mpsc::UnboundedSender<(Arrival, Counted)>,
+    doors: Arc<AtomicUsize>,
+}
+
+/// One of a thread's sockets, as long as it is served.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    /// How many sockets it serves.
+    pub(super) fn doors(&self) -> usize {
+        self.doors.load(Ordering::Relaxed)
+    }
+
+    /// Has a socket watched by the thread's runtime.
+    pub(super) fn register(&self, listener: StdListener) -> io::Result<TcpListener> {
+        let _in_its_runtime = self.runtime.enter();
+        TcpListener::from_std(listener)
+    }
+
+    /// Gives it one more socket to serve.
+    pub(super) fn send(&self, arrival: Arrival) -> io::Result<()> {
+        self.doors.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.doors));
+        let sent = self.arrivals.send((arrival, counted));
+        sent.map_err(|_| io::Error::other("the thread that serves has ended"))
+    }
+}
+
+/// What a thread needs from its start.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    arrivals: mpsc::UnboundedReceiver<(Arrival, Counted)>,
+    runtime: oneshot::Sender<Handle>,
+}
+
+/// The inboxes, each for the thread that asks for it.
+#[derive(Debug)]
+pub(super) struct Inboxes(Mutex<Vec<Option<Inbox>>>);
+
+/// The threads, before they run.
+#[derive(Debug)]
+pub(super) struct Workers(Vec<Starting>);
+
+type Starting = (
+    mpsc::UnboundedSender<(Arrival, Counted)>,
+    oneshot::Receiver<Handle>,
+);
+
+impl Workers {
+    pub(super) fn new(count: usize) -> (Self, Inboxes) {
+        let pair = || {
+            let (send, arrivals) = mpsc::unbounded_channel();
+            let (runtime, started) = oneshot::channel();
+            let inbox = Inbox { arrivals, runtime };
+            ((send, started), Some(inbox))
+        };
+        let (workers, inboxes) = (0..count).map(|_| pair()).unzip();
+        (Self(workers), Inboxes(Mutex::new(inboxes)))
+    }
+
+    /// The threads, once they run; `None` if one of them has ended.
+    pub(super) async fn started(self) -> Option<Vec<Worker>> {
+        let mut workers = Vec::new();
+        for (arrivals, started) in self.0 {
+            workers.push(Worker {
+                runtime: started.await.ok()?,
+                arrivals,
+                doors: Arc::default(),
+            });
+        }
+        Some(workers)
+    }
+}
+
+impl Inboxes {
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(super) fn take(&self, index: usize) -> Option<Inbox> {
+        let mut inboxes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inboxes.get_mut(index).and_then(Option::take)
+    }
+}
+
+struct Means {
+    services: Services,
+    limits: Limits,
+    end_bound: Duration,
+    connections: TaskTracker,
+}
+
+/// The work of one thread: serves the sockets that arrive, until the shutdown and what was in flight then.
+pub(super) async fn run(
+    inbox: Option<Inbox>,
+    services: Services,
+    end_bound: Duration,
+    shutdown: Shutdown,
+) {
+    let Some(Inbox {
+        mut arrivals,
+        runtime,
+    }) = inbox
+    else {
+        return;
+    };
+    // Nobody waits for it if the process is ending already.
+    let _nobody = runtime.send(Handle::current());
+    let means = Rc::new(Means {
+        services,
+        limits: Limits {
+            max_head_bytes: HEAD_BYTES,
+            ..Limits::new("svcprovider")
+        },
+        end_bound,
+        connections: TaskTracker::new(),
+    });
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            arrived = arrivals.recv() => match arrived {
+                Some((arrival, counted)) => drop(tokio::task::spawn_local(accept(arrival, counted, Rc::clone(&means)))),
+                None => break,
+            }
+        }
+    }
+    shutdown.cancelled().await;
+    means.connections.close();
+    // Each connection keeps the bound by itself.
+    means.connections.wait().await;
+}
+
+/// Accepts on one socket until it is told to stop.
+async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
+    let Arrival {
+        listener,
+        caller,
+        stop,
+    } = arrival;
+    let caller = Rc::new(caller);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_PER_CONTAINER));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            next = next => next,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a function's connection");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_AGAIN) => continue,
+                }
+            }
+        };
+        let (caller, served, stop) = (Rc::clone(&caller), Rc::clone(&means), stop.clone());
+        means.connections.spawn_local(async move {
+            let _place = place;
+            serve(stream, &caller, &served, stop).await;
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, caller: &Caller, means: &Means, stop: CancellationToken) {
+    let peer = match stream.set_nodelay(true).and_then(|()| stream.peer_addr()) {
+        Ok(peer) => peer,
+        Err(error) => return debug!(%error, "a function was gone before it was served"),
+    };
+    let service = |request, _connection| http::answer(&means.services, caller, request);
+    let served = serve_connection(stream, peer, &means.limits, stop.cancelled(), service);
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(means.end_bound).await;
+    };
+    // Whatever is dropped here was told to end, and did not.
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            debug!(error = bismuth_daemon::exit::chain(&error), "a function's connection ended early");
+        },
+        () = too_long => debug!("a function's connection did not end in time"),
+    }
+}

@@ -1,0 +1,257 @@
+//! Several keys in one request: `POST /kv/v1/?batch`.
+//!
+//! ```json
+//! {"get": ["a", "b"]}
+//! ```
+//! answers, of one state of the store,
+//! ```json
+//! {"values": [{"key": "a", "value": "aGVsbG8=", "etag": "\"1f\"", "content_type": "text/plain", "modified_ms": 1, "expires_ms": 2},
+//!             {"key": "b", "value": null}]}
+//! ```
+//! and
+//! ```json
+//! {"write": [{"key": "a", "value": "aGVsbG8=", "content_type": "text/plain", "ttl": 60, "if_match": "\"1f\""},
+//!            {"key": "b", "delete": true},
+//!            {"key": "c", "add": 3, "if_none_match": "*"}]}
+//! ```
+//! makes all of them, in their order, or none, and answers
+//! ```json
+//! {"written": [{"key": "a", "etag": "\"20\"", "created": false}, {"key": "b"}, {"key": "c", "etag": "\"22\"", "created": true, "sum": 3}]}
+//! ```
+//! Values are base64 (RFC 4648 section 4). A refusal has the status that the write would have alone, and names it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bismuth_http::Body;
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Conditions, etag};
+use super::key::Key;
+use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
+use super::listing::json;
+use super::params::{Params, expiry};
+use super::problems::{self, Refusal, bad_json};
+use super::{Caller, Services, body};
+use crate::records::{Change, EngineError, Record, Space, Write, Written, write_with_room};
+
+/// Keys of one batch.
+pub const MAX_KEYS: usize = 128;
+/// Bytes of the JSON that comes, and of the values that go.
+pub const MAX_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    get: Option<Vec<String>>,
+    write: Option<Vec<Wish>>,
+}
+
+/// One write, as it is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    key: String,
+    value: Option<String>,
+    #[serde(default)]
+    delete: bool,
+    add: Option<i64>,
+    content_type: Option<String>,
+    ttl: Option<u64>,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Values {
+    values: Vec<Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct Value {
+    key: String,
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modified_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    written: Vec<Effect>,
+}
+
+/// What one write did.
+#[derive(Debug, Serialize)]
+struct Effect {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sum: Option<i64>,
+}
+
+pub(super) async fn answer(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let params = Params::parse(head.uri.query(), &["batch"])?;
+    if params.get("batch").is_none() {
+        return Err(problems::bad_query(
+            "POST without a key is POST /kv/v1/?batch",
+        ));
+    }
+    let body = body::collect(body, MAX_BYTES).await?;
+    let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
+    match (batch.get, batch.write) {
+        (Some(keys), None) => get(services, caller, keys).await,
+        (None, Some(wishes)) => write(services, caller, wishes).await,
+        _ => Err(bad_json("expected either \"get\" or \"write\"")),
+    }
+}
+
+fn within(count: usize) -> Result<(), Refusal> {
+    if (1..=MAX_KEYS).contains(&count) {
+        return Ok(());
+    }
+    Err(bad_json(format!(
+        "a batch has 1 to {MAX_KEYS} keys, not {count}"
+    )))
+}
+
+async fn get(
+    services: &Services,
+    caller: &Caller,
+    keys: Vec<String>,
+) -> Result<Response<Body>, Refusal> {
+    within(keys.len())?;
+    let mut places = Vec::with_capacity(keys.len());
+    for (index, key) in keys.into_iter().enumerate() {
+        let key =
+            Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
+        places.push(caller.place(Space::Kv, key.into_string()));
+    }
+    let found = services.records.get_many(&places).await?;
+    let bytes: usize = found
+        .iter()
+        .flatten()
+        .map(|record| record.value.len())
+        .sum();
+    if bytes > MAX_BYTES {
+        return Err(problems::too_large(MAX_BYTES as u64).about("the values together have"));
+    }
+    let values = places.into_iter().map(|place| place.key).zip(found);
+    let values = values.map(|(key, record)| value(key, record)).collect();
+    json(&Values { values })
+}
+
+fn value(key: String, record: Option<Record>) -> Value {
+    let (value, meta) = record.map(|record| (record.value, record.meta)).unzip();
+    Value {
+        key,
+        value: value.map(|value| STANDARD.encode(value)),
+        etag: meta.as_ref().map(|meta| etag(meta.revision)),
+        modified_ms: meta.as_ref().map(|meta| meta.modified_ms),
+        expires_ms: meta.as_ref().and_then(|meta| meta.expires_ms),
+        content_type: meta.and_then(|meta| meta.content_type),
+    }
+}
+
+async fn write(
+    services: &Services,
+    caller: &Caller,
+    wishes: Vec<Wish>,
+) -> Result<Response<Body>, Refusal> {
+    within(wishes.len())?;
+    let mut writes = Vec::with_capacity(wishes.len());
+    for (index, wish) in wishes.into_iter().enumerate() {
+        let write = wish.into_write(caller);
+        writes.push(write.map_err(|refusal| refusal.about(&format!("write[{index}]")))?);
+    }
+    let asked: Vec<Asked> = writes.iter().map(Asked::of).collect();
+    match write_with_room(&*services.records, writes).await {
+        Ok(written) => {
+            let written = asked.into_iter().zip(written).map(done).collect();
+            json(&Done { written })
+        }
+        Err(EngineError::Refused { index, refused }) => {
+            let charge = asked.get(index).map_or(0, |asked| asked.charge);
+            let refusal = problems::refused(&refused, "key", charge);
+            Err(refusal.about(&format!("write[{index}]")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What must be known of a write after it was given away.
+struct Asked {
+    key: String,
+    charge: u64,
+    deletes: bool,
+}
+
+impl Asked {
+    fn of(write: &Write) -> Self {
+        Self {
+            key: write.place.key.clone(),
+            charge: charge_of(&write.change),
+            deletes: matches!(write.change, Change::Delete),
+        }
+    }
+}
+
+fn done((asked, written): (Asked, Written)) -> Effect {
+    let exists = !asked.deletes;
+    Effect {
+        key: asked.key,
+        etag: exists.then(|| etag(written.revision)),
+        created: exists.then_some(written.before.is_none()),
+        sum: written.sum,
+    }
+}
+
+impl Wish {
+    fn into_write(self, caller: &Caller) -> Result<Write, Refusal> {
+        let key = Key::try_from(self.key)?;
+        let expires_ms = self.ttl.map(expiry).transpose()?;
+        let conditions = Conditions::new(self.if_match.as_deref(), self.if_none_match.as_deref())?;
+        let content_type = self.content_type.as_deref().map(checked_media_type);
+        let content_type = content_type.transpose()?;
+        let change = match (self.value, self.delete, self.add) {
+            (Some(value), false, None) => {
+                let value = STANDARD.decode(value);
+                let value = value.map_err(|_| bad_json("\"value\" is not base64"))?;
+                if value.len() > MAX_VALUE_BYTES {
+                    return Err(problems::too_large(MAX_VALUE_BYTES as u64));
+                }
+                put(&key, Bytes::from(value), content_type, expires_ms)
+            }
+            (None, true, None) if expires_ms.is_none() && content_type.is_none() => Change::Delete,
+            (None, false, Some(delta)) if content_type.is_none() => {
+                Change::Add { delta, expires_ms }
+            }
+            _ => {
+                let expected = "expected one of \"value\", \"delete\": true and \"add\", and what belongs to it";
+                return Err(bad_json(expected));
+            }
+        };
+        Ok(Write {
+            place: caller.place(Space::Kv, key.into_string()),
+            condition: conditions.of_write()?.unwrap_or_default(),
+            change,
+            limits: caller.kv_limits(),
+        })
+    }
+}

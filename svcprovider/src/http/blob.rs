@@ -1,0 +1,324 @@
+//! `/blob/v1/`.
+
+use std::ops::Range;
+
+use bismuth_http::{Body, BodyError};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED,
+    LINK,
+};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body::{Body as _, Frame};
+use http_body_util::StreamBody;
+use hyper::body::Incoming;
+use tracing::error;
+
+use super::condition::{Conditions, etag_value};
+use super::key::{Key, encode};
+use super::kv::{absent, content_type, date, media_type};
+use super::listing::{KeyPage, json, json_body};
+use super::params::{Page, Params};
+use super::problems::{self, Refusal};
+use super::range::{Selected, Wanted, if_range_holds};
+use super::{Caller, Services, body, digest, reads};
+use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use crate::records::{Condition, EngineError, Refused};
+
+pub(super) async fn answer(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let method = &head.method;
+    if key.is_empty() {
+        return match reads(method) {
+            true => list(services, caller, head).await,
+            false => Err(problems::method("GET, HEAD")),
+        };
+    }
+    match *method {
+        Method::POST | Method::PUT => put(services, caller, head, key, body).await,
+        Method::DELETE => delete(services, caller, head, key).await,
+        _ if reads(method) => get(services, caller, head, key).await,
+        _ => Err(problems::method("GET, HEAD, POST, PUT, DELETE")),
+    }
+}
+
+/// What a read of a blob is answered.
+enum Told {
+    Whole,
+    Part(Range<u64>),
+    NotModified,
+    Refused(Refusal),
+}
+
+async fn get(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let key = Key::from_path(key)?;
+    let conditions = Conditions::of(&head.headers)?;
+    // Only GET has ranges.
+    let sends = head.method == Method::GET;
+    let wanted = match sends {
+        true => Wanted::of(&head.headers)?,
+        false => Wanted::Whole,
+    };
+    let told = |blob: &Blob| tell(head, &conditions, wanted, blob);
+    let select = |blob: &Blob| match told(blob) {
+        Told::Whole if sends => Some(0..blob.size),
+        Told::Part(range) => Some(range),
+        _ => None,
+    };
+    let found = services.blobs.get(caller.group(), key.as_str(), select);
+    let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
+    let (status, sent) = match told(&found.blob) {
+        Told::Whole => (StatusCode::OK, 0..found.blob.size),
+        Told::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Told::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        Told::Refused(refusal) => return Err(refusal),
+    };
+    let body = found.body.map(|(_, bytes)| outgoing(bytes));
+    Ok(described(
+        status,
+        &found.blob,
+        sent,
+        body.unwrap_or_default(),
+    ))
+}
+
+fn tell(head: &Parts, conditions: &Conditions, wanted: Wanted, blob: &Blob) -> Told {
+    match conditions.of_read(blob.revision) {
+        None => {}
+        Some(StatusCode::NOT_MODIFIED) => return Told::NotModified,
+        Some(_) => return Told::Refused(problems::precondition()),
+    }
+    let modified = date(blob.modified_ms);
+    let modified = modified.to_str().unwrap_or_default();
+    if !if_range_holds(&head.headers, blob.revision, modified) {
+        return Told::Whole;
+    }
+    match wanted.select(blob.size) {
+        Selected::Whole => Told::Whole,
+        Selected::Part(range) => Told::Part(range),
+        Selected::Nothing => Told::Refused(problems::no_such_range(blob.size)),
+    }
+}
+
+fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(ETAG, etag_value(blob.revision));
+    headers.insert(LAST_MODIFIED, date(blob.modified_ms));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(digest::REPR_DIGEST, digest::value(&blob.sha256));
+    if status == StatusCode::NOT_MODIFIED {
+        return response;
+    }
+    headers.insert(CONTENT_TYPE, media_type(blob.content_type.as_deref()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.end - sent.start));
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {}-{}/{}", sent.start, sent.end - 1, blob.size);
+        if let Ok(range) = HeaderValue::try_from(range) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+    }
+    response
+}
+
+/// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
+fn outgoing(bytes: crate::blobs::Body) -> Body {
+    let frames = bytes.map_ok(Frame::data).map_err(|engine| {
+        error!(error = %engine, "a blob breaks off on its way to a function");
+        BodyError::Source(Box::new(engine))
+    });
+    Body::wrap(StreamBody::new(frames))
+}
+
+async fn put(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let key = Key::from_path(key)?;
+    let explicit = Conditions::of(&head.headers)?.of_write()?;
+    let creates = head.method == Method::POST;
+    let by_method = match creates {
+        true => Condition::Absent,
+        false => Condition::Present,
+    };
+    let length = body.size_hint().exact();
+    let new = NewBlob {
+        group: caller.group().to_owned(),
+        content_type: content_type(&head.headers)?,
+        condition: explicit.clone().unwrap_or(by_method),
+        limits: caller.blob_limits(),
+        length,
+        sha256: digest::announced(&head.headers)?,
+        key: key.into_string(),
+    };
+    let charge = length.unwrap_or_default() + new.key.len() as u64;
+    let stored = match services.blobs.put(new, body::stream(body)).await {
+        Ok(stored) => stored,
+        // What the method asks for has statuses of its own.
+        Err(PutError::Refused(Refused::Condition { .. })) if explicit.is_none() => {
+            return Err(match creates {
+                true => problems::exists(),
+                false => problems::not_found("blob; POST creates it"),
+            });
+        }
+        Err(error) => return Err(problems::not_stored(error, charge)),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = match stored.replaced {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::CREATED,
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, etag_value(stored.blob.revision));
+    headers.insert(digest::REPR_DIGEST, digest::value(&stored.blob.sha256));
+    Ok(response)
+}
+
+async fn delete(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let key = Key::from_path(key)?;
+    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let condition = condition.unwrap_or_default();
+    let deleted = services
+        .blobs
+        .delete(caller.group(), key.as_str(), &condition);
+    match deleted.await {
+        Ok(()) => {}
+        Err(EngineError::Refused { refused, .. }) => {
+            return Err(problems::refused(&refused, "blob", 0));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+async fn list(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let known = ["prefix", "after", "limit", "details"];
+    let params = Params::parse(head.uri.query(), &known)?;
+    let page = params.page()?;
+    let group = caller.group().to_owned();
+    let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
+    if params.is_empty() {
+        return Ok(json_body(all(
+            services.blobs.clone(),
+            group,
+            page,
+            listed,
+            more,
+        )));
+    }
+    if params.get("details").is_some() {
+        let keys = listed.into_iter().map(Into::into).collect();
+        return json(&KeyPage::new(keys, more));
+    }
+    let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
+    let mut response = json(&keys)?;
+    if let (true, Some(last)) = (more, keys.last()) {
+        let next = format!(
+            "</blob/v1/?prefix={}&after={}&limit={}>; rel=\"next\"",
+            encode(&page.prefix),
+            encode(last),
+            page.limit
+        );
+        if let Ok(next) = HeaderValue::try_from(next) {
+            response.headers_mut().insert(LINK, next);
+        }
+    }
+    Ok(response)
+}
+
+async fn list_page(
+    blobs: &Blobs,
+    group: &str,
+    page: &Page,
+    after: Option<String>,
+) -> Result<(Vec<Listed>, bool), EngineError> {
+    let after = after.or_else(|| page.after.clone());
+    blobs.list(group, &page.prefix, after, page.limit).await
+}
+
+/// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
+/// told properly.
+fn all(blobs: Blobs, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+    let first = (keys(&listed, "["), last_of(listed, more));
+    let rest = stream::try_unfold(first.1, move |last| {
+        let (blobs, group) = (blobs.clone(), group.clone());
+        let page = Page {
+            prefix: page.prefix.clone(),
+            after: None,
+            limit: page.limit,
+        };
+        async move {
+            match last {
+                Last::Done => Ok(None),
+                Last::End => Ok(Some((Bytes::from_static(b"]"), Last::Done))),
+                Last::Key(last) => {
+                    let (listed, more) = list_page(&blobs, &group, &page, Some(last)).await?;
+                    Ok(Some((keys(&listed, ","), last_of(listed, more))))
+                }
+            }
+        }
+    });
+    let first = stream::once(std::future::ready(Ok::<_, EngineError>(first.0)));
+    outgoing(first.chain(rest).boxed())
+}
+
+/// Where an array that is being written stands.
+enum Last {
+    /// After this key, and there are more.
+    Key(String),
+    /// After the last key.
+    End,
+    /// After its bracket.
+    Done,
+}
+
+fn last_of(mut listed: Vec<Listed>, more: bool) -> Last {
+    match listed.pop().filter(|_| more) {
+        Some(last) => Last::Key(last.key),
+        None => Last::End,
+    }
+}
+
+/// The keys as members of an array, with `before` in front if there are any; an array begins also without.
+fn keys(listed: &[Listed], before: &str) -> Bytes {
+    let mut text = String::new();
+    for (index, blob) in listed.iter().enumerate() {
+        text.push_str(if index == 0 { before } else { "," });
+        // A string is always JSON.
+        text.push_str(&serde_json::to_string(&blob.key).unwrap_or_default());
+    }
+    if text.is_empty() && before == "[" {
+        text.push('[');
+    }
+    text.into()
+}

@@ -1,0 +1,89 @@
+//! Bodies of requests.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use thiserror::Error;
+
+use super::problems::{self, Refusal};
+
+/// A function that sends nothing for so long does not send.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Why a body did not come whole.
+#[derive(Debug, Error)]
+pub(super) enum BodyBroken {
+    /// The connection ended, or its framing did.
+    #[error("the body was cut off")]
+    CutOff(#[source] hyper::Error),
+    /// Nothing came.
+    #[error("the body was silent for {} s", SILENCE.as_secs())]
+    Silent,
+}
+
+/// The next bytes; `None` at the end.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
+    loop {
+        let frame = tokio::time::timeout(SILENCE, body.frame())
+            .await
+            .map_err(|_elapsed| BodyBroken::Silent)?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(BodyBroken::CutOff(error)),
+            // Trailers say nothing here.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// The whole body, if it has at most `most` bytes.
+pub(super) async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let announced = body.size_hint().lower();
+    if announced > most as u64 {
+        return Err(problems::too_large(most as u64));
+    }
+    let Some(first) = next(&mut body).await? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() as u64 >= announced && body.is_end_stream() {
+        return within(first, most);
+    }
+    let mut whole = BytesMut::with_capacity(first.len().max(announced as usize));
+    whole.extend_from_slice(&first);
+    while let Some(bytes) = next(&mut body).await? {
+        if whole.len() + bytes.len() > most {
+            return Err(problems::too_large(most as u64));
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    within(whole.freeze(), most)
+}
+
+fn within(bytes: Bytes, most: usize) -> Result<Bytes, Refusal> {
+    if bytes.len() > most {
+        return Err(problems::too_large(most as u64));
+    }
+    Ok(bytes)
+}
+
+/// The body as it comes.
+pub(super) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, BodyBroken>> + Send {
+    stream::try_unfold(body, async |mut body| {
+        let bytes = next(&mut body).await?;
+        Ok(bytes.map(|bytes| (bytes, body)))
+    })
+}
+
+impl From<BodyBroken> for Refusal {
+    fn from(broken: BodyBroken) -> Self {
+        problems::body_broken(&broken)
+    }
+}

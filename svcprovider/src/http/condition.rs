@@ -1,0 +1,227 @@
+//! `ETag`, `If-Match` and `If-None-Match`: RFC 9110 sections 8.8.3 and 13. Pure.
+
+use http::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, StatusCode};
+
+use super::problems::{Refusal, bad_condition};
+use crate::records::{Condition, Revision};
+
+/// The tag of a state.
+pub(super) fn etag(revision: Revision) -> String {
+    format!("\"{:x}\"", revision.0)
+}
+
+/// The tag of a state as a field.
+pub(super) fn etag_value(revision: Revision) -> HeaderValue {
+    HeaderValue::try_from(etag(revision)).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
+/// What a request asks to hold.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    matches: Option<Tags>,
+    matches_none: Option<Tags>,
+}
+
+/// The value of one of the fields.
+#[derive(Debug, PartialEq, Eq)]
+enum Tags {
+    Any,
+    /// Those that could be ours, and whether each was strong; another's tag is no state that ever was.
+    List(Vec<(Revision, bool)>),
+}
+
+impl Conditions {
+    /// Reads both fields.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        Ok(Self {
+            matches: field(headers, &IF_MATCH)?,
+            matches_none: field(headers, &IF_NONE_MATCH)?,
+        })
+    }
+
+    /// Reads the values of both fields, as they stand in a batch.
+    pub(super) fn new(matches: Option<&str>, matches_none: Option<&str>) -> Result<Self, Refusal> {
+        let read = |value: Option<&str>, name: &HeaderName| {
+            let tags = value.map(|value| tags(value.as_bytes()));
+            tags.map(|tags| tags.ok_or_else(|| bad_condition(name.as_str())))
+                .transpose()
+        };
+        Ok(Self {
+            matches: read(matches, &IF_MATCH)?,
+            matches_none: read(matches_none, &IF_NONE_MATCH)?,
+        })
+    }
+
+    /// What a write must find; `None` if nothing was said.
+    pub(super) fn of_write(self) -> Result<Option<Condition>, Refusal> {
+        let condition = match (self.matches, self.matches_none) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => return Err(bad_condition("if-match with if-none-match")),
+            (Some(Tags::Any), None) => Condition::Present,
+            (None, Some(Tags::Any)) => Condition::Absent,
+            (Some(Tags::List(tags)), None) => Condition::OneOf(strong(&tags)),
+            (None, Some(Tags::List(tags))) => {
+                Condition::NoneOf(tags.into_iter().map(|(revision, _)| revision).collect())
+            }
+        };
+        Ok(Some(condition))
+    }
+
+    /// What a read that finds this state is answered instead of it: 412 or 304.
+    pub(super) fn of_read(&self, current: Revision) -> Option<StatusCode> {
+        let holds = match &self.matches {
+            None | Some(Tags::Any) => true,
+            Some(Tags::List(tags)) => strong(tags).contains(&current),
+        };
+        if !holds {
+            return Some(StatusCode::PRECONDITION_FAILED);
+        }
+        let same = match &self.matches_none {
+            None => false,
+            Some(Tags::Any) => true,
+            Some(Tags::List(tags)) => tags.iter().any(|(revision, _)| *revision == current),
+        };
+        same.then_some(StatusCode::NOT_MODIFIED)
+    }
+
+    /// Whether a read that finds nothing was to find something.
+    pub(super) fn needs_a_state(&self) -> bool {
+        self.matches.is_some()
+    }
+}
+
+/// `If-Match` compares strongly: a weak tag never matches.
+fn strong(tags: &[(Revision, bool)]) -> Vec<Revision> {
+    let strong = tags.iter().filter(|(_, strong)| *strong);
+    strong.map(|(revision, _)| *revision).collect()
+}
+
+fn field(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Refusal> {
+    let mut all: Option<Tags> = None;
+    for value in headers.get_all(name) {
+        let tags = tags(value.as_bytes()).ok_or_else(|| bad_condition(name.as_str()))?;
+        all = match (all, tags) {
+            (None, tags) => Some(tags),
+            (Some(Tags::List(mut list)), Tags::List(more)) => {
+                list.extend(more);
+                Some(Tags::List(list))
+            }
+            // `*` stands alone.
+            _ => return Err(bad_condition(name.as_str())),
+        };
+    }
+    Ok(all)
+}
+
+/// `*`, or entity tags separated by commas; `None` if it is neither.
+fn tags(value: &[u8]) -> Option<Tags> {
+    let mut rest = value.trim_ascii();
+    if rest == b"*" {
+        return Some(Tags::Any);
+    }
+    let mut list = Vec::new();
+    loop {
+        let (strong, quoted) = match rest.strip_prefix(b"W/") {
+            Some(rest) => (false, rest),
+            None => (true, rest),
+        };
+        let opaque = quoted.strip_prefix(b"\"")?;
+        let end = opaque.iter().position(|b| *b == b'"')?;
+        list.extend(revision(&opaque[..end]).map(|revision| (revision, strong)));
+        rest = opaque[end + 1..].trim_ascii_start();
+        if rest.is_empty() {
+            return Some(Tags::List(list));
+        }
+        rest = rest.strip_prefix(b",")?.trim_ascii_start();
+    }
+}
+
+/// The state that an opaque tag names, in the one spelling that we give out.
+fn revision(opaque: &[u8]) -> Option<Revision> {
+    let text = std::str::from_utf8(opaque).ok()?;
+    let revision = Revision(u64::from_str_radix(text, 16).ok()?);
+    (format!("{:x}", revision.0) == text).then_some(revision)
+}
+
+/// The one state that a strong tag names, for `If-Range`.
+pub(super) fn strong_tag(value: &[u8]) -> Option<Revision> {
+    match tags(value)? {
+        Tags::List(list) => match list[..] {
+            [(revision, true)] => Some(revision),
+            _ => None,
+        },
+        Tags::Any => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(matches: Option<&str>, none: Option<&str>) -> Option<Condition> {
+        Conditions::new(matches, none).ok()?.of_write().ok()?
+    }
+
+    #[test]
+    fn fields_become_conditions() {
+        let one = Revision(0x1f);
+        assert_eq!(write(Some("*"), None), Some(Condition::Present));
+        assert_eq!(write(None, Some(" * ")), Some(Condition::Absent));
+        let of = |tags: &[Revision]| Some(Condition::OneOf(tags.to_vec()));
+        assert_eq!(write(Some("\"1f\""), None), of(&[one]));
+        assert_eq!(write(Some("\"1f\" , \"2\""), None), of(&[one, Revision(2)]));
+        // Weak, another's, and in another spelling: none of them is a state of ours.
+        assert_eq!(
+            write(Some("W/\"1f\", \"x,y\", \"01f\", \"1F\""), None),
+            of(&[])
+        );
+        let none = Some(Condition::NoneOf(vec![one]));
+        assert_eq!(write(None, Some("W/\"1f\"")), none);
+    }
+
+    #[test]
+    fn what_is_no_condition_is_refused() {
+        for bad in [
+            "",
+            "1f",
+            "\"1f",
+            "\"1f\",",
+            "\"1f\" \"2\"",
+            "*, \"1f\"",
+            "w/\"1f\"",
+        ] {
+            assert!(Conditions::new(Some(bad), None).is_err(), "{bad}");
+        }
+        assert!(
+            Conditions::new(Some("*"), Some("*"))
+                .unwrap()
+                .of_write()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_read_is_answered_by_the_state_it_finds() {
+        let read = |matches, none| Conditions::new(matches, none).unwrap().of_read(Revision(1));
+        assert_eq!(read(None, None), None);
+        assert_eq!(read(None, Some("\"1\"")), Some(StatusCode::NOT_MODIFIED));
+        assert_eq!(
+            read(None, Some("W/\"1\", \"7\"")),
+            Some(StatusCode::NOT_MODIFIED)
+        );
+        assert_eq!(read(None, Some("\"2\"")), None);
+        assert_eq!(
+            read(Some("\"2\""), None),
+            Some(StatusCode::PRECONDITION_FAILED)
+        );
+        assert_eq!(
+            read(Some("W/\"1\""), None),
+            Some(StatusCode::PRECONDITION_FAILED)
+        );
+        assert_eq!(
+            read(Some("\"1\""), Some("*")),
+            Some(StatusCode::NOT_MODIFIED)
+        );
+    }
+}

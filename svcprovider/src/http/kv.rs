@@ -1,0 +1,284 @@
+//! `/kv/v1/`.
+
+use bismuth_http::Body;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, LAST_MODIFIED};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+
+use super::condition::{Conditions, etag_value};
+use super::key::Key;
+use super::listing::{KeyPage, json, json_body};
+use super::params::{Params, expiry};
+use super::problems::{self, Refusal};
+use super::{Caller, Services, batch, body, reads};
+use crate::records::{
+    Change, EngineError, Meta, Query, Record, Space, Write, Written, write_with_room,
+};
+
+/// Bytes of the largest value.
+pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Bytes of the body of an increment.
+const MAX_INCREMENT_BYTES: usize = 1024;
+/// RFC 6838 allows 127 for each half.
+const MAX_CONTENT_TYPE_BYTES: usize = 256;
+/// At the end of the path of a POST.
+const INCREMENT: &str = "/incr";
+
+pub(super) async fn answer(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let method = &head.method;
+    if key.is_empty() {
+        return match *method {
+            Method::GET | Method::HEAD => list(services, caller, head).await,
+            Method::POST => batch::answer(services, caller, head, body).await,
+            _ => Err(problems::method("GET, HEAD, POST")),
+        };
+    }
+    match *method {
+        _ if reads(method) => get(services, caller, head, key).await,
+        Method::POST => match key.strip_suffix(INCREMENT) {
+            Some(key) => increment(services, caller, head, key, body).await,
+            None => set(services, caller, head, key, body).await,
+        },
+        Method::PUT => set(services, caller, head, key, body).await,
+        Method::DELETE => delete(services, caller, head, key).await,
+        _ => Err(problems::method("GET, HEAD, PUT, POST, DELETE")),
+    }
+}
+
+async fn get(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let key = Key::from_path(key)?;
+    let conditions = Conditions::of(&head.headers)?;
+    let place = caller.place(Space::Kv, key.into_string());
+    let Some(record) = services.records.get(&place).await? else {
+        return Err(absent(&conditions, "key"));
+    };
+    let Record { value, meta } = record;
+    match conditions.of_read(meta.revision) {
+        None => Ok(described(StatusCode::OK, value, &meta)),
+        Some(StatusCode::NOT_MODIFIED) => {
+            Ok(described(StatusCode::NOT_MODIFIED, Bytes::new(), &meta))
+        }
+        Some(_) => Err(problems::precondition()),
+    }
+}
+
+/// A read found nothing.
+pub(super) fn absent(conditions: &Conditions, what: &str) -> Refusal {
+    if conditions.needs_a_state() {
+        problems::precondition()
+    } else {
+        problems::not_found(what)
+    }
+}
+
+fn described(status: StatusCode, value: Bytes, meta: &Meta) -> Response<Body> {
+    let mut response = Response::new(Body::full(value));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(ETAG, etag_value(meta.revision));
+    headers.insert(LAST_MODIFIED, date(meta.modified_ms));
+    headers.insert(CONTENT_TYPE, media_type(meta.content_type.as_deref()));
+    if let Some(expires_ms) = meta.expires_ms {
+        headers.insert(EXPIRES, date(expires_ms));
+    }
+    response
+}
+
+/// What the writer said, or what says nothing.
+pub(super) fn media_type(content_type: Option<&str>) -> HeaderValue {
+    let said = content_type.and_then(|text| HeaderValue::from_str(text).ok());
+    said.unwrap_or_else(|| HeaderValue::from_static("application/octet-stream"))
+}
+
+/// A date of HTTP, which has seconds.
+pub(super) fn date(ms: u64) -> HeaderValue {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms);
+    HeaderValue::try_from(httpdate::fmt_http_date(time))
+        .unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+async fn set(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let params = Params::parse(head.uri.query(), &["ttl"])?;
+    let key = Key::from_path(key)?;
+    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let content_type = content_type(&head.headers)?;
+    let expires_ms = params.expiry()?;
+    let value = body::collect(body, MAX_VALUE_BYTES).await?;
+    let write = Write {
+        condition: condition.unwrap_or_default(),
+        change: put(&key, value, content_type, expires_ms),
+        limits: caller.kv_limits(),
+        place: caller.place(Space::Kv, key.into_string()),
+    };
+    let written = write_one(services, write).await?;
+    let status = match written.before {
+        Some(_) => StatusCode::NO_CONTENT,
+        None => StatusCode::CREATED,
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let tag = etag_value(written.revision);
+    response.headers_mut().insert(ETAG, tag);
+    Ok(response)
+}
+
+pub(super) fn put(
+    key: &Key,
+    value: Bytes,
+    content_type: Option<String>,
+    expires_ms: Option<u64>,
+) -> Change {
+    Change::Put {
+        charge: (key.as_str().len() + value.len()) as u64,
+        value,
+        content_type,
+        expires_ms,
+    }
+}
+
+/// The media type of what is stored, as its writer says it.
+pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut fields = headers.get_all(CONTENT_TYPE).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => Ok(None),
+        (Some(field), None) => checked_media_type(field.to_str().unwrap_or_default()).map(Some),
+        (Some(_), Some(_)) => Err(problems::bad_content_type()),
+    }
+}
+
+pub(super) fn checked_media_type(text: &str) -> Result<String, Refusal> {
+    let fits = (1..=MAX_CONTENT_TYPE_BYTES).contains(&text.len());
+    let visible = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    if fits && visible {
+        Ok(text.to_owned())
+    } else {
+        Err(problems::bad_content_type())
+    }
+}
+
+async fn delete(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let key = Key::from_path(key)?;
+    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let write = Write {
+        place: caller.place(Space::Kv, key.into_string()),
+        condition: condition.unwrap_or_default(),
+        change: Change::Delete,
+        limits: caller.kv_limits(),
+    };
+    write_one(services, write).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// The body of an increment.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Increment {
+    by: Option<i64>,
+    ttl: Option<u64>,
+}
+
+async fn increment(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    key: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
+    let key = Key::from_path(key)?;
+    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let body = body::collect(body, MAX_INCREMENT_BYTES).await?;
+    let said: Increment = match body.is_empty() {
+        true => Increment::default(),
+        false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
+    };
+    let delta = params.number("by")?.or(said.by).unwrap_or(1);
+    let expires_ms = match said.ttl {
+        Some(ttl) if params.get("ttl").is_none() => Some(expiry(ttl)?),
+        _ => params.expiry()?,
+    };
+    let write = Write {
+        place: caller.place(Space::Kv, key.into_string()),
+        condition: condition.unwrap_or_default(),
+        change: Change::Add { delta, expires_ms },
+        limits: caller.kv_limits(),
+    };
+    let written = write_one(services, write).await?;
+    let sum = written.sum.unwrap_or_default().to_string();
+    let mut response = json_body(Body::full(sum));
+    let tag = etag_value(written.revision);
+    response.headers_mut().insert(ETAG, tag);
+    Ok(response)
+}
+
+async fn list(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
+    let page = params.page()?;
+    let query = Query {
+        group: caller.group().to_owned(),
+        space: Space::Kv,
+        prefix: page.prefix,
+        after: page.after,
+        limit: page.limit,
+    };
+    let found = services.records.list(&query).await?;
+    let keys = found.entries.into_iter().map(Into::into).collect();
+    json(&KeyPage::new(keys, found.more))
+}
+
+/// What a change counts for, as far as it is known before it is made.
+pub(super) fn charge_of(change: &Change) -> u64 {
+    match change {
+        Change::Put { charge, .. } => *charge,
+        Change::Delete | Change::Add { .. } => 0,
+    }
+}
+
+async fn write_one(services: &Services, write: Write) -> Result<Written, Refusal> {
+    let charge = charge_of(&write.change);
+    match write_with_room(&*services.records, vec![write]).await {
+        Ok(written) => written.into_iter().next().ok_or_else(|| {
+            Refusal::from(EngineError::Broken {
+                engine: "the records",
+                reason: "a write was not answered".to_owned(),
+            })
+        }),
+        Err(EngineError::Refused { refused, .. }) => {
+            Err(problems::refused(&refused, "key", charge))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

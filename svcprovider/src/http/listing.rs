@@ -1,0 +1,82 @@
+//! Listings as JSON.
+
+use bismuth_http::Body;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use super::condition::etag;
+use super::problems::{Refusal, bad_json};
+use crate::blobs;
+use crate::records::Meta;
+
+/// A part of a listing.
+#[derive(Debug, Serialize)]
+pub(super) struct KeyPage {
+    pub keys: Vec<Listed>,
+    /// What to give as `after` for the part that follows; not there if none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A key or blob without its bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    key: String,
+    etag: String,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    modified_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+}
+
+impl KeyPage {
+    pub(super) fn new(keys: Vec<Listed>, more: bool) -> Self {
+        let last = keys.last().filter(|_| more);
+        let next = last.map(|last| last.key.clone());
+        Self { keys, next }
+    }
+}
+
+impl From<(String, Meta)> for Listed {
+    fn from((key, meta): (String, Meta)) -> Self {
+        Self {
+            size: meta.charge.saturating_sub(key.len() as u64),
+            etag: etag(meta.revision),
+            content_type: meta.content_type,
+            modified_ms: meta.modified_ms,
+            expires_ms: meta.expires_ms,
+            key,
+        }
+    }
+}
+
+impl From<blobs::Listed> for Listed {
+    fn from(blob: blobs::Listed) -> Self {
+        Self {
+            key: blob.key,
+            etag: etag(blob.revision),
+            size: blob.size,
+            content_type: blob.content_type,
+            modified_ms: blob.modified_ms,
+            expires_ms: None,
+        }
+    }
+}
+
+/// A JSON answer.
+pub(super) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal> {
+    let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
+    Ok(json_body(Body::full(bytes)))
+}
+
+/// An answer whose body is JSON.
+pub(super) fn json_body(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}

@@ -1,0 +1,124 @@
+//! What functions ask, over HTTP, and what they are answered.
+//!
+//! ```text
+//!  request on a container's socket ─► caller: not forwarded? meant for us? token? rate? ─┬─► /kv/v1/…       kv, batch, list
+//!                                       403         421          401     429            ├─► /blob/v1/…     blob
+//!                                                                                       └─► /secrets/v1/…  secret
+//! ```
+//!
+//! | path | |
+//! |---|---|
+//! | `GET HEAD /kv/v1/{key}` | the value; `If-None-Match` 304, `If-Match` 412 |
+//! | `PUT POST /kv/v1/{key}` | sets it: 201 if it is new, else 204; `?ttl=` seconds; `If-Match`, `If-None-Match` |
+//! | `DELETE /kv/v1/{key}` | 204, or 404 |
+//! | `POST /kv/v1/{key}/incr` | adds `?by=`, or `{"by":…,"ttl":…}`, or 1, and answers the sum. A key that itself ends in `/incr` is set by `PUT`, or with its slash as `%2F` |
+//! | `GET /kv/v1/?prefix=&after=&limit=` | `{"keys":[{"key","etag","size","content_type","modified_ms","expires_ms"}],"next"}` |
+//! | `POST /kv/v1/?batch` | `{"get":[key…]}` or `{"write":[…]}`: one state of the store, all or nothing; see [`batch`] |
+//! | `GET HEAD /blob/v1/{key}` | the bytes; a range of them (206, 416; several ranges, or another unit, are the whole); `If-Range` |
+//! | `POST /blob/v1/{key}` | creates: 201, or 409 |
+//! | `PUT /blob/v1/{key}` | replaces: 204, or 404. With `If-Match` or `If-None-Match` these decide instead of the method, and 412 says no |
+//! | `DELETE /blob/v1/{key}` | 204, or 404 |
+//! | `GET /blob/v1/` | a JSON array of all keys; with `?prefix=&after=&limit=` a part of it, and `Link: <…>; rel="next"` if there is more; with `?details` as the list of keys above |
+//! | `GET HEAD /secrets/v1/{name}` | the secret; `?version=` an earlier one |
+//!
+//! Who is calling is known from the socket. `Host` must be the address of the socket, or a name that a function was tricked into
+//! resolving to it would do; fields that a proxy adds say that the request is somebody else's.
+//!
+//! What is refused changes nothing. Errors are problems (RFC 9457); a broken engine's own words are for the log only.
+
+pub mod batch;
+mod blob;
+mod body;
+pub mod caller;
+mod condition;
+mod digest;
+pub mod key;
+mod kv;
+mod listing;
+mod params;
+mod problems;
+mod range;
+pub mod rate;
+pub mod secret;
+
+use std::sync::Arc;
+
+use bismuth_http::{Body, trace};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+pub use caller::Caller;
+pub use key::{Key, KeyError};
+pub use secret::{Secret, SecretStore};
+
+use crate::blobs::Blobs;
+use crate::records::Records;
+use problems::Refusal;
+
+/// What is served.
+#[derive(Clone)]
+pub struct Services {
+    /// Where keys are.
+    pub records: Arc<dyn Records>,
+    /// Where blobs are.
+    pub blobs: Blobs,
+    /// Where secrets are.
+    pub secrets: Arc<dyn SecretStore>,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services")
+            .field("blobs", &self.blobs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answers one request of a caller.
+pub async fn answer(
+    services: &Services,
+    caller: &Caller,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (mut head, body) = request.into_parts();
+    match route(services, caller, &head, body).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
+    }
+}
+
+async fn route(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    caller.check(head)?;
+    let path = head.uri.path();
+    if let Some(key) = below(path, "/kv/v1") {
+        return kv::answer(services, caller, head, key, body).await;
+    }
+    if let Some(key) = below(path, "/blob/v1") {
+        // Rare and large beside the others.
+        return Box::pin(blob::answer(services, caller, head, key, body)).await;
+    }
+    match below(path, "/secrets/v1") {
+        Some(name) => secret::answer(services, caller, head, name).await,
+        None => Err(problems::unknown_path()),
+    }
+}
+
+/// What follows the service's path, still encoded; empty for the service itself.
+fn below<'a>(path: &'a str, service: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(service)?;
+    if rest.is_empty() {
+        return Some(rest);
+    }
+    rest.strip_prefix('/')
+}
+
+/// Whether the answer is the one to GET, without its body in the case of HEAD, which hyper leaves out.
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

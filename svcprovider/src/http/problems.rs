@@ -1,0 +1,256 @@
+//! What functions are told when they are not given what they asked for.
+
+use std::time::Duration;
+
+use bismuth_daemon::exit::chain;
+use bismuth_http::{Body, Problem};
+use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use tracing::{error, warn};
+
+use super::body::BodyBroken;
+use super::condition::etag_value;
+use super::key::KeyError;
+use crate::blobs::PutError;
+use crate::records::{EngineError, Refused};
+
+/// Who says so.
+pub(super) const COMPONENT: &str = "svcprovider";
+
+/// A problem, and a field that belongs to its status.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    problem: Box<Problem>,
+    field: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            problem: Box::new(Problem::new(status, code, COMPONENT, detail)),
+            field: None,
+        }
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.field = Some((name, value));
+        self
+    }
+
+    /// Says that it may work after so many seconds.
+    fn again_after(mut self, seconds: u32) -> Self {
+        *self.problem = self.problem.retry_after(seconds);
+        self
+    }
+
+    /// Says which part of a request it is about.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.problem.detail = format!("{what}: {}", self.problem.detail);
+        self
+    }
+
+    pub(super) fn into_response(self, request_id: HeaderValue) -> Response<Body> {
+        let mut response = self.problem.request_id(request_id).into_response();
+        if let Some((name, value)) = self.field {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+fn bad(code: &'static str, detail: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+pub(super) fn forwarded(name: &str) -> Refusal {
+    let detail = format!("the request carries {name}, so it is not the function's own");
+    Refusal::new(StatusCode::FORBIDDEN, "forwarded_request", detail)
+}
+
+pub(super) fn misdirected() -> Refusal {
+    let detail = "the Host of a request to the services is 169.254.169.254:9000";
+    Refusal::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail)
+}
+
+pub(super) fn unauthorized() -> Refusal {
+    let detail = "the request does not carry the token: Authorization: Bearer $BISMUTH_AUTH";
+    let challenge = HeaderValue::from_static("Bearer realm=\"bismuth\"");
+    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(WWW_AUTHENTICATE, challenge)
+}
+
+pub(super) fn too_many(rate: u64, wait: Duration) -> Refusal {
+    let detail = format!("the function's group may make {rate} requests per second");
+    let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).again_after(seconds.max(1))
+}
+
+pub(super) fn unknown_path() -> Refusal {
+    let detail = "there are /kv/v1/, /blob/v1/ and /secrets/v1/";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_path", detail)
+}
+
+pub(super) fn method(allowed: &'static str) -> Refusal {
+    let detail = format!("this takes {allowed}");
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        .with(ALLOW, HeaderValue::from_static(allowed))
+}
+
+pub(super) fn not_found(what: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is no such {what}"),
+    )
+}
+
+pub(super) fn exists() -> Refusal {
+    let detail = "there is such a blob already; PUT replaces it";
+    Refusal::new(StatusCode::CONFLICT, "blob_exists", detail)
+}
+
+pub(super) fn precondition() -> Refusal {
+    let detail = "the condition does not hold";
+    Refusal::new(
+        StatusCode::PRECONDITION_FAILED,
+        "precondition_failed",
+        detail,
+    )
+}
+
+pub(super) fn too_large(limit: u64) -> Refusal {
+    let detail = format!("more than {limit} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}
+
+pub(super) fn no_such_range(size: u64) -> Refusal {
+    let range = HeaderValue::try_from(format!("bytes */{size}"));
+    let detail = format!("the blob has {size} bytes, and none of that range");
+    let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range", detail);
+    refusal.with(
+        CONTENT_RANGE,
+        range.unwrap_or(HeaderValue::from_static("bytes */0")),
+    )
+}
+
+pub(super) fn bad_range() -> Refusal {
+    bad(
+        "bad_range",
+        "Range is not bytes=first-last, bytes=first- or bytes=-count",
+    )
+}
+
+pub(super) fn bad_condition(what: &str) -> Refusal {
+    let detail = format!("{what} is not one condition: * or quoted entity tags");
+    bad("bad_condition", detail)
+}
+
+pub(super) fn bad_digest(name: &str) -> Refusal {
+    bad(
+        "bad_digest",
+        format!("{name} is not sha-256=:base64:, or says two things"),
+    )
+}
+
+pub(super) fn bad_query(detail: impl Into<String>) -> Refusal {
+    bad("bad_query", detail)
+}
+
+pub(super) fn bad_content_type() -> Refusal {
+    bad(
+        "bad_content_type",
+        "Content-Type is not one media type of at most 256 bytes",
+    )
+}
+
+pub(super) fn bad_json(detail: impl Into<String>) -> Refusal {
+    bad("bad_json", detail)
+}
+
+pub(super) fn body_broken(broken: &BodyBroken) -> Refusal {
+    match broken {
+        BodyBroken::CutOff(_) => bad("body_cut_off", broken.to_string()),
+        BodyBroken::Silent => Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            broken.to_string(),
+        ),
+    }
+}
+
+/// A write was not made; `charge` is what it would have counted for.
+pub(super) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
+    let (status, code) = match refused {
+        Refused::NotFound => return not_found(what),
+        Refused::Condition { current } => {
+            let refusal = precondition();
+            return match current {
+                Some(current) => refusal.with(ETAG, etag_value(*current)),
+                None => refusal,
+            };
+        }
+        Refused::NotANumber => (StatusCode::CONFLICT, "not_a_number"),
+        Refused::OutOfRange => (StatusCode::CONFLICT, "out_of_range"),
+        // It would not fit were nothing else there.
+        Refused::Bytes { limit, .. } if charge > *limit => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+        }
+        Refused::Bytes { .. } | Refused::Count { .. } => {
+            (StatusCode::INSUFFICIENT_STORAGE, "quota_exceeded")
+        }
+    };
+    Refusal::new(status, code, refused.to_string())
+}
+
+/// An engine did not do what it should.
+impl From<EngineError> for Refusal {
+    fn from(engine: EngineError) -> Self {
+        let said = engine.to_string();
+        match engine {
+            EngineError::Unavailable { .. } => {
+                warn!(error = said, "an engine is away");
+                let detail = "the store does not answer; whether a write was made is unknown";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "store_unavailable", detail).again_after(1)
+            }
+            EngineError::Full { .. } => {
+                warn!(error = said, "a disk is full");
+                let detail = "the disk of the store is full; nothing was changed";
+                let status = StatusCode::INSUFFICIENT_STORAGE;
+                Self::new(status, "disk_full", detail).again_after(10)
+            }
+            // Refusals are answered where it is known what was asked.
+            EngineError::Broken { .. } | EngineError::Refused { .. } => {
+                error!(error = said, "an engine is broken");
+                let detail = "the store is broken; its operator finds more in the log";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_broken", detail)
+            }
+        }
+    }
+}
+
+/// A blob was not stored.
+pub(super) fn not_stored(error: PutError, charge: u64) -> Refusal {
+    match error {
+        PutError::Body(source) => match source.downcast_ref::<BodyBroken>() {
+            Some(broken) => body_broken(broken),
+            None => bad("body_cut_off", chain(source.as_ref())),
+        },
+        PutError::TooLarge { limit } => too_large(limit),
+        PutError::Digest => bad(
+            "digest_mismatch",
+            "the bytes do not have the digest that was given",
+        ),
+        PutError::Refused(why) => refused(&why, "blob", charge),
+        PutError::Abandoned => {
+            let detail = "the upload paused for too long";
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+        }
+        PutError::Engine(engine) => engine.into(),
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        bad("bad_key", error.to_string())
+    }
+}

@@ -1,0 +1,134 @@
+//! `Range` and `If-Range`: RFC 9110 section 14. Pure.
+
+use std::ops::Range;
+
+use http::HeaderMap;
+use http::header::{IF_RANGE, RANGE};
+
+use super::condition::strong_tag;
+use super::problems::{Refusal, bad_range};
+use crate::records::Revision;
+
+/// What a request wants of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of it.
+    Whole,
+    /// From here on.
+    From(u64),
+    /// From here to there, the last included.
+    Between(u64, u64),
+    /// So many at the end.
+    Last(u64),
+}
+
+/// What of a blob is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Selected {
+    /// All of it: 200.
+    Whole,
+    /// This: 206.
+    Part(Range<u64>),
+    /// There is no such part: 416.
+    Nothing,
+}
+
+impl Wanted {
+    /// Reads the field. Several ranges and other units are not served in parts, which any server may choose.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut fields = headers.get_all(RANGE).iter();
+        let field = match (fields.next(), fields.next()) {
+            (None, _) => return Ok(Self::Whole),
+            (Some(field), None) => field.to_str().map_err(|_| bad_range())?,
+            (Some(_), Some(_)) => return Err(bad_range()),
+        };
+        let Some((unit, set)) = field.split_once('=') else {
+            return Err(bad_range());
+        };
+        if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {
+            return Ok(Self::Whole);
+        }
+        Self::parse(set.trim()).ok_or_else(bad_range)
+    }
+
+    fn parse(range: &str) -> Option<Self> {
+        let (first, last) = range.split_once('-')?;
+        // u64's own parser takes a plus sign.
+        let number = |text: &str| {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        match (first, last) {
+            ("", last) => Some(Self::Last(number(last)?)),
+            (first, "") => Some(Self::From(number(first)?)),
+            (first, last) => {
+                let (first, last) = (number(first)?, number(last)?);
+                (first <= last).then_some(Self::Between(first, last))
+            }
+        }
+    }
+
+    /// What this is of a blob of so many bytes.
+    pub(super) fn select(self, size: u64) -> Selected {
+        let range = match self {
+            Self::Whole => return Selected::Whole,
+            Self::From(first) => first..size,
+            Self::Between(first, last) => first..size.min(last.saturating_add(1)),
+            Self::Last(count) => size.saturating_sub(count)..size,
+        };
+        if range.is_empty() {
+            Selected::Nothing
+        } else {
+            Selected::Part(range)
+        }
+    }
+}
+
+/// Whether the client's part is of this state, so that another part is of use to it.
+pub(super) fn if_range_holds(headers: &HeaderMap, revision: Revision, modified: &str) -> bool {
+    match headers.get(IF_RANGE).map(|value| value.as_bytes()) {
+        None => true,
+        Some(value) => strong_tag(value) == Some(revision) || value == modified.as_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(field: &str, size: u64) -> Option<Selected> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, field.parse().unwrap());
+        Some(Wanted::of(&headers).ok()?.select(size))
+    }
+
+    #[test]
+    fn ranges_select_what_rfc_9110_says() {
+        let part = |range| Some(Selected::Part(range));
+        assert_eq!(selected("bytes=0-0", 10), part(0..1));
+        assert_eq!(selected("bytes=2-5", 10), part(2..6));
+        assert_eq!(selected("bytes=2-99", 10), part(2..10));
+        assert_eq!(selected("Bytes= 9-", 10), part(9..10));
+        assert_eq!(selected("bytes=-3", 10), part(7..10));
+        assert_eq!(selected("bytes=-30", 10), part(0..10));
+        for none in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
+            assert_eq!(selected(none, 10), Some(Selected::Nothing), "{none}");
+        }
+        assert_eq!(selected("bytes=0-", 0), Some(Selected::Nothing));
+        for whole in ["bytes=0-1,3-4", "lines=1-2"] {
+            assert_eq!(selected(whole, 10), Some(Selected::Whole), "{whole}");
+        }
+        for bad in [
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=5-2",
+            "bytes=a-",
+            "bytes=+1-2",
+            "bytes=1",
+        ] {
+            assert_eq!(selected(bad, 10), None, "{bad}");
+        }
+        assert_eq!(selected("bytes=0-18446744073709551615", 10), part(0..10));
+    }
+}

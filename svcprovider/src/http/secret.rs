@@ -1,0 +1,80 @@
+//! `/secrets/v1/`: read by functions, written by operators elsewhere.
+
+use async_trait::async_trait;
+use bismuth_http::Body;
+use bytes::Bytes;
+use http::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use http::request::Parts;
+use zeroize::Zeroizing;
+
+use super::condition::etag_value;
+use super::key::Key;
+use super::params::Params;
+use super::problems::{self, Refusal};
+use super::{Caller, Services, reads};
+use crate::records::{EngineError, Revision};
+
+/// Which version was answered, as a decimal number.
+pub const VERSION: HeaderName = HeaderName::from_static("x-bismuth-secret-version");
+
+/// A secret, opened.
+pub struct Secret {
+    /// Its bytes, overwritten when they are dropped.
+    pub value: Zeroizing<Vec<u8>>,
+    /// Counts the values it has had.
+    pub version: u64,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Secret");
+        debug
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where secrets are.
+#[async_trait]
+pub trait SecretStore: Send + Sync + 'static {
+    /// A secret's current value, or the one it had in an earlier version; `None` if there is none, or no such version.
+    ///
+    /// # Errors
+    /// [`EngineError::Broken`] also when what is stored is not what was sealed.
+    async fn get(
+        &self,
+        group: &str,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<Option<Secret>, EngineError>;
+}
+
+pub(super) async fn answer(
+    services: &Services,
+    caller: &Caller,
+    head: &Parts,
+    name: &str,
+) -> Result<Response<Body>, Refusal> {
+    if !reads(&head.method) {
+        return Err(problems::method("GET, HEAD"));
+    }
+    if name.is_empty() {
+        return Err(problems::not_found("secret; their names are not listed"));
+    }
+    let params = Params::parse(head.uri.query(), &["version"])?;
+    let name = Key::from_path(name)?;
+    let version = params.number("version")?;
+    let found = services.secrets.get(caller.group(), name.as_str(), version);
+    let secret = found.await?.ok_or_else(|| problems::not_found("secret"))?;
+    let mut response = Response::new(Body::full(Bytes::from_owner(secret.value)));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ETAG, etag_value(Revision(secret.version)));
+    headers.insert(VERSION, HeaderValue::from(secret.version));
+    Ok(response)
+}

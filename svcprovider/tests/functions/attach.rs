@@ -1,0 +1,209 @@
+//! Sockets that come and go.
+
+use std::net::TcpListener;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use bismuth_handover::{Client, Held};
+use svcprovider::attach::{Attach, AttachConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixDatagram};
+
+use crate::rig::{HOST, Rig, node};
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_second_svcprovider_on_one_socket_is_refused_by_name() {
+    let rig = Rig::start().await;
+    let config = AttachConfig {
+        socket: rig.socket.clone(),
+        workers: 1,
+        end_bound: SOON,
+    };
+    let error = Attach::bind(config).unwrap_err().to_string();
+    assert!(
+        error.contains("another svcprovider serves")
+            && error.contains(rig.socket.to_str().unwrap()),
+        "{error}"
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let mut again = Client::connect(&rig.socket, &node()).await.unwrap();
+    let held = Held {
+        container: function.attachment.container,
+        token: function.attachment.token,
+    };
+    assert_eq!(again.held().await.unwrap(), [held]);
+    let back = again.take_back(held.container).await.unwrap().unwrap();
+    assert_eq!(
+        TcpListener::from(back).local_addr().unwrap(),
+        function.address
+    );
+    let name = bismuth_handover::NodeName::new("127.0.0.2").unwrap();
+    let mut other = Client::connect(&rig.socket, &name).await.unwrap();
+    assert_eq!(other.held().await.unwrap(), []);
+    assert!(other.take_back(held.container).await.unwrap().is_none());
+    other.detach(held.container).await.unwrap();
+    assert_eq!(function.get("/kv/v1/x").await.status, 404);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let head = format!(
+        "host: {HOST}\r\nauthorization: Bearer {}\r\n",
+        function.token
+    );
+    let mut idle = TcpStream::connect(function.address).await.unwrap();
+    idle.write_all(format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 404");
+    let mut busy = TcpStream::connect(function.address).await.unwrap();
+    busy.write_all(
+        format!("PUT /kv/v1/x HTTP/1.1\r\n{head}content-length: 4\r\nexpect: 100-continue\r\n\r\n")
+            .as_bytes(),
+    )
+    .await
+    .unwrap();
+    // It is being served when it is asked for its body.
+    let mut go_on = [0; 25];
+    busy.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    rig.client
+        .detach(function.attachment.container)
+        .await
+        .unwrap();
+    assert_eq!(rig.doors.count(), 0);
+    let mut rest = Vec::new();
+    tokio::time::timeout(SOON, idle.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+    busy.write_all(b"done").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(SOON, busy.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 201"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    // The socket is bismuthd's alone: who comes now waits in its backlog.
+    let _waits = TcpStream::connect(function.address).await.unwrap();
+    let accepted = tokio::task::spawn_blocking(move || {
+        function.listener.set_nonblocking(false).unwrap();
+        function.listener.accept().is_ok()
+    });
+    assert!(tokio::time::timeout(SOON, accepted).await.unwrap().unwrap());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off_within_the_bound() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let mut stuck = TcpStream::connect(function.address).await.unwrap();
+    let head = format!(
+        "PUT /kv/v1/x HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n",
+        function.token
+    );
+    stuck
+        .write_all(format!("{head}content-length: 4\r\nexpect: 100-continue\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut go_on = [0; 25];
+    stuck.read_exact(&mut go_on).await.unwrap();
+    rig.client
+        .detach(function.attachment.container)
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(SOON, stuck.read_to_end(&mut rest)).await;
+    ended.expect("it is cut off").unwrap_or_default();
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    rig.end().await;
+    let mut waits = TcpStream::connect(function.address).await.unwrap();
+    let head = format!(
+        "host: {HOST}\r\nauthorization: Bearer {}\r\nconnection: close\r\n",
+        function.token
+    );
+    waits
+        .write_all(format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut next = Rig::start().await;
+    next.client
+        .attach(function.attachment.clone(), function.listener.as_fd())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(SOON, waits.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 404"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    next.end().await;
+}
+
+#[tokio::test]
+async fn what_does_not_listen_is_refused_and_the_connection_lives_on() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let (no_listener, _other) = UnixDatagram::pair().unwrap();
+    let refused = rig
+        .client
+        .attach(function.attachment.clone(), no_listener.as_fd())
+        .await;
+    assert!(refused.unwrap_err().is_refusal());
+    assert_eq!(function.get("/kv/v1/x").await.status, 404);
+    assert_eq!(rig.client.held().await.unwrap().len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn five_hundred_containers_cost_a_few_kibibytes_each() {
+    let mut rig = Rig::start().await;
+    let before = resident_kib();
+    let mut functions = Vec::new();
+    for n in 0..500 {
+        functions.push(rig.function(&format!("g{n}")).await);
+    }
+    assert_eq!(rig.doors.count(), 500);
+    let each = resident_kib().saturating_sub(before) / 500;
+    println!("{each} KiB for each container, the test's own part included");
+    assert!(each <= 8, "{each} KiB");
+    assert_eq!(functions[499].get("/kv/v1/x").await.status, 404);
+    rig.end().await;
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

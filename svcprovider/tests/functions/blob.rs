@@ -1,0 +1,281 @@
+//! Blobs.
+
+use std::sync::atomic::Ordering;
+
+use bismuth_model::ServiceQuotas;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::rig::{HOST, Rig};
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 7 % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn post_creates_put_replaces_and_delete_removes() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    assert_eq!(
+        function.call("PUT", "/blob/v1/x", "no").await.code(),
+        "not_found"
+    );
+    let png = ("content-type", "image/png");
+    let created = function
+        .with("POST", "/blob/v1/x", png, bytes(300_000))
+        .await;
+    assert_eq!(created.status, 201);
+    let twice = function.call("POST", "/blob/v1/x", "no").await;
+    assert_eq!(
+        (twice.status.as_u16(), twice.code().as_str()),
+        (409, "blob_exists")
+    );
+    let got = function.get("/blob/v1/x").await;
+    assert_eq!(
+        (got.status.as_u16(), &got.body[..]),
+        (200, &bytes(300_000)[..])
+    );
+    assert_eq!(
+        (got.header("content-type"), got.header("content-length")),
+        ("image/png", "300000")
+    );
+    assert_eq!(got.header("etag"), created.header("etag"));
+    assert_eq!(got.header("repr-digest"), created.header("repr-digest"));
+    let head = function.call("HEAD", "/blob/v1/x", "").await;
+    assert_eq!(
+        (head.header("content-length"), head.body.len()),
+        ("300000", 0)
+    );
+    assert_eq!(function.call("PUT", "/blob/v1/x", "").await.status, 204);
+    let got = function.get("/blob/v1/x").await;
+    assert_eq!(
+        (
+            got.status.as_u16(),
+            got.body.len(),
+            got.header("content-length")
+        ),
+        (200, 0, "0")
+    );
+    assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 204);
+    assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 404);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn conditions_decide_instead_of_the_method() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let none = ("if-none-match", "*");
+    assert_eq!(
+        function.with("PUT", "/blob/v1/x", none, "1").await.status,
+        201
+    );
+    assert_eq!(
+        function.with("PUT", "/blob/v1/x", none, "2").await.code(),
+        "precondition_failed"
+    );
+    let now = function.get("/blob/v1/x").await;
+    let tag = ("if-match", now.header("etag"));
+    assert_eq!(
+        function.with("POST", "/blob/v1/x", tag, "3").await.status,
+        204
+    );
+    assert_eq!(
+        function.with("DELETE", "/blob/v1/x", tag, "").await.status,
+        412
+    );
+    assert_eq!(
+        function.with("GET", "/blob/v1/x", tag, "").await.status,
+        412
+    );
+    let now = function.get("/blob/v1/x").await;
+    assert_eq!(now.body, "3");
+    let same = ("if-none-match", now.header("etag"));
+    assert_eq!(
+        function.with("GET", "/blob/v1/x", same, "").await.status,
+        304
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_range_is_answered_with_that_part() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let all = bytes(200_000);
+    let created = function.call("POST", "/blob/v1/x", all.clone()).await;
+    for (range, status, part, said) in [
+        ("bytes=0-9", 206, 0..10, "bytes 0-9/200000"),
+        (
+            "bytes=65530-65545",
+            206,
+            65_530..65_546,
+            "bytes 65530-65545/200000",
+        ),
+        (
+            "bytes=-5",
+            206,
+            199_995..200_000,
+            "bytes 199995-199999/200000",
+        ),
+        (
+            "bytes=199999-",
+            206,
+            199_999..200_000,
+            "bytes 199999-199999/200000",
+        ),
+        ("bytes=0-1,5-6", 200, 0..200_000, ""),
+        ("bytes=200000-", 416, 0..0, "bytes */200000"),
+        ("bytes=5-1", 400, 0..0, ""),
+    ] {
+        let reply = function
+            .with("GET", "/blob/v1/x", ("range", range), "")
+            .await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("content-range")),
+            (status, said),
+            "{range}"
+        );
+        if reply.status.is_success() {
+            assert_eq!(&reply.body[..], &all[part], "{range}");
+        }
+    }
+    for (tag, status) in [(created.header("etag"), 206), ("\"0\"", 200)] {
+        let request = function
+            .request("GET", "/blob/v1/x")
+            .header("range", "bytes=0-0");
+        let reply = function.send(request.header("if-range", tag), "").await;
+        assert_eq!(reply.status, status);
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_digest_that_does_not_match_changes_nothing() {
+    use base64::Engine as _;
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let digest = |bytes: &[u8]| {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(bytes));
+        format!("sha-256=:{encoded}:")
+    };
+    for name in ["repr-digest", "content-digest"] {
+        let wrong = function
+            .with("POST", "/blob/v1/x", (name, &digest(b"other")), "text")
+            .await;
+        assert_eq!(
+            (wrong.status.as_u16(), wrong.code().as_str()),
+            (400, "digest_mismatch")
+        );
+        let bad = function
+            .with("POST", "/blob/v1/x", (name, "sha-256=abc"), "text")
+            .await;
+        assert_eq!(
+            (bad.status.as_u16(), bad.code().as_str()),
+            (400, "bad_digest")
+        );
+    }
+    assert_eq!(function.get("/blob/v1/x").await.status, 404);
+    assert_eq!(rig.store.objects(), 0);
+    let right = ("repr-digest", &*digest(b"text"));
+    let stored = function.with("POST", "/blob/v1/x", right, "text").await;
+    assert_eq!(
+        (stored.status.as_u16(), stored.header("repr-digest")),
+        (201, right.1)
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_broken_upload_leaves_the_old_blob() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    function.call("POST", "/blob/v1/x", "old").await;
+    let mut cut = TcpStream::connect(function.address).await.unwrap();
+    let head = format!(
+        "PUT /blob/v1/x HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\ncontent-length: 1000000\r\n\r\n",
+        function.token
+    );
+    cut.write_all(head.as_bytes()).await.unwrap();
+    cut.write_all(&bytes(500_000)).await.unwrap();
+    cut.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    let _ended = cut.read_to_end(&mut rest).await;
+    assert_eq!(function.get("/blob/v1/x").await.body, "old");
+    assert_eq!(rig.store.objects(), 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    assert_eq!(function.get("/blob/v1/").await.json(), json!([]));
+    let keys: Vec<String> = (0..250).map(|n| format!("k/{n:03} \"&")).collect();
+    for n in 0..250 {
+        let key = format!("/blob/v1/k/{n:03}%20%22%26");
+        assert_eq!(function.call("POST", &key, "x").await.status, 201);
+    }
+    let all = function.get("/blob/v1/").await;
+    assert_eq!(
+        (all.json(), all.header("content-type")),
+        (json!(keys), "application/json")
+    );
+    let mut target = "/blob/v1/?prefix=k/&limit=100".to_owned();
+    let mut seen = Vec::new();
+    loop {
+        let page = function.get(&target).await;
+        seen.extend(page.json().as_array().unwrap().clone());
+        match page.header("link").strip_suffix(">; rel=\"next\"") {
+            Some(next) => target = next[1..].to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(json!(seen), json!(keys));
+    let details = function.get("/blob/v1/?details&limit=1").await.json();
+    assert_eq!(
+        (&details["keys"][0]["size"], &details["next"]),
+        (&json!(1), &json!(keys[0]))
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn quotas_and_engines_say_no() {
+    let mut rig = Rig::start().await;
+    let quotas = ServiceQuotas {
+        blob_bytes: Some(100),
+        blob_count: Some(1),
+        ..ServiceQuotas::default()
+    };
+    let function = rig.function_with("a", quotas).await;
+    let large = function.call("POST", "/blob/v1/x", bytes(100)).await;
+    assert_eq!(
+        (large.status.as_u16(), large.code().as_str()),
+        (413, "too_large")
+    );
+    assert_eq!(
+        function.call("POST", "/blob/v1/x", bytes(99)).await.status,
+        201
+    );
+    assert_eq!(
+        function.call("POST", "/blob/v1/y", "").await.code(),
+        "quota_exceeded"
+    );
+    rig.store.away.store(true, Ordering::SeqCst);
+    for (method, target) in [
+        ("GET", "/blob/v1/x"),
+        ("GET", "/blob/v1/"),
+        ("PUT", "/blob/v1/x"),
+        ("DELETE", "/blob/v1/x"),
+    ] {
+        assert_eq!(
+            function.call(method, target, "").await.status,
+            503,
+            "{method} {target}"
+        );
+    }
+    rig.end().await;
+}

@@ -1,0 +1,223 @@
+//! Engines that forget.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
+use svcprovider::http::{Secret, SecretStore};
+use svcprovider::objects::{ObjectId, ObjectWriter, Objects};
+use svcprovider::records::decide::decide;
+use svcprovider::records::{
+    EngineError, Page, Place, Query, Record, Records, Revision, Space, Usage, Write, Written,
+    now_ms,
+};
+use zeroize::Zeroizing;
+
+/// One store for everything.
+#[derive(Default)]
+pub struct Store {
+    pub away: AtomicBool,
+    pub full: AtomicBool,
+    records: Mutex<State>,
+    objects: Arc<Mutex<BTreeMap<ObjectId, Bytes>>>,
+    /// Group and name → the values it has had.
+    pub secrets: Mutex<BTreeMap<Name, Vec<Vec<u8>>>>,
+}
+
+type Name = (String, String);
+
+#[derive(Clone, Default)]
+struct State {
+    records: BTreeMap<Place, Record>,
+    usage: BTreeMap<(String, Space), Usage>,
+    revision: u64,
+}
+
+impl Store {
+    fn state(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(EngineError::Unavailable {
+                engine: "the fake",
+                reason: "10.1.2.3 is asleep".to_owned(),
+            });
+        }
+        Ok(self.records.lock().unwrap())
+    }
+
+    /// How many objects there are, garbage included.
+    pub fn objects(&self) -> usize {
+        self.objects.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Records for Store {
+    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
+        let state = self.state()?;
+        let found = state
+            .records
+            .get(place)
+            .filter(|r| r.meta.is_live(now_ms()));
+        Ok(found.cloned())
+    }
+
+    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError> {
+        let state = self.state()?;
+        let get = |place| {
+            state
+                .records
+                .get(place)
+                .filter(|r| r.meta.is_live(now_ms()))
+        };
+        Ok(places.iter().map(|place| get(place).cloned()).collect())
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
+        let state = self.state()?;
+        let fits = |place: &Place| {
+            place.group == query.group
+                && place.space == query.space
+                && place.key.starts_with(&query.prefix)
+                && query.after.as_ref().is_none_or(|after| place.key > *after)
+        };
+        let live = state
+            .records
+            .iter()
+            .filter(|(p, r)| fits(p) && r.meta.is_live(now_ms()));
+        let mut entries: Vec<_> = live.map(|(p, r)| (p.key.clone(), r.meta.clone())).collect();
+        let more = entries.len() > query.limit.get();
+        entries.truncate(query.limit.get());
+        Ok(Page { entries, more })
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, EngineError> {
+        let mut state = self.state()?;
+        if self.full.load(Ordering::SeqCst) {
+            return Err(EngineError::Full { engine: "the fake" });
+        }
+        let mut next = state.clone();
+        let mut written = Vec::new();
+        for (index, write) in batch.into_iter().enumerate() {
+            let (place, key) = (&write.place, (write.place.group.clone(), write.place.space));
+            next.revision += 1;
+            let revision = Revision(next.revision);
+            let usage = next.usage.entry(key).or_default();
+            let decision = decide(next.records.get(place), *usage, now_ms(), revision, &write)
+                .map_err(|refused| EngineError::Refused { index, refused })?;
+            *usage = decision.usage;
+            match decision.after {
+                Some(record) => drop(next.records.insert(place.clone(), record)),
+                None => drop(next.records.remove(place)),
+            }
+            written.push(Written {
+                revision,
+                before: decision.before,
+                sum: decision.sum,
+            });
+        }
+        *state = next;
+        Ok(written)
+    }
+
+    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
+        let usage = self.state()?.usage.get(&(group.to_owned(), space)).copied();
+        Ok(usage.unwrap_or_default())
+    }
+
+    async fn groups(&self, _space: Space) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn sweep(&self, _limit: NonZeroUsize) -> Result<usize, EngineError> {
+        Ok(0)
+    }
+
+    async fn check(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+struct Writer {
+    id: ObjectId,
+    bytes: BytesMut,
+    objects: Arc<Mutex<BTreeMap<ObjectId, Bytes>>>,
+}
+
+#[async_trait]
+impl ObjectWriter for Writer {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(), EngineError> {
+        let bytes = self.bytes.freeze();
+        self.objects.lock().unwrap().insert(self.id, bytes);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Objects for Store {
+    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
+        Ok(Box::new(Writer {
+            id,
+            bytes: BytesMut::new(),
+            objects: Arc::clone(&self.objects),
+        }))
+    }
+
+    async fn read(
+        &self,
+        id: ObjectId,
+        range: Range<u64>,
+    ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError> {
+        let Some(bytes) = self.objects.lock().unwrap().get(&id).cloned() else {
+            return Ok(None);
+        };
+        let bytes = bytes.slice(range.start as usize..range.end as usize);
+        let chunks: Vec<_> = bytes
+            .chunks(65_536)
+            .map(Bytes::copy_from_slice)
+            .map(Ok)
+            .collect();
+        Ok(Some(Box::pin(stream::iter(chunks))))
+    }
+
+    async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
+        self.objects.lock().unwrap().remove(&id);
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SecretStore for Store {
+    async fn get(
+        &self,
+        group: &str,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<Option<Secret>, EngineError> {
+        let secrets = self.secrets.lock().unwrap();
+        let Some(values) = secrets.get(&(group.to_owned(), name.to_owned())) else {
+            return Ok(None);
+        };
+        let version = version.unwrap_or(values.len() as u64);
+        let value = version
+            .checked_sub(1)
+            .and_then(|index| values.get(index as usize));
+        Ok(value.map(|value| Secret {
+            value: Zeroizing::new(value.clone()),
+            version,
+        }))
+    }
+}

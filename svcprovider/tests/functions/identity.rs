@@ -1,0 +1,167 @@
+//! Who is calling, and how often.
+
+use bismuth_model::ServiceQuotas;
+
+use crate::rig::{HOST, Rig};
+
+#[tokio::test]
+async fn without_its_token_a_function_is_nobody() {
+    let mut rig = Rig::start().await;
+    let (function, other) = (rig.function("a").await, rig.function("b").await);
+    let plain = || {
+        http::Request::builder()
+            .uri("/kv/v1/x")
+            .header("host", HOST)
+    };
+    let of_other = format!("Bearer {}", other.token);
+    let twice = format!("Bearer {}", function.token);
+    for request in [
+        plain(),
+        plain().header("authorization", "Bearer"),
+        plain().header("authorization", "Bearer "),
+        plain().header("authorization", "Basic abc"),
+        plain().header("authorization", &function.token),
+        plain().header("authorization", of_other),
+        plain()
+            .header("authorization", &twice)
+            .header("authorization", &twice),
+    ] {
+        let reply = function.send(request, "").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (401, "unauthorized")
+        );
+        assert!(reply.header("www-authenticate").starts_with("Bearer"));
+    }
+    let lower = plain().header("authorization", format!("bearer {}", function.token));
+    assert_eq!(function.send(lower, "").await.status, 404);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_asks_through_a_function_is_refused() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    for name in [
+        "x-forwarded-for",
+        "X-Forwarded-Host",
+        "forwarded",
+        "via",
+        "x-real-ip",
+    ] {
+        let reply = function.with("GET", "/kv/v1/x", (name, "1"), "").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (403, "forwarded_request"),
+            "{name}"
+        );
+    }
+    for host in [
+        "localhost:9000",
+        "169.254.169.254:80",
+        "169.254.169.254.example.com",
+        "evil",
+    ] {
+        let request = http::Request::builder()
+            .uri("/kv/v1/x")
+            .header("host", host)
+            .header("authorization", format!("Bearer {}", function.token));
+        let reply = function.send(request, "").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (421, "foreign_host"),
+            "{host}"
+        );
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn groups_share_and_others_see_nothing() {
+    let mut rig = Rig::start().await;
+    let (one, two, other) = (
+        rig.function("team").await,
+        rig.function("team").await,
+        rig.function("other").await,
+    );
+    for service in ["kv", "blob"] {
+        let target = format!("/{service}/v1/x");
+        assert_eq!(one.call("POST", &target, "ours").await.status, 201);
+        assert_eq!(two.get(&target).await.body, "ours");
+        assert_eq!(other.get(&target).await.status, 404);
+        assert!(
+            !other
+                .get(&format!("/{service}/v1/"))
+                .await
+                .body
+                .contains(&b'x')
+        );
+    }
+    // Also with the other's token, as the socket says who it is.
+    let request = http::Request::builder()
+        .uri("/kv/v1/x")
+        .header("host", HOST)
+        .header("authorization", format!("Bearer {}", one.token));
+    assert_eq!(other.send(request, "").await.status, 401);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
+    let mut rig = Rig::start().await;
+    let quotas = ServiceQuotas {
+        requests_per_second: Some(5),
+        ..ServiceQuotas::default()
+    };
+    let one = rig.function_with("team", quotas.clone()).await;
+    let two = rig.function_with("team", quotas.clone()).await;
+    let other = rig.function_with("other", quotas).await;
+    let mut refused = 0;
+    for _ in 0..10 {
+        for function in [&one, &two] {
+            let reply = function.get("/kv/v1/x").await;
+            if reply.status == 429 {
+                assert_eq!(
+                    (reply.code().as_str(), reply.header("retry-after")),
+                    ("rate_limited", "1")
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= 10, "{refused}");
+    assert_eq!(other.get("/kv/v1/x").await.status, 404);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_named() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    for target in [
+        "/",
+        "/kv",
+        "/kv/v2/x",
+        "/kvv1/x",
+        "/kv/v1x",
+        "/group/a/kv/x",
+    ] {
+        assert_eq!(function.get(target).await.status, 404, "{target}");
+    }
+    for (method, target, allow) in [
+        ("PATCH", "/kv/v1/x", "GET, HEAD, PUT, POST, DELETE"),
+        ("PUT", "/kv/v1/", "GET, HEAD, POST"),
+        ("OPTIONS", "/blob/v1/x", "GET, HEAD, POST, PUT, DELETE"),
+        ("POST", "/blob/v1/", "GET, HEAD"),
+        ("PUT", "/secrets/v1/x", "GET, HEAD"),
+        ("BREW", "/secrets/v1/x", "GET, HEAD"),
+    ] {
+        let reply = function.call(method, target, "").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("allow")),
+            (405, allow),
+            "{method} {target}"
+        );
+    }
+    rig.end().await;
+}

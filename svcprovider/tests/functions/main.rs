@@ -1,0 +1,11 @@
+//! Functions and their services, over real sockets that were really handed over; the engines are in memory.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+mod attach;
+mod blob;
+mod fakes;
+mod identity;
+mod kv;
+mod rig;
+mod secret;

@@ -1,0 +1,195 @@
+//! A svcprovider, a bismuthd that is only its handover, and functions that are only their requests.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::Shutdown;
+use bismuth_handover::{Attachment, Client, NodeName, TokenDigest};
+use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
+use svcprovider::blobs::{Blobs, Settings};
+use svcprovider::http::Services;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::fakes::Store;
+
+pub const HOST: &str = "169.254.169.254:9000";
+
+pub fn node() -> NodeName {
+    NodeName::new("127.0.0.1").unwrap()
+}
+
+/// A svcprovider that runs.
+pub struct Rig {
+    pub store: Arc<Store>,
+    pub client: Client,
+    pub socket: PathBuf,
+    pub doors: DoorsHandle,
+    pub shutdown: Shutdown,
+    running: JoinHandle<Result<(), AttachError>>,
+    _dir: TempDir,
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let (store, shutdown) = (Arc::new(Store::default()), Shutdown::new());
+        let attach = Attach::bind(AttachConfig {
+            socket: socket.clone(),
+            workers: 2,
+            end_bound: Duration::from_secs(2),
+        })
+        .unwrap();
+        let services = Services {
+            records: store.clone(),
+            blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
+            secrets: store.clone(),
+        };
+        let doors = attach.handle();
+        let running = tokio::spawn(attach.run(services, shutdown.clone()));
+        let client = Client::connect(&socket, &node()).await.unwrap();
+        Self {
+            store,
+            client,
+            socket,
+            doors,
+            shutdown,
+            running,
+            _dir: dir,
+        }
+    }
+
+    /// Attaches a function of a group.
+    pub async fn function(&mut self, group: &str) -> Function {
+        self.function_with(group, ServiceQuotas::default()).await
+    }
+
+    pub async fn function_with(&mut self, group: &str, quotas: ServiceQuotas) -> Function {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let container = ContainerId::new_random();
+        let token = format!("token-of-{container}");
+        let attachment = Attachment {
+            container,
+            function: FunctionId::new_random(),
+            group: group.parse().unwrap(),
+            quotas,
+            token: TokenDigest::of(token.as_bytes()),
+        };
+        let address = listener.local_addr().unwrap();
+        self.client
+            .attach(attachment.clone(), listener.as_fd())
+            .await
+            .unwrap();
+        Function {
+            address,
+            token,
+            attachment,
+            listener,
+        }
+    }
+
+    /// Ends it in good order.
+    pub async fn end(self) {
+        self.shutdown.trigger();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// A function, as its services see it; its listener is bismuthd's copy.
+pub struct Function {
+    pub address: SocketAddr,
+    pub token: String,
+    pub attachment: Attachment,
+    pub listener: TcpListener,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The code of a problem, checked to be one.
+    #[track_caller]
+    pub fn code(&self) -> String {
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
+        let document = self.json();
+        assert_eq!(document["component"], "svcprovider");
+        assert_eq!(document["status"], self.status.as_u16());
+        document["code"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Function {
+    /// A request with its token.
+    pub fn request(&self, method: &str, target: &str) -> http::request::Builder {
+        Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(target)
+            .header("host", HOST)
+            .header("authorization", format!("Bearer {}", self.token))
+    }
+
+    pub async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Reply {
+        let request = request.body(Full::new(body.into())).unwrap();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        drop(sender);
+        connection.abort();
+        Reply {
+            status: head.status,
+            headers: head.headers,
+            body,
+        }
+    }
+
+    pub async fn call(&self, method: &str, target: &str, body: impl Into<Bytes>) -> Reply {
+        self.send(self.request(method, target), body).await
+    }
+
+    pub async fn get(&self, target: &str) -> Reply {
+        self.call("GET", target, "").await
+    }
+
+    /// A call with one more field.
+    pub async fn with(
+        &self,
+        method: &str,
+        target: &str,
+        (name, value): (&str, &str),
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        self.send(self.request(method, target).header(name, value), body)
+            .await
+    }
+}

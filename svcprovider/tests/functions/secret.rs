@@ -1,0 +1,60 @@
+//! Secrets.
+
+use crate::rig::Rig;
+
+#[tokio::test]
+async fn a_function_reads_its_group_s_secrets_and_their_earlier_versions() {
+    let mut rig = Rig::start().await;
+    let (function, other) = (rig.function("a").await, rig.function("b").await);
+    let values = vec![b"old".to_vec(), b"new".to_vec()];
+    let name = ("a".to_owned(), "db/password".to_owned());
+    rig.store.secrets.lock().unwrap().insert(name, values);
+    let now = function.get("/secrets/v1/db/password").await;
+    assert_eq!((now.status.as_u16(), &now.body[..]), (200, &b"new"[..]));
+    assert_eq!(
+        (
+            now.header("x-bismuth-secret-version"),
+            now.header("cache-control")
+        ),
+        ("2", "no-store")
+    );
+    assert_eq!(
+        function.get("/secrets/v1/db/password?version=1").await.body,
+        "old"
+    );
+    for missing in [
+        "db/password?version=3",
+        "db/password?version=0",
+        "other",
+        "",
+    ] {
+        let reply = function.get(&format!("/secrets/v1/{missing}")).await;
+        assert_eq!(reply.code(), "not_found", "{missing}");
+    }
+    assert_eq!(
+        function
+            .get("/secrets/v1/db/password?version=x")
+            .await
+            .status,
+        400
+    );
+    assert_eq!(function.get("/secrets/v1/..").await.status, 400);
+    assert_eq!(other.get("/secrets/v1/db/password").await.status, 404);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn bismuthd_may_ask_for_a_secret_too() {
+    let mut rig = Rig::start().await;
+    let name = ("a".to_owned(), "key".to_owned());
+    rig.store
+        .secrets
+        .lock()
+        .unwrap()
+        .insert(name, vec![b"value".to_vec()]);
+    let group = "a".parse().unwrap();
+    let found = rig.client.secret(&group, "key").await.unwrap();
+    assert_eq!(found.unwrap().expose(), b"value");
+    assert_eq!(rig.client.secret(&group, "none").await.unwrap(), None);
+    rig.end().await;
+}
