@@ -15,7 +15,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use bismuth_model::{
-        Affinity, DEFAULTS, FunctionDefinition, InvokeMode, Readiness, Repo, Route, ServiceQuotas,
+        Affinity, DEFAULTS, FunctionDefinition, InvokeMode, Readiness, Repo, Route, SecretUse,
+        ServiceQuotas,
     };
     use serde_json::{Value, json};
 
@@ -73,6 +74,11 @@ mod tests {
             blob_count: Some(1),
             requests_per_second: Some(1),
         };
+        whole.secrets = vec![SecretUse {
+            name: "s".into(),
+            env: Some("S".into()),
+            file: Some("s".into()),
+        }];
         whole.user = Some("nobody".into());
         whole.affinity = Some(Affinity::Cookie("c".into()));
         whole.readiness = Some(Readiness { path: "/".into() });
@@ -90,6 +96,10 @@ mod tests {
         assert_eq!(
             names(&documented["svc_quotas"]["properties"]),
             names(&whole["svc_quotas"])
+        );
+        assert_eq!(
+            names(&documented["secrets"]["items"]["properties"]),
+            names(&whole["secrets"][0])
         );
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bismuth_containerd::images::RegistryMirror;
 use bismuth_coord::Servers;
 use bismuth_model::{
-    Affinity, ContainerId, Environment, FunctionId, Hostname, ImageReference, InvokeMode,
+    Affinity, ContainerId, Environment, FunctionId, Hostname, ImageReference, InvokeMode, SecretUse,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -219,6 +219,10 @@ pub struct Fields {
     /// What it may store: kv_bytes, kv_keys, blob_bytes, blob_count or requests_per_second. Repeatable.
     #[arg(long, value_name = "NAME=NUMBER", value_parser = quota)]
     pub svc_quota: Vec<(String, u64)>,
+    /// A secret of its group that the program is given when it starts: NAME=env:VARIABLE or NAME=file:FILE, which is
+    /// in /run/secrets. Repeatable; replaces those it was given before.
+    #[arg(long, value_name = "NAME=HOW", value_parser = secret)]
+    pub secret: Vec<SecretUse>,
     /// User, or user:group, inside the container; names or numbers.
     #[arg(long)]
     pub user: Option<String>,
@@ -372,6 +376,27 @@ fn quota(text: &str) -> Result<(String, u64), String> {
         .parse()
         .map_err(|_| format!("{value:?} is not a number"))?;
     Ok((name, value))
+}
+
+fn secret(text: &str) -> Result<SecretUse, String> {
+    let how = text.rsplit_once('=').and_then(|(name, how)| {
+        let (kind, what) = how.split_once(':')?;
+        let (name, what) = (name.to_owned(), Some(what.to_owned()));
+        match kind {
+            "env" => Some(SecretUse {
+                name,
+                env: what,
+                file: None,
+            }),
+            "file" => Some(SecretUse {
+                name,
+                env: None,
+                file: what,
+            }),
+            _ => None,
+        }
+    });
+    how.ok_or_else(|| "expected NAME=env:VARIABLE or NAME=file:FILE".to_owned())
 }
 
 fn affinity(text: &str) -> Result<Affinity, String> {

@@ -76,6 +76,9 @@ fn set(definition: &mut FunctionDefinition, fields: Fields) -> Result<(), Defini
     for (name, limit) in fields.svc_quota {
         set_quota(definition, &name, limit)?;
     }
+    if !fields.secret.is_empty() {
+        definition.secrets = fields.secret;
+    }
     definition.svc_group_id = fields.svc_group_id.or(definition.svc_group_id.take());
     definition.user = fields.user.or(definition.user.take());
     definition.affinity = fields.affinity.or(definition.affinity.take());
@@ -213,6 +216,11 @@ mod tests {
                 "svc_quotas",
                 vec!["--svc-quota", "kv_keys=9"],
                 r#"{"kv_keys":9}"#,
+            ),
+            (
+                "secrets",
+                vec!["--secret", "db/a=b=env:DB", "--secret", "key=file:tls.key"],
+                r#"[{"env":"DB","name":"db/a=b"},{"file":"tls.key","name":"key"}]"#,
             ),
             ("user", vec!["--user", "nobody:100"], r#""nobody:100""#),
             ("egress", vec!["--egress", "none"], r#""none""#),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::{DEFAULTS, MAX_DEFINITION_BYTES};
-use crate::{Hostname, ImageReference, InvokeMode, Revision};
+use crate::{Hostname, ImageReference, InvokeMode, Revision, SecretUse};
 
 /// A function, as its deployer defines it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ pub struct FunctionDefinition {
     /// What it may store.
     #[serde(default, skip_serializing_if = "ServiceQuotas::is_unlimited")]
     pub svc_quotas: ServiceQuotas,
+    /// Secrets of its group that the program is given when it starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
     /// `user[:group]` inside the container, names or numbers; the image's user if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -218,6 +221,7 @@ impl FunctionDefinition {
             repo: None,
             svc_group_id: None,
             svc_quotas: ServiceQuotas::default(),
+            secrets: Vec::new(),
             user: None,
             egress: Egress::default(),
             affinity: None,
@@ -323,6 +327,7 @@ mod tests {
             "concurrency":8,"timeout_ms":1000,"idle_timeout_ms":2000,"startup_timeout_ms":3000,
             "idle_pause_ms":0,"idle_stop_ms":5000,"repo":["https://git.example/x","main"],
             "svc_group_id":"team","svc_quotas":{"kv_bytes":10},"user":"1000:1000",
+            "secrets":[{"name":"db/password","env":"DB","file":"db"},{"name":"key","file":"k"}],
             "egress":"none","affinity":{"cookie":"sid"},"readiness":{"path":"/ready?x=1"}"#,
         )
         .unwrap();
@@ -369,6 +374,37 @@ mod tests {
             (r#","affinity":{"header":"a b"}"#, "affinity", OutOfRange),
             (r#","readiness":{"path":"x"}"#, "readiness.path", OutOfRange),
             (r#","svc_group_id":"../x""#, "svc_group_id", OutOfRange),
+            (r#","secrets":[{"name":"a"}]"#, "secrets[0]", OutOfRange),
+            (
+                r#","secrets":[{"name":"../a","env":"A"}]"#,
+                "secrets[0].name",
+                OutOfRange,
+            ),
+            (
+                r#","secrets":[{"name":"a","env":"BISMUTH_AUTH"}]"#,
+                "secrets[0].env",
+                OutOfRange,
+            ),
+            (
+                r#","env":{"A":"1"},"secrets":[{"name":"a","env":"A"}]"#,
+                "secrets[0].env",
+                OutOfRange,
+            ),
+            (
+                r#","secrets":[{"name":"a","file":"../x"}]"#,
+                "secrets[0].file",
+                OutOfRange,
+            ),
+            (
+                r#","secrets":[{"name":"a","file":"x"},{"name":"b","file":"x"}]"#,
+                "secrets[1].file",
+                OutOfRange,
+            ),
+            (
+                r#","secrets":[{"name":"a","value":"x"}]"#,
+                "secrets[0].value",
+                Malformed,
+            ),
         ] {
             let error = with(extra).unwrap_err();
             assert_eq!(

@@ -63,4 +63,6 @@ pub(crate) const IDLE_MS: RangeInclusive<u64> = 0..=30 * DAY_MS;
 /// Each route is a znode of the same transaction as the function.
 pub(crate) const ROUTES: usize = 64;
 pub(crate) const ENV_ENTRIES: usize = 512;
+/// All of them travel to the container in one message of at most 2 MiB.
+pub(crate) const SECRETS: usize = 30;
 pub(crate) const TEXT: usize = 1024;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::definition::{Affinity, DefinitionError, FunctionDefinition, Readiness, Repo};
-use crate::{ServiceGroup, limits};
+use crate::{SecretUse, ServiceGroup, limits};
 
 impl FunctionDefinition {
     /// Checks every value against its limits.
@@ -15,6 +15,7 @@ impl FunctionDefinition {
         self.validate_numbers()?;
         self.validate_env()?;
         self.validate_routes()?;
+        SecretUse::validate_all(&self.secrets, |name| self.env.contains_key(name))?;
         self.validate_texts()
     }
 

@@ -1,18 +1,19 @@
 //! What the bytes in the tree mean.
 //!
 //! ```text
-//!  most records:    ├ version ┤├─ bincode form of the record of that version ─┤     v1.rs, wire.rs
+//!  most records:    ├ version ┤├─ bincode form of the record of that version ─┤     v1.rs, v2.rs, wire.rs
 //!  backend list:    ├ IPv4 + container id, 20 bytes each, repeated ───────────┤     bismuth-model
 //!  worker node:     ├ 0 or 1 ─┤                                                     not schedulable, schedulable
 //! ```
 //!
-//! A record is written in the newest version and read in any. Reading bytes of any kind, from anybody, ends in a
+//! A record is written in the oldest version that can say it and read in any. Reading bytes of any kind, from anybody, ends in a
 //! record or an [`Error`]; it neither panics nor allocates more than a few megabytes.
 
 mod claim;
 #[cfg(test)]
 mod tests;
 mod v1;
+mod v2;
 mod wire;
 
 use std::fmt::Display;
@@ -115,19 +116,24 @@ impl Record for FunctionRecord {
     const NAME: &'static str = "function record";
 
     fn encode(&self) -> Result<Bytes, Error> {
-        encode::<Self, _>(&v1::Function::from(self), || {
-            largest_field(&self.definition)
-        })
+        let largest = || largest_field(&self.definition);
+        if self.definition.secrets.is_empty() {
+            encode::<Self, _>(&v1::Function::from(self), largest)
+        } else {
+            encode_in::<Self, _>(v2::VERSION, &v2::Function::from(self), largest)
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let wire: v1::Function = decode::<Self, _>(bytes)?;
-        wire.try_into()
-            .map_err(|FieldFault { field, reason }| Error::Field {
-                record: Self::NAME,
-                field,
-                reason,
-            })
+        let record = match bytes.first() {
+            Some(&v2::VERSION) => decode_in::<Self, v2::Function>(v2::VERSION, bytes)?.try_into(),
+            _ => decode::<Self, v1::Function>(bytes)?.try_into(),
+        };
+        record.map_err(|FieldFault { field, reason }| Error::Field {
+            record: Self::NAME,
+            field,
+            reason,
+        })
     }
 }
 
@@ -215,7 +221,15 @@ fn encode<R: Record, W: wire::Encode>(
     wire: &W,
     largest: impl FnOnce() -> String,
 ) -> Result<Bytes, Error> {
-    let mut bytes = vec![v1::VERSION];
+    encode_in::<R, W>(v1::VERSION, wire, largest)
+}
+
+fn encode_in<R: Record, W: wire::Encode>(
+    version: u8,
+    wire: &W,
+    largest: impl FnOnce() -> String,
+) -> Result<Bytes, Error> {
+    let mut bytes = vec![version];
     wire::encode(wire, &mut bytes).map_err(|fault| Error::Malformed {
         record: R::NAME,
         reason: fault.to_string(),
@@ -235,6 +249,10 @@ fn fitting<R: Record>(bytes: Vec<u8>, largest: impl FnOnce() -> String) -> Resul
 }
 
 fn decode<R: Record, W: wire::Decode<()>>(bytes: &[u8]) -> Result<W, Error> {
+    decode_in::<R, W>(v1::VERSION, bytes)
+}
+
+fn decode_in<R: Record, W: wire::Decode<()>>(version: u8, bytes: &[u8]) -> Result<W, Error> {
     let malformed = |reason| Error::Malformed {
         record: R::NAME,
         reason,
@@ -245,7 +263,7 @@ fn decode<R: Record, W: wire::Decode<()>>(bytes: &[u8]) -> Result<W, Error> {
             "{} bytes are more than a znode holds",
             bytes.len()
         ))),
-        [v1::VERSION, rest @ ..] => {
+        [found, rest @ ..] if *found == version => {
             let (wire, used) = wire::decode(rest).map_err(|fault| malformed(fault.to_string()))?;
             if used < rest.len() {
                 return Err(malformed(format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bismuth_model::{
     Affinity, ContainerId, ContainerState, ContainerStatus, Egress, FunctionDefinition, Hostname,
-    InvokeMode, Readiness, Repo, Revision, Route, ServiceQuotas, StoreClaim,
+    InvokeMode, Readiness, Repo, Revision, Route, SecretUse, ServiceQuotas, StoreClaim,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -77,6 +77,18 @@ fn golden_function_record() {
          01 01 75 01 6d 01 01 67 01 0a 00 01 fb2c01 00 01 05 01 04 31303030
          00 01 01 03 736964 01 02 2f72",
     );
+}
+
+#[test]
+fn golden_function_record_with_secrets() {
+    let mut record = full_record();
+    let first = hex(&record.encode().unwrap());
+    record.definition.secrets = vec![SecretUse {
+        name: "s".into(),
+        env: Some("E".into()),
+        file: None,
+    }];
+    golden(&record, &format!("02 {} 01 01 73 01 01 45 00", &first[2..]));
 }
 
 #[test]
@@ -197,8 +209,8 @@ fn what_is_not_a_record_is_refused_by_name() {
         Error::UnknownVersion { version: 0, .. }
     ));
     assert!(matches!(
-        decode(b"\x02rest"),
-        Error::UnknownVersion { version: 2, .. }
+        decode(b"\x03rest"),
+        Error::UnknownVersion { version: 3, .. }
     ));
     assert!(matches!(decode(b"\x01"), Error::Malformed { .. }));
     let good = full_record().encode().unwrap();
@@ -373,16 +385,24 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn secret()(name in ".*", env in option::of(".*"), file in option::of(".*")) -> SecretUse {
+        SecretUse { name, env, file }
+    }
+}
+
+prop_compose! {
     fn function()(
         definition in texts(), image in "[a-z]{1,9}(/[a-z]{1,9})?(:[a-z0-9]{1,9})?", invoke_mode in mode(),
         cpu in -1e9..1e9_f64, sizes in any::<[u64; 7]>(), counts in any::<[u32; 3]>(), svc_quotas in quotas(),
+        secrets in prop::collection::vec(secret(), 0..3),
         revision in any::<u64>(), created_ms in any::<u64>(), updated_ms in any::<u64>(),
     ) -> FunctionRecord {
         let [memory, disk, timeout_ms, idle_timeout_ms, startup_timeout_ms, idle_pause_ms, idle_stop_ms] = sizes;
         let [max_instances, min_instances, concurrency] = counts;
         let definition = FunctionDefinition {
             image: image.parse().unwrap(), invoke_mode, cpu, memory, disk, max_instances, min_instances, concurrency,
-            timeout_ms, idle_timeout_ms, startup_timeout_ms, idle_pause_ms, idle_stop_ms, svc_quotas, ..definition
+            timeout_ms, idle_timeout_ms, startup_timeout_ms, idle_pause_ms, idle_stop_ms, svc_quotas, secrets,
+            ..definition
         };
         FunctionRecord { revision: Revision(revision), definition, created_ms, updated_ms }
     }

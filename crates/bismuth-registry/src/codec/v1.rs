@@ -160,6 +160,8 @@ impl From<&FunctionDefinition> for Definition {
             repo,
             svc_group_id,
             svc_quotas,
+            // What this version cannot say: a record that has any is written in version 2.
+            secrets: _,
             user,
             egress,
             affinity,
@@ -243,6 +245,7 @@ impl TryFrom<Definition> for FunctionDefinition {
             repo: wire.repo.map(|(url, branch)| Repo(url, branch)),
             svc_group_id: wire.svc_group_id,
             svc_quotas: wire.svc_quotas.into(),
+            secrets: Vec::new(),
             user: wire.user,
             egress: match wire.egress {
                 EgressTo::Nowhere => Egress::None,

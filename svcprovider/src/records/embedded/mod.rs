@@ -177,8 +177,12 @@ impl Records for Embedded {
                 reason: "its writer has ended".into(),
             });
         }
-        self.store
-            .read(|state| Ok(drop(state.open_table(tables::RECORD)?)))
+        self.store.read(|state| {
+            state
+                .open_table(tables::RECORD)
+                .map(|_table| ())
+                .map_err(redb::Error::from)
+        })
     }
 }
 
