@@ -145,6 +145,12 @@ async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
     let ((), refused) = tokio::join!(serve, client.detach(container));
     let refused = refused.expect_err("it is refused");
     assert!(refused.is_refusal(), "{refused}");
+    let still_open = tokio::select! {
+        biased;
+        () = client.closed() => false,
+        () = std::future::ready(()) => true,
+    };
+    assert!(still_open, "nothing has happened since");
     drop(server);
     client.closed().await;
     let ended = client.detach(container).await.expect_err("it has ended");
@@ -187,7 +193,10 @@ async fn what_is_no_request_ends_the_connection() {
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "understand a packet"),
         (&[0; 100_000][..], "a packet with"),
         // A Detach instead of a greeting.
-        (&b"\x01\x04\0\0\0\x000123456789abcdef"[..], "before its Hello"),
+        (
+            &b"\x01\x04\0\0\0\x000123456789abcdef"[..],
+            "before its Hello",
+        ),
         (&b""[..], "was closed"),
     ] {
         let (near, far) = pair();
