@@ -81,3 +81,36 @@ impl Provider {
         self.running = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_started_in_a_session_of_its_own_told_its_socket_and_started_again_when_it_ended()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, said) = (dir.path().join("program"), dir.path().join("said"));
+        // Fields 1 and 6 of proc_pid_stat(5): the process and its session.
+        let script = format!(
+            "#!/bin/sh\nread -r stat < /proc/$$/stat\nset -- $stat\necho \"$(($1 == $6)) ${SOCKET_VARIABLE}\" >> {}\n",
+            said.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let mut provider = Provider::new(program, "/the/socket".into());
+        let twice = async || {
+            provider.start_if_gone();
+            let said = std::fs::read_to_string(&said).unwrap_or_default();
+            if said.lines().count() >= 2 {
+                Ok(said)
+            } else {
+                Err(format!("{said:?}"))
+            }
+        };
+        let said = bismuth_testkit::eventually("it ran twice", WELL, twice).await;
+        assert!(said.lines().all(|line| line == "1 /the/socket"), "{said}");
+    }
+}

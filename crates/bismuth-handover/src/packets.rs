@@ -131,10 +131,14 @@ impl Packets {
         Ok((decoded?, descriptor))
     }
 
-    /// Returns when there is something to read, which may be the end. Cancel safe.
+    /// Returns when there is something to read, which may be the end. Cancel safe: it is left there.
     pub(crate) async fn readable(&self) {
-        // It fails only when the runtime ends, and then it does not matter.
-        let _ready = self.socket.readable().await;
+        // tokio's own word is not enough: it stays "readable" after the last packet was taken.
+        let look = || {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            rustix::net::recv(&self.socket, &mut [0_u8], flags).map_err(io::Error::from)
+        };
+        let _something_or_the_end = self.socket.async_io(Interest::READABLE, look).await;
     }
 }
 

@@ -145,6 +145,12 @@ async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
     let ((), refused) = tokio::join!(serve, client.detach(container));
     let refused = refused.expect_err("it is refused");
     assert!(refused.is_refusal(), "{refused}");
+    let still_open = tokio::select! {
+        biased;
+        () = client.closed() => false,
+        () = std::future::ready(()) => true,
+    };
+    assert!(still_open, "nothing has happened since");
     drop(server);
     client.closed().await;
     let ended = client.detach(container).await.expect_err("it has ended");

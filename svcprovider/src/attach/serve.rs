@@ -185,6 +185,8 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
     } = arrival;
     let caller = Rc::new(caller);
     let places = Arc::new(Semaphore::new(CONNECTIONS_PER_CONTAINER));
+    // When descriptors run out, every socket says so, again and again: once each is enough for a log.
+    let mut warned = false;
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -198,13 +200,16 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "cannot accept a function's connection");
+                if !std::mem::replace(&mut warned, true) {
+                    warn!(%error, "cannot accept a function's connections for now");
+                }
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(ACCEPT_AGAIN) => continue,
                 }
             }
         };
+        warned = false;
         let (caller, served, stop) = (Rc::clone(&caller), Rc::clone(&means), stop.clone());
         means.connections.spawn_local(async move {
             let _place = place;

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bismuth_handover::{Answer, Attachment, Connection, Held, Listener, Request};
@@ -15,6 +16,7 @@ type Sockets = Arc<Mutex<BTreeMap<ContainerId, (TokenDigest, OwnedFd)>>>;
 /// A svcprovider that holds sockets and does nothing with them.
 struct Provider {
     sockets: Sockets,
+    connections: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -22,14 +24,21 @@ impl Provider {
     fn start(path: &Path, sockets: Sockets) -> Self {
         let listener = Listener::bind(path).unwrap();
         let shared = Arc::clone(&sockets);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         let serving = tokio::spawn(async move {
             loop {
                 let connection = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
                 // One at a time; the next waits in the backlog.
                 serve(connection, &shared).await;
             }
         });
-        Self { sockets, serving }
+        Self {
+            sockets,
+            connections,
+            serving,
+        }
     }
 
     async fn die(self) {
@@ -156,6 +165,8 @@ async fn doors_are_handed_over_replaced_and_taken_away_as_they_come_and_go() {
     services.close(attachment(2, 1).container);
     services.close(attachment(3, 1).container);
     provider.holds(&[(1, 2)]).await;
+    let connections = provider.connections.load(Ordering::SeqCst);
+    assert_eq!(connections, 1, "one connection was enough for all of it");
     shutdown.trigger();
     keeper.await.unwrap();
     provider.holds(&[(1, 2)]).await;

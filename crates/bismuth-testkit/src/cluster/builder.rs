@@ -195,6 +195,9 @@ impl Builder {
             namespace.clone(),
             "--state-dir".into(),
             state_dir.display().to_string(),
+            // Not the machine's own, should there be one.
+            "--svcprovider-socket".into(),
+            state_dir.join("svcprovider.sock").display().to_string(),
             "--init".into(),
             static_program("bismuth-init")?.display().to_string(),
             "--runtime".into(),
