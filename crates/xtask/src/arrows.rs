@@ -60,6 +60,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-containerd",
         ],
     ),
+    (
+        "svcprovider",
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-daemon",
+            "bismuth-http",
+        ],
+    ),
     ("bismuth-model", &[]),
     ("bismuth-coord", &[]),
     ("bismuth-registry", &["bismuth-model", "bismuth-coord"]),
@@ -104,6 +114,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rtnetlink", &["bismuth-sandbox"]),
     ("nftables", &["bismuth-sandbox"]),
     ("axum", &["bismuth-api"]),
+    ("redb", &["svcprovider"]),
+    ("tokio-postgres", &["svcprovider"]),
+    ("deadpool-postgres", &["svcprovider"]),
 ];
 
 /// Reads the workspace's metadata and reports every arrow that should not be.

@@ -53,6 +53,11 @@ const NEEDS: &[Need] = &[
         "docker-registry",
         "serves images to tests",
     ),
+    need(
+        "/usr/lib/postgresql/15/bin/initdb",
+        "postgresql",
+        "keeps records in tests",
+    ),
     need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
     need("git", "git", "lists the sources that tidy reads"),
     need("curl", "curl", "shows what the scripts have started"),
