@@ -1,4 +1,4 @@
-//! Real servers for tests: ZooKeeper, containerd, an OCI registry, and our own programs.
+//! Real servers for tests: ZooKeeper, containerd, an OCI registry, PostgreSQL, and our own programs.
 //!
 //! ```text
 //!  test process ── owns ──► run directory  /tmp/bismuth-test/<run>   (a shared mount, one lock)
@@ -30,6 +30,7 @@ pub mod http;
 pub mod image;
 pub mod leaks;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod registry;
 pub mod run;
@@ -42,6 +43,7 @@ pub use daemon::Daemon;
 pub use eventually::eventually;
 pub use image::Image;
 pub use leaks::Leaks;
+pub use postgres::PostgreSql;
 pub use process::Process;
 pub use registry::Registry;
 pub use zookeeper::ZooKeeper;

@@ -117,6 +117,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rtnetlink", &["bismuth-sandbox"]),
     ("nftables", &["bismuth-sandbox"]),
     ("axum", &["bismuth-api"]),
+    ("redb", &["svcprovider"]),
+    ("tokio-postgres", &["svcprovider"]),
+    ("deadpool-postgres", &["svcprovider"]),
 ];
 
 /// Reads the workspace's metadata and reports every arrow that should not be.

@@ -55,6 +55,11 @@ const NEEDS: &[Need] = &[
     ),
     need("skopeo", "skopeo", "writes images as others do, for tests"),
     need("openssl", "openssl", "makes certificates for tests"),
+    need(
+        "/usr/lib/postgresql/15/bin/initdb",
+        "postgresql",
+        "keeps records in tests",
+    ),
     need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
     need("git", "git", "lists the sources that tidy reads"),
     need("curl", "curl", "shows what the scripts have started"),

@@ -182,16 +182,18 @@ impl Blobs {
             batch.extend(old.as_ref().map(|old| index::garbage(old.object)));
             match self.records.write(batch).await {
                 Ok(written) => {
-                    let revision = written.first().map(|it| it.revision);
-                    let blob = Blob {
-                        revision: revision.unwrap_or(upload.revision),
+                    let written = written.first().ok_or_else(unanswered)?;
+                    let stored = Blob {
+                        revision: written.revision,
                         size: upload.size,
                         sha256,
                         content_type: blob.content_type.clone(),
-                        modified_ms: now_ms(),
+                        modified_ms: written.modified_ms,
                     };
-                    let replaced = old.is_some();
-                    return Ok(Stored { blob, replaced });
+                    return Ok(Stored {
+                        blob: stored,
+                        replaced: old.is_some(),
+                    });
                 }
                 Err(EngineError::Refused {
                     index: 0,
@@ -220,10 +222,14 @@ impl Blobs {
     pub(super) async fn write_one(&self, write: Write) -> Result<Revision, EngineError> {
         let written = self.records.write(vec![write]).await?;
         let revision = written.first().map(|written| written.revision);
-        revision.ok_or_else(|| EngineError::Broken {
-            engine: "the records",
-            reason: "a write was not answered".into(),
-        })
+        revision.ok_or_else(unanswered)
+    }
+}
+
+fn unanswered() -> EngineError {
+    EngineError::Broken {
+        engine: "the records",
+        reason: "a write was not answered".into(),
     }
 }
 

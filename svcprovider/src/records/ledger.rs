@@ -142,6 +142,7 @@ impl Ledger {
         };
         Ok(Written {
             revision,
+            modified_ms: now_ms,
             before: decision.before,
             sum: decision.sum,
         })

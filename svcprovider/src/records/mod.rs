@@ -18,6 +18,8 @@
 pub mod decide;
 pub mod embedded;
 pub mod ledger;
+pub mod postgres;
+mod range;
 
 use std::num::NonZeroUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -195,6 +197,8 @@ pub struct Usage {
 pub struct Written {
     /// The new state; of a deletion, the revision that the deletion was given.
     pub revision: Revision,
+    /// When it was written, by the clock of the engine, milliseconds since the Unix epoch.
+    pub modified_ms: u64,
     /// What was there before and had not ceased to be.
     pub before: Option<Record>,
     /// The value after [`Change::Add`].

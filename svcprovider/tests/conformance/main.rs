@@ -9,6 +9,7 @@
 mod blobs;
 mod embedded;
 mod objects;
+mod postgres;
 mod records;
 mod world;
 

@@ -30,7 +30,7 @@ use self::session::{read, unreadable};
 use self::store::{ENGINE, Store};
 use self::writer::Request;
 use super::{
-    EngineError, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms,
+    EngineError, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms, range,
 };
 
 /// Requests that may wait for the next commit; more wait for a place.
@@ -178,10 +178,8 @@ impl Records for Embedded {
             });
         }
         self.store.read(|state| {
-            state
-                .open_table(tables::RECORD)
-                .map(|_table| ())
-                .map_err(redb::Error::from)
+            state.open_table(tables::RECORD)?;
+            Ok(())
         })
     }
 }
@@ -200,13 +198,10 @@ fn find(
 fn list(state: &ReadTransaction, query: &Query, now_ms: u64) -> Result<Page, redb::Error> {
     let records = state.open_table(tables::RECORD)?;
     let owner = tables::owner_key(query.space, &query.group);
-    let prefix = [&owner, query.prefix.as_bytes()].concat();
-    // The first key after `after` is `after` with a NUL.
-    let after = query.after.as_ref();
-    let after = after.map(|after| [&owner, after.as_bytes(), &[0]].concat());
-    let from = after.map_or(prefix.clone(), |after| after.max(prefix.clone()));
+    let from = [owner.clone(), range::first(query)].concat();
     // A key begins with its space, which is not 0xff, so that there is always a key after.
-    let to = tables::after_prefix(&prefix).unwrap_or_default();
+    let to = range::after_prefix(&[&owner, query.prefix.as_bytes()].concat());
+    let to = to.unwrap_or_default();
     let mut page = Page::default();
     if from >= to {
         return Ok(page);

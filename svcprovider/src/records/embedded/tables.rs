@@ -74,14 +74,6 @@ pub(super) fn parse_owner(key: &[u8]) -> Option<(Owner, &[u8])> {
     Some((owner, rest))
 }
 
-/// The first key after all that begin with `prefix`, or `None` if there cannot be one.
-pub(super) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
-    let mut end = prefix.get(..=last)?.to_vec();
-    *end.last_mut()? += 1;
-    Some(end)
-}
-
 /// A row of [`RECORD`], taken apart.
 pub(super) struct Row<'a> {
     pub(super) meta: Meta,
@@ -207,17 +199,6 @@ mod tests {
             let _ = decode(&row);
             let _ = parse_owner(&row);
             let _ = split_expiry_key(&row);
-        }
-
-        #[test]
-        fn what_begins_with_a_prefix_is_before_its_end(
-            prefix in prop::collection::vec(any::<u8>(), 0..4), rest in prop::collection::vec(any::<u8>(), 0..4),
-        ) {
-            let key = [prefix.clone(), rest].concat();
-            if let Some(end) = after_prefix(&prefix) {
-                prop_assert!(prefix <= key && key < end);
-                prop_assert!(!end.starts_with(&prefix));
-            }
         }
     }
 

@@ -1,0 +1,305 @@
+//! A real PostgreSQL, from Debian's `postgresql` package.
+//!
+//! ```text
+//! start ─► serving ─┬─ pause ──► silent ──── resume ─► serving     connections stay, nothing answers
+//!                   └─ kill ───► gone ────── restart ► serving     same port, same data
+//! ```
+//!
+//! It refuses to run as root, so it runs as an unprivileged user who owns its data directory and nothing else.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::{Process, Program};
+use crate::{eventually, ports, run, sweep};
+
+/// It serves within some hundred milliseconds; a loaded machine may take longer.
+const START_BOUND: Duration = Duration::from_secs(60);
+/// How long processes of a killed server may take to notice.
+const END_BOUND: Duration = Duration::from_secs(20);
+/// Where Debian has the programs of each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
+/// `nobody`, on every Linux: no name has to be in `/etc/passwd` for it.
+const USER: u32 = 65_534;
+/// The database's user, who may do anything.
+const ROLE: &str = "bismuth";
+
+/// One server on a loopback port, with its own data directory.
+#[derive(Debug)]
+pub struct PostgreSql {
+    dir: PathBuf,
+    programs: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl PostgreSql {
+    /// Starts an empty server and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// When PostgreSQL is not installed or does not serve within a minute.
+    pub async fn start() -> Result<Self> {
+        let dir = run::subdir("postgres")?;
+        let mut server = Self {
+            programs: programs()?,
+            port: ports::reserve()?,
+            process: None,
+            dir,
+        };
+        server.initialize()?;
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The URL of a database in it. Everybody is let in, without a password and without TLS.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://{ROLE}@{}/{database}?sslmode=disable",
+            self.address()
+        )
+    }
+
+    /// Makes an empty database.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, with its words.
+    pub fn create_database(&self, name: &str) -> Result<()> {
+        self.execute("postgres", &format!("CREATE DATABASE {name}"))
+            .map(drop)
+    }
+
+    /// Runs statements in a database; returns what they print, one row a line, columns apart by `|`.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, with its words.
+    pub fn execute(&self, database: &str, sql: &str) -> Result<String> {
+        let mut command = Command::new(self.programs.join("psql"));
+        command
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["--set", "ON_ERROR_STOP=1", "--command", sql, "--dbname"])
+            .arg(self.url(database));
+        let output = output(&mut command)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Kills the server and all its processes (`SIGKILL`). Harmless when it is down.
+    ///
+    /// # Errors
+    ///
+    /// When they do not die.
+    pub async fn kill(&mut self) -> Result<()> {
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        process.kill().await?;
+        // Its processes are in sessions of their own; a new server is refused while one of them has the shared memory.
+        let gone = eventually::within(END_BOUND, async || match self.signal(Signal::KILL) {
+            0 => Ok(()),
+            left => Err(format!("{left} processes are left")),
+        });
+        gone.await
+            .map_err(|reason| anyhow::anyhow!("kill PostgreSQL: {reason}"))
+    }
+
+    /// Starts it again on the same port with the same data, killing it first if it runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill().await?;
+        self.launch().await
+    }
+
+    /// Freezes the server with all its processes: connections stay open, nothing is answered.
+    ///
+    /// # Errors
+    ///
+    /// When it is down.
+    pub fn pause(&self) -> Result<()> {
+        self.process()?.check_alive()?;
+        self.signal(Signal::STOP);
+        Ok(())
+    }
+
+    /// Undoes [`pause`](Self::pause).
+    ///
+    /// # Errors
+    ///
+    /// When it is down.
+    pub fn resume(&self) -> Result<()> {
+        self.process()?.check_alive()?;
+        self.signal(Signal::CONT);
+        Ok(())
+    }
+
+    /// Resident memory, descriptors, log of the first process.
+    ///
+    /// # Errors
+    ///
+    /// When it is down.
+    pub fn process(&self) -> Result<&Process> {
+        self.process
+            .as_ref()
+            .context("this PostgreSQL server is down")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Sends `signal` to all processes; returns how many there were.
+    fn signal(&self, signal: Signal) -> usize {
+        let pids = sweep::processes_below(&self.dir);
+        for pid in pids.iter().filter_map(|&pid| Pid::from_raw(pid)) {
+            // Gone already is as well.
+            let _ = kill_process(pid, signal);
+        }
+        pids.len()
+    }
+
+    fn initialize(&self) -> Result<()> {
+        let data = self.data();
+        fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
+        chown(&data, Some(USER), Some(USER))
+            .with_context(|| format!("give away {}", data.display()))?;
+        let mut command = Command::new("setpriv");
+        command
+            .args(unprivileged())
+            .arg(self.programs.join("initdb"))
+            .args([
+                "--auth=trust",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--username",
+                ROLE,
+                "--pgdata",
+            ])
+            .arg(&data)
+            .current_dir(&data);
+        output(&mut command).map(drop)
+    }
+
+    async fn launch(&mut self) -> Result<()> {
+        // Data outlives a killed process in the page cache, so forcing it to disk would only cost time.
+        let settings = [
+            format!("port={}", self.port),
+            "listen_addresses=127.0.0.1".into(),
+            "unix_socket_directories=".into(),
+            "fsync=off".into(),
+            "shared_buffers=16MB".into(),
+            "max_connections=80".into(),
+        ];
+        let program = Program::new("postgres", "setpriv", &self.dir)
+            .args(unprivileged())
+            .arg(self.programs.join("postgres"))
+            .arg("-D")
+            .arg(self.data())
+            .args(settings.iter().flat_map(|setting| ["-c", setting]));
+        let process = self.process.insert(program.spawn()?);
+        let (is_ready, port) = (self.programs.join("pg_isready"), self.port.to_string());
+        let ready = eventually::within(START_BOUND, async || {
+            if let Err(error) = process.check_alive() {
+                return Ok(Err(error));
+            }
+            let mut command = Command::new(&is_ready);
+            command.args(["--quiet", "--host", "127.0.0.1", "--port", &port]);
+            match output(&mut command) {
+                Ok(_) => Ok(Ok(())),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        });
+        match ready.await {
+            Ok(answer) => answer,
+            Err(reason) => bail!(
+                "PostgreSQL does not serve: {reason}; its log ends:\n{}",
+                process.log_tail()
+            ),
+        }
+    }
+}
+
+impl Drop for PostgreSql {
+    fn drop(&mut self) {
+        self.process = None;
+        if let Err(error) = run::remove(&self.dir) {
+            eprintln!("PostgreSQL's directory: {error:#}");
+        }
+    }
+}
+
+/// The newest version that is installed.
+fn programs() -> Result<PathBuf> {
+    let versions = fs::read_dir(VERSIONS).into_iter().flatten().flatten();
+    let installed = versions.filter_map(|version| {
+        let number: u32 = version.file_name().to_str()?.parse().ok()?;
+        let programs = version.path().join("bin");
+        programs
+            .join("initdb")
+            .is_file()
+            .then_some((number, programs))
+    });
+    let newest = installed.max().map(|(_, programs)| programs);
+    newest.context("PostgreSQL is not installed; `cargo xtask setup` installs it")
+}
+
+/// Arguments of `setpriv` that make the next program an unprivileged one, which ends with us: a change of user forgets the signal that
+/// was asked for before.
+fn unprivileged() -> [String; 5] {
+    [
+        format!("--reuid={USER}"),
+        format!("--regid={USER}"),
+        "--clear-groups".into(),
+        "--pdeathsig=KILL".into(),
+        "--".into(),
+    ]
+}
+
+fn output(command: &mut Command) -> Result<Output> {
+    let program = Path::new(command.get_program()).to_path_buf();
+    let output = command
+        .output()
+        .with_context(|| format!("run {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{}: {}: {}",
+        program.display(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_committed_survives_a_kill() {
+        let mut server = PostgreSql::start().await.unwrap();
+        server.create_database("kept").unwrap();
+        server
+            .execute("kept", "CREATE TABLE t (n int); INSERT INTO t VALUES (42)")
+            .unwrap();
+        server.restart().await.unwrap();
+        assert_eq!(server.execute("kept", "SELECT n FROM t").unwrap(), "42");
+    }
+}

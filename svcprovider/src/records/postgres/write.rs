@@ -1,0 +1,211 @@
+//! Changing records: two round trips, whatever the size of a batch.
+//!
+//! ```text
+//!   BEGIN · lock counters · time · records ──►        statements of one line are sent without waiting for each other
+//!                                          ◄── ledger
+//!   changes · counters · COMMIT            ──►
+//! ```
+
+use std::collections::BTreeSet;
+
+use futures_util::future::try_join4;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::error::Failure;
+use super::lease::Lease;
+use super::sql;
+use crate::records::ledger::{self, Ledger, Owner};
+use crate::records::{Place, Record, Write, Written};
+
+/// Makes a batch, or refuses it.
+pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<Written>), Failure> {
+    let owners = ledger::owners(batch);
+    let places: BTreeSet<&Place> = batch.iter().map(|write| &write.place).collect();
+    let places: Vec<&Place> = places.into_iter().collect();
+    let (mut ledger, now_ms) = load(&lease, &owners, &places).await?;
+    match ledger.run(batch, now_ms) {
+        Ok(written) => {
+            store(&lease, &ledger).await?;
+            Ok((lease, written))
+        }
+        Err((index, refused)) => {
+            lease.batch_execute("ROLLBACK").await?;
+            lease.give_back();
+            Err(Failure::Refused { index, refused })
+        }
+    }
+}
+
+/// Begins the transaction; the counters are locked afterwards.
+async fn load(
+    lease: &Lease,
+    owners: &[Owner],
+    places: &[&Place],
+) -> Result<(Ledger, u64), Failure> {
+    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
+    let now = lease.prepare(sql::NOW).await?;
+    let stored = lease.prepare(sql::STORED).await?;
+    let (spaces, groups) = arrays(owners);
+    let (place_spaces, place_groups, keys) = sql::places(places.iter().copied());
+    // Polled, and so sent, in this order; each statement sees what was committed when it begins, and the locks come first.
+    let ((), counters, now, rows) = try_join4(
+        lease.batch_execute(sql::BEGIN),
+        lease.query(&lock, &[&spaces, &groups]),
+        lease.query_one(&now, &[]),
+        lease.query(&stored, &[&place_spaces, &place_groups, &keys]),
+    )
+    .await?;
+    if counters.len() < owners.len() {
+        lease.batch_execute("ROLLBACK").await?;
+        let begin = lease.prepare(sql::BEGIN_COUNTERS).await?;
+        lease.execute(&begin, &[&spaces, &groups]).await?;
+        return Err(Failure::Again);
+    }
+    let mut ledger = Ledger::default();
+    for row in &counters {
+        let (space, group) = sql::owner_of(row)?;
+        ledger.load_counter(Owner { space, group }, sql::counter(row)?);
+    }
+    for row in &rows {
+        ledger.load(place_of(places, row)?, Some(sql::record(row)?));
+    }
+    Ok((ledger, sql::unsigned(&now, "now_ms")?))
+}
+
+fn place_of(places: &[&Place], row: &Row) -> Result<Place, Failure> {
+    let ordinal = sql::unsigned(row, "ordinal")?;
+    let index = usize::try_from(ordinal).unwrap_or_default();
+    let place = places.get(index.wrapping_sub(1));
+    let place = place.ok_or_else(|| Failure::Unreadable(format!("ordinal is {ordinal}")))?;
+    Ok((*place).clone())
+}
+
+/// Stores what has changed, and commits.
+async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
+    let put = lease.prepare(sql::PUT).await?;
+    let delete = lease.prepare(sql::DELETE).await?;
+    let count = lease.prepare(sql::PUT_COUNTERS).await?;
+    let puts = ledger
+        .changes()
+        .filter_map(|(place, after)| Some((place, after?)));
+    let puts = Puts::collect(puts);
+    let gone = ledger.changes().filter(|(_, after)| after.is_none());
+    let (gone_spaces, gone_groups, gone_keys) = sql::places(gone.map(|(place, _)| place));
+    let owners: Vec<Owner> = ledger.counters().map(|(owner, _)| owner.clone()).collect();
+    let (spaces, groups) = arrays(&owners);
+    let numbers = |of: fn(&ledger::Counter) -> u64| -> Vec<i64> {
+        ledger
+            .counters()
+            .map(|(_, counter)| sql::number(of(counter)))
+            .collect()
+    };
+    let (bytes, counts) = (numbers(|it| it.usage.bytes), numbers(|it| it.usage.count));
+    let revisions = numbers(|it| it.revision);
+    // Polled, and so sent, in this order. If one fails, COMMIT rolls back what came before.
+    let counters: [&(dyn ToSql + Sync); 5] = [&spaces, &groups, &bytes, &counts, &revisions];
+    let changes = try_join4(
+        async {
+            if puts.keys.is_empty() {
+                Ok(0)
+            } else {
+                lease.execute(&put, &puts.params()).await
+            }
+        },
+        async {
+            if gone_keys.is_empty() {
+                return Ok(0);
+            }
+            lease
+                .execute(&delete, &[&gone_spaces, &gone_groups, &gone_keys])
+                .await
+        },
+        lease.execute(&count, &counters),
+        lease.batch_execute("COMMIT"),
+    );
+    changes.await.map(drop).map_err(Failure::Unknown)
+}
+
+/// Records as arrays.
+#[derive(Default)]
+struct Puts<'a> {
+    spaces: Vec<i16>,
+    groups: Vec<&'a [u8]>,
+    keys: Vec<&'a [u8]>,
+    revisions: Vec<i64>,
+    modified_ms: Vec<i64>,
+    expires_ms: Vec<Option<i64>>,
+    charges: Vec<i64>,
+    content_types: Vec<Option<&'a [u8]>>,
+    values: Vec<&'a [u8]>,
+}
+
+impl<'a> Puts<'a> {
+    fn collect(records: impl Iterator<Item = (&'a Place, &'a Record)>) -> Self {
+        let mut puts = Self::default();
+        for (place, record) in records {
+            let (space, group, key) = sql::place(place);
+            let meta = &record.meta;
+            puts.spaces.push(space);
+            puts.groups.push(group);
+            puts.keys.push(key);
+            puts.revisions.push(sql::number(meta.revision.0));
+            puts.modified_ms.push(sql::number(meta.modified_ms));
+            puts.expires_ms.push(meta.expires_ms.map(sql::number));
+            puts.charges.push(sql::number(meta.charge));
+            puts.content_types
+                .push(meta.content_type.as_ref().map(String::as_bytes));
+            puts.values.push(&record.value);
+        }
+        puts
+    }
+
+    fn params(&self) -> [&(dyn ToSql + Sync); 9] {
+        [
+            &self.spaces,
+            &self.groups,
+            &self.keys,
+            &self.revisions,
+            &self.modified_ms,
+            &self.expires_ms,
+            &self.charges,
+            &self.content_types,
+            &self.values,
+        ]
+    }
+}
+
+/// Removes up to `limit` records whose time has come, each owner's in a transaction of its own.
+pub(super) async fn sweep(lease: Lease, limit: usize) -> Result<(Lease, usize), Failure> {
+    let due = lease.prepare(sql::DUE).await?;
+    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
+    let sweep = lease.prepare(sql::SWEEP).await?;
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = lease.query(&due, &[&most]).await?;
+    let owners = rows.iter().map(sql::owner_of);
+    let owners: BTreeSet<_> = owners.collect::<Result<_, _>>()?;
+    let mut swept = 0;
+    for (space, group) in owners {
+        let left = sql::number((limit - swept) as u64);
+        let (space, group) = sql::owner(space, &group);
+        let (_, _, rows, ()) = try_join4(
+            lease.batch_execute(sql::BEGIN),
+            lease.query(&lock, &[&vec![space], &vec![group]]),
+            lease.query(&sweep, &[&space, &group, &left]),
+            lease.batch_execute("COMMIT"),
+        )
+        .await?;
+        for row in &rows {
+            swept += usize::try_from(sql::unsigned(row, "swept")?).unwrap_or_default();
+        }
+        if swept >= limit {
+            break;
+        }
+    }
+    Ok((lease, swept))
+}
+
+fn arrays(owners: &[Owner]) -> (Vec<i16>, Vec<&[u8]>) {
+    let pairs = owners.iter().map(|it| sql::owner(it.space, &it.group));
+    pairs.unzip()
+}
