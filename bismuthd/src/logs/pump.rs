@@ -4,9 +4,15 @@
 //! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
 //! memory here. A disk that refuses is reported and what was printed meanwhile is dropped, counted
 //! and said in the log: a full disk must not stall the program for ever.
+//!
+//! Who prints never shares an *open file description* with the pump, since `O_NONBLOCK` belongs to
+//! that and not to a descriptor: a program that cleared it would have the pump's next read wait,
+//! and all containers' logs with it; and one that found it set would lose output. The shim opens
+//! the FIFO by its path, and gives its program another pipe; a program that is started without the
+//! shim gets what [`PrintingEnd::open`] opens for it alone.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -106,10 +112,45 @@ fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, PumpError> 
     Ok(fifo)
 }
 
+/// Where a program that is started without the shim prints.
+///
+/// It names the FIFO without having it open, so it survives that the path is removed and keeps
+/// neither end alive.
+#[derive(Debug)]
+pub struct PrintingEnd(OwnedFd);
+
+impl PrintingEnd {
+    fn of(fifo: impl AsFd) -> io::Result<Self> {
+        open_anew(fifo, OFlags::PATH).map(Self)
+    }
+
+    /// A descriptor to print on, which waits while the FIFO is full. Each program must be given
+    /// its own: Node.js, for one, sets `O_NONBLOCK` on its standard streams.
+    ///
+    /// # Errors
+    /// `ENXIO` when the pump is gone, and with it the container.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        // Without a reader a waiting open would wait for one.
+        let end = open_anew(&self.0, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        rustix::fs::fcntl_setfl(&end, OFlags::empty())?;
+        Ok(end)
+    }
+}
+
+/// Another open file description of the same file, proc_pid_fd(5).
+fn open_anew(file: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(
+        link,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
 impl Pump {
-    /// A duplicate of the writing end for standard error, for programs that are given it directly.
-    pub fn stderr_writer(&self) -> io::Result<OwnedFd> {
-        self.stderr.try_clone()
+    /// Where programs print their standard error that are started without the shim.
+    pub fn stderr_end(&self) -> io::Result<PrintingEnd> {
+        PrintingEnd::of(&self.stderr)
     }
 
     /// Copies until `stop` fires (or its sender is dropped), then takes what is left without
@@ -271,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log_dir = dir.path().join("log");
         let pump = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
-        let mut err = std::fs::File::from(pump.stderr_writer().unwrap());
+        let mut err = std::fs::File::from(pump.stderr_end().unwrap().open().unwrap());
         err.write_all(b"password: ").unwrap();
         let (_stop, stopped) = oneshot::channel();
         let task = tokio::spawn(pump.run(stopped));
@@ -286,5 +327,31 @@ mod tests {
                 .ends_with(" stderr P password: \n")
         );
         task.abort();
+    }
+
+    #[test]
+    fn programs_print_on_descriptions_of_their_own_that_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let pump = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
+        let end = pump.stderr_end().unwrap();
+        let (mut one, other) = (
+            std::fs::File::from(end.open().unwrap()),
+            end.open().unwrap(),
+        );
+        let flags = |fd: &dyn AsFd| rustix::fs::fcntl_getfl(fd.as_fd()).unwrap();
+        assert!(!flags(&one).intersects(OFlags::NONBLOCK | OFlags::RDWR));
+        rustix::fs::fcntl_setfl(&one, OFlags::NONBLOCK).unwrap();
+        assert!(!flags(&other).contains(OFlags::NONBLOCK), "shared by two");
+        rustix::fs::fcntl_setfl(&one, OFlags::empty()).unwrap();
+        assert!(
+            flags(&pump.stderr).contains(OFlags::NONBLOCK),
+            "shared with the pump"
+        );
+        one.write_all(b"x").unwrap();
+        std::fs::remove_file(fifo_path(dir.path(), Stream::Stderr)).unwrap();
+        end.open().unwrap();
+        drop((pump, one, other));
+        let gone = end.open().unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(6), "ENXIO, not {gone}");
     }
 }
