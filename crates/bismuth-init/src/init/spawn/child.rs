@@ -69,6 +69,9 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failed> {
     // that borrows the parent's memory it would take the parent's threads for its own.
     unsafe {
         check(Step::Prepare, libc::setsid())?;
+        // See `Strays`.
+        let reaper = libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+        check(Step::Prepare, reaper)?;
         for (target, fd) in plan.fds.iter().enumerate() {
             check(Step::Prepare, libc::dup2(*fd, target as c_int))?;
         }
