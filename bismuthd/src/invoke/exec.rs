@@ -67,10 +67,14 @@ pub async fn run(
     let (head, body) = request.into_parts();
     let words = words(target, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
+    let stderr = match target.stderr.open() {
+        Ok(stderr) => stderr,
+        Err(gone) => return Err(unless_it_ended(slot, incarnation, no_streams(&gone)).await),
+    };
     let fds = [
         streams.stdin.as_fd(),
         streams.stdout.as_fd(),
-        target.stderr.as_fd(),
+        stderr.as_fd(),
     ];
     let execution = Execution::spawn(&target.socket, &words, fds).await;
     let execution = match execution {
@@ -80,6 +84,7 @@ pub async fn run(
         }
         Err(error) => return Err(spawn_failed(&error)),
     };
+    drop(stderr);
     let (feed, output) = streams.into_ours();
     if let Some(feed) = feed {
         tokio::task::spawn_local(feed_body(body, feed, idle));
@@ -167,7 +172,8 @@ fn spawn_failed(error: &AgentError) -> Problem {
     }
 }
 
-/// Both ends of a program's standard streams.
+/// Both ends of a program's standard streams. The two ends of a pipe are two open file
+/// descriptions, so the program's flags are not ours.
 struct Streams {
     stdin: OwnedFd,
     stdout: OwnedFd,

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::Admission;
 use super::program::Program;
+use crate::logs::pump::PrintingEnd;
 
 /// One container that this node has agreed to serve.
 #[derive(Debug)]
@@ -116,7 +117,7 @@ pub struct ExecTarget {
     /// Further groups inside the container.
     pub groups: Vec<u32>,
     /// Where its standard error goes: the container's log.
-    pub stderr: std::os::fd::OwnedFd,
+    pub stderr: PrintingEnd,
 }
 
 impl Live {

@@ -72,7 +72,7 @@ impl Launcher {
             Ok((namespaces, pump))
         })
         .await?;
-        let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
+        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
         let target = self.target(slot, run.program.clone(), &user, stderr);
         self.logs.spawn(slot.container_id, pump);
         let (namespaces, process) = if run.proven {

@@ -21,7 +21,6 @@ mod runtime;
 mod up;
 mod user;
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,6 +42,7 @@ pub use runtime::WantedRuntime;
 use super::program::Program;
 use super::slot::{ExecTarget, Live, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
+use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
 use crate::services::{Services, Token};
@@ -237,7 +237,7 @@ impl Launcher {
         .await
     }
 
-    fn target(&self, slot: &Slot, program: Program, user: &User, stderr: OwnedFd) -> Target {
+    fn target(&self, slot: &Slot, program: Program, user: &User, stderr: PrintingEnd) -> Target {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
             InvokeMode::Executable(_) => Target::Exec(ExecTarget {

@@ -81,7 +81,7 @@ impl Launcher {
             &token,
         );
         let pump = ground.pump.take().ok_or(LaunchError::Internal)?;
-        let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
+        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
         self.logs.spawn(slot.container_id, pump);
         let process = self
             .start_task(slot, &image, range, &ground, &program)
