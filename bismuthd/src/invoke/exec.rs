@@ -30,11 +30,13 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::net::unix::pipe;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use super::agent::{AgentError, Execution};
 use super::cgi;
 use super::problems::{problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
+use crate::services::SecretsError;
 
 /// Read from a program at once: the kernel's pipe buffer.
 const CHUNK: usize = 64 * 1024;
@@ -65,7 +67,8 @@ pub async fn run(
     let timeout = Duration::from_millis(slot.definition.timeout_ms);
     let idle = Duration::from_millis(slot.definition.idle_timeout_ms);
     let (head, body) = request.into_parts();
-    let words = words(target, &head)?;
+    let secrets = target.secrets.get().await.map_err(|e| no_secrets(&e))?;
+    let words = words(target, secrets, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
     let stderr = match target.stderr.open() {
         Ok(stderr) => stderr,
@@ -112,13 +115,18 @@ pub async fn run(
     }
 }
 
-fn words(target: &ExecTarget, head: &http::request::Parts) -> Result<ExecRequest, Problem> {
+fn words(
+    target: &ExecTarget,
+    secrets: &[Zeroizing<Vec<u8>>],
+    head: &http::request::Parts,
+) -> Result<ExecRequest, Problem> {
     let id = head
         .headers
         .get(bismuth_http::trace::REQUEST_ID)
         .map_or(&b""[..], HeaderValue::as_bytes);
     let program = &target.program;
     let own = program.env.iter().map(|v| v.clone().into_bytes());
+    let own = own.chain(secrets.iter().map(|line| line.to_vec()));
     let env = own.chain(cgi::variables(head, head.uri.path(), id));
     let argv = program.argv.iter().map(String::as_str);
     let mut request =
@@ -131,6 +139,19 @@ fn words(target: &ExecTarget, head: &http::request::Parts) -> Result<ExecRequest
         })?;
     request.groups.clone_from(&target.groups);
     Ok(request)
+}
+
+fn no_secrets(error: &SecretsError) -> Problem {
+    let detail = bismuth_daemon::exit::chain(error);
+    match error {
+        SecretsError::Unavailable { .. } => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "secrets_unavailable",
+            detail,
+        )
+        .retry_after(1),
+        _ => problem(StatusCode::BAD_GATEWAY, "secret_unusable", detail),
+    }
 }
 
 fn no_streams(error: &io::Error) -> Problem {
