@@ -23,6 +23,7 @@ mod image;
 mod invoke_mode;
 mod limits;
 mod node;
+mod service_group;
 mod validate;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
@@ -38,3 +39,4 @@ pub use image::{ImageReference, ImageReferenceError};
 pub use invoke_mode::{InvokeMode, InvokeModeError};
 pub use limits::{DEFAULTS, Defaults, MAX_DEFINITION_BYTES};
 pub use node::{NodeFacts, NodeRecord};
+pub use service_group::{ServiceGroup, ServiceGroupError};

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::definition::{Affinity, DefinitionError, FunctionDefinition, Readiness, Repo};
-use crate::limits;
+use crate::{ServiceGroup, limits};
 
 impl FunctionDefinition {
     /// Checks every value against its limits.
@@ -125,13 +125,9 @@ impl FunctionDefinition {
             check_text("repo[1]", branch)?;
         }
         if let Some(group) = &self.svc_group_id {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-            if !(1..=64).contains(&group.len()) || !group.bytes().all(allowed) {
-                return Err(DefinitionError::out_of_range(
-                    "svc_group_id",
-                    "expected 1 to 64 letters, digits, '-', '_' or '.'",
-                ));
-            }
+            group
+                .parse::<ServiceGroup>()
+                .map_err(|error| DefinitionError::out_of_range("svc_group_id", error))?;
         }
         if let Some(user) = &self.user {
             validate_user(user)?;
