@@ -3,7 +3,7 @@
 //! ```text
 //! binaries ──► registry ──► model
 //!    │            └───────► coord
-//!    └──► daemon  http  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
+//!    └──► daemon  http  operator  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
 //! ```
 //!
 //! `deny.toml` says the same about fences to those who use `cargo deny`.
@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-registry",
             "bismuth-daemon",
             "bismuth-http",
+            "bismuth-operator",
         ],
     ),
     (
@@ -57,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-coord",
             "bismuth-registry",
             "bismuth-http",
+            "bismuth-operator",
             "bismuth-containerd",
         ],
     ),
@@ -68,6 +70,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bismuth-containerd", &["bismuth-model"]),
     ("bismuth-sandbox", &[]),
     ("bismuth-init", &[]),
+    ("bismuth-operator", &["bismuth-model"]),
     (
         "bismuth-testkit",
         &["bismuth-model", "bismuth-coord", "bismuth-registry"],
