@@ -14,7 +14,7 @@ use http::Method;
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 const BOUND: Duration = Duration::from_millis(500);
@@ -102,21 +102,20 @@ fn only_the_root_of_an_http_server_is_an_address() {
     }
 }
 
-/// Answers 413 after the head of the request, and reads no further. With `reset` it also closes.
-async fn refuses_early(reset: bool) -> String {
+/// Answers 413 after the head of the request, and reads no further. If it `ends`, it also says that it sends no more.
+async fn refuses_early(ends: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = vec![0; 1024];
-        stream.read(&mut head).await.unwrap();
+        stream.readable().await.unwrap();
         let body = r#"{"code":"quota","component":"svcprovider","detail":"the group has no room"}"#;
         let answer = format!(
             "HTTP/1.1 413 Payload Too Large\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
-        if reset {
+        if ends {
             stream.shutdown().await.unwrap();
         }
         std::future::pending::<()>().await;
@@ -127,8 +126,8 @@ async fn refuses_early(reset: bool) -> String {
 #[tokio::test]
 async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
     let twin = Svcprovider::start().await.unwrap();
-    for reset in [false, true] {
-        let surface = surface(&refuses_early(reset).await, &twin.token_file());
+    for ends in [false, true] {
+        let surface = surface(&refuses_early(ends).await, &twin.token_file());
         let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
         let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
         let call = Call::blob(Method::PUT, &group(), "large");
