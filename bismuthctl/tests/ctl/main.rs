@@ -4,6 +4,7 @@
 
 mod blobs;
 mod daemons;
+mod docs;
 mod harness;
 mod image;
 mod kv;
