@@ -1,0 +1,111 @@
+//! The engines that the flags name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::config::{Args, ObjectsUrl, RecordsUrl};
+use crate::objects::Objects;
+use crate::objects::files::Files;
+use crate::objects::s3::{S3, S3Error};
+use crate::records::Records;
+use crate::records::embedded::{Embedded, OpenError};
+use crate::records::postgres::{Postgres, PostgresError};
+
+/// Why an engine does not open.
+#[derive(Debug, Error)]
+pub enum EnginesError {
+    /// The file with the URL.
+    #[error("read {}", path.display())]
+    UrlFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What it holds; not shown, as it may hold a password.
+    #[error("{} does not hold a URL of records: {reason}", path.display())]
+    Url {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The embedded one.
+    #[error(transparent)]
+    Embedded(#[from] OpenError),
+    /// The database.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The directory of blobs.
+    #[error("open the directory of blobs {}", path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The bucket.
+    #[error(transparent)]
+    S3(#[from] S3Error),
+}
+
+/// What the flags say, with files read.
+#[derive(Clone, Debug)]
+pub struct Urls {
+    /// Where keys and secrets are.
+    pub records: RecordsUrl,
+    /// Where blobs are.
+    pub objects: ObjectsUrl,
+}
+
+impl Urls {
+    /// From the flags.
+    ///
+    /// # Errors
+    /// When the file that holds one cannot be read or holds none.
+    pub fn of(args: &Args) -> Result<Self, EnginesError> {
+        let records = match &args.records_file {
+            None => args.records.clone(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| {
+                    let path = path.clone();
+                    EnginesError::UrlFile { path, source }
+                })?;
+                text.trim().parse().map_err(|reason| {
+                    let path = path.clone();
+                    EnginesError::Url { path, reason }
+                })?
+            }
+        };
+        Ok(Self {
+            records,
+            objects: args.objects.clone(),
+        })
+    }
+}
+
+/// Opens both.
+///
+/// # Errors
+/// As [`EnginesError`] says.
+pub async fn open(
+    data_dir: &Path,
+    urls: &Urls,
+) -> Result<(Arc<dyn Records>, Arc<dyn Objects>), EnginesError> {
+    let records: Arc<dyn Records> = match &urls.records {
+        RecordsUrl::Embedded => Arc::new(Embedded::open(&data_dir.join("records"))?),
+        RecordsUrl::Postgres(url) => Arc::new(Postgres::connect(url).await?),
+    };
+    let objects: Arc<dyn Objects> = match &urls.objects {
+        ObjectsUrl::Files => {
+            let path = data_dir.join("objects");
+            let files = Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
+            Arc::new(files)
+        }
+        ObjectsUrl::S3(url) => Arc::new(S3::open(url)?),
+    };
+    Ok((records, objects))
+}
