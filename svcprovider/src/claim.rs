@@ -217,6 +217,12 @@ mod tests {
         assert!(claim(two.path(), 2, &tree).make().await.unwrap());
         let shutdown = Shutdown::new();
         claim(one.path(), 1, &tree).confirm(shutdown.clone()).await;
-        assert!(shutdown.outcome().unwrap_err().to_string().contains("10.0.0.2"));
+        assert!(
+            shutdown
+                .outcome()
+                .unwrap_err()
+                .to_string()
+                .contains("10.0.0.2")
+        );
     }
 }

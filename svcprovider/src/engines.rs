@@ -9,10 +9,9 @@ use thiserror::Error;
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::objects::Objects;
 use crate::objects::files::Files;
-use crate::objects::s3::{S3, S3Error};
 use crate::records::Records;
 use crate::records::embedded::{Embedded, OpenError};
-use crate::records::postgres::{Postgres, PostgresError};
+use crate::records::postgres::{ConfigError, Postgres};
 
 /// Why an engine does not open.
 #[derive(Debug, Error)]
@@ -38,7 +37,7 @@ pub enum EnginesError {
     Embedded(#[from] OpenError),
     /// The database.
     #[error(transparent)]
-    Postgres(#[from] PostgresError),
+    Postgres(#[from] ConfigError),
     /// The directory of blobs.
     #[error("open the directory of blobs {}", path.display())]
     Files {
@@ -47,9 +46,9 @@ pub enum EnginesError {
         /// Why not.
         source: io::Error,
     },
-    /// The bucket.
-    #[error(transparent)]
-    S3(#[from] S3Error),
+    /// Not yet.
+    #[error("S3 is not there yet")]
+    NoS3,
 }
 
 /// What the flags say, with files read.
@@ -87,25 +86,26 @@ impl Urls {
     }
 }
 
+/// Where records are, and where the bytes of blobs.
+pub type Engines = (Arc<dyn Records>, Arc<dyn Objects>);
+
 /// Opens both.
 ///
 /// # Errors
 /// As [`EnginesError`] says.
-pub async fn open(
-    data_dir: &Path,
-    urls: &Urls,
-) -> Result<(Arc<dyn Records>, Arc<dyn Objects>), EnginesError> {
+pub fn open(data_dir: &Path, urls: &Urls) -> Result<Engines, EnginesError> {
     let records: Arc<dyn Records> = match &urls.records {
         RecordsUrl::Embedded => Arc::new(Embedded::open(&data_dir.join("records"))?),
-        RecordsUrl::Postgres(url) => Arc::new(Postgres::connect(url).await?),
+        RecordsUrl::Postgres(url) => Arc::new(Postgres::open(url)?),
     };
     let objects: Arc<dyn Objects> = match &urls.objects {
         ObjectsUrl::Files => {
             let path = data_dir.join("objects");
-            let files = Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
+            let files =
+                Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
             Arc::new(files)
         }
-        ObjectsUrl::S3(url) => Arc::new(S3::open(url)?),
+        ObjectsUrl::S3(_) => return Err(EnginesError::NoS3),
     };
     Ok((records, objects))
 }

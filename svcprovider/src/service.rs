@@ -104,7 +104,7 @@ impl Service {
         let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
         let urls = engines::Urls::of(&args)?;
         let unconfirmed = claim(&args, &urls).await?;
-        let (records, objects) = engines::open(&args.data_dir, &urls).await?;
+        let (records, objects) = engines::open(&args.data_dir, &urls)?;
         let blobs = Blobs::new(
             Arc::clone(&records),
             objects,
@@ -113,7 +113,7 @@ impl Service {
                 ..Settings::default()
             },
         );
-        let keyring = Keyring::load_or_create(&args.master_key_file(), args.create_master_key)?;
+        let keyring = keyring(&args)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
         let operator = Operator {
             services: Services {
@@ -205,6 +205,15 @@ impl Service {
         let drained = tasks.drain(drain + Duration::from_secs(5)).await;
         shutdown.outcome()?;
         Ok(drained?)
+    }
+}
+
+fn keyring(args: &Args) -> Result<Keyring, KeyringError> {
+    let path = args.master_key_file();
+    if args.create_master_key {
+        Keyring::load_or_create(&path)
+    } else {
+        Keyring::load(&path)
     }
 }
 

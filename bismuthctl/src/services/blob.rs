@@ -52,7 +52,9 @@ struct Listed {
     size: u64,
     content_type: Option<String>,
     modified_ms: u64,
-    sha256: String,
+    /// Where svcprovider lists it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
 }
 
 pub(crate) async fn run(args: Blob, output: &mut Output<'_>) -> Result<(), Error> {
@@ -175,9 +177,21 @@ async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Resul
                 size::show(blob.size),
                 blob.content_type.clone().unwrap_or("-".to_owned()),
                 time(blob.modified_ms),
-                blob.sha256.clone(),
+                blob.sha256.clone().unwrap_or("-".to_owned()),
             ]);
         }
         table.render()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_may_be_listed_without_its_digest() {
+        let listed = r#"{"key":"k","etag":"\"1\"","size":3,"modified_ms":5}"#;
+        let listed: Listed = serde_json::from_str(listed).unwrap();
+        assert_eq!((listed.sha256, listed.content_type), (None, None));
+    }
 }

@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Operator, only};
+use super::{Operator, only, secrets_failed};
 use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
@@ -57,7 +57,10 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<B
     for name in left.by_ref().take(page.limit.get()) {
         groups.push(group(operator, name).await?);
     }
-    let next = left.next().and(groups.last()).map(|last| last.group.clone());
+    let next = left
+        .next()
+        .and(groups.last())
+        .map(|last| last.group.clone());
     let mut document = json!({ "groups": groups });
     if let Some(next) = next {
         document["next"] = next.into();
@@ -75,11 +78,7 @@ pub(super) async fn one(
     if head.method == Method::DELETE {
         return purge(operator, name).await;
     }
-    only(
-        head,
-        &[Method::GET, Method::HEAD],
-        "GET, HEAD, DELETE",
-    )?;
+    only(head, &[Method::GET, Method::HEAD], "GET, HEAD, DELETE")?;
     let found = group(operator, name.as_str()).await?;
     if found.kv.count == 0 && found.blob.count == 0 && found.secrets == 0 {
         let detail = format!("the group {} has nothing", name.as_str());
@@ -94,7 +93,12 @@ async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
         group: name.to_owned(),
         kv: records.usage(name, Space::Kv).await?.into(),
         blob: operator.services.blobs.usage(name).await?.into(),
-        secrets: operator.secrets.list(name).await?.len(),
+        secrets: operator
+            .secrets
+            .list(name)
+            .await
+            .map_err(secrets_failed)?
+            .len(),
     })
 }
 
@@ -128,7 +132,8 @@ async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body
             break;
         }
     }
-    let secrets = operator.secrets.purge(group).await?;
+    let secrets = operator.secrets.purge(group).await;
+    let secrets = secrets.map_err(secrets_failed)?;
     tracing::info!(group, kv, blobs, secrets, "purged a group");
     listing::json(&json!({ "kv": kv, "blobs": blobs, "secrets": secrets }))
 }

@@ -32,7 +32,7 @@ use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
 use crate::http::{Caller, Services};
-use crate::secrets::Secrets;
+use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
 #[derive(Clone)]
@@ -63,10 +63,8 @@ impl Operator {
         let path = head.uri.path();
         if path == "/rewrap" {
             only(head, &[Method::POST], "POST")?;
-            let done = self.secrets.rewrap().await?;
-            return listing::json(
-                &json!({ "groups": done.groups, "master_key": done.master_key }),
-            );
+            let done = self.secrets.rewrap().await.map_err(secrets_failed)?;
+            return listing::json(&json!({ "groups": done.groups, "master_key": done.master_key }));
         }
         let Some(rest) = path.strip_prefix("/group") else {
             return Err(unknown_path());
@@ -109,6 +107,22 @@ fn only(head: &Parts, methods: &[Method], allowed: &'static str) -> Result<(), R
     }
 }
 
+/// Operators are told what is wrong: they mend it.
+fn secrets_failed(error: SecretError) -> Refusal {
+    let detail = bismuth_daemon::exit::chain(&error);
+    let (status, code) = match error {
+        SecretError::Engine(error) => return error.into(),
+        SecretError::Size { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        SecretError::TooMany => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
+        SecretError::Outrun { .. } => (StatusCode::CONFLICT, "contended"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_broken"),
+    };
+    if status.is_server_error() {
+        tracing::error!(error = detail, "secrets are broken");
+    }
+    Refusal::new(status, code, detail)
+}
+
 fn unauthorized() -> Refusal {
     let detail = "the request does not carry the operator's token, which is in svcprovider's --operator-token-file";
     let challenge = HeaderValue::from_static("Bearer realm=\"bismuth operator\"");
@@ -116,6 +130,7 @@ fn unauthorized() -> Refusal {
 }
 
 fn unknown_path() -> Refusal {
-    let detail = "there are /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
+    let detail =
+        "there are /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_path", detail)
 }

@@ -13,7 +13,7 @@ use crate::http::Key;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
 use crate::http::{body, listing};
-use crate::secrets::MAX_VALUE_BYTES;
+use crate::secrets::{MAX_VALUE_BYTES, SecretError};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
@@ -27,7 +27,8 @@ pub(super) async fn answer(
     let (secrets, group) = (&operator.secrets, group.as_str());
     if name.is_empty() {
         only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-        let listed = secrets.list(group).await?;
+        let listed = secrets.list(group).await;
+        let listed = listed.map_err(super::secrets_failed)?;
         let listed: Vec<_> = listed
             .iter()
             .map(|s| json!({ "name": s.name, "version": s.version, "modified_ms": s.modified_ms }))
@@ -38,8 +39,8 @@ pub(super) async fn answer(
         && head.method == Method::POST
     {
         let (name, value) = (Key::from_path(name)?, value(body).await?);
-        let rotated = secrets.rotate(group, name.as_str(), &value).await?;
-        let version = rotated.ok_or_else(|| unknown(&name))?;
+        let version = secrets.rotate(group, &name, &value).await;
+        let version = version.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str(), "version": version }));
     }
     only(
@@ -49,15 +50,14 @@ pub(super) async fn answer(
     )?;
     let name = Key::from_path(name)?;
     if head.method == Method::DELETE {
-        if !secrets.delete(group, name.as_str()).await? {
-            return Err(unknown(&name));
-        }
+        let deleted = secrets.delete(group, &name).await;
+        deleted.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str() }));
     }
     let value = value(body).await?;
-    let set = secrets.set(group, name.as_str(), &value).await?;
-    let mut response =
-        listing::json(&json!({ "name": name.as_str(), "version": set.version }))?;
+    let set = secrets.set(group, &name, &value).await;
+    let set = set.map_err(|error| refusal(error, &name))?;
+    let mut response = listing::json(&json!({ "name": name.as_str(), "version": set.version }))?;
     if set.created {
         *response.status_mut() = StatusCode::CREATED;
     }
@@ -74,7 +74,12 @@ async fn value(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     Ok(Zeroizing::new(bytes.to_vec()))
 }
 
-fn unknown(name: &Key) -> Refusal {
-    let detail = format!("there is no secret {:?} in the group", name.as_str());
-    Refusal::new(StatusCode::NOT_FOUND, "unknown_secret", detail)
+fn refusal(error: SecretError, name: &Key) -> Refusal {
+    match error {
+        SecretError::NotFound => {
+            let detail = format!("there is no secret {:?} in the group", name.as_str());
+            Refusal::new(StatusCode::NOT_FOUND, "unknown_secret", detail)
+        }
+        error => super::secrets_failed(error),
+    }
 }

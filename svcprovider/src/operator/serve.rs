@@ -71,7 +71,10 @@ async fn serve(
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+    if tokio::time::timeout(drain, connections.wait())
+        .await
+        .is_err()
+    {
         warn!(
             connections = connections.len(),
             "connections of operators did not end in time"
@@ -104,7 +107,10 @@ async fn accept(
             let service = |request, _client| operator.answer(request);
             let served = serve_connection(stream, peer, &limits, shutdown.cancelled(), service);
             if let Err(error) = served.await {
-                debug!(error = bismuth_daemon::exit::chain(&error), "an operator's connection ended early");
+                debug!(
+                    error = bismuth_daemon::exit::chain(&error),
+                    "an operator's connection ended early"
+                );
             }
         });
     }

@@ -222,7 +222,7 @@ impl Launcher {
                 .clone()
                 .or_else(|| Some(image.config.user.clone())),
             ids: range,
-            exec: matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)),
+            init: init_comes_first(&slot.definition),
         };
         blocking(move || ground::make(&wish)).await
     }
