@@ -133,6 +133,12 @@ pub enum Command {
     Blob(Blob),
     /// What functions keep, as a whole.
     Group(Group),
+    /// Whose the services' embedded store is: at most one node has one.
+    Store {
+        /// What to do about it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Show a record in ZooKeeper as JSON.
     Show {
         /// Its path, with or without the environment in front: /node/127.0.0.1 or /default/node/127.0.0.1.
@@ -311,6 +317,18 @@ pub struct Logs {
     /// The API.
     #[arg(long, env = "BISMUTH_API", default_value = "http://127.0.0.1:8002")]
     pub api: http::Uri,
+}
+
+/// What to do about the embedded store.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Show whose it is.
+    Show,
+    /// Let another node have the services' data: for a store that is lost, or was moved to an engine that nodes share.
+    Release {
+        /// The node that has it now, so that nobody else's is released.
+        node: Ipv4Addr,
+    },
 }
 
 /// Refused here and not after a wait.

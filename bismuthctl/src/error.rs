@@ -178,6 +178,9 @@ pub enum Error {
     /// A mirror makes no sense.
     #[error(transparent)]
     Mirror(#[from] InvalidEndpoint),
+    /// Somebody else's, or nobody's.
+    #[error("{}", crate::store::not_held(.0))]
+    StoreNotHeld(std::net::Ipv4Addr),
     /// Contradictions are left.
     #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
     Contradictions(usize, bool),

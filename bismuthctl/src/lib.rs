@@ -26,6 +26,7 @@ mod rollout;
 pub mod services;
 mod session;
 mod size;
+mod store;
 
 use std::io::Write;
 
@@ -95,6 +96,7 @@ async fn in_session(
             functions::remove_backend(session, id, ip, container).await
         }
         Command::Consistency { repair } => consistency::run(session, repair, output).await,
+        Command::Store { command } => store::run(session, command, output).await,
         Command::Show { path } => consistency::record(session, &path, output).await,
         // Those without a session are done with before.
         Command::Invoke(_)
