@@ -217,6 +217,9 @@ impl Running {
 pub(super) struct Output {
     first: Option<Bytes>,
     running: Option<Running>,
+    /// Told after one turn, in which hyper flushes what came before the break: an answer of which
+    /// nothing arrives looks like a request that was never begun.
+    broken: Option<Broken>,
 }
 
 impl Output {
@@ -224,6 +227,7 @@ impl Output {
         Self {
             first: Some(first),
             running: Some(running),
+            broken: None,
         }
     }
 }
@@ -240,23 +244,27 @@ impl http_body::Body for Output {
         if let Some(first) = this.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
+        if let Some(broken) = this.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Source(Box::new(broken)))));
+        }
         let Some(running) = &mut this.running else {
             return Poll::Ready(None);
         };
-        let end = match ready!(running.poll_next(context)) {
+        let broken = match ready!(running.poll_next(context)) {
             Ok(Next::Printed(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
             // Too late for the status; the code is a trailer, and a signal breaks the answer off.
             Ok(Next::Ended(Exit::Code(code))) => {
-                Ok(HeaderMap::from_iter([(EXIT_CODE, HeaderValue::from(code))]))
+                this.running = None;
+                let trailers = HeaderMap::from_iter([(EXIT_CODE, HeaderValue::from(code))]);
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
-            Ok(Next::Ended(killed @ Exit::Signal(_))) => Err(Broken::Killed(killed)),
-            Err(broken) => Err(broken),
+            Ok(Next::Ended(killed @ Exit::Signal(_))) => Broken::Killed(killed),
+            Err(broken) => broken,
         };
         this.running = None;
-        Poll::Ready(Some(
-            end.map(Frame::trailers)
-                .map_err(|broken| BodyError::Source(Box::new(broken))),
-        ))
+        this.broken = Some(broken);
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -377,6 +385,32 @@ mod tests {
             program.ends(Exit::Code(0));
             assert_eq!(printed(&mut running).await, "ok\n");
             assert_eq!(ended(&mut running).await, Exit::Code(0));
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_before_a_break_has_a_turn_to_go_out() {
+        locally(async {
+            let (mut running, mut program) = Program::start(Body::empty());
+            program.stdout.write_all(b"part").unwrap();
+            program.ends(Exit::Signal(9));
+            let first = printed(&mut running).await;
+            let mut output = pin!(Output::new(running, first));
+            let mut seen = Vec::new();
+            std::future::poll_fn(|context| {
+                let polled = http_body::Body::poll_frame(output.as_mut(), context);
+                seen.push(match polled {
+                    Poll::Pending => "turn",
+                    Poll::Ready(Some(Ok(_))) => "data",
+                    Poll::Ready(Some(Err(_))) => "break",
+                    Poll::Ready(None) => return Poll::Ready(()),
+                });
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            assert_eq!(seen, ["data", "turn", "break"]);
         })
         .await;
     }
