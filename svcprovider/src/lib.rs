@@ -13,3 +13,4 @@ mod durable;
 pub mod http;
 pub mod objects;
 pub mod records;
+pub mod secrets;
