@@ -114,6 +114,45 @@ async fn a_second_process_is_refused_and_told_the_pid_of_the_first() {
 }
 
 #[tokio::test]
+async fn no_value_of_a_secret_and_no_key_is_in_any_file_of_the_store() {
+    use crate::secrets::{Keys, key, set};
+    let (world, keys) = (OnDisk::new(), Keys::new());
+    let secrets = keys.secrets(world.records());
+    let canary = |n: usize, turn: &str| format!("canary-{n:02}-{turn}-of-many-bytes");
+    for n in 0..20 {
+        let name = format!("name-{n:02}");
+        // Some are large enough to be kept apart.
+        let padding = ".".repeat(n * 1000);
+        for turn in ["set", "rotated"] {
+            set(
+                &secrets,
+                "group",
+                &name,
+                &format!("{}{padding}", canary(n, turn)),
+            )
+            .await;
+        }
+    }
+    keys.write(&["second", "first"]);
+    secrets.rewrap().await.unwrap();
+    secrets.delete("group", &key("name-07")).await.unwrap();
+
+    let files = files_below(world.dir.path());
+    let bytes: Vec<Vec<u8>> = files.iter().map(|it| std::fs::read(it).unwrap()).collect();
+    let has = |needle: &str| {
+        let needle = needle.as_bytes();
+        bytes
+            .iter()
+            .any(|file| file.windows(needle.len()).any(|it| it == needle))
+    };
+    // Names are keys of records: it is the right place to look.
+    assert!(has("v/name-03"));
+    assert!(!has("canary"));
+    // The bytes of the master keys.
+    assert!(!has("first.......") && !has("second......"));
+}
+
+#[tokio::test]
 async fn an_object_that_was_damaged_on_disk_breaks_off_before_its_end() {
     use futures_util::TryStreamExt as _;
     let world = OnDisk::new();

@@ -11,6 +11,7 @@ mod embedded;
 mod objects;
 mod postgres;
 mod records;
+mod secrets;
 mod world;
 
 /// Calls `$with!` with all cases of the suite.
@@ -67,6 +68,31 @@ macro_rules! for_every_case {
             blobs::quota::replaced_and_deleted_objects_are_collected,
             blobs::quota::writers_of_one_key_leave_one_whole_blob,
             blobs::quota::readers_see_the_old_blob_or_the_new_one_whole,
+            secrets::basics::a_secret_is_read_back_with_its_version_and_the_one_before,
+            secrets::basics::only_what_is_there_is_rotated_or_deleted,
+            secrets::basics::values_of_every_length_that_is_allowed_are_kept_and_no_other,
+            secrets::basics::secrets_are_listed_by_name_without_their_values,
+            secrets::basics::groups_do_not_see_each_other_s_secrets,
+            secrets::basics::names_of_any_text_are_kept_apart,
+            secrets::basics::secrets_are_there_after_reopening,
+            secrets::basics::the_last_secret_takes_everything_of_its_group_with_it,
+            secrets::basics::a_purge_removes_one_group_and_leaves_the_others,
+            secrets::basics::a_group_has_as_many_secrets_as_it_may,
+            secrets::contention::every_change_of_many_writers_is_made_once,
+            secrets::contention::readers_see_whole_values_in_their_order,
+            secrets::tampering::swapped_records_are_refused,
+            secrets::tampering::an_older_record_that_was_put_back_is_refused,
+            secrets::tampering::an_older_manifest_that_was_put_back_is_refused,
+            secrets::tampering::a_flipped_bit_is_refused_wherever_it_is,
+            secrets::tampering::a_removed_record_is_refused_and_not_said_to_be_missing,
+            secrets::tampering::an_added_record_is_refused,
+            secrets::tampering::the_records_of_another_group_are_refused,
+            secrets::tampering::deleting_repairs_a_record_and_purging_a_group,
+            secrets::rewrap::secrets_are_read_and_written_while_their_keys_are_sealed_anew,
+            secrets::rewrap::a_key_that_another_node_uses_first_is_looked_for_in_the_file,
+            secrets::rewrap::a_missing_master_key_is_named_and_breaks_its_groups_only,
+            secrets::rewrap::another_key_under_the_same_id_opens_nothing,
+            secrets::rewrap::a_file_that_cannot_be_used_changes_nothing,
         }
     };
 }
