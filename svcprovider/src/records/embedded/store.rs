@@ -12,7 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use redb::{Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use thiserror::Error;
 
 use super::tables;
@@ -86,7 +86,7 @@ impl Store {
         })?;
         let lock = lock(dir)?;
         let path = dir.join("records.redb");
-        let opened = open(&path).and_then(|database| {
+        let opened = open_or_create(&path).and_then(|database| {
             durable::sync_dir(dir)?;
             Ok(database)
         });
@@ -211,14 +211,35 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
+fn open_or_create(path: &Path) -> Result<Database, redb::Error> {
+    if path.try_exists()? {
+        open(path)
+    } else {
+        create(path)
+    }
+}
+
 fn open(path: &Path) -> Result<Database, redb::Error> {
+    Ok(builder().open(path)?)
+}
+
+/// Makes a file under another name and gives it its own when all is in it: redb refuses to open one whose making was broken off.
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    let unfinished = path.with_extension("new");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    let database = builder().create(&unfinished)?;
+    create_tables(&database)?;
+    fs::rename(&unfinished, path)?;
+    Ok(database)
+}
+
+fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    let database = builder.create(path)?;
-    if begin_read(&database)?.list_tables()?.next().is_none() {
-        create_tables(&database)?;
-    }
-    Ok(database)
+    builder
 }
 
 /// So that no reader meets a table that is not there.
