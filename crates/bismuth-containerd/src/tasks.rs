@@ -15,6 +15,7 @@
 
 mod rpc;
 mod runtime;
+mod shim_socket;
 mod teardown;
 
 use std::collections::HashMap;

@@ -15,7 +15,10 @@ use containerd_client::types::v1::{Process, Status as WireStatus};
 use prost_types::Any;
 
 use super::runtime::{RUNTIME, SHIM_GROUP_ANNOTATION};
-use super::{ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks};
+use super::{
+    ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks, TeardownError,
+    shim_socket, teardown,
+};
 use crate::client::{CallClass, Containerd, MAX_MESSAGE, NamespacedChannel, ServerProcess};
 use crate::error::{Error, Result};
 use crate::events::{TaskEvents, system_time};
@@ -170,6 +173,12 @@ impl Tasks for Containerd {
 
     fn events(&self) -> TaskEvents {
         self.task_events()
+    }
+
+    async fn teardown(&self, id: &str) -> Result<(), TeardownError> {
+        teardown::run(self, id).await?;
+        shim_socket::remove_stale(self, id).await;
+        Ok(())
     }
 }
 

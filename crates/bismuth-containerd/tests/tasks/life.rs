@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bismuth_containerd::tasks::{RuntimeOptions, SIGTERM, Stdio, Tasks};
 use bismuth_containerd::{Error, TaskEvent, TaskStatus};
 use bismuth_testkit::eventually;
@@ -186,5 +186,31 @@ async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
         }
     }
     node.client.teardown(&id).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_socket_of_a_shim_that_was_never_finished_goes_with_the_container() -> Result<()> {
+    let node = Node::start().await?;
+    let sockets = node.server.dir().join("run/s");
+    let (id, _pid) = node.run(node.container("exec sleep 1000")?).await?;
+    let [live] = &std::fs::read_dir(&sockets)?.collect::<Result<Vec<_>, _>>()?[..] else {
+        bail!("not one socket");
+    };
+    let live = live.path();
+    node.client.teardown(&id).await?;
+    eventually("its shim is gone", SOON, async || {
+        if live.exists() {
+            Err(format!("{}", live.display()))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    // As containerd leaves it when the call that starts a shim is cut off.
+    drop(std::os::unix::net::UnixListener::bind(&live)?);
+    ensure!(live.exists(), "the socket was not made");
+    node.client.teardown(&id).await?;
+    ensure!(!live.exists(), "{} is left", live.display());
     Ok(())
 }
