@@ -177,7 +177,7 @@ impl Tasks for Containerd {
 
     async fn teardown(&self, id: &str) -> Result<(), TeardownError> {
         teardown::run(self, id).await?;
-        shim_socket::remove_stale(self, id).await;
+        shim_socket::remove(self, id).await;
         Ok(())
     }
 }

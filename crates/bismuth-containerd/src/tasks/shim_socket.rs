@@ -1,5 +1,11 @@
-//! The socket of a shim, which containerd leaves behind when the call that starts the shim is cut off: bismuthd was killed, or a
-//! deadline passed. The task is not there then, nothing listens, and nobody else removes the file.
+//! A shim that containerd forgot: when the call that starts it is cut off (bismuthd was killed, or a deadline passed), containerd
+//! may leave behind the shim's socket, and the shim itself behind it. The task is not there then, so nobody else ends them.
+//!
+//! ```text
+//!   task gone ─► socket? ─┬─ none ──► nothing is left          (the usual end: the shim removes it)
+//!                         ├─ nobody listens ──► remove it
+//!                         └─ still served after 2 s ──► kill the shim of that id, remove it
+//! ```
 //!
 //! containerd `pkg/shim/util_unix.go` (`runtime/v2/shim` in 1.6), `SocketAddress`: `/run/containerd/s/{sha256 of
 //! "{address of containerd}/{namespace}/{container id}"}`, a path in containerd's own mount namespace.
@@ -7,6 +13,10 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
@@ -22,34 +32,100 @@ fn socket_name(containerd: &Path, namespace: &str, id: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Removes the socket of a container whose task is gone, if it is there and nobody listens.
-pub(super) async fn remove_stale(containerd: &Containerd, id: &str) {
-    // Whatever is in the way is found again by the next teardown, and costs an empty file until then.
+/// How long a shim whose task was deleted may take to end by itself; normally milliseconds.
+const GOES_BY_ITSELF: Duration = Duration::from_secs(2);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What there is of a socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Socket {
+    Gone,
+    Stale,
+    Served,
+}
+
+/// Removes what is left of the shim of a container whose task is gone.
+pub(super) async fn remove(containerd: &Containerd, id: &str) {
+    // Whatever is in the way here costs a process or an empty file, and is no reason to keep the container's record.
     let Ok(server) = containerd.server_process().await else {
         return;
     };
     let name = socket_name(containerd.socket(), containerd.namespace(), id);
     // As that process sees it: it may have a mount namespace of its own.
     let path = PathBuf::from(format!("/proc/{}/root/{SOCKETS}/{name}", server.pid));
-    let removed = tokio::task::spawn_blocking(move || remove_unless_served(&path)).await;
-    match removed {
-        Ok(Ok(true)) => tracing::info!(
-            container = id,
-            "removed the socket of a shim that never was"
-        ),
-        Ok(Err(error)) => tracing::debug!(container = id, %error, "cannot remove a shim's socket"),
-        Ok(Ok(false)) | Err(_) => {}
+    let end = Instant::now() + GOES_BY_ITSELF;
+    while look(&path) == Socket::Served && Instant::now() < end {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let found = look(&path);
+    if found == Socket::Gone {
+        return;
+    }
+    let (namespace, id) = (containerd.namespace().to_owned(), id.to_owned());
+    let removed = tokio::task::spawn_blocking(move || {
+        let killed = match found {
+            Socket::Served => kill_shims(&namespace, &id)?,
+            Socket::Stale | Socket::Gone => 0,
+        };
+        std::fs::remove_file(&path)?;
+        io::Result::Ok((id, killed))
+    });
+    match removed.await {
+        Ok(Ok((id, killed))) => {
+            tracing::info!(
+                container = id,
+                killed,
+                "removed what containerd left of a shim"
+            );
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "cannot remove what containerd left of a shim"),
+        Err(_panicked) => {}
     }
 }
 
-fn remove_unless_served(path: &Path) -> io::Result<bool> {
+fn look(path: &Path) -> Socket {
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map(|()| true)
-        }
-        // A shim answers, or there is nothing.
-        _ => Ok(false),
+        Ok(_) => Socket::Served,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Socket::Stale,
+        Err(_) => Socket::Gone,
     }
+}
+
+/// Kills the shims that were started for a container; returns how many.
+fn kill_shims(namespace: &str, id: &str) -> io::Result<usize> {
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            continue;
+        };
+        // Opened before it is looked at, so that it is the one that is killed. It may have ended since it was listed.
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        if is_shim_of(&command.unwrap_or_default(), namespace, id) {
+            pidfd_send_signal(&pidfd, Signal::KILL)?;
+            killed += 1;
+        }
+    }
+    Ok(killed)
+}
+
+/// `containerd-shim-… -namespace NAMESPACE -id ID …`, as containerd starts them.
+fn is_shim_of(command: &[u8], namespace: &str, id: &str) -> bool {
+    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+    let has = |flag: &[u8], value: &str| {
+        let mut pairs = words.windows(2);
+        pairs.any(|pair| pair[0] == flag && pair[1] == value.as_bytes())
+    };
+    let program = words.first().copied().unwrap_or_default();
+    let program = program.rsplit(|byte| *byte == b'/').next();
+    program.is_some_and(|name| name.starts_with(b"containerd-shim"))
+        && has(b"-namespace", namespace)
+        && has(b"-id", id)
 }
 
 #[cfg(test)]
@@ -59,14 +135,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_socket_that_nobody_serves_is_removed() {
+    fn a_socket_is_served_stale_or_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        assert!(!remove_unless_served(&path).unwrap());
+        assert_eq!(look(&path), Socket::Gone);
         let served = UnixListener::bind(&path).unwrap();
-        assert!(!remove_unless_served(&path).unwrap());
+        assert_eq!(look(&path), Socket::Served);
         drop(served);
-        assert!(remove_unless_served(&path).unwrap());
-        assert!(!path.exists());
+        assert_eq!(look(&path), Socket::Stale);
+    }
+
+    #[test]
+    fn only_the_shim_of_that_container_is_meant() {
+        let command =
+            b"/usr/bin/containerd-shim-runc-v2\0-namespace\0bismuth\0-id\0a\0-address\0/c.sock\0";
+        assert!(is_shim_of(command, "bismuth", "a"));
+        assert!(!is_shim_of(command, "bismuth", "b"));
+        assert!(!is_shim_of(command, "other", "a"));
+        assert!(!is_shim_of(
+            b"vi\0-namespace\0bismuth\0-id\0a",
+            "bismuth",
+            "a"
+        ));
+        assert!(!is_shim_of(b"", "bismuth", "a"));
     }
 }

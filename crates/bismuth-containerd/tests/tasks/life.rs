@@ -1,5 +1,7 @@
 //! What happens to a container when nothing breaks.
 
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -208,7 +210,13 @@ async fn the_socket_of_a_shim_that_was_never_finished_goes_with_the_container() 
     })
     .await;
     // As containerd leaves it when the call that starts a shim is cut off.
-    drop(std::os::unix::net::UnixListener::bind(&live)?);
+    let dir = std::fs::File::open(&sockets)?;
+    let name = live.file_name().context("no name")?;
+    // A socket's path must be short.
+    let short = Path::new("/proc/self/fd")
+        .join(dir.as_raw_fd().to_string())
+        .join(name);
+    drop(std::os::unix::net::UnixListener::bind(short)?);
     ensure!(live.exists(), "the socket was not made");
     node.client.teardown(&id).await?;
     ensure!(!live.exists(), "{} is left", live.display());
