@@ -18,7 +18,7 @@ state=$run/node
 # Daemons first, then their containers, then what they all stand on.
 stop_all() {
     local daemon
-    for daemon in bismuthfe bismuth-api bismuthd; do stop "$daemon"; done
+    for daemon in bismuthfe bismuth-api bismuthd svcprovider; do stop "$daemon"; done
     if containerd_answers "$(containerd_socket)" >/dev/null 2>&1; then end_containers; fi
     stop containerd
     stop zookeeper
@@ -39,9 +39,12 @@ end_containers() {
 start_daemons() {
     local socket
     socket=$(containerd_socket)
-    say "Starting bismuthd, bismuth-api, bismuthfe"
+    say "Starting bismuthd, svcprovider, bismuth-api, bismuthfe"
     serve bismuthd http://127.0.0.1:8011/readyz "$bin/bismuthd" --node-ip 127.0.0.1 --containerd "$socket" \
-        --containerd-root "$(containerd_root)" --state-dir "$state" --init "$bin/static/bismuth-init"
+        --containerd-root "$(containerd_root)" --state-dir "$state" --init "$bin/static/bismuth-init" \
+        --svcprovider-socket "$state/svcprovider.sock"
+    serve svcprovider http://127.0.0.1:8012/readyz "$bin/svcprovider" --node-ip 127.0.0.1 --data-dir "$run/services" \
+        --socket "$state/svcprovider.sock" --create-master-key
     serve bismuth-api http://127.0.0.1:8002/readyz "$bin/bismuth-api"
     serve bismuthfe http://127.0.0.1:8010/readyz "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
 }

@@ -14,6 +14,7 @@ bin=${CARGO_TARGET_DIR:-$root/target}/$profile
 # The same variables that the programs read.
 export BISMUTH_ZOOKEEPER=${BISMUTH_ZOOKEEPER:-127.0.0.1:2181}
 export BISMUTH_ZOOKEEPER_ENV=${BISMUTH_ZOOKEEPER_ENV:-default}
+export BISMUTH_SVCPROVIDER_TOKEN_FILE=${BISMUTH_SVCPROVIDER_TOKEN_FILE:-$run/services/operator.token}
 own_containerd=$run/containerd/containerd.sock
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }

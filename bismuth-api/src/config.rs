@@ -1,11 +1,13 @@
 //! How the API is told what to be: flags, each with an environment variable.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
 use bismuth_model::{Environment, Hostname};
+use bismuth_operator::{DEFAULT_TOKEN_FILE, DEFAULT_URL};
 use clap::Parser;
 
 /// The control plane of Bismuth over HTTP: functions, nodes, logs.
@@ -39,7 +41,15 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
     pub zookeeper_env: Environment,
 
-    /// How long ZooKeeper may take over one call before it is answered with 503.
+    /// The operator's surface of svcprovider, for secrets and for deleting data with functions.
+    #[arg(long, env = "BISMUTH_SVCPROVIDER", value_name = "URL", default_value = DEFAULT_URL)]
+    pub svcprovider: http::Uri,
+
+    /// The file with svcprovider's token, which only its owner may read. It is read anew for every call.
+    #[arg(long, env = "BISMUTH_SVCPROVIDER_TOKEN_FILE", value_name = "FILE", default_value = DEFAULT_TOKEN_FILE)]
+    pub svcprovider_token_file: PathBuf,
+
+    /// How long ZooKeeper or svcprovider may take over one call before it is answered with 503.
     #[arg(long, env = "BISMUTH_API_ANSWER_WITHIN", default_value = "950ms", value_parser = humantime::parse_duration)]
     pub answer_within: Duration,
 

@@ -1,6 +1,8 @@
 //! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457) in the same form as
 //! all programs of Bismuth, plus the `field` at fault where there is one.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bismuth_daemon::exit::chain;
@@ -20,7 +22,9 @@ const RETRY_AFTER_SECONDS: u32 = 2;
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
+    /// Who says so.
+    pub(crate) component: Cow<'static, str>,
     pub(crate) detail: String,
     pub(crate) field: Option<String>,
     /// Seconds after which the same call may succeed.
@@ -43,10 +47,15 @@ struct Document<'a> {
 }
 
 impl Failure {
-    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
             status,
-            code,
+            code: code.into(),
+            component: COMPONENT.into(),
             detail: detail.into(),
             field: None,
             retry_after: None,
@@ -116,8 +125,8 @@ impl Failure {
         let document = Document {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
-            code: self.code,
-            component: COMPONENT,
+            code: &self.code,
+            component: &self.component,
             detail: &self.detail,
             request_id: request_id.to_str().ok(),
             retryable: self.retry_after.is_some(),
@@ -133,7 +142,12 @@ impl Failure {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(ERROR_HEADER, HeaderValue::from_static(self.code));
+        // Another program's code could be anything.
+        let code = HeaderValue::from_str(&self.code);
+        headers.insert(
+            ERROR_HEADER,
+            code.unwrap_or(HeaderValue::from_static("refused")),
+        );
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -9,7 +9,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use bismuth_model::{
     Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, ImageReference,
-    InvokeMode, Revision, Route,
+    InvokeMode, MAX_DEFINITION_BYTES, Revision, Route,
 };
 use bismuth_registry::{Function, Registry};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::purge;
 use crate::router::{Api, read_body};
 
 /// Functions on a page unless asked otherwise, and at most.
@@ -27,6 +28,21 @@ const LARGEST_PAGE: usize = 1000;
 #[derive(Debug, Serialize)]
 pub(crate) struct Named {
     id: FunctionId,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeleteQuery {
+    #[serde(default)]
+    purge: bool,
+}
+
+/// `{"id": …}`, and what became of its data if that was asked for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Deleted {
+    id: FunctionId,
+    #[serde(flatten)]
+    data: Option<purge::Data>,
 }
 
 /// A function with all its slots.
@@ -95,7 +111,7 @@ struct Summary {
 
 /// `POST /function`.
 pub(crate) async fn create(State(api): State<Api>, body: Body) -> Result<Json<Named>, Failure> {
-    let definition = definition(&read_body(body).await?)?;
+    let definition = definition(&definition_body(body).await?)?;
     let id = FunctionId::new_random();
     let make = async {
         let slots = api.placing.slots_for(&definition).await?;
@@ -153,7 +169,7 @@ pub(crate) async fn replace(
     body: Body,
 ) -> Result<Json<Shown>, Failure> {
     let id = function_id(id)?;
-    let body = read_body(body).await?;
+    let body = definition_body(body).await?;
     let given = if body.trim_ascii().is_empty() {
         None
     } else {
@@ -180,18 +196,24 @@ pub(crate) async fn replace(
         .map(Json)
 }
 
-/// `DELETE /function/{id}`.
+/// `DELETE /function/{id}?purge=`.
 pub(crate) async fn delete(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Named>, Failure> {
+    query: Result<Query<DeleteQuery>, QueryRejection>,
+) -> Result<Json<Deleted>, Failure> {
     let id = function_id(id)?;
+    let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
+    if query.purge {
+        let data = Some(purge::delete(api, id).await?);
+        return Ok(Json(Deleted { id, data }));
+    }
     api.change(&format!("delete function {id}"), async {
         Ok(api.registry.delete_function(id).await?)
     })
     .await?;
     tracing::info!(function = %id, "deleted");
-    Ok(Json(Named { id }))
+    Ok(Json(Deleted { id, data: None }))
 }
 
 async fn shown(registry: &Registry, id: FunctionId) -> Result<Shown, Failure> {
@@ -275,6 +297,18 @@ fn summary(function: Function) -> Summary {
 pub(crate) async fn known(registry: &Registry, id: FunctionId) -> Result<Function, Failure> {
     let function = registry.function(id).await?;
     function.ok_or_else(|| bismuth_registry::Error::FunctionUnknown { id }.into())
+}
+
+async fn definition_body(body: Body) -> Result<Bytes, Failure> {
+    read_body(body, MAX_DEFINITION_BYTES).await?.ok_or_else(|| {
+        let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
+        Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "definition_too_large",
+            detail,
+        )
+        .field(".")
+    })
 }
 
 fn definition(body: &Bytes) -> Result<FunctionDefinition, Failure> {

@@ -3,6 +3,7 @@
 //! ```text
 //!  deployer ──HTTP──► functions · nodes ──► schedule (pure) ──► registry: one transaction ──► ZooKeeper
 //!                         │     logs ─────► bismuthd of each node, merged by time                │ watch
+//!                         │   secrets ─► svcprovider                                             │
 //!                         │ begin                                                                │
 //!                         └──────────────► rollout: plan (pure) ──► switch, release  ◄───────────┘
 //! ```
@@ -26,11 +27,14 @@ mod metrics;
 mod nodes;
 mod openapi;
 mod placing;
+mod purge;
 mod readiness;
 pub mod rollout;
 mod router;
 pub mod schedule;
+mod secrets;
 mod service;
+mod services;
 
 pub use config::Args;
 pub use service::{Service, StartError};

@@ -12,10 +12,9 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post, put};
 use bismuth_daemon::Shutdown;
 use bismuth_http::trace;
-use bismuth_model::MAX_DEFINITION_BYTES;
 use bismuth_registry::Registry;
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
@@ -28,9 +27,10 @@ use crate::logs::LogClient;
 use crate::metrics::Metrics;
 use crate::placing::Placing;
 use crate::rollout::Rollouts;
-use crate::{functions, logs, nodes, openapi};
+use crate::services::Services;
+use crate::{functions, logs, nodes, openapi, secrets};
 
-/// A definition is at most 60 KiB; this is a slow modem's time for it.
+/// A definition is at most 60 KiB, a secret 64; this is a slow modem's time for it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How far a body that is too large is read all the same: closing before it was read resets the connection, and with it
@@ -44,6 +44,7 @@ pub(crate) struct Api {
     pub(crate) placing: Arc<Placing>,
     pub(crate) rollouts: Rollouts,
     pub(crate) logs: LogClient,
+    pub(crate) services: Services,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     /// Who is not let in.
@@ -100,6 +101,12 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/function/{id}/logs", get(logs::get))
         .route("/node", get(nodes::list))
         .route("/node/{ip}", get(nodes::get))
+        .route("/group/{group}/secret", get(secrets::list))
+        .route(
+            "/group/{group}/secret/{name}",
+            put(secrets::set).delete(secrets::delete),
+        )
+        .route("/group/{group}/secret/{name}/rotate", post(secrets::rotate))
         .route("/openapi.json", get(openapi::get))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -138,7 +145,7 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
 }
 
 fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) {
-    let (code, detail) = (failure.code, failure.detail.as_str());
+    let (code, detail) = (&*failure.code, failure.detail.as_str());
     if failure.status.is_server_error() {
         tracing::warn!(%method, route, request_id = ?id, code, detail, "not done");
     } else {
@@ -146,19 +153,10 @@ fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) 
     }
 }
 
-/// The whole body, if it is no larger than a definition may be.
-pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
-    match timeout(BODY_TIMEOUT, collect(body)).await {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => {
-            let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
-            Err(Failure::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "definition_too_large",
-                detail,
-            )
-            .field("."))
-        }
+/// The whole body, or `None` if it has more than `most` bytes.
+pub(crate) async fn read_body(body: Body, most: usize) -> Result<Option<Bytes>, Failure> {
+    match timeout(BODY_TIMEOUT, collect(body, most)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
             let detail = format!("the body broke off: {error}");
             Err(Failure::new(StatusCode::BAD_REQUEST, "body_broken", detail))
@@ -177,8 +175,7 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
     }
 }
 
-/// The whole body, or `None` if it is too large.
-async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+async fn collect(mut body: Body, most: usize) -> Result<Option<Bytes>, axum::Error> {
     let (mut collected, mut length) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
@@ -188,11 +185,11 @@ async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
         if length > READ_ON {
             break;
         }
-        if length <= MAX_DEFINITION_BYTES {
+        if length <= most {
             collected.extend_from_slice(&data);
         }
     }
-    Ok((length <= MAX_DEFINITION_BYTES).then(|| collected.freeze()))
+    Ok((length <= most).then(|| collected.freeze()))
 }
 
 async fn unknown_path(request: Request) -> Failure {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{self, BindError};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks};
+use bismuth_operator::{CallError, Surface};
 use bismuth_registry::Registry;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -20,6 +21,7 @@ use crate::placing::Placing;
 use crate::readiness;
 use crate::rollout::{self, Rollouts};
 use crate::router::{Api, router};
+use crate::services::Services;
 
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
@@ -27,20 +29,27 @@ pub enum StartError {
     /// The address is taken or not ours.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The address of svcprovider is none.
+    #[error(transparent)]
+    Svcprovider(#[from] CallError),
 }
+
+/// Part of the time that one call may take; svcprovider is on this machine or on the same network.
+const CONNECT_SVCPROVIDER: Duration = Duration::from_millis(500);
 
 /// The API, ready to run.
 pub struct Service {
     args: Args,
     listener: TcpListener,
     registry: Registry,
+    services: Services,
 }
 
 impl Service {
     /// Claims the address. Waits for nobody: ZooKeeper may come later. Call it in a tokio runtime.
     ///
     /// # Errors
-    /// When it cannot listen.
+    /// When it cannot listen, or a URL is none.
     pub fn build(args: Args) -> Result<Self, StartError> {
         let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
         let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
@@ -50,13 +59,17 @@ impl Service {
     /// The same on a registry that the caller made.
     ///
     /// # Errors
-    /// When it cannot listen.
+    /// When it cannot listen, or a URL is none.
     pub fn with_registry(args: Args, registry: Registry) -> Result<Self, StartError> {
+        let token_file = args.svcprovider_token_file.clone();
+        let surface = Surface::new(&args.svcprovider, token_file, CONNECT_SVCPROVIDER)?;
+        let services = Services::new(surface, args.answer_within);
         let listener = listen::bind(args.listen)?;
         Ok(Self {
             args,
             listener,
             registry,
+            services,
         })
     }
 
@@ -84,6 +97,7 @@ impl Service {
             placing: Arc::new(Placing::new(self.registry.clone())),
             rollouts: rollouts.clone(),
             logs: LogClient::new(self.args.node_port),
+            services: self.services,
             metrics: counted,
             shutdown: shutdown.clone(),
             answer_within: self.args.answer_within,

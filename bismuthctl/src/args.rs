@@ -1,15 +1,22 @@
 //! The command line.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+mod image;
+mod services;
 
-use bismuth_containerd::images::RegistryMirror;
+use std::net::Ipv4Addr;
+
 use bismuth_coord::Servers;
 use bismuth_model::{
     Affinity, ContainerId, Environment, FunctionId, Hostname, ImageReference, InvokeMode, SecretUse,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+pub use image::{Image, ImageCommand};
+pub use services::{
+    Blob, BlobCommand, BlobPut, Group, GroupCommand, Kv, KvCommand, KvPut, List, Secret,
+    SecretCommand, SecretValue, Services,
+};
 
 use crate::size;
 
@@ -18,7 +25,7 @@ Exit codes:
   0  done
   1  not done, or `consistency` found something, or `invoke` was answered with an error
   2  the command line is wrong, or says something that is not allowed
-  3  the function, node, container or record does not exist";
+  3  the function, node, container, record, group, key, blob or secret does not exist";
 
 /// Operates Bismuth: nodes, functions, images, and what ZooKeeper holds.
 #[derive(Debug, Parser)]
@@ -82,10 +89,7 @@ pub enum Command {
     /// Write the next revision of a function, with slots on the nodes that serve it now.
     UpdateFunction(Box<UpdateFunction>),
     /// Delete a function with its routes and backends.
-    DeleteFunction {
-        /// The function.
-        id: FunctionId,
-    },
+    DeleteFunction(DeleteFunction),
     /// Show a function and its slots, newest revision first.
     GetFunction {
         /// The function.
@@ -121,6 +125,20 @@ pub enum Command {
     },
     /// Images on the node this runs on.
     Image(Image),
+    /// Secrets of functions: set and rotated here, read by functions.
+    Secret(Secret),
+    /// Keys and values of functions.
+    Kv(Kv),
+    /// Blobs of functions.
+    Blob(Blob),
+    /// What functions keep, as a whole.
+    Group(Group),
+    /// Whose the services' embedded store is: at most one node has one.
+    Store {
+        /// What to do about it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Show a record in ZooKeeper as JSON.
     Show {
         /// Its path, with or without the environment in front: /node/127.0.0.1 or /default/node/127.0.0.1.
@@ -131,6 +149,19 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// The end of a function.
+#[derive(Debug, clap::Args)]
+pub struct DeleteFunction {
+    /// The function.
+    pub id: FunctionId,
+    /// Delete its keys, blobs and secrets too, unless another function is in its group.
+    #[arg(long)]
+    pub purge: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub services: Services,
 }
 
 /// A new function.
@@ -288,73 +319,16 @@ pub struct Logs {
     pub api: http::Uri,
 }
 
-/// Images on this node; the flags are bismuthd's.
-#[derive(Debug, clap::Args)]
-pub struct Image {
-    #[command(subcommand)]
-    #[allow(missing_docs)]
-    pub command: ImageCommand,
-    /// Socket of containerd.
-    #[arg(
-        long,
-        env = "BISMUTH_CONTAINERD",
-        default_value = "/run/containerd/containerd.sock",
-        global = true
-    )]
-    pub containerd: PathBuf,
-    /// Namespace in containerd; one per node.
-    #[arg(
-        long,
-        env = "BISMUTH_CONTAINERD_NAMESPACE",
-        default_value = "bismuth",
-        global = true
-    )]
-    pub containerd_namespace: String,
-    /// containerd's snapshotter.
-    #[arg(
-        long,
-        env = "BISMUTH_SNAPSHOTTER",
-        default_value = "overlayfs",
-        global = true
-    )]
-    pub snapshotter: String,
-    /// Where else images of a registry are, such as docker.io=http://127.0.0.1:5000. Repeatable.
-    #[arg(
-        long,
-        env = "BISMUTH_REGISTRY_MIRROR",
-        value_delimiter = ',',
-        value_name = "REGISTRY=URL",
-        global = true
-    )]
-    pub registry_mirror: Vec<RegistryMirror>,
-    /// Credentials for registries, in the form of Docker's config.json.
-    #[arg(
-        long,
-        env = "BISMUTH_REGISTRY_CONFIG",
-        value_name = "FILE",
-        global = true
-    )]
-    pub registry_config: Option<PathBuf>,
-}
-
-/// What to do with images.
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Pull an image, whatever its tag stood for before, and print it with its digest.
-    Pull {
-        /// The image.
-        image: ImageReference,
+/// What to do about the embedded store.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Show whose it is.
+    Show,
+    /// Let another node have the services' data: for a store that is lost, or was moved to an engine that nodes share.
+    Release {
+        /// The node that has it now, so that nobody else's is released.
+        node: Ipv4Addr,
     },
-    /// Import an OCI layout (a directory, or a tar of one) or a `docker save` archive, and print its images.
-    Import {
-        /// The directory or archive.
-        path: PathBuf,
-        /// The image's name, if the archive gives none or another is wanted.
-        #[arg(long, value_name = "IMAGE")]
-        name: Option<ImageReference>,
-    },
-    /// List the images.
-    List,
 }
 
 /// Refused here and not after a wait.

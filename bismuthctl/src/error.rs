@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use bismuth_containerd::images::{ImageError, InvalidEndpoint};
-use bismuth_model::{ContainerId, DefinitionError, FunctionId, Revision};
+use bismuth_model::{ContainerId, DefinitionError, FunctionId, Revision, ServiceGroup};
+use bismuth_operator::CallError;
 use bismuth_registry::{Error as RegistryError, JsonError};
 use http::StatusCode;
 
@@ -105,6 +106,61 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file that cannot be written.
+    #[error("write {}", path.display())]
+    WriteFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard input.
+    #[error("read standard input")]
+    Stdin(#[source] io::Error),
+    /// What svcprovider was asked for was not done.
+    #[error(transparent)]
+    Service(#[from] CallError),
+    /// A secret where everybody can read it.
+    #[error(
+        "the value of a secret is not taken from the command line, which every user of this machine and the shell's history can read: \
+         give it on standard input, or in a file as @FILE"
+    )]
+    SecretInArguments,
+    /// Nothing where there must be something.
+    #[error("the value is empty")]
+    EmptyValue,
+    /// Too much.
+    #[error("the value has more than {limit} bytes")]
+    ValueTooLarge {
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Others wrote at the same time.
+    #[error(
+        "blob {key} was created or deleted by others while it was sent, and is as they left it: try again"
+    )]
+    BlobContended {
+        /// Which.
+        key: String,
+    },
+    /// Other bytes.
+    #[error("blob {key} did not arrive as it was sent: its SHA-256 digest is another")]
+    Digest {
+        /// Which.
+        key: String,
+    },
+    /// The function is deleted, its data is not.
+    #[error(
+        "function {id} is deleted, but its data in group {group} is not (`bismuthctl group purge {group}` deletes it): {reason}"
+    )]
+    NotPurged {
+        /// The function.
+        id: FunctionId,
+        /// Its group.
+        group: ServiceGroup,
+        /// Why.
+        reason: String,
+    },
     /// containerd's socket or namespace makes no sense.
     #[error(transparent)]
     Containerd(#[from] bismuth_containerd::Error),
@@ -122,6 +178,9 @@ pub enum Error {
     /// A mirror makes no sense.
     #[error(transparent)]
     Mirror(#[from] InvalidEndpoint),
+    /// Somebody else's, or nobody's.
+    #[error("{}", crate::store::not_held(.0))]
+    StoreNotHeld(std::net::Ipv4Addr),
     /// Contradictions are left.
     #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
     Contradictions(usize, bool),
@@ -160,7 +219,14 @@ impl Error {
                 ..
             } => NOT_FOUND,
             Self::Image(ImageError::UnknownImage { .. }) => NOT_FOUND,
+            Self::Service(error) if error.refused_with() == Some(StatusCode::NOT_FOUND) => {
+                NOT_FOUND
+            }
             Self::Definition(_)
+            | Self::Service(CallError::Url { .. })
+            | Self::SecretInArguments
+            | Self::EmptyValue
+            | Self::ValueTooLarge { .. }
             | Self::Mirror(_)
             | Self::Record(JsonError::UnknownPlace { .. }) => USAGE,
             Self::Write(_) if self.is_nobody_reading() => 0,

@@ -23,8 +23,10 @@ mod logs;
 mod nodes;
 mod output;
 mod rollout;
+pub mod services;
 mod session;
 mod size;
+mod store;
 
 use std::io::Write;
 
@@ -58,6 +60,10 @@ pub async fn run(args: Args, stdout: &mut dyn Write) -> Result<(), Error> {
         Command::Invoke(invoke) => invoke::run(invoke, &mut output).await,
         Command::Logs(logs) => logs::run(logs, &mut output).await,
         Command::Image(image) => image::run(image, &mut output).await,
+        Command::Secret(secret) => services::secret(secret, &mut output).await,
+        Command::Kv(kv) => services::kv(kv, &mut output).await,
+        Command::Blob(blob) => services::blob(blob, &mut output).await,
+        Command::Group(group) => services::group(group, &mut output).await,
         command => {
             let session = Session::open(&args.zookeeper, &args.zookeeper_env).await?;
             let done = in_session(command, &session, &mut output).await;
@@ -79,7 +85,10 @@ async fn in_session(
         Command::ListNodes => nodes::list(session, output).await,
         Command::CreateFunction(create) => functions::create(session, *create, output).await,
         Command::UpdateFunction(update) => functions::update(session, *update, output).await,
-        Command::DeleteFunction { id } => functions::delete(session, id).await,
+        Command::DeleteFunction(delete) if delete.purge => {
+            services::delete_and_purge(session, delete.id, &delete.services, output).await
+        }
+        Command::DeleteFunction(delete) => functions::delete(session, delete.id).await,
         Command::GetFunction { id } => functions::get(session, id, output).await,
         Command::ListFunctions => functions::list(session, output).await,
         Command::AddBackend { id, ip } => functions::add_backend(session, id, ip, output).await,
@@ -87,10 +96,16 @@ async fn in_session(
             functions::remove_backend(session, id, ip, container).await
         }
         Command::Consistency { repair } => consistency::run(session, repair, output).await,
+        Command::Store { command } => store::run(session, command, output).await,
         Command::Show { path } => consistency::record(session, &path, output).await,
         // Those without a session are done with before.
-        Command::Invoke(_) | Command::Logs(_) | Command::Image(_) | Command::Completions { .. } => {
-            Ok(())
-        }
+        Command::Invoke(_)
+        | Command::Logs(_)
+        | Command::Image(_)
+        | Command::Secret(_)
+        | Command::Kv(_)
+        | Command::Blob(_)
+        | Command::Group(_)
+        | Command::Completions { .. } => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Answers on standard output: a table for people, JSON for programs.
 
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -109,6 +110,17 @@ impl Table {
     }
 }
 
+/// A moment as people read it, in UTC.
+pub(crate) fn time(unix_ms: u64) -> String {
+    /// The formatter knows no year with five digits.
+    const YEAR_10000: u64 = 253_402_300_800_000;
+    if unix_ms >= YEAR_10000 {
+        return "never".to_owned();
+    }
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +131,11 @@ mod tests {
         table.row(["a".into(), "1".into()]);
         table.row(["längst".into(), String::new()]);
         assert_eq!(table.render(), "NAME    N\na       1\nlängst\n");
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(time(1_767_323_045_678), "2026-01-02T03:04:05Z");
+        assert_eq!(time(u64::MAX), "never");
     }
 }

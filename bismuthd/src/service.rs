@@ -1,6 +1,6 @@
 //! A node put together: flags in, running parts out.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::node::reconcile::{Means, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::presence::{self, Announced};
-use crate::services::{Keeper, KeeperConfig, Services};
+use crate::services::{Keeper, KeeperConfig, SecretSource, Services};
 use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
@@ -122,6 +122,7 @@ impl Service {
                 files: usize::from(args.log_files),
             },
             node: args.node_ip.to_string(),
+            secrets: SecretSource::new(args.svcprovider_socket.clone(), node_name(args.node_ip)),
         };
         let logs = LogThread::start().map_err(StartError::LogThread)?;
         let tasks: Arc<dyn ContainerTasks> = Arc::new(containerd.clone());
@@ -264,10 +265,15 @@ impl Service {
     }
 }
 
+/// How svcprovider knows the node.
+fn node_name(ip: Ipv4Addr) -> NodeName {
+    NodeName::new(ip.to_string()).expect("an address is a name")
+}
+
 fn keeper_config(args: &Args) -> KeeperConfig {
     KeeperConfig {
         socket: args.svcprovider_socket.clone(),
-        node: NodeName::new(args.node_ip.to_string()).expect("an address is a name"),
+        node: node_name(args.node_ip),
         program: args.svcprovider_exec.clone(),
     }
 }

@@ -34,7 +34,7 @@ pub enum ClaimError {
     /// Another node has it.
     #[error(
         "the services' data of this environment is on node {owner}, in an embedded store that one node cannot share; \
-         give all nodes --records postgres://… and --objects s3://…, or run `bismuthctl store release` if that store is lost"
+         give all nodes --records postgres://… and --objects s3://…, or run `bismuthctl store release {owner}` if that store is lost"
     )]
     Taken {
         /// Which node.
@@ -217,6 +217,12 @@ mod tests {
         assert!(claim(two.path(), 2, &tree).make().await.unwrap());
         let shutdown = Shutdown::new();
         claim(one.path(), 1, &tree).confirm(shutdown.clone()).await;
-        assert!(shutdown.outcome().unwrap_err().to_string().contains("10.0.0.2"));
+        assert!(
+            shutdown
+                .outcome()
+                .unwrap_err()
+                .to_string()
+                .contains("10.0.0.2")
+        );
     }
 }

@@ -82,11 +82,7 @@ pub struct Args {
     pub operator_listen: SocketAddr,
 
     /// The operator's token; made at the first start [default: operator.token in the data directory].
-    #[arg(
-        long,
-        env = "BISMUTH_SVCPROVIDER_TOKEN_FILE",
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "BISMUTH_SVCPROVIDER_TOKEN_FILE", value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
 
     /// Master keys, the current one first, readable by their owner only [default: master.keys in the data
@@ -182,7 +178,9 @@ impl FromStr for ObjectsUrl {
         match text.split_once("://") {
             None if text == "files" => Ok(Self::Files),
             Some(("s3", _)) => Ok(Self::S3(text.to_owned())),
-            _ => Err("expected `files` or s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]".to_owned()),
+            _ => Err(
+                "expected `files` or s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]".to_owned(),
+            ),
         }
     }
 }
@@ -210,6 +208,9 @@ mod tests {
         let error = "mysql://me:canary@db".parse::<RecordsUrl>().unwrap_err();
         assert!(!error.contains("canary"), "{error}");
         assert!("ftp://x".parse::<ObjectsUrl>().is_err());
-        assert_eq!("s3://b/p".parse(), Ok(ObjectsUrl::S3("s3://b/p".to_owned())));
+        assert_eq!(
+            "s3://b/p".parse(),
+            Ok(ObjectsUrl::S3("s3://b/p".to_owned()))
+        );
     }
 }

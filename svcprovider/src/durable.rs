@@ -47,7 +47,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory that holds a name.
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         // A bare name is in the working directory; the root is in itself.

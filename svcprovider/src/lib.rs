@@ -9,7 +9,17 @@
 
 pub mod attach;
 pub mod blobs;
+mod claim;
+mod config;
 mod durable;
+mod engines;
 pub mod http;
+mod metrics;
 pub mod objects;
+pub mod operator;
 pub mod records;
+pub mod secrets;
+mod service;
+
+pub use config::{Args, ObjectsUrl, RecordsUrl};
+pub use service::{Service, StartError};

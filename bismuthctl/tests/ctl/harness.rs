@@ -53,6 +53,17 @@ impl Ran {
             );
         }
     }
+
+    /// The command line was wrong.
+    #[track_caller]
+    pub fn failed_usage(&self) {
+        assert_eq!(
+            (self.code, self.stdout.as_str()),
+            (2, ""),
+            "{}",
+            self.stderr
+        );
+    }
 }
 
 pub fn command(args: &[&str]) -> Command {

@@ -389,3 +389,23 @@ async fn contradictions_are_found_and_mended() {
         .unwrap();
     assert_eq!(slots[0].0.container_id.to_string(), container);
 }
+
+#[tokio::test]
+async fn an_embedded_store_is_shown_and_released_by_its_node_only() {
+    let world = World::start().await;
+    world.ctl(&["bootstrap"]).await.ok();
+    let (_tree, registry) = connect(&world).await;
+    let claim = bismuth_model::StoreClaim {
+        node: "10.0.0.7".parse().unwrap(),
+        store: "a-store".to_owned(),
+    };
+    registry.claim_store(&claim).await.unwrap();
+    assert_eq!(world.ctl(&["store", "show"]).await.ok(), "10.0.0.7 a-store");
+    let shown = world.ctl(&["show", "/service/store"]).await.json();
+    assert_eq!(shown, json!({"node": "10.0.0.7", "store": "a-store"}));
+    let refused = world.ctl(&["store", "release", "10.0.0.8"]).await;
+    refused.failed(1, &["10.0.0.8", "store show"]);
+    assert_eq!(registry.store_claim().await.unwrap(), Some(claim));
+    world.ctl(&["store", "release", "10.0.0.7"]).await.ok();
+    assert_eq!(registry.store_claim().await.unwrap(), None);
+}

@@ -113,6 +113,15 @@ impl Execution {
         }
     }
 
+    /// A program that runs already, for tests that play bismuth-init.
+    #[cfg(test)]
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            decoder: ReplyDecoder::new(),
+        }
+    }
+
     /// Ready when the program has ended.
     pub fn poll_exited(&mut self, context: &mut Context<'_>) -> Poll<Result<Exit, AgentError>> {
         loop {
@@ -120,11 +129,6 @@ impl Execution {
                 return Poll::Ready(Ok(exit));
             }
         }
-    }
-
-    /// Waits until the program has ended. Cancel safe.
-    pub async fn exited(&mut self) -> Result<Exit, AgentError> {
-        std::future::poll_fn(|context| self.poll_exited(context)).await
     }
 
     async fn next_reply(&mut self) -> Result<Reply, AgentError> {

@@ -9,51 +9,35 @@
 //!
 //! The exit code travels in the trailer `X-Bismuth-Exit-Code`, since after the first byte it is
 //! too late for the status. A program that is killed by a signal after its first byte breaks the
-//! answer off, so that nobody takes a part for the whole. A client that goes away kills the
-//! program: dropping the answer's body drops the [`Execution`].
+//! answer off, so that nobody takes a part for the whole. A client that goes away, or whose body
+//! breaks off, kills the program: dropping the answer's body drops the [`Execution`].
+//!
+//! - `feed`: the body on its way in.
+//! - `running`: the output on its way out, and all that may end it.
+
+mod feed;
+mod running;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bismuth_http::{Body, BodyError, Problem};
-use bismuth_init::{ExecRequest, Exit, FailureKind};
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Body as _, Frame};
-use http_body_util::BodyExt as _;
+use bismuth_http::{Body, Problem};
+use bismuth_init::{ExecRequest, FailureKind};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
-use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::net::unix::pipe;
-use tracing::debug;
+use zeroize::Zeroizing;
 
+use self::feed::Feed;
+use self::running::{Broken, Deadlines, Next, Output, Running};
 use super::agent::{AgentError, Execution};
 use super::cgi;
-use super::problems::{problem, unless_it_ended};
+use super::problems::{body_broken, body_silent, problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
-
-/// Read from a program at once: the kernel's pipe buffer.
-const CHUNK: usize = 64 * 1024;
-
-/// The exit code, as a trailer.
-const EXIT_CODE: HeaderName = HeaderName::from_static("x-bismuth-exit-code");
-
-/// Why an answer broke off.
-#[derive(Debug, Error)]
-enum Broken {
-    #[error("read the program's output")]
-    Output(#[source] io::Error),
-    #[error("the program printed nothing for {} ms", .0.as_millis())]
-    Silent(Duration),
-    #[error("the program ended with {0}")]
-    Killed(Exit),
-    #[error("learn how the program ended")]
-    Agent(#[source] AgentError),
-}
+use crate::services::SecretsError;
 
 /// Runs the program for this request, in this start of the container.
 pub async fn run(
@@ -62,15 +46,22 @@ pub async fn run(
     target: &ExecTarget,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
-    let timeout = Duration::from_millis(slot.definition.timeout_ms);
-    let idle = Duration::from_millis(slot.definition.idle_timeout_ms);
+    let deadlines = Deadlines {
+        first_output: Duration::from_millis(slot.definition.timeout_ms),
+        idle: Duration::from_millis(slot.definition.idle_timeout_ms),
+    };
     let (head, body) = request.into_parts();
-    let words = words(target, &head)?;
+    let secrets = target.secrets.get().await.map_err(|e| no_secrets(&e))?;
+    let words = words(target, secrets, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
+    let stderr = match target.stderr.open() {
+        Ok(stderr) => stderr,
+        Err(gone) => return Err(unless_it_ended(slot, incarnation, no_streams(&gone)).await),
+    };
     let fds = [
         streams.stdin.as_fd(),
         streams.stdout.as_fd(),
-        target.stderr.as_fd(),
+        stderr.as_fd(),
     ];
     let execution = Execution::spawn(&target.socket, &words, fds).await;
     let execution = match execution {
@@ -80,40 +71,45 @@ pub async fn run(
         }
         Err(error) => return Err(spawn_failed(&error)),
     };
-    let (feed, output) = streams.into_ours();
-    if let Some(feed) = feed {
-        tokio::task::spawn_local(feed_body(body, feed, idle));
-    }
-    let mut running = Running {
-        execution,
-        output,
-        idle,
-    };
-    match tokio::time::timeout(timeout, running.begin()).await {
-        Ok(Ok(beginning)) => answer(running, beginning),
-        Ok(Err(broken)) => {
-            let detail = bismuth_daemon::exit::chain(&broken);
-            let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
-            Err(unless_it_ended(slot, incarnation, broken).await)
+    drop(stderr);
+    let (stdin, output) = streams.into_ours();
+    let feed = Feed::start(body, stdin);
+    let mut running = Running::new(execution, output, feed, deadlines);
+    match running.next().await {
+        Ok(next) => answer(running, next),
+        Err(broken) => {
+            // Killed before anything is said about it.
+            drop(running);
+            Err(explain(slot, incarnation, &broken).await)
         }
-        Err(_elapsed) => Err(problem(
-            StatusCode::GATEWAY_TIMEOUT,
-            "function_timeout",
-            format!(
-                "the program printed nothing within {} ms and was killed",
-                timeout.as_millis()
-            ),
-        )),
     }
 }
 
-fn words(target: &ExecTarget, head: &http::request::Parts) -> Result<ExecRequest, Problem> {
+async fn explain(slot: &Slot, incarnation: u64, broken: &Broken) -> Problem {
+    let detail = bismuth_daemon::exit::chain(broken);
+    match broken {
+        Broken::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
+        Broken::Upload(_) => body_broken(detail),
+        Broken::UploadSilent(_) => body_silent(detail),
+        _ => {
+            let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
+            unless_it_ended(slot, incarnation, broken).await
+        }
+    }
+}
+
+fn words(
+    target: &ExecTarget,
+    secrets: &[Zeroizing<Vec<u8>>],
+    head: &http::request::Parts,
+) -> Result<ExecRequest, Problem> {
     let id = head
         .headers
         .get(bismuth_http::trace::REQUEST_ID)
         .map_or(&b""[..], HeaderValue::as_bytes);
     let program = &target.program;
     let own = program.env.iter().map(|v| v.clone().into_bytes());
+    let own = own.chain(secrets.iter().map(|line| line.to_vec()));
     let env = own.chain(cgi::variables(head, head.uri.path(), id));
     let argv = program.argv.iter().map(String::as_str);
     let mut request =
@@ -126,6 +122,19 @@ fn words(target: &ExecTarget, head: &http::request::Parts) -> Result<ExecRequest
         })?;
     request.groups.clone_from(&target.groups);
     Ok(request)
+}
+
+fn no_secrets(error: &SecretsError) -> Problem {
+    let detail = bismuth_daemon::exit::chain(error);
+    match error {
+        SecretsError::Unavailable { .. } => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "secrets_unavailable",
+            detail,
+        )
+        .retry_after(1),
+        _ => problem(StatusCode::BAD_GATEWAY, "secret_unusable", detail),
+    }
 }
 
 fn no_streams(error: &io::Error) -> Problem {
@@ -167,7 +176,8 @@ fn spawn_failed(error: &AgentError) -> Problem {
     }
 }
 
-/// Both ends of a program's standard streams.
+/// Both ends of a program's standard streams. The two ends of a pipe are two open file
+/// descriptions, so the program's flags are not ours.
 struct Streams {
     stdin: OwnedFd,
     stdout: OwnedFd,
@@ -206,73 +216,16 @@ impl Streams {
     }
 }
 
-/// Copies the request's body to the program. A program that does not read it all is no error.
-async fn feed_body(mut body: Body, mut feed: pipe::Sender, idle: Duration) {
-    loop {
-        let frame = match tokio::time::timeout(idle, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return,
-            Ok(Some(Err(error))) => {
-                debug!(
-                    error = bismuth_daemon::exit::chain(&error),
-                    "a request's body broke off"
-                );
-                return;
-            }
-            Err(_elapsed) => {
-                debug!("a request's body was silent for too long");
-                return;
-            }
-        };
-        // Trailers have no place on a standard input.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if feed.write_all(&data).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A program whose output is being read.
-struct Running {
-    execution: Execution,
-    output: pipe::Receiver,
-    idle: Duration,
-}
-
-enum Beginning {
-    /// It printed this first.
-    Output(Bytes),
-    /// It ended without printing.
-    Ended(Exit),
-}
-
-impl Running {
-    async fn begin(&mut self) -> Result<Beginning, Broken> {
-        let mut buffer = BytesMut::with_capacity(CHUNK);
-        let read = tokio::io::AsyncReadExt::read_buf(&mut self.output, &mut buffer).await;
-        if read.map_err(Broken::Output)? > 0 {
-            return Ok(Beginning::Output(buffer.freeze()));
-        }
-        self.execution
-            .exited()
-            .await
-            .map(Beginning::Ended)
-            .map_err(Broken::Agent)
-    }
-}
-
-fn answer(running: Running, beginning: Beginning) -> Result<Response<Body>, Problem> {
+fn answer(running: Running, beginning: Next) -> Result<Response<Body>, Problem> {
     let mut response = match beginning {
-        Beginning::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
-        Beginning::Ended(exit) => {
+        Next::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
+        Next::Ended(exit) => {
             let detail = format!(
                 "the program ended with {exit} and printed nothing; its standard error is in the function's log"
             );
             return Err(problem(StatusCode::BAD_GATEWAY, "program_failed", detail));
         }
-        Beginning::Output(first) => {
+        Next::Printed(first) => {
             let mut response = Response::new(Body::wrap(Output::new(running, first)));
             response.headers_mut().insert(
                 header::TRAILER,
@@ -285,104 +238,4 @@ fn answer(running: Running, beginning: Beginning) -> Result<Response<Body>, Prob
     let octets = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, octets);
     Ok(response)
-}
-
-/// The program's output as a body. Dropped before its end, it kills the program.
-struct Output {
-    first: Option<Bytes>,
-    running: Running,
-    silence: Pin<Box<tokio::time::Sleep>>,
-    buffer: BytesMut,
-    state: OutputState,
-}
-
-enum OutputState {
-    Printing,
-    Ending,
-    Done,
-}
-
-impl Output {
-    fn new(running: Running, first: Bytes) -> Self {
-        let silence = Box::pin(tokio::time::sleep(running.idle));
-        Self {
-            first: Some(first),
-            running,
-            silence,
-            buffer: BytesMut::new(),
-            state: OutputState::Printing,
-        }
-    }
-
-    fn poll_output(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        self.buffer.resize(CHUNK, 0);
-        let mut read = ReadBuf::new(&mut self.buffer);
-        match Pin::new(&mut self.running.output).poll_read(context, &mut read) {
-            Poll::Ready(Ok(())) => {
-                let count = read.filled().len();
-                self.buffer.truncate(count);
-                self.silence
-                    .as_mut()
-                    .reset(tokio::time::Instant::now() + self.running.idle);
-                Poll::Ready((count > 0).then(|| Ok(self.buffer.split().freeze())))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(Broken::Output(error)))),
-            Poll::Pending => {
-                self.buffer.clear();
-                ready!(self.silence.as_mut().poll(context));
-                Poll::Ready(Some(Err(Broken::Silent(self.running.idle))))
-            }
-        }
-    }
-
-    /// After the output's end: how the program ended, as a trailer or an error.
-    fn poll_exit(&mut self, context: &mut Context<'_>) -> Poll<Result<HeaderMap, Broken>> {
-        match self.running.execution.poll_exited(context) {
-            Poll::Ready(Ok(Exit::Code(code))) => Poll::Ready(Ok(HeaderMap::from_iter([(
-                EXIT_CODE,
-                HeaderValue::from(code),
-            )]))),
-            Poll::Ready(Ok(killed @ Exit::Signal(_))) => Poll::Ready(Err(Broken::Killed(killed))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Broken::Agent(error))),
-            Poll::Pending => {
-                ready!(self.silence.as_mut().poll(context));
-                Poll::Ready(Err(Broken::Silent(self.running.idle)))
-            }
-        }
-    }
-}
-
-impl http_body::Body for Output {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let broken = |error: Broken| Some(Err(BodyError::Source(Box::new(error))));
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        if let OutputState::Printing = this.state {
-            match ready!(this.poll_output(context)) {
-                Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Some(Err(error)) => {
-                    this.state = OutputState::Done;
-                    return Poll::Ready(broken(error));
-                }
-                None => this.state = OutputState::Ending,
-            }
-        }
-        if let OutputState::Ending = this.state {
-            let ended = ready!(this.poll_exit(context));
-            this.state = OutputState::Done;
-            return Poll::Ready(match ended {
-                Ok(trailers) => Some(Ok(Frame::trailers(trailers))),
-                Err(error) => broken(error),
-            });
-        }
-        Poll::Ready(None)
-    }
 }

@@ -84,6 +84,16 @@ pub async fn unless_it_ended(slot: &Slot, incarnation: u64, broken: Problem) -> 
     }
 }
 
+/// The client stopped sending the body that it had announced.
+pub fn body_silent(detail: String) -> Problem {
+    problem(StatusCode::REQUEST_TIMEOUT, "request_body_timeout", detail)
+}
+
+/// The client's body was malformed or broke off.
+pub fn body_broken(detail: String) -> Problem {
+    problem(StatusCode::BAD_REQUEST, "request_body_broken", detail)
+}
+
 /// The exchange with the program came to nothing.
 pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
     let detail = bismuth_daemon::exit::chain(error);
@@ -93,12 +103,8 @@ pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
             "function_timeout",
             format!("the function did not answer within {timeout_ms} ms"),
         ),
-        ExchangeError::RequestSilent { .. } => {
-            problem(StatusCode::REQUEST_TIMEOUT, "request_body_timeout", detail)
-        }
-        ExchangeError::RequestBody(_) => {
-            problem(StatusCode::BAD_REQUEST, "request_body_broken", detail)
-        }
+        ExchangeError::RequestSilent { .. } => body_silent(detail),
+        ExchangeError::RequestBody(_) => body_broken(detail),
         _ if error.is_malformed_response() => {
             problem(StatusCode::BAD_GATEWAY, "function_answer_malformed", detail)
         }

@@ -4,9 +4,15 @@
 //! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
 //! memory here. A disk that refuses is reported and what was printed meanwhile is dropped, counted
 //! and said in the log: a full disk must not stall the program for ever.
+//!
+//! Who prints never shares an *open file description* with the pump, since `O_NONBLOCK` belongs to
+//! that and not to a descriptor: a program that cleared it would have the pump's next read wait,
+//! and all containers' logs with it; and one that found it set would lose output. The shim opens
+//! the FIFO by its path, and gives its program another pipe; a program that is started without the
+//! shim gets what [`PrintingEnd::open`] opens for it alone.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::cri::{Splitter, Stream, encode};
@@ -26,7 +33,7 @@ const CHUNK: usize = 64 * 1024;
 /// restarts. It is the most an unprivileged process may ask for (`/proc/sys/fs/pipe-max-size`).
 const PIPE_BYTES: usize = 1 << 20;
 
-/// An unfinished line is written out after this silence, so that a prompt or a progress bar
+/// An unfinished line is written out after this silence of its stream, so that a prompt or a progress bar
 /// without a line feed is seen by whoever follows the log.
 const PARTIAL_LINE_DELAY: Duration = Duration::from_millis(500);
 
@@ -106,10 +113,45 @@ fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, PumpError> 
     Ok(fifo)
 }
 
+/// Where a program that is started without the shim prints.
+///
+/// It names the FIFO without having it open, so it survives that the path is removed and keeps
+/// neither end alive.
+#[derive(Debug)]
+pub struct PrintingEnd(OwnedFd);
+
+impl PrintingEnd {
+    fn of(fifo: impl AsFd) -> io::Result<Self> {
+        open_anew(fifo, OFlags::PATH).map(Self)
+    }
+
+    /// A descriptor to print on, which waits while the FIFO is full. Each program must be given
+    /// its own: Node.js, for one, sets `O_NONBLOCK` on its standard streams.
+    ///
+    /// # Errors
+    /// `ENXIO` when the pump is gone, and with it the container.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        // Without a reader a waiting open would wait for one.
+        let end = open_anew(&self.0, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        rustix::fs::fcntl_setfl(&end, OFlags::empty())?;
+        Ok(end)
+    }
+}
+
+/// Another open file description of the same file, proc_pid_fd(5).
+fn open_anew(file: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(
+        link,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
 impl Pump {
-    /// A duplicate of the writing end for standard error, for programs that are given it directly.
-    pub fn stderr_writer(&self) -> io::Result<OwnedFd> {
-        self.stderr.try_clone()
+    /// Where programs print their standard error that are started without the shim.
+    pub fn stderr_end(&self) -> io::Result<PrintingEnd> {
+        PrintingEnd::of(&self.stderr)
     }
 
     /// Copies until `stop` fires (or its sender is dropped), then takes what is left without
@@ -119,15 +161,22 @@ impl Pump {
         let stderr = pipe::Receiver::from_owned_fd(self.stderr)?;
         let mut sink = Sink::new(self.log);
         let mut stop = stop;
+        let (mut first, mut second) = ((Stream::Stdout, &stdout), (Stream::Stderr, &stderr));
         loop {
-            let idle = tokio::time::sleep(PARTIAL_LINE_DELAY);
-            // Readiness is cancel safe: nothing is read before the arm runs.
+            let flush = tokio::time::sleep_until(sink.flush_at());
+            // Readiness is cancel safe: nothing is read before the arm runs. The order makes sure
+            // that a program which prints without pause on one stream starves nothing: the stop
+            // comes first, and whichever stream has had its turn comes last.
             tokio::select! {
                 biased;
-                ready = stdout.readable() => { ready?; sink.take(Stream::Stdout, &stdout); }
-                ready = stderr.readable() => { ready?; sink.take(Stream::Stderr, &stderr); }
-                () = idle, if sink.holds_back() => sink.flush(),
                 _ = &mut stop => break,
+                () = flush, if sink.holds_back() => sink.flush_what_waits(),
+                ready = first.1.readable() => {
+                    ready?;
+                    sink.take(first.0, first.1);
+                    std::mem::swap(&mut first, &mut second);
+                }
+                ready = second.1.readable() => { ready?; sink.take(second.0, second.1); }
             }
             // A program that prints without pause must not keep the log thread from the others.
             tokio::task::consume_budget().await;
@@ -142,19 +191,40 @@ impl Pump {
 /// The log with what is needed to cut bytes into its records.
 struct Sink {
     log: RotatingLog,
-    stdout: Splitter,
-    stderr: Splitter,
+    stdout: Source,
+    stderr: Source,
     chunk: Vec<u8>,
     records: Vec<u8>,
     dropped: u64,
+}
+
+/// One stream on its way into records.
+struct Source {
+    splitter: Splitter,
+    read_at: Instant,
+}
+
+impl Source {
+    fn new(stream: Stream) -> Self {
+        Self {
+            splitter: Splitter::new(stream),
+            read_at: Instant::now(),
+        }
+    }
+
+    /// When its unfinished line has waited long enough, if it has one.
+    fn flush_at(&self) -> Option<Instant> {
+        let holds_back = self.splitter.holds_back();
+        holds_back.then(|| self.read_at + PARTIAL_LINE_DELAY)
+    }
 }
 
 impl Sink {
     fn new(log: RotatingLog) -> Self {
         Self {
             log,
-            stdout: Splitter::new(Stream::Stdout),
-            stderr: Splitter::new(Stream::Stderr),
+            stdout: Source::new(Stream::Stdout),
+            stderr: Source::new(Stream::Stderr),
             chunk: vec![0; CHUNK],
             records: Vec::new(),
             dropped: 0,
@@ -181,22 +251,45 @@ impl Sink {
     }
 
     fn write(&mut self, stream: Stream, count: usize) {
-        let splitter = match stream {
+        let source = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        splitter.push(SystemTime::now(), &self.chunk[..count], &mut self.records);
+        source.read_at = Instant::now();
+        let (now, printed) = (SystemTime::now(), &self.chunk[..count]);
+        source.splitter.push(now, printed, &mut self.records);
         self.append(count as u64);
     }
 
     fn holds_back(&self) -> bool {
-        self.stdout.holds_back() || self.stderr.holds_back()
+        self.stdout.splitter.holds_back() || self.stderr.splitter.holds_back()
+    }
+
+    /// When the first unfinished line has waited long enough; nobody asks if there is none.
+    fn flush_at(&self) -> Instant {
+        let lines = [self.stdout.flush_at(), self.stderr.flush_at()];
+        lines
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(Instant::now)
+    }
+
+    /// Writes out the unfinished lines that have waited long enough.
+    fn flush_what_waits(&mut self) {
+        let now = Instant::now();
+        for source in [&mut self.stdout, &mut self.stderr] {
+            if source.flush_at().is_some_and(|at| at <= now) {
+                source.splitter.flush(SystemTime::now(), &mut self.records);
+            }
+        }
+        self.append(0);
     }
 
     fn flush(&mut self) {
         let now = SystemTime::now();
-        self.stdout.flush(now, &mut self.records);
-        self.stderr.flush(now, &mut self.records);
+        self.stdout.splitter.flush(now, &mut self.records);
+        self.stderr.splitter.flush(now, &mut self.records);
         self.append(0);
     }
 
@@ -234,7 +327,8 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{BufRead, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn me() -> (u32, u32) {
         (
@@ -271,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log_dir = dir.path().join("log");
         let pump = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
-        let mut err = std::fs::File::from(pump.stderr_writer().unwrap());
+        let mut err = std::fs::File::from(pump.stderr_end().unwrap().open().unwrap());
         err.write_all(b"password: ").unwrap();
         let (_stop, stopped) = oneshot::channel();
         let task = tokio::spawn(pump.run(stopped));
@@ -286,5 +380,111 @@ mod tests {
                 .ends_with(" stderr P password: \n")
         );
         task.abort();
+    }
+
+    #[test]
+    fn programs_print_on_descriptions_of_their_own_that_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let pump = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
+        let end = pump.stderr_end().unwrap();
+        let (mut one, other) = (
+            std::fs::File::from(end.open().unwrap()),
+            end.open().unwrap(),
+        );
+        let flags = |fd: &dyn AsFd| rustix::fs::fcntl_getfl(fd.as_fd()).unwrap();
+        assert!(!flags(&one).intersects(OFlags::NONBLOCK | OFlags::RDWR));
+        rustix::fs::fcntl_setfl(&one, OFlags::NONBLOCK).unwrap();
+        assert!(!flags(&other).contains(OFlags::NONBLOCK), "shared by two");
+        rustix::fs::fcntl_setfl(&one, OFlags::empty()).unwrap();
+        assert!(
+            flags(&pump.stderr).contains(OFlags::NONBLOCK),
+            "shared with the pump"
+        );
+        one.write_all(b"x").unwrap();
+        std::fs::remove_file(fifo_path(dir.path(), Stream::Stderr)).unwrap();
+        end.open().unwrap();
+        drop((pump, one, other));
+        let gone = end.open().unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(6), "ENXIO, not {gone}");
+    }
+
+    /// Prints on standard output without pause, on a thread of its own, until it is dropped.
+    struct Chatterbox(
+        Option<std::thread::JoinHandle<()>>,
+        std::sync::Arc<AtomicBool>,
+    );
+
+    impl Chatterbox {
+        fn on(dir: &Path) -> Self {
+            let path = fifo_path(dir, Stream::Stdout);
+            let quiet = std::sync::Arc::new(AtomicBool::new(false));
+            let told = quiet.clone();
+            let lines = "xxxxxxx\n".repeat(CHUNK / 8);
+            let thread = std::thread::spawn(move || {
+                // Its own reader too, so that it is not killed when the pump ends first.
+                let fifo = std::fs::File::options().read(true).write(true).open(path);
+                let mut fifo = fifo.unwrap();
+                rustix::fs::fcntl_setfl(&fifo, OFlags::NONBLOCK).unwrap();
+                while !told.load(Ordering::Relaxed) {
+                    let _full = fifo.write(lines.as_bytes());
+                }
+            });
+            Self(Some(thread), quiet)
+        }
+    }
+
+    impl Drop for Chatterbox {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::Relaxed);
+            let _ended = self.0.take().map(std::thread::JoinHandle::join);
+        }
+    }
+
+    /// Reads a log from its beginning until there are so many records of standard error.
+    fn errors(path: &Path, count: usize) -> Vec<String> {
+        let mut log = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+        let began = std::time::Instant::now();
+        let (mut errors, mut line) = (Vec::new(), String::new());
+        while errors.len() < count {
+            assert!(began.elapsed() < Duration::from_secs(10), "only {errors:?}");
+            log.read_line(&mut line).unwrap();
+            if !line.ends_with('\n') {
+                std::thread::yield_now();
+                continue;
+            }
+            if let Some((_, error)) = line.trim_end().split_once(" stderr ") {
+                errors.push(error.to_owned());
+            }
+            line.clear();
+        }
+        errors
+    }
+
+    #[test]
+    fn a_program_that_never_pauses_starves_neither_the_other_stream_nor_the_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let log_dir = dir.path().join("log");
+        // What is looked for must not be rotated away before it is found.
+        let limits = Limits {
+            file_bytes: u64::MAX,
+            files: 1,
+        };
+        let pump = open(dir.path(), me(), &log_dir, limits).unwrap();
+        let mut err = std::fs::File::from(pump.stderr_end().unwrap().open().unwrap());
+        let _chatterbox = Chatterbox::on(dir.path());
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let task = runtime.spawn(async move { pump.run(stopped).await });
+        err.write_all(b"whole\npart").unwrap();
+        let path = super::super::rotate::file_path(&log_dir, 0);
+        assert_eq!(errors(&path, 2), ["F whole", "P part"]);
+        stop.send(()).unwrap();
+        let ended =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), task).await });
+        ended.expect("it stops").unwrap().unwrap();
     }
 }

@@ -22,6 +22,8 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::Admission;
 use super::program::Program;
+use crate::logs::pump::PrintingEnd;
+use crate::services::SecretEnv;
 
 /// One container that this node has agreed to serve.
 #[derive(Debug)]
@@ -101,7 +103,7 @@ pub enum Target {
         port: u16,
     },
     /// One process per request, spawned by bismuth-init.
-    Exec(ExecTarget),
+    Exec(Box<ExecTarget>),
 }
 
 /// What an execution needs.
@@ -115,8 +117,10 @@ pub struct ExecTarget {
     pub user: (u32, u32),
     /// Further groups inside the container.
     pub groups: Vec<u32>,
+    /// What each execution has in its environment besides.
+    pub secrets: SecretEnv,
     /// Where its standard error goes: the container's log.
-    pub stderr: std::os::fd::OwnedFd,
+    pub stderr: PrintingEnd,
 }
 
 impl Live {

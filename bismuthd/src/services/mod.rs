@@ -18,10 +18,12 @@ mod doors;
 mod keeper;
 mod plan;
 mod provider;
+mod secrets;
 mod token;
 
 pub use doors::Services;
 pub use keeper::{Keeper, KeeperConfig};
+pub use secrets::{SecretEnv, SecretSource, Secrets, SecretsError};
 pub use token::Token;
 
 use std::net::{SocketAddr, SocketAddrV4};

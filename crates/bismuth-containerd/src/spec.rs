@@ -27,7 +27,7 @@ use oci_spec::runtime::{
 };
 
 pub use limits::{CPU_PERIOD_US, DEFAULT_PIDS_LIMIT};
-pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES};
+pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES, MemoryDir};
 
 /// The version of the runtime spec that runc 1.1 and crun 1.8 know all of.
 const OCI_VERSION: &str = "1.0.2";
@@ -89,6 +89,8 @@ pub struct SpecInput {
     pub shm_bytes: u64,
     /// Bind mounts, in order, after the standard ones.
     pub mounts: Vec<BindMount>,
+    /// Directories in memory, after the standard mounts and before the bind mounts.
+    pub memory_dirs: Vec<MemoryDir>,
     /// The system call filter.
     pub seccomp: Option<LinuxSeccomp>,
     /// Annotations of our own making, never a tenant's.
@@ -302,7 +304,9 @@ fn absolute_paths(input: &SpecInput) -> impl Iterator<Item = (&'static str, &Pat
             ("mounts", &bind.destination),
         ]
     });
-    fixed.into_iter().chain(binds)
+    let dirs = input.memory_dirs.iter();
+    let dirs = dirs.map(|dir| ("memory_dirs", dir.destination.as_path()));
+    fixed.into_iter().chain(dirs).chain(binds)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 //!                     └ SIGTERM from outside ── kill all, end
 //! ```
 //!
-//! A leader is the process of an execution; it leads a session and a process group of its own.
+//! A leader is the process of an execution; it leads a session and a process group of its own, and
+//! its orphans become its children.
 //! Its group is killed before it is reaped, because until then its number cannot become another's.
 
 mod connection;
@@ -253,7 +254,6 @@ impl Init {
             let leader = self.leaders.remove(&pid);
             if leader.is_some() {
                 kill_group(pid);
-                self.strays.execution_ended(pid);
             }
             let Ok(ended) = sys::reap(pid) else {
                 break false;
@@ -266,9 +266,7 @@ impl Init {
                 }));
             }
         };
-        if all_gone {
-            self.strays.all_gone();
-        } else {
+        if !all_gone {
             self.strays.sweep(&self.leaders, self.is_first);
         }
     }

@@ -261,12 +261,6 @@ pub(crate) fn kill(target: pid_t) {
     unsafe { libc::kill(target, libc::SIGKILL) };
 }
 
-/// The session a process is in, if it is still there.
-pub(crate) fn session_of(pid: pid_t) -> Option<pid_t> {
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::getsid(pid) }).ok()
-}
-
 /// Closes every descriptor that whoever started us left open, beyond the standard three.
 pub(crate) fn close_inherited() -> io::Result<()> {
     // SAFETY: called before this process opens anything, so no OwnedFd loses its descriptor.
@@ -281,7 +275,8 @@ pub(crate) fn forbid_tracing() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes orphans below us our children, as those of process 1 are without asking.
+/// Makes orphans below us our children, as those of process 1 are without asking. Safe to call
+/// between clone and execve, which it outlasts.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;

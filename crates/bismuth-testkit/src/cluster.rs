@@ -14,6 +14,7 @@
 
 mod builder;
 mod node;
+mod services;
 
 use std::path::Path;
 use std::process::Output;
@@ -23,9 +24,11 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 
 pub use builder::Builder;
 pub use node::Node;
+pub use services::Services;
 
 use crate::daemon::{self, Daemon};
 use crate::http::{self as client, full};
@@ -46,6 +49,7 @@ pub struct Cluster {
     frontend: Daemon,
     api: Daemon,
     nodes: Vec<Node>,
+    services: Option<Services>,
     containerd: Containerd,
     registry: Registry,
     zookeeper: ZooKeeper,
@@ -164,6 +168,26 @@ impl Cluster {
     #[must_use]
     pub fn node_mut(&mut self, index: usize) -> &mut Node {
         &mut self.nodes[index]
+    }
+
+    /// svcprovider.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was not built with it.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        self.services.as_ref().expect("built with services()")
+    }
+
+    /// svcprovider, to kill and restart it.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was not built with it.
+    #[must_use]
+    pub fn services_mut(&mut self) -> &mut Services {
+        self.services.as_mut().expect("built with services()")
     }
 
     /// Every daemon of ours with its name.
@@ -348,11 +372,21 @@ impl Cluster {
     ///
     /// When it is not built or does not end within two minutes.
     pub async fn ctl(&self, args: &[&str]) -> Result<Output> {
-        let connection = [
+        self.ctl_with_input(args, &[]).await
+    }
+
+    /// Like [`ctl`](Self::ctl), with something on its standard input.
+    ///
+    /// # Errors
+    ///
+    /// As [`ctl`](Self::ctl).
+    pub async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> Result<Output> {
+        let mut connection = vec![
             ("BISMUTH_API", self.api_url("")),
             ("BISMUTH_FRONTEND", self.frontend_url("")),
         ];
-        ctl(&self.zookeeper.connect_string(), &connection, args).await
+        connection.extend(self.services.iter().flat_map(Services::operator));
+        ctl(&self.zookeeper.connect_string(), &connection, args, input).await
     }
 
     /// Like [`ctl`](Self::ctl), but must succeed; returns its standard output.
@@ -365,15 +399,33 @@ impl Cluster {
     }
 }
 
-async fn ctl(zookeeper: &str, environment: &[(&str, String)], args: &[&str]) -> Result<Output> {
+async fn ctl(
+    zookeeper: &str,
+    environment: &[(&str, String)],
+    args: &[&str],
+    input: &[u8],
+) -> Result<Output> {
     let mut command = tokio::process::Command::new(daemon::program("bismuthctl")?);
     command
         .args(["--zookeeper", zookeeper, "--zookeeper-env", ENVIRONMENT])
         .args(args)
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdin(std::process::Stdio::null())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
         .kill_on_drop(true);
-    let ended = tokio::time::timeout(CTL_BOUND, command.output()).await;
+    let run = async {
+        let mut child = command.spawn()?;
+        let stdin = child.stdin.take();
+        let fed = async {
+            // Not every command reads it.
+            if let Some(mut stdin) = stdin {
+                drop(stdin.write_all(input).await);
+            }
+        };
+        tokio::join!(fed, child.wait_with_output()).1
+    };
+    let ended = tokio::time::timeout(CTL_BOUND, run).await;
     ended
         .with_context(|| format!("bismuthctl {args:?} hangs"))?
         .context("run bismuthctl")

@@ -96,6 +96,12 @@ impl ZooKeeper {
         Ensemble::start(size).await
     }
 
+    /// Its directory: configuration, data, log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

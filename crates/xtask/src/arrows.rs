@@ -3,7 +3,7 @@
 //! ```text
 //! binaries ──► registry ──► model
 //!    │            └───────► coord
-//!    └──► daemon  http  containerd  sandbox  init  handover        (each stands alone; model is vocabulary for all)
+//!    └──► daemon  http  handover  operator  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
 //! ```
 //!
 //! `deny.toml` says the same about fences to those who use `cargo deny`.
@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-registry",
             "bismuth-daemon",
             "bismuth-http",
+            "bismuth-operator",
         ],
     ),
     (
@@ -58,6 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-coord",
             "bismuth-registry",
             "bismuth-http",
+            "bismuth-operator",
             "bismuth-containerd",
         ],
     ),
@@ -81,6 +83,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bismuth-sandbox", &[]),
     ("bismuth-init", &[]),
     ("bismuth-handover", &["bismuth-model"]),
+    ("bismuth-operator", &["bismuth-model"]),
     (
         "bismuth-testkit",
         &["bismuth-model", "bismuth-coord", "bismuth-registry"],

@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Why a body did not come whole.
 #[derive(Debug, Error)]
-pub(super) enum BodyBroken {
+pub(crate) enum BodyBroken {
     /// The connection ended, or its framing did.
     #[error("the body was cut off")]
     CutOff(#[source] hyper::Error),
@@ -45,7 +45,7 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
 }
 
 /// The whole body, if it has at most `most` bytes.
-pub(super) async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+pub(crate) async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, Refusal> {
     let announced = body.size_hint().lower();
     if announced > most as u64 {
         return Err(problems::too_large(most as u64));
@@ -75,7 +75,7 @@ fn within(bytes: Bytes, most: usize) -> Result<Bytes, Refusal> {
 }
 
 /// The body as it comes.
-pub(super) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, BodyBroken>> + Send {
+pub(crate) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, BodyBroken>> + Send {
     stream::try_unfold(body, async |mut body| {
         let bytes = next(&mut body).await?;
         Ok(bytes.map(|bytes| (bytes, body)))

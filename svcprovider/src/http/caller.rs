@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bismuth_handover::{Attachment, TokenDigest};
+use bismuth_model::{ServiceGroup, ServiceQuotas};
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::HOST;
 use http::request::Parts;
-use subtle::ConstantTimeEq as _;
 
+use super::bearer;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
 use crate::records::{Limits, Place, Space};
@@ -15,10 +16,19 @@ use crate::records::{Limits, Place, Space};
 /// How the socket is called, which is no name that anybody could point elsewhere.
 const HOSTS: [&[u8]; 2] = [b"169.254.169.254:9000", b"169.254.169.254"];
 
-/// A container, and what its requests must show.
+/// Whose data is worked on, and how much of it there may be.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    attachment: Arc<Attachment>,
+    group: ServiceGroup,
+    quotas: ServiceQuotas,
+    /// Of a container. An operator has shown what it must elsewhere, and has no quotas.
+    proof: Option<Proof>,
+}
+
+/// What a container's requests must show.
+#[derive(Clone, Debug)]
+struct Proof {
+    token: TokenDigest,
     bucket: Arc<Bucket>,
 }
 
@@ -26,8 +36,21 @@ impl Caller {
     /// The container of an attachment; `bucket` is its group's.
     pub fn new(attachment: Attachment, bucket: Arc<Bucket>) -> Self {
         Self {
-            attachment: Arc::new(attachment),
-            bucket,
+            group: attachment.group,
+            quotas: attachment.quotas,
+            proof: Some(Proof {
+                token: attachment.token,
+                bucket,
+            }),
+        }
+    }
+
+    /// An operator who works on a group's data.
+    pub(crate) fn operator(group: ServiceGroup) -> Self {
+        Self {
+            group,
+            quotas: ServiceQuotas::default(),
+            proof: None,
         }
     }
 
@@ -39,27 +62,30 @@ impl Caller {
 
     /// Whose data it works on.
     pub(super) fn group(&self) -> &str {
-        self.attachment.group.as_str()
+        self.group.as_str()
     }
 
     /// What its group may have of keys.
     pub(super) fn kv_limits(&self) -> Limits {
         Limits {
-            bytes: self.attachment.quotas.kv_bytes,
-            count: self.attachment.quotas.kv_keys,
+            bytes: self.quotas.kv_bytes,
+            count: self.quotas.kv_keys,
         }
     }
 
     /// What its group may have of blobs.
     pub(super) fn blob_limits(&self) -> Limits {
         Limits {
-            bytes: self.attachment.quotas.blob_bytes,
-            count: self.attachment.quotas.blob_count,
+            bytes: self.quotas.blob_bytes,
+            count: self.quotas.blob_count,
         }
     }
 
     /// Whether the request is this caller's own, and not one too many.
     pub(super) fn check(&self, head: &Parts) -> Result<(), Refusal> {
+        let Some(proof) = &self.proof else {
+            return Ok(());
+        };
         if let Some(name) = forwarded(&head.headers) {
             return Err(problems::forwarded(name));
         }
@@ -67,31 +93,16 @@ impl Caller {
         if !host.is_some_and(|host| HOSTS.contains(&host)) {
             return Err(problems::misdirected());
         }
-        if !self.knows_token(&head.headers) {
+        if !bearer::is_shown(&head.headers, &proof.token) {
             return Err(problems::unauthorized());
         }
-        match self.attachment.quotas.requests_per_second {
+        match self.quotas.requests_per_second {
             None => Ok(()),
-            Some(rate) => self
+            Some(rate) => proof
                 .bucket
                 .take(rate)
                 .map_err(|wait| problems::too_many(rate, wait)),
         }
-    }
-
-    fn knows_token(&self, headers: &HeaderMap) -> bool {
-        let mut given = headers.get_all(AUTHORIZATION).iter();
-        let (Some(credentials), None) = (given.next(), given.next()) else {
-            return false;
-        };
-        let Some((scheme, token)) = credentials.as_bytes().split_at_checked(b"Bearer ".len())
-        else {
-            return false;
-        };
-        // What is compared are digests, so that even the time of hashing tells only the length.
-        let digest = TokenDigest::of(token.trim_ascii());
-        let same: bool = digest.0.ct_eq(&self.attachment.token.0).into();
-        same && scheme.eq_ignore_ascii_case(b"Bearer ")
     }
 }
 

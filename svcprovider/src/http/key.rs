@@ -102,7 +102,7 @@ impl fmt::Debug for Key {
 }
 
 /// Undoes percent-encoding (RFC 3986 section 2.1); `plain` is what becomes of a byte that stands for itself.
-pub(super) fn decode(encoded: &[u8], plain: impl Fn(u8) -> u8) -> Result<String, KeyError> {
+pub(crate) fn decode(encoded: &[u8], plain: impl Fn(u8) -> u8) -> Result<String, KeyError> {
     let mut decoded = Vec::with_capacity(encoded.len());
     let mut rest = encoded.iter();
     while let Some(&byte) = rest.next() {
@@ -123,7 +123,7 @@ pub(super) fn decode(encoded: &[u8], plain: impl Fn(u8) -> u8) -> Result<String,
 }
 
 /// Percent-encodes a text for a query.
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {

@@ -12,7 +12,7 @@ use crate::records::Meta;
 
 /// A part of a listing.
 #[derive(Debug, Serialize)]
-pub(super) struct KeyPage {
+pub(crate) struct KeyPage {
     pub keys: Vec<Listed>,
     /// What to give as `after` for the part that follows; not there if none does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -21,7 +21,7 @@ pub(super) struct KeyPage {
 
 /// A key or blob without its bytes.
 #[derive(Debug, Serialize)]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     key: String,
     etag: String,
     size: u64,
@@ -33,7 +33,7 @@ pub(super) struct Listed {
 }
 
 impl KeyPage {
-    pub(super) fn new(keys: Vec<Listed>, more: bool) -> Self {
+    pub(crate) fn new(keys: Vec<Listed>, more: bool) -> Self {
         let last = keys.last().filter(|_| more);
         let next = last.map(|last| last.key.clone());
         Self { keys, next }
@@ -67,13 +67,13 @@ impl From<blobs::Listed> for Listed {
 }
 
 /// A JSON answer.
-pub(super) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal> {
+pub(crate) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal> {
     let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
     Ok(json_body(Body::full(bytes)))
 }
 
 /// An answer whose body is JSON.
-pub(super) fn json_body(body: Body) -> Response<Body> {
+pub(crate) fn json_body(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     let json = HeaderValue::from_static("application/json");

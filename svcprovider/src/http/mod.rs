@@ -27,16 +27,17 @@
 //! What is refused changes nothing. Errors are problems (RFC 9457); a broken engine's own words are for the log only.
 
 pub mod batch;
+pub(crate) mod bearer;
 mod blob;
-mod body;
+pub(crate) mod body;
 pub mod caller;
 mod condition;
 mod digest;
 pub mod key;
 mod kv;
-mod listing;
-mod params;
-mod problems;
+pub(crate) mod listing;
+pub(crate) mod params;
+pub(crate) mod problems;
 mod range;
 pub mod rate;
 pub mod secret;
@@ -82,20 +83,25 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    match route(services, caller, &head, body).await {
+    let path = head.uri.path().to_owned();
+    let answered = match caller.check(&head) {
+        Ok(()) => route(services, caller, &head, &path, body).await,
+        Err(refusal) => Err(refusal),
+    };
+    match answered {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
     }
 }
 
-async fn route(
+/// Answers a request that was let in. `path` is what of its path names the service and the key.
+pub(crate) async fn route(
     services: &Services,
     caller: &Caller,
     head: &Parts,
+    path: &str,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
-    caller.check(head)?;
-    let path = head.uri.path();
     if let Some(key) = below(path, "/kv/v1") {
         return kv::answer(services, caller, head, key, body).await;
     }

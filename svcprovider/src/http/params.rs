@@ -16,11 +16,11 @@ const MAX_TTL: u64 = 100 * 365 * 24 * 60 * 60;
 
 /// Names and values.
 #[derive(Debug, Default)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(crate) struct Params(Vec<(String, String)>);
 
 /// Which part of a listing is wanted.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     pub prefix: String,
     pub after: Option<String>,
     pub limit: NonZeroUsize,
@@ -28,7 +28,7 @@ pub(super) struct Page {
 
 impl Params {
     /// Reads a query in which only `known` names may be, each once.
-    pub(super) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Refusal> {
+    pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Refusal> {
         let mut params = Self::default();
         for pair in query
             .unwrap_or_default()
@@ -48,17 +48,17 @@ impl Params {
         Ok(params)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// A number, if the parameter is there.
-    pub(super) fn number<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Refusal> {
+    pub(crate) fn number<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Refusal> {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
@@ -67,12 +67,12 @@ impl Params {
     }
 
     /// When a record shall cease to be, from `ttl` in seconds.
-    pub(super) fn expiry(&self) -> Result<Option<u64>, Refusal> {
+    pub(crate) fn expiry(&self) -> Result<Option<u64>, Refusal> {
         self.number("ttl")?.map(expiry).transpose()
     }
 
     /// `prefix`, `after` and `limit`.
-    pub(super) fn page(&self) -> Result<Page, Refusal> {
+    pub(crate) fn page(&self) -> Result<Page, Refusal> {
         let text = |name| match self.get(name) {
             Some(text) if text.len() > Key::MAX_BYTES || text.contains('\0') => {
                 Err(bad_query(format!("{name} is not the beginning of a key")))
@@ -91,7 +91,7 @@ impl Params {
 }
 
 /// When a record that lives `ttl` seconds from now ceases to be.
-pub(super) fn expiry(ttl: u64) -> Result<u64, Refusal> {
+pub(crate) fn expiry(ttl: u64) -> Result<u64, Refusal> {
     if !(1..=MAX_TTL).contains(&ttl) {
         return Err(bad_query(format!(
             "ttl is not within 1 to {MAX_TTL} seconds"

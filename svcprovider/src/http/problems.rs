@@ -15,24 +15,24 @@ use crate::blobs::PutError;
 use crate::records::{EngineError, Refused};
 
 /// Who says so.
-pub(super) const COMPONENT: &str = "svcprovider";
+pub(crate) const COMPONENT: &str = "svcprovider";
 
 /// A problem, and a field that belongs to its status.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     problem: Box<Problem>,
     field: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
             problem: Box::new(Problem::new(status, code, COMPONENT, detail)),
             field: None,
         }
     }
 
-    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.field = Some((name, value));
         self
     }
@@ -44,12 +44,12 @@ impl Refusal {
     }
 
     /// Says which part of a request it is about.
-    pub(super) fn about(mut self, what: &str) -> Self {
+    pub(crate) fn about(mut self, what: &str) -> Self {
         self.problem.detail = format!("{what}: {}", self.problem.detail);
         self
     }
 
-    pub(super) fn into_response(self, request_id: HeaderValue) -> Response<Body> {
+    pub(crate) fn into_response(self, request_id: HeaderValue) -> Response<Body> {
         let mut response = self.problem.request_id(request_id).into_response();
         if let Some((name, value)) = self.field {
             response.headers_mut().insert(name, value);
@@ -62,40 +62,40 @@ fn bad(code: &'static str, detail: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
-pub(super) fn forwarded(name: &str) -> Refusal {
+pub(crate) fn forwarded(name: &str) -> Refusal {
     let detail = format!("the request carries {name}, so it is not the function's own");
     Refusal::new(StatusCode::FORBIDDEN, "forwarded_request", detail)
 }
 
-pub(super) fn misdirected() -> Refusal {
+pub(crate) fn misdirected() -> Refusal {
     let detail = "the Host of a request to the services is 169.254.169.254:9000";
     Refusal::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail)
 }
 
-pub(super) fn unauthorized() -> Refusal {
+pub(crate) fn unauthorized() -> Refusal {
     let detail = "the request does not carry the token: Authorization: Bearer $BISMUTH_AUTH";
     let challenge = HeaderValue::from_static("Bearer realm=\"bismuth\"");
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(WWW_AUTHENTICATE, challenge)
 }
 
-pub(super) fn too_many(rate: u64, wait: Duration) -> Refusal {
+pub(crate) fn too_many(rate: u64, wait: Duration) -> Refusal {
     let detail = format!("the function's group may make {rate} requests per second");
     let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).again_after(seconds.max(1))
 }
 
-pub(super) fn unknown_path() -> Refusal {
+pub(crate) fn unknown_path() -> Refusal {
     let detail = "there are /kv/v1/, /blob/v1/ and /secrets/v1/";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_path", detail)
 }
 
-pub(super) fn method(allowed: &'static str) -> Refusal {
+pub(crate) fn method(allowed: &'static str) -> Refusal {
     let detail = format!("this takes {allowed}");
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
         .with(ALLOW, HeaderValue::from_static(allowed))
 }
 
-pub(super) fn not_found(what: &str) -> Refusal {
+pub(crate) fn not_found(what: &str) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -103,12 +103,12 @@ pub(super) fn not_found(what: &str) -> Refusal {
     )
 }
 
-pub(super) fn exists() -> Refusal {
+pub(crate) fn exists() -> Refusal {
     let detail = "there is such a blob already; PUT replaces it";
     Refusal::new(StatusCode::CONFLICT, "blob_exists", detail)
 }
 
-pub(super) fn precondition() -> Refusal {
+pub(crate) fn precondition() -> Refusal {
     let detail = "the condition does not hold";
     Refusal::new(
         StatusCode::PRECONDITION_FAILED,
@@ -117,12 +117,12 @@ pub(super) fn precondition() -> Refusal {
     )
 }
 
-pub(super) fn too_large(limit: u64) -> Refusal {
+pub(crate) fn too_large(limit: u64) -> Refusal {
     let detail = format!("more than {limit} bytes");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }
 
-pub(super) fn no_such_range(size: u64) -> Refusal {
+pub(crate) fn no_such_range(size: u64) -> Refusal {
     let range = HeaderValue::try_from(format!("bytes */{size}"));
     let detail = format!("the blob has {size} bytes, and none of that range");
     let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range", detail);
@@ -132,41 +132,41 @@ pub(super) fn no_such_range(size: u64) -> Refusal {
     )
 }
 
-pub(super) fn bad_range() -> Refusal {
+pub(crate) fn bad_range() -> Refusal {
     bad(
         "bad_range",
         "Range is not bytes=first-last, bytes=first- or bytes=-count",
     )
 }
 
-pub(super) fn bad_condition(what: &str) -> Refusal {
+pub(crate) fn bad_condition(what: &str) -> Refusal {
     let detail = format!("{what} is not one condition: * or quoted entity tags");
     bad("bad_condition", detail)
 }
 
-pub(super) fn bad_digest(name: &str) -> Refusal {
+pub(crate) fn bad_digest(name: &str) -> Refusal {
     bad(
         "bad_digest",
         format!("{name} is not sha-256=:base64:, or says two things"),
     )
 }
 
-pub(super) fn bad_query(detail: impl Into<String>) -> Refusal {
+pub(crate) fn bad_query(detail: impl Into<String>) -> Refusal {
     bad("bad_query", detail)
 }
 
-pub(super) fn bad_content_type() -> Refusal {
+pub(crate) fn bad_content_type() -> Refusal {
     bad(
         "bad_content_type",
         "Content-Type is not one media type of at most 256 bytes",
     )
 }
 
-pub(super) fn bad_json(detail: impl Into<String>) -> Refusal {
+pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
 
-pub(super) fn body_broken(broken: &BodyBroken) -> Refusal {
+pub(crate) fn body_broken(broken: &BodyBroken) -> Refusal {
     match broken {
         BodyBroken::CutOff(_) => bad("body_cut_off", broken.to_string()),
         BodyBroken::Silent => Refusal::new(
@@ -178,7 +178,7 @@ pub(super) fn body_broken(broken: &BodyBroken) -> Refusal {
 }
 
 /// A write was not made; `charge` is what it would have counted for.
-pub(super) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
+pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
     let (status, code) = match refused {
         Refused::NotFound => return not_found(what),
         Refused::Condition { current } => {
@@ -229,7 +229,7 @@ impl From<EngineError> for Refusal {
 }
 
 /// A blob was not stored.
-pub(super) fn not_stored(error: PutError, charge: u64) -> Refusal {
+pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
     match error {
         PutError::Body(source) => match source.downcast_ref::<BodyBroken>() {
             Some(broken) => body_broken(broken),

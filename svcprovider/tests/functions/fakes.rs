@@ -116,6 +116,7 @@ impl Records for Store {
             }
             written.push(Written {
                 revision,
+                modified_ms: now_ms(),
                 before: decision.before,
                 sum: decision.sum,
             });

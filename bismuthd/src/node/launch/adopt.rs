@@ -9,6 +9,7 @@ use bismuth_sandbox::process::{Process, Watched};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::up::Wait;
 use super::user::User;
 use super::{LaunchError, Launcher, Running, blocking, ground, now_ms};
 use crate::logs::pump;
@@ -49,6 +50,10 @@ impl Launcher {
         let Some(run) = &saved.run else {
             return Ok(None);
         };
+        if !run.proven && !slot.definition.secrets.is_empty() {
+            // It may still wait for its secrets, which only whoever started it had.
+            return Ok(None);
+        }
         let Some(process) = Process::adopt(&run.identity()).map_err(LaunchError::Process)? else {
             return Ok(None);
         };
@@ -72,8 +77,8 @@ impl Launcher {
             Ok((namespaces, pump))
         })
         .await?;
-        let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
-        let target = self.target(slot, run.program.clone(), &user, stderr);
+        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
+        let target = self.target(slot, run.program.clone(), &user, stderr, None);
         self.logs.spawn(slot.container_id, pump);
         let (namespaces, process) = if run.proven {
             (namespaces, process)
@@ -81,7 +86,12 @@ impl Launcher {
             let ran = Duration::from_millis(now_ms().saturating_sub(run.started_ms));
             let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
             let left = bound.saturating_sub(ran);
-            let ready = self.wait_until_ready(slot, namespaces, process, left, called_off);
+            let wait = Wait {
+                bound: left,
+                delivery: None,
+                called_off,
+            };
+            let ready = self.wait_until_ready(slot, namespaces, process, wait);
             let (namespaces, process, _connection) = ready.await?;
             (namespaces, process)
         };

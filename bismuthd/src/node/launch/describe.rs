@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bismuth_containerd::spec::{
     BindMount, DEFAULT_NOFILE_LIMIT, DEFAULT_OOM_SCORE_ADJ, DEFAULT_PIDS_LIMIT, DEFAULT_SHM_BYTES,
-    IdMapping, SpecInput,
+    IdMapping, MemoryDir, SpecInput,
 };
 use bismuth_sandbox::cgroup;
 use bismuth_sandbox::ids::IdRange;
@@ -12,6 +12,9 @@ use bismuth_sandbox::ids::IdRange;
 use super::ground::Ground;
 use crate::node::program::Program;
 use crate::node::slot::Slot;
+
+/// Thirty secrets of 64 KiB, which is as many and as large as they may be, in whole pages.
+const SECRETS_BYTES: u64 = 2 << 20;
 
 /// The directory of bismuth-init's socket inside an exec container.
 fn run_inside() -> &'static Path {
@@ -59,12 +62,25 @@ pub(super) fn spec_input(
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
         mounts: Vec::new(),
+        memory_dirs: secrets_dir(slot, ground),
         seccomp: None,
         annotations: std::collections::BTreeMap::new(),
     }
 }
 
-/// Makes it an exec container: bismuth-init is its init and spawns the command for each request.
+/// Room for the files that the definition asks for, if it does.
+fn secrets_dir(slot: &Slot, ground: &Ground) -> Vec<MemoryDir> {
+    let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
+    let dir = || MemoryDir {
+        destination: PathBuf::from(bismuth_init::SECRETS_DIR),
+        bytes: SECRETS_BYTES,
+        uid: ground.user.uid,
+        gid: ground.user.gid,
+    };
+    asked.then(dir).into_iter().collect()
+}
+
+/// Makes bismuth-init the container's init: it spawns the command for each request, or takes the secrets and becomes it.
 pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Path) {
     input.args = vec![bismuth_init::PROGRAM_PATH.to_owned()];
     // The directory may not exist in the image; each execution goes to its own.

@@ -8,11 +8,13 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::agent_ready::AgentNotReady;
+use super::deliver::DeliveryError;
 use super::ready::NotReady;
 use super::user::UserError;
 use crate::logs::pump::PumpError;
 use crate::node::slot::StartFailure;
 use crate::node::state_dir::StateError;
+use crate::services::SecretsError;
 
 /// Why a container was not started.
 #[derive(Debug, Error)]
@@ -32,6 +34,12 @@ pub enum LaunchError {
     /// The token for its services.
     #[error("make the container's token")]
     Token(#[source] std::io::Error),
+    /// The secrets that its program is given.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// They did not reach it.
+    #[error(transparent)]
+    Delivery(DeliveryError),
     /// Its root filesystem.
     #[error("mount the root filesystem")]
     Rootfs(#[source] bismuth_sandbox::rootfs::Error),
@@ -116,6 +124,10 @@ impl LaunchError {
                 source: NotReady::NotListening { .. } | NotReady::NotHealthy { .. },
                 ..
             } => (StatusCode::GATEWAY_TIMEOUT, "startup_timeout"),
+            Self::Secrets(SecretsError::Unavailable { .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "secrets_unavailable")
+            }
+            Self::Secrets(_) => (StatusCode::BAD_GATEWAY, "secret_unusable"),
             Self::CalledOff => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "node_failure"),
         }
@@ -130,6 +142,17 @@ impl LaunchError {
             reason: bismuth_daemon::exit::chain(&self),
             until,
         }
+    }
+
+    /// Tells a program that cannot be run from a delivery that failed.
+    pub(super) fn from_delivery(error: DeliveryError, program: &str) -> Self {
+        if error.is_about_the_program() {
+            return Self::Program {
+                program: program.to_owned(),
+                words: error.to_string(),
+            };
+        }
+        Self::Delivery(error)
     }
 
     /// Tells a program that cannot be run from a runtime that does not work, by the runtime's words.

@@ -39,7 +39,7 @@ pub(super) struct Wish {
     pub user: Option<String>,
     pub ids: IdRange,
     /// Whether bismuth-init will run in it.
-    pub exec: bool,
+    pub init: bool,
 }
 
 /// What the task will stand on.
@@ -69,7 +69,7 @@ pub(super) fn make(wish: &Wish) -> Result<Ground, LaunchError> {
     .map_err(LaunchError::Rootfs)?;
     let user = user::resolve(&root, wish.user.as_deref())?;
     let owner = host_owner(wish.ids, &user);
-    if wish.exec {
+    if wish.init {
         let run = wish.dir.join(RUN);
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }

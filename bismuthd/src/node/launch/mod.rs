@@ -12,6 +12,7 @@
 
 mod adopt;
 mod agent_ready;
+mod deliver;
 mod describe;
 mod down;
 mod error;
@@ -21,7 +22,6 @@ mod runtime;
 mod up;
 mod user;
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,9 +43,10 @@ pub use runtime::WantedRuntime;
 use super::program::Program;
 use super::slot::{ExecTarget, Live, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
+use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{Services, Token};
+use crate::services::{SecretEnv, SecretSource, Secrets, Services, Token};
 use runtime::Runtime;
 use user::User;
 
@@ -70,6 +71,8 @@ pub struct LaunchConfig {
     pub log_limits: Limits,
     /// This node's name, kept as a label of its containers.
     pub node: String,
+    /// Where secrets that definitions ask for come from.
+    pub secrets: SecretSource,
 }
 
 /// One start of a container.
@@ -237,10 +240,17 @@ impl Launcher {
         .await
     }
 
-    fn target(&self, slot: &Slot, program: Program, user: &User, stderr: OwnedFd) -> Target {
+    fn target(
+        &self,
+        slot: &Slot,
+        program: Program,
+        user: &User,
+        stderr: PrintingEnd,
+        secrets: Option<Secrets>,
+    ) -> Target {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
-            InvokeMode::Executable(_) => Target::Exec(ExecTarget {
+            InvokeMode::Executable(_) => Target::Exec(Box::new(ExecTarget {
                 socket: agent_socket(
                     &self
                         .state
@@ -251,7 +261,13 @@ impl Launcher {
                 user: (user.uid, user.gid),
                 groups: user.groups.clone(),
                 stderr,
-            }),
+                secrets: SecretEnv::new(
+                    self.config.secrets.clone(),
+                    slot.definition.service_group(slot.function_id),
+                    &slot.definition.secrets,
+                    secrets,
+                ),
+            })),
         }
     }
 

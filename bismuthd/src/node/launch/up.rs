@@ -8,27 +8,76 @@ use std::time::Duration;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
-use bismuth_model::{ContainerId, ContainerState, FunctionDefinition, InvokeMode};
+use bismuth_init::{Delivery, ExecRequest};
+use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::deliver::{DeliveryError, deliver};
 use super::error::LaunchError;
 use super::ground::{self, Ground};
 use super::ready::{self, NotReady};
+use super::user::User;
 use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe, now_ms};
 use crate::logs::cri::Stream;
 use crate::logs::pump::fifo_path;
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedRun;
-use crate::services::Token;
+use crate::services::{Secrets, Token};
 
 enum Unready {
     Server(NotReady),
     Agent(agent_ready::AgentNotReady),
+    Delivery(DeliveryError),
+}
+
+/// What stands between a started process and one that answers.
+pub(super) struct Wait<'a> {
+    /// How long it may take.
+    pub bound: Duration,
+    /// What bismuth-init is given first.
+    pub delivery: Option<Delivery>,
+    /// Ends the waiting early.
+    pub called_off: &'a CancellationToken,
+}
+
+/// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
+fn init_comes_first(definition: &FunctionDefinition) -> bool {
+    matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
+}
+
+/// What bismuth-init is given, if anything: the files, and a server itself, whose environment holds secrets.
+fn delivery(
+    slot: &Slot,
+    program: &Program,
+    user: &User,
+    secrets: &mut Secrets,
+) -> Result<Option<Delivery>, LaunchError> {
+    if slot.definition.secrets.is_empty() {
+        return Ok(None);
+    }
+    let files = std::mem::take(&mut secrets.files);
+    if let InvokeMode::Executable(_) = slot.definition.invoke_mode {
+        let delivery = Delivery {
+            files,
+            program: None,
+        };
+        return Ok((!delivery.files.is_empty()).then_some(delivery));
+    }
+    let env = program.env.iter().map(|line| line.clone().into_bytes());
+    let env = env.chain(secrets.env.iter().map(|line| line.to_vec()));
+    let argv = program.argv.iter().map(String::as_str);
+    let request = ExecRequest::new(argv, env, program.cwd.as_str(), (user.uid, user.gid));
+    let mut request = request.map_err(|error| LaunchError::Delivery(error.into()))?;
+    request.groups.clone_from(&user.groups);
+    Ok(Some(Delivery {
+        files,
+        program: Some(request),
+    }))
 }
 
 impl Launcher {
@@ -58,6 +107,9 @@ impl Launcher {
         report(ContainerState::Pulling);
         let image = self.image(&slot.definition, start).await?;
         report(ContainerState::Starting);
+        let group = slot.definition.service_group(slot.function_id);
+        let asked = &slot.definition.secrets;
+        let mut secrets = self.config.secrets.fetch(&group, asked).await?;
         let turn = self.turns.acquire().await;
         let range = self
             .ids()
@@ -81,7 +133,7 @@ impl Launcher {
             &token,
         );
         let pump = ground.pump.take().ok_or(LaunchError::Internal)?;
-        let stderr = pump.stderr_writer().map_err(LaunchError::Watch)?;
+        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
         self.logs.spawn(slot.container_id, pump);
         let process = self
             .start_task(slot, &image, range, &ground, &program)
@@ -99,16 +151,25 @@ impl Launcher {
             groups: ground.user.groups.clone(),
             program: program.clone(),
         };
+        let delivery = delivery(slot, &program, &ground.user, &mut secrets)?;
         let remembered = self.remember(slot, start.created_ms, Some(saved));
         let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
-        let ready =
-            self.wait_until_ready(slot, ground.namespaces, process, bound, start.called_off);
+        let ready = self.wait_until_ready(
+            slot,
+            ground.namespaces,
+            process,
+            Wait {
+                bound,
+                delivery,
+                called_off: start.called_off,
+            },
+        );
         let (remembered, ready) = tokio::join!(remembered, ready);
         let (namespaces, process, connection) = ready?;
         remembered?;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
-        let target = self.target(slot, program, &ground.user, stderr);
+        let target = self.target(slot, program, &ground.user, stderr, Some(secrets));
         Ok(Running {
             live: Arc::new(Live::new(
                 namespaces,
@@ -161,7 +222,7 @@ impl Launcher {
                 .clone()
                 .or_else(|| Some(image.config.user.clone())),
             ids: range,
-            exec: matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)),
+            init: init_comes_first(&slot.definition),
         };
         blocking(move || ground::make(&wish)).await
     }
@@ -189,7 +250,7 @@ impl Launcher {
             self.config.limit_swap,
             server.nofile,
         );
-        if matches!(slot.definition.invoke_mode, InvokeMode::Executable(_)) {
+        if init_comes_first(&slot.definition) {
             describe::put_init_in_front(&mut input, &self.config.init, &dir.join(ground::RUN));
         }
         let container = NewContainer {
@@ -222,32 +283,44 @@ impl Launcher {
         slot: &Slot,
         namespaces: Namespaces,
         process: Process,
-        bound: Duration,
-        called_off: &CancellationToken,
+        wait: Wait<'_>,
     ) -> Result<(Namespaces, Process, Option<TcpStream>), LaunchError> {
         let definition = Arc::clone(&slot.definition);
+        let Wait {
+            bound,
+            delivery,
+            called_off,
+        } = wait;
         let called_off = called_off.clone();
         let run_dir = self
             .state
             .container_dir(slot.container_id)
             .join(ground::RUN);
         let waited = tokio::task::spawn_blocking(move || {
-            let ready = match &definition.invoke_mode {
-                InvokeMode::Server(_, port) => ready::wait(&ready::Wait {
-                    net: namespaces.net_fd(),
-                    process: &process,
-                    port: *port,
-                    path: definition.readiness.as_ref().map(|r| r.path.as_str()),
-                    bound,
-                    called_off: &called_off,
-                })
-                .map(Some)
-                .map_err(Unready::Server),
-                InvokeMode::Executable(_) => {
-                    agent_ready::wait(&run_dir, &process, bound, &called_off)
-                        .map(|()| None)
-                        .map_err(Unready::Agent)
+            let agent = || {
+                agent_ready::wait(&run_dir, &process, bound, &called_off).map_err(Unready::Agent)
+            };
+            let deliver = || match &delivery {
+                None => Ok(()),
+                Some(delivery) => {
+                    agent().and_then(|()| deliver(&run_dir, delivery).map_err(Unready::Delivery))
                 }
+            };
+            let ready = match &definition.invoke_mode {
+                InvokeMode::Server(_, port) => deliver().and_then(|()| {
+                    ready::wait(&ready::Wait {
+                        net: namespaces.net_fd(),
+                        process: &process,
+                        port: *port,
+                        path: definition.readiness.as_ref().map(|r| r.path.as_str()),
+                        bound,
+                        called_off: &called_off,
+                    })
+                    .map(Some)
+                    .map_err(Unready::Server)
+                }),
+                InvokeMode::Executable(_) if delivery.is_some() => deliver().map(|()| None),
+                InvokeMode::Executable(_) => agent().map(|()| None),
             };
             (namespaces, process, ready)
         })
@@ -257,18 +330,24 @@ impl Launcher {
         };
         match ready {
             Ok(connection) => Ok((namespaces, process, connection)),
-            Err(unready) => Err(self.explain(slot.container_id, &process, unready).await),
+            Err(unready) => Err(self.explain(slot, &process, unready).await),
         }
     }
 
     /// Turns "it is not ready" into what the deployer can act on: how it ended, what it printed.
-    async fn explain(&self, id: ContainerId, process: &Process, unready: Unready) -> LaunchError {
+    async fn explain(&self, slot: &Slot, process: &Process, unready: Unready) -> LaunchError {
+        let id = slot.container_id;
         if matches!(
             unready,
             Unready::Server(NotReady::CalledOff)
                 | Unready::Agent(agent_ready::AgentNotReady::CalledOff)
         ) {
             return LaunchError::CalledOff;
+        }
+        if let Unready::Delivery(error) = unready {
+            let command = slot.definition.invoke_mode.command();
+            let program = command.first().map_or("", String::as_str);
+            return LaunchError::from_delivery(error, program);
         }
         let ended = process.has_ended().unwrap_or(false);
         let exit = if ended { self.exit(id).await } else { None };
@@ -280,6 +359,7 @@ impl Launcher {
         match unready {
             Unready::Server(source) => LaunchError::NotReady { source, tail },
             Unready::Agent(source) => LaunchError::Agent(source),
+            Unready::Delivery(source) => LaunchError::Delivery(source),
         }
     }
 }

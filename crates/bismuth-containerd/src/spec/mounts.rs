@@ -54,6 +54,19 @@ pub struct BindMount {
     pub executable: bool,
 }
 
+/// A directory in memory, gone with the container, that one user of the container has to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryDir {
+    /// Path in the container; created by the runtime if it is missing.
+    pub destination: PathBuf,
+    /// What fits.
+    pub bytes: u64,
+    /// Its owner inside the container.
+    pub uid: u32,
+    /// Its owner's group inside the container.
+    pub gid: u32,
+}
+
 /// The standard mounts in the order in which they must be made, then the caller's.
 pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
     let dev_size = format!("size={DEFAULT_DEV_BYTES}");
@@ -95,6 +108,9 @@ pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
             &quiet_and(&["relatime", "ro"]),
         )?,
     ];
+    for dir in &input.memory_dirs {
+        mounts.push(memory_dir(dir)?);
+    }
     for bind in &input.mounts {
         mounts.push(bind_mount(bind)?);
     }
@@ -116,6 +132,22 @@ fn mount(
         .destination(destination)
         .typ(typ)
         .source(source)
+        .options(options)
+        .build()
+}
+
+fn memory_dir(dir: &MemoryDir) -> Result<Mount, OciSpecError> {
+    let mut options: Vec<String> = QUIET.iter().map(|option| (*option).to_owned()).collect();
+    options.extend([
+        "mode=0700".to_owned(),
+        format!("size={}", dir.bytes),
+        format!("uid={}", dir.uid),
+        format!("gid={}", dir.gid),
+    ]);
+    MountBuilder::default()
+        .destination(dir.destination.clone())
+        .typ("tmpfs")
+        .source("tmpfs")
         .options(options)
         .build()
 }

@@ -90,6 +90,7 @@ impl Node {
             oom_score_adj: spec::DEFAULT_OOM_SCORE_ADJ,
             shm_bytes: spec::DEFAULT_SHM_BYTES,
             mounts: Vec::new(),
+            memory_dirs: Vec::new(),
             seccomp: None,
             annotations: BTreeMap::new(),
             id: id.clone(),

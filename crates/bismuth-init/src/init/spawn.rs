@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   parent: candidates from PATH, pointer arrays ── clone(VM | VFORK) ── sleeps ── reads `failed`
-//!   child:  setsid, fds 0 1 2, limits, user, cwd, signals ── execve ×n ─┬─ the program
+//!   child:  setsid, subreaper, fds 0 1 2, limits, user, cwd, signals ── execve ×n ─┬─ the program
 //!                                                                       └─ failed = …; _exit
 //! ```
 //!

@@ -1,15 +1,25 @@
-//! Processes that left the group of their execution.
+//! What executions leave running.
 //!
-//! A shell with job control, or `timeout`, puts its children into groups of their own; killing
-//! the group of the execution misses them. But they stay in its *session*, and when their parent
-//! dies they become our children. So after the end of an execution we kill those of our children
-//! that are in its session, until there are none.
+//! ```text
+//!   init ─┬─ leader ─┬─ child ─── …        a leader is the reaper of its orphans: whatever an
+//!         │          └─ orphan              execution starts, daemons too, stays below it
+//!         ├─ leader ─── …
+//!         └─ child of a leader that ended   hence a stray: killed, and then what was below it
+//! ```
 //!
-//! A daemon makes a session of its own and escapes that. It may live for as long as any
-//! execution runs (it may belong to that one); when none does, everything is killed.
+//! Killing the group of an execution misses what has left it: children of a shell with job
+//! control, or of `timeout`; and daemons, which make a session of their own. But each leader is a
+//! *child subreaper* (prctl(2), `PR_SET_CHILD_SUBREAPER`; it outlasts execve), so orphans become
+//! its children while it lives, and ours when it has died. So every child of ours that is no
+//! leader belongs to an execution that has ended, however many others run.
+//!
+//! Three limits. A program that takes the attribute off itself gives us its orphans while it
+//! lives, and they are killed early. Strays that fork faster than they are killed one by one are
+//! only surely ended when no execution runs, by one signal for all. And without /proc strays are
+//! not seen before that either.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs::File,
     io::{self, Read as _, Seek as _},
 };
@@ -18,13 +28,11 @@ use libc::pid_t;
 
 use crate::sys;
 
-/// What init remembers to find them.
+/// What init needs to find them.
 #[derive(Debug)]
 pub(super) struct Strays {
     /// The kernel's list of our children, see proc_pid_task(5); absent without /proc.
     children: Option<File>,
-    /// Executions that have ended and may have left something behind.
-    ended: BTreeSet<pid_t>,
 }
 
 impl Strays {
@@ -33,43 +41,22 @@ impl Strays {
         Self {
             // We are the only thread, so all children are its children.
             children: File::open(format!("/proc/self/task/{us}/children")).ok(),
-            ended: BTreeSet::new(),
         }
     }
 
-    pub(super) fn execution_ended(&mut self, leader: pid_t) {
-        self.ended.insert(leader);
-    }
-
-    /// There is no child left, which is the usual end of a lone execution.
-    pub(super) fn all_gone(&mut self) {
-        self.ended.clear();
-    }
-
-    /// Call it after reaping: orphans have become our children by then.
+    /// Call it after reaping: orphans have become our children by then. Those that they leave
+    /// behind in turn are found when their death is reaped.
     pub(super) fn sweep(&mut self, leaders: &HashMap<pid_t, u64>, is_first: bool) {
         if leaders.is_empty() && is_first {
             // All in our PID namespace but us. Those it makes our children are reaped like any.
             sys::kill(-1);
             return;
         }
-        if self.ended.is_empty() {
-            return;
-        }
         let children = self.children().unwrap_or_default();
-        let mut left = BTreeSet::new();
-        for child in children
+        children
             .into_iter()
             .filter(|pid| !leaders.contains_key(pid))
-        {
-            let session = sys::session_of(child);
-            if let Some(session) = session.filter(|session| self.ended.contains(session)) {
-                sys::kill(child);
-                // What is below it becomes ours when it dies, and is looked for then.
-                left.insert(session);
-            }
-        }
-        self.ended = left;
+            .for_each(sys::kill);
     }
 
     fn children(&mut self) -> io::Result<Vec<pid_t>> {

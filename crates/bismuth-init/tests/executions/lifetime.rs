@@ -108,30 +108,56 @@ fn children_in_process_groups_of_their_own_are_found_by_their_session() {
     }
 }
 
+/// It is the daemon itself that says it is up; by then it has left the session.
+const DAEMON: &str = "busybox setsid busybox sh -c 'echo up; exec busybox sleep 1000' & ";
+
 #[test]
-fn a_daemon_may_live_while_anything_runs_and_no_longer() {
-    let init = Init::first();
-    let mut other = init.exec(&["busybox", "cat"]);
-    other.spawned();
-    // It is the daemon itself that says it is up; by then it has left the session.
-    let daemon = "exec 2>&-; busybox setsid busybox sh -c 'echo up; exec busybox sleep 1000' &
-                  busybox sleep 1000";
-    let mut program = init.shell(daemon);
-    program.spawned();
-    assert_eq!(program.line(), "up");
-    let Execution {
-        stream, mut stdout, ..
-    } = program;
-    drop(stream);
-    eventually("daemon and other", || {
-        (init.children().len() == 2).then_some(())
-    });
-    other.stdin = None;
-    assert_eq!(other.exited(), Exit::Code(0));
-    let mut rest = String::new();
-    std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
-    eventually("all reaped", || init.children().is_empty().then_some(()));
-    init.assert_alive();
+fn a_daemon_is_killed_with_its_execution_while_others_run() {
+    for init in [Init::plain(), Init::first()] {
+        let mut others = [
+            init.exec(&["busybox", "cat"]),
+            // One that has a daemon of its own, which is not the other's.
+            init.shell(
+                "pid=$(busybox setsid busybox sh -c 'echo $$; exec busybox sleep 1000 >&-' &)
+                 echo up; read line; busybox kill -0 $pid",
+            ),
+        ];
+        for other in &mut others {
+            other.spawned();
+        }
+        assert_eq!(others[1].line(), "up");
+        for ends_by_itself in [true, false] {
+            let last = if ends_by_itself {
+                "read line"
+            } else {
+                "busybox sleep 1000"
+            };
+            let mut program = init.shell(&format!("exec 2>&-; ({DAEMON}); {last}"));
+            program.spawned();
+            assert_eq!(program.line(), "up");
+            if ends_by_itself {
+                program.say("\n");
+                assert_eq!(program.exited(), Exit::Code(0));
+            }
+            let Execution {
+                stream, mut stdout, ..
+            } = program;
+            drop(stream);
+            // The end of the output: the daemon is gone.
+            let mut rest = String::new();
+            std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
+            eventually("only the others", || {
+                (init.children().len() == 2).then_some(())
+            });
+        }
+        let [mut cat, mut with_daemon] = others;
+        with_daemon.say("\n");
+        assert_eq!(with_daemon.exited(), Exit::Code(0), "its daemon was there");
+        cat.stdin = None;
+        assert_eq!(cat.exited(), Exit::Code(0));
+        eventually("all reaped", || init.children().is_empty().then_some(()));
+        init.assert_alive();
+    }
 }
 
 #[test]

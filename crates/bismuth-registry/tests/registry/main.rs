@@ -7,6 +7,7 @@ mod assignment;
 mod audit;
 mod fixture;
 mod functions;
+mod groups;
 mod nodes;
 mod routing;
 mod store;

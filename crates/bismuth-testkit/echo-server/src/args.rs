@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 pub(crate) const USAGE: &str = "usage: echo-server [--port N] [--address IP] [--startup-delay-ms N] \
-    [--never-listen] [--exit-at-start CODE] [--ignore-term]";
+    [--never-listen] [--exit-at-start CODE] [--ignore-term] [--block-stderr LINE]";
 
 pub(crate) struct Args {
     pub(crate) address: IpAddr,
@@ -14,6 +14,8 @@ pub(crate) struct Args {
     pub(crate) never_listen: bool,
     pub(crate) exit_at_start: Option<u8>,
     pub(crate) ignore_term: bool,
+    /// Printed after the standard error has been made to wait, instead of serving.
+    pub(crate) block_stderr: Option<String>,
 }
 
 impl Args {
@@ -25,6 +27,7 @@ impl Args {
             never_listen: false,
             exit_at_start: None,
             ignore_term: false,
+            block_stderr: None,
         };
         while let Some(flag) = words.next() {
             match flag.as_str() {
@@ -34,6 +37,7 @@ impl Args {
                 "--never-listen" => args.never_listen = true,
                 "--exit-at-start" => args.exit_at_start = Some(value(&flag, words.next())?),
                 "--ignore-term" => args.ignore_term = true,
+                "--block-stderr" => args.block_stderr = Some(value(&flag, words.next())?),
                 _ => return Err(format!("unknown argument {flag:?}")),
             }
         }

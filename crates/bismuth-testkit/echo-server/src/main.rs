@@ -8,6 +8,7 @@ mod routes;
 mod streams;
 mod upgrade;
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
@@ -39,6 +41,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> std::io::Result<ExitCode> {
+    if let Some(line) = args.block_stderr {
+        return block_stderr(&line);
+    }
     // The init of a container is sent no signal that it does not handle, except SIGKILL.
     let mut terminate = signal(SignalKind::terminate())?;
     println!("echo-server: pid {} starts", std::process::id());
@@ -57,6 +62,14 @@ async fn run(args: Args) -> std::io::Result<ExitCode> {
         ended = served => ended.map(|()| ExitCode::SUCCESS),
         () = asked_to_end(&mut terminate, args.ignore_term) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Clears `O_NONBLOCK` of what the standard error is, for everybody who shares it.
+fn block_stderr(line: &str) -> std::io::Result<ExitCode> {
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned()?;
+    pipe::Sender::from_owned_fd(stderr)?.into_blocking_fd()?;
+    eprintln!("{line}");
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn asked_to_end(terminate: &mut tokio::signal::unix::Signal, ignore: bool) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, Dir, ENVIRONMENT, Node, Ports, ctl, succeeded};
+use super::{Cluster, Dir, ENVIRONMENT, Node, Ports, Services, ctl, succeeded};
 use crate::daemon::{Daemon, static_program};
 use crate::{Containerd, Image, Registry, ZooKeeper, image, ports, run};
 
@@ -20,6 +20,7 @@ pub struct Builder {
     bismuthd_args: Vec<String>,
     frontend_args: Vec<String>,
     api_args: Vec<String>,
+    services: bool,
 }
 
 impl Default for Builder {
@@ -33,6 +34,7 @@ impl Default for Builder {
             bismuthd_args: Vec::new(),
             frontend_args: Vec::new(),
             api_args: Vec::new(),
+            services: false,
         }
     }
 }
@@ -90,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// With one svcprovider, which all nodes share, on embedded engines.
+    #[must_use]
+    pub fn services(mut self) -> Self {
+        self.services = true;
+        self
+    }
+
     /// Starts everything and waits until all of it is ready.
     ///
     /// # Errors
@@ -114,6 +123,10 @@ impl Builder {
             api: ports::reserve()?,
             node: ports::reserve()?,
         };
+        let services = match self.services {
+            true => Some(Services::start(&dir.0, &servers).await?),
+            false => None,
+        };
         let mut nodes = Vec::new();
         for (ip, number) in ips.into_iter().zip(1_u8..) {
             nodes.push(self.start_node(
@@ -124,14 +137,16 @@ impl Builder {
                 &containerd,
                 &registry,
                 ports,
+                services.as_ref(),
             )?);
         }
-        let api = self.start_api(&dir.0, &servers, ports)?;
+        let api = self.start_api(&dir.0, &servers, ports, services.as_ref())?;
         let frontend = self.start_frontend(&dir.0, &servers, ports)?;
         let cluster = Cluster {
             frontend,
             api,
             nodes,
+            services,
             containerd,
             registry,
             zookeeper,
@@ -170,6 +185,7 @@ impl Builder {
         containerd: &Containerd,
         registry: &Registry,
         ports: Ports,
+        services: Option<&Services>,
     ) -> Result<Node> {
         let namespace = if number == 1 {
             "bismuth".to_owned()
@@ -197,7 +213,13 @@ impl Builder {
             state_dir.display().to_string(),
             // Not the machine's own, should there be one.
             "--svcprovider-socket".into(),
-            state_dir.join("svcprovider.sock").display().to_string(),
+            services
+                .map_or_else(
+                    || state_dir.join("svcprovider.sock"),
+                    |s| s.socket().to_owned(),
+                )
+                .display()
+                .to_string(),
             "--init".into(),
             static_program("bismuth-init")?.display().to_string(),
             "--runtime".into(),
@@ -217,10 +239,25 @@ impl Builder {
         })
     }
 
-    fn start_api(&self, dir: &Path, zookeeper: &str, ports: Ports) -> Result<Daemon> {
+    fn start_api(
+        &self,
+        dir: &Path,
+        zookeeper: &str,
+        ports: Ports,
+        services: Option<&Services>,
+    ) -> Result<Daemon> {
         let mut args = common(zookeeper);
         args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.api)]);
         args.extend(["--node-port".into(), ports.node.to_string()]);
+        if let Some(services) = services {
+            for (name, value) in services.operator() {
+                let flag = name
+                    .trim_start_matches("BISMUTH_")
+                    .to_lowercase()
+                    .replace('_', "-");
+                args.extend([format!("--{flag}"), value]);
+            }
+        }
         args.extend(self.api_args.clone());
         Daemon::spawn_in(dir, "bismuth-api", "bismuth-api", args)
     }
@@ -243,7 +280,7 @@ impl Builder {
 }
 
 /// Flags that every daemon has.
-fn common(zookeeper: &str) -> Vec<String> {
+pub(super) fn common(zookeeper: &str) -> Vec<String> {
     [
         "--zookeeper",
         zookeeper,
@@ -258,11 +295,11 @@ fn common(zookeeper: &str) -> Vec<String> {
 
 async fn provision(zookeeper: &str, ips: &[Ipv4Addr]) -> Result<()> {
     let bootstrap = ["bootstrap"];
-    succeeded(&bootstrap, &ctl(zookeeper, &[], &bootstrap).await?)?;
+    succeeded(&bootstrap, &ctl(zookeeper, &[], &bootstrap, &[]).await?)?;
     for ip in ips {
         let ip = ip.to_string();
         let args = ["provision", &ip];
-        succeeded(&args, &ctl(zookeeper, &[], &args).await?)?;
+        succeeded(&args, &ctl(zookeeper, &[], &args, &[]).await?)?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Functions that are a program run once per request.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http::{self as client, full};
 use bismuth_testkit::{Cluster, eventually};
@@ -7,7 +9,8 @@ use http::Request;
 use serde_json::json;
 
 use crate::common::{
-    Reading, SOON, Wire, channel_body, exec, header, problem, processes_with, script, text, with,
+    Reading, SOON, Wire, channel_body, exec, header, problem, processes_with, script, soon, text,
+    with,
 };
 
 /// The variable by which a request's processes are found on the host.
@@ -187,5 +190,211 @@ async fn a_program_learns_the_request_from_its_environment() -> Result<()> {
             .find(|line| *line == expected)
             .with_context(|| format!("no {expected} in\n{environment}"))?;
     }
+    Ok(())
+}
+
+/// The lines that a function has printed to its log.
+async fn logged(cluster: &Cluster, id: &str) -> Result<Vec<String>> {
+    let log = client::get(&cluster.api_url(&format!("/function/{id}/logs"))).await?;
+    let lines = text(&log);
+    let lines = lines.lines().filter_map(|line| line.splitn(5, ' ').nth(4));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let count = "n=$(wc -c); echo \"took $n\" >&2; echo $n";
+    let lines = format!("[ \"$QUERY_STRING\" = begin ] && echo begun; {count}");
+    let id = cluster
+        .deploy(&with(script(&lines), &json!({ "idle_timeout_ms": 1000 })))
+        .await?;
+    let url = cluster.frontend_url(&format!("/invoke/{id}"));
+    let whole = client::post(&url, "whole").await?;
+    ensure!(text(&whole) == "5\n", "{} {}", whole.status(), text(&whole));
+    let container = header(&whole, "x-bismuth-container-id").to_owned();
+    // Without the frontend, which would notice all of this as well.
+    let node = format!("{}:{}", cluster.nodes()[0].ip(), cluster.node_port());
+    let direct = format!("/invoke/{container}");
+    let head = |query: &str, id: &str, framing: &str| {
+        format!(
+            "POST {direct}{query} HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\n{framing}\r\n\r\n"
+        )
+    };
+    const CHUNKED: &str = "transfer-encoding: chunked";
+
+    // It stalls. The frontend has the same bound, and which of the two says so first is chance.
+    let near = format!("http://{node}{direct}");
+    let (ours, frontends) = ("request_body_timeout", "request_timeout");
+    for (base, id, codes) in [
+        (near, "stalls", vec![ours]),
+        (url, "stalls-far", vec![ours, frontends]),
+    ] {
+        let (pieces, body) = channel_body();
+        pieces.send("half".into())?;
+        let request = Request::post(base).header("x-request-id", id).body(body)?;
+        let answer = client::send_whole(request).await?;
+        let code = header(&answer, "x-bismuth-error");
+        ensure!(codes.contains(&code), "{code}");
+        let refused = problem(&answer, 408, code)?;
+        let detail = refused["detail"].to_string();
+        ensure!(
+            detail.contains("the request body was silent for 1000 ms"),
+            "{refused}"
+        );
+        are_gone(id).await;
+    }
+
+    // It is malformed, before and after the answer has begun.
+    let mut wire = Wire::connect(&format!("http://{node}")).await?;
+    wire.send(head("", "malformed", CHUNKED) + "4\r\nhalf\r\nno chunk\r\n")
+        .await?;
+    let answer = wire.head().await?;
+    ensure!(
+        answer.starts_with("http/1.1 400 ") && answer.contains("request_body_broken"),
+        "{answer}"
+    );
+    are_gone("malformed").await;
+    let mut wire = Wire::connect(&format!("http://{node}")).await?;
+    wire.send(head("?begin", "begun", CHUNKED) + "4\r\nhalf\r\n")
+        .await?;
+    let answer = wire.head().await?;
+    ensure!(answer.starts_with("http/1.1 200 "), "{answer}");
+    ensure!(wire.exactly(11).await? == b"6\r\nbegun\n\r\n");
+    wire.send("no chunk\r\n").await?;
+    ensure!(!wire.rest().await?.contains("0\r\n"), "it looks whole");
+    are_gone("begun").await;
+
+    // It is cut off: the client resets the connection, or says that nothing more comes.
+    for (id, resets) in [("reset", true), ("half-closed", false)] {
+        let mut wire = Wire::connect(&format!("http://{node}")).await?;
+        wire.send(head("", id, "content-length: 10") + "half")
+            .await?;
+        eventually("the program runs", SOON, async || {
+            match processes_with(&mark(id)).as_slice() {
+                [] => Err("not yet"),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        if resets {
+            wire.leave()?;
+        } else {
+            wire.finish().await?;
+            let answer = wire.rest().await?;
+            ensure!(!answer.contains("200 OK"), "{answer}");
+        }
+        are_gone(id).await;
+    }
+
+    let again = client::post(&cluster.frontend_url(&format!("/invoke/{id}")), "again!").await?;
+    ensure!(text(&again) == "6\n", "{} {}", again.status(), text(&again));
+    eventually(
+        "both whole uploads are in the log",
+        SOON,
+        async || match logged(&cluster, &id).await {
+            Ok(lines) if lines.last().is_some_and(|last| last == "took 6") => Ok(()),
+            lines => Err(format!("{lines:?}")),
+        },
+    )
+    .await;
+    let lines = logged(&cluster, &id).await?;
+    ensure!(lines == ["took 5", "took 6"], "{lines:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_need_not_read_all_that_is_sent() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for (lines, printed) in [
+        ("head -c 4", "xxxx"),
+        (
+            "exec <&-; echo closed; sleep 1; echo still",
+            "closed\nstill\n",
+        ),
+    ] {
+        let id = cluster.deploy(&script(lines)).await?;
+        let url = cluster.frontend_url(&format!("/invoke/{id}"));
+        let answer = client::post(&url, vec![b'x'; 4 << 20]).await?;
+        ensure!(
+            answer.status() == 200 && text(&answer) == printed,
+            "{lines}: {} {}",
+            answer.status(),
+            text(&answer)
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()> {
+    const PIECES: usize = 10;
+    let cluster = Cluster::start().await?;
+    let id = cluster
+        .deploy(&with(script("wc -c"), &json!({ "timeout_ms": 1000 })))
+        .await?;
+    let (pieces, body) = channel_body();
+    let request = Request::post(cluster.frontend_url(&format!("/invoke/{id}"))).body(body)?;
+    let answer = tokio::spawn(client::send_whole(request));
+    // Three times what is allowed for the output, each wait well below it.
+    let mut pace = tokio::time::interval(Duration::from_millis(300));
+    for _ in 0..PIECES {
+        pace.tick().await;
+        pieces.send("piece".into())?;
+    }
+    drop(pieces);
+    let answer = answer.await??;
+    ensure!(
+        answer.status() == 200 && text(&answer) == format!("{}\n", PIECES * "piece".len()),
+        "{} {}",
+        answer.status(),
+        text(&answer)
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_left_over_neither_delays_the_answer_nor_outlives_it_on_a_busy_container() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    // The sixth number of a process is its session, proc_pid_stat(5): it is a daemon by then.
+    let is_daemon = r#"until [ "$(cut -d' ' -f6 /proc/$!/stat)" = $! ]; do :; done;"#;
+    let lines = format!(
+        "case $QUERY_STRING in \
+         busy) cat;; \
+         ok) setsid sleep 10000 & {is_daemon} echo ok;; \
+         fail) setsid sleep 10000 & {is_daemon} exit 7;; \
+         noisy) setsid yes & {is_daemon} exit 0;; \
+         esac"
+    );
+    let id = cluster.deploy(&script(&lines)).await?;
+    let url = |query: &str| cluster.frontend_url(&format!("/invoke/{id}?{query}"));
+    let (pieces, body) = channel_body();
+    pieces.send("busy\n".into())?;
+    let busy = client::send(Request::post(url("busy")).body(body)?).await?;
+    let container = header(&busy, "x-bismuth-container-id").to_owned();
+    let mut busy = Reading::new(busy);
+    ensure!(busy.until("\n").await? == "busy\n");
+    for (query, status) in [("ok", 200), ("fail", 502), ("noisy", 200)] {
+        let request = Request::get(url(query))
+            .header("x-request-id", format!("left-over-{query}"))
+            .body(full(""))?;
+        let answer = soon("the answer", client::send_whole(request)).await??;
+        ensure!(header(&answer, "x-bismuth-container-id") == container);
+        if query == "ok" {
+            ensure!(text(&answer) == "ok\n", "{}", text(&answer));
+        }
+        if status == 502 {
+            let failed = problem(&answer, 502, "program_failed")?;
+            ensure!(
+                failed["detail"].to_string().contains("exit code 7"),
+                "{failed}"
+            );
+        } else {
+            ensure!(answer.status() == status, "{}", answer.status());
+        }
+        are_gone(&format!("left-over-{query}")).await;
+    }
+    drop(pieces);
+    ensure!(busy.rest().await?.is_empty());
     Ok(())
 }

@@ -151,6 +151,74 @@ async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() ->
     Ok(())
 }
 
+/// Waits until `wanted` is the log of the function.
+async fn log_becomes(cluster: &Cluster, id: &str, wanted: impl Fn(&[&str]) -> bool) {
+    let url = cluster.api_url(&format!("/function/{id}/logs"));
+    eventually("the log is complete", SOON, async || {
+        let log = client::get(&url).await;
+        let log = text(&log.map_err(|error| format!("{error:#}"))?);
+        let messages = messages(&log);
+        if wanted(&messages) {
+            Ok(())
+        } else {
+            let end: Vec<_> = messages.iter().rev().take(3).collect();
+            Err(format!("{} lines, the last {end:?}", messages.len()))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_prints_ten_mebibytes_of_errors_loses_none_of_them() -> Result<()> {
+    /// With their numbers and line feeds a thousand bytes each; the log keeps 30 MiB.
+    const LINES: usize = (10 << 20) / 1000;
+    let cluster = Cluster::start().await?;
+    let lines = format!(
+        "awk 'BEGIN {{ for (i = 0; i < {LINES}; i++) printf \"%0999d\\n\", i }}' | cat >&2"
+    );
+    // `cat` tells by its exit code that a write failed; it is the last of the pipeline.
+    let id = cluster.deploy(&script(&lines)).await?;
+    let answer = cluster.invoke(&id).await?;
+    ensure!(
+        answer.status() == 200,
+        "{} {}",
+        answer.status(),
+        text(&answer)
+    );
+    log_becomes(&cluster, &id, |messages| {
+        messages.len() == LINES
+            && (messages.iter().enumerate()).all(|(number, line)| line.parse() == Ok(number))
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_makes_its_standard_error_wait_holds_up_no_other_log() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let argv = ["/echo-server", "--block-stderr", "hostile"];
+    let hostile = cluster
+        .deploy(&with(
+            echo_server(),
+            &json!({ "invoke_mode": { "Executable": argv } }),
+        ))
+        .await?;
+    let innocent = cluster.deploy(&script("echo innocent >&2")).await?;
+    for number in 1..=3 {
+        for (id, word) in [(&hostile, "hostile"), (&innocent, "innocent")] {
+            let answer = cluster.invoke(id).await?;
+            ensure!(
+                answer.status() == 200,
+                "{} {}",
+                answer.status(),
+                text(&answer)
+            );
+            log_becomes(&cluster, id, |messages| messages == vec![word; number]).await;
+        }
+    }
+    Ok(())
+}
+
 fn bytes_below(dir: &std::path::Path) -> Result<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {

@@ -1,0 +1,96 @@
+//! `DELETE /function/{id}?purge=true`: a function, and the data that nobody else works on.
+//!
+//! ```text
+//!  svcprovider there? ─► function deleted ─► who else is in its group? ─┬─ nobody ─► data deleted
+//!    │ no: nothing is done                                             └─ others ─► said, data stays
+//! ```
+//!
+//! The function goes first: its routes are gone at once, and of two that are deleted at the same time, the later look finds
+//! nobody. The data goes at once and not when the containers have drained: nobody here can see when that is, and until then the
+//! group may belong to a new function, whose data it would be.
+
+use std::time::Duration;
+
+use bismuth_model::{FunctionId, ServiceGroup};
+use bismuth_operator::Purged;
+use http::StatusCode;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+use crate::functions::known;
+use crate::router::Api;
+
+/// Reads every function there is.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What became of the data.
+#[derive(Debug, Serialize)]
+pub(crate) struct Data {
+    group: ServiceGroup,
+    /// Null where others use the group.
+    purged: Option<Purged>,
+    /// Functions that work, or may work, on the same data.
+    used_by: Vec<FunctionId>,
+}
+
+/// Goes on to the end when the client goes away: a function without its data is half a deletion.
+pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
+    let work = tokio::spawn(delete_and_purge(api, id));
+    work.await.unwrap_or_else(|error| {
+        let detail = format!("delete function {id}: {error}");
+        Err(Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            detail,
+        ))
+    })
+}
+
+async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
+    let act = format!("read function {id}");
+    let function = api.ask(&act, known(&api.registry, id)).await?;
+    let group = function.record.definition.service_group(id);
+    api.services.probe(&group).await?;
+    let act = format!("delete function {id}");
+    let deleting = async { Ok(api.registry.delete_function(id).await?) };
+    api.change(&act, deleting).await?;
+    tracing::info!(function = %id, "deleted");
+    match purge(&api, &group).await {
+        Ok((purged, used_by)) => {
+            tracing::info!(function = %id, %group, purged = purged.is_some(), "its data");
+            Ok(Data {
+                group,
+                purged,
+                used_by,
+            })
+        }
+        // The same call would not find the function again.
+        Err(failure) => Err(Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_purged",
+            format!(
+                "function {id} is deleted, but its data in group {group} is not (`bismuthctl group purge {group}` deletes it): {}",
+                failure.detail
+            ),
+        )),
+    }
+}
+
+async fn purge(
+    api: &Api,
+    group: &ServiceGroup,
+) -> Result<(Option<Purged>, Vec<FunctionId>), Failure> {
+    let users = match timeout(LOOK, api.registry.group_users(group)).await {
+        Ok(users) => users?,
+        Err(_) => {
+            return Err(Failure::unavailable(
+                "find who else is in the group: ZooKeeper did not answer",
+            ));
+        }
+    };
+    if users.is_empty() {
+        return Ok((Some(api.services.purge(group).await?), Vec::new()));
+    }
+    Ok((None, [users.functions, users.unreadable].concat()))
+}

@@ -1,0 +1,145 @@
+//! svcprovider, as the API passes calls on to it.
+//!
+//! It is not needed for anything else: without it, or without its token, these calls are answered with 503 and all others work.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse as _, Response};
+use bismuth_daemon::exit::chain;
+use bismuth_model::ServiceGroup;
+use bismuth_operator::{Call, CallError, Purged, Refusal, Surface, whole};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http_body_util::Full;
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+
+/// A daemon is restarted within about a second.
+const RETRY_AFTER_SECONDS: u32 = 1;
+/// A purge takes as long as there is data.
+const PURGE: Duration = Duration::from_secs(30);
+
+/// Whether a call leaves something else than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Reads,
+    Changes,
+}
+
+/// Passes calls on. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    surface: Surface,
+    /// How long svcprovider may take over one call.
+    within: Duration,
+}
+
+impl Services {
+    pub(crate) fn new(surface: Surface, within: Duration) -> Self {
+        Self { surface, within }
+    }
+
+    /// Asks, and answers with what svcprovider answered.
+    pub(crate) async fn pass(
+        &self,
+        call: Call,
+        body: Bytes,
+        effect: Effect,
+    ) -> Result<Response, Failure> {
+        let asking = async {
+            let answer = self.surface.call(call, Full::new(body)).await?;
+            let status = answer.status();
+            Ok((status, whole(&self.surface, answer).await?))
+        };
+        let (status, json) = self.bounded(asking, effect, self.within).await?;
+        let headers = [
+            (CONTENT_TYPE, "application/json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        Ok((status, headers, json).into_response())
+    }
+
+    /// Whether a purge could be asked for now.
+    pub(crate) async fn probe(&self, group: &ServiceGroup) -> Result<(), Failure> {
+        let probing = self.surface.probe(group);
+        self.bounded(probing, Effect::Reads, self.within).await
+    }
+
+    /// Deletes all that a group has.
+    pub(crate) async fn purge(&self, group: &ServiceGroup) -> Result<Purged, Failure> {
+        let purging = self.surface.purge(group);
+        self.bounded(purging, Effect::Changes, PURGE).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, CallError>>,
+        effect: Effect,
+        bound: Duration,
+    ) -> Result<T, Failure> {
+        match timeout(bound, work).await {
+            Ok(done) => done.map_err(|error| failure(error, effect)),
+            Err(_) => Err(lost(
+                format!(
+                    "svcprovider at {} did not answer within {} ms",
+                    self.surface.address(),
+                    bound.as_millis()
+                ),
+                effect,
+            )),
+        }
+    }
+}
+
+fn failure(error: CallError, effect: Effect) -> Failure {
+    let detail = chain(&error);
+    match error {
+        CallError::Refused(refusal) => refused(refusal),
+        CallError::Connect { .. } | CallError::Silent { .. } => unavailable(detail),
+        CallError::Exchange { .. } | CallError::Answer { .. } => lost(detail, effect),
+        // The operator's fault and not the client's, who cannot do anything about it.
+        CallError::Token(_) | CallError::Unauthorized { .. } => {
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "svcprovider_token", detail)
+        }
+        CallError::Target { .. } => {
+            Failure::new(StatusCode::BAD_REQUEST, "malformed_name", detail).field("name")
+        }
+        CallError::Url { .. } => {
+            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        }
+    }
+}
+
+fn unavailable(detail: String) -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "svcprovider_unavailable",
+        detail,
+    )
+    .retry_after(RETRY_AFTER_SECONDS)
+}
+
+/// There is no answer, so nobody knows what was done.
+fn lost(detail: String, effect: Effect) -> Failure {
+    match effect {
+        Effect::Reads => unavailable(detail),
+        Effect::Changes => Failure::unknown_outcome(format!(
+            "{detail}; the change was made or was not: look before you try again"
+        )),
+    }
+}
+
+/// In svcprovider's words and under its name.
+fn refused(refusal: Refusal) -> Failure {
+    let status = refusal.status;
+    let mut failure = if status.is_client_error() || status.is_server_error() {
+        Failure::new(status, refusal.code, refusal.detail)
+    } else {
+        Failure::new(StatusCode::BAD_GATEWAY, refusal.code, refusal.detail)
+    };
+    failure.component = refusal.component.into();
+    failure.retry_after = refusal.retry_after;
+    failure
+}

@@ -1,0 +1,336 @@
+//! The part of the command line that is about what functions keep: keys, blobs, secrets.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bismuth_model::ServiceGroup;
+use bismuth_operator::{DEFAULT_TOKEN_FILE, DEFAULT_URL};
+use clap::Subcommand;
+use http::HeaderValue;
+
+use crate::services::source::Source;
+
+/// Where svcprovider is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Services {
+    /// The operator's surface of svcprovider.
+    #[arg(long, env = "BISMUTH_SVCPROVIDER", value_name = "URL", default_value = DEFAULT_URL, global = true)]
+    pub svcprovider: http::Uri,
+    /// The file with its token, which only its owner may read.
+    #[arg(long, env = "BISMUTH_SVCPROVIDER_TOKEN_FILE", value_name = "FILE", default_value = DEFAULT_TOKEN_FILE, global = true)]
+    pub svcprovider_token_file: PathBuf,
+}
+
+/// Whose.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Of {
+    /// The group: a function's svc_group_id, or its id if it has none.
+    #[arg(short, long)]
+    pub group: ServiceGroup,
+}
+
+/// Secrets.
+#[derive(Debug, clap::Args)]
+pub struct Secret {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: SecretCommand,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub services: Services,
+}
+
+/// What to do with secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Set a secret, and print its version.
+    ///
+    /// The value is read from standard input or a file and never taken from the command line. Its bytes are kept as they are; only
+    /// when standard input is a terminal, the line feed at its end is left off.
+    Set(SecretValue),
+    /// List the secrets of a group with their versions. Values are never shown.
+    List {
+        /// The group.
+        group: ServiceGroup,
+    },
+    /// Give a secret that is there a new value, and print its version. Functions can still read the one before by its version.
+    Rotate(SecretValue),
+    /// Delete a secret with all its versions.
+    Delete {
+        /// The group.
+        group: ServiceGroup,
+        /// The secret.
+        name: String,
+    },
+    /// Wrap the data keys of all groups with the current master key, while functions go on.
+    Rewrap,
+}
+
+/// A secret and where its value comes from.
+#[derive(Debug, clap::Args)]
+pub struct SecretValue {
+    /// The group.
+    pub group: ServiceGroup,
+    /// The secret.
+    pub name: String,
+    /// Where the value comes from: - for standard input (the default), or @FILE.
+    // Anything is taken here and refused later: the parser would print what it refuses, which may be a secret.
+    #[arg(value_name = "-|@FILE", allow_hyphen_values = true)]
+    pub source: Option<String>,
+    /// The rest of a secret that was typed here.
+    #[arg(hide = true, num_args = 0.., allow_hyphen_values = true)]
+    pub surplus: Vec<String>,
+}
+
+/// Keys and their values.
+#[derive(Debug, clap::Args)]
+pub struct Kv {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: KvCommand,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub services: Services,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Print a value as it is.
+    Get {
+        /// The key.
+        #[arg(value_parser = key)]
+        key: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        of: Of,
+    },
+    /// Set a value, and print its ETag.
+    Put(KvPut),
+    /// List keys, in order.
+    List(List),
+    /// Delete a key.
+    Delete {
+        /// The key.
+        #[arg(value_parser = key)]
+        key: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        of: Of,
+        /// Only while the value has this ETag.
+        #[arg(long, value_name = "ETAG", value_parser = etag)]
+        if_match: Option<HeaderValue>,
+    },
+    /// Add to a number, which is 0 where there is none, and print the sum.
+    Incr {
+        /// The key.
+        #[arg(value_parser = key)]
+        key: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        of: Of,
+        /// How much [default: 1].
+        #[arg(long, value_name = "N", allow_hyphen_values = true)]
+        by: Option<i64>,
+    },
+}
+
+/// One value.
+#[derive(Debug, clap::Args)]
+pub struct KvPut {
+    /// The key.
+    #[arg(value_parser = key)]
+    pub key: String,
+    /// The value: as it stands, @FILE, or - for standard input (the default).
+    #[arg(value_name = "VALUE|-|@FILE", value_parser = Source::value)]
+    pub value: Option<Source>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub of: Of,
+    /// How long it stays: seconds, or a duration such as 10m or 2h.
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub ttl: Option<u64>,
+    /// Only while the value has this ETag; * is any value.
+    #[arg(long, value_name = "ETAG", value_parser = etag)]
+    pub if_match: Option<HeaderValue>,
+    /// Only if there is no such key.
+    #[arg(long, conflicts_with = "if_match")]
+    pub if_absent: bool,
+    /// What the value is, such as application/json.
+    #[arg(long, value_name = "TYPE", value_parser = content_type)]
+    pub content_type: Option<HeaderValue>,
+}
+
+/// Blobs.
+#[derive(Debug, clap::Args)]
+pub struct Blob {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: BlobCommand,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub services: Services,
+}
+
+/// What to do with blobs.
+#[derive(Debug, Subcommand)]
+pub enum BlobCommand {
+    /// Print a blob, or write it to a file that appears when it is whole. Its digest is checked.
+    Get {
+        /// The key.
+        #[arg(value_parser = key)]
+        key: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        of: Of,
+        /// Where to.
+        #[arg(short, long)]
+        file: Option<PathBuf>,
+    },
+    /// Set a blob, whether it is there or not, and print its ETag.
+    Put(BlobPut),
+    /// List blobs, in order.
+    List(List),
+    /// Delete a blob.
+    Delete {
+        /// The key.
+        #[arg(value_parser = key)]
+        key: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        of: Of,
+    },
+}
+
+/// One blob.
+#[derive(Debug, clap::Args)]
+pub struct BlobPut {
+    /// The key.
+    #[arg(value_parser = key)]
+    pub key: String,
+    /// Where it comes from: - for standard input, or @FILE.
+    #[arg(value_name = "-|@FILE", default_value = "-", value_parser = Source::stream)]
+    pub source: Source,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub of: Of,
+    /// What it is, such as image/png.
+    #[arg(long, value_name = "TYPE", value_parser = content_type)]
+    pub content_type: Option<HeaderValue>,
+}
+
+/// Which keys.
+#[derive(Debug, clap::Args)]
+pub struct List {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub of: Of,
+    /// Only those that begin with this.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prefix: String,
+}
+
+/// Groups.
+#[derive(Debug, clap::Args)]
+pub struct Group {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: GroupCommand,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub services: Services,
+}
+
+/// What to do with groups.
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// List the groups that have something.
+    List,
+    /// Show what a group has.
+    Show {
+        /// The group.
+        group: ServiceGroup,
+    },
+    /// Delete all that a group has: keys, blobs and secrets, whether functions use it or not.
+    Purge {
+        /// The group.
+        group: ServiceGroup,
+    },
+}
+
+/// An empty key would ask for the list.
+fn key(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("a key has at least one byte"),
+        key => Ok(key.to_owned()),
+    }
+}
+
+/// As `kv put` prints it; the quotes may have been lost on the way.
+fn etag(text: &str) -> Result<HeaderValue, String> {
+    let quoted = match text {
+        "*" => text.to_owned(),
+        text if text.len() > 1 && text.starts_with('"') && text.ends_with('"') => text.to_owned(),
+        text if text.is_empty() || text.contains('"') => {
+            return Err(format!("{text:?} is not an ETag"));
+        }
+        text => format!("\"{text}\""),
+    };
+    HeaderValue::from_str(&quoted).map_err(|_| format!("{text:?} is not an ETag"))
+}
+
+fn content_type(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| format!("{text:?} is not a content type"))
+}
+
+/// Whole seconds, at least one.
+fn ttl(text: &str) -> Result<u64, String> {
+    let time = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|_| format!("{text:?} is neither seconds nor a duration such as 10m"))?,
+    };
+    if time.as_secs() == 0 || time.subsec_nanos() != 0 {
+        return Err(format!("{text} is not a whole number of seconds above 0"));
+    }
+    Ok(time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_seconds_or_durations() {
+        for (text, expected) in [
+            ("90", Some(90)),
+            ("10m", Some(600)),
+            ("1h 30m", Some(5400)),
+            ("0", None),
+            ("500ms", None),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            assert_eq!(ttl(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_etag_gets_back_the_quotes_that_a_shell_took() {
+        for (text, expected) in [
+            ("5f3a", Some("\"5f3a\"")),
+            ("\"5f3a\"", Some("\"5f3a\"")),
+            ("*", Some("*")),
+            ("", None),
+            ("\"", None),
+            ("a\"b", None),
+        ] {
+            let parsed = etag(text).ok();
+            assert_eq!(
+                parsed.as_ref().map(|v| v.to_str().unwrap()),
+                expected,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `group`: what groups have, as a whole.
+
+use bismuth_operator::{Call, json};
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{pages, surface};
+use crate::args::{Group, GroupCommand};
+use crate::error::Error;
+use crate::output::{Output, Table};
+use crate::size;
+
+#[derive(Serialize, Deserialize)]
+struct Usage {
+    group: String,
+    kv: Count,
+    blob: Count,
+    secrets: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Count {
+    bytes: u64,
+    count: u64,
+}
+
+pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Error> {
+    let surface = surface(&args.services)?;
+    match args.command {
+        GroupCommand::List => {
+            let groups: Vec<Usage> = pages::all(&surface, Call::new(Method::GET, "/group")).await?;
+            output.answer(&groups, || table(&groups))
+        }
+        GroupCommand::Show { group } => {
+            let answer = surface.ask(Call::group(Method::GET, &group)).await?;
+            let usage: Usage = json(&surface, answer).await?;
+            output.answer(&usage, || table(std::slice::from_ref(&usage)))
+        }
+        GroupCommand::Purge { group } => {
+            let purged = surface.purge(&group).await?;
+            output.answer(&purged, || {
+                format!(
+                    "deleted {} keys, {} blobs and {} secrets of group {group}\n",
+                    purged.kv, purged.blobs, purged.secrets
+                )
+            })
+        }
+    }
+}
+
+fn table(groups: &[Usage]) -> String {
+    let mut table = Table::new([
+        "GROUP",
+        "KEYS",
+        "KEYS-SIZE",
+        "BLOBS",
+        "BLOBS-SIZE",
+        "SECRETS",
+    ]);
+    for usage in groups {
+        table.row([
+            usage.group.clone(),
+            usage.kv.count.to_string(),
+            size::show(usage.kv.bytes),
+            usage.blob.count.to_string(),
+            size::show(usage.blob.bytes),
+            usage.secrets.to_string(),
+        ]);
+    }
+    table.render()
+}

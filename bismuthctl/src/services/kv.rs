@@ -1,0 +1,168 @@
+//! `kv`: keys and their values.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bismuth_operator::{Call, CallError, Surface, whole};
+use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderValue, Method};
+use http_body_util::Full;
+use serde::{Deserialize, Serialize};
+
+use super::source::Source;
+use super::{etag, header, pages, surface};
+use crate::args::{Kv, KvCommand, KvPut, List};
+use crate::error::Error;
+use crate::output::{Output, Table, time};
+use crate::size;
+
+/// svcprovider takes no more.
+const MAX_BYTES: usize = 1 << 20;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    key: &'a str,
+    etag: String,
+    content_type: String,
+    /// Where it is text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    /// Where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    key: &'a str,
+    etag: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    key: String,
+    etag: String,
+    size: u64,
+    content_type: Option<String>,
+    modified_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Sum<'a> {
+    key: &'a str,
+    value: i64,
+}
+
+pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> {
+    let surface = surface(&args.services)?;
+    match args.command {
+        KvCommand::Get { key, of } => {
+            let call = Call::kv(Method::GET, &of.group, &key);
+            get(&surface, call, &key, output).await
+        }
+        KvCommand::Put(put) => set(&surface, put, output).await,
+        KvCommand::List(which) => list(&surface, &which, output).await,
+        KvCommand::Delete { key, of, if_match } => {
+            let mut call = Call::kv(Method::DELETE, &of.group, &key);
+            if let Some(etag) = if_match {
+                call = call.header(IF_MATCH, etag);
+            }
+            surface.ask(call).await?;
+            eprintln!("key {key} of group {} is deleted", of.group);
+            Ok(())
+        }
+        KvCommand::Incr { key, of, by } => {
+            let mut call = Call::kv(Method::POST, &of.group, &key).then("incr");
+            if let Some(by) = by {
+                call = call.query("by", &by.to_string());
+            }
+            incr(&surface, call, &key, output).await
+        }
+    }
+}
+
+async fn get(
+    surface: &Surface,
+    call: Call,
+    key: &str,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let answer = surface.ask(call).await?;
+    let (etag, content_type) = (etag(&answer), header(&answer, CONTENT_TYPE));
+    let value = whole(surface, answer).await?;
+    if !output.is_json() {
+        return output.bytes(&value);
+    }
+    let text = std::str::from_utf8(&value).ok();
+    output.json(&Shown {
+        key,
+        etag,
+        content_type,
+        value: text,
+        value_base64: text.is_none().then(|| BASE64_STANDARD.encode(&value)),
+    })
+}
+
+async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
+    let value = put.value.unwrap_or(Source::Stdin).read(MAX_BYTES).await?;
+    let mut call = Call::kv(Method::PUT, &put.of.group, &put.key);
+    if let Some(seconds) = put.ttl {
+        call = call.query("ttl", &seconds.to_string());
+    }
+    if let Some(etag) = put.if_match {
+        call = call.header(IF_MATCH, etag);
+    }
+    if put.if_absent {
+        call = call.header(IF_NONE_MATCH, HeaderValue::from_static("*"));
+    }
+    if let Some(content_type) = put.content_type {
+        call = call.header(CONTENT_TYPE, content_type);
+    }
+    let etag = etag(&surface.call(call, Full::new(value)).await?);
+    let key = put.key.as_str();
+    output.answer(
+        &Written {
+            key,
+            etag: etag.clone(),
+        },
+        || format!("{etag}\n"),
+    )
+}
+
+async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
+    let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
+    let keys: Vec<Listed> = pages::all(surface, call).await?;
+    output.answer(&keys, || {
+        let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"]);
+        for key in &keys {
+            table.row([
+                key.key.clone(),
+                size::show(key.size),
+                key.content_type.clone().unwrap_or("-".to_owned()),
+                time(key.modified_ms),
+                key.expires_ms.map_or("-".to_owned(), time),
+                key.etag.clone(),
+            ]);
+        }
+        table.render()
+    })
+}
+
+async fn incr(
+    surface: &Surface,
+    call: Call,
+    key: &str,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let body = whole(surface, surface.ask(call).await?).await?;
+    let text = String::from_utf8_lossy(&body);
+    let value: i64 = text.trim().parse().map_err(|_| CallError::Answer {
+        address: surface.address(),
+        reason: format!(
+            "{:?} is not a number",
+            text.chars().take(64).collect::<String>()
+        ),
+    })?;
+    output.answer(&Sum { key, value }, || format!("{value}\n"))
+}

@@ -1,0 +1,51 @@
+//! What functions keep, through the operator's surface of svcprovider.
+//!
+//! ```text
+//!  secret · kv · blob · group ─► Surface: token, one exchange ─► svcprovider
+//!  source: - or @FILE ──┘   └─► pages: all of a list
+//! ```
+
+mod blob;
+mod download;
+mod group;
+mod kv;
+mod pages;
+mod purge;
+mod secret;
+pub mod source;
+
+use std::time::Duration;
+
+use bismuth_operator::{CallError, Surface};
+use http::Response;
+use http::header::{ETAG, HeaderName};
+use hyper::body::Incoming;
+
+pub(crate) use self::{
+    blob::run as blob, group::run as group, kv::run as kv, purge::delete_and_purge,
+    secret::run as secret,
+};
+use crate::args::Services;
+
+/// A daemon on a network of ours; more is a wrong address.
+const CONNECT: Duration = Duration::from_secs(5);
+
+fn surface(services: &Services) -> Result<Surface, CallError> {
+    Surface::new(
+        &services.svcprovider,
+        services.svcprovider_token_file.clone(),
+        CONNECT,
+    )
+}
+
+/// A header as text; empty where there is none.
+fn header(response: &Response<Incoming>, name: HeaderName) -> String {
+    let value = response.headers().get(name);
+    value
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default()
+}
+
+fn etag(response: &Response<Incoming>) -> String {
+    header(response, ETAG)
+}

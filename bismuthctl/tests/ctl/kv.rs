@@ -1,0 +1,179 @@
+//! Keys and groups.
+
+use serde_json::{Value, json};
+
+use crate::provider::Provider;
+
+#[tokio::test]
+async fn a_value_is_put_got_and_deleted() {
+    let provider = Provider::start().await;
+    let kv = async |args: &[&str]| {
+        let args = [&["kv"], args, &["--group", "shop"]].concat();
+        provider.ctl(&args).await
+    };
+    let etag = kv(&["put", "cart/1 ü?", "three apples"])
+        .await
+        .ok()
+        .to_owned();
+    assert!(etag.starts_with('"'), "{etag}");
+    assert_eq!(kv(&["get", "cart/1 ü?"]).await.stdout, "three apples");
+    let json = ["get", "cart/1 ü?", "-o", "json"];
+    let shown = kv(&json).await.json();
+    assert_eq!(
+        shown,
+        json!({"key": "cart/1 ü?", "etag": etag, "content_type": "application/octet-stream", "value": "three apples"})
+    );
+    let file = format!("@{}", provider.file("value", b"\xff\x00"));
+    let put = ["put", "cart/1 ü?", &file, "--content-type", "image/png"];
+    kv(&put).await.ok();
+    let shown = kv(&json).await.json();
+    assert_eq!(
+        (
+            &shown["content_type"],
+            &shown["value_base64"],
+            shown.get("value")
+        ),
+        (&json!("image/png"), &json!("/wA="), None)
+    );
+    let piped = ["kv", "put", "piped", "-g", "shop"];
+    provider.piped(&piped, b"from a pipe\n").await.ok();
+    assert_eq!(kv(&["get", "piped"]).await.stdout, "from a pipe\n");
+    kv(&["delete", "piped"]).await.ok();
+    kv(&["get", "piped"])
+        .await
+        .failed(3, &["there is no key piped"]);
+    kv(&["get", ""]).await.failed_usage();
+    let large = vec![b'x'; (1 << 20) + 1];
+    provider
+        .piped(&piped, &large)
+        .await
+        .failed(2, &["more than 1048576 bytes"]);
+}
+
+#[tokio::test]
+async fn conditions_and_lifetimes_are_passed_on() {
+    let provider = Provider::start().await;
+    let kv = async |args: &[&str]| {
+        let args = [&["kv"], args, &["-g", "shop"]].concat();
+        provider.ctl(&args).await
+    };
+    let first = kv(&["put", "lock", "me", "--if-absent", "--ttl", "10m"]).await;
+    let first = first.ok().to_owned();
+    kv(&["put", "lock", "you", "--if-absent"])
+        .await
+        .failed(1, &["svcprovider: key lock is not in the state"]);
+    let expires = provider.0.state().groups["shop"].kv["lock"].expires_ms;
+    assert!(expires.is_some());
+    // A shell takes the quotes away; both are the same ETag.
+    let bare = first.trim_matches('"').to_owned();
+    let second = kv(&["put", "lock", "me again", "--if-match", &bare]).await;
+    let second = second.ok().to_owned();
+    kv(&["put", "lock", "late", "--if-match", &first])
+        .await
+        .failed(1, &["not in the state"]);
+    kv(&["delete", "lock", "--if-match", &first])
+        .await
+        .failed(1, &["not in the state"]);
+    kv(&["delete", "lock", "--if-match", &second]).await.ok();
+    for wrong in [
+        &["--ttl", "0"][..],
+        &["--ttl", "soon"],
+        &["--if-match", ""],
+        &["--if-match", "a", "--if-absent"],
+    ] {
+        kv(&[&["put", "lock", "x"], wrong].concat())
+            .await
+            .failed_usage();
+    }
+}
+
+#[tokio::test]
+async fn numbers_are_added_to() {
+    let provider = Provider::start().await;
+    let incr = async |more: &[&str]| {
+        let args = [&["kv", "incr", "hits", "-g", "shop"], more].concat();
+        provider.ctl(&args).await
+    };
+    assert_eq!(incr(&[]).await.ok(), "1");
+    assert_eq!(incr(&["--by", "-5"]).await.ok(), "-4");
+    assert_eq!(
+        incr(&["-o", "json"]).await.json(),
+        json!({"key": "hits", "value": -3})
+    );
+    let put = ["kv", "put", "hits", "many", "-g", "shop"];
+    provider.ctl(&put).await.ok();
+    incr(&[]).await.failed(1, &["holds no number"]);
+}
+
+#[tokio::test]
+async fn a_list_is_followed_through_all_its_pages() {
+    let provider = Provider::start().await;
+    {
+        let mut state = provider.0.state();
+        for n in 0..2500 {
+            let entry = state.entry("x");
+            let group = state.group("shop");
+            group.kv.insert(format!("key/{n:05}"), entry.clone());
+            group.blobs.insert(format!("key/{n:05}"), entry);
+        }
+        let entry = state.entry("x");
+        state.group("shop").kv.insert("other".to_owned(), entry);
+    }
+    let list = async |what: &str, more: &[&str]| {
+        let args = [&[what, "list", "-g", "shop"], more].concat();
+        provider.ctl(&args).await
+    };
+    assert_eq!(list("kv", &[]).await.ok().lines().count(), 2502);
+    let listed = list("kv", &["--prefix", "key/", "-o", "json"]).await.json();
+    let keys: Vec<&Value> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|k| &k["key"])
+        .collect();
+    assert_eq!(keys.len(), 2500);
+    assert!(keys.is_sorted_by_key(|key| key.as_str()));
+    let blobs = list("blob", &["-o", "json"]).await.json();
+    assert_eq!(blobs.as_array().unwrap().len(), 2500);
+    assert_eq!(blobs[0]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(
+        list("kv", &["--prefix", "none"]).await.ok().lines().count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn groups_are_listed_shown_and_purged() {
+    let provider = Provider::start().await;
+    for group in ["a", "b"] {
+        provider
+            .ctl(&["kv", "put", "k", "four", "-g", group])
+            .await
+            .ok();
+    }
+    provider
+        .piped(&["blob", "put", "b", "-g", "a"], b"123")
+        .await
+        .ok();
+    provider
+        .piped(&["secret", "set", "a", "s"], b"x")
+        .await
+        .ok();
+    let list = provider.ctl(&["group", "list"]).await.ok().to_owned();
+    assert_eq!(list.lines().count(), 3, "{list}");
+    let shown = provider.ctl(&["group", "show", "a"]).await.ok().to_owned();
+    let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(line, ["a", "1", "4B", "1", "3B", "1"]);
+    let purged = provider.ctl(&["group", "purge", "a", "-o", "json"]).await;
+    assert_eq!(purged.json(), json!({"kv": 1, "blobs": 1, "secrets": 1}));
+    provider
+        .ctl(&["group", "show", "a"])
+        .await
+        .failed(3, &["group a has nothing"]);
+    assert_eq!(
+        provider.ctl(&["group", "purge", "a"]).await.ok(),
+        "deleted 0 keys, 0 blobs and 0 secrets of group a"
+    );
+    let left = provider.ctl(&["group", "list", "-o", "json"]).await.json();
+    assert_eq!(left[0]["group"], "b");
+}

@@ -1,0 +1,57 @@
+//! What svcprovider answers.
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::CallError;
+use crate::exchange::Surface;
+
+/// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// What a purge deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// Keys.
+    pub kv: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Secrets.
+    pub secrets: u64,
+}
+
+/// The whole body of an answer, if it is no larger than answers of this surface are.
+///
+/// # Errors
+/// [`CallError::Answer`].
+pub async fn whole(surface: &Surface, response: Response<Incoming>) -> Result<Bytes, CallError> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await;
+    match body {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(CallError::Answer {
+            address: surface.address(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// The answer as what it should be.
+///
+/// # Errors
+/// [`CallError::Answer`].
+pub async fn json<T: DeserializeOwned>(
+    surface: &Surface,
+    response: Response<Incoming>,
+) -> Result<T, CallError> {
+    let body = whole(surface, response).await?;
+    serde_json::from_slice(&body).map_err(|error| CallError::Answer {
+        address: surface.address(),
+        reason: error.to_string(),
+    })
+}

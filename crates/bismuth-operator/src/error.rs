@@ -1,0 +1,114 @@
+//! Why a call was not done, and what the operator does about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{StatusCode, Uri};
+
+use crate::token::TokenError;
+
+/// Why a call was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Not where svcprovider can be.
+    #[error(
+        "--svcprovider {url} is not an http URL of a host, such as {}",
+        crate::DEFAULT_URL
+    )]
+    Url {
+        /// As given.
+        url: Uri,
+    },
+    /// The token cannot be had. Nothing was sent.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The key is too long to be asked for. Nothing was sent.
+    #[error("{target:.64}… cannot be asked for")]
+    Target {
+        /// The path.
+        target: String,
+        /// Why.
+        source: http::Error,
+    },
+    /// Nobody answers there. Nothing was sent.
+    #[error(
+        "connect to svcprovider at {address} (is it running? --svcprovider names another place)"
+    )]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nobody answers there, not even with a refusal. Nothing was sent.
+    #[error("connect to svcprovider at {address}: no answer within {} ms (--svcprovider names another place)", bound.as_millis())]
+    Silent {
+        /// Where.
+        address: String,
+        /// How long it was waited for.
+        bound: Duration,
+    },
+    /// It went wrong on the way: what was asked is done or is not.
+    #[error("exchange with svcprovider at {address}")]
+    Exchange {
+        /// With whom.
+        address: String,
+        /// How.
+        source: hyper::Error,
+    },
+    /// The token is not svcprovider's.
+    #[error(
+        "svcprovider at {address} does not accept the token in {}: take the token file of that svcprovider (--svcprovider-token-file)",
+        token_file.display()
+    )]
+    Unauthorized {
+        /// Who refused.
+        address: String,
+        /// The file.
+        token_file: PathBuf,
+    },
+    /// svcprovider refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The answer makes no sense.
+    #[error("svcprovider at {address} answered what was not asked for: {reason}")]
+    Answer {
+        /// Who.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A refusal in svcprovider's words.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{component}: {detail}")]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A stable word for programs.
+    pub code: String,
+    /// Who refused.
+    pub component: String,
+    /// One sentence for people.
+    pub detail: String,
+    /// Seconds after which the same call may succeed.
+    pub retry_after: Option<u32>,
+}
+
+impl CallError {
+    /// Whether the call may have been done all the same.
+    #[must_use]
+    pub fn is_unknown_outcome(&self) -> bool {
+        matches!(self, Self::Exchange { .. } | Self::Answer { .. })
+    }
+
+    /// The status that svcprovider refused with.
+    #[must_use]
+    pub fn refused_with(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.status),
+            _ => None,
+        }
+    }
+}

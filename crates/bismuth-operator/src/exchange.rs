@@ -1,0 +1,245 @@
+//! One call: the token, a connection, an exchange.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bismuth_model::ServiceGroup;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, RETRY_AFTER};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::answers::{Purged, json};
+use crate::call::Call;
+use crate::error::{CallError, Refusal};
+use crate::token::read_token;
+
+/// Problems of ours are small.
+const PROBLEM_BYTES: usize = 64 * 1024;
+
+/// Where svcprovider is, and what proves that an operator asks.
+#[derive(Clone, Debug)]
+pub struct Surface {
+    authority: Authority,
+    token_file: PathBuf,
+    connect: Duration,
+}
+
+impl Surface {
+    /// A surface at a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
+    ///
+    /// # Errors
+    /// [`CallError::Url`].
+    pub fn new(url: &Uri, token_file: PathBuf, connect: Duration) -> Result<Self, CallError> {
+        let http = url.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP);
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none();
+        match url.authority() {
+            Some(authority) if http && bare && !authority.as_str().contains('@') => Ok(Self {
+                authority: authority.clone(),
+                token_file,
+                connect,
+            }),
+            _ => Err(CallError::Url { url: url.clone() }),
+        }
+    }
+
+    /// Asks, and returns the answer as soon as its head is there. The token is read anew. A refusal is an error.
+    ///
+    /// # Errors
+    /// [`CallError`] says whose fault it is, and whether something may have been done.
+    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<Incoming>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let token = read_token(&self.token_file).await?;
+        let request = self.request(call, token, body)?;
+        let stream = self.connect().await?;
+        let failed = |source| CallError::Exchange {
+            address: self.address(),
+            source,
+        };
+        let io = TokioIo::new(Pretending {
+            stream,
+            deaf: false,
+        });
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .map_err(failed)?;
+        // Ends with the exchange.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(failed)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response).await)
+    }
+
+    /// Asks without a body.
+    ///
+    /// # Errors
+    /// As [`Surface::call`].
+    pub async fn ask(&self, call: Call) -> Result<Response<Incoming>, CallError> {
+        self.call(call, Empty::<Bytes>::new()).await
+    }
+
+    /// Whether svcprovider is there and accepts the token. `group` need not have anything.
+    ///
+    /// # Errors
+    /// As [`Surface::call`].
+    pub async fn probe(&self, group: &ServiceGroup) -> Result<(), CallError> {
+        match self.ask(Call::group(Method::GET, group)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.refused_with() == Some(StatusCode::NOT_FOUND) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes all that a group has.
+    ///
+    /// # Errors
+    /// As [`Surface::call`].
+    pub async fn purge(&self, group: &ServiceGroup) -> Result<Purged, CallError> {
+        let response = self.ask(Call::group(Method::DELETE, group)).await?;
+        json(self, response).await
+    }
+
+    /// Host and port, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.authority.to_string()
+    }
+
+    fn request<B>(&self, call: Call, token: HeaderValue, body: B) -> Result<Request<B>, CallError> {
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(&call.target)
+            .body(body)
+            .map_err(|source| CallError::Target {
+                target: call.target,
+                source,
+            })?;
+        let headers = request.headers_mut();
+        headers.extend(call.headers);
+        headers.insert(AUTHORIZATION, token);
+        if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
+            headers.insert(HOST, host);
+        }
+        Ok(request)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, CallError> {
+        // An IPv6 address stands in brackets in a URL and without them for the resolver.
+        let host = self.authority.host();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let target = (host, self.authority.port_u16().unwrap_or(80));
+        let failed = |source| CallError::Connect {
+            address: self.address(),
+            source,
+        };
+        let connected = timeout(self.connect, TcpStream::connect(target)).await;
+        let stream = connected
+            .map_err(|_| CallError::Silent {
+                address: self.address(),
+                bound: self.connect,
+            })?
+            .map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        Ok(stream)
+    }
+
+    async fn refusal(&self, response: Response<Incoming>) -> CallError {
+        let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            return CallError::Unauthorized {
+                address: self.address(),
+                token_file: self.token_file.clone(),
+            };
+        }
+        let retry_after = seconds(response.headers());
+        let body = Limited::new(response.into_body(), PROBLEM_BYTES);
+        let body = body.collect().await.map(|body| body.to_bytes());
+        let problem = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
+        let problem = problem.unwrap_or_else(|| Problem {
+            code: "refused".to_owned(),
+            component: "svcprovider".to_owned(),
+            detail: format!("{} answered {status}", self.authority),
+        });
+        CallError::Refused(Refusal {
+            status,
+            code: problem.code,
+            component: problem.component,
+            detail: problem.detail,
+            retry_after,
+        })
+    }
+}
+
+/// What of a problem is told.
+#[derive(Deserialize)]
+struct Problem {
+    code: String,
+    component: String,
+    detail: String,
+}
+
+fn seconds(headers: &HeaderMap) -> Option<u32> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+}
+
+/// Goes on reading from a server that takes no more bytes: it may have refused early, and its answer waits to be read
+/// (RFC 9112 section 9.5). So a failed write is pretended, and reading tells what became of the exchange.
+struct Pretending {
+    stream: TcpStream,
+    deaf: bool,
+}
+
+impl AsyncRead for Pretending {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pretending {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            // Never ready again: pretending to send the rest of a large body would only read it from its file.
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            Poll::Ready(Err(_)) => {
+                self.deaf = true;
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

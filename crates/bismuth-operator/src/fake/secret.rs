@@ -1,0 +1,80 @@
+//! Secrets of the twin: their values go in and never come out.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::state::{Secret, State, now_ms};
+use super::{Answer, ok, problem, with_json, wrong_method};
+
+const MAX_BYTES: usize = 64 * 1024;
+
+pub(super) fn answer(
+    state: &mut State,
+    group: &str,
+    method: &Method,
+    rest: &[&str],
+    body: Bytes,
+) -> Answer {
+    match (method.as_str(), rest) {
+        ("GET", []) => list(state, group),
+        ("PUT", [name]) => set(state, group, name, body, false),
+        ("POST", [name, "rotate"]) => set(state, group, name, body, true),
+        ("DELETE", [name]) => match state.group(group).secrets.remove(*name) {
+            Some(_) => {
+                state.tidy();
+                ok(&json!({"name": name}))
+            }
+            None => unknown(state, group, name),
+        },
+        _ => wrong_method(method),
+    }
+}
+
+fn list(state: &State, group: &str) -> Answer {
+    let secrets = state.groups.get(group).into_iter().flat_map(|g| &g.secrets);
+    let shown: Vec<Value> = secrets
+        .map(|(name, secret)| {
+            json!({"name": name, "version": secret.versions.len(), "modified_ms": secret.modified_ms})
+        })
+        .collect();
+    ok(&json!({"secrets": shown}))
+}
+
+fn set(state: &mut State, group: &str, name: &str, value: Bytes, must_be: bool) -> Answer {
+    if value.is_empty() || value.len() > MAX_BYTES {
+        let (status, code) = if value.is_empty() {
+            (StatusCode::BAD_REQUEST, "empty_secret")
+        } else {
+            (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large")
+        };
+        return problem(status, code, format!("a secret has 1 to {MAX_BYTES} bytes"));
+    }
+    let secrets = &mut state.group(group).secrets;
+    let known = secrets.contains_key(name);
+    if must_be && !known {
+        return unknown(state, group, name);
+    }
+    let secret = secrets.entry(name.to_owned()).or_insert(Secret {
+        versions: Vec::new(),
+        modified_ms: 0,
+    });
+    secret.versions.push(value);
+    secret.modified_ms = now_ms();
+    let status = if known {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    let answer = json!({"name": name, "version": secret.versions.len()});
+    with_json(status, &answer, "application/json")
+}
+
+fn unknown(state: &mut State, group: &str, name: &str) -> Answer {
+    state.tidy();
+    problem(
+        StatusCode::NOT_FOUND,
+        "unknown_secret",
+        format!("group {group} has no secret {name}"),
+    )
+}

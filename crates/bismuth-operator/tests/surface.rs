@@ -1,0 +1,137 @@
+//! Calls to the twin, and to servers that misbehave.
+
+#![allow(clippy::unwrap_used)] // What fails here fails the test.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bismuth_model::ServiceGroup;
+use bismuth_operator::fake::{Svcprovider, write_token};
+use bismuth_operator::{Call, CallError, Purged, Surface, json};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::Method;
+use http_body_util::{Full, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+
+const BOUND: Duration = Duration::from_millis(500);
+
+fn surface(url: &str, token_file: &Path) -> Surface {
+    Surface::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
+}
+
+fn group() -> ServiceGroup {
+    "shop".parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
+    let twin = Svcprovider::start().await.unwrap();
+    let surface = surface(&twin.url(), &twin.token_file());
+    surface.probe(&group()).await.unwrap();
+    let put = Call::secret(Method::PUT, &group(), "a b/c");
+    let body = Full::new(Bytes::from("value"));
+    let made: Value = json(&surface, surface.call(put, body).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(made, json!({"name": "a b/c", "version": 1}));
+    let error = surface
+        .ask(Call::secret(Method::DELETE, &group(), "other"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.refused_with().unwrap(), 404);
+    assert_eq!(
+        error.to_string(),
+        "svcprovider: group shop has no secret other"
+    );
+    let purged = surface.purge(&group()).await.unwrap();
+    assert_eq!(purged.secrets, 1);
+    assert_eq!(surface.purge(&group()).await.unwrap(), Purged::default());
+}
+
+#[tokio::test]
+async fn the_token_is_read_anew_for_every_call() {
+    let twin = Svcprovider::start().await.unwrap();
+    let surface = surface(&twin.url(), &twin.token_file());
+    surface.probe(&group()).await.unwrap();
+    let right = std::fs::read_to_string(twin.token_file()).unwrap();
+    write_token(&twin.token_file(), "another").unwrap();
+    let error = surface.probe(&group()).await.unwrap_err();
+    assert!(matches!(error, CallError::Unauthorized { .. }), "{error}");
+    write_token(&twin.token_file(), right.trim()).unwrap();
+    surface.probe(&group()).await.unwrap();
+    std::fs::remove_file(twin.token_file()).unwrap();
+    let error = surface.probe(&group()).await.unwrap_err();
+    assert!(matches!(error, CallError::Token(_)), "{error}");
+}
+
+#[tokio::test]
+async fn where_nobody_listens_nothing_was_done() {
+    let mut twin = Svcprovider::start().await.unwrap();
+    let surface = surface(&twin.url(), &twin.token_file());
+    twin.stop().await;
+    let begun = Instant::now();
+    let error = surface.purge(&group()).await.unwrap_err();
+    assert!(matches!(error, CallError::Connect { .. }), "{error}");
+    assert!(!error.is_unknown_outcome());
+    assert!(begun.elapsed() < BOUND * 2, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn only_the_root_of_an_http_server_is_an_address() {
+    for good in ["http://127.0.0.1:9001", "http://[::1]:9001/", "node:9001"] {
+        assert!(
+            Surface::new(&good.parse().unwrap(), "t".into(), BOUND).is_ok(),
+            "{good}"
+        );
+    }
+    for bad in [
+        "https://127.0.0.1:9001",
+        "http://127.0.0.1:9001/group",
+        "http://127.0.0.1:9001/?a",
+        "/path",
+        "http://user:password@host:1",
+    ] {
+        assert!(
+            Surface::new(&bad.parse().unwrap(), "t".into(), BOUND).is_err(),
+            "{bad}"
+        );
+    }
+}
+
+/// Answers 413 after the head of the request, and reads no further. If it `ends`, it also says that it sends no more.
+async fn refuses_early(ends: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        let body = r#"{"code":"quota","component":"svcprovider","detail":"the group has no room"}"#;
+        let answer = format!(
+            "HTTP/1.1 413 Payload Too Large\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if ends {
+            stream.shutdown().await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
+    let twin = Svcprovider::start().await.unwrap();
+    for ends in [false, true] {
+        let surface = surface(&refuses_early(ends).await, &twin.token_file());
+        let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
+        let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
+        let call = Call::blob(Method::PUT, &group(), "large");
+        let error = surface.call(call, endless).await.unwrap_err();
+        assert_eq!(error.to_string(), "svcprovider: the group has no room");
+    }
+}

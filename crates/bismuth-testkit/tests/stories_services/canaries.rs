@@ -1,0 +1,179 @@
+//! Secrets are where the function is that asked for them, and nowhere else.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use bismuth_testkit::Cluster;
+use serde_json::{Value, json};
+
+use crate::{ask, calls, cluster, ctl_with, python};
+
+const CANARIES: usize = 20;
+/// errno(3).
+const EINVAL: i32 = 22;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let mut canaries = Vec::new();
+    for number in 0..CANARIES {
+        let value = canary();
+        let name = format!("canary-{number}");
+        ctl_with(&cluster, &["secret", "set", "zoo", &name, "-"], &value).await?;
+        canaries.push(value);
+    }
+    // Half of them are given at the start, one of those as a file too; all are read.
+    let secrets: Vec<Value> = (0..CANARIES / 2)
+        .map(|n| match n {
+            0 => json!({ "name": "canary-0", "env": "CANARY_0", "file": "canary" }),
+            n => json!({ "name": format!("canary-{n}"), "env": format!("CANARY_{n}") }),
+        })
+        .collect();
+    let id = python(&cluster, "zoo", &json!({ "secrets": secrets })).await?;
+    let server = cluster
+        .deploy(&json!({
+            "image": "docker.io/library/echo-server:latest",
+            "invoke_mode": { "Server": [["/echo-server"], 8000] },
+            "svc_group_id": "zoo",
+            "secrets": [{ "name": "canary-1", "env": "CANARY_1" }],
+        }))
+        .await?;
+    cluster.invoke(&server).await?;
+    let names: Vec<String> = (0..CANARIES / 2).map(|n| format!("CANARY_{n}")).collect();
+    let said = ask(&cluster, &id, &json!({ "calls": [], "env": names })).await?;
+    for (name, value) in names.iter().zip(&canaries) {
+        ensure!(
+            said.0["env"][name] == value.as_str(),
+            "{name}: {}",
+            said.0["env"]
+        );
+    }
+    ensure!(
+        said.0["files"]["canary"] == canaries[0].as_str(),
+        "{}",
+        said.0["files"]
+    );
+    let reads: Vec<Value> = (0..CANARIES)
+        .map(|n| json!(["GET", format!("/secrets/v1/canary-{n}")]))
+        .collect();
+    let said = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in said.answers().into_iter().zip(&canaries) {
+        ensure!(status == 200 && value == canary, "{status}");
+    }
+
+    // A new value for each, and the function reads that.
+    for number in 0..CANARIES {
+        let value = canary();
+        let name = format!("canary-{number}");
+        ctl_with(&cluster, &["secret", "rotate", "zoo", &name, "-"], &value).await?;
+        canaries.push(value);
+    }
+    let said = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in said.answers().into_iter().zip(&canaries[CANARIES..]) {
+        ensure!(status == 200 && value == canary, "{status}");
+    }
+
+    let asked: BTreeSet<u32> = cluster
+        .containerd()
+        .tasks(cluster.nodes()[0].namespace())
+        .await?
+        .into_values()
+        .collect();
+    let found = in_processes(&canaries, &asked)?;
+    ensure!(found.is_empty(), "in processes: {found:?}");
+
+    kill_everything(&mut cluster).await?;
+    let mut found = Vec::new();
+    // What is there is found.
+    let decoy = cluster.dir().join("decoy");
+    fs::write(&decoy, format!("before {} after", canaries[CANARIES]))?;
+    search(cluster.dir(), &canaries, &mut found)?;
+    ensure!(found == [decoy.as_path()], "{found:?}");
+    fs::remove_file(&decoy)?;
+    found.clear();
+    for dir in [
+        cluster.dir(),
+        cluster.containerd().dir(),
+        cluster.zookeeper().dir(),
+    ] {
+        search(dir, &canaries, &mut found)?;
+    }
+    ensure!(found.is_empty(), "on disk: {found:?}");
+    Ok(())
+}
+
+/// As long as a password is, and in no text by chance.
+fn canary() -> String {
+    format!("canary{:032x}", fastrand::u128(..))
+}
+
+async fn kill_everything(cluster: &mut Cluster) -> Result<()> {
+    cluster.frontend_mut().kill().await?;
+    cluster.api_mut().kill().await?;
+    cluster.services_mut().daemon_mut().kill().await?;
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.zookeeper_mut().kill().await?;
+    cluster.containerd_mut().kill().await
+}
+
+/// Files that hold any of them.
+fn search(dir: &Path, canaries: &[String], found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            search(&entry.path(), canaries, found)?;
+        } else if kind.is_file() {
+            let bytes = match fs::read(entry.path()) {
+                // A pinned namespace, which holds no bytes.
+                Err(error) if error.raw_os_error() == Some(EINVAL) => continue,
+                read => read.with_context(|| format!("read {}", entry.path().display()))?,
+            };
+            if holds(&bytes, canaries) {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Command lines and environments that hold any of them, of processes that are not the functions'.
+fn in_processes(canaries: &[String], asked: &BTreeSet<u32>) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let pid = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let Some(pid) = pid.filter(|pid| !asked.contains(pid)) else {
+            continue;
+        };
+        for name in ["cmdline", "environ"] {
+            // It may have ended since it was listed.
+            let bytes = fs::read(path.join(name)).unwrap_or_default();
+            if holds(&bytes, canaries) {
+                found.push(format!("/proc/{pid}/{name}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn holds(bytes: &[u8], canaries: &[String]) -> bool {
+    // They all begin alike: most files need one look.
+    let mut rest = bytes;
+    while let Some(at) = memchr::memmem::find(rest, b"canary") {
+        rest = &rest[at..];
+        if canaries
+            .iter()
+            .any(|canary| rest.starts_with(canary.as_bytes()))
+        {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
+}

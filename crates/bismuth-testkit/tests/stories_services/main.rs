@@ -1,0 +1,115 @@
+//! Keys, blobs and secrets, as functions in real containers have them.
+//!
+//! ```text
+//!  story ─► bismuthfe ─► bismuthd ─► container: python3 ─► 169.254.169.254:9000 ─► svcprovider ─► engines
+//!    └────► bismuthctl ──────────────────────────────────────────────────────────►
+//! ```
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod canaries;
+mod restarts;
+mod sharing;
+
+use anyhow::{Context, Result, ensure};
+use bismuth_testkit::{Cluster, http as client, image};
+use http::{Method, Request};
+use serde_json::{Value, json};
+
+/// Makes the calls that the request lists, with the standard library alone, and answers with what came back.
+const PROGRAM: &str = r#"
+import json, os, sys, urllib.request, urllib.error
+base = os.environ["BISMUTH_SERVICES"]
+asked = json.load(sys.stdin)
+token = asked.get("token") or os.environ["BISMUTH_AUTH"]
+def call(method, path, body=None, headers={}):
+    data = None if body is None else body.encode()
+    request = urllib.request.Request(base + path, data=data, method=method)
+    request.add_header("Authorization", "Bearer " + token)
+    for name, value in headers.items():
+        request.add_header(name, value)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return [answer.status, answer.read().decode(), answer.headers.get("ETag")]
+    except urllib.error.HTTPError as error:
+        return [error.code, error.read().decode(), None]
+files = {}
+if os.path.isdir("/run/secrets"):
+    for name in os.listdir("/run/secrets"):
+        files[name] = open("/run/secrets/" + name).read()
+json.dump({"answers": [call(*one) for one in asked["calls"]], "token": os.environ["BISMUTH_AUTH"],
+           "env": {n: os.environ.get(n) for n in asked.get("env", [])}, "files": files}, sys.stdout)
+"#;
+
+/// What a function said.
+struct Said(Value);
+
+impl Said {
+    /// Status and body of each call.
+    fn answers(&self) -> Vec<(u64, &str)> {
+        let answers = self.0["answers"].as_array().into_iter().flatten();
+        answers
+            .map(|a| {
+                (
+                    a[0].as_u64().unwrap_or_default(),
+                    a[1].as_str().unwrap_or_default(),
+                )
+            })
+            .collect()
+    }
+
+    fn statuses(&self) -> Vec<u64> {
+        self.answers().iter().map(|(status, _)| *status).collect()
+    }
+}
+
+async fn cluster() -> Result<Cluster> {
+    Cluster::builder()
+        .image("library/python:3.11", image::python()?)
+        .services()
+        .start()
+        .await
+}
+
+/// A Python function in a group.
+async fn python(cluster: &Cluster, group: &str, fields: &Value) -> Result<String> {
+    let definition = json!({
+        "image": "docker.io/library/python:3.11",
+        "invoke_mode": { "Executable": ["/usr/bin/python3", "-c", PROGRAM] },
+        "svc_group_id": group,
+    });
+    cluster.deploy(&common::with(definition, fields)).await
+}
+
+/// Has a function make calls: `[method, path, body, headers]` each.
+async fn ask(cluster: &Cluster, id: &str, asked: &Value) -> Result<Said> {
+    ask_at(&cluster.frontend_url(&format!("/invoke/{id}")), asked).await
+}
+
+async fn ask_at(url: &str, asked: &Value) -> Result<Said> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(url)
+        .body(client::full(asked.to_string()))?;
+    let answer = client::send_whole(request).await?;
+    let text = common::text(&answer);
+    ensure!(answer.status() == 200, "{}: {text}", answer.status());
+    let said = serde_json::from_str(&text).with_context(|| format!("the answer {text:?}"))?;
+    Ok(Said(said))
+}
+
+async fn calls(cluster: &Cluster, id: &str, calls: &Value) -> Result<Said> {
+    ask(cluster, id, &json!({ "calls": calls })).await
+}
+
+/// Runs bismuthctl with a value on its standard input.
+async fn ctl_with(cluster: &Cluster, args: &[&str], input: &str) -> Result<String> {
+    let output = cluster.ctl_with_input(args, input.as_bytes()).await?;
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(output.status.success(), "bismuthctl {args:?}: {out}{err}");
+    Ok(out.into_owned())
+}

@@ -1,0 +1,134 @@
+//! Functions of one group share what they keep; those of another see nothing of it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::{ask, calls, cluster, ctl_with, python};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_with_their_token()
+-> Result<()> {
+    let cluster = cluster().await?;
+    let one = python(&cluster, "team", &json!({})).await?;
+    let two = python(&cluster, "team", &json!({})).await?;
+    let stranger = python(&cluster, "others", &json!({})).await?;
+    ctl_with(
+        &cluster,
+        &["secret", "set", "team", "db/password", "-"],
+        "s3cret",
+    )
+    .await?;
+
+    let said = calls(
+        &cluster,
+        &one,
+        &json!([
+            ["PUT", "/kv/v1/greeting", "hello", {"Content-Type": "text/plain"}],
+            ["POST", "/kv/v1/visits/incr"],
+            ["POST", "/blob/v1/picture", "bytes of it"],
+            ["POST", "/blob/v1/picture", "again"],
+            ["GET", "/secrets/v1/db/password"],
+        ]),
+    )
+    .await?;
+    ensure!(
+        said.statuses() == [201, 200, 201, 409, 200],
+        "{:?}",
+        said.answers()
+    );
+    ensure!(said.answers()[4].1 == "s3cret", "{:?}", said.answers());
+
+    let said = calls(
+        &cluster,
+        &two,
+        &json!([
+            ["GET", "/kv/v1/greeting"],
+            ["POST", "/kv/v1/visits/incr"],
+            ["GET", "/blob/v1/picture"],
+            ["GET", "/blob/v1/"],
+            ["GET", "/secrets/v1/db/password"],
+        ]),
+    )
+    .await?;
+    let expected = [
+        (200, "hello"),
+        (200, "2"),
+        (200, "bytes of it"),
+        (200, r#"["picture"]"#),
+        (200, "s3cret"),
+    ];
+    ensure!(said.answers() == expected, "{:?}", said.answers());
+
+    let reads = json!([
+        ["GET", "/kv/v1/greeting"],
+        ["GET", "/blob/v1/picture"],
+        ["GET", "/blob/v1/"],
+        ["GET", "/secrets/v1/db/password"],
+    ]);
+    let said = calls(&cluster, &stranger, &reads).await?;
+    ensure!(
+        said.statuses() == [404, 404, 200, 404],
+        "{:?}",
+        said.answers()
+    );
+    ensure!(said.answers()[2].1 == "[]", "{:?}", said.answers());
+    // Their token opens their own socket and no other.
+    let token = calls(&cluster, &one, &json!([])).await?.0["token"]
+        .as_str()
+        .context("no token")?
+        .to_owned();
+    let said = ask(
+        &cluster,
+        &stranger,
+        &json!({ "token": token, "calls": reads }),
+    )
+    .await?;
+    ensure!(
+        said.statuses() == [401, 401, 401, 401],
+        "{:?}",
+        said.answers()
+    );
+
+    // What operators see is the same data.
+    let value = cluster
+        .ctl_ok(&["kv", "get", "greeting", "--group", "team"])
+        .await?;
+    ensure!(value == "hello", "{value:?}");
+    let groups = cluster.ctl_ok(&["group", "list"]).await?;
+    ensure!(groups.contains("team"), "{groups}");
+    cluster.ctl_ok(&["group", "purge", "team"]).await?;
+    let said = calls(&cluster, &one, &reads).await?;
+    ensure!(
+        said.statuses() == [404, 404, 200, 404],
+        "{:?}",
+        said.answers()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_and_bad_input_are_refused_and_change_nothing() -> Result<()> {
+    let cluster = cluster().await?;
+    let quotas = json!({ "svc_quotas": { "kv_keys": 1, "kv_bytes": 64 } });
+    let id = python(&cluster, "small", &quotas).await?;
+    let said = calls(
+        &cluster,
+        &id,
+        &json!([
+            ["PUT", "/kv/v1/a", "1"],
+            ["PUT", "/kv/v1/b", "2"],
+            ["PUT", "/kv/v1/a", "x".repeat(100)],
+            ["GET", "/kv/v1/../a"],
+            ["GET", "/kv/v1/%ff"],
+            ["GET", format!("/kv/v1/{}", "k".repeat(513))],
+            ["PATCH", "/kv/v1/a"],
+            ["PUT", "/kv/v1/a", "3", {"If-Match": "\"0\""}],
+            ["GET", "/kv/v1/a"],
+        ]),
+    )
+    .await?;
+    let expected = [201, 507, 413, 400, 400, 400, 405, 412, 200];
+    ensure!(said.statuses() == expected, "{:?}", said.answers());
+    ensure!(said.answers()[8].1 == "1", "{:?}", said.answers());
+    Ok(())
+}

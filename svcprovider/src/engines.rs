@@ -1,0 +1,111 @@
+//! The engines that the flags name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::config::{Args, ObjectsUrl, RecordsUrl};
+use crate::objects::Objects;
+use crate::objects::files::Files;
+use crate::records::Records;
+use crate::records::embedded::{Embedded, OpenError};
+use crate::records::postgres::{ConfigError, Postgres};
+
+/// Why an engine does not open.
+#[derive(Debug, Error)]
+pub enum EnginesError {
+    /// The file with the URL.
+    #[error("read {}", path.display())]
+    UrlFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What it holds; not shown, as it may hold a password.
+    #[error("{} does not hold a URL of records: {reason}", path.display())]
+    Url {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The embedded one.
+    #[error(transparent)]
+    Embedded(#[from] OpenError),
+    /// The database.
+    #[error(transparent)]
+    Postgres(#[from] ConfigError),
+    /// The directory of blobs.
+    #[error("open the directory of blobs {}", path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Not yet.
+    #[error("S3 is not there yet")]
+    NoS3,
+}
+
+/// What the flags say, with files read.
+#[derive(Clone, Debug)]
+pub struct Urls {
+    /// Where keys and secrets are.
+    pub records: RecordsUrl,
+    /// Where blobs are.
+    pub objects: ObjectsUrl,
+}
+
+impl Urls {
+    /// From the flags.
+    ///
+    /// # Errors
+    /// When the file that holds one cannot be read or holds none.
+    pub fn of(args: &Args) -> Result<Self, EnginesError> {
+        let records = match &args.records_file {
+            None => args.records.clone(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| {
+                    let path = path.clone();
+                    EnginesError::UrlFile { path, source }
+                })?;
+                text.trim().parse().map_err(|reason| {
+                    let path = path.clone();
+                    EnginesError::Url { path, reason }
+                })?
+            }
+        };
+        Ok(Self {
+            records,
+            objects: args.objects.clone(),
+        })
+    }
+}
+
+/// Where records are, and where the bytes of blobs.
+pub type Engines = (Arc<dyn Records>, Arc<dyn Objects>);
+
+/// Opens both.
+///
+/// # Errors
+/// As [`EnginesError`] says.
+pub fn open(data_dir: &Path, urls: &Urls) -> Result<Engines, EnginesError> {
+    let records: Arc<dyn Records> = match &urls.records {
+        RecordsUrl::Embedded => Arc::new(Embedded::open(&data_dir.join("records"))?),
+        RecordsUrl::Postgres(url) => Arc::new(Postgres::open(url)?),
+    };
+    let objects: Arc<dyn Objects> = match &urls.objects {
+        ObjectsUrl::Files => {
+            let path = data_dir.join("objects");
+            let files =
+                Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
+            Arc::new(files)
+        }
+        ObjectsUrl::S3(_) => return Err(EnginesError::NoS3),
+    };
+    Ok((records, objects))
+}

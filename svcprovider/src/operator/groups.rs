@@ -1,0 +1,181 @@
+//! `/group` and `/group/{group}`.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use bismuth_http::Body;
+use bismuth_model::ServiceGroup;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Operator, only, secrets_failed};
+use crate::http::listing;
+use crate::http::params::Params;
+use crate::http::problems::{self, Refusal};
+use crate::records::{
+    Change, Condition, EngineError, Limits, Place, Query, Refused, Space, Usage, Write,
+};
+
+/// Records that are removed at a time: one transaction of some milliseconds.
+const PURGED_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
+
+/// What a group has.
+#[derive(Debug, Serialize)]
+struct Group {
+    group: String,
+    kv: Used,
+    blob: Used,
+    secrets: usize,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Used {
+    bytes: u64,
+    count: u64,
+}
+
+impl From<Usage> for Used {
+    fn from(Usage { bytes, count }: Usage) -> Self {
+        Self { bytes, count }
+    }
+}
+
+/// The groups that have anything, in order.
+pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<Body>, Refusal> {
+    only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+    let params = Params::parse(head.uri.query(), &["after", "limit"])?;
+    let page = params.page()?;
+    let mut names = BTreeSet::new();
+    for space in [Space::Kv, Space::Blob, Space::Secret] {
+        names.extend(operator.services.records.groups(space).await?);
+    }
+    let after = |name: &&String| page.after.as_ref().is_none_or(|after| *name > after);
+    let mut left = names.iter().filter(after);
+    let mut groups = Vec::new();
+    for name in left.by_ref().take(page.limit.get()) {
+        groups.push(group(operator, name).await?);
+    }
+    let next = left
+        .next()
+        .and(groups.last())
+        .map(|last| last.group.clone());
+    let mut document = json!({ "groups": groups });
+    if let Some(next) = next {
+        document["next"] = next.into();
+    }
+    listing::json(&document)
+}
+
+/// One of them, or its end.
+pub(super) async fn one(
+    operator: &Operator,
+    head: &Parts,
+    name: &ServiceGroup,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    if head.method == Method::DELETE {
+        return purge(operator, name).await;
+    }
+    only(head, &[Method::GET, Method::HEAD], "GET, HEAD, DELETE")?;
+    let found = group(operator, name.as_str()).await?;
+    if found.kv.count == 0 && found.blob.count == 0 && found.secrets == 0 {
+        let detail = format!("the group {} has nothing", name.as_str());
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_group", detail));
+    }
+    listing::json(&found)
+}
+
+async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
+    let records = &operator.services.records;
+    Ok(Group {
+        group: name.to_owned(),
+        kv: records.usage(name, Space::Kv).await?.into(),
+        blob: operator.services.blobs.usage(name).await?.into(),
+        secrets: operator
+            .secrets
+            .list(name)
+            .await
+            .map_err(secrets_failed)?
+            .len(),
+    })
+}
+
+/// Removes everything. What is written meanwhile may stay: nobody should be writing.
+async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
+    let group = name.as_str();
+    let kv = purge_keys(operator, group).await?;
+    let mut blobs = 0;
+    loop {
+        let listed = operator
+            .services
+            .blobs
+            .list(group, "", None, PURGED_AT_ONCE)
+            .await?;
+        for blob in &listed.0 {
+            match operator
+                .services
+                .blobs
+                .delete(group, &blob.key, &Condition::Always)
+                .await
+            {
+                Ok(_) => blobs += 1,
+                Err(EngineError::Refused {
+                    refused: Refused::NotFound,
+                    ..
+                }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if listed.0.is_empty() {
+            break;
+        }
+    }
+    let secrets = operator.secrets.purge(group).await;
+    let secrets = secrets.map_err(secrets_failed)?;
+    tracing::info!(group, kv, blobs, secrets, "purged a group");
+    listing::json(&json!({ "kv": kv, "blobs": blobs, "secrets": secrets }))
+}
+
+async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> {
+    let records = &operator.services.records;
+    let query = Query {
+        group: group.to_owned(),
+        space: Space::Kv,
+        prefix: String::new(),
+        after: None,
+        limit: PURGED_AT_ONCE,
+    };
+    let mut removed = 0;
+    loop {
+        let page = records.list(&query).await?;
+        if page.entries.is_empty() {
+            return Ok(removed);
+        }
+        let deletion = |(key, _): (String, _)| Write {
+            place: Place {
+                group: group.to_owned(),
+                space: Space::Kv,
+                key,
+            },
+            condition: Condition::Always,
+            change: Change::Delete,
+            limits: Limits::default(),
+        };
+        let batch: Vec<Write> = page.entries.into_iter().map(deletion).collect();
+        let count = batch.len();
+        match records.write(batch).await {
+            Ok(_) => removed += count,
+            // One of them is gone already: what is left is listed anew.
+            Err(EngineError::Refused {
+                refused: Refused::NotFound,
+                ..
+            }) => {}
+            Err(EngineError::Refused { refused, .. }) => {
+                return Err(problems::refused(&refused, "key", 0));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `/group/{group}/secret`: written here, read by functions elsewhere.
+
+use bismuth_http::Body;
+use bismuth_model::ServiceGroup;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{Operator, only};
+use crate::http::Key;
+use crate::http::params::Params;
+use crate::http::problems::Refusal;
+use crate::http::{body, listing};
+use crate::secrets::{MAX_VALUE_BYTES, SecretError};
+
+/// `name` is what follows `/secret/`, still encoded.
+pub(super) async fn answer(
+    operator: &Operator,
+    head: &Parts,
+    group: &ServiceGroup,
+    name: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    Params::parse(head.uri.query(), &[])?;
+    let (secrets, group) = (&operator.secrets, group.as_str());
+    if name.is_empty() {
+        only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+        let listed = secrets.list(group).await;
+        let listed = listed.map_err(super::secrets_failed)?;
+        let listed: Vec<_> = listed
+            .iter()
+            .map(|s| json!({ "name": s.name, "version": s.version, "modified_ms": s.modified_ms }))
+            .collect();
+        return listing::json(&json!({ "secrets": listed }));
+    }
+    if let Some(name) = name.strip_suffix("/rotate")
+        && head.method == Method::POST
+    {
+        let (name, value) = (Key::from_path(name)?, value(body).await?);
+        let version = secrets.rotate(group, &name, &value).await;
+        let version = version.map_err(|error| refusal(error, &name))?;
+        return listing::json(&json!({ "name": name.as_str(), "version": version }));
+    }
+    only(
+        head,
+        &[Method::PUT, Method::DELETE],
+        "PUT, DELETE, and POST of /rotate",
+    )?;
+    let name = Key::from_path(name)?;
+    if head.method == Method::DELETE {
+        let deleted = secrets.delete(group, &name).await;
+        deleted.map_err(|error| refusal(error, &name))?;
+        return listing::json(&json!({ "name": name.as_str() }));
+    }
+    let value = value(body).await?;
+    let set = secrets.set(group, &name, &value).await;
+    let set = set.map_err(|error| refusal(error, &name))?;
+    let mut response = listing::json(&json!({ "name": name.as_str(), "version": set.version }))?;
+    if set.created {
+        *response.status_mut() = StatusCode::CREATED;
+    }
+    Ok(response)
+}
+
+async fn value(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let bytes = body::collect(body, MAX_VALUE_BYTES).await?;
+    if bytes.is_empty() {
+        let detail = "a secret has at least one byte";
+        let status = StatusCode::BAD_REQUEST;
+        return Err(Refusal::new(status, "empty_secret", detail));
+    }
+    Ok(Zeroizing::new(bytes.to_vec()))
+}
+
+fn refusal(error: SecretError, name: &Key) -> Refusal {
+    match error {
+        SecretError::NotFound => {
+            let detail = format!("there is no secret {:?} in the group", name.as_str());
+            Refusal::new(StatusCode::NOT_FOUND, "unknown_secret", detail)
+        }
+        error => super::secrets_failed(error),
+    }
+}

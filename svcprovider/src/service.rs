@@ -1,0 +1,267 @@
+//! The services put together: flags in, running parts out.
+//!
+//! ```text
+//!  data directory, master keys, token ─► claim ─► engines ─► bind ─► attach · operators · collector · sweeper ─► drain
+//! ```
+
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_coord::{ConnectOptions, ZkTree};
+use bismuth_daemon::listen::{BindError, CoreListener};
+use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, exit, limits, listen};
+use bismuth_registry::Registry;
+use prometheus_client::registry::Registry as Metrics;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::attach::{Attach, AttachConfig, AttachError};
+use crate::blobs::{Blobs, Settings};
+use crate::claim::{Claim, ClaimError};
+use crate::config::{Args, ObjectsUrl, RecordsUrl};
+use crate::engines::{self, EnginesError};
+use crate::http::Services;
+use crate::metrics;
+use crate::operator::{self, Operator, OperatorToken, TokenError};
+use crate::records::Records;
+use crate::secrets::{Keyring, KeyringError, Secrets};
+
+/// How often records whose time has come are removed.
+const SWEEP: Duration = Duration::from_secs(10);
+/// So many at a time, in a transaction of some milliseconds.
+const SWEPT_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
+/// How often the engines are asked whether they answer.
+const CHECK: Duration = Duration::from_secs(2);
+
+/// Why the services do not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("make the data directory {}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The store is another's, or it cannot be known.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// An engine.
+    #[error(transparent)]
+    Engines(#[from] EnginesError),
+    /// The master keys.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The operator's token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The handover socket.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// The services of a node, ready to run.
+pub struct Service {
+    args: Args,
+    attach: Attach,
+    admin_listener: TcpListener,
+    operator_listener: CoreListener,
+    operator: Operator,
+    records: Arc<dyn Records>,
+    blobs: Blobs,
+    /// What is left to ask of ZooKeeper.
+    unconfirmed: Option<Claim>,
+}
+
+impl Service {
+    /// Claims what it needs: the data, the addresses, the handover socket. Call it in a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`StartError`] says, in words for the operator.
+    pub async fn build(args: Args) -> Result<Self, StartError> {
+        limits::allow_many_descriptors();
+        make_private(&args.data_dir)?;
+        if let Some(parent) = args.socket.parent() {
+            make_private(parent)?;
+        }
+        // Nobody else serves functions on this machine from here on.
+        let attach = Attach::bind(AttachConfig {
+            socket: args.socket.clone(),
+            workers: args.workers.map_or_else(cores::available, usize::from),
+            end_bound: args.drain,
+        })?;
+        let admin_listener = listen::bind(args.admin_listen)?;
+        let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
+        let urls = engines::Urls::of(&args)?;
+        let unconfirmed = claim(&args, &urls).await?;
+        let (records, objects) = engines::open(&args.data_dir, &urls)?;
+        let blobs = Blobs::new(
+            Arc::clone(&records),
+            objects,
+            Settings {
+                max_bytes: args.max_blob_bytes,
+                ..Settings::default()
+            },
+        );
+        let keyring = keyring(&args)?;
+        let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
+        let operator = Operator {
+            services: Services {
+                records: Arc::clone(&records),
+                blobs: blobs.clone(),
+                secrets: Arc::clone(&secrets) as Arc<_>,
+            },
+            secrets,
+            token: OperatorToken::load_or_make(&args.operator_token_file())?,
+        };
+        Ok(Self {
+            args,
+            attach,
+            admin_listener,
+            operator_listener,
+            operator,
+            records,
+            blobs,
+            unconfirmed,
+        })
+    }
+
+    /// Runs until the shutdown, and then lets requests in flight end.
+    ///
+    /// # Errors
+    /// When a part without which it cannot live has ended, or requests did not end in time.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut metrics = Metrics::with_prefix("svcprovider");
+        metrics::register(&mut metrics, self.attach.handle());
+        let admin = Admin::new(metrics).unready_on(&shutdown);
+        let engines = admin.condition("engines");
+        let tasks = Tasks::new(&shutdown);
+        info!(
+            socket = %self.args.socket.display(), operators = %self.args.operator_listen,
+            admin = %self.args.admin_listen, records = ?self.args.records, "svcprovider serves"
+        );
+        tasks.spawn(
+            "admin",
+            Policy::EndsProcess,
+            admin::serve(self.admin_listener, admin, shutdown.clone()),
+        );
+        if let Some(claim) = self.unconfirmed {
+            tasks.spawn("claim", Policy::EndsProcess, {
+                let shutdown = shutdown.clone();
+                async move {
+                    claim.confirm(shutdown.clone()).await;
+                    shutdown.cancelled().await;
+                }
+            });
+        }
+        let records = Arc::clone(&self.records);
+        let ending = shutdown.clone();
+        tasks.spawn("engines", Policy::EndsProcess, async move {
+            tokio::select! {
+                () = keep_checked(&*records, engines) => {}
+                () = ending.cancelled() => {}
+            }
+        });
+        let (records, ending) = (self.records, shutdown.clone());
+        tasks.spawn("expired records", Policy::EndsProcess, async move {
+            tokio::select! {
+                () = keep_swept(&*records) => {}
+                () = ending.cancelled() => {}
+            }
+        });
+        let (blobs, ending) = (self.blobs, shutdown.clone());
+        tasks.spawn("garbage", Policy::EndsProcess, async move {
+            tokio::select! {
+                () = blobs.keep_collecting() => {}
+                () = ending.cancelled() => {}
+            }
+        });
+        let drain = self.args.drain;
+        let services = self.operator.services.clone();
+        let operators = operator::run(
+            self.operator_listener,
+            self.operator,
+            drain,
+            shutdown.clone(),
+        );
+        tasks.spawn("operators", Policy::EndsProcess, operators);
+        tasks.spawn(
+            "functions",
+            Policy::EndsProcess,
+            self.attach.run(services, shutdown.clone()),
+        );
+        shutdown.cancelled().await;
+        info!("ending; functions wait for the next svcprovider");
+        let drained = tasks.drain(drain + Duration::from_secs(5)).await;
+        shutdown.outcome()?;
+        Ok(drained?)
+    }
+}
+
+fn keyring(args: &Args) -> Result<Keyring, KeyringError> {
+    let path = args.master_key_file();
+    if args.create_master_key {
+        Keyring::load_or_create(&path)
+    } else {
+        Keyring::load(&path)
+    }
+}
+
+/// An embedded engine is one node's; shared ones need no claim.
+async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, StartError> {
+    if urls.records != RecordsUrl::Embedded && urls.objects != ObjectsUrl::Files {
+        return Ok(None);
+    }
+    let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
+    let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+    let claim = Claim::of(&args.data_dir, args.node_ip, registry)?;
+    let confirmed = claim.make().await?;
+    Ok((!confirmed).then_some(claim))
+}
+
+/// 0700: what is below it is nobody else's.
+fn make_private(path: &Path) -> Result<(), StartError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(|source| StartError::DataDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+async fn keep_checked(records: &dyn Records, answers: bismuth_daemon::Condition) {
+    let mut timer = tokio::time::interval(CHECK);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        match records.check().await {
+            Ok(()) => answers.met(),
+            Err(error) => answers.unmet(error.to_string()),
+        }
+    }
+}
+
+async fn keep_swept(records: &dyn Records) {
+    loop {
+        match records.sweep(SWEPT_AT_ONCE).await {
+            // There may be more.
+            Ok(swept) if swept >= SWEPT_AT_ONCE.get() => continue,
+            Ok(_) => {}
+            Err(error) => warn!(
+                error = exit::chain(&error),
+                "cannot remove records whose time has come"
+            ),
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+}
