@@ -55,12 +55,13 @@ impl From<Failure> for EngineError {
             Failure::Silent(bound) => return unavailable(format!("no answer within {bound:?}")),
             Failure::Store(error) => error,
         };
-        let reason = shortened(error.to_string());
+        let reason = said(&error);
+        // MinIO's words, and those of HTTP.
+        if reason.contains("XMinioStorageFull") || reason.contains(" 507 ") {
+            return Self::Full { engine: ENGINE };
+        }
+        let reason = shortened(reason);
         match error {
-            // MinIO's words, and those of HTTP.
-            _ if reason.contains("XMinioStorageFull") || reason.contains(" 507 ") => {
-                Self::Full { engine: ENGINE }
-            }
             // A server that is away or overloaded; a bucket, a right or an upload that is not there: all are mended without us.
             Error::Generic { .. }
             | Error::NotFound { .. }
@@ -83,6 +84,20 @@ pub(super) fn broken(reason: String) -> EngineError {
         engine: ENGINE,
         reason,
     }
+}
+
+/// An error with those of its causes that it does not tell itself, in one line.
+fn said(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn shortened(mut text: String) -> String {
