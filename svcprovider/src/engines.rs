@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::objects::Objects;
 use crate::objects::files::Files;
+use crate::objects::s3::{S3, S3Error};
 use crate::records::Records;
 use crate::records::embedded::{Embedded, OpenError};
 use crate::records::postgres::{ConfigError, Postgres};
@@ -46,9 +47,9 @@ pub enum EnginesError {
         /// Why not.
         source: io::Error,
     },
-    /// Not yet.
-    #[error("S3 is not there yet")]
-    NoS3,
+    /// The bucket.
+    #[error(transparent)]
+    S3(#[from] S3Error),
 }
 
 /// What the flags say, with files read.
@@ -105,7 +106,7 @@ pub fn open(data_dir: &Path, urls: &Urls) -> Result<Engines, EnginesError> {
                 Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
             Arc::new(files)
         }
-        ObjectsUrl::S3(_) => return Err(EnginesError::NoS3),
+        ObjectsUrl::S3(url) => Arc::new(S3::open(url)?),
     };
     Ok((records, objects))
 }

@@ -1,4 +1,4 @@
-//! Real servers for tests: ZooKeeper, containerd, an OCI registry, PostgreSQL, and our own programs.
+//! Real servers for tests: ZooKeeper, containerd, an OCI registry, PostgreSQL, S3, and our own programs.
 //!
 //! ```text
 //!  test process ── owns ──► run directory  /tmp/bismuth-test/<run>   (a shared mount, one lock)
@@ -34,6 +34,7 @@ pub mod postgres;
 pub mod process;
 pub mod registry;
 pub mod run;
+pub mod s3;
 mod sweep;
 pub mod zookeeper;
 
@@ -46,4 +47,5 @@ pub use leaks::Leaks;
 pub use postgres::PostgreSql;
 pub use process::Process;
 pub use registry::Registry;
+pub use s3::S3Server;
 pub use zookeeper::ZooKeeper;

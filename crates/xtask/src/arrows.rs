@@ -89,6 +89,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["bismuth-model", "bismuth-coord", "bismuth-registry"],
     ),
     ("echo-server", &[]),
+    ("s3-server", &[]),
     (
         "bismuth-bench",
         &[
@@ -123,6 +124,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("redb", &["svcprovider"]),
     ("tokio-postgres", &["svcprovider"]),
     ("deadpool-postgres", &["svcprovider"]),
+    ("object_store", &["svcprovider"]),
+    ("s3s", &["s3-server"]),
+    ("s3s-fs", &["s3-server"]),
 ];
 
 /// Reads the workspace's metadata and reports every arrow that should not be.

@@ -1,9 +1,10 @@
 //! Objects: the bytes of blobs. An object is written once, under a name that nobody had before, and never changed; which object is a
 //! blob's is a record (`blobs.rs`), so that replacing a blob is one transaction on any store.
 //!
-//! Engines: `files.rs` (a directory of one machine), `s3.rs` (whatever speaks S3). One suite, `tests/conformance`, holds for each.
+//! Engines: `files.rs` (a directory of one machine), `s3` (whatever speaks S3). One suite, `tests/conformance`, holds for each.
 
 pub mod files;
+pub mod s3;
 
 use std::fmt;
 use std::ops::Range;

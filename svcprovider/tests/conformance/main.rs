@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   cases ─► World ─┬─ embedded + files
+//!                   ├─ embedded + S3
 //!                   └─ PostgreSQL + S3
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -11,6 +12,7 @@ mod embedded;
 mod objects;
 mod postgres;
 mod records;
+mod s3;
 mod secrets;
 mod world;
 

@@ -14,6 +14,7 @@ use svcprovider::records::{EngineError, Records, Space};
 use tempfile::TempDir;
 
 use crate::embedded::files_below;
+use crate::s3::OnS3;
 use crate::world::{PATIENCE, World, add, get, make, put, summed, usage, value};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
@@ -70,7 +71,7 @@ impl World for OnServers {
     }
 }
 
-/// Runs every case against one server, each in a database of its own, and says which failed. (One test per case would start one server per case.)
+/// Runs every case against one server, each in a database of its own with a bucket of its own, and says which failed. (One test per case would start one server per case.)
 macro_rules! server_cases {
     ($($first:ident $(::$rest:ident)+,)*) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,7 +81,8 @@ macro_rules! server_cases {
             let mut number = 0;
             $({
                 number += 1;
-                let mut world = OnServers::new(&server, &format!("case_{number}")).await;
+                let records = OnServers::new(&server, &format!("case_{number}")).await;
+                let mut world = OnS3::new(records).await;
                 let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut world)).catch_unwind();
                 if case.await.is_err() {
                     failed.push(stringify!($first$(::$rest)+));

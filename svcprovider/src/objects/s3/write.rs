@@ -1,0 +1,90 @@
+//! An object on its way: in one request if it is small, in parts if it is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use object_store::ObjectStoreExt as _;
+
+use super::failure::within;
+use super::upload::Upload;
+use super::{BOUND, Bucket};
+use crate::objects::{ObjectId, ObjectWriter};
+use crate::records::EngineError;
+
+/// The least that S3 allows for every part but the last. Two of them are in memory at most: one that fills, one on its way. With 10,000 parts, which is
+/// the most it allows, the largest object has 48 GiB.
+const PART: usize = 5 << 20;
+/// From so many bytes on, room for a whole part is made at once: doubling would take up to twice as much.
+const LARGE: usize = 256 << 10;
+/// A store that takes less in a second is as good as away.
+const SLOWEST: u64 = 1 << 20;
+
+/// The longest that it takes to send so much.
+pub(super) fn transfer_bound(bytes: usize) -> Duration {
+    BOUND + Duration::from_millis(bytes as u64 * 1000 / SLOWEST)
+}
+
+pub(super) struct Writer {
+    bucket: Arc<Bucket>,
+    id: ObjectId,
+    /// Up to a part.
+    waiting: BytesMut,
+    /// What the parts before it belong to.
+    upload: Option<Upload>,
+}
+
+impl Writer {
+    pub(super) fn new(bucket: Arc<Bucket>, id: ObjectId) -> Self {
+        Self {
+            bucket,
+            id,
+            waiting: BytesMut::new(),
+            upload: None,
+        }
+    }
+
+    /// Sends the part that waits, when the one before it has arrived.
+    async fn ship(&mut self) -> Result<(), EngineError> {
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            none => none.insert(Upload::begin(Arc::clone(&self.bucket), self.id).await?),
+        };
+        upload.arrived().await?;
+        upload.ship(self.waiting.split().freeze());
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectWriter for Writer {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), EngineError> {
+        while !bytes.is_empty() {
+            if self.waiting.len() == PART {
+                self.ship().await?;
+            }
+            let room = PART - self.waiting.len();
+            let taken = bytes.split_to(room.min(bytes.len()));
+            if self.waiting.len() + taken.len() > LARGE {
+                self.waiting.reserve(room);
+            }
+            self.waiting.extend_from_slice(&taken);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
+        if self.upload.is_some() && !self.waiting.is_empty() {
+            self.ship().await?;
+        }
+        if let Some(upload) = self.upload.take() {
+            return upload.complete().await;
+        }
+        let bytes = self.waiting.split().freeze();
+        let bound = transfer_bound(bytes.len());
+        let path = self.bucket.object(self.id);
+        within(bound, self.bucket.client.put(&path, bytes.into())).await?;
+        Ok(())
+    }
+}
