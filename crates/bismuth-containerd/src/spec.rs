@@ -81,7 +81,7 @@ pub struct SpecInput {
     /// Most processes and threads at a time; [`DEFAULT_PIDS_LIMIT`] unless there is a reason.
     pub pids: u32,
     /// Most open files of a process: [`DEFAULT_NOFILE_LIMIT`], or
-    /// [`Containerd::nofile_limit`](crate::Containerd::nofile_limit) where that is less.
+    /// [`ServerProcess::nofile`](crate::ServerProcess::nofile) where that is less.
     pub nofile: u64,
     /// How early the kernel kills this container when the node runs out of memory.
     pub oom_score_adj: i32,
