@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -132,11 +132,20 @@ impl PostgreSql {
     ///
     /// # Errors
     ///
-    /// When it is down.
+    /// When it is down, or does not freeze.
     pub fn pause(&self) -> Result<()> {
         self.process()?.check_alive()?;
-        self.signal(Signal::STOP);
-        Ok(())
+        let end = Instant::now() + END_BOUND;
+        // A signal takes effect when its process runs next, and one that was being forked was not listed.
+        loop {
+            self.signal(Signal::STOP);
+            let pids = sweep::processes_below(&self.dir);
+            if pids.iter().all(|pid| is_stopped(*pid)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "PostgreSQL does not freeze");
+            std::thread::yield_now();
+        }
     }
 
     /// Undoes [`pause`](Self::pause).
@@ -286,6 +295,15 @@ fn output(command: &mut Command) -> Result<Output> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output)
+}
+
+/// Whether a process is stopped, or gone: field 3 of proc_pid_stat(5).
+fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    match stat.rsplit_once(") ") {
+        Some((_, fields)) => fields.starts_with(['T', 'Z']),
+        None => true,
+    }
 }
 
 #[cfg(test)]
