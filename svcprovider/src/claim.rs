@@ -19,6 +19,8 @@ use bismuth_registry::Registry;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::durable;
+
 /// Names the store: made once with the data, and kept with it.
 const STORE_FILE: &str = "store";
 /// Beside it once the claim was ours.
@@ -143,7 +145,7 @@ impl Claim {
     }
 
     fn remember(&self) -> Result<(), ClaimError> {
-        fs::write(&self.marker, []).map_err(failed("write", &self.marker))
+        durable::replace(&self.marker, &[]).map_err(failed("write", &self.marker))
     }
 }
 
@@ -155,7 +157,8 @@ fn store_name(path: &Path) -> Result<String, ClaimError> {
         Err(error) => return Err(failed("read", path)(error)),
     }
     let name = uuid::Uuid::new_v4().to_string();
-    fs::write(path, &name).map_err(failed("write", path))?;
+    // Durable before it is claimed: a store that forgot its name could not be served again.
+    durable::replace(path, name.as_bytes()).map_err(failed("write", path))?;
     Ok(name)
 }
 

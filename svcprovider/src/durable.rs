@@ -3,9 +3,9 @@
 //! A name is durable when the directory that holds it was forced to disk, not when the file was (fsync(2), "does not necessarily ensure that
 //! the entry in the directory containing the file has also reached disk").
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Makes a directory and its parents, for this user alone, and forces their names to disk. One that is there is left as it is.
@@ -32,6 +32,17 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_parent(to)
+}
+
+/// Puts a file with these bytes, for this user alone, in the place of what is there: whole or not at all, also after a loss of power.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    rename(&new, path)
 }
 
 /// Forces to disk that a name is there, or is not.

@@ -4,10 +4,8 @@
 //!  data directory, master keys, token ─► claim ─► engines ─► bind ─► attach · operators · collector · sweeper ─► drain
 //! ```
 
-use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +23,7 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::blobs::{Blobs, Settings};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
+use crate::durable;
 use crate::engines::{self, EnginesError};
 use crate::http::Services;
 use crate::metrics;
@@ -229,11 +228,9 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
     Ok((!confirmed).then_some(claim))
 }
 
-/// 0700: what is below it is nobody else's.
+/// What is below it is nobody else's.
 fn make_private(path: &Path) -> Result<(), StartError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(|source| StartError::DataDir {
+    durable::create_dir_all(path).map_err(|source| StartError::DataDir {
         path: path.to_owned(),
         source,
     })

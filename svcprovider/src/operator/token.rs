@@ -1,8 +1,8 @@
 //! The operator's token: made at the first start, in a file that its owner alone can read.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use http::HeaderMap;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::durable;
 use crate::http::bearer;
 
 /// As a key of 256 bits: nobody guesses it.
@@ -83,15 +84,9 @@ impl OperatorToken {
 fn make(path: &Path) -> Result<(), TokenError> {
     let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
     getrandom::fill(&mut bytes[..]).map_err(TokenError::Random)?;
-    let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]));
+    let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]) + "\n");
     // Whole or not at all: a token that was cut short by a crash would be one that is easy to guess.
-    let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new).map_err(failed("make", &new))?;
-    writeln!(file, "{}", text.as_str()).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, path).map_err(failed("make", path))
+    durable::replace(path, text.as_bytes()).map_err(failed("make", path))
 }
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TokenError {
