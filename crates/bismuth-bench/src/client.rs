@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Request, Response, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) struct Client {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     authority: String,
 }
 
@@ -37,7 +37,27 @@ impl Client {
 
     /// `GET path`, which must succeed: the whole answer and how long it took.
     pub(crate) async fn get(&mut self, path: &str) -> Result<(Response<Bytes>, Duration)> {
-        let exchange = tokio::time::timeout(BOUND, self.exchange(path)).await;
+        self.exchange(Method::GET, path, Bytes::new()).await
+    }
+
+    /// `GET path`, which must succeed: how long it took.
+    pub(crate) async fn timed(&mut self, path: &str) -> Result<Duration> {
+        Ok(self.get(path).await?.1)
+    }
+
+    /// `POST path`, which must succeed: the body of the answer.
+    pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Result<Bytes> {
+        let (answer, _took) = self.exchange(Method::POST, path, body.into()).await?;
+        Ok(answer.into_body())
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Bytes>, Duration)> {
+        let exchange = tokio::time::timeout(BOUND, self.unbounded(method, path, body)).await;
         let (answer, took) = exchange.with_context(|| format!("{path} is not answered"))??;
         ensure!(
             answer.status().is_success(),
@@ -48,15 +68,17 @@ impl Client {
         Ok((answer, took))
     }
 
-    /// `GET path`, which must succeed: how long it took.
-    pub(crate) async fn timed(&mut self, path: &str) -> Result<Duration> {
-        Ok(self.get(path).await?.1)
-    }
-
-    async fn exchange(&mut self, path: &str) -> Result<(Response<Bytes>, Duration)> {
-        let request = Request::get(path)
+    async fn unbounded(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Bytes>, Duration)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, &self.authority)
-            .body(Empty::new())?;
+            .body(Full::new(body))?;
         let began = Instant::now();
         self.sender
             .ready()

@@ -89,6 +89,15 @@ pub(crate) fn cpu_time(pids: &[u32]) -> Result<Duration> {
     Ok(sum)
 }
 
+/// What a process has in memory, in MiB: `VmRSS` of proc_pid_status(5).
+pub(crate) fn resident(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("{path} has no VmRSS"))? / 1024.0)
+}
+
 /// The children of a process with one thread.
 pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
     let path = format!("/proc/{pid}/task/{pid}/children");
@@ -114,5 +123,6 @@ mod tests {
     #[test]
     fn our_own_threads_use_time() {
         assert!(cpu_time(&[std::process::id()]).unwrap() > Duration::ZERO);
+        assert!(resident(std::process::id()).unwrap() > 0.1);
     }
 }

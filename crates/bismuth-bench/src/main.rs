@@ -1,10 +1,11 @@
-//! How fast Bismuth is, beside what it is built from: `cargo xtask bench [exec] [cold] [warm] [--rounds N] [--seconds N]`.
+//! How fast Bismuth is, beside what it is built from: `cargo xtask bench [exec] [cold] [warm] [services] [--rounds N] [--seconds N]`.
 //!
 //! ```text
 //! exec   a request that runs `true`, through both hops      beside   posix_spawn of the same program
 //! cold   a request to a container that does not run         beside   `runc run`, `crun run` of the same files
 //! warm   wrk ─► bismuthfe ─► bismuthd ─► server             beside   wrk ─► nginx ─► nginx ─► server
 //!                                                             and    wrk ─► server
+//! services   wrk in a container ─► svcprovider, a key     beside   an empty answer; and writes, and memory
 //! ```
 //!
 //! Bare times move from run to run and from machine to machine. So a thing and its reference are measured in turns
@@ -19,6 +20,7 @@ mod nginx;
 mod oci;
 mod rig;
 mod samples;
+mod services;
 mod warm;
 mod wrk;
 
@@ -53,6 +55,7 @@ enum Benchmark {
     Exec,
     Cold,
     Warm,
+    Services,
 }
 
 /// How a comparison under load is taken.
@@ -66,7 +69,12 @@ struct Turns {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
-    let all = [Benchmark::Exec, Benchmark::Cold, Benchmark::Warm];
+    let all = [
+        Benchmark::Exec,
+        Benchmark::Cold,
+        Benchmark::Warm,
+        Benchmark::Services,
+    ];
     let wanted = if cli.benchmarks.is_empty() {
         all.to_vec()
     } else {
@@ -83,6 +91,7 @@ async fn main() -> Result<()> {
                 Benchmark::Exec => exec::measure(turns).await,
                 Benchmark::Cold => cold::measure().await,
                 Benchmark::Warm => warm::measure(turns).await,
+                Benchmark::Services => services::measure(turns).await,
             }
         };
         tokio::time::timeout(BOUND, measured)

@@ -1,7 +1,7 @@
 //! One node and one frontend on real servers, without an API: what a request passes through and nothing else.
 //!
 //! ```text
-//!  client ─► bismuthfe ─► bismuthd ─► container
+//!  client ─► bismuthfe ─► bismuthd ─► container ─► svcprovider
 //!               └── ZooKeeper ──┘ └─ containerd, image registry
 //! ```
 
@@ -15,9 +15,10 @@ use bismuth_model::{
     Backend, ContainerId, ContainerState, Environment, FunctionDefinition, FunctionId,
 };
 use bismuth_registry::Registry;
+use bismuth_testkit::cluster::Services;
 use bismuth_testkit::daemon::static_program;
 use bismuth_testkit::{
-    Containerd, Daemon, Registry as ImageRegistry, ZooKeeper, eventually, image, ports,
+    Containerd, Daemon, Image, Registry as ImageRegistry, ZooKeeper, eventually, image, ports,
 };
 
 use crate::client::Client;
@@ -31,9 +32,10 @@ const SOON: Duration = Duration::from_secs(60);
 pub(crate) struct Rig {
     frontend: Daemon,
     node: Daemon,
+    services: Services,
     registry: Registry,
     containerd: Containerd,
-    _images: ImageRegistry,
+    images: ImageRegistry,
     _zookeeper: ZooKeeper,
     /// `HOST:PORT` of the frontend.
     pub(crate) frontend_authority: String,
@@ -61,21 +63,33 @@ impl Rig {
             Containerd::start(),
             start_image_registry()
         )?;
-        let servers = zookeeper.connect_string();
+        let (servers, environment) = (zookeeper.connect_string(), Environment::default());
         let tree = ZkTree::connect(&servers, ConnectOptions::default()).await?;
-        let registry = Registry::new(Arc::new(tree), Environment::default());
+        let registry = Registry::new(Arc::new(tree), environment.clone());
         registry.bootstrap().await?;
         registry.provision_node(IP).await?;
+        let dir = containerd.scratch("s")?;
+        let services = Services::start(&dir, &servers, &environment.to_string()).await?;
         let node_port = ports::reserve()?;
-        let node = start_node(runtime, node_port, &servers, &containerd, &images).await?;
+        let known = [
+            ("--zookeeper", servers.clone()),
+            (
+                "--svcprovider-socket",
+                services.socket().display().to_string(),
+            ),
+            ("--registry-mirror", format!("docker.io={}", images.url())),
+            ("--runtime", runtime.to_owned()),
+        ];
+        let node = start_node(known, node_port, &containerd).await?;
         let (frontend, frontend_authority) = start_frontend(node_port, &servers).await?;
         Ok(Self {
             frontend,
             node,
             registry,
             containerd,
-            _images: images,
+            images,
             _zookeeper: zookeeper,
+            services,
             frontend_authority,
         })
     }
@@ -89,6 +103,17 @@ impl Rig {
     /// Process ids of bismuthfe and bismuthd.
     pub(crate) fn daemons(&self) -> Result<[u32; 2]> {
         Ok([self.frontend.process()?.pid(), self.node.process()?.pid()])
+    }
+
+    /// Keys, blobs and secrets.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Makes an image known to the node as `docker.io/library/NAME:latest`.
+    pub(crate) async fn push(&self, name: &str, image: &Image) -> Result<()> {
+        let name = format!("library/{name}:latest");
+        self.images.push(&name, image).await.map(drop)
     }
 
     /// The process in whose mount namespace both OCI runtimes work on any machine.
@@ -175,16 +200,12 @@ async fn start_image_registry() -> Result<ImageRegistry> {
 }
 
 async fn start_node(
-    runtime: &str,
+    known: [(&str, String); 4],
     port: u16,
-    zookeeper: &str,
     containerd: &Containerd,
-    images: &ImageRegistry,
 ) -> Result<Daemon> {
     let admin = ports::reserve()?;
     let args = [
-        "--zookeeper".to_owned(),
-        zookeeper.to_owned(),
         "--listen".to_owned(),
         format!("{IP}:{port}"),
         "--admin-listen".to_owned(),
@@ -196,11 +217,11 @@ async fn start_node(
         containerd.scratch("n")?.display().to_string(),
         "--init".to_owned(),
         static_program("bismuth-init")?.display().to_string(),
-        "--registry-mirror".to_owned(),
-        format!("docker.io={}", images.url()),
-        "--runtime".to_owned(),
-        runtime.to_owned(),
     ];
+    let known = known
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let args = known.chain(args);
     let node = Daemon::spawn("bismuthd", args)?;
     node.ready(&format!("http://{IP}:{admin}/readyz"), SOON)
         .await?;

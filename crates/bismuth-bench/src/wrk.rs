@@ -26,9 +26,14 @@ pub(crate) async fn load(url: &str, connections: u32, each: Duration) -> Result<
         .context("run wrk")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "wrk: {}\n{text}", output.status);
+    read(&text).with_context(|| format!("load {url}"))
+}
+
+/// What wrk has written, of a run in which every request was answered well.
+pub(crate) fn read(text: &str) -> Result<Load> {
     let failed = text.contains("Non-2xx") || text.contains("Socket errors");
-    ensure!(!failed, "{url} does not always answer:\n{text}");
-    parse(&text).with_context(|| format!("the output of wrk:\n{text}"))
+    ensure!(!failed, "not every request is answered well:\n{text}");
+    parse(text).with_context(|| format!("the output of wrk:\n{text}"))
 }
 
 /// The lines `    50%   70.00us`, `  123 requests in 2.00s, 1.1MB read` and `Requests/sec:  12345.67`.

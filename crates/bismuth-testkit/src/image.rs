@@ -16,7 +16,7 @@ mod layout;
 
 pub use blob::Blob;
 pub use builder::Builder;
-pub use known::{alpine, busybox, demo, python, static_server};
+pub use known::{alpine, busybox, demo, python, static_server, with_program};
 pub use layer::Compression;
 
 use anyhow::Result;

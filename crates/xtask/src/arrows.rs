@@ -96,6 +96,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-model",
             "bismuth-coord",
             "bismuth-registry",
+            "bismuth-handover",
             "bismuth-testkit",
         ],
     ),

@@ -23,7 +23,7 @@ use super::listing::{KeyPage, json, json_body};
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
-use super::{Caller, Services, body, digest, reads};
+use super::{Caller, Services, body, digest, no_content, reads};
 use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
 use crate::records::{Condition, EngineError, Refused};
 
@@ -212,9 +212,7 @@ async fn delete(
         }
         Err(error) => return Err(error.into()),
     }
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(no_content())
 }
 
 async fn list(

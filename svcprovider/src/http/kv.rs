@@ -13,7 +13,7 @@ use super::key::Key;
 use super::listing::{KeyPage, json, json_body};
 use super::params::{Params, expiry};
 use super::problems::{self, Refusal};
-use super::{Caller, Services, batch, body, reads};
+use super::{Caller, Services, batch, body, no_content, reads};
 use crate::records::{
     Change, EngineError, Meta, Query, Record, Space, Write, Written, write_with_room,
 };
@@ -193,9 +193,7 @@ async fn delete(
         limits: caller.kv_limits(),
     };
     write_one(services, write).await?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(no_content())
 }
 
 /// The body of an increment.

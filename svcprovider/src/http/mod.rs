@@ -8,6 +8,7 @@
 //!
 //! | path | |
 //! |---|---|
+//! | `GET HEAD /` | 204: the services are there, and the token is right |
 //! | `GET HEAD /kv/v1/{key}` | the value; `If-None-Match` 304, `If-Match` 412 |
 //! | `PUT POST /kv/v1/{key}` | sets it: 201 if it is new, else 204; `?ttl=` seconds; `If-Match`, `If-None-Match` |
 //! | `DELETE /kv/v1/{key}` | 204, or 404 |
@@ -46,7 +47,7 @@ use std::sync::Arc;
 
 use bismuth_http::{Body, trace};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use caller::Caller;
@@ -109,10 +110,21 @@ pub(crate) async fn route(
         // Rare and large beside the others.
         return Box::pin(blob::answer(services, caller, head, key, body)).await;
     }
-    match below(path, "/secrets/v1") {
-        Some(name) => secret::answer(services, caller, head, name).await,
-        None => Err(problems::unknown_path()),
+    if let Some(name) = below(path, "/secrets/v1") {
+        return secret::answer(services, caller, head, name).await;
     }
+    match path {
+        "/" if reads(&head.method) => Ok(no_content()),
+        "/" => Err(problems::method("GET, HEAD")),
+        _ => Err(problems::unknown_path()),
+    }
+}
+
+/// Done, and nothing to tell.
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// What follows the service's path, still encoded; empty for the service itself.

@@ -138,8 +138,9 @@ async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
 async fn unknown_paths_and_methods_are_named() {
     let mut rig = Rig::start().await;
     let function = rig.function("a").await;
+    assert_eq!(function.get("/").await.status, 204);
     for target in [
-        "/",
+        "//",
         "/kv",
         "/kv/v2/x",
         "/kvv1/x",
@@ -149,6 +150,7 @@ async fn unknown_paths_and_methods_are_named() {
         assert_eq!(function.get(target).await.status, 404, "{target}");
     }
     for (method, target, allow) in [
+        ("POST", "/", "GET, HEAD"),
         ("PATCH", "/kv/v1/x", "GET, HEAD, PUT, POST, DELETE"),
         ("PUT", "/kv/v1/", "GET, HEAD, POST"),
         ("OPTIONS", "/blob/v1/x", "GET, HEAD, POST, PUT, DELETE"),

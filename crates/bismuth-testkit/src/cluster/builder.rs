@@ -124,7 +124,7 @@ impl Builder {
             node: ports::reserve()?,
         };
         let services = match self.services {
-            true => Some(Services::start(&dir.0, &servers).await?),
+            true => Some(Services::start(&dir.0, &servers, ENVIRONMENT).await?),
             false => None,
         };
         let mut nodes = Vec::new();
@@ -280,7 +280,7 @@ impl Builder {
 }
 
 /// Flags that every daemon has.
-pub(super) fn common(zookeeper: &str) -> Vec<String> {
+fn common(zookeeper: &str) -> Vec<String> {
     [
         "--zookeeper",
         zookeeper,

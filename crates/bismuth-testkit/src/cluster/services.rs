@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::READY_BOUND;
-use super::builder::common;
 use crate::daemon::Daemon;
 use crate::ports;
 
@@ -20,13 +19,21 @@ pub struct Services {
 }
 
 impl Services {
-    pub(super) async fn start(dir: &Path, zookeeper: &str) -> Result<Self> {
+    /// Starts one for the environment of that name, with everything it has below `dir`, and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready, with its log.
+    pub async fn start(dir: &Path, zookeeper: &str, environment: &str) -> Result<Self> {
         let data_dir = dir.join("services");
         // Short, as all paths of sockets.
         let socket = dir.join("s.sock");
         let (admin_port, operator_port) = (ports::reserve()?, ports::reserve()?);
-        let mut args = common(zookeeper);
-        args.extend([
+        let args = [
+            "--zookeeper".into(),
+            zookeeper.into(),
+            "--zookeeper-env".into(),
+            environment.into(),
             "--data-dir".into(),
             data_dir.display().to_string(),
             "--socket".into(),
@@ -38,7 +45,7 @@ impl Services {
             "--create-master-key".into(),
             "--drain".into(),
             "2s".into(),
-        ]);
+        ];
         let services = Self {
             daemon: Daemon::spawn_in(dir, "svcprovider", "svcprovider", args)?,
             admin_port,

@@ -31,6 +31,38 @@ pub fn alpine() -> Result<Image> {
         .build()
 }
 
+/// [`busybox`] with one of the machine's own programs at `/usr/bin`, and the shared libraries that it needs.
+///
+/// # Errors
+///
+/// When it is not installed, is static, or `ldd` cannot tell its libraries.
+pub fn with_program(name: &str) -> Result<Builder> {
+    let program = find(Path::new(name))?;
+    let listed = Command::new("ldd").arg(&program).output();
+    let listed = listed.with_context(|| format!("ldd {}", program.display()))?;
+    ensure!(
+        listed.status.success(),
+        "ldd {}: {}",
+        program.display(),
+        listed.status
+    );
+    let content = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
+    let listed = String::from_utf8(listed.stdout).context("the output of ldd")?;
+    let image = small_linux()?
+        .layer()
+        .file(&format!("usr/bin/{name}"), 0o755, &content(&program)?);
+    libraries(&listed).try_fold(image, |image, path| {
+        let library = content(Path::new(path))?;
+        Ok(image.file(path.trim_start_matches('/'), 0o755, &library))
+    })
+}
+
+/// The paths in lines like `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`.
+fn libraries(ldd: &str) -> impl Iterator<Item = &str> {
+    let words = ldd.lines().map(str::split_whitespace);
+    words.filter_map(|mut words| words.find(|word| word.starts_with('/')))
+}
+
 /// The image of the demonstration: busybox, with a page for its web server to serve.
 ///
 /// # Errors
@@ -178,4 +210,16 @@ fn apt_sources() -> Vec<PathBuf> {
             .any(|line| line.starts_with("deb ") || line.starts_with("Types:"))
     };
     candidates.filter(has_sources).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_the_paths_that_ldd_names() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007f)\n\tlibc.so.6 => /lib/libc.so.6 (0x7f)\n\t/lib64/ld.so.2 (0x7f)\n";
+        let found: Vec<&str> = libraries(ldd).collect();
+        assert_eq!(found, ["/lib/libc.so.6", "/lib64/ld.so.2"]);
+    }
 }
