@@ -131,7 +131,7 @@ fn put(n: u64) -> Write {
         change: Change::Put {
             value: Bytes::from(vec![b'x'; 200]),
             content_type: Some("application/json".into()),
-            expires_ms: None,
+            ttl_ms: None,
             charge: 217,
         },
         limits: Limits::default(),

@@ -19,7 +19,7 @@ use bismuth_http::{Body, Limits, serve_connection};
 use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
 use svcprovider::attach::{Attach, AttachConfig};
 use svcprovider::blobs::{Blobs, Settings};
-use svcprovider::http::Services;
+use svcprovider::http::{Memory, Services};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -47,6 +47,7 @@ async fn measure() {
         records: store.clone(),
         blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
         secrets: store,
+        memory: Memory::of_the_process(),
     };
     let attach = Attach::bind(config).unwrap();
     let running = tokio::spawn(attach.run(services, shutdown.clone()));

@@ -25,7 +25,7 @@ use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::durable;
 use crate::engines::{self, EnginesError};
-use crate::http::Services;
+use crate::http::{Memory, Services};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
 use crate::records::Records;
@@ -119,6 +119,7 @@ impl Service {
                 records: Arc::clone(&records),
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
+                memory: Memory::of_the_process(),
             },
             secrets,
             token: OperatorToken::load_or_make(&args.operator_token_file())?,
@@ -250,7 +251,7 @@ async fn keep_checked(records: &dyn Records, answers: bismuth_daemon::Condition)
 
 async fn keep_swept(records: &dyn Records) {
     loop {
-        match records.sweep(SWEPT_AT_ONCE).await {
+        match records.sweep(None, SWEPT_AT_ONCE).await {
             // There may be more.
             Ok(swept) if swept >= SWEPT_AT_ONCE.get() => continue,
             Ok(_) => {}

@@ -7,6 +7,7 @@
 //!
 //! It refuses to run as root, so it runs as an unprivileged user who owns its data directory and nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
@@ -105,14 +106,22 @@ impl PostgreSql {
     ///
     /// When they do not die.
     pub async fn kill(&mut self) -> Result<()> {
-        let Some(process) = self.process.take() else {
+        if self.process.is_none() {
             return Ok(());
-        };
-        process.kill().await?;
-        // Its processes are in sessions of their own; a new server is refused while one of them has the shared memory.
-        let gone = eventually::within(END_BOUND, async || match self.signal(Signal::KILL) {
-            0 => Ok(()),
-            left => Err(format!("{left} processes are left")),
+        }
+        // Listed while their parent is there: they write their titles over the environment by which orphans would be found. Frozen, so that
+        // none is forked meanwhile. One that were left would answer whoever is connected, and keep the shared memory from a new server.
+        self.freeze()?;
+        let pids = sweep::processes_below(&self.dir);
+        if let Some(process) = self.process.take() {
+            process.kill().await?;
+        }
+        let gone = eventually::within(END_BOUND, async || {
+            send(Signal::KILL, &pids);
+            match pids.iter().filter(|pid| !sweep::is_dead(**pid)).count() {
+                0 => Ok(()),
+                left => Err(format!("{left} processes are left")),
+            }
         });
         gone.await
             .map_err(|reason| anyhow::anyhow!("kill PostgreSQL: {reason}"))
@@ -135,10 +144,14 @@ impl PostgreSql {
     /// When it is down, or does not freeze.
     pub fn pause(&self) -> Result<()> {
         self.process()?.check_alive()?;
+        self.freeze()
+    }
+
+    /// A signal takes effect when its process runs next, and one that was being forked was not listed.
+    fn freeze(&self) -> Result<()> {
         let end = Instant::now() + END_BOUND;
-        // A signal takes effect when its process runs next, and one that was being forked was not listed.
         loop {
-            self.signal(Signal::STOP);
+            send(Signal::STOP, &sweep::processes_below(&self.dir));
             let pids = sweep::processes_below(&self.dir);
             if pids.iter().all(|pid| is_stopped(*pid)) {
                 return Ok(());
@@ -155,7 +168,7 @@ impl PostgreSql {
     /// When it is down.
     pub fn resume(&self) -> Result<()> {
         self.process()?.check_alive()?;
-        self.signal(Signal::CONT);
+        send(Signal::CONT, &sweep::processes_below(&self.dir));
         Ok(())
     }
 
@@ -172,16 +185,6 @@ impl PostgreSql {
 
     fn data(&self) -> PathBuf {
         self.dir.join("data")
-    }
-
-    /// Sends `signal` to all processes; returns how many there were.
-    fn signal(&self, signal: Signal) -> usize {
-        let pids = sweep::processes_below(&self.dir);
-        for pid in pids.iter().filter_map(|&pid| Pid::from_raw(pid)) {
-            // Gone already is as well.
-            let _ = kill_process(pid, signal);
-        }
-        pids.len()
     }
 
     fn initialize(&self) -> Result<()> {
@@ -295,6 +298,13 @@ fn output(command: &mut Command) -> Result<Output> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output)
+}
+
+fn send(signal: Signal, pids: &BTreeSet<i32>) {
+    for pid in pids.iter().filter_map(|&pid| Pid::from_raw(pid)) {
+        // Gone already is as well.
+        let _ = kill_process(pid, signal);
+    }
 }
 
 /// Whether a process is stopped, or gone: field 3 of proc_pid_stat(5).

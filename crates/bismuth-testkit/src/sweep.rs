@@ -131,7 +131,7 @@ fn is_marked(pid: i32, dir: &Path) -> bool {
 }
 
 /// Gone, or a zombie, which whoever is its parent collects.
-fn is_dead(pid: i32) -> bool {
+pub(crate) fn is_dead(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_none_or(|(_, rest)| matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))

@@ -15,7 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Blobs;
 use super::index::{self, State};
 use crate::objects::ObjectId;
-use crate::records::{EngineError, Query, Record, Revision, Space, now_ms};
+use crate::records::{EngineError, NO_BOUND, Query, Record, Revision, Space, now_ms};
 
 /// Records that are looked at together.
 const PAGE: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
@@ -63,8 +63,19 @@ impl Blobs {
     /// When the records cannot be read.
     pub async fn collect(&self) -> Result<Collected, EngineError> {
         let mut collected = Collected::default();
+        for group in self.records.groups(Space::Object).await? {
+            self.collect_group(group, &mut collected).await?;
+        }
+        Ok(collected)
+    }
+
+    async fn collect_group(
+        &self,
+        group: String,
+        collected: &mut Collected,
+    ) -> Result<(), EngineError> {
         let mut query = Query {
-            group: String::new(),
+            group,
             space: Space::Object,
             prefix: String::new(),
             after: None,
@@ -75,7 +86,7 @@ impl Blobs {
             let keys = page.entries.iter().map(|(key, _)| key.parse());
             let objects: Vec<ObjectId> = keys.filter_map(Result::ok).collect();
             let places: Vec<_> = objects.iter().map(|&it| index::state_place(it)).collect();
-            let records = self.records.get_many(&places).await?;
+            let records = self.records.get_many(&places, NO_BOUND).await?;
             let due = objects.into_iter().zip(records);
             let due = due.filter_map(|(object, record)| self.due(object, &record?));
             let mut removals =
@@ -84,14 +95,14 @@ impl Blobs {
                 match removed {
                     Ok(removed) => collected.removed += usize::from(removed),
                     Err(error) => {
-                        let before = collected.failed.map_or(0, |(before, _)| before);
+                        let before = collected.failed.take().map_or(0, |(before, _)| before);
                         collected.failed = Some((before + 1, error));
                     }
                 }
             }
             query.after = page.entries.into_iter().next_back().map(|(key, _)| key);
             if !page.more {
-                return Ok(collected);
+                return Ok(());
             }
         }
     }

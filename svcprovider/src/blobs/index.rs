@@ -10,6 +10,8 @@ use crate::records::{
 
 /// The first byte of an entry. Another layout will have another.
 const VERSION: u8 = 1;
+/// Groups that states of objects are in.
+const STATE_GROUPS: u128 = 64;
 /// The state of an object that is written.
 const WRITING: &[u8] = b"writing";
 /// The state of an object that is to be removed.
@@ -67,7 +69,7 @@ pub(super) fn put(
     Change::Put {
         value: Bytes::from(value.concat()),
         content_type,
-        expires_ms: None,
+        ttl_ms: None,
         charge: charge(key, size),
     }
 }
@@ -89,10 +91,11 @@ impl State {
     }
 }
 
-/// Where the state of an object is.
+/// Where the state of an object is. Not all in one group, though no function sees any of them: who changes a group holds its lock, and a
+/// node that stops in the middle of that must not stop all others' uploads.
 pub(super) fn state_place(object: ObjectId) -> Place {
     Place {
-        group: String::new(),
+        group: format!("{:02x}", object.0 % STATE_GROUPS),
         space: Space::Object,
         key: object.to_string(),
     }
@@ -130,7 +133,7 @@ fn state(object: ObjectId, condition: Condition, state: &'static [u8]) -> Write 
         change: Change::Put {
             value: Bytes::from_static(state),
             content_type: None,
-            expires_ms: None,
+            ttl_ms: None,
             charge: 0,
         },
         limits: Limits::default(),

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! The index is a record of [`Space::Blob`], so that conditions, quotas and listing are those of records. What objects there are besides
-//! those in the index is in [`Space::Object`], in the group that nobody else has: nothing that was ever written is forgotten.
+//! those in the index is in [`Space::Object`]: nothing that was ever written is forgotten.
 
 mod collect;
 mod index;
 mod read;
+mod staged;
 mod upload;
 
 use std::num::NonZeroUsize;
@@ -29,6 +30,7 @@ use tokio::sync::Notify;
 pub use collect::Collected;
 
 use self::index::Entry;
+use self::staged::Staged;
 use crate::objects::Objects;
 use crate::records::{
     Change, Condition, EngineError, Limits, Meta, Place, Query, Records, Refused, Revision, Space,
@@ -67,6 +69,7 @@ pub struct Blobs {
     settings: Settings,
     /// Told when there is something to collect.
     garbage: Arc<Notify>,
+    staged: Arc<Staged>,
 }
 
 /// What a blob is, without its bytes.
@@ -190,6 +193,7 @@ impl Blobs {
             objects,
             settings,
             garbage: Arc::new(Notify::new()),
+            staged: Arc::default(),
         }
     }
 

@@ -4,7 +4,7 @@
 //!   refused already? ─► "writing" ─► bytes ─► digest ─► durable ─┬─► index ─► done
 //!                          │           │         │               ├─ refused: the new object goes
 //!                          │           └─────────┴─ broken off ──┘
-//!                          │                                     └─ no answer: whether it is in the index is seen by the collector
+//!                          │                                     └─ an engine gives no answer: what there is is seen by the collector
 //!                          └ renewed on a timer
 //! ```
 
@@ -14,20 +14,39 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, contended, index, place};
+use super::index::State;
+use super::staged::{Left, Stage};
+use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, place};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
 
-/// An object that is written, and what is known of it.
+/// An object that is written, and what is known of it. Dropped before its end, because who sent it went away, it is discarded.
 struct Upload {
+    blobs: Blobs,
     object: ObjectId,
     /// The state of the record that says that it is written.
     revision: Revision,
     size: u64,
     digest: Sha256,
     renewal: Interval,
+    staged: Stage,
+    /// Whether nothing is to be done about it any more, or nobody knows what.
+    settled: bool,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if !self.settled {
+            let (blobs, object, revision) = (self.blobs.clone(), self.object, self.revision);
+            runtime.spawn(async move { blobs.discard(object, revision).await });
+        }
+    }
 }
 
 impl Blobs {
@@ -44,30 +63,39 @@ impl Blobs {
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.refuse_early(&blob).await?;
-        let mut upload = self.begin().await?;
+        let staged = self.refuse_early(&blob).await?;
+        let mut upload = self.begin(staged).await?;
         let received = match self.objects.create(upload.object).await {
             Ok(writer) => self.receive(&mut upload, &blob, writer, body).await,
             Err(error) => Err(error.into()),
         };
-        let stored = match received {
-            Ok(sha256) => self.publish(&upload, &blob, sha256).await,
+        let sha256 = match received {
+            Ok(sha256) => sha256,
             Err(error) => {
-                self.discard(&upload).await;
+                // An object that may still come, because nobody knows what became of a request, is not to be forgotten.
+                upload.settled = matches!(error, PutError::Engine(EngineError::Unavailable { .. }));
+                upload.discard().await;
                 return Err(error);
             }
         };
+        // Cut off from here on, it is in the index or not: the collector sees which.
+        upload.settled = true;
+        let stored = self.publish(&mut upload, &blob, sha256).await;
         match &stored {
             Ok(stored) if stored.replaced => self.garbage.notify_one(),
             // It is in the index, or may be.
             Ok(_) | Err(PutError::Engine(_)) => {}
-            Err(_) => self.discard(&upload).await,
+            Err(_) => {
+                upload.settled = false;
+                upload.discard().await;
+            }
         }
         stored
     }
 
-    /// Asks whether the blob would be refused as far as is known of it, so that a gibibyte is not sent for nothing.
-    async fn refuse_early(&self, blob: &NewBlob) -> Result<(), PutError> {
+    /// Asks whether the blob would be refused as far as is known of it, so that a gibibyte is not sent for nothing; and counts it among the
+    /// group's uploads.
+    async fn refuse_early(&self, blob: &NewBlob) -> Result<Stage, PutError> {
         let limit = self.settings.max_bytes;
         if blob.length.is_some_and(|length| length > limit) {
             return Err(PutError::TooLarge { limit });
@@ -83,10 +111,18 @@ impl Blobs {
             place,
         };
         decide::decide(current.as_ref(), usage, now_ms(), Revision(0), &write)?;
-        Ok(())
+        let replaced = current.map_or(0, |record| record.meta.charge);
+        let left = blob.limits.bytes.map(|limit| Left {
+            used: usage.bytes.saturating_sub(replaced),
+            // What is smaller than what it replaces is allowed, also where a limit was lowered.
+            limit: limit.max(usage.bytes),
+        });
+        let mut staged = self.staged.begin(&blob.group, left);
+        staged.grow(charge(&blob.key, size))?;
+        Ok(staged)
     }
 
-    async fn begin(&self) -> Result<Upload, PutError> {
+    async fn begin(&self, staged: Stage) -> Result<Upload, PutError> {
         let object = ObjectId::random();
         let write = index::writing(object, Condition::Absent);
         let revision = self.write_one(write).await?;
@@ -94,11 +130,14 @@ impl Blobs {
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.reset();
         Ok(Upload {
+            blobs: self.clone(),
             object,
             revision,
             size: 0,
             digest: Sha256::new(),
             renewal,
+            staged,
+            settled: false,
         })
     }
 
@@ -130,6 +169,7 @@ impl Blobs {
             if upload.size > limit {
                 return Err(PutError::TooLarge { limit });
             }
+            upload.staged.grow(charge(&blob.key, upload.size))?;
             upload.digest.update(&bytes);
             writer.write(bytes).await?;
         }
@@ -149,8 +189,8 @@ impl Blobs {
             .await
         {
             Ok(revision) => upload.revision = revision,
-            Err(EngineError::Refused { .. }) => return Err(PutError::Abandoned),
-            // There is time for the next one, and in the end it is asked whether the upload was given up.
+            Err(EngineError::Refused { .. }) => return self.find_again(upload).await,
+            // There is time for the next one.
             Err(error) => {
                 tracing::warn!(%error, object = %upload.object, "cannot say that an upload goes on")
             }
@@ -158,10 +198,19 @@ impl Blobs {
         Ok(())
     }
 
+    /// The state of an upload is not the one that was left: an answer was lost, or it was given up.
+    async fn find_again(&self, upload: &mut Upload) -> Result<(), PutError> {
+        let record = self.records.get(&index::state_place(upload.object)).await?;
+        let record = record.filter(|it| State::decode(it) == Some(State::Writing));
+        // Nobody else says that it is written.
+        upload.revision = record.ok_or(PutError::Abandoned)?.meta.revision;
+        Ok(())
+    }
+
     /// Puts the new object into the index, and what was there among the garbage.
     async fn publish(
         &self,
-        upload: &Upload,
+        upload: &mut Upload,
         blob: &NewBlob,
         sha256: [u8; 32],
     ) -> Result<Stored, PutError> {
@@ -200,7 +249,7 @@ impl Blobs {
                     refused: Refused::Condition { .. },
                 }) => {}
                 Err(EngineError::Refused { index: 0, refused }) => return Err(refused.into()),
-                Err(EngineError::Refused { .. }) => return Err(PutError::Abandoned),
+                Err(EngineError::Refused { .. }) => self.find_again(upload).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -208,14 +257,13 @@ impl Blobs {
     }
 
     /// Removes what an upload has left. What fails here is left to the collector.
-    async fn discard(&self, upload: &Upload) {
-        let forget = index::forget(upload.object, upload.revision);
+    async fn discard(&self, object: ObjectId, revision: Revision) {
         let discarded = async {
-            self.objects.delete(upload.object).await?;
-            self.write_one(forget).await
+            self.objects.delete(object).await?;
+            self.write_one(index::forget(object, revision)).await
         };
         if let Err(error) = discarded.await {
-            tracing::debug!(%error, object = %upload.object, "an upload that failed is left to the collector");
+            tracing::debug!(%error, %object, "an upload that failed is left to the collector");
         }
     }
 
@@ -223,6 +271,16 @@ impl Blobs {
         let written = self.records.write(vec![write]).await?;
         let revision = written.first().map(|written| written.revision);
         revision.ok_or_else(unanswered)
+    }
+}
+
+impl Upload {
+    /// Removes what it has left, unless that is left to the collector. Cut off, it is done by whoever drops it.
+    async fn discard(&mut self) {
+        if !self.settled {
+            self.blobs.discard(self.object, self.revision).await;
+            self.settled = true;
+        }
     }
 }
 

@@ -32,16 +32,22 @@ use serde::{Deserialize, Serialize};
 use super::condition::{Conditions, etag};
 use super::key::Key;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
-use super::listing::json;
-use super::params::{Params, expiry};
+use super::listing::{json, json_in};
+use super::memory::Room;
+use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
 use super::{Caller, Services, body};
-use crate::records::{Change, EngineError, Record, Space, Write, Written, write_with_room};
+use crate::records::{Change, EngineError, Place, Record, Space, Write, Written, write_with_room};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;
 /// Bytes of the JSON that comes, and of the values that go.
 pub const MAX_BYTES: usize = 8 << 20;
+
+/// Bytes of values for which no room is taken.
+const SMALL_BYTES: u64 = 16 << 10;
+/// Bytes of the values, and of the base64 that is made of them.
+const ANSWER_BYTES: usize = MAX_BYTES + MAX_BYTES / 3 * 4;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +119,7 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect(body, MAX_BYTES).await?;
+    let body = body::collect(caller.rooms(services), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => get(services, caller, keys).await,
@@ -143,18 +149,29 @@ async fn get(
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
         places.push(caller.place(Space::Kv, key.into_string()));
     }
-    let found = services.records.get_many(&places).await?;
-    let bytes: usize = found
-        .iter()
-        .flatten()
-        .map(|record| record.value.len())
-        .sum();
-    if bytes > MAX_BYTES {
-        return Err(problems::too_large(MAX_BYTES as u64).about("the values together have"));
-    }
+    let (found, room) = read(services, caller, &places).await?;
     let values = places.into_iter().map(|place| place.key).zip(found);
     let values = values.map(|(key, record)| value(key, record)).collect();
-    json(&Values { values })
+    json_in(room, &Values { values })
+}
+
+/// The records, and room for them. Most batches are small; what is not waits for room before it is read.
+async fn read(
+    services: &Services,
+    caller: &Caller,
+    places: &[Place],
+) -> Result<(Vec<Option<Record>>, Room), Refusal> {
+    match services.records.get_many(places, SMALL_BYTES).await {
+        Err(EngineError::TooLarge { .. }) => {}
+        found => return Ok((found?, Room::default())),
+    }
+    let room = caller.rooms(services).take(ANSWER_BYTES).await?;
+    match services.records.get_many(places, MAX_BYTES as u64).await {
+        Err(EngineError::TooLarge { limit }) => {
+            Err(problems::too_large(limit).about("the values together have"))
+        }
+        found => Ok((found?, room)),
+    }
 }
 
 fn value(key: String, record: Option<Record>) -> Value {
@@ -225,7 +242,7 @@ fn done((asked, written): (Asked, Written)) -> Effect {
 impl Wish {
     fn into_write(self, caller: &Caller) -> Result<Write, Refusal> {
         let key = Key::try_from(self.key)?;
-        let expires_ms = self.ttl.map(expiry).transpose()?;
+        let ttl_ms = self.ttl.map(ttl_ms).transpose()?;
         let conditions = Conditions::new(self.if_match.as_deref(), self.if_none_match.as_deref())?;
         let content_type = self.content_type.as_deref().map(checked_media_type);
         let content_type = content_type.transpose()?;
@@ -236,12 +253,10 @@ impl Wish {
                 if value.len() > MAX_VALUE_BYTES {
                     return Err(problems::too_large(MAX_VALUE_BYTES as u64));
                 }
-                put(&key, Bytes::from(value), content_type, expires_ms)
+                put(&key, Bytes::from(value), content_type, ttl_ms)
             }
-            (None, true, None) if expires_ms.is_none() && content_type.is_none() => Change::Delete,
-            (None, false, Some(delta)) if content_type.is_none() => {
-                Change::Add { delta, expires_ms }
-            }
+            (None, true, None) if ttl_ms.is_none() && content_type.is_none() => Change::Delete,
+            (None, false, Some(delta)) if content_type.is_none() => Change::Add { delta, ttl_ms },
             _ => {
                 let expected = "expected one of \"value\", \"delete\": true and \"add\", and what belongs to it";
                 return Err(bad_json(expected));

@@ -9,10 +9,14 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use thiserror::Error;
 
+use super::memory::Rooms;
 use super::problems::{self, Refusal};
 
 /// A function that sends nothing for so long does not send.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// A megabyte in a minute is slower than any network inside a machine: who takes longer keeps room from others.
+const WHOLE: Duration = Duration::from_secs(60);
 
 /// Why a body did not come whole.
 #[derive(Debug, Error)]
@@ -23,6 +27,9 @@ pub(crate) enum BodyBroken {
     /// Nothing came.
     #[error("the body was silent for {} s", SILENCE.as_secs())]
     Silent,
+    /// It came in drops.
+    #[error("the body did not come within {} s", WHOLE.as_secs())]
+    Slow,
 }
 
 /// The next bytes; `None` at the end.
@@ -44,19 +51,35 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
     }
 }
 
-/// The whole body, if it has at most `most` bytes.
-pub(crate) async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+/// The whole body, if it has at most `most` bytes. Its end, and that of all that is cut out of it, gives its room back.
+pub(crate) async fn collect(
+    rooms: Rooms<'_>,
+    body: Incoming,
+    most: usize,
+) -> Result<Bytes, Refusal> {
     let announced = body.size_hint().lower();
     if announced > most as u64 {
         return Err(problems::too_large(most as u64));
     }
+    // What does not say how much it is may be all that it may.
+    let bytes = body
+        .size_hint()
+        .exact()
+        .map_or(most, |exact| exact as usize);
+    let room = rooms.take(bytes).await?;
+    let whole = tokio::time::timeout(WHOLE, whole(body, announced as usize, most));
+    let whole = whole.await.map_err(|_elapsed| BodyBroken::Slow)??;
+    Ok(room.keep(whole))
+}
+
+async fn whole(mut body: Incoming, announced: usize, most: usize) -> Result<Bytes, Refusal> {
     let Some(first) = next(&mut body).await? else {
         return Ok(Bytes::new());
     };
-    if first.len() as u64 >= announced && body.is_end_stream() {
+    if first.len() >= announced && body.is_end_stream() {
         return within(first, most);
     }
-    let mut whole = BytesMut::with_capacity(first.len().max(announced as usize));
+    let mut whole = BytesMut::with_capacity(first.len().max(announced));
     whole.extend_from_slice(&first);
     while let Some(bytes) = next(&mut body).await? {
         if whole.len() + bytes.len() > most {

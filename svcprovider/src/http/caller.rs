@@ -8,9 +8,10 @@ use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 
-use super::bearer;
+use super::memory::Rooms;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
+use super::{Services, bearer};
 use crate::records::{Limits, Place, Space};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
@@ -58,6 +59,14 @@ impl Caller {
     pub(super) fn place(&self, space: Space, key: String) -> Place {
         let group = self.group().to_owned();
         Place { group, space, key }
+    }
+
+    /// Where the bytes of its request and of the answer have room.
+    pub(super) fn rooms<'a>(&'a self, services: &'a Services) -> Rooms<'a> {
+        Rooms {
+            group: self.proof.as_ref().map(|proof| proof.bucket.memory()),
+            process: &services.memory,
+        }
     }
 
     /// Whose data it works on.

@@ -10,12 +10,13 @@ use serde::Deserialize;
 
 use super::condition::{Conditions, etag_value};
 use super::key::Key;
-use super::listing::{KeyPage, json, json_body};
-use super::params::{Params, expiry};
+use super::listing::{KeyPage, json_body, json_in};
+use super::memory::Room;
+use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
 use super::{Caller, Services, batch, body, no_content, reads};
 use crate::records::{
-    Change, EngineError, Meta, Query, Record, Space, Write, Written, write_with_room,
+    Change, EngineError, Meta, Place, Query, Record, Space, Write, Written, write_with_room,
 };
 
 /// Bytes of the largest value.
@@ -24,6 +25,8 @@ pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_INCREMENT_BYTES: usize = 1024;
 /// RFC 6838 allows 127 for each half.
 const MAX_CONTENT_TYPE_BYTES: usize = 256;
+/// Bytes of one key of a listing, and of its JSON: most have fewer.
+const ENTRY_BYTES: usize = 1024;
 /// At the end of the path of a POST.
 const INCREMENT: &str = "/incr";
 
@@ -64,10 +67,10 @@ async fn get(
     let key = Key::from_path(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let place = caller.place(Space::Kv, key.into_string());
-    let Some(record) = services.records.get(&place).await? else {
+    let Some((Record { value, meta }, room)) = read(services, caller, &place).await? else {
         return Err(absent(&conditions, "key"));
     };
-    let Record { value, meta } = record;
+    let value = room.keep(value);
     match conditions.of_read(meta.revision) {
         None => Ok(described(StatusCode::OK, value, &meta)),
         Some(StatusCode::NOT_MODIFIED) => {
@@ -75,6 +78,25 @@ async fn get(
         }
         Some(_) => Err(problems::precondition()),
     }
+}
+
+/// A record, and room for it. Who has to wait for room does so without the record.
+async fn read(
+    services: &Services,
+    caller: &Caller,
+    place: &Place,
+) -> Result<Option<(Record, Room)>, Refusal> {
+    let rooms = caller.rooms(services);
+    let Some(record) = services.records.get(place).await? else {
+        return Ok(None);
+    };
+    if let Some(room) = rooms.try_take(record.value.len()) {
+        return Ok(Some((record, room)));
+    }
+    drop(record);
+    let room = rooms.take(MAX_VALUE_BYTES).await?;
+    let record = services.records.get(place).await?;
+    Ok(record.map(|record| (record, room)))
 }
 
 /// A read found nothing.
@@ -123,11 +145,11 @@ async fn set(
     let key = Key::from_path(key)?;
     let condition = Conditions::of(&head.headers)?.of_write()?;
     let content_type = content_type(&head.headers)?;
-    let expires_ms = params.expiry()?;
-    let value = body::collect(body, MAX_VALUE_BYTES).await?;
+    let ttl_ms = params.ttl_ms()?;
+    let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
     let write = Write {
         condition: condition.unwrap_or_default(),
-        change: put(&key, value, content_type, expires_ms),
+        change: put(&key, value, content_type, ttl_ms),
         limits: caller.kv_limits(),
         place: caller.place(Space::Kv, key.into_string()),
     };
@@ -147,13 +169,13 @@ pub(super) fn put(
     key: &Key,
     value: Bytes,
     content_type: Option<String>,
-    expires_ms: Option<u64>,
+    ttl_ms: Option<u64>,
 ) -> Change {
     Change::Put {
         charge: (key.as_str().len() + value.len()) as u64,
         value,
         content_type,
-        expires_ms,
+        ttl_ms,
     }
 }
 
@@ -214,20 +236,20 @@ async fn increment(
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
     let key = Key::from_path(key)?;
     let condition = Conditions::of(&head.headers)?.of_write()?;
-    let body = body::collect(body, MAX_INCREMENT_BYTES).await?;
+    let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
         false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
     };
     let delta = params.number("by")?.or(said.by).unwrap_or(1);
-    let expires_ms = match said.ttl {
-        Some(ttl) if params.get("ttl").is_none() => Some(expiry(ttl)?),
-        _ => params.expiry()?,
+    let ttl_ms = match said.ttl {
+        Some(ttl) if params.get("ttl").is_none() => Some(ttl_ms(ttl)?),
+        _ => params.ttl_ms()?,
     };
     let write = Write {
         place: caller.place(Space::Kv, key.into_string()),
         condition: condition.unwrap_or_default(),
-        change: Change::Add { delta, expires_ms },
+        change: Change::Add { delta, ttl_ms },
         limits: caller.kv_limits(),
     };
     let written = write_one(services, write).await?;
@@ -245,6 +267,10 @@ async fn list(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
     let page = params.page()?;
+    let room = caller
+        .rooms(services)
+        .take(page.limit.get() * ENTRY_BYTES)
+        .await?;
     let query = Query {
         group: caller.group().to_owned(),
         space: Space::Kv,
@@ -254,7 +280,7 @@ async fn list(
     };
     let found = services.records.list(&query).await?;
     let keys = found.entries.into_iter().map(Into::into).collect();
-    json(&KeyPage::new(keys, found.more))
+    json_in(room, &KeyPage::new(keys, found.more))
 }
 
 /// What a change counts for, as far as it is known before it is made.

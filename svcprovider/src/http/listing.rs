@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::condition::etag;
+use super::memory::Room;
 use super::problems::{Refusal, bad_json};
 use crate::blobs;
 use crate::records::Meta;
@@ -70,6 +71,12 @@ impl From<blobs::Listed> for Listed {
 pub(crate) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal> {
     let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
     Ok(json_body(Body::full(bytes)))
+}
+
+/// A JSON answer that gives room back with its last byte.
+pub(crate) fn json_in(room: Room, document: &impl Serialize) -> Result<Response<Body>, Refusal> {
+    let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
+    Ok(json_body(Body::full(room.keep(bytes.into()))))
 }
 
 /// An answer whose body is JSON.

@@ -37,6 +37,7 @@ mod digest;
 pub mod key;
 mod kv;
 pub(crate) mod listing;
+pub mod memory;
 pub(crate) mod params;
 pub(crate) mod problems;
 mod range;
@@ -52,6 +53,7 @@ use hyper::body::Incoming;
 
 pub use caller::Caller;
 pub use key::{Key, KeyError};
+pub use memory::Memory;
 pub use secret::{Secret, SecretStore};
 
 use crate::blobs::Blobs;
@@ -67,6 +69,8 @@ pub struct Services {
     pub blobs: Blobs,
     /// Where secrets are.
     pub secrets: Arc<dyn SecretStore>,
+    /// Where the bytes of requests and answers have room, all together.
+    pub memory: Memory,
 }
 
 impl std::fmt::Debug for Services {

@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use super::key::{self, Key};
 use super::problems::{Refusal, bad_query};
-use crate::records::now_ms;
 
 /// Keys of one page, unless the request says.
 const PAGE: usize = 100;
@@ -66,9 +65,9 @@ impl Params {
         number.map_err(|_| bad_query(format!("{name}={text:?} is not a number that it can be")))
     }
 
-    /// When a record shall cease to be, from `ttl` in seconds.
-    pub(crate) fn expiry(&self) -> Result<Option<u64>, Refusal> {
-        self.number("ttl")?.map(expiry).transpose()
+    /// How many milliseconds a record shall be, from `ttl` in seconds.
+    pub(crate) fn ttl_ms(&self) -> Result<Option<u64>, Refusal> {
+        self.number("ttl")?.map(ttl_ms).transpose()
     }
 
     /// `prefix`, `after` and `limit`.
@@ -90,14 +89,14 @@ impl Params {
     }
 }
 
-/// When a record that lives `ttl` seconds from now ceases to be.
-pub(crate) fn expiry(ttl: u64) -> Result<u64, Refusal> {
+/// The milliseconds of `ttl` seconds, if a record may live for so long.
+pub(crate) fn ttl_ms(ttl: u64) -> Result<u64, Refusal> {
     if !(1..=MAX_TTL).contains(&ttl) {
         return Err(bad_query(format!(
             "ttl is not within 1 to {MAX_TTL} seconds"
         )));
     }
-    Ok(now_ms() + ttl * 1000)
+    Ok(ttl * 1000)
 }
 
 /// In a query `+` is a space (the form encoding that libraries write).

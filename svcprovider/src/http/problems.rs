@@ -169,7 +169,7 @@ pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
 pub(crate) fn body_broken(broken: &BodyBroken) -> Refusal {
     match broken {
         BodyBroken::CutOff(_) => bad("body_cut_off", broken.to_string()),
-        BodyBroken::Silent => Refusal::new(
+        BodyBroken::Silent | BodyBroken::Slow => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             broken.to_string(),
@@ -219,13 +219,30 @@ impl From<EngineError> for Refusal {
                 Self::new(status, "disk_full", detail).again_after(10)
             }
             // Refusals are answered where it is known what was asked.
-            EngineError::Broken { .. } | EngineError::Refused { .. } => {
+            EngineError::Broken { .. }
+            | EngineError::Refused { .. }
+            | EngineError::TooLarge { .. } => {
                 error!(error = said, "an engine is broken");
                 let detail = "the store is broken; its operator finds more in the log";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_broken", detail)
             }
         }
     }
+}
+
+/// A group's requests and answers have all the memory that it may have.
+pub(crate) fn group_takes_too_much() -> Refusal {
+    let detail =
+        "the requests and answers of this group that are on their way are too large together";
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    Refusal::new(status, "too_much_at_once", detail).again_after(1)
+}
+
+/// All groups have all the memory that there is.
+pub(crate) fn all_take_too_much() -> Refusal {
+    let detail = "the requests and answers that are on their way are too large together";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Refusal::new(status, "too_much_at_once", detail).again_after(1)
 }
 
 /// A blob was not stored.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
 
+use super::Memory;
+
 const SECOND: u64 = 1_000_000_000;
 
 /// The bucket of one group.
@@ -18,6 +20,8 @@ pub struct Bucket {
     started: Instant,
     /// Nanoseconds since `started`.
     full_at: AtomicU64,
+    /// What the group may have in memory, too.
+    memory: Memory,
 }
 
 impl Default for Bucket {
@@ -25,11 +29,17 @@ impl Default for Bucket {
         Self {
             started: Instant::now(),
             full_at: AtomicU64::new(0),
+            memory: Memory::of_a_group(),
         }
     }
 }
 
 impl Bucket {
+    /// Where the bytes of the group's requests and answers have room.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Takes a token out of a bucket that is filled with `rate` per second.
     ///
     /// # Errors

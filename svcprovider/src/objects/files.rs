@@ -5,14 +5,15 @@
 //! ```
 //!
 //! 256 directories, because one with a million names is slow to work with for those who back it up. Files are written and read on threads that may
-//! wait for the disk, some hundred KiB at a time: an object of any size takes that much memory.
+//! wait for the disk, some ten KiB at a time: an object of any size takes that much memory.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -24,8 +25,14 @@ use crate::records::EngineError;
 
 /// What errors call this engine.
 const ENGINE: &str = "the object directory";
-/// Bytes that are handed to another thread at once: the handing costs some microseconds, the writing of so many some hundred.
-const CHUNK: usize = 256 << 10;
+/// Bytes that are handed to another thread at once, and that each transfer has in memory: the handing costs some microseconds, the writing of
+/// so many some ten.
+const CHUNK: usize = 64 << 10;
+const SHARDS: u128 = 256;
+/// The longest that it takes to open a file, so that a client hears within a second that the disk hangs.
+const OPEN_BOUND: Duration = Duration::from_millis(950);
+/// The longest that it takes to read or write a chunk, or to force a file of any size to disk; a disk that takes longer hangs.
+const TRANSFER_BOUND: Duration = Duration::from_secs(30);
 
 /// Objects in a directory.
 #[derive(Debug)]
@@ -40,14 +47,26 @@ impl Files {
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
         durable::create_dir_all(dir)?;
+        for shard in 0..SHARDS {
+            match DirBuilder::new().mode(0o700).create(dir.join(name(shard))) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
+        }
+        // All names at once, also those that an earlier process made and did not come to force to disk.
+        durable::sync_dir(dir)?;
         Ok(Self { dir: dir.into() })
     }
 
     fn finished(&self, id: ObjectId) -> PathBuf {
         // The last byte: ids may begin with a time.
-        let shard = id.0 & 0xff;
-        self.dir.join(format!("{shard:02x}/{id}"))
+        let shard = name(id.0 % SHARDS);
+        self.dir.join(format!("{shard}/{id}"))
     }
+}
+
+fn name(shard: u128) -> String {
+    format!("{shard:02x}")
 }
 
 fn half_written(finished: &Path) -> PathBuf {
@@ -58,11 +77,8 @@ fn half_written(finished: &Path) -> PathBuf {
 impl Objects for Files {
     async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
         let path = self.finished(id);
-        let file = apart(move || {
+        let file = apart(OPEN_BOUND, move || {
             let part = half_written(&path);
-            if let Some(shard) = part.parent() {
-                durable::create_dir_all(shard)?;
-            }
             let mut options = File::options();
             options.write(true).create_new(true).mode(0o600);
             let file = options.open(&part)?;
@@ -80,7 +96,7 @@ impl Objects for Files {
         range: Range<u64>,
     ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError> {
         let path = self.finished(id);
-        let file = apart(move || match File::open(&path) {
+        let file = apart(OPEN_BOUND, move || match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             file => file.map(Some),
         });
@@ -93,7 +109,7 @@ impl Objects for Files {
             }
             let wanted = usize::try_from(range.end - range.start).unwrap_or(CHUNK);
             let mut buffer = vec![0; wanted.min(CHUNK)];
-            let (file, buffer) = apart(move || {
+            let (file, buffer) = apart(TRANSFER_BOUND, move || {
                 file.read_exact_at(&mut buffer, range.start)?;
                 Ok((file, buffer))
             })
@@ -106,7 +122,7 @@ impl Objects for Files {
 
     async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
         let path = self.finished(id);
-        apart(move || {
+        apart(TRANSFER_BOUND, move || {
             for path in [half_written(&path), path] {
                 match fs::remove_file(&path) {
                     // Forced to disk before the record that names it goes: a name that came back would have nobody to remove it.
@@ -122,7 +138,7 @@ impl Objects for Files {
 
     async fn check(&self) -> Result<(), EngineError> {
         let dir = Arc::clone(&self.dir);
-        apart(move || fs::metadata(&dir).map(drop)).await
+        apart(OPEN_BOUND, move || fs::metadata(&dir).map(drop)).await
     }
 }
 
@@ -150,7 +166,7 @@ impl Writer {
             engine: ENGINE,
             reason: "an object is written on after an error".into(),
         })?;
-        let part = apart(move || {
+        let part = apart(TRANSFER_BOUND, move || {
             part.file.write_all(&bytes)?;
             then(&part)?;
             Ok(part)
@@ -181,11 +197,16 @@ impl ObjectWriter for Writer {
     }
 }
 
-/// Does what may wait for the disk on a thread that may.
+/// Does what may wait for the disk on a thread that may, and waits for it no longer than `bound`.
 async fn apart<T: Send + 'static>(
+    bound: Duration,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, EngineError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = tokio::time::timeout(bound, tokio::task::spawn_blocking(work)).await;
+    let done = done.map_err(|_elapsed| EngineError::Unavailable {
+        engine: ENGINE,
+        reason: format!("the disk took more than {bound:?}"),
+    })?;
     let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| {
         if durable::is_full(&error) {

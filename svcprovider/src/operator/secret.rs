@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Operator, only};
 use crate::http::Key;
+use crate::http::memory::Rooms;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
 use crate::http::{body, listing};
@@ -38,7 +39,7 @@ pub(super) async fn answer(
     if let Some(name) = name.strip_suffix("/rotate")
         && head.method == Method::POST
     {
-        let (name, value) = (Key::from_path(name)?, value(body).await?);
+        let (name, value) = (Key::from_path(name)?, value(operator, body).await?);
         let version = secrets.rotate(group, &name, &value).await;
         let version = version.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str(), "version": version }));
@@ -54,7 +55,7 @@ pub(super) async fn answer(
         deleted.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str() }));
     }
-    let value = value(body).await?;
+    let value = value(operator, body).await?;
     let set = secrets.set(group, &name, &value).await;
     let set = set.map_err(|error| refusal(error, &name))?;
     let mut response = listing::json(&json!({ "name": name.as_str(), "version": set.version }))?;
@@ -64,8 +65,12 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn value(body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let bytes = body::collect(body, MAX_VALUE_BYTES).await?;
+async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let rooms = Rooms {
+        group: None,
+        process: &operator.services.memory,
+    };
+    let bytes = body::collect(rooms, body, MAX_VALUE_BYTES).await?;
     if bytes.is_empty() {
         let detail = "a secret has at least one byte";
         let status = StatusCode::BAD_REQUEST;

@@ -17,14 +17,17 @@ pub struct Decision {
     /// What is stored afterwards; `None` if nothing is.
     pub after: Option<Record>,
     /// What was there before and had not ceased to be.
-    pub before: Option<Record>,
+    pub before: Option<Meta>,
     /// What the group uses afterwards.
     pub usage: Usage,
     /// The value after [`Change::Add`].
     pub sum: Option<i64>,
 }
 
-/// Decides about `write` on what is `stored`, also if its time has come. `revision` is the one that the new state gets.
+/// No number is longer, zeros in front included.
+pub const MAX_NUMBER_BYTES: usize = 64;
+
+/// Decides about `write` on what is `stored`, also if its time has come; of a value that is longer than [`MAX_NUMBER_BYTES`] nothing matters but that. `revision` is the one that the new state gets.
 ///
 /// # Errors
 /// When the write is not to be made.
@@ -42,7 +45,7 @@ pub fn decide(
     within(&write.limits, usage.before, usage.after)?;
     Ok(Decision {
         after,
-        before: live.cloned(),
+        before: live.map(|record| record.meta.clone()),
         usage: usage.after,
         sum,
     })
@@ -77,14 +80,14 @@ fn change(
         Change::Put {
             value,
             content_type,
-            expires_ms,
+            ttl_ms,
             charge,
         } => {
             let meta = Meta {
                 revision,
                 content_type: content_type.clone(),
                 modified_ms: now_ms,
-                expires_ms: *expires_ms,
+                expires_ms: expiry(now_ms, *ttl_ms),
                 charge: *charge,
             };
             let value = value.clone();
@@ -92,7 +95,7 @@ fn change(
         }
         Change::Delete if live.is_none() => Err(Refused::NotFound),
         Change::Delete => Ok((None, None)),
-        Change::Add { delta, expires_ms } => {
+        Change::Add { delta, ttl_ms } => {
             let sum = number(live)?
                 .checked_add(*delta)
                 .ok_or(Refused::OutOfRange)?;
@@ -101,7 +104,8 @@ fn change(
                 revision,
                 content_type: live.and_then(|record| record.meta.content_type.clone()),
                 modified_ms: now_ms,
-                expires_ms: expires_ms.or(live.and_then(|record| record.meta.expires_ms)),
+                expires_ms: expiry(now_ms, *ttl_ms)
+                    .or(live.and_then(|record| record.meta.expires_ms)),
                 charge: (write.place.key.len() + value.len()) as u64,
             };
             Ok((Some(Record { value, meta }), Some(sum)))
@@ -109,8 +113,15 @@ fn change(
     }
 }
 
+fn expiry(now_ms: u64, ttl_ms: Option<u64>) -> Option<u64> {
+    ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms))
+}
+
 fn number(live: Option<&Record>) -> Result<i64, Refused> {
     let Some(record) = live else { return Ok(0) };
+    if record.value.len() > MAX_NUMBER_BYTES {
+        return Err(Refused::NotANumber);
+    }
     let text = std::str::from_utf8(&record.value).map_err(|_| Refused::NotANumber)?;
     text.parse().map_err(|_| Refused::NotANumber)
 }
@@ -177,7 +188,7 @@ mod tests {
         Change::Put {
             value: Bytes::from_static(value.as_bytes()),
             content_type: None,
-            expires_ms: None,
+            ttl_ms: None,
             charge: 3 + value.len() as u64,
         }
     }
@@ -185,7 +196,7 @@ mod tests {
     fn add(delta: i64) -> Change {
         Change::Add {
             delta,
-            expires_ms: None,
+            ttl_ms: None,
         }
     }
 
@@ -257,7 +268,7 @@ mod tests {
         assert_eq!(after.meta.modified_ms, NOW);
         assert_eq!(after.meta.expires_ms, None);
         assert_eq!(after.meta.content_type, None);
-        assert_eq!(decision.before, Some(old));
+        assert_eq!(decision.before, Some(old.meta));
         assert_eq!(decision.usage, Usage { bytes: 8, count: 1 });
     }
 

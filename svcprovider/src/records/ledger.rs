@@ -75,7 +75,8 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Puts in what is stored at a place, also if its time has come.
+    /// Puts in what is stored at a place, also if its time has come. Its value may be any that is longer than
+    /// [`MAX_NUMBER_BYTES`](super::decide::MAX_NUMBER_BYTES) if it is: a batch that replaces a hundred large values has none of them in memory.
     pub fn load(&mut self, place: Place, stored: Option<Record>) {
         let changed = false;
         self.entries.insert(place, Entry { stored, changed });
@@ -166,16 +167,16 @@ mod tests {
     }
 
     fn changes() -> impl Strategy<Value = Change> {
-        let expiry = prop::option::of(0_u64..40);
+        let ttl = prop::option::of(0_u64..40);
         prop_oneof![
-            3 => (0_u64..50, "[0-9]{0,3}", expiry.clone()).prop_map(|(charge, value, expires_ms)| Change::Put {
+            3 => (0_u64..50, "[0-9]{0,3}", ttl.clone()).prop_map(|(charge, value, ttl_ms)| Change::Put {
                 value: Bytes::from(value),
                 content_type: None,
-                expires_ms,
+                ttl_ms,
                 charge,
             }),
             2 => Just(Change::Delete),
-            1 => (-5_i64..5, expiry).prop_map(|(delta, expires_ms)| Change::Add { delta, expires_ms }),
+            1 => (-5_i64..5, ttl).prop_map(|(delta, ttl_ms)| Change::Add { delta, ttl_ms }),
         ]
     }
 
@@ -271,7 +272,7 @@ mod tests {
         };
         let add = || Change::Add {
             delta: 1,
-            expires_ms: None,
+            ttl_ms: None,
         };
         let batch = [
             write(Condition::Absent, add()),

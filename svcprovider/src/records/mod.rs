@@ -28,6 +28,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use self::ledger::Owner;
+
 /// What kind of thing a record is. Spaces of one group do not see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Space {
@@ -144,20 +146,20 @@ pub enum Change {
         value: Bytes,
         /// Media type.
         content_type: Option<String>,
-        /// When it shall cease to be, milliseconds since the Unix epoch.
-        expires_ms: Option<u64>,
+        /// How long it shall be, milliseconds from when it is written by the clock of the engine: nodes' clocks differ.
+        ttl_ms: Option<u64>,
         /// What it counts for, bytes.
         charge: u64,
     },
     /// Removes the record; [`Refused::NotFound`] if there is none.
     Delete,
     /// Adds to a value that is a decimal number in ASCII; an absent record is 0. Content type and expiry stay; a record that is made
-    /// anew has neither, unless `expires_ms` says when it shall cease to be. The charge is that of a key of a function: key and value.
+    /// anew has neither, unless `ttl_ms` says how long it shall be. The charge is that of a key of a function: key and value.
     Add {
         /// How much.
         delta: i64,
-        /// Replaces the expiry, if given.
-        expires_ms: Option<u64>,
+        /// Replaces the expiry, if given: milliseconds from when it is written.
+        ttl_ms: Option<u64>,
     },
 }
 
@@ -200,7 +202,7 @@ pub struct Written {
     /// When it was written, by the clock of the engine, milliseconds since the Unix epoch.
     pub modified_ms: u64,
     /// What was there before and had not ceased to be.
-    pub before: Option<Record>,
+    pub before: Option<Meta>,
     /// The value after [`Change::Add`].
     pub sum: Option<i64>,
 }
@@ -264,6 +266,12 @@ pub enum EngineError {
         /// Which engine.
         engine: &'static str,
     },
+    /// What was asked for has more bytes than whoever asked can take.
+    #[error("more than {limit} bytes were asked for")]
+    TooLarge {
+        /// What can be taken.
+        limit: u64,
+    },
     /// What is stored is not what was written, or a bug.
     #[error("{engine} is broken: {reason}")]
     Broken {
@@ -298,14 +306,22 @@ pub struct Query {
     pub limit: NonZeroUsize,
 }
 
+/// What bounds itself otherwise, for [`Records::get_many`].
+pub const NO_BOUND: u64 = u64::MAX;
+
 /// An engine for records. Every call has a bound of its own, a second at most when the engine is away.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {
     /// The record at a place, if there is one that has not ceased to be.
     async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError>;
 
-    /// The records at several places of one state of the store, in the order asked.
-    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError>;
+    /// The records at several places of one state of the store, in the order asked; [`EngineError::TooLarge`] if their values together have
+    /// more than `most_bytes`, which are then not read.
+    async fn get_many(
+        &self,
+        places: &[Place],
+        most_bytes: u64,
+    ) -> Result<Vec<Option<Record>>, EngineError>;
 
     /// Keys in order.
     async fn list(&self, query: &Query) -> Result<Page, EngineError>;
@@ -320,8 +336,8 @@ pub trait Records: Send + Sync + 'static {
     /// The groups that have anything in a space, in order.
     async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError>;
 
-    /// Removes up to `limit` records whose time has come, of any group; returns how many.
-    async fn sweep(&self, limit: NonZeroUsize) -> Result<usize, EngineError>;
+    /// Removes up to `limit` records whose time has come, of one owner or of all; returns how many.
+    async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError>;
 
     /// Whether the engine answers.
     async fn check(&self) -> Result<(), EngineError>;
@@ -330,28 +346,38 @@ pub trait Records: Send + Sync + 'static {
 /// How many records are swept for a write that found no room: one transaction of some milliseconds.
 const SWEPT_FOR_ROOM: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not zero");
 
-/// [`Records::write`], which tries once more without the records whose time has come if a limit refuses.
+/// [`Records::write`], which tries once more without the group's records whose time has come if a limit refuses.
 ///
 /// # Errors
-/// As [`Records::write`].
+/// As [`Records::write`]; the refusal also if no room could be made.
 pub async fn write_with_room(
     records: &dyn Records,
     batch: Vec<Write>,
 ) -> Result<Vec<Written>, EngineError> {
     let again = batch.clone();
     let refused = match records.write(batch).await {
-        Err(
-            refused @ EngineError::Refused {
-                refused: Refused::Bytes { .. } | Refused::Count { .. },
-                ..
-            },
-        ) => refused,
-        answer => return answer,
+        Err(error) => error,
+        written => return written,
     };
-    if records.sweep(SWEPT_FOR_ROOM).await? == 0 {
+    let EngineError::Refused {
+        index,
+        refused: Refused::Bytes { .. } | Refused::Count { .. },
+    } = &refused
+    else {
         return Err(refused);
+    };
+    let Some(write) = again.get(*index) else {
+        return Err(refused);
+    };
+    let owner = Owner::of(&write.place);
+    match records.sweep(Some(&owner), SWEPT_FOR_ROOM).await {
+        Ok(1..) => records.write(again).await,
+        Ok(0) => Err(refused),
+        Err(error) => {
+            tracing::debug!(%error, "no room could be made for a write");
+            Err(refused)
+        }
     }
-    records.write(again).await
 }
 
 /// This machine's time, milliseconds since the Unix epoch.

@@ -324,7 +324,7 @@ pub(super) fn put(place: Place, condition: Condition, value: Vec<u8>) -> Write {
             charge: value.len() as u64,
             value: value.into(),
             content_type: None,
-            expires_ms: None,
+            ttl_ms: None,
         },
         limits: Limits::default(),
     }

@@ -18,7 +18,8 @@ use super::state::{self, IfMissing, State};
 use super::{MAX_SECRETS, MAX_VALUE_BYTES};
 use crate::http::{Key, Secret, SecretStore};
 use crate::records::{
-    Condition, EngineError, Page, Place, Query, Record, Records, Refused, Space, Write, now_ms,
+    Condition, EngineError, NO_BOUND, Page, Place, Query, Record, Records, Refused, Space, Write,
+    now_ms,
 };
 
 /// How often a change is tried when others are quicker. Those of this process take turns, so it is other nodes' that are.
@@ -213,7 +214,7 @@ impl Secrets {
     async fn look(&self, group: &str, name: Option<&str>) -> Result<State, SecretError> {
         let places = state::places(group, name);
         let ring = self.keyring.load_full();
-        let found = self.records.get_many(&places).await?;
+        let found = self.records.get_many(&places, NO_BOUND).await?;
         let (group, id, path) = match State::open(&ring, group, found) {
             Err(SecretError::UnknownMasterKey {
                 group, id, path, ..
@@ -228,7 +229,7 @@ impl Secrets {
             reread: Some(Box::new(reread)),
         })?;
         // It may have been sealed anew since it was read, and the old master key been taken away.
-        let found = self.records.get_many(&places).await?;
+        let found = self.records.get_many(&places, NO_BOUND).await?;
         State::open(&ring, &group, found)
     }
 

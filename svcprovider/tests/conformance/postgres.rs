@@ -245,3 +245,31 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
         "{n} of {answered} and {unknown}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places() {
+    let server = PostgreSql::start().await.unwrap();
+    let url = server.url("postgres");
+    let records = open(&url);
+    make(&records, put("key", "old")).await.unwrap();
+    let (operator, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // Somebody holds the lock that every write of the group needs.
+    let hold = "BEGIN; SELECT * FROM bismuth_counter FOR UPDATE";
+    operator.batch_execute(hold).await.unwrap();
+    for _ in 0..3 {
+        let calls = (0..40).map(|_| away(make(&records, put("key", "new"))));
+        futures_util::future::join_all(calls).await;
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'svcprovider'";
+        let count: i64 = operator.query_one(count, &[]).await.unwrap().get(0);
+        assert!((1..=16).contains(&count), "{count} connections");
+    }
+    operator.batch_execute("COMMIT").await.unwrap();
+    eventually("a write is made", PATIENCE, || {
+        make(&records, put("key", "newer"))
+    })
+    .await;
+    assert_eq!(value(&records, "key").await.unwrap(), "newer");
+}

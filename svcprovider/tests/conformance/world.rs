@@ -67,23 +67,24 @@ pub fn put(key: &str, value: impl Into<Bytes>) -> Write {
     write(key, put_change(key, value, None))
 }
 
-pub fn put_until(key: &str, value: &'static str, expires_ms: u64) -> Write {
-    write(key, put_change(key, value, Some(expires_ms)))
+/// With `ttl_ms` of 0 its time has come when it is written.
+pub fn put_for(key: &str, value: &'static str, ttl_ms: u64) -> Write {
+    write(key, put_change(key, value, Some(ttl_ms)))
 }
 
-fn put_change(key: &str, value: impl Into<Bytes>, expires_ms: Option<u64>) -> Change {
+fn put_change(key: &str, value: impl Into<Bytes>, ttl_ms: Option<u64>) -> Change {
     let value = value.into();
     Change::Put {
         charge: (key.len() + value.len()) as u64,
         value,
         content_type: None,
-        expires_ms,
+        ttl_ms,
     }
 }
 
 pub fn add(key: &str, delta: i64) -> Write {
-    let expires_ms = None;
-    write(key, Change::Add { delta, expires_ms })
+    let ttl_ms = None;
+    write(key, Change::Add { delta, ttl_ms })
 }
 
 pub fn delete(key: &str) -> Write {

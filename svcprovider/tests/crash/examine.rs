@@ -49,7 +49,7 @@ pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
         }
     }
     model.settle(found)?;
-    let swept = records.sweep(PAGE).await?;
+    let swept = records.sweep(None, PAGE).await?;
     ensure!(swept == 0, "{swept} records were swept, and none is due");
     nothing_is_nobodys(&*records, &blobs, &objects, &named).await
 }
@@ -99,7 +99,8 @@ fn content(plan: Plan, place: &Place, record: &Record) -> Result<Holds> {
         record.value.len()
     );
     ensure!(
-        record.meta.expires_ms == plan::expires_ms_of(id),
+        record.meta.expires_ms
+            == plan::ttl_ms_of(id).map(|ttl_ms| record.meta.modified_ms + ttl_ms),
         "its expiry is not the one that was put"
     );
     is_charged(place, &record.meta, record.value.len())?;
@@ -149,10 +150,9 @@ async fn nothing_is_nobodys(
     objects: &Path,
     named: &BTreeSet<String>,
 ) -> Result<()> {
-    all(records, "", Space::Object).await?;
     let Collected { failed, .. } = blobs.collect().await?;
     ensure!(failed.is_none(), "objects were not removed: {failed:?}");
-    let left = all(records, "", Space::Object).await?;
+    let left = records.groups(Space::Object).await?;
     ensure!(left.is_empty(), "after a collection there are {left:?}");
     let mut there = BTreeSet::new();
     for shard in std::fs::read_dir(objects)? {

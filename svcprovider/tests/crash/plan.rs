@@ -97,17 +97,17 @@ impl Plan {
     }
 
     fn change(self, id: Id, place: &Place, effect: Effect) -> Change {
-        let expires_ms = None;
+        let ttl_ms = None;
         match effect {
             Effect::Delete => Change::Delete,
-            Effect::Add(delta) => Change::Add { delta, expires_ms },
+            Effect::Add(delta) => Change::Add { delta, ttl_ms },
             Effect::Put => {
                 let value = self.content(id, place);
                 Change::Put {
                     charge: (place.key.len() + value.len()) as u64,
                     value: value.into(),
                     content_type: Some(content_type(id)),
-                    expires_ms: expires_ms_of(id),
+                    ttl_ms: ttl_ms_of(id),
                 }
             }
         }
@@ -150,7 +150,7 @@ pub fn attempt_of(content_type: Option<&str>) -> Option<Id> {
     content_type?.strip_prefix("attempt/")?.parse().ok()
 }
 
-pub fn expires_ms_of(id: Id) -> Option<u64> {
+pub fn ttl_ms_of(id: Id) -> Option<u64> {
     id.0.is_multiple_of(3).then_some(FAR_AWAY_MS)
 }
 

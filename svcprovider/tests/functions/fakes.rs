@@ -13,8 +13,8 @@ use svcprovider::http::{Secret, SecretStore};
 use svcprovider::objects::{ObjectId, ObjectWriter, Objects};
 use svcprovider::records::decide::decide;
 use svcprovider::records::{
-    EngineError, Page, Place, Query, Record, Records, Revision, Space, Usage, Write, Written,
-    now_ms,
+    EngineError, Owner, Page, Place, Query, Record, Records, Revision, Space, Usage, Write,
+    Written, now_ms,
 };
 use zeroize::Zeroizing;
 
@@ -66,7 +66,11 @@ impl Records for Store {
         Ok(found.cloned())
     }
 
-    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError> {
+    async fn get_many(
+        &self,
+        places: &[Place],
+        most_bytes: u64,
+    ) -> Result<Vec<Option<Record>>, EngineError> {
         let state = self.state()?;
         let get = |place| {
             state
@@ -74,7 +78,12 @@ impl Records for Store {
                 .get(place)
                 .filter(|r| r.meta.is_live(now_ms()))
         };
-        Ok(places.iter().map(|place| get(place).cloned()).collect())
+        let found: Vec<_> = places.iter().map(|place| get(place).cloned()).collect();
+        let bytes: usize = found.iter().flatten().map(|it| it.value.len()).sum();
+        match bytes as u64 > most_bytes {
+            true => Err(EngineError::TooLarge { limit: most_bytes }),
+            false => Ok(found),
+        }
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
@@ -134,7 +143,7 @@ impl Records for Store {
         Ok(Vec::new())
     }
 
-    async fn sweep(&self, _limit: NonZeroUsize) -> Result<usize, EngineError> {
+    async fn sweep(&self, _of: Option<&Owner>, _limit: NonZeroUsize) -> Result<usize, EngineError> {
         Ok(0)
     }
 

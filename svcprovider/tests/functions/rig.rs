@@ -16,7 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
 use svcprovider::blobs::{Blobs, Settings};
-use svcprovider::http::Services;
+use svcprovider::http::{Memory, Services};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -55,6 +55,7 @@ impl Rig {
             records: store.clone(),
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
+            memory: Memory::of_the_process(),
         };
         let doors = attach.handle();
         let running = tokio::spawn(attach.run(services, shutdown.clone()));

@@ -30,6 +30,7 @@ use object_store::aws::AmazonS3;
 use object_store::multipart::MultipartStore as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
+use tokio::sync::Semaphore;
 
 pub use config::{Credentials, S3Error};
 
@@ -44,6 +45,8 @@ const ENGINE: &str = "S3";
 const BOUND: Duration = Duration::from_millis(950);
 /// The longest pause in the middle of a stream.
 const IDLE_BOUND: Duration = Duration::from_secs(10);
+/// Parts of large uploads that are in memory at a time, of all uploads: 160 MiB. More wait.
+const PARTS: usize = 32;
 /// What a key has that is never written, to ask whether the server answers.
 const NOBODY: &str = "nobody";
 
@@ -70,7 +73,11 @@ impl S3 {
     pub fn open_as(url: &str, credentials: Credentials) -> Result<Self, S3Error> {
         let (client, prefix) = config::connect(url, credentials)?;
         Ok(Self {
-            bucket: Arc::new(Bucket { client, prefix }),
+            bucket: Arc::new(Bucket {
+                client,
+                prefix,
+                parts: Arc::new(Semaphore::new(PARTS)),
+            }),
         })
     }
 }
@@ -87,6 +94,8 @@ impl fmt::Debug for S3 {
 struct Bucket {
     client: AmazonS3,
     prefix: Path,
+    /// Room for parts of large uploads.
+    parts: Arc<Semaphore>,
 }
 
 impl Bucket {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt as _;
 use object_store::multipart::{MultipartStore as _, PartId};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{Failure, broken, unavailable, within};
@@ -55,15 +56,17 @@ impl Upload {
         Ok(upload)
     }
 
-    /// Sends the next part in the background. The one before it has [`arrived`](Self::arrived).
-    pub(super) fn ship(&mut self, bytes: Bytes) {
+    /// Sends the next part in the background, and gives its room back then. The one before it has [`arrived`](Self::arrived).
+    pub(super) fn ship(&mut self, bytes: Bytes, room: Option<OwnedSemaphorePermit>) {
         let bucket = Arc::clone(&self.bucket);
         let (path, id, number) = (bucket.object(self.object), self.id.clone(), self.shipped);
         self.shipped += 1;
         let sent = async move {
             let bound = transfer_bound(bytes.len());
             let part = bucket.client.put_part(&path, &id, number, bytes.into());
-            within(bound, part).await
+            let part = within(bound, part).await;
+            drop(room);
+            part
         };
         self.in_flight = Some(AbortOnDropHandle::new(tokio::spawn(sent)));
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::failure::within;
+use super::failure::{unavailable, within};
 use super::upload::Upload;
-use super::{BOUND, Bucket};
+use super::{BOUND, Bucket, IDLE_BOUND};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::EngineError;
 
@@ -31,6 +32,8 @@ pub(super) struct Writer {
     id: ObjectId,
     /// Up to a part.
     waiting: BytesMut,
+    /// The room for what waits, once it is much.
+    room: Option<OwnedSemaphorePermit>,
     /// What the parts before it belong to.
     upload: Option<Upload>,
 }
@@ -41,8 +44,20 @@ impl Writer {
             bucket,
             id,
             waiting: BytesMut::new(),
+            room: None,
             upload: None,
         }
+    }
+
+    /// Waits until there is room for a whole part.
+    async fn take_room(&mut self) -> Result<(), EngineError> {
+        if self.room.is_none() {
+            let room = Arc::clone(&self.bucket.parts).acquire_owned();
+            let room = tokio::time::timeout(IDLE_BOUND, room).await;
+            let room = room.map_err(|_| unavailable("too many large uploads at once".into()))?;
+            self.room = room.ok();
+        }
+        Ok(())
     }
 
     /// Sends the part that waits, when the one before it has arrived.
@@ -52,7 +67,7 @@ impl Writer {
             none => none.insert(Upload::begin(Arc::clone(&self.bucket), self.id).await?),
         };
         upload.arrived().await?;
-        upload.ship(self.waiting.split().freeze());
+        upload.ship(self.waiting.split().freeze(), self.room.take());
         Ok(())
     }
 }
@@ -67,6 +82,7 @@ impl ObjectWriter for Writer {
             let room = PART - self.waiting.len();
             let taken = bytes.split_to(room.min(bytes.len()));
             if self.waiting.len() + taken.len() > LARGE {
+                self.take_room().await?;
                 self.waiting.reserve(room);
             }
             self.waiting.extend_from_slice(&taken);

@@ -30,13 +30,14 @@ use self::session::{read, unreadable};
 use self::store::{ENGINE, Store};
 use self::writer::Request;
 use super::{
-    EngineError, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms, range,
+    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms,
+    range,
 };
 
 /// Requests that may wait for the next commit; more wait for a place.
 const QUEUE: usize = 512;
-/// A disk that takes longer over a commit hangs: a commit is some milliseconds, on a busy disk some hundred.
-const WRITE_BOUND: Duration = Duration::from_secs(5);
+/// A disk that takes longer hangs, and a client is to hear of it within a second: a commit is some milliseconds, on a busy disk some hundred.
+const BOUND: Duration = Duration::from_millis(950);
 
 /// Records in a directory of this machine.
 #[derive(Debug)]
@@ -86,11 +87,8 @@ impl Embedded {
             requests.send(request(answer)).await.map_err(|_| gone())?;
             answered.await.map_err(|_| gone())?
         };
-        let bounded = tokio::time::timeout(WRITE_BOUND, asked).await;
-        bounded.map_err(|_| EngineError::Unavailable {
-            engine: ENGINE,
-            reason: format!("the disk took more than {WRITE_BOUND:?}"),
-        })?
+        let bounded = tokio::time::timeout(BOUND, asked).await;
+        bounded.map_err(|_| hangs())?
     }
 
     /// Reads much, on a thread that may wait for the disk.
@@ -100,10 +98,20 @@ impl Embedded {
     ) -> Result<T, EngineError> {
         let store = Arc::clone(&self.store);
         let read = tokio::task::spawn_blocking(move || store.read(read));
-        read.await.map_err(|error| EngineError::Broken {
+        let bounded = tokio::time::timeout(BOUND, read)
+            .await
+            .map_err(|_| hangs())?;
+        bounded.map_err(|error| EngineError::Broken {
             engine: ENGINE,
             reason: error.to_string(),
         })?
+    }
+}
+
+fn hangs() -> EngineError {
+    EngineError::Unavailable {
+        engine: ENGINE,
+        reason: format!("the disk took more than {BOUND:?}"),
     }
 }
 
@@ -127,16 +135,16 @@ impl Records for Embedded {
         Ok(found)
     }
 
-    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError> {
+    async fn get_many(
+        &self,
+        places: &[Place],
+        most_bytes: u64,
+    ) -> Result<Vec<Option<Record>>, EngineError> {
         let places = places.to_vec();
-        self.read_apart(move |state| {
-            let now_ms = now_ms();
-            places
-                .iter()
-                .map(|place| find(state, place, now_ms))
-                .collect()
-        })
-        .await
+        let found = self.read_apart(move |state| find_all(state, &places, most_bytes));
+        found
+            .await?
+            .ok_or(EngineError::TooLarge { limit: most_bytes })
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
@@ -165,9 +173,10 @@ impl Records for Embedded {
         self.read_apart(move |state| groups(state, space)).await
     }
 
-    async fn sweep(&self, limit: NonZeroUsize) -> Result<usize, EngineError> {
-        let limit = limit.get();
-        self.ask(|answer| Request::Sweep { limit, answer }).await
+    async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {
+        let (of, limit) = (of.cloned(), limit.get());
+        let sweep = |answer| Request::Sweep { of, limit, answer };
+        self.ask(sweep).await
     }
 
     async fn check(&self) -> Result<(), EngineError> {
@@ -193,6 +202,25 @@ fn find(
     let values = state.open_table(tables::VALUE)?;
     let stored = read(&records, &values, &tables::record_key(place))?;
     Ok(stored.filter(|record| record.meta.is_live(now_ms)))
+}
+
+/// `None` when their values have more bytes.
+fn find_all(
+    state: &ReadTransaction,
+    places: &[Place],
+    most_bytes: u64,
+) -> Result<Option<Vec<Option<Record>>>, redb::Error> {
+    let now_ms = now_ms();
+    let (mut all, mut bytes) = (Vec::with_capacity(places.len()), 0);
+    for place in places {
+        let found = find(state, place, now_ms)?;
+        bytes += found.as_ref().map_or(0, |it| it.value.len() as u64);
+        if bytes > most_bytes {
+            return Ok(None);
+        }
+        all.push(found);
+    }
+    Ok(Some(all))
 }
 
 fn list(state: &ReadTransaction, query: &Query, now_ms: u64) -> Result<Page, redb::Error> {

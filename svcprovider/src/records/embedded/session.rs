@@ -2,11 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use super::tables::{self, COUNTER, EXPIRY, RECORD, VALUE};
+use crate::records::decide::MAX_NUMBER_BYTES;
 use crate::records::ledger::{self, Counter, Ledger, Owner};
 use crate::records::{Place, Record, Refused, Usage, Write, Written};
+
+/// Entries that a sweep looks at, its owner's or not: some milliseconds. What is due is swept every few seconds, so that there are not many.
+const LOOKED_AT: usize = 20_000;
+/// Stands for a value that is apart from its record: it is no number, and nothing else matters to a batch.
+static NOT_READ: [u8; MAX_NUMBER_BYTES + 1] = [b'?'; MAX_NUMBER_BYTES + 1];
+const _: () = assert!(tables::INLINE > MAX_NUMBER_BYTES);
 
 /// What is changed in one transaction.
 pub(super) struct Session<'a> {
@@ -74,12 +82,23 @@ impl<'a> Session<'a> {
         Ok(Ok(written))
     }
 
-    /// Removes up to `limit` records whose time has come; returns how many.
-    pub(super) fn sweep(&mut self, limit: usize) -> Result<usize, redb::Error> {
+    /// Removes up to `limit` records whose time has come, of one owner or of all; returns how many.
+    pub(super) fn sweep(&mut self, of: Option<&Owner>, limit: usize) -> Result<usize, redb::Error> {
         let due = tables::expiry_key(self.now_ms + 1, &[]);
+        let of = of.map(|owner| tables::owner_key(owner.space, &owner.group));
         let mut keys = Vec::new();
-        for entry in self.expiry.range(..due.as_slice())?.take(limit) {
-            keys.push(entry?.0.value().to_vec());
+        for entry in self.expiry.range(..due.as_slice())?.take(LOOKED_AT) {
+            let key = entry?.0.value().to_vec();
+            let (_, record_key) = tables::split_expiry_key(&key).ok_or_else(|| unreadable(&key))?;
+            if of
+                .as_ref()
+                .is_none_or(|owner| record_key.starts_with(owner))
+            {
+                keys.push(key);
+            }
+            if keys.len() == limit {
+                break;
+            }
         }
         for key in &keys {
             let (_, record_key) = tables::split_expiry_key(key).ok_or_else(|| unreadable(key))?;
@@ -107,7 +126,18 @@ impl<'a> Session<'a> {
     }
 
     fn stored(&self, place: &Place) -> Result<Option<Record>, redb::Error> {
-        read(&self.record, &self.value, &tables::record_key(place))
+        let key = tables::record_key(place);
+        let Some(stored) = self.record.get(key.as_slice())? else {
+            return Ok(None);
+        };
+        let row = tables::decode(stored.value()).ok_or_else(|| unreadable(&key))?;
+        let value = row
+            .value
+            .map_or(Bytes::from_static(&NOT_READ), Bytes::copy_from_slice);
+        Ok(Some(Record {
+            value,
+            meta: row.meta,
+        }))
     }
 
     /// Stores what is at a key now, in all tables; returns the charge of what was there.

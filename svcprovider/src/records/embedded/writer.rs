@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::reserve::Reserve;
 use super::session::Session;
 use super::store::{ENGINE, Store};
-use crate::records::{Change, EngineError, Write, Written, now_ms};
+use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
 
 /// So many requests are taken into one commit: 32 writers by far, and an answer is not kept waiting by a hundred thousand.
 const MOST_REQUESTS: usize = 512;
@@ -37,7 +37,11 @@ pub(super) enum Request {
         answer: Answer<Vec<Written>>,
     },
     /// Removes what has expired.
-    Sweep { limit: usize, answer: Answer<usize> },
+    Sweep {
+        of: Option<Owner>,
+        limit: usize,
+        answer: Answer<usize>,
+    },
 }
 
 /// Works until nobody can ask any more.
@@ -153,7 +157,7 @@ impl Request {
                     EngineError::Refused { index, refused }
                 })))
             }
-            Self::Sweep { limit, .. } => Ok(Done::Swept(session.sweep(*limit)?)),
+            Self::Sweep { of, limit, .. } => Ok(Done::Swept(session.sweep(of.as_ref(), *limit)?)),
         }
     }
 

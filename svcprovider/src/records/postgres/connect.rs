@@ -21,8 +21,8 @@ const CONNECTIONS: usize = 16;
 const CONNECT_BOUND: Duration = Duration::from_millis(900);
 /// A connection on which nothing comes back for so long is dead: the server's machine is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
-/// The server gives up what we have given up, so that no lock is held for somebody who is gone. Twice our own patience.
-const SESSION: &str = "SET statement_timeout = '20s'; SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
+/// The server gives up what we have given up, so that no lock is held for somebody who is gone.
+const SESSION: &str = "SET statement_timeout = '1s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '2s'";
 
 /// Why a URL is not used.
 #[derive(Debug, Error)]

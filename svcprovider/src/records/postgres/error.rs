@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Unknown(tokio_postgres::Error),
     /// There was no connection.
     Pool(String),
+    /// More was asked for than can be taken.
+    TooLarge { limit: u64 },
     /// What is stored is not what was written.
     Unreadable(String),
     /// Something was missing that is there now.
@@ -38,7 +40,9 @@ impl Failure {
             },
             // The server has said that nothing was made of it.
             Self::Unknown(error) => error.code().is_some_and(gave_way),
-            Self::Refused { .. } | Self::Pool(_) | Self::Unreadable(_) => false,
+            Self::Refused { .. } | Self::Pool(_) | Self::TooLarge { .. } | Self::Unreadable(_) => {
+                false
+            }
         }
     }
 
@@ -47,6 +51,7 @@ impl Failure {
             Self::Refused { index, refused } => EngineError::Refused { index, refused },
             Self::Sql(error) | Self::Unknown(error) => sql_error(&error),
             Self::Pool(reason) => unavailable(reason),
+            Self::TooLarge { limit } => EngineError::TooLarge { limit },
             Self::Unreadable(reason) => EngineError::Broken {
                 engine: ENGINE,
                 reason,

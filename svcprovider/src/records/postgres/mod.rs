@@ -30,7 +30,7 @@ pub use connect::ConfigError;
 use self::error::Failure;
 use self::lease::Lease;
 use super::{
-    EngineError, Page, Place, Query, Record, Records, Space, Usage, Write, Written, range,
+    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written, range,
 };
 
 /// What errors call this engine.
@@ -113,13 +113,24 @@ impl Records for Postgres {
         .await
     }
 
-    async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>, EngineError> {
+    async fn get_many(
+        &self,
+        places: &[Place],
+        most_bytes: u64,
+    ) -> Result<Vec<Option<Record>>, EngineError> {
+        let most = sql::number(most_bytes);
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::GET_MANY).await?;
             let (spaces, groups, keys) = sql::places(places.iter());
-            let rows = lease.query(&select, &[&spaces, &groups, &keys]).await?;
+            let rows = lease
+                .query(&select, &[&spaces, &groups, &keys, &most])
+                .await?;
             let mut found = vec![None; places.len()];
             for row in rows {
+                if sql::unsigned(&row, "bytes")? > most_bytes {
+                    lease.give_back();
+                    return Err(Failure::TooLarge { limit: most_bytes });
+                }
                 let ordinal: i64 = row.try_get("ordinal")?;
                 let index = usize::try_from(ordinal - 1).unwrap_or(usize::MAX);
                 if let Some(slot) = found.get_mut(index) {
@@ -184,8 +195,10 @@ impl Records for Postgres {
         .await
     }
 
-    async fn sweep(&self, limit: NonZeroUsize) -> Result<usize, EngineError> {
-        self.attempt(SWEEP_BOUND, |lease| write::sweep(lease, limit.get()))
+    async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {
+        // The background may wait, who wants room may not.
+        let bound = if of.is_some() { BOUND } else { SWEEP_BOUND };
+        self.attempt(bound, |lease| write::sweep(lease, of, limit.get()))
             .await
     }
 

@@ -33,18 +33,21 @@ pub(super) const GET: &str = concat!(
     " FROM bismuth_record r WHERE r.space = $1 AND r.grp = $2 AND r.key = $3 AND ",
     live!()
 );
+/// Without values if these have more than `$4` bytes together, which `bytes` tells.
 pub(super) const GET_MANY: &str = concat!(
-    "SELECT p.ordinal, ",
+    "WITH found AS (SELECT p.ordinal, ",
     columns!(),
     " FROM unnest($1::int2[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS p(space, grp, key, ordinal) \
      JOIN bismuth_record r ON r.space = p.space AND r.grp = p.grp AND r.key = p.key WHERE ",
-    live!()
+    live!(),
+    "), total AS (SELECT coalesce(sum(octet_length(value)), 0)::bigint AS bytes FROM found) \
+     SELECT f.ordinal, f.revision, f.modified_ms, f.expires_ms, f.charge, f.content_type, \
+     CASE WHEN total.bytes <= $4::bigint THEN f.value ELSE ''::bytea END AS value, total.bytes FROM found f, total"
 );
-/// Also those whose time has come: they count.
+/// Also those whose time has come: they count. Of a value as much as tells a number from what is none.
 pub(super) const STORED: &str = concat!(
-    "SELECT p.ordinal, ",
-    columns!(),
-    " FROM unnest($1::int2[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS p(space, grp, key, ordinal) \
+    "SELECT p.ordinal, r.revision, r.modified_ms, r.expires_ms, r.charge, r.content_type, \
+     substring(r.value FROM 1 FOR 65) AS value FROM unnest($1::int2[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS p(space, grp, key, ordinal) \
      JOIN bismuth_record r ON r.space = p.space AND r.grp = p.grp AND r.key = p.key"
 );
 pub(super) const LIST: &str = concat!(

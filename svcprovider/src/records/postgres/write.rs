@@ -30,7 +30,7 @@ pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<W
             Ok((lease, written))
         }
         Err((index, refused)) => {
-            lease.batch_execute("ROLLBACK").await?;
+            lease.end("ROLLBACK").await?;
             lease.give_back();
             Err(Failure::Refused { index, refused })
         }
@@ -50,14 +50,14 @@ async fn load(
     let (place_spaces, place_groups, keys) = sql::places(places.iter().copied());
     // Polled, and so sent, in this order; each statement sees what was committed when it begins, and the locks come first.
     let ((), counters, now, rows) = try_join4(
-        lease.batch_execute(sql::BEGIN),
+        lease.begin(),
         lease.query(&lock, &[&spaces, &groups]),
         lease.query_one(&now, &[]),
         lease.query(&stored, &[&place_spaces, &place_groups, &keys]),
     )
     .await?;
     if counters.len() < owners.len() {
-        lease.batch_execute("ROLLBACK").await?;
+        lease.end("ROLLBACK").await?;
         let begin = lease.prepare(sql::BEGIN_COUNTERS).await?;
         lease.execute(&begin, &[&spaces, &groups]).await?;
         return Err(Failure::Again);
@@ -121,7 +121,7 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
                 .await
         },
         lease.execute(&count, &counters),
-        lease.batch_execute("COMMIT"),
+        lease.end("COMMIT"),
     );
     changes.await.map(drop).map_err(Failure::Unknown)
 }
@@ -175,24 +175,27 @@ impl<'a> Puts<'a> {
     }
 }
 
-/// Removes up to `limit` records whose time has come, each owner's in a transaction of its own.
-pub(super) async fn sweep(lease: Lease, limit: usize) -> Result<(Lease, usize), Failure> {
-    let due = lease.prepare(sql::DUE).await?;
+/// Removes up to `limit` records whose time has come, of one owner or of all, each owner's in a transaction of its own.
+pub(super) async fn sweep(
+    lease: Lease,
+    of: Option<&Owner>,
+    limit: usize,
+) -> Result<(Lease, usize), Failure> {
+    let owners = match of {
+        Some(owner) => BTreeSet::from([owner.clone()]),
+        None => due(&lease, limit).await?,
+    };
     let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
     let sweep = lease.prepare(sql::SWEEP).await?;
-    let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = lease.query(&due, &[&most]).await?;
-    let owners = rows.iter().map(sql::owner_of);
-    let owners: BTreeSet<_> = owners.collect::<Result<_, _>>()?;
     let mut swept = 0;
-    for (space, group) in owners {
+    for owner in owners {
         let left = sql::number((limit - swept) as u64);
-        let (space, group) = sql::owner(space, &group);
+        let (space, group) = sql::owner(owner.space, &owner.group);
         let (_, _, rows, ()) = try_join4(
-            lease.batch_execute(sql::BEGIN),
+            lease.begin(),
             lease.query(&lock, &[&vec![space], &vec![group]]),
             lease.query(&sweep, &[&space, &group, &left]),
-            lease.batch_execute("COMMIT"),
+            lease.end("COMMIT"),
         )
         .await?;
         for row in &rows {
@@ -203,6 +206,17 @@ pub(super) async fn sweep(lease: Lease, limit: usize) -> Result<(Lease, usize), 
         }
     }
     Ok((lease, swept))
+}
+
+/// Who has records whose time has come.
+async fn due(lease: &Lease, limit: usize) -> Result<BTreeSet<Owner>, Failure> {
+    let due = lease.prepare(sql::DUE).await?;
+    let rows = lease.query(&due, &[&sql::number(limit as u64)]).await?;
+    let owners = rows.iter().map(|row| {
+        let (space, group) = sql::owner_of(row)?;
+        Ok(Owner { space, group })
+    });
+    owners.collect()
 }
 
 fn arrays(owners: &[Owner]) -> (Vec<i16>, Vec<&[u8]>) {

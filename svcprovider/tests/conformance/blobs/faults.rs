@@ -1,16 +1,20 @@
 //! Uploads that go wrong.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream;
+use async_trait::async_trait;
+use bismuth_testkit::eventually;
 use sha2::{Digest as _, Sha256};
-use svcprovider::blobs::{NewBlob, PutError, Settings};
-use svcprovider::records::Space;
-use tokio::sync::mpsc;
+use svcprovider::blobs::{Blobs, NewBlob, PutError, Settings};
+use svcprovider::records::{
+    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written,
+};
 
-use super::{body, broken, new, read};
-use crate::world::World;
+use super::{body, broken, fed, new, read};
+use crate::world::{PATIENCE, World};
 
 pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(world: &mut dyn World) {
     let blobs = world.blobs();
@@ -28,8 +32,8 @@ pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(world: &mut dy
         Some(old.blob.clone())
     );
     assert_eq!(world.object_count(), 1);
-    let left = world.records().usage("", Space::Object).await.unwrap();
-    assert_eq!(left.count, 0);
+    let states = world.records().groups(Space::Object).await.unwrap();
+    assert_eq!(states, [""; 0]);
     assert_eq!(blobs.usage("group").await.unwrap().count, 1);
 }
 
@@ -80,19 +84,6 @@ pub async fn what_is_too_large_is_refused_before_and_while_it_comes(world: &mut 
     assert_eq!(world.object_count(), 1);
 }
 
-/// A body of what is sent, which ends when the sender does.
-fn fed() -> (
-    mpsc::Sender<Bytes>,
-    stream::BoxStream<'static, std::io::Result<Bytes>>,
-) {
-    let (feed, eaten) = mpsc::channel(1);
-    let body = stream::unfold(eaten, async |mut eaten: mpsc::Receiver<Bytes>| {
-        let bytes = eaten.recv().await?;
-        Some((Ok(bytes), eaten))
-    });
-    (feed, Box::pin(body))
-}
-
 pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     world: &mut dyn World,
 ) {
@@ -104,20 +95,7 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     let blobs = world.blobs();
     blobs.put(new("key"), body(&[b"old"])).await.unwrap();
 
-    // A process that was killed: nobody goes on with it.
-    let (feed, eaten) = fed();
-    let dead = tokio::spawn({
-        let blobs = blobs.clone();
-        async move { blobs.put(new("key"), eaten).await }
-    });
-    feed.send("a".into()).await.unwrap();
-    feed.send("b".into()).await.unwrap();
-    dead.abort();
-    assert!(dead.await.unwrap_err().is_cancelled());
-    assert_eq!(blobs.collect().await.unwrap().removed, 0);
-    assert_eq!(impatient.collect().await.unwrap().removed, 1);
-
-    // One that only slept, and comes back too late.
+    // It only slept, and comes back too late.
     let (feed, eaten) = fed();
     let slow = tokio::spawn({
         let blobs = blobs.clone();
@@ -126,6 +104,7 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     feed.send("a".into()).await.unwrap();
     feed.send("b".into()).await.unwrap();
     assert_eq!(impatient.collect().await.unwrap().removed, 1);
+    assert_eq!(blobs.collect().await.unwrap().removed, 0);
     drop(feed);
     let error = slow.await.unwrap().unwrap_err();
     assert!(
@@ -135,6 +114,108 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     assert_eq!(read(&blobs, "key").await.unwrap(), b"old");
     impatient.collect().await.unwrap();
     assert_eq!(world.object_count(), 1);
+}
+
+pub async fn an_upload_whose_sender_went_away_leaves_nothing(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let (feed, eaten) = fed();
+    let cut_off = tokio::spawn({
+        let blobs = blobs.clone();
+        async move { blobs.put(new("key"), eaten).await }
+    });
+    feed.send("a".into()).await.unwrap();
+    feed.send("b".into()).await.unwrap();
+    cut_off.abort();
+    assert!(cut_off.await.unwrap_err().is_cancelled());
+    let records = world.records();
+    eventually("nothing is left", PATIENCE, async || {
+        match records.groups(Space::Object).await.unwrap().len() {
+            0 => Ok(()),
+            left => Err(format!("{left} states")),
+        }
+    })
+    .await;
+    assert_eq!(world.object_count(), 0);
+}
+
+pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(world: &mut dyn World) {
+    let records = Arc::new(Deaf {
+        records: world.records(),
+        hears: AtomicBool::new(true),
+    });
+    let blobs = Blobs::new(
+        Arc::clone(&records) as _,
+        world.objects(),
+        Settings {
+            renew_every: Duration::from_millis(20),
+            ..Settings::default()
+        },
+    );
+    let (feed, eaten) = fed();
+    let upload = tokio::spawn(async move { blobs.put(new("key"), eaten).await });
+    feed.send("a".into()).await.unwrap();
+    feed.send("b".into()).await.unwrap();
+    records.hears.store(false, Ordering::SeqCst);
+    eventually("an answer was lost", PATIENCE, async || {
+        let lost = records.hears.load(Ordering::SeqCst);
+        lost.then_some(()).ok_or("not yet")
+    })
+    .await;
+    drop(feed);
+    upload.await.unwrap().unwrap();
+    assert_eq!(read(&world.blobs(), "key").await.unwrap(), b"ab");
+}
+
+/// Records of which one answer to a write is lost.
+struct Deaf {
+    records: Arc<dyn Records>,
+    hears: AtomicBool,
+}
+
+#[async_trait]
+impl Records for Deaf {
+    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
+        self.records.get(place).await
+    }
+
+    async fn get_many(
+        &self,
+        places: &[Place],
+        most_bytes: u64,
+    ) -> Result<Vec<Option<Record>>, EngineError> {
+        self.records.get_many(places, most_bytes).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
+        self.records.list(query).await
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, EngineError> {
+        let written = self.records.write(batch).await;
+        match self.hears.swap(true, Ordering::SeqCst) {
+            true => written,
+            false => Err(EngineError::Unavailable {
+                engine: "the deaf",
+                reason: "what was that?".into(),
+            }),
+        }
+    }
+
+    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
+        self.records.usage(group, space).await
+    }
+
+    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
+        self.records.groups(space).await
+    }
+
+    async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {
+        self.records.sweep(of, limit).await
+    }
+
+    async fn check(&self) -> Result<(), EngineError> {
+        self.records.check().await
+    }
 }
 
 pub async fn an_upload_that_goes_on_is_left_alone(world: &mut dyn World) {

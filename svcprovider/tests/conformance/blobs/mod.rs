@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use svcprovider::blobs::{Blob, Blobs, NewBlob};
+use tokio::sync::mpsc;
 
 pub fn new(key: &str) -> NewBlob {
     NewBlob {
@@ -36,6 +37,16 @@ pub fn broken(chunk: &[u8]) -> BoxStream<'static, io::Result<Bytes>> {
         Err(io::ErrorKind::ConnectionReset.into()),
     ];
     Box::pin(stream::iter(chunks))
+}
+
+/// A body of what is sent, which ends when the sender does.
+pub fn fed() -> (mpsc::Sender<Bytes>, BoxStream<'static, io::Result<Bytes>>) {
+    let (feed, eaten) = mpsc::channel(1);
+    let body = stream::unfold(eaten, async |mut eaten: mpsc::Receiver<Bytes>| {
+        let bytes = eaten.recv().await?;
+        Some((Ok(bytes), eaten))
+    });
+    (feed, Box::pin(body))
 }
 
 pub fn whole(blob: &Blob) -> Option<Range<u64>> {

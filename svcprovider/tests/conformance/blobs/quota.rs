@@ -1,10 +1,13 @@
 //! What blobs take up, and what they leave.
 
+use std::io;
+
 use bytes::Bytes;
+use futures_util::stream;
 use svcprovider::blobs::{NewBlob, PutError};
 use svcprovider::records::{Condition, Limits, Refused, Space};
 
-use super::{body, broken, new, read};
+use super::{body, broken, fed, new, read};
 use crate::world::World;
 
 pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(world: &mut dyn World) {
@@ -61,6 +64,51 @@ pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(worl
     assert_eq!(world.object_count(), 2);
 }
 
+pub async fn uploads_at_once_take_no_more_than_the_group_may_have(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let limited = |key: &str| NewBlob {
+        limits: Limits {
+            bytes: Some(100),
+            count: None,
+        },
+        ..new(key)
+    };
+    // What does not say how much it is.
+    let endless = || stream::iter((0..50).map(|_| io::Result::Ok(Bytes::from_static(&[0; 10]))));
+    let error = blobs.put(limited("a"), endless()).await.unwrap_err();
+    let PutError::Refused(Refused::Bytes { needed, limit: 100 }) = error else {
+        panic!("{error:?}");
+    };
+    assert!((101..=110).contains(&needed), "it was refused at {needed}");
+
+    // One that has sent 60 bytes and goes on; another has room for 39 beside it.
+    let (feed, eaten) = fed();
+    let slow = tokio::spawn({
+        let (blobs, slow) = (blobs.clone(), limited("s"));
+        async move { blobs.put(slow, eaten).await }
+    });
+    for _ in 0..3 {
+        feed.send(Bytes::from_static(&[0; 20])).await.unwrap();
+    }
+    // The third was counted when what follows it was taken.
+    feed.send(Bytes::new()).await.unwrap();
+    feed.send(Bytes::new()).await.unwrap();
+    let announced = |length| NewBlob {
+        length: Some(length),
+        ..limited("b")
+    };
+    let error = blobs.put(announced(39), body(&[&[0; 39]])).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, PutError::Refused(Refused::Bytes { .. })),
+        "{error:?}"
+    );
+    blobs.put(announced(38), body(&[&[0; 38]])).await.unwrap();
+    drop(feed);
+    slow.await.unwrap().unwrap();
+    assert_eq!(blobs.usage("group").await.unwrap().bytes, 100);
+}
+
 pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
     let blobs = world.blobs();
     for n in 0..5 {
@@ -84,8 +132,8 @@ pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
     assert_eq!((collected.removed, collected.failed), (8, None));
     assert_eq!(world.object_count(), 2);
     assert_eq!(read(&blobs, "key").await.unwrap(), b"4");
-    let left = world.records().usage("", Space::Object).await.unwrap();
-    assert_eq!(left.count, 0);
+    let states = world.records().groups(Space::Object).await.unwrap();
+    assert_eq!(states, [""; 0]);
     assert_eq!(blobs.collect().await.unwrap().removed, 0);
 }
 

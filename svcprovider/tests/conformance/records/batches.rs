@@ -18,7 +18,10 @@ pub async fn a_batch_is_made_in_its_order(world: &mut dyn World) {
     ];
     let written = records.write(batch).await.unwrap();
     assert_eq!(written[1].sum, Some(2));
-    assert_eq!(written[1].before.as_ref().unwrap().value, "1");
+    assert_eq!(
+        written[1].before.as_ref().unwrap().revision,
+        written[0].revision
+    );
     let revisions: Vec<_> = written[..5]
         .iter()
         .map(|written| written.revision)
@@ -116,4 +119,45 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
         let record = world.records().get(&place).await.unwrap().unwrap();
         assert_eq!(record.value, "120");
     }
+}
+
+pub async fn a_batch_that_is_larger_than_who_asks_can_take_is_not_read(world: &mut dyn World) {
+    let records = world.records();
+    let batch = ["a", "b", "c"].map(|key| put(key, vec![1; 40_000]));
+    records.write(batch.into()).await.unwrap();
+    let places = ["a", "b", "none", "c"].map(at);
+    let found = records.get_many(&places, 120_000).await.unwrap();
+    assert_eq!(found.iter().flatten().count(), 3);
+    let limit = 119_999;
+    let refused = records.get_many(&places, limit).await;
+    assert_eq!(refused, Err(EngineError::TooLarge { limit }));
+    assert_eq!(
+        records.get_many(&places[2..3], 0).await.unwrap(),
+        [const { None }; 1]
+    );
+}
+
+pub async fn a_large_value_is_no_number_and_is_replaced_in_a_batch(world: &mut dyn World) {
+    let records = world.records();
+    for digits in [64, 65, 1024, 1025, 100_000] {
+        let number = "0".repeat(digits - 2) + "41";
+        make(&records, put("n", number)).await.unwrap();
+        let added = make(&records, add("n", 1)).await;
+        match digits {
+            64 => assert_eq!(added.unwrap().sum, Some(42)),
+            _ => assert!(
+                matches!(
+                    added,
+                    Err(EngineError::Refused {
+                        refused: Refused::NotANumber,
+                        ..
+                    })
+                ),
+                "{digits} digits: {added:?}"
+            ),
+        }
+        let written = records.write(vec![put("n", "1"), add("n", 1)]).await;
+        assert_eq!(written.unwrap()[1].sum, Some(2));
+    }
+    assert_eq!(usage(&records).await, summed(&records).await);
 }

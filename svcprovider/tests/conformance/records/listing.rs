@@ -1,8 +1,8 @@
 //! Keys in order.
 
-use svcprovider::records::{Space, now_ms};
+use svcprovider::records::Space;
 
-use crate::world::{But, World, all, delete, make, names, put, put_until, query};
+use crate::world::{But, World, all, delete, make, names, put, put_for, query};
 
 pub async fn keys_come_in_the_order_of_their_bytes(world: &mut dyn World) {
     let records = world.records();
@@ -39,9 +39,7 @@ pub async fn pages_lead_to_the_end_without_a_gap(world: &mut dyn World) {
         .write(keys.iter().map(|key| put(key, "value")).collect())
         .await
         .unwrap();
-    make(&records, put_until("key-0005", "", now_ms() - 1))
-        .await
-        .unwrap();
+    make(&records, put_for("key-0005", "", 0)).await.unwrap();
     for page_size in [1, 7, 19, 57, 58] {
         let listed = all(&records, page_size).await;
         let listed: Vec<_> = listed.into_iter().map(|(key, _)| key).collect();

@@ -1,0 +1,172 @@
+//! How much of requests and answers is in memory at a time.
+//!
+//! ```text
+//!   body or answer above 16 KiB ─► room of the group (32 MiB) ─► room of the process (256 MiB) ─► given back with its last byte
+//!                                     └ none for a second: 429       └ none for a second: 503
+//! ```
+//!
+//! One process serves all containers of a node, so that one of them must not be able to have it killed for its memory. What is streamed
+//! needs no room: it has a buffer for each connection, and connections are counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problems::{self, Refusal};
+
+/// What is below needs no room: 256 connections of a container have 4 MiB of them.
+const SMALL: usize = 16 << 10;
+const KIB: usize = 1 << 10;
+/// Two of the largest batches.
+const OF_A_GROUP_KIB: usize = 32 << 10;
+/// Eight groups that take all they can get leave a ninth nothing; one does not.
+const OF_THE_PROCESS_KIB: usize = 256 << 10;
+/// Who had room gives it back when its connection has taken the bytes: some milliseconds, for those who take them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Room for a group's bytes, or for those of all.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    /// What all groups have together.
+    #[must_use]
+    pub fn of_the_process() -> Self {
+        Self(Arc::new(Semaphore::new(OF_THE_PROCESS_KIB)))
+    }
+
+    /// What one group has of it.
+    #[must_use]
+    pub fn of_a_group() -> Self {
+        Self(Arc::new(Semaphore::new(OF_A_GROUP_KIB)))
+    }
+
+    fn try_take(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_many_owned(kib).ok()
+    }
+
+    async fn take(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+        let taken = Arc::clone(&self.0).acquire_many_owned(kib);
+        tokio::time::timeout(PATIENCE, taken).await.ok()?.ok()
+    }
+}
+
+/// Room that was taken; dropping gives it back.
+#[derive(Debug, Default)]
+pub(crate) struct Room(Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>);
+
+impl Room {
+    /// The bytes, whose end gives the room back.
+    pub(crate) fn keep(self, bytes: Bytes) -> Bytes {
+        match self.0 {
+            None => bytes,
+            room => Bytes::from_owner(Kept { bytes, _room: room }),
+        }
+    }
+}
+
+struct Kept<T> {
+    bytes: Bytes,
+    _room: T,
+}
+
+impl<T> AsRef<[u8]> for Kept<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Where a request's bytes have room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rooms<'a> {
+    /// An operator's requests are of no group's account.
+    pub(crate) group: Option<&'a Memory>,
+    pub(crate) process: &'a Memory,
+}
+
+impl Rooms<'_> {
+    /// Room for so many bytes, if there is some at once.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<Room> {
+        let Some(kib) = kib(bytes) else {
+            return Some(Room::default());
+        };
+        let group = match self.group {
+            Some(group) => Some(group.try_take(kib)?),
+            None => None,
+        };
+        Some(Room(Some((group, self.process.try_take(kib)?))))
+    }
+
+    /// Room for so many bytes.
+    ///
+    /// # Errors
+    /// When there is none for a second.
+    pub(crate) async fn take(&self, bytes: usize) -> Result<Room, Refusal> {
+        let Some(kib) = kib(bytes) else {
+            return Ok(Room::default());
+        };
+        let group = match self.group {
+            Some(group) => {
+                let taken = group.take(kib).await;
+                Some(taken.ok_or_else(problems::group_takes_too_much)?)
+            }
+            None => None,
+        };
+        let process = self.process.take(kib).await;
+        let process = process.ok_or_else(problems::all_take_too_much)?;
+        Ok(Room(Some((group, process))))
+    }
+}
+
+/// What is to be taken for so many bytes, if anything.
+fn kib(bytes: usize) -> Option<u32> {
+    (bytes > SMALL).then(|| u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_has_all_its_room_waits_and_is_refused_and_others_are_not() {
+        let (process, greedy, other) = (
+            Memory::of_the_process(),
+            Memory::of_a_group(),
+            Memory::of_a_group(),
+        );
+        let rooms = |group| Rooms {
+            group: Some(group),
+            process: &process,
+        };
+        let all = rooms(&greedy).take(OF_A_GROUP_KIB * KIB).await.unwrap();
+        assert!(rooms(&greedy).try_take(SMALL).is_some());
+        assert!(rooms(&greedy).try_take(SMALL + 1).is_none());
+        assert!(rooms(&greedy).take(1 << 20).await.is_err());
+        assert!(rooms(&other).take(1 << 20).await.is_ok());
+
+        let bytes = all.keep(Bytes::from_static(b"sent"));
+        let half = bytes.slice(..2);
+        drop(bytes);
+        assert!(rooms(&greedy).try_take(1 << 20).is_none());
+        drop(half);
+        assert!(rooms(&greedy).try_take(1 << 20).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_together_have_no_more_than_the_process() {
+        let process = Memory::of_the_process();
+        let groups: Vec<_> = (0..9).map(|_| Memory::of_a_group()).collect();
+        let mut taken = Vec::new();
+        for (index, group) in groups.iter().enumerate() {
+            let rooms = Rooms {
+                group: Some(group),
+                process: &process,
+            };
+            let room = rooms.take(OF_A_GROUP_KIB * KIB).await;
+            assert_eq!(room.is_ok(), index < 8, "{index}");
+            taken.push(room);
+        }
+    }
+}
