@@ -55,6 +55,7 @@ const NEEDS: &[Need] = &[
     ),
     need("skopeo", "skopeo", "writes images as others do, for tests"),
     need("openssl", "openssl", "makes certificates for tests"),
+    need("strace", "strace", "tells tests what was forced to disk"),
     need(
         "/usr/lib/postgresql/15/bin/initdb",
         "postgresql",

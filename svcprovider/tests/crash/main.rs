@@ -7,10 +7,11 @@
 //! ```
 //!
 //! What is attempted and when it is killed follows from a seed, which is printed; `CRASH_SEED` repeats it, but not how the threads take turns.
-//! A killed process does not take the kernel's cache with it: that what is acknowledged was forced to disk is not shown here.
+//! A killed process does not take the kernel's cache with it: that what is acknowledged was forced to disk is shown in `forced.rs`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod examine;
+mod forced;
 mod model;
 mod plan;
 mod victim;

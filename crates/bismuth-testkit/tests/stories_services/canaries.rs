@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::Cluster;
@@ -17,6 +21,7 @@ const EINVAL: i32 = 22;
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result<()> {
     let mut cluster = cluster().await?;
+    let watch = Watch::begin();
     let mut canaries = Vec::new();
     for number in 0..CANARIES {
         let value = canary();
@@ -75,14 +80,20 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         ensure!(status == 200 && value == canary, "{status}");
     }
 
-    let asked: BTreeSet<u32> = cluster
-        .containerd()
-        .tasks(cluster.nodes()[0].namespace())
-        .await?
-        .into_values()
-        .collect();
-    let found = in_processes(&canaries, &asked)?;
-    ensure!(found.is_empty(), "in processes: {found:?}");
+    let tasks = cluster.containerd().tasks(cluster.nodes()[0].namespace());
+    let tasks: BTreeSet<u32> = tasks.await?.into_values().collect();
+    let seen = watch.end()?;
+    ensure!(seen.leaks.is_empty(), "in processes: {seen:?}");
+    // Where they belong they are found: in the server, which is its container's first process, and in executions.
+    ensure!(
+        seen.functions.iter().any(|pid| tasks.contains(pid)),
+        "not in the server: {seen:?}"
+    );
+    ensure!(
+        seen.functions.iter().any(|pid| !tasks.contains(pid)),
+        "not in an execution: {seen:?}"
+    );
+    ensure!(seen.looks > 20, "too few looks: {seen:?}");
 
     kill_everything(&mut cluster).await?;
     let mut found = Vec::new();
@@ -140,26 +151,83 @@ fn search(dir: &Path, canaries: &[String], found: &mut Vec<PathBuf>) -> Result<(
     Ok(())
 }
 
-/// Command lines and environments that hold any of them, of processes that are not the functions'.
-fn in_processes(canaries: &[String], asked: &BTreeSet<u32>) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let pid = path
-            .file_name()
-            .and_then(|name| name.to_str()?.parse().ok());
-        let Some(pid) = pid.filter(|pid| !asked.contains(pid)) else {
-            continue;
-        };
-        for name in ["cmdline", "environ"] {
-            // It may have ended since it was listed.
-            let bytes = fs::read(path.join(name)).unwrap_or_default();
-            if holds(&bytes, canaries) {
-                found.push(format!("/proc/{pid}/{name}"));
+/// Looks at all processes again and again while the test goes on.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Seen>>,
+}
+
+/// What a [`Watch`] has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Command lines, and environments outside of containers, that hold any of them.
+    leaks: BTreeSet<String>,
+    /// Processes in containers whose environment does.
+    functions: BTreeSet<u32>,
+    looks: usize,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut seen = Seen::default();
+                while !stop.load(Ordering::Relaxed) {
+                    seen.look()?;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                seen.look()?;
+                Ok(seen)
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join();
+        seen.map_err(|_panic| anyhow::anyhow!("the watch panicked"))?
+    }
+}
+
+impl Seen {
+    fn look(&mut self) -> Result<()> {
+        let ours = fs::read_link("/proc/self/ns/user")?;
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let pid = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse::<u32>().ok());
+            let Some(pid) = pid else { continue };
+            // It may end while it is looked at.
+            let read = |name: &str| fs::read(path.join(name)).unwrap_or_default();
+            if holds_any(&read("cmdline")) {
+                self.leaks.insert(format!("/proc/{pid}/cmdline"));
+            }
+            if holds_any(&read("environ")) {
+                // A function's container has a user namespace of its own.
+                match fs::read_link(path.join("ns/user")) {
+                    Ok(namespace) if namespace == ours => {
+                        self.leaks.insert(format!("/proc/{pid}/environ"));
+                    }
+                    Ok(_) => drop(self.functions.insert(pid)),
+                    Err(_) => {}
+                }
             }
         }
+        self.looks += 1;
+        Ok(())
     }
-    Ok(found)
+}
+
+/// Whether there is anything that looks like [`canary`].
+fn holds_any(bytes: &[u8]) -> bool {
+    memchr::memmem::find_iter(bytes, b"canary").any(|at| {
+        let rest = bytes.get(at + 6..at + 38);
+        rest.is_some_and(|rest| rest.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 fn holds(bytes: &[u8], canaries: &[String]) -> bool {
