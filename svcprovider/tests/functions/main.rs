@@ -7,5 +7,6 @@ mod blob;
 mod fakes;
 mod identity;
 mod kv;
+mod memory;
 mod rig;
 mod secret;

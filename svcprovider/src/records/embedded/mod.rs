@@ -91,6 +91,17 @@ impl Embedded {
         bounded.map_err(|_| hangs())?
     }
 
+    /// Reads a record or two, most likely without waiting: handing it to another thread would cost more than the reading.
+    async fn read_here<T: Send + 'static>(
+        &self,
+        read: impl Fn(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        match self.store.read_at_once(&read) {
+            Some(answer) => answer,
+            None => self.read_apart(read).await,
+        }
+    }
+
     /// Reads much, on a thread that may wait for the disk.
     async fn read_apart<T: Send + 'static>(
         &self,
@@ -129,10 +140,10 @@ impl Drop for Embedded {
 
 #[async_trait]
 impl Records for Embedded {
-    // A point read is some microseconds from the page cache: handing it to another thread would cost more.
     async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
-        let found = self.store.read(|state| find(state, place, now_ms()))?;
-        Ok(found)
+        let place = place.clone();
+        self.read_here(move |state| find(state, &place, now_ms()))
+            .await
     }
 
     async fn get_many(
@@ -162,11 +173,12 @@ impl Records for Embedded {
 
     async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
         let key = tables::owner_key(space, group);
-        self.store.read(|state| {
+        self.read_here(move |state| {
             let row = state.open_table(tables::COUNTER)?;
             let row = row.get(key.as_slice())?;
             Ok(row.map_or(Usage::default(), |row| tables::counter(row.value()).usage))
         })
+        .await
     }
 
     async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
@@ -186,10 +198,11 @@ impl Records for Embedded {
                 reason: "its writer has ended".into(),
             });
         }
-        self.store.read(|state| {
+        self.read_apart(|state| {
             state.open_table(tables::RECORD)?;
             Ok(())
         })
+        .await
     }
 }
 

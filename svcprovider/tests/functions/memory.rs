@@ -1,0 +1,76 @@
+//! One function cannot have the memory of all.
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::rig::{Function, HOST, Rig};
+
+const MIB: usize = 1 << 20;
+
+/// A value of a mebibyte of which half comes, and no more.
+async fn stuck(function: &Function) -> TcpStream {
+    let mut stream = TcpStream::connect(function.address).await.unwrap();
+    let head = format!(
+        "PUT /kv/v1/stuck HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\ncontent-length: {MIB}\r\n\r\n",
+        function.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![0; MIB / 2]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn values_that_do_not_end_take_the_room_of_their_group_and_of_nobody_else() {
+    let mut rig = Rig::start().await;
+    let (greedy, other) = (rig.function("a").await, rig.function("b").await);
+    let mut stuck_ones = Vec::new();
+    for _ in 0..32 {
+        stuck_ones.push(stuck(&greedy).await);
+    }
+    let large = vec![1; MIB];
+    let refused = greedy.call("PUT", "/kv/v1/key", large.clone()).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.code().as_str()),
+        (429, "too_much_at_once")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    // What is small needs no room.
+    assert_eq!(greedy.call("PUT", "/kv/v1/key", "1").await.status, 201);
+    let made = other.call("PUT", "/kv/v1/key", large.clone()).await;
+    assert_eq!(made.status, 201);
+    assert_eq!(other.get("/kv/v1/key").await.body, large);
+    drop(stuck_ones);
+    let made = greedy.call("PUT", "/kv/v1/key", large.clone()).await;
+    assert_eq!(made.status, 204);
+    assert_eq!(greedy.get("/kv/v1/key").await.body, large);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_more_than_fits_is_refused_and_asks_for_less() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let keys: Vec<String> = (0..9).map(|n| format!("key-{n}")).collect();
+    for key in &keys {
+        let target = format!("/kv/v1/{key}");
+        let made = function.call("PUT", &target, vec![1; MIB]).await;
+        assert_eq!(made.status, 201);
+    }
+    let get = async |keys: &[String]| {
+        let batch = json!({ "get": keys }).to_string();
+        function.call("POST", "/kv/v1/?batch", batch).await
+    };
+    let refused = get(&keys).await;
+    assert_eq!(refused.status, 413);
+    assert!(
+        refused.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("together"),
+        "{refused:?}"
+    );
+    let fits = get(&keys[..8]).await;
+    assert_eq!(fits.json()["values"].as_array().unwrap().len(), 8);
+    rig.end().await;
+}
