@@ -78,8 +78,8 @@ pub struct Service {
     operator: Operator,
     records: Arc<dyn Records>,
     blobs: Blobs,
-    /// What is left to ask of ZooKeeper.
-    unconfirmed: Option<Claim>,
+    /// What an embedded engine is served by.
+    claim: Option<Claim>,
 }
 
 impl Service {
@@ -102,7 +102,7 @@ impl Service {
         let admin_listener = listen::bind(args.admin_listen)?;
         let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
         let urls = engines::Urls::of(&args)?;
-        let unconfirmed = claim(&args, &urls).await?;
+        let claim = claim(&args, &urls).await?;
         let (records, objects) = engines::open(&args.data_dir, &urls)?;
         let blobs = Blobs::new(
             Arc::clone(&records),
@@ -131,7 +131,7 @@ impl Service {
             operator,
             records,
             blobs,
-            unconfirmed,
+            claim,
         })
     }
 
@@ -154,14 +154,8 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        if let Some(claim) = self.unconfirmed {
-            tasks.spawn("claim", Policy::EndsProcess, {
-                let shutdown = shutdown.clone();
-                async move {
-                    claim.confirm(shutdown.clone()).await;
-                    shutdown.cancelled().await;
-                }
-            });
+        if let Some(claim) = self.claim {
+            tasks.spawn("claim", Policy::EndsProcess, claim.keep(shutdown.clone()));
         }
         let records = Arc::clone(&self.records);
         let ending = shutdown.clone();
@@ -224,8 +218,11 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
     let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
     let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
     let claim = Claim::of(&args.data_dir, args.node_ip, registry)?;
-    let confirmed = claim.make().await?;
-    Ok((!confirmed).then_some(claim))
+    // Functions wait for us: what was ours is served while ZooKeeper is asked.
+    if !claim.was_ours() {
+        claim.make().await?;
+    }
+    Ok(Some(claim))
 }
 
 /// What is below it is nobody else's.
