@@ -1,8 +1,8 @@
 //! Giving a started container its secrets, by way of bismuth-init.
 //!
 //! ```text
-//!   exec:    init listens ─► files ──────────────► Delivered
-//!   server:  init listens ─► files and program ──► it closes the connection and is the program
+//!   exec:    init listens ─► files and variables ─► Delivered
+//!   server:  init listens ─► files and program ───► it closes the connection and is the program
 //! ```
 //!
 //! It blocks its thread, like the waiting before and after it.

@@ -1,6 +1,7 @@
 //! Bringing a container up.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,15 @@ use std::time::Duration;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
-use bismuth_init::{Delivery, ExecRequest};
+use bismuth_init::protocol::RequestError;
+use bismuth_init::{Delivery, ExecRequest, Then};
 use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::deliver::{DeliveryError, deliver};
 use super::error::LaunchError;
@@ -50,34 +53,52 @@ fn init_comes_first(definition: &FunctionDefinition) -> bool {
     matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
 }
 
-/// What bismuth-init is given, if anything: the files, and a server itself, whose environment holds secrets.
+/// What bismuth-init is given, if anything: the files, and what belongs into environments: for executions the variables, and
+/// for a server the whole program.
 fn delivery(
     slot: &Slot,
     program: &Program,
     user: &User,
-    secrets: &mut Secrets,
+    secrets: Secrets,
 ) -> Result<Option<Delivery>, LaunchError> {
     if slot.definition.secrets.is_empty() {
         return Ok(None);
     }
-    let files = std::mem::take(&mut secrets.files);
-    if let InvokeMode::Executable(_) = slot.definition.invoke_mode {
-        let delivery = Delivery {
-            files,
-            program: None,
-        };
-        return Ok((!delivery.files.is_empty()).then_some(delivery));
+    let Secrets { env, files } = secrets;
+    let then = match slot.definition.invoke_mode {
+        InvokeMode::Executable(_) => variables(&env).map(Then::Serve),
+        InvokeMode::Server(..) => server(program, user, &env).map(Then::Become),
+    };
+    let then = then.map_err(|error| LaunchError::Delivery(error.into()))?;
+    Ok(Some(Delivery { files, then }))
+}
+
+fn variables(env: &[Zeroizing<Vec<u8>>]) -> Result<Vec<CString>, RequestError> {
+    let lines = env.iter().map(|line| CString::new(line.to_vec()));
+    Ok(lines.collect::<Result<_, _>>()?)
+}
+
+fn server(
+    program: &Program,
+    user: &User,
+    secrets: &[Zeroizing<Vec<u8>>],
+) -> Result<ExecRequest, RequestError> {
+    fn name(line: &[u8]) -> Option<&[u8]> {
+        line.split(|byte| *byte == b'=').next()
     }
-    let env = program.env.iter().map(|line| line.clone().into_bytes());
-    let env = env.chain(secrets.env.iter().map(|line| line.to_vec()));
+    // The image may set what the definition says is a secret.
+    let is_secret = |line: &&String| {
+        let own = name(line.as_bytes());
+        secrets.iter().any(|secret| name(secret) == own)
+    };
+    let env = program.env.iter().filter(|line| !is_secret(line));
+    let env = env.map(|line| line.clone().into_bytes());
+    let env = env.chain(secrets.iter().map(|line| line.to_vec()));
     let argv = program.argv.iter().map(String::as_str);
     let request = ExecRequest::new(argv, env, program.cwd.as_str(), (user.uid, user.gid));
-    let mut request = request.map_err(|error| LaunchError::Delivery(error.into()))?;
+    let mut request = request?;
     request.groups.clone_from(&user.groups);
-    Ok(Some(Delivery {
-        files,
-        program: Some(request),
-    }))
+    Ok(request)
 }
 
 impl Launcher {
@@ -109,7 +130,7 @@ impl Launcher {
         report(ContainerState::Starting);
         let group = slot.definition.service_group(slot.function_id);
         let asked = &slot.definition.secrets;
-        let mut secrets = self.config.secrets.fetch(&group, asked).await?;
+        let secrets = self.config.secrets.fetch(&group, asked).await?;
         let turn = self.turns.acquire().await;
         let range = self
             .ids()
@@ -150,8 +171,9 @@ impl Launcher {
             user: (ground.user.uid, ground.user.gid),
             groups: ground.user.groups.clone(),
             program: program.clone(),
+            init_has_variables: true,
         };
-        let delivery = delivery(slot, &program, &ground.user, &mut secrets)?;
+        let delivery = delivery(slot, &program, &ground.user, secrets)?;
         let remembered = self.remember(slot, start.created_ms, Some(saved));
         let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
         let ready = self.wait_until_ready(
@@ -169,7 +191,7 @@ impl Launcher {
         remembered?;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
-        let target = self.target(slot, program, &ground.user, stderr, Some(secrets));
+        let target = self.target(slot, program, &ground.user, stderr, None);
         Ok(Running {
             live: Arc::new(Live::new(
                 namespaces,
