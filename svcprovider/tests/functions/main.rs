@@ -9,3 +9,4 @@ mod identity;
 mod kv;
 mod rig;
 mod secret;
+mod start;

@@ -1,7 +1,6 @@
 //! Bringing a container up.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +8,25 @@ use std::time::Duration;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
-use bismuth_init::protocol::RequestError;
-use bismuth_init::{Delivery, ExecRequest, Then};
+use bismuth_init::Delivery;
 use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
-use super::deliver::{DeliveryError, deliver};
+use super::deliver::{DeliveryError, deliver, delivery};
 use super::error::LaunchError;
 use super::ground::{self, Ground};
 use super::ready::{self, NotReady};
-use super::user::User;
 use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe, now_ms};
 use crate::logs::cri::Stream;
 use crate::logs::pump::fifo_path;
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedRun;
-use crate::services::{Secrets, Token};
+use crate::services::Token;
 
 enum Unready {
     Server(NotReady),
@@ -51,54 +47,6 @@ pub(super) struct Wait<'a> {
 /// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
 fn init_comes_first(definition: &FunctionDefinition) -> bool {
     matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
-}
-
-/// What bismuth-init is given, if anything: the files, and what belongs into environments: for executions the variables, and
-/// for a server the whole program.
-fn delivery(
-    slot: &Slot,
-    program: &Program,
-    user: &User,
-    secrets: Secrets,
-) -> Result<Option<Delivery>, LaunchError> {
-    if slot.definition.secrets.is_empty() {
-        return Ok(None);
-    }
-    let Secrets { env, files } = secrets;
-    let then = match slot.definition.invoke_mode {
-        InvokeMode::Executable(_) => variables(&env).map(Then::Serve),
-        InvokeMode::Server(..) => server(program, user, &env).map(Then::Become),
-    };
-    let then = then.map_err(|error| LaunchError::Delivery(error.into()))?;
-    Ok(Some(Delivery { files, then }))
-}
-
-fn variables(env: &[Zeroizing<Vec<u8>>]) -> Result<Vec<CString>, RequestError> {
-    let lines = env.iter().map(|line| CString::new(line.to_vec()));
-    Ok(lines.collect::<Result<_, _>>()?)
-}
-
-fn server(
-    program: &Program,
-    user: &User,
-    secrets: &[Zeroizing<Vec<u8>>],
-) -> Result<ExecRequest, RequestError> {
-    fn name(line: &[u8]) -> Option<&[u8]> {
-        line.split(|byte| *byte == b'=').next()
-    }
-    // The image may set what the definition says is a secret.
-    let is_secret = |line: &&String| {
-        let own = name(line.as_bytes());
-        secrets.iter().any(|secret| name(secret) == own)
-    };
-    let env = program.env.iter().filter(|line| !is_secret(line));
-    let env = env.map(|line| line.clone().into_bytes());
-    let env = env.chain(secrets.iter().map(|line| line.to_vec()));
-    let argv = program.argv.iter().map(String::as_str);
-    let request = ExecRequest::new(argv, env, program.cwd.as_str(), (user.uid, user.gid));
-    let mut request = request?;
-    request.groups.clone_from(&user.groups);
-    Ok(request)
 }
 
 impl Launcher {
@@ -173,7 +121,8 @@ impl Launcher {
             program: program.clone(),
             init_has_variables: true,
         };
-        let delivery = delivery(slot, &program, &ground.user, secrets)?;
+        let delivery = delivery(&slot.definition, &program, &ground.user, secrets);
+        let delivery = delivery.map_err(|error| LaunchError::Delivery(error.into()))?;
         let remembered = self.remember(slot, start.created_ms, Some(saved));
         let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
         let ready = self.wait_until_ready(
