@@ -44,7 +44,7 @@ start_daemons() {
         --containerd-root "$(containerd_root)" --state-dir "$state" --init "$bin/static/bismuth-init" \
         --svcprovider-socket "$state/svcprovider.sock"
     serve svcprovider http://127.0.0.1:8012/readyz "$bin/svcprovider" --node-ip 127.0.0.1 --data-dir "$run/services" \
-        --socket "$state/svcprovider.sock" --create-master-key
+        --socket "$state/svcprovider.sock" --master-key-file "$run/keys/master.keys" --create-master-key
     serve bismuth-api http://127.0.0.1:8002/readyz "$bin/bismuth-api"
     serve bismuthfe http://127.0.0.1:8010/readyz "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
 }

@@ -82,8 +82,9 @@ pub struct Args {
     )]
     pub svcprovider_socket: PathBuf,
 
-    /// The svcprovider to start when nobody answers on its socket. It outlives this process, and is told its socket by
-    /// BISMUTH_SVCPROVIDER_SOCKET. Without this flag somebody else starts it, such as an init system.
+    /// The svcprovider to start when nobody answers on its socket. It outlives this process, and is told the socket, node
+    /// address, ZooKeeper and environment given here; its other flags are set by their BISMUTH_… variables. Without this flag
+    /// somebody else starts it, such as an init system.
     #[arg(long, env = "BISMUTH_SVCPROVIDER_EXEC", value_name = "PATH")]
     pub svcprovider_exec: Option<PathBuf>,
 

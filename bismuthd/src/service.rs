@@ -1,5 +1,6 @@
 //! A node put together: flags in, running parts out.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use bismuth_handover::NodeName;
 use bismuth_model::ContainerStatus;
 use bismuth_registry::{AssignedContainer, Assignment, Registry};
 use bismuth_sandbox::{cgroup, mounts, rootfs};
+use clap::ValueEnum as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -33,7 +35,7 @@ use crate::node::reconcile::{Means, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::presence::{self, Announced};
-use crate::services::{Keeper, KeeperConfig, SecretSource, Services};
+use crate::services::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
 use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
@@ -274,8 +276,36 @@ fn keeper_config(args: &Args) -> KeeperConfig {
     KeeperConfig {
         socket: args.svcprovider_socket.clone(),
         node: node_name(args.node_ip),
-        program: args.svcprovider_exec.clone(),
+        provider: args.svcprovider_exec.clone().map(|program| ProviderConfig {
+            program,
+            env: provider_env(args, |name| std::env::var_os(name).is_some()),
+        }),
     }
+}
+
+/// The settings that a svcprovider of this node must share with it, by the variables of its flags. `is_set` says which variables
+/// it has from our environment anyway: its log may be another than ours.
+fn provider_env(args: &Args, is_set: impl Fn(&str) -> bool) -> Vec<(&'static str, OsString)> {
+    let shared: [(_, OsString); 4] = [
+        (
+            "BISMUTH_SVCPROVIDER_SOCKET",
+            (&args.svcprovider_socket).into(),
+        ),
+        ("BISMUTH_NODE_IP", args.node_ip.to_string().into()),
+        ("BISMUTH_ZOOKEEPER", (&args.zookeeper).into()),
+        (
+            "BISMUTH_ZOOKEEPER_ENV",
+            args.zookeeper_env.to_string().into(),
+        ),
+    ];
+    let format = args.telemetry.log_format.to_possible_value();
+    let format = format.map_or_else(OsString::new, |value| value.get_name().into());
+    let log = [
+        ("BISMUTH_LOG_FORMAT", format),
+        ("BISMUTH_LOG_LEVEL", (&args.telemetry.log_level).into()),
+    ];
+    let log = log.into_iter().filter(|(name, _)| !is_set(name));
+    shared.into_iter().chain(log).collect()
 }
 
 fn start_workers(
@@ -347,5 +377,33 @@ fn remembered(state: &StateDir) -> Assignment {
     Assignment {
         containers: containers.collect(),
         ..Assignment::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn a_svcprovider_that_is_started_here_has_the_settings_that_were_given_as_flags() {
+        let args = Args::parse_from([
+            "bismuthd",
+            "--node-ip=10.0.0.7",
+            "--zookeeper=10.0.0.1:2181",
+            "--zookeeper-env=blue",
+            "--svcprovider-socket=/s",
+            "--log-format=json",
+        ]);
+        let env = provider_env(&args, |name| name == "BISMUTH_LOG_LEVEL");
+        let expected = [
+            ("BISMUTH_SVCPROVIDER_SOCKET", "/s"),
+            ("BISMUTH_NODE_IP", "10.0.0.7"),
+            ("BISMUTH_ZOOKEEPER", "10.0.0.1:2181"),
+            ("BISMUTH_ZOOKEEPER_ENV", "blue"),
+            ("BISMUTH_LOG_FORMAT", "json"),
+        ];
+        assert_eq!(env, expected.map(|(name, value)| (name, value.into())));
     }
 }

@@ -1,11 +1,16 @@
 //! Whose the embedded engines are: data on one node's disk cannot be shared, so an environment has at most one such store.
 //!
 //! ```text
-//!   claim in ZooKeeper ─┬─ ours ──► remembered beside the data, serve
-//!                       ├─ another's ──► refuse to start, and say which flags to give
-//!                       └─ no answer ─┬─ ours before ──► serve; asked again until there is one
-//!                                     └─ never ours ──► refuse to start
+//!   served here before? ─┬─ yes ──► serve at once
+//!   (a file beside it)   └─ no ───► claim in ZooKeeper ─┬─ ours ─────► remembered beside the data, serve
+//!                                                       ├─ another's ► refuse to start, and say what to do
+//!                                                       └─ no answer ► refuse to start
+//!
+//!   while serving, every few seconds: ours, or no answer ──► go on
+//!                                     another's by now ────► end the process
 //! ```
+//!
+//! What is remembered beside the data is the node, so that a copy of the data on another node is none that was served before.
 
 use std::fs;
 use std::io;
@@ -13,7 +18,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bismuth_daemon::{Backoff, Shutdown, exit};
+use bismuth_daemon::{Backoff, Delays, Shutdown, exit};
 use bismuth_model::StoreClaim;
 use bismuth_registry::Registry;
 use thiserror::Error;
@@ -23,12 +28,14 @@ use crate::durable;
 
 /// Names the store: made once with the data, and kept with it.
 const STORE_FILE: &str = "store";
-/// Beside it once the claim was ours.
+/// Beside it once the claim was ours; holds the node that it was made for.
 const CLAIMED_FILE: &str = "claimed";
 /// How long a start waits for ZooKeeper: longer than a session takes to be made on a busy machine.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
+/// How often it is asked while we serve: one read of one node of the tree.
+const WATCH: Duration = Duration::from_secs(5);
 /// While it does not answer.
-const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
 
 /// Why the store may not be served.
 #[derive(Debug, Error)]
@@ -41,6 +48,21 @@ pub enum ClaimError {
     Taken {
         /// Which node.
         owner: Ipv4Addr,
+    },
+    /// This data is claimed for another node: it was moved, or it is a copy.
+    #[error(
+        "the services' data in {} belongs to node {owner}, and this is node {node}; if it was moved here, or its node has a new address, \
+         see that no svcprovider serves it there any more and run `bismuthctl store release {owner}`; if it is a copy, \
+         start with an empty --data-dir, and give all nodes --records postgres://… and --objects s3://…",
+        dir.display()
+    )]
+    OfAnotherNode {
+        /// Whose it is.
+        owner: Ipv4Addr,
+        /// Who we are.
+        node: Ipv4Addr,
+        /// Where the data is.
+        dir: PathBuf,
     },
     /// It cannot be known.
     #[error("learn from ZooKeeper whose the services' embedded store is")]
@@ -62,13 +84,7 @@ pub enum ClaimError {
 pub struct Claim {
     registry: Registry,
     claim: StoreClaim,
-    marker: PathBuf,
-}
-
-/// What came of asking.
-enum Standing {
-    Ours,
-    Another(Ipv4Addr),
+    dir: PathBuf,
 }
 
 impl Claim {
@@ -81,71 +97,97 @@ impl Claim {
         Ok(Self {
             registry,
             claim: StoreClaim { node, store },
-            marker: data_dir.join(CLAIMED_FILE),
+            dir: data_dir.to_owned(),
         })
     }
 
-    /// Makes sure that no other store is served in this environment. `false` if ZooKeeper did not answer and the claim was
-    /// ours when it last did: then [`Claim::confirm`] it.
+    /// Whether the claim was this node's when it was last made: then serve, and have it [kept](Self::keep).
+    pub fn was_ours(&self) -> bool {
+        let node = fs::read_to_string(self.marker()).ok();
+        node.and_then(|node| node.trim().parse().ok()) == Some(self.claim.node)
+    }
+
+    /// Makes sure that no other store is served in this environment.
     ///
     /// # Errors
     /// [`ClaimError`]: the store must not be served.
-    pub async fn make(&self) -> Result<bool, ClaimError> {
+    pub async fn make(&self) -> Result<(), ClaimError> {
         match tokio::time::timeout(ANSWER_BOUND, self.ask()).await {
-            Ok(Ok(Standing::Ours)) => self.remember().map(|()| true),
-            Ok(Ok(Standing::Another(owner))) => Err(ClaimError::Taken { owner }),
-            Ok(Err(error)) => self.unanswered(Box::new(error)),
-            Err(elapsed) => self.unanswered(Box::new(elapsed)),
+            Ok(Ok(standing)) => self.check(standing)?,
+            Ok(Err(error)) => return Err(ClaimError::Unknown(Box::new(error))),
+            Err(elapsed) => return Err(ClaimError::Unknown(Box::new(elapsed))),
         }
+        let (marker, node) = (self.marker(), self.claim.node.to_string());
+        durable::replace(&marker, node.as_bytes()).map_err(failed("write", &marker))
     }
 
-    fn unanswered(
-        &self,
-        error: Box<dyn std::error::Error + Send + Sync>,
-    ) -> Result<bool, ClaimError> {
-        if !self.marker.exists() {
-            return Err(ClaimError::Unknown(error));
-        }
-        warn!(%error, "ZooKeeper does not say whose the embedded store is; it was this node's before");
-        Ok(false)
-    }
-
-    /// Asks until there is an answer. Ends the process if the store is another's by now.
-    pub async fn confirm(self, shutdown: Shutdown) {
-        let mut delays = AGAIN.delays();
-        loop {
-            let asked = tokio::select! {
-                asked = self.ask() => asked,
-                () = shutdown.cancelled() => return,
-            };
-            match asked {
-                Ok(Standing::Ours) => return info!("the embedded store is this node's"),
-                Ok(Standing::Another(owner)) => {
-                    return shutdown.fail(ClaimError::Taken { owner }.to_string());
+    /// Asks again and again, and ends the process if the store is another's by now. While ZooKeeper does not answer it stays ours.
+    pub async fn keep(self, shutdown: Shutdown) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            error = self.lost() => {
+                // The next start asks before it serves.
+                if let Err(error) = fs::remove_file(self.marker()) {
+                    warn!(%error, marker = %self.marker().display(), "cannot forget that the embedded store was ours");
                 }
-                Err(error) => tracing::debug!(
-                    error = exit::chain(&error),
-                    "cannot confirm the claim on the embedded store"
-                ),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(delays.next_delay()) => {}
-                () = shutdown.cancelled() => return,
+                shutdown.fail(error.to_string());
             }
         }
     }
 
-    async fn ask(&self) -> bismuth_registry::Result<Standing> {
-        let standing = self.registry.claim_store(&self.claim).await?;
-        Ok(if standing == self.claim {
-            Standing::Ours
-        } else {
-            Standing::Another(standing.node)
-        })
+    /// Returns when the store is another's. Cancel safe.
+    async fn lost(&self) -> ClaimError {
+        let mut delays = AGAIN.delays();
+        let mut confirmed = false;
+        loop {
+            let pause = match tokio::time::timeout(ANSWER_BOUND, self.ask()).await {
+                Ok(Ok(standing)) => {
+                    if let Err(lost) = self.check(standing) {
+                        return lost;
+                    }
+                    if !std::mem::replace(&mut confirmed, true) {
+                        info!("the embedded store is this node's");
+                    }
+                    delays.reset();
+                    WATCH
+                }
+                Ok(Err(error)) => self.unanswered(&exit::chain(&error), &mut delays),
+                Err(elapsed) => self.unanswered(&elapsed.to_string(), &mut delays),
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
-    fn remember(&self) -> Result<(), ClaimError> {
-        durable::replace(&self.marker, &[]).map_err(failed("write", &self.marker))
+    fn unanswered(&self, error: &str, delays: &mut Delays) -> Duration {
+        // Once per outage.
+        if delays.attempts() == 0 {
+            warn!(
+                error,
+                "ZooKeeper does not say whose the embedded store is; it was this node's before"
+            );
+        }
+        delays.next_delay()
+    }
+
+    /// The claim that stands.
+    async fn ask(&self) -> bismuth_registry::Result<StoreClaim> {
+        self.registry.claim_store(&self.claim).await
+    }
+
+    fn check(&self, standing: StoreClaim) -> Result<(), ClaimError> {
+        let (owner, node) = (standing.node, self.claim.node);
+        if standing == self.claim {
+            Ok(())
+        } else if standing.store == self.claim.store {
+            let dir = self.dir.clone();
+            Err(ClaimError::OfAnotherNode { owner, node, dir })
+        } else {
+            Err(ClaimError::Taken { owner })
+        }
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.dir.join(CLAIMED_FILE)
     }
 }
 
@@ -192,8 +234,8 @@ mod tests {
     async fn a_second_node_is_refused_and_told_what_to_do() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let tree = environment().await;
-        assert!(claim(one.path(), 1, &tree).make().await.unwrap());
-        assert!(claim(one.path(), 1, &tree).make().await.unwrap());
+        claim(one.path(), 1, &tree).make().await.unwrap();
+        claim(one.path(), 1, &tree).make().await.unwrap();
         let error = claim(two.path(), 2, &tree).make().await.unwrap_err();
         let error = error.to_string();
         for word in ["10.0.0.1", "--records postgres://", "--objects s3://"] {
@@ -201,31 +243,83 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn without_an_answer_only_a_store_that_had_the_claim_is_served() {
         let dir = tempfile::tempdir().unwrap();
         let tree = environment().await;
-        // An environment that is not there answers nothing that helps.
-        let nowhere = MemoryTree::new();
-        let error = claim(dir.path(), 1, &nowhere).make().await.unwrap_err();
+        let away = tree.another_session();
+        away.disconnect();
+        assert!(!claim(dir.path(), 1, &away).was_ours());
+        let error = claim(dir.path(), 1, &away).make().await.unwrap_err();
         assert!(matches!(error, ClaimError::Unknown(_)), "{error}");
-        assert!(claim(dir.path(), 1, &tree).make().await.unwrap());
-        assert!(!claim(dir.path(), 1, &nowhere).make().await.unwrap());
+        claim(dir.path(), 1, &tree).make().await.unwrap();
+        assert!(claim(dir.path(), 1, &away).was_ours());
     }
 
     #[tokio::test]
-    async fn a_claim_that_is_another_s_by_now_ends_the_process() {
+    async fn a_copy_on_another_node_is_not_served_and_waits_for_a_release() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let tree = environment().await;
-        assert!(claim(two.path(), 2, &tree).make().await.unwrap());
+        claim(one.path(), 1, &tree).make().await.unwrap();
+        for file in [STORE_FILE, CLAIMED_FILE] {
+            fs::copy(one.path().join(file), two.path().join(file)).unwrap();
+        }
+        let copy = claim(two.path(), 2, &tree);
+        assert!(!copy.was_ours());
+        let error = copy.make().await.unwrap_err().to_string();
+        for words in [
+            "10.0.0.1",
+            "bismuthctl store release 10.0.0.1",
+            "--data-dir",
+        ] {
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(claim(one.path(), 1, &tree).was_ours());
+        release(&tree).await;
+        copy.make().await.unwrap();
+        assert!(copy.was_ours());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_becomes_another_s_ends_the_process_that_serves_it() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tree = environment().await;
+        let first = claim(one.path(), 1, &tree);
+        first.make().await.unwrap();
         let shutdown = Shutdown::new();
-        claim(one.path(), 1, &tree).confirm(shutdown.clone()).await;
-        assert!(
-            shutdown
-                .outcome()
-                .unwrap_err()
-                .to_string()
-                .contains("10.0.0.2")
-        );
+        let keeping = tokio::spawn(first.keep(shutdown.clone()));
+        tokio::time::sleep(10 * WATCH).await;
+        assert!(!shutdown.is_triggered(), "it is ours");
+        release(&tree).await;
+        claim(two.path(), 2, &tree).make().await.unwrap();
+        tokio::time::timeout(2 * WATCH, keeping)
+            .await
+            .unwrap()
+            .unwrap();
+        let error = shutdown.outcome().unwrap_err().to_string();
+        assert!(error.contains("10.0.0.2"), "{error}");
+        assert!(!claim(one.path(), 1, &tree).was_ours(), "it asks first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn zookeeper_s_absence_ends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = environment().await;
+        claim(dir.path(), 1, &tree).make().await.unwrap();
+        let away = tree.another_session();
+        away.disconnect();
+        let shutdown = Shutdown::new();
+        let keeping = tokio::spawn(claim(dir.path(), 1, &away).keep(shutdown.clone()));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!shutdown.is_triggered() && !keeping.is_finished());
+        shutdown.trigger();
+        keeping.await.unwrap();
+        assert!(shutdown.outcome().is_ok());
+    }
+
+    async fn release(tree: &MemoryTree) {
+        let registry = Registry::new(Arc::new(tree.clone()), Environment::default());
+        let standing = registry.store_claim().await.unwrap().unwrap();
+        assert!(registry.release_store(&standing).await.unwrap());
     }
 }

@@ -10,6 +10,9 @@ use bismuth_daemon::TelemetryArgs;
 use bismuth_model::Environment;
 use clap::Parser;
 
+/// Where master keys are by default.
+const MASTER_KEY_FILE: &str = "/etc/bismuth/master.keys";
+
 /// Keys, blobs and secrets for the functions of one node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "svcprovider", version)]
@@ -18,7 +21,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_NODE_IP", default_value = "127.0.0.1")]
     pub node_ip: Ipv4Addr,
 
-    /// ZooKeeper servers, HOST:PORT separated by commas. Asked once for each embedded store: whose it is.
+    /// ZooKeeper servers, HOST:PORT separated by commas. Asked whose an embedded store is.
     #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
     pub zookeeper: String,
 
@@ -26,7 +29,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
     pub zookeeper_env: Environment,
 
-    /// Where embedded engines keep their data, and keys and tokens are by default.
+    /// Where embedded engines keep their data, and the operator's token is by default.
     #[arg(
         long,
         env = "BISMUTH_SERVICES_DIR",
@@ -85,15 +88,20 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_SVCPROVIDER_TOKEN_FILE", value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
 
-    /// Master keys, the current one first, readable by their owner only [default: master.keys in the data
-    /// directory].
+    /// Master keys, the current one first, readable by their owner only. Not in the data directory, so
+    /// that a copy of that opens no secret [default: /etc/bismuth/master.keys].
     #[arg(long, env = "BISMUTH_MASTER_KEY_FILE", value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
 
-    /// Make a master key if the file is not there. Where several nodes share an engine they must have
-    /// the same file: make it on one.
+    /// Make a master key if the file is not there and nothing is sealed under another yet. Where several
+    /// nodes share an engine they must have the same file: make it on one.
     #[arg(long, env = "BISMUTH_CREATE_MASTER_KEY")]
     pub create_master_key: bool,
+
+    /// Start although no master key opens the secrets that are stored, and make one if told so: for when
+    /// the keys are lost for good. What they sealed stays unreadable until `bismuthctl group purge`.
+    #[arg(long)]
+    pub accept_lost_secrets: bool,
 
     /// Threads that serve functions; the number of cores by default.
     #[arg(long, env = "BISMUTH_SVCPROVIDER_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -120,13 +128,27 @@ impl Args {
         self.in_data_dir(self.operator_token_file.as_deref(), "operator.token")
     }
 
-    /// The file with the master keys.
+    /// The file with the master keys. Earlier versions had it in the data directory; one that is there is used until it is moved.
     pub fn master_key_file(&self) -> PathBuf {
-        self.in_data_dir(self.master_key_file.as_deref(), "master.keys")
+        match &self.master_key_file {
+            Some(given) => given.clone(),
+            None => unless_moved(
+                Path::new(MASTER_KEY_FILE),
+                self.data_dir.join("master.keys"),
+            ),
+        }
     }
 
     fn in_data_dir(&self, given: Option<&Path>, name: &str) -> PathBuf {
         given.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+}
+
+fn unless_moved(path: &Path, earlier: PathBuf) -> PathBuf {
+    if earlier.exists() && !path.exists() {
+        earlier
+    } else {
+        path.to_owned()
     }
 }
 
@@ -196,7 +218,18 @@ mod tests {
         Args::command().debug_assert();
         let args = Args::parse_from(["svcprovider", "--data-dir", "/d"]);
         assert_eq!(args.operator_token_file(), Path::new("/d/operator.token"));
-        assert_eq!(args.master_key_file(), Path::new("/d/master.keys"));
+        assert_eq!(args.master_key_file(), Path::new(MASTER_KEY_FILE));
+    }
+
+    #[test]
+    fn master_keys_that_an_earlier_version_put_beside_the_data_are_used_until_they_are_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, earlier) = (dir.path().join("etc"), dir.path().join("master.keys"));
+        assert_eq!(unless_moved(&path, earlier.clone()), path);
+        std::fs::write(&earlier, "").unwrap();
+        assert_eq!(unless_moved(&path, earlier.clone()), earlier);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(unless_moved(&path, earlier), path);
     }
 
     #[test]

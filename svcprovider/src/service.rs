@@ -29,7 +29,7 @@ use crate::http::{Memory, Services};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
 use crate::records::Records;
-use crate::secrets::{Keyring, KeyringError, Secrets};
+use crate::secrets::{MasterKeysError, Secrets, master_keys};
 
 /// How often records whose time has come are removed.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub enum StartError {
     Engines(#[from] EnginesError),
     /// The master keys.
     #[error(transparent)]
-    Keyring(#[from] KeyringError),
+    MasterKeys(#[from] MasterKeysError),
     /// The operator's token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -78,8 +78,10 @@ pub struct Service {
     operator: Operator,
     records: Arc<dyn Records>,
     blobs: Blobs,
-    /// What is left to ask of ZooKeeper.
-    unconfirmed: Option<Claim>,
+    /// What an embedded engine is served by.
+    claim: Option<Claim>,
+    /// Whether the master keys were seen to be those of what is stored.
+    examined: bool,
 }
 
 impl Service {
@@ -102,7 +104,7 @@ impl Service {
         let admin_listener = listen::bind(args.admin_listen)?;
         let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
         let urls = engines::Urls::of(&args)?;
-        let unconfirmed = claim(&args, &urls).await?;
+        let claim = claim(&args, &urls).await?;
         let (records, objects) = engines::open(&args.data_dir, &urls)?;
         let blobs = Blobs::new(
             Arc::clone(&records),
@@ -112,8 +114,7 @@ impl Service {
                 ..Settings::default()
             },
         );
-        let keyring = keyring(&args)?;
-        let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
+        let (secrets, examined) = open_secrets(&args, &records).await?;
         let operator = Operator {
             services: Services {
                 records: Arc::clone(&records),
@@ -132,7 +133,8 @@ impl Service {
             operator,
             records,
             blobs,
-            unconfirmed,
+            claim,
+            examined,
         })
     }
 
@@ -155,14 +157,13 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        if let Some(claim) = self.unconfirmed {
-            tasks.spawn("claim", Policy::EndsProcess, {
-                let shutdown = shutdown.clone();
-                async move {
-                    claim.confirm(shutdown.clone()).await;
-                    shutdown.cancelled().await;
-                }
-            });
+        if let Some(claim) = self.claim {
+            tasks.spawn("claim", Policy::EndsProcess, claim.keep(shutdown.clone()));
+        }
+        if !self.examined {
+            let secrets = Arc::clone(&self.operator.secrets);
+            let examining = examine_later(secrets, self.args.accept_lost_secrets, shutdown.clone());
+            tasks.spawn("master keys", Policy::EndsProcess, examining);
         }
         let records = Arc::clone(&self.records);
         let ending = shutdown.clone();
@@ -208,12 +209,60 @@ impl Service {
     }
 }
 
-fn keyring(args: &Args) -> Result<Keyring, KeyringError> {
-    let path = args.master_key_file();
-    if args.create_master_key {
-        Keyring::load_or_create(&path)
-    } else {
-        Keyring::load(&path)
+/// The secrets, and whether their master keys were seen to open them: the database may be away.
+async fn open_secrets(
+    args: &Args,
+    records: &Arc<dyn Records>,
+) -> Result<(Arc<Secrets>, bool), MasterKeysError> {
+    let (path, accept_lost) = (args.master_key_file(), args.accept_lost_secrets);
+    let keyring = master_keys(&path, args.create_master_key, accept_lost, &**records).await?;
+    if path.starts_with(&args.data_dir) {
+        warn!(path = %path.display(), "the master keys are beside the data that they open, and in every copy of it; move them out of there");
+    }
+    let secrets = Arc::new(Secrets::new(Arc::clone(records), keyring));
+    let examined = match examine(&secrets, accept_lost).await {
+        Ok(()) => true,
+        Err(MasterKeysError::Engine(error)) => {
+            warn!(%error, "cannot see yet whether the master keys open what is stored");
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    Ok((secrets, examined))
+}
+
+async fn examine(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysError> {
+    match secrets.examine().await {
+        Err(error @ MasterKeysError::OpensNothing { .. }) if accept_lost => {
+            warn!(
+                error = exit::chain(&error),
+                "starting all the same, as told"
+            );
+            Ok(())
+        }
+        examined => examined,
+    }
+}
+
+/// Asks until the engine answers, and ends the process if the master keys are not those of what is stored.
+async fn examine_later(secrets: Arc<Secrets>, accept_lost: bool, shutdown: Shutdown) {
+    let mut timer = tokio::time::interval(CHECK);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let examined = async {
+        loop {
+            timer.tick().await;
+            match examine(&secrets, accept_lost).await {
+                Err(MasterKeysError::Engine(_)) => {}
+                examined => return examined,
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        examined = examined => match examined {
+            Ok(()) => shutdown.cancelled().await,
+            Err(error) => shutdown.fail(exit::chain(&error)),
+        },
     }
 }
 
@@ -225,8 +274,11 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
     let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
     let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
     let claim = Claim::of(&args.data_dir, args.node_ip, registry)?;
-    let confirmed = claim.make().await?;
-    Ok((!confirmed).then_some(claim))
+    // Functions wait for us: what was ours is served while ZooKeeper is asked.
+    if !claim.was_ours() {
+        claim.make().await?;
+    }
+    Ok(Some(claim))
 }
 
 /// What is below it is nobody else's.

@@ -51,7 +51,10 @@ pub async fn run(
         idle: Duration::from_millis(slot.definition.idle_timeout_ms),
     };
     let (head, body) = request.into_parts();
-    let secrets = target.secrets.get().await.map_err(|e| no_secrets(&e))?;
+    let secrets = match &target.secrets {
+        None => &[],
+        Some(secrets) => secrets.get().await.map_err(|e| no_secrets(&e))?,
+    };
     let words = words(target, secrets, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
     let stderr = match target.stderr.open() {

@@ -117,8 +117,8 @@ pub struct ExecTarget {
     pub user: (u32, u32),
     /// Further groups inside the container.
     pub groups: Vec<u32>,
-    /// What each execution has in its environment besides.
-    pub secrets: SecretEnv,
+    /// What each execution is to have in its environment besides; `None` if bismuth-init sees to it.
+    pub secrets: Option<SecretEnv>,
     /// Where its standard error goes: the container's log.
     pub stderr: PrintingEnd,
 }

@@ -100,6 +100,9 @@ pub struct SavedRun {
     pub groups: Vec<u32>,
     /// The program's arguments, environment and directory, for exec containers.
     pub program: crate::node::program::Program,
+    /// Whether bismuth-init was given the secrets that belong into the environment of executions. Earlier versions kept them.
+    #[serde(default)]
+    pub init_has_variables: bool,
 }
 
 /// Earlier versions said nothing of it.
@@ -332,6 +335,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let epoch = StateDir::open(dir.path()).unwrap().epoch().to_owned();
         assert_eq!(StateDir::open(dir.path()).unwrap().epoch(), epoch);
+    }
+
+    #[test]
+    fn what_an_earlier_version_remembers_of_a_container_is_understood() {
+        let saved = r#"{"pid":1,"started_ticks":2,"boot_id":"b","started_ms":3,"image_digest":"d",
+            "user":[1000,1000],"groups":[],"program":{"argv":["a"],"env":[],"cwd":"/"}}"#;
+        let run: SavedRun = serde_json::from_str(saved).unwrap();
+        assert!(run.proven, "it was saved when it had answered");
+        assert!(!run.init_has_variables, "its bismuth-init has none");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::doors::{DoorSocket, Services};
 use super::plan::{Step, plan};
-use super::provider::Provider;
+use super::provider::{Provider, ProviderConfig};
 
 /// Functions wait for their services meanwhile; a connect to a socket that is not there costs microseconds.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
@@ -44,8 +44,8 @@ pub struct KeeperConfig {
     pub socket: PathBuf,
     /// How this node is called there.
     pub node: NodeName,
-    /// Its program, if it is to be started when it does not answer.
-    pub program: Option<PathBuf>,
+    /// What to start when it does not answer, if somebody else does not.
+    pub provider: Option<ProviderConfig>,
 }
 
 /// Keeps svcprovider told. One task per node.
@@ -71,10 +71,8 @@ impl Keeper {
     /// A keeper of these doors. Every container that an earlier process started must be remembered among them before it runs:
     /// what is held for no door is let go of.
     pub fn new(services: Services, config: KeeperConfig) -> Self {
-        let socket = config.socket.clone();
-        let provider = config.program.clone();
         Self {
-            provider: provider.map(|program| Provider::new(program, socket)),
+            provider: config.provider.clone().map(Provider::new),
             services,
             config,
         }

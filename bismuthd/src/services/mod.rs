@@ -23,6 +23,7 @@ mod token;
 
 pub use doors::Services;
 pub use keeper::{Keeper, KeeperConfig};
+pub use provider::ProviderConfig;
 pub use secrets::{SecretEnv, SecretSource, Secrets, SecretsError};
 pub use token::Token;
 

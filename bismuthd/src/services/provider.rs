@@ -3,6 +3,7 @@
 //! It gets a session of its own and is never killed from here: it goes on when this process ends, and the next one finds it by
 //! its socket. A second one on the same socket refuses to start, so starting it once too often does no harm.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,24 +17,28 @@ const AGAIN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_s
 /// One that ran this long was well.
 const WELL: Duration = Duration::from_secs(10);
 
-/// How the program learns where to listen: also the variable of its own flag.
-const SOCKET_VARIABLE: &str = "BISMUTH_SVCPROVIDER_SOCKET";
+/// What to start, and with which settings.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Variables of its flags, over those of this process, which it has too.
+    pub env: Vec<(&'static str, OsString)>,
+}
 
 /// The program, and its process if we started one.
 #[derive(Debug)]
 pub(super) struct Provider {
-    program: PathBuf,
-    socket: PathBuf,
+    config: ProviderConfig,
     running: Option<(Child, Instant)>,
     not_before: Instant,
     delays: Delays,
 }
 
 impl Provider {
-    pub(super) fn new(program: PathBuf, socket: PathBuf) -> Self {
+    pub(super) fn new(config: ProviderConfig) -> Self {
         Self {
-            program,
-            socket,
+            config,
             running: None,
             not_before: Instant::now(),
             delays: AGAIN.delays(),
@@ -48,18 +53,19 @@ impl Provider {
         }
         let delay = self.delays.next_delay();
         self.not_before = Instant::now() + delay;
-        let mut command = Command::new(&self.program);
+        let program = &self.config.program;
+        let mut command = Command::new(program);
         command
-            .env(SOCKET_VARIABLE, &self.socket)
+            .envs(self.config.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         match process::spawn_in_session(&mut command) {
             Ok(child) => {
-                info!(program = %self.program.display(), pid = child.id(), "started svcprovider");
+                info!(program = %program.display(), pid = child.id(), "started svcprovider");
                 self.running = Some((child, Instant::now()));
             }
             Err(error) => {
-                warn!(program = %self.program.display(), %error, again_in_ms = delay.as_millis() as u64, "cannot start svcprovider");
+                warn!(program = %program.display(), %error, again_in_ms = delay.as_millis() as u64, "cannot start svcprovider");
             }
         }
     }
@@ -89,18 +95,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_started_in_a_session_of_its_own_told_its_socket_and_started_again_when_it_ended()
-    {
+    async fn it_is_started_in_a_session_of_its_own_told_its_settings_and_started_again_when_it_ended()
+     {
         let dir = tempfile::tempdir().unwrap();
         let (program, said) = (dir.path().join("program"), dir.path().join("said"));
         // Fields 1 and 6 of proc_pid_stat(5): the process and its session.
         let script = format!(
-            "#!/bin/sh\nread -r stat < /proc/$$/stat\nset -- $stat\necho \"$(($1 == $6)) ${SOCKET_VARIABLE}\" >> {}\n",
+            "#!/bin/sh\nread -r stat < /proc/$$/stat\nset -- $stat\necho \"$(($1 == $6)) $SETTING $PATH\" >> {}\n",
             said.display()
         );
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let mut provider = Provider::new(program, "/the/socket".into());
+        let env = vec![("SETTING", "a value".into())];
+        let mut provider = Provider::new(ProviderConfig { program, env });
         let twice = async || {
             provider.start_if_gone();
             let said = std::fs::read_to_string(&said).unwrap_or_default();
@@ -111,6 +118,8 @@ mod tests {
             }
         };
         let said = bismuth_testkit::eventually("it ran twice", WELL, twice).await;
-        assert!(said.lines().all(|line| line == "1 /the/socket"), "{said}");
+        // What it is not told it has from us.
+        let expected = format!("1 a value {}", std::env::var("PATH").unwrap());
+        assert!(said.lines().all(|line| line == expected), "{said}");
     }
 }

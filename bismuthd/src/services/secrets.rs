@@ -1,7 +1,8 @@
 //! Secrets that a definition asks for, as svcprovider has them when the container starts.
 //!
 //! They are asked for over a connection of their own: a start does not wait behind the keeper's work. They go to the container over
-//! bismuth-init's socket, and so are never in its spec, on a disk, or in what this process remembers.
+//! bismuth-init's socket, and so are never in its spec, on a disk, or in what this process remembers: bismuth-init has them as
+//! long as the container lives.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -117,8 +118,8 @@ impl SecretSource {
     }
 }
 
-/// The variables of an exec container, which each of its executions is given. They are those of its start; after this process was
-/// restarted, those of its first execution since.
+/// The variables of an exec container that an earlier version of this program started: its bismuth-init was not given them. They
+/// are those of its first execution since.
 pub struct SecretEnv {
     source: SecretSource,
     group: ServiceGroup,
@@ -127,18 +128,13 @@ pub struct SecretEnv {
 }
 
 impl SecretEnv {
-    /// Of a function in `group`; `known` is what was fetched at its start.
-    pub fn new(
-        source: SecretSource,
-        group: ServiceGroup,
-        uses: &[SecretUse],
-        known: Option<Secrets>,
-    ) -> Self {
+    /// Of a function in `group`.
+    pub fn new(source: SecretSource, group: ServiceGroup, uses: &[SecretUse]) -> Self {
         Self {
             source,
             group,
             uses: uses.iter().filter(|u| u.env.is_some()).cloned().collect(),
-            env: OnceCell::new_with(known.map(|known| known.env)),
+            env: OnceCell::new(),
         }
     }
 

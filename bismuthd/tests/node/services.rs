@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bismuth_handover::{Answer, Attachment, Connection, Held, Listener, Request, TokenDigest};
+use bismuth_handover::{
+    Answer, Attachment, Connection, Held, Listener, Request, SecretValue, TokenDigest,
+};
 use bismuth_model::{ContainerId, ContainerState};
 use bismuth_testkit::{eventually, http};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,8 +21,14 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::{SOON, TestNode};
 
+/// The value of every secret.
+const SECRET: &str = "the secret";
+
 /// What the fake holds: for each container whose it is, the socket, and the task that answers on it.
 type Doors = Arc<Mutex<BTreeMap<ContainerId, (Attachment, Arc<TcpListener>, AbortHandle)>>>;
+
+/// What answers on them.
+type Tasks = Arc<Mutex<JoinSet<()>>>;
 
 struct Provider {
     doors: Doors,
@@ -33,11 +41,11 @@ impl Provider {
         let doors = Doors::default();
         let shared = Arc::clone(&doors);
         let serving = tokio::spawn(async move {
-            // Dropped with it, as the sockets of a process are at its end.
-            let mut tasks = JoinSet::new();
+            // Dropped with it, as the connections and sockets of a process are at its end.
+            let mut connections = JoinSet::new();
+            let tasks = Tasks::default();
             while let Ok(connection) = listener.accept().await {
-                // One node: its earlier connection is gone.
-                let _ended = serve(connection, &shared, &mut tasks).await;
+                connections.spawn(serve(connection, Arc::clone(&shared), Arc::clone(&tasks)));
             }
         });
         Ok(Self { doors, serving })
@@ -69,7 +77,7 @@ impl Provider {
     }
 }
 
-async fn serve(mut connection: Connection, doors: &Doors, tasks: &mut JoinSet<()>) -> Result<()> {
+async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result<()> {
     connection.greet().await?;
     loop {
         let received = connection.next().await?;
@@ -87,7 +95,8 @@ async fn serve(mut connection: Connection, doors: &Doors, tasks: &mut JoinSet<()
             Request::Attach(attachment) => {
                 let socket = received.listener.context("no socket")?;
                 let listener = Arc::new(TcpListener::from_std(StdListener::from(socket))?);
-                let task = tasks.spawn(answer_all(Arc::clone(&listener)));
+                let answering = answer_all(Arc::clone(&listener));
+                let task = tasks.lock().unwrap().spawn(answering);
                 let door = (attachment.clone(), listener, task);
                 doors.lock().unwrap().insert(attachment.container, door);
                 Answer::Done
@@ -104,6 +113,10 @@ async fn serve(mut connection: Connection, doors: &Doors, tasks: &mut JoinSet<()
                     .get(&id)
                     .map(|(_, listener, _)| listener.as_fd().try_clone_to_owned());
                 back.as_ref().map_or(Answer::Absent, |_| Answer::Listener)
+            }
+            Request::Secret { .. } => {
+                let value = SecretValue::new(SECRET.as_bytes().to_vec());
+                Answer::Secret(value.context("it is short")?)
             }
             other => anyhow::bail!("{other:?}"),
         };
@@ -234,5 +247,37 @@ async fn a_container_that_is_started_anew_has_a_new_token_and_the_old_socket_is_
     })
     .await;
     assert_eq!(second.container, first.container);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_an_earlier_version_whose_init_has_no_variables_is_given_them_from_here()
+-> Result<()> {
+    let mut node = TestNode::start().await?;
+    let (_, id) = node.deploy("alpine", "exec:/bin/sh -c 'echo $KEY'").await?;
+    node.state(id, ContainerState::Running).await;
+    let answer = http::get(&node.url(id, "/")).await?;
+    ensure!(answer.body() == "\n", "{answer:?}");
+    node.daemon.kill().await?;
+
+    // As that version would have left it.
+    let path = node._state.join(format!("containers/{id}/slot.json"));
+    let mut saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    saved["definition"]["secrets"] = serde_json::json!([{ "name": "key", "env": "KEY" }]);
+    let run = saved["run"].as_object_mut().context("it ran")?;
+    run.remove("init_has_variables")
+        .context("it was remembered")?;
+    std::fs::write(&path, saved.to_string())?;
+
+    let _provider = Provider::start(&node.handover)?;
+    node.daemon.start()?;
+    eventually("it has its variable", SOON, async || {
+        let answer = http::get(&node.url(id, "/")).await;
+        match &answer {
+            Ok(said) if said.body() == &format!("{SECRET}\n") => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
     Ok(())
 }

@@ -31,7 +31,7 @@ use libc::pid_t;
 
 use crate::{
     SECRETS_DIR,
-    protocol::{Delivery, Exit, FailureKind, Reply},
+    protocol::{Delivery, Exit, FailureKind, Reply, Then},
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
@@ -208,14 +208,17 @@ impl Init {
         if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &delivery.files) {
             return connection.reply_last(&failure);
         }
-        match delivery.program {
-            None => connection.reply_last(&Reply::Delivered),
+        match delivery.then {
+            Then::Serve(variables) => {
+                self.spawner.keep(variables);
+                connection.reply_last(&Reply::Delivered);
+            }
             // The host may have given up; then nobody would know what runs here.
-            Some(program) if connection.before_becoming() => {
+            Then::Become(program) if connection.before_becoming() => {
                 let failure = self.spawner.become_program(&program);
                 connection.reply_last(&failure);
             }
-            Some(_) => {}
+            Then::Become(_) => {}
         }
     }
 

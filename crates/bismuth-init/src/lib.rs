@@ -17,9 +17,10 @@
 //! - [`host`]: the side of bismuthd. Blocking, or step by step under any runtime.
 //! - [`init`]: the side in the container; the program `bismuth-init` is little more.
 //!
-//! A *delivery* is the other kind of request: secrets as files, and for a server whose environment holds
-//! secrets also the program itself, which init then becomes. So they are neither in the container's spec nor on
-//! a disk.
+//! A *delivery* is the other kind of request: secrets as files, and secrets for environments. Those of a server come with
+//! the program itself, which init then becomes; those of executions init keeps in its memory and gives to each, so that they
+//! are the same as long as the container lives, whatever becomes of the host's side. So they are neither in the container's
+//! spec nor on a disk.
 //!
 //! # Who runs as whom
 //!
@@ -50,7 +51,7 @@ mod sys;
 
 pub use host::{OutgoingRequest, send_delivery, send_request};
 pub use protocol::{
-    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, Request, SecretFile,
+    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, Request, SecretFile, Then,
 };
 
 /// Where the program is mounted in an exec container.

@@ -7,7 +7,7 @@
 //!
 //!   host ──► delivery: header(12) body(≤ 2 MiB), without descriptors
 //!   host ◄── Hello, then one of  SpawnFailed ─ end
-//!                                Delivered ─ end           files only
+//!                                Delivered ─ end           it goes on
 //!                                end                       it has become the program
 //! ```
 //!
@@ -31,7 +31,12 @@
 //! | body, version 2: a delivery | |
 //! |---|---|
 //! | list of (string, bytes) | files: name in [`SECRETS_DIR`](crate::SECRETS_DIR), content |
-//! | u8 | 1 if a body of version 1 follows: the program to become |
+//! | u8 | 0; or 1 if a body of version 1 follows: the program to become |
+//!
+//! | body, version 3: a delivery | |
+//! |---|---|
+//! | | as version 2, but the u8 may also be 2, and this follows: |
+//! | list of strings | `NAME=value`, for the environment of every program from now on |
 //!
 //! A list is its u32 count and its members; a string its u32 length and its bytes, none of them 0; bytes
 //! are the same, of any value.
@@ -54,16 +59,18 @@ mod delivery;
 mod reply;
 mod wire;
 
-pub use delivery::{Delivery, SecretFile};
+pub use delivery::{Delivery, SecretFile, Then};
 pub use reply::{Exit, FailureKind, Reply, ReplyDecoder};
 use wire::Reader;
 
 /// The newest request version this code understands.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The version whose body is an [`ExecRequest`]: what every init understands.
 const EXEC_VERSION: u16 = 1;
 /// The version whose body is a [`Delivery`].
 const DELIVERY_VERSION: u16 = 2;
+/// The version whose body is a [`Delivery`] that may have variables.
+const VARIABLES_VERSION: u16 = 3;
 /// The bytes of a request before its body.
 pub const HEADER_BYTES: usize = 12;
 /// The longest body of a request. Linux takes at most 2 MiB of arguments and environment under
@@ -80,7 +87,7 @@ pub struct ExecRequest {
     /// The program and its arguments. A program without a slash is looked for in the `PATH` of
     /// `env`, in the container.
     pub argv: Vec<CString>,
-    /// The whole environment, each `NAME=value`.
+    /// The environment, each `NAME=value`; besides it a program has the variables that were delivered.
     pub env: Vec<CString>,
     /// The working directory.
     pub cwd: CString,
@@ -317,10 +324,10 @@ impl RequestDecoder {
             std::cmp::Ordering::Greater => Err(ProtocolError::Trailing),
             std::cmp::Ordering::Equal => {
                 let reader = Reader::new(body);
-                let request = if version == DELIVERY_VERSION {
-                    Request::Deliver(Delivery::decode_body(reader)?)
-                } else {
+                let request = if version == EXEC_VERSION {
                     Request::Spawn(ExecRequest::decode_body(reader)?)
+                } else {
+                    Request::Deliver(Delivery::decode_body(version, reader)?)
                 };
                 Ok(Some(request))
             }

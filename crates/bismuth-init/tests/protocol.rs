@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use bismuth_init::protocol::{
     Delivery, ExecRequest, Exit, FailureKind, MAX_BODY_BYTES, ProtocolError, Reply, ReplyDecoder,
-    Request, RequestDecoder, RequestError, SecretFile,
+    Request, RequestDecoder, RequestError, SecretFile, Then,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -34,8 +34,11 @@ fn file() -> impl Strategy<Value = SecretFile> {
 }
 
 fn delivery() -> impl Strategy<Value = Delivery> {
-    let program = proptest::option::of(request());
-    (vec(file(), 0..4), program).prop_map(|(files, program)| Delivery { files, program })
+    let then = prop_oneof![
+        vec(c_string(), 0..4).prop_map(Then::Serve),
+        request().prop_map(Then::Become),
+    ];
+    (vec(file(), 0..4), then).prop_map(|(files, then)| Delivery { files, then })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -106,7 +109,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_refused_or_waited_on_but_never_panic(
-        bytes in vec(any::<u8>(), 0..400), piece in 1_usize..50, version in 1_u8..=2,
+        bytes in vec(any::<u8>(), 0..400), piece in 1_usize..50, version in 1_u8..=3,
         body in vec(any::<u8>(), 0..200),
     ) {
         let _any = decode_any(&bytes, piece);
@@ -189,7 +192,7 @@ fn version_2_stays_as_it_is() {
             name: c"key".into(),
             content: b"a\0b".to_vec(),
         }],
-        program: Some(ExecRequest::new(["ls"], ["A=b"], "/", (1, 2)).expect("fine")),
+        then: Then::Become(ExecRequest::new(["ls"], ["A=b"], "/", (1, 2)).expect("fine")),
     };
     let golden: &[&[u8]] = &[
         b"BsmI\x02\x00\x00\x00",
@@ -212,6 +215,44 @@ fn version_2_stays_as_it_is() {
 }
 
 #[test]
+fn a_delivery_without_variables_is_of_version_2_for_an_older_init() {
+    let delivery = Delivery {
+        files: Vec::new(),
+        then: Then::Serve(Vec::new()),
+    };
+    let golden = b"BsmI\x02\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x00";
+    assert_eq!(delivery.encode().expect("it is short"), golden);
+}
+
+#[test]
+fn version_3_stays_as_it_is() {
+    let delivery = Delivery {
+        files: vec![SecretFile {
+            name: c"key".into(),
+            content: b"a\0b".to_vec(),
+        }],
+        then: Then::Serve(vec![c"A=b".into(), c"C=".into()]),
+    };
+    let golden: &[&[u8]] = &[
+        b"BsmI\x03\x00\x00\x00",
+        b"\x24\x00\x00\x00",
+        b"\x01\x00\x00\x00\x03\x00\x00\x00key\x03\x00\x00\x00a\0b",
+        b"\x02",
+        b"\x02\x00\x00\x00\x03\x00\x00\x00A=b\x02\x00\x00\x00C=",
+    ];
+    let mut golden = golden.concat();
+    assert_eq!(delivery.encode().expect("it is short"), golden);
+    let shown = format!("{delivery:?}");
+    assert!(!shown.contains("A=b"), "{shown}");
+    let decoded = decode(&golden, golden.len());
+    assert_eq!(decoded, Ok(Some(Request::Deliver(delivery))));
+    // In version 2 there was no such kind.
+    golden[4] = 2;
+    let decoded = decode(&golden, golden.len());
+    assert_eq!(decoded, Err(ProtocolError::Kind { kind: 2 }));
+}
+
+#[test]
 fn a_file_has_the_name_of_a_file() {
     for name in [c"", c".", c"..", c"a/b", c"/etc/passwd"] {
         let delivery = Delivery {
@@ -219,7 +260,7 @@ fn a_file_has_the_name_of_a_file() {
                 name: name.into(),
                 content: Vec::new(),
             }],
-            program: None,
+            then: Then::Serve(Vec::new()),
         };
         let bytes = delivery.encode().expect("it is short");
         let name = name.into();

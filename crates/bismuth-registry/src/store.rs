@@ -5,11 +5,12 @@ use bismuth_model::StoreClaim;
 
 use crate::Registry;
 use crate::error::Result;
-use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
+use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode};
 
 impl Registry {
-    /// Claims the services' data for one store. Returns the claim that stands: this one, unless another store has it.
-    /// The same store on another address (its machine got a new one) takes the claim with it.
+    /// Claims the services' data for one store on one node. Returns the claim that stands: this one, unless another store
+    /// or another node has it. The same store on another node may be a copy, so it must wait for [`Registry::release_store`]
+    /// like any other.
     ///
     /// # Errors
     /// [`Error::NotBootstrapped`](crate::Error::NotBootstrapped), and what every change may end in.
@@ -19,13 +20,10 @@ impl Registry {
         let proof = Proof::Holds(path.clone(), data.clone());
         let mut attempts = Attempts::new("claim the services' store".to_owned());
         loop {
-            let op = match self.read::<StoreClaim>(&path).await? {
-                Some(stored) if stored.record.store != claim.store || stored.record == *claim => {
-                    return Ok(stored.record);
-                }
-                Some(stored) => set(path.clone(), data.clone(), stored.version),
-                None => create(path.clone(), data.clone()),
-            };
+            if let Some(stored) = self.read::<StoreClaim>(&path).await? {
+                return Ok(stored.record);
+            }
+            let op = create(path.clone(), data.clone());
             match self.commit(attempts.act(), vec![op], &proof).await? {
                 Outcome::Made => return Ok(claim.clone()),
                 Outcome::Refused(TreeError::NotFound { .. }) => self.make_services().await?,

@@ -48,8 +48,26 @@ impl Daemon {
         program: &str,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
+        Self::spawn_with(dir, name, program, args, &[])
+    }
+
+    /// Like [`spawn_in`](Self::spawn_in), with these variables in its environment.
+    ///
+    /// # Errors
+    ///
+    /// When it has not been built.
+    pub fn spawn_with<A: Into<OsString>>(
+        dir: &Path,
+        name: &str,
+        program: &str,
+        args: impl IntoIterator<Item = A>,
+        env: &[(String, String)],
+    ) -> Result<Self> {
         let program =
             Program::new(name, self::program(program)?, dir).args(args.into_iter().map(Into::into));
+        let program = env
+            .iter()
+            .fold(program, |program, (name, value)| program.env(name, value));
         let process = Some(program.spawn()?);
         Ok(Self {
             process,

@@ -29,6 +29,7 @@ pub mod keyring;
 mod manifest;
 mod rewrap;
 pub mod seal;
+mod start;
 mod state;
 mod store;
 mod versions;
@@ -36,6 +37,7 @@ mod versions;
 pub use error::{Flaw, SecretError};
 pub use keyring::{Keyring, KeyringError};
 pub use rewrap::Rewrapped;
+pub use start::{MasterKeysError, master_keys};
 pub use store::{Listed, Secrets, Stored};
 
 /// Bytes of the longest value.

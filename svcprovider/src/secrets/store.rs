@@ -233,6 +233,11 @@ impl Secrets {
         State::open(&ring, &group, found)
     }
 
+    /// The master keys as they were read last.
+    pub(super) fn ring(&self) -> Arc<Keyring> {
+        self.keyring.load_full()
+    }
+
     /// The master keys, read again if `id` is not among them.
     async fn ring_with(&self, id: &str) -> Result<Arc<Keyring>, KeyringError> {
         let _alone = self.reading.lock().await;

@@ -100,6 +100,8 @@ macro_rules! for_every_case {
             secrets::rewrap::a_missing_master_key_is_named_and_breaks_its_groups_only,
             secrets::rewrap::another_key_under_the_same_id_opens_nothing,
             secrets::rewrap::a_file_that_cannot_be_used_changes_nothing,
+            secrets::start::a_master_key_is_made_only_where_nothing_is_sealed_yet,
+            secrets::start::master_keys_that_open_nothing_of_what_is_stored_are_refused,
         }
     };
 }

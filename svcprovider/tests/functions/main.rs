@@ -10,3 +10,4 @@ mod kv;
 mod memory;
 mod rig;
 mod secret;
+mod start;

@@ -15,6 +15,7 @@ use super::{LaunchError, Launcher, Running, blocking, ground, now_ms};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedSlot;
+use crate::services::SecretEnv;
 
 impl Launcher {
     /// Goes on with a container that an earlier process started; `None` if it does not run as it
@@ -78,7 +79,12 @@ impl Launcher {
         })
         .await?;
         let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
-        let target = self.target(slot, run.program.clone(), &user, stderr, None);
+        let secrets = (!run.init_has_variables).then(|| {
+            let group = slot.definition.service_group(slot.function_id);
+            let source = self.config.secrets.clone();
+            SecretEnv::new(source, group, &slot.definition.secrets)
+        });
+        let target = self.target(slot, run.program.clone(), &user, stderr, secrets);
         self.logs.spawn(slot.container_id, pump);
         let (namespaces, process) = if run.proven {
             (namespaces, process)

@@ -1,20 +1,27 @@
 //! Giving a started container its secrets, by way of bismuth-init.
 //!
 //! ```text
-//!   exec:    init listens ─► files ──────────────► Delivered
-//!   server:  init listens ─► files and program ──► it closes the connection and is the program
+//!   exec:    init listens ─► files and variables ─► Delivered
+//!   server:  init listens ─► files and program ───► it closes the connection and is the program
 //! ```
 //!
 //! It blocks its thread, like the waiting before and after it.
 
+use std::ffi::CString;
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use bismuth_init::protocol::{ProtocolError, RequestError};
-use bismuth_init::{Delivery, FailureKind, Reply, ReplyDecoder, host};
+use bismuth_init::{Delivery, ExecRequest, FailureKind, Reply, ReplyDecoder, Then, host};
+use bismuth_model::{FunctionDefinition, InvokeMode};
 use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::user::User;
+use crate::node::program::Program;
+use crate::services::Secrets;
 
 /// bismuth-init answers at once, unless the disk is slow from which it executes the program.
 const BOUND: Duration = Duration::from_secs(5);
@@ -57,6 +64,53 @@ impl DeliveryError {
     }
 }
 
+/// What bismuth-init is given, if anything: the files, and what belongs into environments: for executions the variables, and
+/// for a server the whole program.
+pub(super) fn delivery(
+    definition: &FunctionDefinition,
+    program: &Program,
+    user: &User,
+    secrets: Secrets,
+) -> Result<Option<Delivery>, RequestError> {
+    if definition.secrets.is_empty() {
+        return Ok(None);
+    }
+    let Secrets { env, files } = secrets;
+    let then = match definition.invoke_mode {
+        InvokeMode::Executable(_) => Then::Serve(variables(&env)?),
+        InvokeMode::Server(..) => Then::Become(server(program, user, &env)?),
+    };
+    Ok(Some(Delivery { files, then }))
+}
+
+fn variables(env: &[Zeroizing<Vec<u8>>]) -> Result<Vec<CString>, RequestError> {
+    let lines = env.iter().map(|line| CString::new(line.to_vec()));
+    Ok(lines.collect::<Result<_, _>>()?)
+}
+
+fn server(
+    program: &Program,
+    user: &User,
+    secrets: &[Zeroizing<Vec<u8>>],
+) -> Result<ExecRequest, RequestError> {
+    fn name(line: &[u8]) -> Option<&[u8]> {
+        line.split(|byte| *byte == b'=').next()
+    }
+    // The image may set what the definition says is a secret.
+    let is_secret = |line: &&String| {
+        let own = name(line.as_bytes());
+        secrets.iter().any(|secret| name(secret) == own)
+    };
+    let env = program.env.iter().filter(|line| !is_secret(line));
+    let env = env.map(|line| line.clone().into_bytes());
+    let env = env.chain(secrets.iter().map(|line| line.to_vec()));
+    let argv = program.argv.iter().map(String::as_str);
+    let request = ExecRequest::new(argv, env, program.cwd.as_str(), (user.uid, user.gid));
+    let mut request = request?;
+    request.groups.clone_from(&user.groups);
+    Ok(request)
+}
+
 /// Blocks until bismuth-init has taken the delivery, and become the program if there is one in it.
 pub(super) fn deliver(run_dir: &Path, delivery: &Delivery) -> Result<(), DeliveryError> {
     let mut stream = UnixStream::connect(super::agent_socket(run_dir))?;
@@ -74,4 +128,46 @@ pub(super) fn deliver(run_dir: &Path, delivery: &Delivery) -> Result<(), Deliver
         }
     }
     Ok(sent?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(mode: &str) -> Then {
+        let mut definition = FunctionDefinition::new("a".parse().unwrap(), mode.parse().unwrap());
+        definition.secrets = vec![bismuth_model::SecretUse {
+            name: "key".into(),
+            env: Some("KEY".into()),
+            file: None,
+        }];
+        let program = Program {
+            argv: vec!["/run".into()],
+            env: vec!["KEY=of the image".into(), "KEYS=1".into()],
+            cwd: "/".into(),
+        };
+        let user = User {
+            uid: 1,
+            gid: 2,
+            groups: vec![3],
+            home: String::new(),
+        };
+        let secrets = Secrets {
+            env: vec![Zeroizing::new(b"KEY=canary".to_vec())],
+            files: Vec::new(),
+        };
+        let delivery = delivery(&definition, &program, &user, secrets);
+        delivery.unwrap().unwrap().then
+    }
+
+    #[test]
+    fn executions_have_variables_and_a_server_its_whole_environment_with_each_name_once() {
+        let variables = Then::Serve(vec![c"KEY=canary".into()]);
+        assert_eq!(delivered("exec:/run"), variables);
+        let Then::Become(program) = delivered("server:80:/run") else {
+            panic!("a server is a program");
+        };
+        assert_eq!(program.env, [c"KEYS=1", c"KEY=canary"]);
+        assert_eq!((program.uid, program.gid, program.groups), (1, 2, vec![3]));
+    }
 }

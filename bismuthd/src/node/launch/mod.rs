@@ -46,7 +46,7 @@ use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{SecretEnv, SecretSource, Secrets, Services, Token};
+use crate::services::{SecretEnv, SecretSource, Services, Token};
 use runtime::Runtime;
 use user::User;
 
@@ -246,7 +246,7 @@ impl Launcher {
         program: Program,
         user: &User,
         stderr: PrintingEnd,
-        secrets: Option<Secrets>,
+        secrets: Option<SecretEnv>,
     ) -> Target {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
@@ -261,12 +261,7 @@ impl Launcher {
                 user: (user.uid, user.gid),
                 groups: user.groups.clone(),
                 stderr,
-                secrets: SecretEnv::new(
-                    self.config.secrets.clone(),
-                    slot.definition.service_group(slot.function_id),
-                    &slot.definition.secrets,
-                    secrets,
-                ),
+                secrets,
             })),
         }
     }

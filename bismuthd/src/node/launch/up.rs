@@ -8,7 +8,7 @@ use std::time::Duration;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
-use bismuth_init::{Delivery, ExecRequest};
+use bismuth_init::Delivery;
 use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
@@ -16,18 +16,17 @@ use bismuth_sandbox::process::{Process, Watched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{DeliveryError, deliver};
+use super::deliver::{DeliveryError, deliver, delivery};
 use super::error::LaunchError;
 use super::ground::{self, Ground};
 use super::ready::{self, NotReady};
-use super::user::User;
 use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe, now_ms};
 use crate::logs::cri::Stream;
 use crate::logs::pump::fifo_path;
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedRun;
-use crate::services::{Secrets, Token};
+use crate::services::Token;
 
 enum Unready {
     Server(NotReady),
@@ -48,36 +47,6 @@ pub(super) struct Wait<'a> {
 /// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
 fn init_comes_first(definition: &FunctionDefinition) -> bool {
     matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
-}
-
-/// What bismuth-init is given, if anything: the files, and a server itself, whose environment holds secrets.
-fn delivery(
-    slot: &Slot,
-    program: &Program,
-    user: &User,
-    secrets: &mut Secrets,
-) -> Result<Option<Delivery>, LaunchError> {
-    if slot.definition.secrets.is_empty() {
-        return Ok(None);
-    }
-    let files = std::mem::take(&mut secrets.files);
-    if let InvokeMode::Executable(_) = slot.definition.invoke_mode {
-        let delivery = Delivery {
-            files,
-            program: None,
-        };
-        return Ok((!delivery.files.is_empty()).then_some(delivery));
-    }
-    let env = program.env.iter().map(|line| line.clone().into_bytes());
-    let env = env.chain(secrets.env.iter().map(|line| line.to_vec()));
-    let argv = program.argv.iter().map(String::as_str);
-    let request = ExecRequest::new(argv, env, program.cwd.as_str(), (user.uid, user.gid));
-    let mut request = request.map_err(|error| LaunchError::Delivery(error.into()))?;
-    request.groups.clone_from(&user.groups);
-    Ok(Some(Delivery {
-        files,
-        program: Some(request),
-    }))
 }
 
 impl Launcher {
@@ -109,7 +78,7 @@ impl Launcher {
         report(ContainerState::Starting);
         let group = slot.definition.service_group(slot.function_id);
         let asked = &slot.definition.secrets;
-        let mut secrets = self.config.secrets.fetch(&group, asked).await?;
+        let secrets = self.config.secrets.fetch(&group, asked).await?;
         let turn = self.turns.acquire().await;
         let range = self
             .ids()
@@ -150,8 +119,10 @@ impl Launcher {
             user: (ground.user.uid, ground.user.gid),
             groups: ground.user.groups.clone(),
             program: program.clone(),
+            init_has_variables: true,
         };
-        let delivery = delivery(slot, &program, &ground.user, &mut secrets)?;
+        let delivery = delivery(&slot.definition, &program, &ground.user, secrets);
+        let delivery = delivery.map_err(|error| LaunchError::Delivery(error.into()))?;
         let remembered = self.remember(slot, start.created_ms, Some(saved));
         let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
         let ready = self.wait_until_ready(
@@ -169,7 +140,7 @@ impl Launcher {
         remembered?;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
-        let target = self.target(slot, program, &ground.user, stderr, Some(secrets));
+        let target = self.target(slot, program, &ground.user, stderr, None);
         Ok(Running {
             live: Arc::new(Live::new(
                 namespaces,

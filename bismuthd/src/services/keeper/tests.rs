@@ -142,7 +142,7 @@ fn keep(services: &Services, path: &Path, shutdown: &Shutdown) -> JoinHandle<()>
     let config = KeeperConfig {
         socket: path.to_owned(),
         node: NodeName::new("127.0.0.1").unwrap(),
-        program: None,
+        provider: None,
     };
     let keeper = Keeper::new(services.clone(), config);
     tokio::spawn(keeper.run(shutdown.clone()))

@@ -16,10 +16,11 @@
 //! (a function may SIGSTOP processes of its own user) delays them until the host's deadline.
 
 mod child;
+mod environment;
 mod program;
 
 use std::{
-    ffi::{CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     io,
     os::fd::OwnedFd,
     ptr::{self, NonNull},
@@ -42,6 +43,8 @@ const STACK_BYTES: usize = 64 * 1024;
 pub(super) struct Spawner {
     stack: Stack,
     own: Own,
+    /// Delivered, for the environment of every program.
+    kept: Vec<CString>,
 }
 
 /// What programs inherit.
@@ -67,7 +70,13 @@ impl Spawner {
         Ok(Self {
             stack: Stack::new()?,
             own,
+            kept: Vec::new(),
         })
+    }
+
+    /// Has every program from now on find these variables in its environment.
+    pub(super) fn keep(&mut self, variables: Vec<CString>) {
+        self.kept = variables;
     }
 
     /// Starts the program; it has been executed, not merely forked, when this returns.
@@ -76,8 +85,9 @@ impl Spawner {
         request: &ExecRequest,
         fds: [OwnedFd; DESCRIPTORS],
     ) -> Result<pid_t, Reply> {
-        let program = Program::of(request);
-        let (argv, env) = (pointers(&request.argv), pointers(&request.env));
+        let env = environment::of(&self.kept, &request.env);
+        let program = Program::of(request, &env);
+        let (argv, env) = (pointers(&request.argv), pointers(&env));
         let fds = std::array::from_fn(|index| sys::raw(&fds)[index]);
         let mut plan = Plan {
             fds: Some(fds),
@@ -101,8 +111,10 @@ impl Spawner {
 
     /// Turns this process into the program. Returns only if that failed, and says why.
     pub(super) fn become_program(&self, request: &ExecRequest) -> Reply {
-        let program = Program::of(request);
-        let (argv, env) = (pointers(&request.argv), pointers(&request.env));
+        // Its environment is whole: what was kept is for executions.
+        let env = environment::of(&[], &request.env);
+        let program = Program::of(request, &env);
+        let (argv, env) = (pointers(&request.argv), pointers(&env));
         let plan = self.own.plan(request, &program, &argv, &env);
         explain(child::become_program(&plan), request, &program)
     }
@@ -142,9 +154,10 @@ fn clone_into(stack: &mut Stack, plan: &mut Plan<'_>) -> io::Result<pid_t> {
 }
 
 /// A null-terminated array, as execve wants it; valid as long as `strings`.
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+fn pointers<S: AsRef<CStr>>(strings: &[S]) -> Vec<*const c_char> {
     let ends = [ptr::null()];
-    strings.iter().map(|s| s.as_ptr()).chain(ends).collect()
+    let strings = strings.iter().map(|s| s.as_ref().as_ptr());
+    strings.chain(ends).collect()
 }
 
 fn explain(failed: Failed, request: &ExecRequest, program: &Program) -> Reply {

@@ -4,15 +4,41 @@ use std::ffi::CString;
 use std::fmt;
 
 use super::wire::{self, Reader};
-use super::{DELIVERY_VERSION, ExecRequest, ProtocolError, RequestError, header};
+use super::{
+    DELIVERY_VERSION, ExecRequest, ProtocolError, RequestError, VARIABLES_VERSION, header,
+};
 
-/// Files to write, and perhaps the program to become: one whose environment must not be in the container's spec.
+const FILES_ONLY: u8 = 0;
+const PROGRAM: u8 = 1;
+const VARIABLES: u8 = 2;
+
+/// Files to write, and secrets for environments, which must not be in the container's spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Written first.
     pub files: Vec<SecretFile>,
-    /// init becomes this program, with the container's own standard streams.
-    pub program: Option<ExecRequest>,
+    /// What comes after them.
+    pub then: Then,
+}
+
+/// What init is after a delivery.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Then {
+    /// It goes on, and has these variables, `NAME=value` each, for the environment of every program that it starts from now on,
+    /// in place of those of an earlier delivery.
+    Serve(Vec<CString>),
+    /// It becomes this program, with the container's own standard streams.
+    Become(ExecRequest),
+}
+
+/// Without the secrets.
+impl fmt::Debug for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serve(variables) => write!(f, "Serve({} variables)", variables.len()),
+            Self::Become(program) => f.debug_tuple("Become").field(&program.argv).finish(),
+        }
+    }
 }
 
 /// A file in [`SECRETS_DIR`](crate::SECRETS_DIR), readable by the function's user.
@@ -40,35 +66,57 @@ impl Delivery {
     /// [`MAX_BODY_BYTES`](super::MAX_BODY_BYTES).
     pub fn encode(&self) -> Result<Vec<u8>, RequestError> {
         let files: usize = self.files.iter().map(SecretFile::bytes).sum();
-        let program = self.program.as_ref();
-        if program.is_some_and(|program| program.argv.is_empty()) {
-            return Err(RequestError::NoProgram);
-        }
-        let bytes = 4 + files + 1 + program.map_or(0, ExecRequest::body_bytes);
-        let mut out = header(DELIVERY_VERSION, bytes)?;
+        let (version, then) = match &self.then {
+            Then::Become(program) if program.argv.is_empty() => {
+                return Err(RequestError::NoProgram);
+            }
+            Then::Become(program) => (DELIVERY_VERSION, program.body_bytes()),
+            // Understood by every init that takes deliveries.
+            Then::Serve(variables) if variables.is_empty() => (DELIVERY_VERSION, 0),
+            Then::Serve(variables) => {
+                let strings = variables.iter().map(|line| 4 + line.as_bytes().len());
+                (VARIABLES_VERSION, 4 + strings.sum::<usize>())
+            }
+        };
+        let mut out = header(version, 4 + files + 1 + then)?;
         wire::put_u32(&mut out, self.files.len());
         for file in &self.files {
             wire::put_string(&mut out, &file.name);
             wire::put_bytes(&mut out, &file.content);
         }
-        out.push(u8::from(program.is_some()));
-        if let Some(program) = program {
-            program.encode_body(&mut out);
+        match &self.then {
+            Then::Become(program) => {
+                out.push(PROGRAM);
+                program.encode_body(&mut out);
+            }
+            Then::Serve(variables) if variables.is_empty() => out.push(FILES_ONLY),
+            Then::Serve(variables) => {
+                out.push(VARIABLES);
+                wire::put_u32(&mut out, variables.len());
+                for line in variables {
+                    wire::put_string(&mut out, line);
+                }
+            }
         }
         Ok(out)
     }
 
-    pub(super) fn decode_body(mut reader: Reader<'_>) -> Result<Self, ProtocolError> {
+    pub(super) fn decode_body(version: u16, mut reader: Reader<'_>) -> Result<Self, ProtocolError> {
         let files = reader.list(SecretFile::decode)?;
-        let program = match reader.array()? {
-            [0] => {
+        let then = match reader.array()? {
+            [FILES_ONLY] => {
                 reader.end()?;
-                None
+                Then::Serve(Vec::new())
             }
-            [1] => Some(ExecRequest::decode_body(reader)?),
+            [PROGRAM] => Then::Become(ExecRequest::decode_body(reader)?),
+            [VARIABLES] if version >= VARIABLES_VERSION => {
+                let variables = reader.list(Reader::string)?;
+                reader.end()?;
+                Then::Serve(variables)
+            }
             [kind] => return Err(ProtocolError::Kind { kind }),
         };
-        Ok(Self { files, program })
+        Ok(Self { files, then })
     }
 }
 

@@ -14,8 +14,8 @@ fn garbage_is_refused_by_name_and_harms_nobody() {
     let cases: [(&[u8], &str); 5] = [
         (b"GET / HTTP/1.1\r\n\r\n", "does not start with"),
         (
-            b"BsmI\x03\x00\x00\x00\x00\x00\x00\x00",
-            "version 3, and this init knows 1 to 2",
+            b"BsmI\x04\x00\x00\x00\x00\x00\x00\x00",
+            "version 4, and this init knows 1 to 3",
         ),
         (b"BsmI\x01\x00\x00\x00\xff\xff\xff\xff", "is the limit"),
         (

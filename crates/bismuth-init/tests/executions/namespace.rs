@@ -1,9 +1,12 @@
 //! As process 1: what a function cannot do to it, and what the host can.
 
-use std::{fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, process::Command};
+use std::{
+    ffi::CStr, fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, process::Command,
+};
 
 use bismuth_init::{
-    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, SecretFile, host,
+    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, SecretFile, Then,
+    host,
 };
 
 use crate::harness::{ENV, Execution, Init, eventually, signal};
@@ -163,7 +166,7 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
     };
     let only_files = Delivery {
         files: files(b"first"),
-        program: None,
+        then: Then::Serve(Vec::new()),
     };
     assert_eq!(deliver(&init, &only_files), [Reply::Delivered]);
     assert_eq!(
@@ -175,7 +178,7 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
     let nothing = ExecRequest::new(["/nope"], ENV, "/", (0, 0)).expect("no zero bytes");
     let bad = Delivery {
         files: Vec::new(),
-        program: Some(nothing),
+        then: Then::Become(nothing),
     };
     let refused = deliver(&init, &bad);
     assert!(
@@ -195,13 +198,40 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
     let program = ExecRequest::new(["busybox", "sh", "-c", script], env, "/", (0, 0));
     let whole = Delivery {
         files: files(b"second"),
-        program: Some(program.expect("no zero bytes")),
+        then: Then::Become(program.expect("no zero bytes")),
     };
     assert_eq!(deliver(&init, &whole), []);
     let out = eventually("the program has run", || {
         fs::read_to_string(root.join("run/out")).ok()
     });
     assert_eq!(out, "1 canary second\n");
+}
+
+#[test]
+fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else() {
+    let init = Init::first();
+    let variables = |lines: &[&CStr]| Delivery {
+        files: Vec::new(),
+        then: Then::Serve(lines.iter().map(|line| (*line).into()).collect()),
+    };
+    let first = variables(&[c"TOKEN=canary", c"OTHER=1"]);
+    assert_eq!(deliver(&init, &first), [Reply::Delivered]);
+    for _ in 0..2 {
+        let mut request = init.request(&["busybox", "sh", "-c", "echo $TOKEN $OTHER $THEIRS"]);
+        request
+            .env
+            .extend([c"TOKEN=theirs".into(), c"THEIRS=2".into()]);
+        let done = Execution::start(init.connect(), &request).finish();
+        assert_eq!(done.stdout, "canary 1 2\n");
+    }
+    let environ = fs::read(format!("/proc/{}/environ", init.pid())).expect("we are root");
+    assert!(!String::from_utf8_lossy(&environ).contains("canary"));
+
+    // The next delivery is the whole truth.
+    let second = variables(&[c"TOKEN=new"]);
+    assert_eq!(deliver(&init, &second), [Reply::Delivered]);
+    let done = init.shell("echo $TOKEN$OTHER").finish();
+    assert_eq!(done.stdout, "new\n");
 }
 
 /// What init says after its greeting, until it closes the connection.

@@ -29,12 +29,16 @@ async fn the_first_store_has_the_claim_and_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_store_whose_machine_got_a_new_address_takes_its_claim_with_it() {
+async fn the_same_store_on_another_node_waits_for_a_release_since_it_may_be_a_copy() {
     let f = Fixture::new().await;
-    f.registry.claim_store(&claim(NODES[0], "a")).await.unwrap();
-    let moved = claim(NODES[1], "a");
+    let (first, moved) = (claim(NODES[0], "a"), claim(NODES[1], "a"));
+    f.registry.claim_store(&first).await.unwrap();
+    assert_eq!(f.registry.claim_store(&moved).await.unwrap(), first);
+    assert_eq!(f.registry.store_claim().await.unwrap(), Some(first.clone()));
+    assert!(f.registry.release_store(&first).await.unwrap());
     assert_eq!(f.registry.claim_store(&moved).await.unwrap(), moved);
-    assert_eq!(f.registry.store_claim().await.unwrap(), Some(moved));
+    // The one it was copied from is told.
+    assert_eq!(f.registry.claim_store(&first).await.unwrap(), moved);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ pub struct Builder {
     images: Vec<(String, Image)>,
     runtime: String,
     bismuthd_args: Vec<String>,
+    bismuthd_env: Vec<(String, String)>,
     frontend_args: Vec<String>,
     api_args: Vec<String>,
     services: bool,
@@ -32,6 +33,7 @@ impl Default for Builder {
             // The faster one. It works here although bismuthd, outside containerd's mount namespace, cannot tell.
             runtime: "crun".into(),
             bismuthd_args: Vec::new(),
+            bismuthd_env: Vec::new(),
             frontend_args: Vec::new(),
             api_args: Vec::new(),
             services: false,
@@ -74,6 +76,13 @@ impl Builder {
     pub fn bismuthd_args(mut self, args: &[&str]) -> Self {
         self.bismuthd_args
             .extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// One more variable in the environment of every bismuthd.
+    #[must_use]
+    pub fn bismuthd_env(mut self, name: &str, value: &str) -> Self {
+        self.bismuthd_env.push((name.into(), value.into()));
         self
     }
 
@@ -228,7 +237,7 @@ impl Builder {
             format!("docker.io={}", registry.url()),
         ]);
         args.extend(self.bismuthd_args.clone());
-        let daemon = Daemon::spawn_in(dir, &name, "bismuthd", args)?;
+        let daemon = Daemon::spawn_with(dir, &name, "bismuthd", args, &self.bismuthd_env)?;
         Ok(Node {
             daemon,
             name,

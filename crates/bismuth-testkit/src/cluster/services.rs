@@ -42,6 +42,8 @@ impl Services {
             format!("127.0.0.1:{admin_port}"),
             "--operator-listen".into(),
             format!("127.0.0.1:{operator_port}"),
+            "--master-key-file".into(),
+            dir.join("keys/master.keys").display().to_string(),
             "--create-master-key".into(),
             "--drain".into(),
             "2s".into(),

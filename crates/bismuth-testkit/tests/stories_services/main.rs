@@ -11,6 +11,7 @@ mod common;
 mod canaries;
 mod restarts;
 mod sharing;
+mod started_by_bismuthd;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::{Cluster, http as client, image};

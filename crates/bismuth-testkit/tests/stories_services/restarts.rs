@@ -4,13 +4,17 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::eventually;
-use serde_json::json;
+use bismuth_testkit::{Cluster, eventually};
+use serde_json::{Value, json};
 
-use crate::{ask_at, calls, cluster, python};
+use crate::{ask, ask_at, calls, cluster, ctl_with, python};
 
-/// "Handed over again within a second", and a start of Python on a busy machine.
-const BOUND: Duration = Duration::from_secs(5);
+/// From svcprovider being ready until what waited for it is served: the sockets are handed over again within a second.
+const HANDED_OVER: Duration = Duration::from_secs(1);
+/// A start of svcprovider on a busy machine; less than it may wait for ZooKeeper at its first.
+const STARTED: Duration = Duration::from_secs(4);
+/// A start of Python on a busy machine.
+const SOON: Duration = Duration::from_secs(5);
 /// 169.254.169.254:9000 as the remote end of a line of proc_pid_net(5).
 const SERVICES: &str = "FEA9FEA9:2328";
 
@@ -20,20 +24,51 @@ async fn what_was_acknowledged_is_there_after_either_side_was_killed() -> Result
     let id = python(&cluster, "g", &json!({})).await?;
     let said = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
     ensure!(said.statuses() == [201], "{:?}", said.answers());
+    svcprovider_dies_under_a_request(&mut cluster, &id).await?;
 
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes()[0].ready().await?;
+    let said = calls(&cluster, &id, &reads()).await?;
+    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+
+    // What was served before is served, without asking anybody.
+    cluster.zookeeper_mut().kill().await?;
+    svcprovider_dies_under_a_request(&mut cluster, &id).await
+}
+
+fn reads() -> Value {
+    json!([["GET", "/kv/v1/a"]])
+}
+
+async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Result<()> {
     // The function asks while nobody answers: it waits in its socket's backlog.
     cluster.services_mut().daemon_mut().kill().await?;
-    let reads = json!([["GET", "/kv/v1/a"]]);
-    let began = Instant::now();
     let url = cluster.frontend_url(&format!("/invoke/{id}"));
-    let asked = json!({ "calls": reads });
-    let asking = tokio::spawn(async move { ask_at(&url, &asked).await });
-    let init = cluster
-        .containerd()
-        .tasks(cluster.nodes()[0].namespace())
-        .await?;
-    let init = *init.values().next().context("no container runs")?;
-    eventually("its connection waits", BOUND, async || {
+    let asked = json!({ "calls": reads() });
+    let asking = tokio::spawn(async move {
+        let said = ask_at(&url, &asked).await;
+        (said, Instant::now())
+    });
+    its_connection_waits(cluster).await?;
+    ensure!(!asking.is_finished(), "nobody could have answered");
+
+    let started = Instant::now();
+    cluster.services_mut().daemon_mut().start()?;
+    cluster.services().ready().await?;
+    let ready = Instant::now();
+    let (said, answered) = asking.await?;
+    let said = said?;
+    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+    let (start, handover) = (ready - started, answered.saturating_duration_since(ready));
+    ensure!(start < STARTED, "ready only after {start:?}");
+    ensure!(handover < HANDED_OVER, "served only after {handover:?}");
+    Ok(())
+}
+
+async fn its_connection_waits(cluster: &Cluster) -> Result<()> {
+    let init = only_task(cluster).await?;
+    eventually("its connection waits", SOON, async || {
         let sockets =
             fs::read_to_string(format!("/proc/{init}/net/tcp")).map_err(|e| e.to_string())?;
         let connected = |line: &str| line.contains(&format!(" {SERVICES} 01 "));
@@ -44,16 +79,41 @@ async fn what_was_acknowledged_is_there_after_either_side_was_killed() -> Result
         }
     })
     .await;
-    ensure!(!asking.is_finished(), "nobody could have answered");
-    cluster.services_mut().daemon_mut().start()?;
-    let asking = asking.await??;
-    ensure!(asking.answers() == [(200, "1")], "{:?}", asking.answers());
-    ensure!(began.elapsed() < BOUND, "only after {:?}", began.elapsed());
+    Ok(())
+}
 
+async fn only_task(cluster: &Cluster) -> Result<u32> {
+    let namespace = cluster.nodes()[0].namespace();
+    let tasks = cluster.containerd().tasks(namespace).await?;
+    tasks.into_values().next().context("no container runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_have_the_secrets_of_their_container_s_start_with_all_others_restarted()
+-> Result<()> {
+    let mut cluster = cluster().await?;
+    ctl_with(&cluster, &["secret", "set", "g", "key", "-"], "first").await?;
+    let secrets = json!({ "secrets": [{ "name": "key", "env": "KEY" }] });
+    let id = python(&cluster, "g", &secrets).await?;
+    has_key(&cluster, &id, "first").await?;
+    let task = only_task(&cluster).await?;
+
+    // Whoever asked svcprovider again would be given another value, or none.
+    ctl_with(&cluster, &["secret", "rotate", "g", "key", "-"], "second").await?;
+    cluster.services_mut().daemon_mut().kill().await?;
     cluster.node_mut(0).daemon_mut().kill().await?;
     cluster.node_mut(0).daemon_mut().start()?;
     cluster.nodes()[0].ready().await?;
-    let said = calls(&cluster, &id, &reads).await?;
-    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+    has_key(&cluster, &id, "first").await?;
+    cluster.services_mut().daemon_mut().start()?;
+    cluster.services().ready().await?;
+    has_key(&cluster, &id, "first").await?;
+    ensure!(only_task(&cluster).await? == task, "it was started anew");
+    Ok(())
+}
+
+async fn has_key(cluster: &Cluster, id: &str, value: &str) -> Result<()> {
+    let said = ask(cluster, id, &json!({ "calls": [], "env": ["KEY"] })).await?;
+    ensure!(said.0["env"]["KEY"] == value, "{}", said.0["env"]);
     Ok(())
 }

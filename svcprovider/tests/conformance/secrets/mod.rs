@@ -3,6 +3,7 @@
 pub mod basics;
 pub mod contention;
 pub mod rewrap;
+pub mod start;
 pub mod tampering;
 
 use std::fmt::Write as _;

@@ -1,6 +1,9 @@
-//! Where a program may be: as execvp(3) looks for it, with the `PATH` of the request.
+//! Where a program may be: as execvp(3) looks for it, with the `PATH` of its own environment.
 
-use std::{borrow::Cow, ffi::CString};
+use std::{
+    borrow::Cow,
+    ffi::{CStr, CString},
+};
 
 use crate::protocol::ExecRequest;
 
@@ -16,17 +19,16 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn of(request: &ExecRequest) -> Self {
+    pub(super) fn of(request: &ExecRequest, env: &[&CStr]) -> Self {
         let Some(name) = request.argv.first().filter(|name| !name.is_empty()) else {
             return Self::at(CString::default());
         };
         if name.as_bytes().contains(&b'/') {
             return Self::at(name.clone());
         }
-        let path = request
-            .env
+        let path = env
             .iter()
-            .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="))
+            .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="))
             .unwrap_or(DEFAULT_PATH);
         let candidates = path.split(|byte| *byte == b':').filter_map(|directory| {
             // An empty entry is the working directory, which the path without a slash is.
@@ -61,13 +63,14 @@ mod tests {
     fn candidates(program: &str, env: &[&str]) -> Vec<String> {
         let env = env.iter().copied();
         let request = ExecRequest::new([program], env, "/", (0, 0)).expect("no zero bytes");
-        let candidates = Program::of(&request).candidates;
+        let env: Vec<&CStr> = request.env.iter().map(CString::as_c_str).collect();
+        let candidates = Program::of(&request, &env).candidates;
         let text = |path: CString| path.into_string().expect("UTF-8");
         candidates.into_iter().map(text).collect()
     }
 
     #[test]
-    fn a_name_is_looked_for_in_the_path_of_the_request() {
+    fn a_name_is_looked_for_in_the_path_of_the_environment() {
         assert_eq!(
             candidates("ls", &["HOME=/", "PATH=/a:/b/:"]),
             ["/a/ls", "/b//ls", "ls"]

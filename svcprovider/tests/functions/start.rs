@@ -1,0 +1,84 @@
+//! A node's services as a process starts them.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use svcprovider::records::embedded::Embedded;
+use svcprovider::secrets::{Keyring, Secrets};
+use svcprovider::{Args, Service};
+
+/// Nobody listens there.
+const NOWHERE: &str = "127.0.0.1:1";
+const NODE: &str = "10.0.0.7";
+
+/// Starts on the data in `dir`, without ZooKeeper; the words of the error if it does not.
+async fn start(dir: &Path, more: &[&str]) -> Result<Service, String> {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (data, socket, keys) = (path("data"), path("socket"), path("keys/master.keys"));
+    let any = "127.0.0.1:0";
+    let flags = [
+        ["--data-dir", &data],
+        ["--socket", &socket],
+        ["--master-key-file", &keys],
+        ["--zookeeper", NOWHERE],
+        ["--node-ip", NODE],
+        ["--admin-listen", any],
+        ["--operator-listen", any],
+    ];
+    let args = ["svcprovider"].iter().chain(flags.as_flattened());
+    let built = Service::build(Args::parse_from(args.chain(more))).await;
+    built.map_err(|error| bismuth_daemon::exit::chain(&error))
+}
+
+/// A data directory that this node was served from before.
+fn served_before() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("store"), "a-store").unwrap();
+    fs::write(data.join("claimed"), NODE).unwrap();
+    dir
+}
+
+#[tokio::test]
+async fn a_store_that_was_served_before_is_served_without_waiting_for_zookeeper() {
+    let dir = served_before();
+    let began = Instant::now();
+    start(dir.path(), &["--create-master-key"]).await.unwrap();
+    // Less than ZooKeeper is waited for where it must be asked.
+    assert!(began.elapsed() < Duration::from_secs(4));
+
+    // A copy that came to another node.
+    fs::write(dir.path().join("data/claimed"), "10.0.0.8").unwrap();
+    let error = start(dir.path(), &[]).await.map(drop).unwrap_err();
+    assert!(error.contains("ZooKeeper"), "{error}");
+}
+
+#[tokio::test]
+async fn a_start_without_the_master_keys_of_what_is_stored_is_refused() {
+    let dir = served_before();
+    let (data, keys) = (dir.path().join("data"), dir.path().join("keys/master.keys"));
+    drop(start(dir.path(), &["--create-master-key"]).await.unwrap());
+    {
+        let records = Arc::new(Embedded::open(&data.join("records")).unwrap());
+        let secrets = Secrets::new(records, Keyring::load(&keys).unwrap());
+        let name = "name".parse().unwrap();
+        secrets.set("group", &name, b"value").await.unwrap();
+    }
+    let refused = async |more: &[&str]| start(dir.path(), more).await.map(drop).unwrap_err();
+
+    // Lost, with the flag of the first start left on.
+    fs::remove_file(&keys).unwrap();
+    let error = refused(&["--create-master-key"]).await;
+    assert!(error.contains("put the file back"), "{error}");
+    assert!(!keys.exists());
+
+    // Another.
+    Keyring::create(&keys).unwrap();
+    let error = refused(&["--create-master-key"]).await;
+    assert!(error.contains("no master key in"), "{error}");
+    start(dir.path(), &["--accept-lost-secrets"]).await.unwrap();
+}
