@@ -12,6 +12,7 @@
 //! those in the index is in [`Space::Object`], in the group that nobody else has: nothing that was ever written is forgotten.
 
 mod collect;
+mod described;
 mod index;
 mod read;
 mod upload;
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use collect::Collected;
+pub use described::{Described, DescribedPage};
 
 use self::index::Entry;
 use crate::objects::Objects;
@@ -306,6 +308,14 @@ impl Blobs {
     /// When the engine has one.
     pub async fn usage(&self, group: &str) -> Result<Usage, EngineError> {
         self.records.usage(group, Space::Blob).await
+    }
+
+    /// Whether the engine of objects answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check(&self) -> Result<(), EngineError> {
+        self.objects.check().await
     }
 
     async fn entry(&self, place: &Place) -> Result<Option<Entry>, EngineError> {

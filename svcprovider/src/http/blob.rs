@@ -19,7 +19,7 @@ use tracing::error;
 use super::condition::{Conditions, etag_value};
 use super::key::{Key, encode};
 use super::kv::{absent, content_type, date, media_type};
-use super::listing::{KeyPage, json, json_body};
+use super::listing::{BlobPage, json, json_body};
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
@@ -224,6 +224,15 @@ async fn list(
     let params = Params::parse(head.uri.query(), &known)?;
     let page = params.page()?;
     let group = caller.group().to_owned();
+    if params.get("details").is_some() {
+        let Page {
+            prefix,
+            after,
+            limit,
+        } = page;
+        let described = services.blobs.list_described(&group, &prefix, after, limit);
+        return json(&BlobPage::from(described.await?));
+    }
     let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
     if params.is_empty() {
         return Ok(json_body(all(
@@ -233,10 +242,6 @@ async fn list(
             listed,
             more,
         )));
-    }
-    if params.get("details").is_some() {
-        let keys = listed.into_iter().map(Into::into).collect();
-        return json(&KeyPage::new(keys, more));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json(&keys)?;

@@ -19,7 +19,7 @@
 //! | `POST /blob/v1/{key}` | creates: 201, or 409 |
 //! | `PUT /blob/v1/{key}` | replaces: 204, or 404. With `If-Match` or `If-None-Match` these decide instead of the method, and 412 says no |
 //! | `DELETE /blob/v1/{key}` | 204, or 404 |
-//! | `GET /blob/v1/` | a JSON array of all keys; with `?prefix=&after=&limit=` a part of it, and `Link: <…>; rel="next"` if there is more; with `?details` as the list of keys above |
+//! | `GET /blob/v1/` | a JSON array of all keys; with `?prefix=&after=&limit=` a part of it, and `Link: <…>; rel="next"` if there is more; with `?details` `{"blobs":[{"key","etag","size","content_type","modified_ms","sha256"}],"next"}` |
 //! | `GET HEAD /secrets/v1/{name}` | the secret; `?version=` an earlier one |
 //!
 //! Who is calling is known from the socket. `Host` must be the address of the socket, or a name that a function was tricked into
@@ -121,7 +121,7 @@ pub(crate) async fn route(
 }
 
 /// Done, and nothing to tell.
-fn no_content() -> Response<Body> {
+pub(crate) fn no_content() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

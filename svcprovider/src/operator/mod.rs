@@ -1,8 +1,9 @@
 //! What operators ask, over HTTP: bismuthctl and bismuth-api.
 //!
 //! ```text
-//!  request ─► shows the token? ─┬─► /group            which groups have anything
-//!               401             ├─► /group/{group}    what one has; DELETE purges it
+//!  request ─► shows the token? ─┬─► /                 204: the engines are there, and the token is right
+//!               401             ├─► /group            which groups have anything
+//!                               ├─► /group/{group}    what one has; DELETE purges it
 //!                               ├─► /group/{group}/kv/v1/…  /blob/v1/…    as functions have it, without quotas
 //!                               ├─► /group/{group}/secret/{name}          set, rotate, delete, list
 //!                               └─► /rewrap           every data key under the current master key
@@ -31,7 +32,7 @@ pub use token::{OperatorToken, TokenError};
 use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{Caller, Services};
+use crate::http::{Caller, Services, no_content};
 use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
@@ -61,6 +62,12 @@ impl Operator {
 
     async fn route(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {
         let path = head.uri.path();
+        if path == "/" {
+            only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+            self.services.records.check().await?;
+            self.services.blobs.check().await?;
+            return Ok(no_content());
+        }
         if path == "/rewrap" {
             only(head, &[Method::POST], "POST")?;
             let done = self.secrets.rewrap().await.map_err(secrets_failed)?;
@@ -130,7 +137,6 @@ fn unauthorized() -> Refusal {
 }
 
 fn unknown_path() -> Refusal {
-    let detail =
-        "there are /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
+    let detail = "there are /, /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_path", detail)
 }

@@ -37,7 +37,7 @@ pub(super) fn is_secret(key: &str) -> bool {
     key.starts_with(RECORDS)
 }
 
-fn manifest(group: &str) -> Place {
+pub(super) fn manifest(group: &str) -> Place {
     place(group, Space::Secret, MANIFEST.to_owned())
 }
 

@@ -236,9 +236,15 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
     assert_eq!(json!(seen), json!(keys));
     let details = function.get("/blob/v1/?details&limit=1").await.json();
     assert_eq!(
-        (&details["keys"][0]["size"], &details["next"]),
+        (&details["blobs"][0]["size"], &details["next"]),
         (&json!(1), &json!(keys[0]))
     );
+    let digest = details["blobs"][0]["sha256"].as_str().unwrap();
+    let expected: Vec<String> = Sha256::digest("x")
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert_eq!(digest, expected.concat());
     rig.end().await;
 }
 
