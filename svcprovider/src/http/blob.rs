@@ -25,7 +25,8 @@ use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
 use super::{Caller, Services, body, digest, no_content, reads};
 use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
-use crate::records::{Condition, EngineError, Refused};
+use crate::records::decide::check;
+use crate::records::{Condition, EngineError, Refused, Revision};
 
 pub(super) async fn answer(
     services: &Services,
@@ -96,14 +97,12 @@ async fn get(
 }
 
 fn tell(head: &Parts, conditions: &Conditions, wanted: Wanted, blob: &Blob) -> Told {
-    match conditions.of_read(blob.revision) {
+    match conditions.of_read(blob.revision, Some(blob.modified_ms)) {
         None => {}
         Some(StatusCode::NOT_MODIFIED) => return Told::NotModified,
         Some(_) => return Told::Refused(problems::precondition()),
     }
-    let modified = date(blob.modified_ms);
-    let modified = modified.to_str().unwrap_or_default();
-    if !if_range_holds(&head.headers, blob.revision, modified) {
+    if !if_range_holds(&head.headers, blob.revision) {
         return Told::Whole;
     }
     match wanted.select(blob.size) {
@@ -153,17 +152,32 @@ async fn put(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = Key::from_path(key)?;
-    let explicit = Conditions::of(&head.headers)?.of_write()?;
-    let creates = head.method == Method::POST;
-    let by_method = match creates {
-        true => Condition::Absent,
-        false => Condition::Present,
+    let conditions = Conditions::of(&head.headers)?;
+    let since = conditions.unmodified_since();
+    let explicit = conditions.of_write()?;
+    let mut condition = explicit.clone().unwrap_or(match head.method {
+        Method::POST => Condition::Absent,
+        _ => Condition::Present,
+    });
+    // What the method asks for has statuses of its own.
+    let no_by_method = || match head.method {
+        Method::POST => problems::exists(),
+        _ => problems::not_found("blob; POST creates it"),
     };
+    if let Some(since) = since {
+        let current = state(services, caller, &key).await?;
+        let revision = current.map(|(revision, _)| revision);
+        if explicit.is_none() && check(&condition, revision).is_err() {
+            return Err(no_by_method());
+        }
+        let pinned = since.pin(&condition, current);
+        condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
+    }
     let length = body.size_hint().exact();
     let new = NewBlob {
         group: caller.group().to_owned(),
         content_type: content_type(&head.headers)?,
-        condition: explicit.clone().unwrap_or(by_method),
+        condition,
         limits: caller.blob_limits(),
         length,
         sha256: digest::announced(&head.headers)?,
@@ -172,12 +186,10 @@ async fn put(
     let charge = length.unwrap_or_default() + new.key.len() as u64;
     let stored = match services.blobs.put(new, body::stream(body)).await {
         Ok(stored) => stored,
-        // What the method asks for has statuses of its own.
-        Err(PutError::Refused(Refused::Condition { .. })) if explicit.is_none() => {
-            return Err(match creates {
-                true => problems::exists(),
-                false => problems::not_found("blob; POST creates it"),
-            });
+        Err(PutError::Refused(Refused::Condition { .. }))
+            if explicit.is_none() && since.is_none() =>
+        {
+            return Err(no_by_method());
         }
         Err(error) => return Err(problems::not_stored(error, charge)),
     };
@@ -200,8 +212,13 @@ async fn delete(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = Key::from_path(key)?;
-    let condition = Conditions::of(&head.headers)?.of_write()?;
-    let condition = condition.unwrap_or_default();
+    let conditions = Conditions::of(&head.headers)?;
+    let since = conditions.unmodified_since();
+    let mut condition = conditions.of_write()?.unwrap_or_default();
+    if let Some(since) = since {
+        let pinned = since.pin(&condition, state(services, caller, &key).await?);
+        condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
+    }
     let deleted = services
         .blobs
         .delete(caller.group(), key.as_str(), &condition);
@@ -213,6 +230,16 @@ async fn delete(
         Err(error) => return Err(error.into()),
     }
     Ok(no_content())
+}
+
+/// Which state of a blob is there, and since when.
+async fn state(
+    services: &Services,
+    caller: &Caller,
+    key: &Key,
+) -> Result<Option<(Revision, u64)>, EngineError> {
+    let found = services.blobs.head(caller.group(), key.as_str()).await?;
+    Ok(found.map(|blob| (blob.revision, blob.modified_ms)))
 }
 
 async fn list(

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
-use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
@@ -160,6 +162,13 @@ pub(crate) fn bad_content_type() -> Refusal {
         "bad_content_type",
         "Content-Type is not one media type of at most 256 bytes",
     )
+}
+
+pub(crate) fn coded() -> Refusal {
+    let detail = "Content-Encoding names a coding, which would be lost: send the bytes as they are, and say what they are in Content-Type";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Refusal::new(status, "content_encoding", detail)
+        .with(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
 pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {

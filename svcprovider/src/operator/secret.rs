@@ -12,7 +12,7 @@ use super::{Operator, only};
 use crate::http::Key;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
-use crate::http::{body, listing};
+use crate::http::{body, coding, listing};
 use crate::secrets::{MAX_VALUE_BYTES, SecretError};
 
 /// `name` is what follows `/secret/`, still encoded.
@@ -24,6 +24,7 @@ pub(super) async fn answer(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
+    coding::identity(&head.headers)?;
     let (secrets, group) = (&operator.secrets, group.as_str());
     if name.is_empty() {
         only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
