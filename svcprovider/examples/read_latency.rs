@@ -20,6 +20,7 @@ use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
 use svcprovider::attach::{Attach, AttachConfig};
 use svcprovider::blobs::{Blobs, Settings};
 use svcprovider::http::Services;
+use svcprovider::metrics::Metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -47,6 +48,7 @@ async fn measure() {
         records: store.clone(),
         blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
         secrets: store,
+        metrics: Metrics::default(),
     };
     let attach = Attach::bind(config).unwrap();
     let running = tokio::spawn(attach.run(services, shutdown.clone()));

@@ -25,8 +25,10 @@ use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
 use super::{Caller, Services, body, digest, no_content, reads};
 use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use crate::metrics::Metrics;
 use crate::records::decide::check;
 use crate::records::{Condition, EngineError, Refused, Revision};
+use crate::seldom::Seldom;
 
 pub(super) async fn answer(
     services: &Services,
@@ -87,7 +89,8 @@ async fn get(
         Told::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
         Told::Refused(refusal) => return Err(refusal),
     };
-    let body = found.body.map(|(_, bytes)| outgoing(bytes));
+    let body = found.body;
+    let body = body.map(|(_, bytes)| outgoing(bytes, &services.metrics));
     Ok(described(
         status,
         &found.blob,
@@ -135,9 +138,14 @@ fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> R
 }
 
 /// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
-fn outgoing(bytes: crate::blobs::Body) -> Body {
-    let frames = bytes.map_ok(Frame::data).map_err(|engine| {
-        error!(error = %engine, "a blob breaks off on its way to a function");
+fn outgoing(bytes: crate::blobs::Body, metrics: &Metrics) -> Body {
+    static BREAKS: Seldom = Seldom::new();
+    let metrics = metrics.clone();
+    let frames = bytes.map_ok(Frame::data).map_err(move |engine| {
+        metrics.broken();
+        if let Some(left_out) = BREAKS.now() {
+            error!(error = %engine, left_out, "a blob breaks off on its way to a function");
+        }
         BodyError::Source(Box::new(engine))
     });
     Body::wrap(StreamBody::new(frames))
@@ -262,13 +270,7 @@ async fn list(
     }
     let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
     if params.is_empty() {
-        return Ok(json_body(all(
-            services.blobs.clone(),
-            group,
-            page,
-            listed,
-            more,
-        )));
+        return Ok(json_body(all(services, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json(&keys)?;
@@ -298,7 +300,8 @@ async fn list_page(
 
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(blobs: Blobs, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+    let blobs = services.blobs.clone();
     let first = (keys(&listed, "["), last_of(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
         let (blobs, group) = (blobs.clone(), group.clone());
@@ -319,7 +322,7 @@ fn all(blobs: Blobs, group: String, page: Page, listed: Vec<Listed>, more: bool)
         }
     });
     let first = stream::once(std::future::ready(Ok::<_, EngineError>(first.0)));
-    outgoing(first.chain(rest).boxed())
+    outgoing(first.chain(rest).boxed(), &services.metrics)
 }
 
 /// Where an array that is being written stands.

@@ -47,6 +47,7 @@ pub mod rate;
 pub mod secret;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use http::request::Parts;
@@ -58,6 +59,7 @@ pub use key::{Key, KeyError};
 pub use secret::{Secret, SecretStore};
 
 use crate::blobs::Blobs;
+use crate::metrics::{Metrics, Service};
 use crate::records::Records;
 use problems::Refusal;
 
@@ -70,6 +72,8 @@ pub struct Services {
     pub blobs: Blobs,
     /// Where secrets are.
     pub secrets: Arc<dyn SecretStore>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl std::fmt::Debug for Services {
@@ -86,15 +90,31 @@ pub async fn answer(
     caller: &Caller,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let answered = match caller.check(&head) {
         Ok(()) => route(services, caller, &head, &path, body).await,
         Err(refusal) => Err(refusal),
     };
-    match answered {
+    let response = match answered {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
+        Err(refusal) => {
+            services.metrics.problem(refusal.code());
+            refusal.into_response(trace::request_id(&mut head.headers))
+        }
+    };
+    let metrics = &services.metrics;
+    metrics.answered(service_of(&path), response.status(), begun.elapsed());
+    response
+}
+
+fn service_of(path: &str) -> Service {
+    match path {
+        _ if below(path, "/kv/v1").is_some() => Service::Kv,
+        _ if below(path, "/blob/v1").is_some() => Service::Blob,
+        _ if below(path, "/secrets/v1").is_some() => Service::Secret,
+        _ => Service::Other,
     }
 }
 

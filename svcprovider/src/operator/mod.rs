@@ -17,6 +17,7 @@ mod serve;
 mod token;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use bismuth_model::ServiceGroup;
@@ -33,6 +34,7 @@ use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
 use crate::http::{Caller, Services, no_content};
+use crate::metrics::Service;
 use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
@@ -49,15 +51,22 @@ pub struct Operator {
 impl Operator {
     /// Answers one request.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let begun = Instant::now();
         let (mut head, body) = request.into_parts();
         let answered = match self.token.is_shown(&head.headers) {
             true => self.route(&head, body).await,
             false => Err(unauthorized()),
         };
-        match answered {
+        let metrics = &self.services.metrics;
+        let response = match answered {
             Ok(response) => response,
-            Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
-        }
+            Err(refusal) => {
+                metrics.problem(refusal.code());
+                refusal.into_response(trace::request_id(&mut head.headers))
+            }
+        };
+        metrics.answered(Service::Operator, response.status(), begun.elapsed());
+        response
     }
 
     async fn route(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {

@@ -7,5 +7,6 @@ mod blob;
 mod fakes;
 mod identity;
 mod kv;
+mod metrics;
 mod rig;
 mod secret;

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
 mod broken;
+mod daemon;
 mod rig;
 mod twin;

@@ -8,6 +8,7 @@ use bismuth_daemon::{Shutdown, listen};
 use bismuth_operator::Surface;
 use svcprovider::blobs::{Blobs, Settings};
 use svcprovider::http::Services;
+use svcprovider::metrics::Metrics;
 use svcprovider::objects::files::Files;
 use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
 use svcprovider::records::Records;
@@ -41,6 +42,7 @@ impl Rig {
                 records: Arc::clone(&records),
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
+                metrics: Metrics::default(),
             },
             secrets,
             token: OperatorToken::load_or_make(&token_file).unwrap(),
