@@ -51,7 +51,7 @@ async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
     let act = format!("read function {id}");
     let function = api.ask(&act, known(&api.registry, id)).await?;
     let group = function.record.definition.service_group(id);
-    api.services.probe(&group).await?;
+    api.services.probe().await?;
     let act = format!("delete function {id}");
     let deleting = async { Ok(api.registry.delete_function(id).await?) };
     api.change(&act, deleting).await?;

@@ -62,8 +62,8 @@ impl Services {
     }
 
     /// Whether a purge could be asked for now.
-    pub(crate) async fn probe(&self, group: &ServiceGroup) -> Result<(), Failure> {
-        let probing = self.surface.probe(group);
+    pub(crate) async fn probe(&self) -> Result<(), Failure> {
+        let probing = self.surface.probe();
         self.bounded(probing, Effect::Reads, self.within).await
     }
 
@@ -98,7 +98,9 @@ fn failure(error: CallError, effect: Effect) -> Failure {
     match error {
         CallError::Refused(refusal) => refused(refusal),
         CallError::Connect { .. } | CallError::Silent { .. } => unavailable(detail),
-        CallError::Exchange { .. } | CallError::Answer { .. } => lost(detail, effect),
+        CallError::Exchange { .. } | CallError::Stalled { .. } | CallError::Answer { .. } => {
+            lost(detail, effect)
+        }
         // The operator's fault and not the client's, who cannot do anything about it.
         CallError::Token(_) | CallError::Unauthorized { .. } => {
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "svcprovider_token", detail)

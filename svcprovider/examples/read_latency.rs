@@ -20,6 +20,7 @@ use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
 use svcprovider::attach::{Attach, AttachConfig};
 use svcprovider::blobs::{Blobs, Settings};
 use svcprovider::http::{Memory, Services};
+use svcprovider::metrics::Metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -48,6 +49,7 @@ async fn measure() {
         blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
         secrets: store,
         memory: Memory::of_the_process(),
+        metrics: Metrics::default(),
     };
     let attach = Attach::bind(config).unwrap();
     let running = tokio::spawn(attach.run(services, shutdown.clone()));

@@ -14,12 +14,14 @@ mod config;
 mod durable;
 mod engines;
 pub mod http;
-mod metrics;
+pub mod metrics;
 pub mod objects;
 pub mod operator;
 pub mod records;
 pub mod secrets;
+mod seldom;
 mod service;
+mod watch;
 
 pub use config::{Args, ObjectsUrl, RecordsUrl};
 pub use service::{Service, StartError};

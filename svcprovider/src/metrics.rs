@@ -1,11 +1,203 @@
-//! What the services count, beside what every daemon does.
+//! What the services count, beside what every daemon does. Clones count together. What a request touches is made before it comes: one
+//! atomic and one histogram; no label names a group, a function or a key.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::attach::DoorsHandle;
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
+
+/// From a key in memory to an engine that has to be waited for, in seconds.
+const BUCKETS: [f64; 12] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0,
+];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// What a request was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    Kv,
+    Blob,
+    Secret,
+    /// No service: `/`, and what there is not.
+    Other,
+    /// An operator's, about anything.
+    Operator,
+}
+
+impl Service {
+    const ALL: [Self; 5] = [
+        Self::Kv,
+        Self::Blob,
+        Self::Secret,
+        Self::Other,
+        Self::Operator,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kv => "kv",
+            Self::Blob => "blob",
+            Self::Secret => "secret",
+            Self::Other => "other",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    requests: Family<Labels<2>, Counter>,
+    times: Histograms,
+    /// The members of the two, where they are found without a lock.
+    services: [Answered; Service::ALL.len()],
+    problems: Family<Labels<1>, Counter>,
+    broken: Counter,
+    connections: Gauge,
+    engines: Family<Labels<1>, Gauge>,
+    expired: Counter,
+    removed: Counter,
+    left: Gauge,
+}
+
+#[derive(Debug)]
+struct Answered {
+    by_class: [Counter; CLASSES.len()],
+    to_head: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let requests = Family::<Labels<2>, Counter>::default();
+        let times = Histograms::new_with_constructor(|| Histogram::new(BUCKETS));
+        let services = Service::ALL.map(|service| {
+            let service = ("service", service.name());
+            let class = |class| requests.get_or_create(&[service, ("class", class)]).clone();
+            Answered {
+                by_class: CLASSES.map(class),
+                to_head: times.get_or_create(&[service]).clone(),
+            }
+        });
+        Self(Arc::new(Counts {
+            requests,
+            times,
+            services,
+            problems: Family::default(),
+            broken: Counter::default(),
+            connections: Gauge::default(),
+            engines: Family::default(),
+            expired: Counter::default(),
+            removed: Counter::default(),
+            left: Gauge::default(),
+        }))
+    }
+}
+
+impl Metrics {
+    /// Shows them in a registry, with how many containers there are.
+    pub fn register(&self, registry: &mut Registry, doors: DoorsHandle) {
+        let Counts {
+            requests,
+            times,
+            services: _,
+            problems,
+            broken,
+            connections,
+            engines,
+            expired,
+            removed,
+            left,
+        } = &*self.0;
+        registry.register_collector(Box::new(Doors(doors)));
+        let requests = requests.clone();
+        registry.register(
+            "requests",
+            "Requests answered, by service and status class",
+            requests,
+        );
+        let help = "From a request's head to its answer's";
+        registry.register("time_to_head_seconds", help, times.clone());
+        let help = "Errors told to functions and operators, by code";
+        registry.register("problems", help, problems.clone());
+        let help = "Blobs that broke off after their head, because an engine did";
+        registry.register("answers_broken", help, broken.clone());
+        let help = "Open connections of functions";
+        registry.register("connections", help, connections.clone());
+        let help = "Whether an engine answered when it was last asked";
+        registry.register("engine_up", help, engines.clone());
+        let help = "Records removed because their time had come";
+        registry.register("expired_records_removed", help, expired.clone());
+        let help = "Objects removed because no blob had them";
+        registry.register("objects_removed", help, removed.clone());
+        let help = "Objects that no blob has, and that could not be removed at the last attempt";
+        registry.register("objects_left", help, left.clone());
+    }
+
+    /// The head of an answer is there.
+    pub(crate) fn answered(&self, service: Service, status: StatusCode, took: Duration) {
+        let answered = &self.0.services[service as usize];
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        answered.by_class[class].inc();
+        answered.to_head.observe(took.as_secs_f64());
+    }
+
+    /// An answer is a problem.
+    pub(crate) fn problem(&self, code: &'static str) {
+        self.0.problems.get_or_create(&[("code", code)]).inc();
+    }
+
+    /// A blob broke off.
+    pub(crate) fn broken(&self) {
+        self.0.broken.inc();
+    }
+
+    /// A function connected; it is counted until the answer is dropped.
+    pub(crate) fn connection(&self) -> Counted {
+        self.0.connections.inc();
+        Counted(self.0.connections.clone())
+    }
+
+    /// What says whether an engine is up.
+    pub(crate) fn engine(&self, name: &'static str) -> Gauge {
+        self.0.engines.get_or_create(&[("engine", name)]).clone()
+    }
+
+    /// Records whose time had come were removed.
+    pub(crate) fn expired(&self, count: usize) {
+        self.0.expired.inc_by(count as u64);
+    }
+
+    /// Objects were removed, or were to be.
+    pub(crate) fn collected(&self, removed: usize, left: usize) {
+        self.0.removed.inc_by(removed as u64);
+        self.0.left.set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+}
+
+/// A connection, until dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
 
 #[derive(Debug)]
 struct Doors(DoorsHandle);
@@ -21,9 +213,4 @@ impl Collector for Doors {
         )?;
         count.encode(metric)
     }
-}
-
-/// Adds them to a registry.
-pub fn register(registry: &mut Registry, doors: DoorsHandle) {
-    registry.register_collector(Box::new(Doors(doors)));
 }

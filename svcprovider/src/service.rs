@@ -14,13 +14,14 @@ use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, exit, limits, listen};
 use bismuth_registry::Registry;
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry as Metrics;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::attach::{Attach, AttachConfig, AttachError};
-use crate::blobs::{Blobs, Settings};
+use crate::blobs::{Blobs, Collected, Settings};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::durable;
@@ -30,13 +31,14 @@ use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
 use crate::records::Records;
 use crate::secrets::{MasterKeysError, Secrets, master_keys};
+use crate::watch::Watch;
 
+/// How often an engine is asked for a data key that the master keys should open.
+const EXAMINED_EVERY: Duration = Duration::from_secs(2);
 /// How often records whose time has come are removed.
 const SWEEP: Duration = Duration::from_secs(10);
 /// So many at a time, in a transaction of some milliseconds.
 const SWEPT_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
-/// How often the engines are asked whether they answer.
-const CHECK: Duration = Duration::from_secs(2);
 
 /// Why the services do not start.
 #[derive(Debug, Error)]
@@ -121,6 +123,7 @@ impl Service {
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 memory: Memory::of_the_process(),
+                metrics: metrics::Metrics::default(),
             },
             secrets,
             token: OperatorToken::load_or_make(&args.operator_token_file())?,
@@ -143,10 +146,12 @@ impl Service {
     /// # Errors
     /// When a part without which it cannot live has ended, or requests did not end in time.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let mut metrics = Metrics::with_prefix("svcprovider");
-        metrics::register(&mut metrics, self.attach.handle());
-        let admin = Admin::new(metrics).unready_on(&shutdown);
-        let engines = admin.condition("engines");
+        let metrics = self.operator.services.metrics.clone();
+        let mut registry = Metrics::with_prefix("svcprovider");
+        metrics.register(&mut registry, self.attach.handle());
+        let admin = Admin::new(registry).unready_on(&shutdown);
+        let watch = |engine| Watch::new(engine, admin.condition(engine), metrics.engine(engine));
+        let (records, objects) = (watch("records"), watch("objects"));
         let tasks = Tasks::new(&shutdown);
         info!(
             socket = %self.args.socket.display(), operators = %self.args.operator_listen,
@@ -165,28 +170,35 @@ impl Service {
             let examining = examine_later(secrets, self.args.accept_lost_secrets, shutdown.clone());
             tasks.spawn("master keys", Policy::EndsProcess, examining);
         }
-        let records = Arc::clone(&self.records);
-        let ending = shutdown.clone();
-        tasks.spawn("engines", Policy::EndsProcess, async move {
-            tokio::select! {
-                () = keep_checked(&*records, engines) => {}
-                () = ending.cancelled() => {}
-            }
+        let keep = |name, work: BoxFuture<'static, ()>| {
+            let ending = shutdown.clone();
+            tasks.spawn(name, Policy::EndsProcess, async move {
+                // What is kept doing may be cut off anywhere.
+                tokio::select! {
+                    () = work => {}
+                    () = ending.cancelled() => {}
+                }
+            });
+        };
+        keep("records", {
+            let engine = Arc::clone(&self.records);
+            Box::pin(records.keep(move || {
+                let engine = Arc::clone(&engine);
+                async move { engine.check().await }
+            }))
         });
-        let (records, ending) = (self.records, shutdown.clone());
-        tasks.spawn("expired records", Policy::EndsProcess, async move {
-            tokio::select! {
-                () = keep_swept(&*records) => {}
-                () = ending.cancelled() => {}
-            }
+        keep("objects", {
+            let blobs = self.blobs.clone();
+            Box::pin(objects.keep(move || {
+                let blobs = blobs.clone();
+                async move { blobs.check().await }
+            }))
         });
-        let (blobs, ending) = (self.blobs, shutdown.clone());
-        tasks.spawn("garbage", Policy::EndsProcess, async move {
-            tokio::select! {
-                () = blobs.keep_collecting() => {}
-                () = ending.cancelled() => {}
-            }
-        });
+        keep(
+            "expired records",
+            Box::pin(keep_swept(self.records, metrics.clone())),
+        );
+        keep("garbage", Box::pin(keep_collected(self.blobs, metrics)));
         let drain = self.args.drain;
         let services = self.operator.services.clone();
         let operators = operator::run(
@@ -246,7 +258,7 @@ async fn examine(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysE
 
 /// Asks until the engine answers, and ends the process if the master keys are not those of what is stored.
 async fn examine_later(secrets: Arc<Secrets>, accept_lost: bool, shutdown: Shutdown) {
-    let mut timer = tokio::time::interval(CHECK);
+    let mut timer = tokio::time::interval(EXAMINED_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let examined = async {
         loop {
@@ -289,24 +301,16 @@ fn make_private(path: &Path) -> Result<(), StartError> {
     })
 }
 
-async fn keep_checked(records: &dyn Records, answers: bismuth_daemon::Condition) {
-    let mut timer = tokio::time::interval(CHECK);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        timer.tick().await;
-        match records.check().await {
-            Ok(()) => answers.met(),
-            Err(error) => answers.unmet(error.to_string()),
-        }
-    }
-}
-
-async fn keep_swept(records: &dyn Records) {
+async fn keep_swept(records: Arc<dyn Records>, metrics: metrics::Metrics) {
     loop {
         match records.sweep(None, SWEPT_AT_ONCE).await {
-            // There may be more.
-            Ok(swept) if swept >= SWEPT_AT_ONCE.get() => continue,
-            Ok(_) => {}
+            Ok(swept) => {
+                metrics.expired(swept);
+                if swept >= SWEPT_AT_ONCE.get() {
+                    // There may be more.
+                    continue;
+                }
+            }
             Err(error) => warn!(
                 error = exit::chain(&error),
                 "cannot remove records whose time has come"
@@ -314,4 +318,12 @@ async fn keep_swept(records: &dyn Records) {
         }
         tokio::time::sleep(SWEEP).await;
     }
+}
+
+async fn keep_collected(blobs: Blobs, metrics: metrics::Metrics) {
+    let counted = |collected: &Collected| {
+        let left = collected.failed.as_ref().map_or(0, |(left, _)| *left);
+        metrics.collected(collected.removed, left);
+    };
+    blobs.keep_collecting(counted).await;
 }

@@ -66,7 +66,10 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
     assert_eq!(answer.0.headers()["x-bismuth-error"], "unknown_secret");
     let problem: Value = serde_json::from_str(&answer.text()).unwrap();
     assert_eq!(problem["component"], "svcprovider");
-    assert_eq!(problem["detail"], "group shop has no secret none");
+    assert_eq!(
+        problem["detail"],
+        "there is no secret \"none\" in the group"
+    );
     assert_eq!(
         problem["request_id"],
         answer.0.headers()["x-request-id"].to_str().unwrap()
@@ -78,7 +81,7 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
     let answer = world.api.get("/group/shop/secret").await;
     assert_eq!(answer.0.status(), 503);
     assert_eq!(answer.0.headers()["retry-after"], "1");
-    assert_eq!(answer.0.headers()["x-bismuth-error"], "engine_unavailable");
+    assert_eq!(answer.0.headers()["x-bismuth-error"], "store_unavailable");
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ struct Listed {
     size: u64,
     content_type: Option<String>,
     modified_ms: u64,
-    /// Where svcprovider lists it.
+    /// Not of a blob that svcprovider cannot read.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
@@ -167,7 +167,9 @@ fn streamed(reader: impl AsyncRead + Send + Sync + 'static, hasher: Hasher) -> B
 }
 
 async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
-    let call = Call::blob(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
+    let call = Call::blob(Method::GET, &which.of.group, "")
+        .query("details", "true")
+        .query("prefix", &which.prefix);
     let blobs: Vec<Listed> = pages::all(surface, call).await?;
     output.answer(&blobs, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "SHA-256"]);

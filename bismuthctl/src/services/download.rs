@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, Surface};
+use bismuth_operator::{Answer, Call, Surface};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -48,7 +47,7 @@ pub(super) async fn get(
     let (etag, content_type) = (etag(&answer), header(&answer, CONTENT_TYPE));
     let body = answer.into_body();
     let Some(file) = file else {
-        let (_, digest) = copy(surface, body, |block| output.bytes(block)).await?;
+        let (_, digest) = copy(body, |block| output.bytes(block)).await?;
         return check(key, expected, digest);
     };
     let failed = |source| Error::WriteFile {
@@ -56,7 +55,7 @@ pub(super) async fn get(
         source,
     };
     let mut target = Target::open(&file).map_err(failed)?;
-    let (size, digest) = copy(surface, body, |block| target.write(block).map_err(failed)).await?;
+    let (size, digest) = copy(body, |block| target.write(block).map_err(failed)).await?;
     check(key, expected, digest)?;
     target.finish().map_err(failed)?;
     if !output.is_json() {
@@ -83,17 +82,12 @@ pub(super) fn expected_digest(headers: &HeaderMap) -> Option<[u8; 32]> {
 }
 
 async fn copy(
-    surface: &Surface,
-    mut body: Incoming,
+    mut body: Answer,
     mut write: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(u64, [u8; 32]), Error> {
     let (mut size, mut hasher) = (0, Sha256::new());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|source| CallError::Exchange {
-            address: surface.address(),
-            source,
-        })?;
-        if let Some(block) = frame.data_ref() {
+        if let Some(block) = frame?.data_ref() {
             write(block)?;
             hasher.update(block);
             size += block.len() as u64;

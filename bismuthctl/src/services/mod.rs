@@ -16,10 +16,9 @@ pub mod source;
 
 use std::time::Duration;
 
-use bismuth_operator::{CallError, Surface};
+use bismuth_operator::{Answer, CallError, Surface};
 use http::Response;
 use http::header::{ETAG, HeaderName};
-use hyper::body::Incoming;
 
 pub(crate) use self::{
     blob::run as blob, group::run as group, kv::run as kv, purge::delete_and_purge,
@@ -39,13 +38,13 @@ fn surface(services: &Services) -> Result<Surface, CallError> {
 }
 
 /// A header as text; empty where there is none.
-fn header(response: &Response<Incoming>, name: HeaderName) -> String {
+fn header(response: &Response<Answer>, name: HeaderName) -> String {
     let value = response.headers().get(name);
     value
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default()
 }
 
-fn etag(response: &Response<Incoming>) -> String {
+fn etag(response: &Response<Answer>) -> String {
     header(response, ETAG)
 }

@@ -41,7 +41,7 @@ pub(crate) async fn delete_and_purge(
     let function = registry.function(id).await?;
     let function = function.ok_or(RegistryError::FunctionUnknown { id })?;
     let group = function.record.definition.service_group(id);
-    surface.probe(&group).await?;
+    surface.probe().await?;
     let busy = !registry.function_containers(id).await?.is_empty();
     registry.delete_function(id).await?;
     eprintln!("function {id} is deleted");

@@ -61,11 +61,11 @@ pub(crate) async fn run(args: Secret, output: &mut Output<'_>) -> Result<(), Err
             Ok(())
         }
         SecretCommand::Rewrap => {
-            let answer = surface.ask(Call::new(Method::POST, "/rewrap")).await?;
+            let answer = surface.ask(Call::rewrap()).await?;
             let done: Rewrapped = json(&surface, answer).await?;
             output.answer(&done, || {
                 format!(
-                    "the data keys of {} groups are under master key {}\n",
+                    "the data keys of {} groups were sealed anew; all are under master key {}\n",
                     done.groups, done.master_key
                 )
             })

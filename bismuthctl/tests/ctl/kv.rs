@@ -41,7 +41,7 @@ async fn a_value_is_put_got_and_deleted() {
     kv(&["delete", "piped"]).await.ok();
     kv(&["get", "piped"])
         .await
-        .failed(3, &["there is no key piped"]);
+        .failed(3, &["there is no such key"]);
     kv(&["get", ""]).await.failed_usage();
     let large = vec![b'x'; (1 << 20) + 1];
     provider
@@ -61,7 +61,7 @@ async fn conditions_and_lifetimes_are_passed_on() {
     let first = first.ok().to_owned();
     kv(&["put", "lock", "you", "--if-absent"])
         .await
-        .failed(1, &["svcprovider: key lock is not in the state"]);
+        .failed(1, &["svcprovider: the condition does not hold"]);
     let expires = provider.0.state().groups["shop"].kv["lock"].expires_ms;
     assert!(expires.is_some());
     // A shell takes the quotes away; both are the same ETag.
@@ -70,10 +70,10 @@ async fn conditions_and_lifetimes_are_passed_on() {
     let second = second.ok().to_owned();
     kv(&["put", "lock", "late", "--if-match", &first])
         .await
-        .failed(1, &["not in the state"]);
+        .failed(1, &["does not hold"]);
     kv(&["delete", "lock", "--if-match", &first])
         .await
-        .failed(1, &["not in the state"]);
+        .failed(1, &["does not hold"]);
     kv(&["delete", "lock", "--if-match", &second]).await.ok();
     for wrong in [
         &["--ttl", "0"][..],
@@ -102,7 +102,7 @@ async fn numbers_are_added_to() {
     );
     let put = ["kv", "put", "hits", "many", "-g", "shop"];
     provider.ctl(&put).await.ok();
-    incr(&[]).await.failed(1, &["holds no number"]);
+    incr(&[]).await.failed(1, &["the value is not a number"]);
 }
 
 #[tokio::test]
@@ -163,13 +163,13 @@ async fn groups_are_listed_shown_and_purged() {
     assert_eq!(list.lines().count(), 3, "{list}");
     let shown = provider.ctl(&["group", "show", "a"]).await.ok().to_owned();
     let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(line, ["a", "1", "4B", "1", "3B", "1"]);
+    assert_eq!(line, ["a", "1", "5B", "1", "4B", "1"]);
     let purged = provider.ctl(&["group", "purge", "a", "-o", "json"]).await;
     assert_eq!(purged.json(), json!({"kv": 1, "blobs": 1, "secrets": 1}));
     provider
         .ctl(&["group", "show", "a"])
         .await
-        .failed(3, &["group a has nothing"]);
+        .failed(3, &["the group a has nothing"]);
     assert_eq!(
         provider.ctl(&["group", "purge", "a"]).await.ok(),
         "deleted 0 keys, 0 blobs and 0 secrets of group a"

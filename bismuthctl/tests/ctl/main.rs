@@ -1,4 +1,4 @@
-//! The program as it is run, against a real ZooKeeper, a real containerd, and daemons played by tests.
+//! The program as it is run, against a real ZooKeeper, a real containerd, a real svcprovider, and daemons played by tests.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
@@ -10,6 +10,7 @@ mod image;
 mod kv;
 mod provider;
 mod purge;
+mod real;
 mod secrets;
 mod usage;
 mod zookeeper;

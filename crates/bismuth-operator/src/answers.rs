@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use http::Response;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CallError;
 use crate::exchange::Surface;
+use crate::patience::Answer;
 
 /// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
 const MAX_ANSWER: usize = 16 << 20;
@@ -27,16 +27,19 @@ pub struct Purged {
 /// The whole body of an answer, if it is no larger than answers of this surface are.
 ///
 /// # Errors
-/// [`CallError::Answer`].
-pub async fn whole(surface: &Surface, response: Response<Incoming>) -> Result<Bytes, CallError> {
+/// As [`Surface::call`], and [`CallError::Answer`].
+pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Bytes, CallError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER)
         .collect()
         .await;
     match body {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(CallError::Answer {
-            address: surface.address(),
-            reason: error.to_string(),
+        Err(error) => Err(match error.downcast() {
+            Ok(broken) => *broken,
+            Err(too_large) => CallError::Answer {
+                address: surface.address(),
+                reason: too_large.to_string(),
+            },
         }),
     }
 }
@@ -44,10 +47,10 @@ pub async fn whole(surface: &Surface, response: Response<Incoming>) -> Result<By
 /// The answer as what it should be.
 ///
 /// # Errors
-/// [`CallError::Answer`].
+/// As [`whole`].
 pub async fn json<T: DeserializeOwned>(
     surface: &Surface,
-    response: Response<Incoming>,
+    response: Response<Answer>,
 ) -> Result<T, CallError> {
     let body = whole(surface, response).await?;
     serde_json::from_slice(&body).map_err(|error| CallError::Answer {

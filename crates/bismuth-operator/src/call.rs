@@ -11,6 +11,8 @@ pub struct Call {
     pub(crate) method: Method,
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
+    /// It is answered when much is done.
+    pub(crate) is_work: bool,
 }
 
 impl Call {
@@ -20,7 +22,25 @@ impl Call {
             method,
             target: path.into(),
             headers: HeaderMap::new(),
+            is_work: false,
         }
+    }
+
+    /// Seals every data key anew, under the current master key.
+    #[must_use]
+    pub fn rewrap() -> Self {
+        Self::new(Method::POST, "/rewrap").work()
+    }
+
+    /// The end of all that a group has.
+    #[must_use]
+    pub fn purge(group: &ServiceGroup) -> Self {
+        Self::group(Method::DELETE, group).work()
+    }
+
+    fn work(mut self) -> Self {
+        self.is_work = true;
+        self
     }
 
     /// A call about a group as a whole.

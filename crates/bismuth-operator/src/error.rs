@@ -56,6 +56,16 @@ pub enum CallError {
         /// How.
         source: hyper::Error,
     },
+    /// It took the request and let nothing go on: what was asked is done or is not.
+    #[error(
+        "svcprovider at {address} was silent for {} ms; whether it did what was asked is unknown", bound.as_millis()
+    )]
+    Stalled {
+        /// Who.
+        address: String,
+        /// How long it was waited for.
+        bound: Duration,
+    },
     /// The token is not svcprovider's.
     #[error(
         "svcprovider at {address} does not accept the token in {}: take the token file of that svcprovider (--svcprovider-token-file)",
@@ -100,7 +110,10 @@ impl CallError {
     /// Whether the call may have been done all the same.
     #[must_use]
     pub fn is_unknown_outcome(&self) -> bool {
-        matches!(self, Self::Exchange { .. } | Self::Answer { .. })
+        matches!(
+            self,
+            Self::Exchange { .. } | Self::Stalled { .. } | Self::Answer { .. }
+        )
     }
 
     /// The status that svcprovider refused with.

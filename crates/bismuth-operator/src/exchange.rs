@@ -12,7 +12,7 @@ use http::header::{AUTHORIZATION, HOST, RETRY_AFTER};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
+use crate::patience::{Answer, Outgoing, Progress, SILENCE, WORK};
 use crate::token::read_token;
 
 /// Problems of ours are small.
@@ -33,6 +34,8 @@ pub struct Surface {
     authority: Authority,
     token_file: PathBuf,
     connect: Duration,
+    silence: Duration,
+    work: Duration,
 }
 
 impl Surface {
@@ -48,22 +51,37 @@ impl Surface {
                 authority: authority.clone(),
                 token_file,
                 connect,
+                silence: SILENCE,
+                work: WORK,
             }),
             _ => Err(CallError::Url { url: url.clone() }),
         }
+    }
+
+    /// The same, which takes it for gone when it lets nothing go on for so long: neither takes bytes nor sends any.
+    #[must_use]
+    pub fn silent_for_at_most(mut self, bound: Duration) -> Self {
+        (self.silence, self.work) = (bound, bound);
+        self
     }
 
     /// Asks, and returns the answer as soon as its head is there. The token is read anew. A refusal is an error.
     ///
     /// # Errors
     /// [`CallError`] says whose fault it is, and whether something may have been done.
-    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<Incoming>, CallError>
+    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<Answer>, CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let token = read_token(&self.token_file).await?;
-        let request = self.request(call, token, body)?;
+        let bound = if call.is_work {
+            self.work
+        } else {
+            self.silence
+        };
+        let progress = Progress::new();
+        let request = self.request(call, token, Outgoing::new(body, progress.clone()))?;
         let stream = self.connect().await?;
         let failed = |source| CallError::Exchange {
             address: self.address(),
@@ -72,13 +90,22 @@ impl Surface {
         let io = TokioIo::new(Pretending {
             stream,
             deaf: false,
+            progress: progress.clone(),
         });
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
             .await
             .map_err(failed)?;
         // Ends with the exchange.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(failed)?;
+        let connection = tokio::spawn(connection);
+        progress.moved();
+        let response = tokio::select! {
+            answered = sender.send_request(request) => answered.map_err(failed)?,
+            () = progress.stalled(bound) => {
+                connection.abort();
+                return Err(CallError::Stalled { address: self.address(), bound });
+            }
+        };
+        let response = response.map(|body| Answer::new(body, self.address(), self.silence));
         if response.status().is_success() {
             return Ok(response);
         }
@@ -89,20 +116,17 @@ impl Surface {
     ///
     /// # Errors
     /// As [`Surface::call`].
-    pub async fn ask(&self, call: Call) -> Result<Response<Incoming>, CallError> {
+    pub async fn ask(&self, call: Call) -> Result<Response<Answer>, CallError> {
         self.call(call, Empty::<Bytes>::new()).await
     }
 
-    /// Whether svcprovider is there and accepts the token. `group` need not have anything.
+    /// Whether svcprovider is there, accepts the token and has its engines. No group is looked at: one whose data is broken is what a purge
+    /// mends.
     ///
     /// # Errors
     /// As [`Surface::call`].
-    pub async fn probe(&self, group: &ServiceGroup) -> Result<(), CallError> {
-        match self.ask(Call::group(Method::GET, group)).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.refused_with() == Some(StatusCode::NOT_FOUND) => Ok(()),
-            Err(error) => Err(error),
-        }
+    pub async fn probe(&self) -> Result<(), CallError> {
+        self.ask(Call::new(Method::GET, "/")).await.map(drop)
     }
 
     /// Deletes all that a group has.
@@ -110,7 +134,7 @@ impl Surface {
     /// # Errors
     /// As [`Surface::call`].
     pub async fn purge(&self, group: &ServiceGroup) -> Result<Purged, CallError> {
-        let response = self.ask(Call::group(Method::DELETE, group)).await?;
+        let response = self.ask(Call::purge(group)).await?;
         json(self, response).await
     }
 
@@ -158,7 +182,7 @@ impl Surface {
         Ok(stream)
     }
 
-    async fn refusal(&self, response: Response<Incoming>) -> CallError {
+    async fn refusal(&self, response: Response<Answer>) -> CallError {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             return CallError::Unauthorized {
@@ -204,6 +228,7 @@ fn seconds(headers: &HeaderMap) -> Option<u32> {
 struct Pretending {
     stream: TcpStream,
     deaf: bool,
+    progress: Progress,
 }
 
 impl AsyncRead for Pretending {
@@ -231,7 +256,11 @@ impl AsyncWrite for Pretending {
                 self.deaf = true;
                 Poll::Pending
             }
-            polled => polled,
+            Poll::Ready(taken) => {
+                self.progress.moved();
+                Poll::Ready(taken)
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
 

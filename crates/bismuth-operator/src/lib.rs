@@ -14,12 +14,14 @@ mod error;
 mod exchange;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod patience;
 mod token;
 
 pub use answers::{Purged, json, whole};
 pub use call::{Call, segment};
 pub use error::{CallError, Refusal};
 pub use exchange::Surface;
+pub use patience::Answer;
 pub use token::{TokenError, read_token};
 
 /// Where svcprovider takes the calls of operators unless told otherwise.

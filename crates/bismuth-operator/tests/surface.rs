@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::fake::{Svcprovider, write_token};
-use bismuth_operator::{Call, CallError, Purged, Surface, json};
+use bismuth_operator::{Call, CallError, Purged, Surface, json, whole};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::Method;
@@ -31,7 +31,7 @@ fn group() -> ServiceGroup {
 async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
     let twin = Svcprovider::start().await.unwrap();
     let surface = surface(&twin.url(), &twin.token_file());
-    surface.probe(&group()).await.unwrap();
+    surface.probe().await.unwrap();
     let put = Call::secret(Method::PUT, &group(), "a b/c");
     let body = Full::new(Bytes::from("value"));
     let made: Value = json(&surface, surface.call(put, body).await.unwrap())
@@ -45,7 +45,7 @@ async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
     assert_eq!(error.refused_with().unwrap(), 404);
     assert_eq!(
         error.to_string(),
-        "svcprovider: group shop has no secret other"
+        "svcprovider: there is no secret \"other\" in the group"
     );
     let purged = surface.purge(&group()).await.unwrap();
     assert_eq!(purged.secrets, 1);
@@ -56,15 +56,15 @@ async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
 async fn the_token_is_read_anew_for_every_call() {
     let twin = Svcprovider::start().await.unwrap();
     let surface = surface(&twin.url(), &twin.token_file());
-    surface.probe(&group()).await.unwrap();
+    surface.probe().await.unwrap();
     let right = std::fs::read_to_string(twin.token_file()).unwrap();
     write_token(&twin.token_file(), "another").unwrap();
-    let error = surface.probe(&group()).await.unwrap_err();
+    let error = surface.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Unauthorized { .. }), "{error}");
     write_token(&twin.token_file(), right.trim()).unwrap();
-    surface.probe(&group()).await.unwrap();
+    surface.probe().await.unwrap();
     std::fs::remove_file(twin.token_file()).unwrap();
-    let error = surface.probe(&group()).await.unwrap_err();
+    let error = surface.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Token(_)), "{error}");
 }
 
@@ -134,4 +134,65 @@ async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
         let error = surface.call(call, endless).await.unwrap_err();
         assert_eq!(error.to_string(), "svcprovider: the group has no room");
     }
+}
+
+/// Longer than an answer takes on a busy machine, and short enough to be waited for.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Takes one connection, reads the head of a request, says `says`, and nothing any more.
+async fn falls_silent(says: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        stream.write_all(says.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
+    let twin = Svcprovider::start().await.unwrap();
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
+    for says in ["", "HTTP/1.1 200", head] {
+        let url = falls_silent(says).await;
+        let surface = surface(&url, &twin.token_file()).silent_for_at_most(SILENCE);
+        let asking = async {
+            let answer = surface.ask(Call::kv(Method::GET, &group(), "k")).await?;
+            whole(&surface, answer).await
+        };
+        let asked = tokio::time::timeout(SILENCE * 20, asking).await;
+        let error = asked.expect("it is given up").unwrap_err();
+        assert!(matches!(error, CallError::Stalled { .. }), "{error}");
+        assert!(error.is_unknown_outcome());
+        assert!(error.to_string().contains("silent for 300 ms"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_not_taken_is_given_up() {
+    let twin = Svcprovider::start().await.unwrap();
+    let url = falls_silent("").await;
+    let surface = surface(&url, &twin.token_file()).silent_for_at_most(SILENCE);
+    let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
+    let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
+    let uploading = surface.call(Call::blob(Method::PUT, &group(), "large"), endless);
+    let uploaded = tokio::time::timeout(SILENCE * 20, uploading).await;
+    let error = uploaded.expect("it is given up").unwrap_err();
+    assert!(matches!(error, CallError::Stalled { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_slow_pipe_is_not_svcprovider_s_silence() {
+    let twin = Svcprovider::start().await.unwrap();
+    let surface = surface(&twin.url(), &twin.token_file()).silent_for_at_most(SILENCE);
+    let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {
+        tokio::time::sleep(SILENCE * 2).await;
+        Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)))
+    });
+    let put = Call::blob(Method::POST, &group(), "slow");
+    surface.call(put, StreamBody::new(slow)).await.unwrap();
+    assert_eq!(twin.state().groups["shop"].blobs["slow"].value, "abc");
 }

@@ -103,8 +103,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Every crate's tests may use these as well.
-const FOR_TESTS: &[&str] = &["bismuth-testkit"];
+/// Every crate's tests may use these as well: svcprovider's ask it in the way of its clients.
+const FOR_TESTS: &[&str] = &["bismuth-testkit", "bismuth-operator"];
 
 /// A library that touches something dirty, and the only crates that may name it.
 const FENCES: &[(&str, &[&str])] = &[

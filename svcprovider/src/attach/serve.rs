@@ -213,6 +213,7 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
         let (caller, served, stop) = (Rc::clone(&caller), Rc::clone(&means), stop.clone());
         means.connections.spawn_local(async move {
             let _place = place;
+            let _counted = served.services.metrics.connection();
             serve(stream, &caller, &served, stop).await;
         });
     }

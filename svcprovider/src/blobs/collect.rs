@@ -34,10 +34,14 @@ pub struct Collected {
 }
 
 impl Blobs {
-    /// Collects, now and then, for ever. Drop it to end it: it may be cut off anywhere.
-    pub async fn keep_collecting(&self) {
+    /// Collects, now and then, for ever, and tells `counted` what it did. Drop it to end it: it may be cut off anywhere.
+    pub async fn keep_collecting(&self, counted: impl Fn(&Collected)) {
         loop {
-            match self.collect().await {
+            let collected = self.collect().await;
+            if let Ok(collected) = &collected {
+                counted(collected);
+            }
+            match collected {
                 Ok(Collected {
                     removed,
                     failed: None,

@@ -12,6 +12,7 @@
 //! those in the index is in [`Space::Object`]: nothing that was ever written is forgotten.
 
 mod collect;
+mod described;
 mod index;
 mod read;
 mod staged;
@@ -28,6 +29,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use collect::Collected;
+pub use described::{Described, DescribedPage};
 
 use self::index::Entry;
 use self::staged::Staged;
@@ -310,6 +312,14 @@ impl Blobs {
     /// When the engine has one.
     pub async fn usage(&self, group: &str) -> Result<Usage, EngineError> {
         self.records.usage(group, Space::Blob).await
+    }
+
+    /// Whether the engine of objects answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check(&self) -> Result<(), EngineError> {
+        self.objects.check().await
     }
 
     async fn entry(&self, place: &Place) -> Result<Option<Entry>, EngineError> {

@@ -19,13 +19,16 @@ use tracing::error;
 use super::condition::{Conditions, etag_value};
 use super::key::{Key, encode};
 use super::kv::{absent, content_type, date, media_type};
-use super::listing::{KeyPage, json, json_body};
+use super::listing::{BlobPage, json, json_body};
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
 use super::{Caller, Services, body, digest, no_content, reads};
 use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
-use crate::records::{Condition, EngineError, Refused};
+use crate::metrics::Metrics;
+use crate::records::decide::check;
+use crate::records::{Condition, EngineError, Refused, Revision};
+use crate::seldom::Seldom;
 
 pub(super) async fn answer(
     services: &Services,
@@ -86,7 +89,8 @@ async fn get(
         Told::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
         Told::Refused(refusal) => return Err(refusal),
     };
-    let body = found.body.map(|(_, bytes)| outgoing(bytes));
+    let body = found.body;
+    let body = body.map(|(_, bytes)| outgoing(bytes, &services.metrics));
     Ok(described(
         status,
         &found.blob,
@@ -96,14 +100,12 @@ async fn get(
 }
 
 fn tell(head: &Parts, conditions: &Conditions, wanted: Wanted, blob: &Blob) -> Told {
-    match conditions.of_read(blob.revision) {
+    match conditions.of_read(blob.revision, Some(blob.modified_ms)) {
         None => {}
         Some(StatusCode::NOT_MODIFIED) => return Told::NotModified,
         Some(_) => return Told::Refused(problems::precondition()),
     }
-    let modified = date(blob.modified_ms);
-    let modified = modified.to_str().unwrap_or_default();
-    if !if_range_holds(&head.headers, blob.revision, modified) {
+    if !if_range_holds(&head.headers, blob.revision) {
         return Told::Whole;
     }
     match wanted.select(blob.size) {
@@ -136,9 +138,14 @@ fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> R
 }
 
 /// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
-fn outgoing(bytes: crate::blobs::Body) -> Body {
-    let frames = bytes.map_ok(Frame::data).map_err(|engine| {
-        error!(error = %engine, "a blob breaks off on its way to a function");
+fn outgoing(bytes: crate::blobs::Body, metrics: &Metrics) -> Body {
+    static BREAKS: Seldom = Seldom::new();
+    let metrics = metrics.clone();
+    let frames = bytes.map_ok(Frame::data).map_err(move |engine| {
+        metrics.broken();
+        if let Some(left_out) = BREAKS.now() {
+            error!(error = %engine, left_out, "a blob breaks off on its way to a function");
+        }
         BodyError::Source(Box::new(engine))
     });
     Body::wrap(StreamBody::new(frames))
@@ -153,17 +160,32 @@ async fn put(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = Key::from_path(key)?;
-    let explicit = Conditions::of(&head.headers)?.of_write()?;
-    let creates = head.method == Method::POST;
-    let by_method = match creates {
-        true => Condition::Absent,
-        false => Condition::Present,
+    let conditions = Conditions::of(&head.headers)?;
+    let since = conditions.unmodified_since();
+    let explicit = conditions.of_write()?;
+    let mut condition = explicit.clone().unwrap_or(match head.method {
+        Method::POST => Condition::Absent,
+        _ => Condition::Present,
+    });
+    // What the method asks for has statuses of its own.
+    let no_by_method = || match head.method {
+        Method::POST => problems::exists(),
+        _ => problems::not_found("blob; POST creates it"),
     };
+    if let Some(since) = since {
+        let current = state(services, caller, &key).await?;
+        let revision = current.map(|(revision, _)| revision);
+        if explicit.is_none() && check(&condition, revision).is_err() {
+            return Err(no_by_method());
+        }
+        let pinned = since.pin(&condition, current);
+        condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
+    }
     let length = body.size_hint().exact();
     let new = NewBlob {
         group: caller.group().to_owned(),
         content_type: content_type(&head.headers)?,
-        condition: explicit.clone().unwrap_or(by_method),
+        condition,
         limits: caller.blob_limits(),
         length,
         sha256: digest::announced(&head.headers)?,
@@ -172,12 +194,10 @@ async fn put(
     let charge = length.unwrap_or_default() + new.key.len() as u64;
     let stored = match services.blobs.put(new, body::stream(body)).await {
         Ok(stored) => stored,
-        // What the method asks for has statuses of its own.
-        Err(PutError::Refused(Refused::Condition { .. })) if explicit.is_none() => {
-            return Err(match creates {
-                true => problems::exists(),
-                false => problems::not_found("blob; POST creates it"),
-            });
+        Err(PutError::Refused(Refused::Condition { .. }))
+            if explicit.is_none() && since.is_none() =>
+        {
+            return Err(no_by_method());
         }
         Err(error) => return Err(problems::not_stored(error, charge)),
     };
@@ -200,8 +220,13 @@ async fn delete(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = Key::from_path(key)?;
-    let condition = Conditions::of(&head.headers)?.of_write()?;
-    let condition = condition.unwrap_or_default();
+    let conditions = Conditions::of(&head.headers)?;
+    let since = conditions.unmodified_since();
+    let mut condition = conditions.of_write()?.unwrap_or_default();
+    if let Some(since) = since {
+        let pinned = since.pin(&condition, state(services, caller, &key).await?);
+        condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
+    }
     let deleted = services
         .blobs
         .delete(caller.group(), key.as_str(), &condition);
@@ -215,6 +240,16 @@ async fn delete(
     Ok(no_content())
 }
 
+/// Which state of a blob is there, and since when.
+async fn state(
+    services: &Services,
+    caller: &Caller,
+    key: &Key,
+) -> Result<Option<(Revision, u64)>, EngineError> {
+    let found = services.blobs.head(caller.group(), key.as_str()).await?;
+    Ok(found.map(|blob| (blob.revision, blob.modified_ms)))
+}
+
 async fn list(
     services: &Services,
     caller: &Caller,
@@ -224,19 +259,18 @@ async fn list(
     let params = Params::parse(head.uri.query(), &known)?;
     let page = params.page()?;
     let group = caller.group().to_owned();
+    if params.get("details").is_some() {
+        let Page {
+            prefix,
+            after,
+            limit,
+        } = page;
+        let described = services.blobs.list_described(&group, &prefix, after, limit);
+        return json(&BlobPage::from(described.await?));
+    }
     let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
     if params.is_empty() {
-        return Ok(json_body(all(
-            services.blobs.clone(),
-            group,
-            page,
-            listed,
-            more,
-        )));
-    }
-    if params.get("details").is_some() {
-        let keys = listed.into_iter().map(Into::into).collect();
-        return json(&KeyPage::new(keys, more));
+        return Ok(json_body(all(services, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json(&keys)?;
@@ -266,7 +300,8 @@ async fn list_page(
 
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(blobs: Blobs, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+    let blobs = services.blobs.clone();
     let first = (keys(&listed, "["), last_of(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
         let (blobs, group) = (blobs.clone(), group.clone());
@@ -287,7 +322,7 @@ fn all(blobs: Blobs, group: String, page: Page, listed: Vec<Listed>, more: bool)
         }
     });
     let first = stream::once(std::future::ready(Ok::<_, EngineError>(first.0)));
-    outgoing(first.chain(rest).boxed())
+    outgoing(first.chain(rest).boxed(), &services.metrics)
 }
 
 /// Where an array that is being written stands.

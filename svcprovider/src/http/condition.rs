@@ -1,10 +1,20 @@
-//! `ETag`, `If-Match` and `If-None-Match`: RFC 9110 sections 8.8.3 and 13. Pure.
+//! `ETag` and conditions: RFC 9110 sections 8.8.3 and 13. Pure.
+//!
+//! ```text
+//!   If-Match, or without it If-Unmodified-Since ─► 412
+//!   If-None-Match ─► 304 to a read, 412 to a write; without it, to a read, If-Modified-Since ─► 304
+//! ```
+//!
+//! A date is ignored where it is none, stands in several fields, or there is nothing that has one: secrets, and what is absent.
 
-use http::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::header::{
+    HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+};
 use http::{HeaderMap, StatusCode};
 
 use super::problems::{Refusal, bad_condition};
-use crate::records::{Condition, Revision};
+use crate::records::decide::check;
+use crate::records::{Condition, Refused, Revision};
 
 /// The tag of a state.
 pub(super) fn etag(revision: Revision) -> String {
@@ -21,6 +31,48 @@ pub(super) fn etag_value(revision: Revision) -> HeaderValue {
 pub(super) struct Conditions {
     matches: Option<Tags>,
     matches_none: Option<Tags>,
+    unmodified_since: Option<Date>,
+    modified_since: Option<Date>,
+}
+
+/// A date of HTTP, seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Date(u64);
+
+impl Date {
+    /// The one that stands in a field.
+    fn of(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        let mut fields = headers.get_all(name).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else {
+            return None;
+        };
+        let time = httpdate::parse_http_date(field.to_str().ok()?).ok()?;
+        let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(Self(since.as_secs()))
+    }
+
+    /// The one that is told of a state.
+    fn of_state(modified_ms: u64) -> Self {
+        Self(modified_ms / 1000)
+    }
+
+    /// What a write must find that was to find nothing newer than this: the state that is there, if it is none. Nobody comes between that
+    /// and the write then.
+    ///
+    /// # Errors
+    /// When it is newer, or `condition` does not hold.
+    pub(super) fn pin(
+        self,
+        condition: &Condition,
+        current: Option<(Revision, u64)>,
+    ) -> Result<Condition, Refused> {
+        let revision = current.map(|(revision, _)| revision);
+        if current.is_some_and(|(_, modified_ms)| Self::of_state(modified_ms) > self) {
+            return Err(Refused::Condition { current: revision });
+        }
+        check(condition, revision)?;
+        Ok(revision.map_or(Condition::Absent, |it| Condition::OneOf(vec![it])))
+    }
 }
 
 /// The value of one of the fields.
@@ -32,15 +84,17 @@ enum Tags {
 }
 
 impl Conditions {
-    /// Reads both fields.
+    /// Reads the fields.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         Ok(Self {
             matches: field(headers, &IF_MATCH)?,
             matches_none: field(headers, &IF_NONE_MATCH)?,
+            unmodified_since: Date::of(headers, &IF_UNMODIFIED_SINCE),
+            modified_since: Date::of(headers, &IF_MODIFIED_SINCE),
         })
     }
 
-    /// Reads the values of both fields, as they stand in a batch.
+    /// Reads the values of the fields with tags, as they stand in a batch.
     pub(super) fn new(matches: Option<&str>, matches_none: Option<&str>) -> Result<Self, Refusal> {
         let read = |value: Option<&str>, name: &HeaderName| {
             let tags = value.map(|value| tags(value.as_bytes()));
@@ -50,10 +104,17 @@ impl Conditions {
         Ok(Self {
             matches: read(matches, &IF_MATCH)?,
             matches_none: read(matches_none, &IF_NONE_MATCH)?,
+            unmodified_since: None,
+            modified_since: None,
         })
     }
 
-    /// What a write must find; `None` if nothing was said.
+    /// After which date what a write finds must not have been written.
+    pub(super) fn unmodified_since(&self) -> Option<Date> {
+        self.unmodified_since.filter(|_| self.matches.is_none())
+    }
+
+    /// What a write must find, by its tags; `None` if nothing was said.
     pub(super) fn of_write(self) -> Result<Option<Condition>, Refusal> {
         let condition = match (self.matches, self.matches_none) {
             (None, None) => return Ok(None),
@@ -69,16 +130,23 @@ impl Conditions {
     }
 
     /// What a read that finds this state is answered instead of it: 412 or 304.
-    pub(super) fn of_read(&self, current: Revision) -> Option<StatusCode> {
+    pub(super) fn of_read(
+        &self,
+        current: Revision,
+        modified_ms: Option<u64>,
+    ) -> Option<StatusCode> {
+        let modified = modified_ms.map(Date::of_state);
+        let is_since = |date: Option<Date>| Some(modified? > date?);
         let holds = match &self.matches {
-            None | Some(Tags::Any) => true,
+            None => is_since(self.unmodified_since) != Some(true),
+            Some(Tags::Any) => true,
             Some(Tags::List(tags)) => strong(tags).contains(&current),
         };
         if !holds {
             return Some(StatusCode::PRECONDITION_FAILED);
         }
         let same = match &self.matches_none {
-            None => false,
+            None => is_since(self.modified_since) == Some(false),
             Some(Tags::Any) => true,
             Some(Tags::List(tags)) => tags.iter().any(|(revision, _)| *revision == current),
         };
@@ -203,7 +271,10 @@ mod tests {
 
     #[test]
     fn a_read_is_answered_by_the_state_it_finds() {
-        let read = |matches, none| Conditions::new(matches, none).unwrap().of_read(Revision(1));
+        let read = |matches, none| {
+            let conditions = Conditions::new(matches, none).unwrap();
+            conditions.of_read(Revision(1), Some(0))
+        };
         assert_eq!(read(None, None), None);
         assert_eq!(read(None, Some("\"1\"")), Some(StatusCode::NOT_MODIFIED));
         assert_eq!(
@@ -223,5 +294,85 @@ mod tests {
             read(Some("\"1\""), Some("*")),
             Some(StatusCode::NOT_MODIFIED)
         );
+    }
+
+    const SUNDAY: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    /// The second of that date, and most of it.
+    const SUNDAY_MS: u64 = 784_111_777_999;
+
+    fn conditions(fields: &[(HeaderName, &str)]) -> Conditions {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        let mut headers = HeaderMap::new();
+        headers.extend(fields.map(|(name, value): (HeaderName, HeaderValue)| (name, value)));
+        Conditions::of(&headers).unwrap()
+    }
+
+    #[test]
+    fn dates_count_where_there_are_no_tags_that_say_more() {
+        let (refused, same) = (
+            Some(StatusCode::PRECONDITION_FAILED),
+            Some(StatusCode::NOT_MODIFIED),
+        );
+        let (ours, other) = ("\"1\"", "\"2\"");
+        let (until, since) = (IF_UNMODIFIED_SINCE, IF_MODIFIED_SINCE);
+        for (fields, at_it, after_it) in [
+            (vec![(until.clone(), SUNDAY)], None, refused),
+            (vec![(since.clone(), SUNDAY)], same, None),
+            (vec![(IF_MATCH, ours), (until.clone(), SUNDAY)], None, None),
+            (
+                vec![(IF_MATCH, other), (until.clone(), SUNDAY)],
+                refused,
+                refused,
+            ),
+            (
+                vec![(IF_NONE_MATCH, other), (since.clone(), SUNDAY)],
+                None,
+                None,
+            ),
+            (
+                vec![(IF_NONE_MATCH, ours), (until.clone(), SUNDAY)],
+                same,
+                refused,
+            ),
+            (
+                vec![(until.clone(), SUNDAY), (since.clone(), SUNDAY)],
+                same,
+                refused,
+            ),
+            (vec![(until.clone(), "yesterday")], None, None),
+            (vec![(since.clone(), "784111777")], None, None),
+        ] {
+            let conditions = conditions(&fields);
+            let read = |modified_ms| conditions.of_read(Revision(1), modified_ms);
+            assert_eq!(read(Some(SUNDAY_MS)), at_it, "{fields:?}");
+            assert_eq!(read(Some(SUNDAY_MS + 1)), after_it, "{fields:?}");
+        }
+        let undated = conditions(&[(until, SUNDAY), (since, SUNDAY)]);
+        assert_eq!(undated.of_read(Revision(1), None), None);
+    }
+
+    #[test]
+    fn a_date_pins_a_write_to_the_state_that_it_allows() {
+        let date = conditions(&[(IF_UNMODIFIED_SINCE, SUNDAY)]).unmodified_since();
+        let pin = |condition, current| date.unwrap().pin(&condition, current);
+        let (one, refused) = (
+            Revision(1),
+            Err(Refused::Condition {
+                current: Some(Revision(1)),
+            }),
+        );
+        let at_it = Some((one, SUNDAY_MS));
+        let exactly = Ok(Condition::OneOf(vec![one]));
+        assert_eq!(pin(Condition::Always, at_it), exactly);
+        assert_eq!(
+            pin(Condition::Always, Some((one, SUNDAY_MS + 1))),
+            refused.clone()
+        );
+        assert_eq!(pin(Condition::Absent, at_it), refused);
+        assert_eq!(pin(Condition::Always, None), Ok(Condition::Absent));
+        let by_tag = conditions(&[(IF_MATCH, "\"1\""), (IF_UNMODIFIED_SINCE, SUNDAY)]);
+        assert_eq!(by_tag.unmodified_since(), None);
     }
 }

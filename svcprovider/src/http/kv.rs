@@ -16,7 +16,8 @@ use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
 use super::{Caller, Services, batch, body, no_content, reads};
 use crate::records::{
-    Change, EngineError, Meta, Place, Query, Record, Space, Write, Written, write_with_room,
+    Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
+    write_with_room,
 };
 
 /// Bytes of the largest value.
@@ -71,7 +72,7 @@ async fn get(
         return Err(absent(&conditions, "key"));
     };
     let value = room.keep(value);
-    match conditions.of_read(meta.revision) {
+    match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
         None => Ok(described(StatusCode::OK, value, &meta)),
         Some(StatusCode::NOT_MODIFIED) => {
             Ok(described(StatusCode::NOT_MODIFIED, Bytes::new(), &meta))
@@ -143,15 +144,16 @@ async fn set(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["ttl"])?;
     let key = Key::from_path(key)?;
-    let condition = Conditions::of(&head.headers)?.of_write()?;
     let content_type = content_type(&head.headers)?;
     let ttl_ms = params.ttl_ms()?;
+    let place = caller.place(Space::Kv, key.as_str().to_owned());
+    let condition = condition(services, head, &place).await?;
     let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
     let write = Write {
-        condition: condition.unwrap_or_default(),
+        condition,
         change: put(&key, value, content_type, ttl_ms),
         limits: caller.kv_limits(),
-        place: caller.place(Space::Kv, key.into_string()),
+        place,
     };
     let written = write_one(services, write).await?;
     let status = match written.before {
@@ -163,6 +165,20 @@ async fn set(
     let tag = etag_value(written.revision);
     response.headers_mut().insert(ETAG, tag);
     Ok(response)
+}
+
+/// What a write of a key must find.
+async fn condition(services: &Services, head: &Parts, place: &Place) -> Result<Condition, Refusal> {
+    let conditions = Conditions::of(&head.headers)?;
+    let since = conditions.unmodified_since();
+    let condition = conditions.of_write()?.unwrap_or_default();
+    let Some(since) = since else {
+        return Ok(condition);
+    };
+    let found = services.records.get(place).await?;
+    let current = found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms));
+    let pinned = since.pin(&condition, current);
+    pinned.map_err(|no| problems::refused(&no, "key", 0))
 }
 
 pub(super) fn put(
@@ -207,10 +223,10 @@ async fn delete(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = Key::from_path(key)?;
-    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let place = caller.place(Space::Kv, key.into_string());
     let write = Write {
-        place: caller.place(Space::Kv, key.into_string()),
-        condition: condition.unwrap_or_default(),
+        condition: condition(services, head, &place).await?,
+        place,
         change: Change::Delete,
         limits: caller.kv_limits(),
     };
@@ -235,7 +251,8 @@ async fn increment(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
     let key = Key::from_path(key)?;
-    let condition = Conditions::of(&head.headers)?.of_write()?;
+    let place = caller.place(Space::Kv, key.into_string());
+    let condition = condition(services, head, &place).await?;
     let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
@@ -247,8 +264,8 @@ async fn increment(
         _ => params.ttl_ms()?,
     };
     let write = Write {
-        place: caller.place(Space::Kv, key.into_string()),
-        condition: condition.unwrap_or_default(),
+        place,
+        condition,
         change: Change::Add { delta, ttl_ms },
         limits: caller.kv_limits(),
     };

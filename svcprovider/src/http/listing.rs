@@ -20,6 +20,23 @@ pub(crate) struct KeyPage {
     pub next: Option<String>,
 }
 
+/// A part of a listing of blobs.
+#[derive(Debug, Serialize)]
+pub(crate) struct BlobPage {
+    blobs: Vec<Described>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    #[serde(flatten)]
+    listed: Listed,
+    /// In hexadecimal digits, as everywhere but in the fields of HTTP. Not there if the blob's entry cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
 /// A key or blob without its bytes.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listed {
@@ -65,6 +82,23 @@ impl From<blobs::Listed> for Listed {
             expires_ms: None,
         }
     }
+}
+
+impl From<blobs::DescribedPage> for BlobPage {
+    fn from(page: blobs::DescribedPage) -> Self {
+        let described = |blob: blobs::Described| Described {
+            listed: blob.listed.into(),
+            sha256: blob.sha256.map(hex),
+        };
+        Self {
+            blobs: page.blobs.into_iter().map(described).collect(),
+            next: page.next,
+        }
+    }
+}
+
+fn hex(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A JSON answer.

@@ -9,21 +9,23 @@
 //! | path | |
 //! |---|---|
 //! | `GET HEAD /` | 204: the services are there, and the token is right |
-//! | `GET HEAD /kv/v1/{key}` | the value; `If-None-Match` 304, `If-Match` 412 |
-//! | `PUT POST /kv/v1/{key}` | sets it: 201 if it is new, else 204; `?ttl=` seconds; `If-Match`, `If-None-Match` |
+//! | `GET HEAD /kv/v1/{key}` | the value; `If-None-Match` and `If-Modified-Since` 304, `If-Match` and `If-Unmodified-Since` 412 |
+//! | `PUT POST /kv/v1/{key}` | sets it: 201 if it is new, else 204; `?ttl=` seconds; `If-Match`, `If-None-Match`, `If-Unmodified-Since` |
 //! | `DELETE /kv/v1/{key}` | 204, or 404 |
 //! | `POST /kv/v1/{key}/incr` | adds `?by=`, or `{"by":…,"ttl":…}`, or 1, and answers the sum. A key that itself ends in `/incr` is set by `PUT`, or with its slash as `%2F` |
 //! | `GET /kv/v1/?prefix=&after=&limit=` | `{"keys":[{"key","etag","size","content_type","modified_ms","expires_ms"}],"next"}` |
 //! | `POST /kv/v1/?batch` | `{"get":[key…]}` or `{"write":[…]}`: one state of the store, all or nothing; see [`batch`] |
-//! | `GET HEAD /blob/v1/{key}` | the bytes; a range of them (206, 416; several ranges, or another unit, are the whole); `If-Range` |
+//! | `GET HEAD /blob/v1/{key}` | the bytes; a range of them (206, 416; several ranges, or another unit, are the whole); `If-Range` with a tag, a date being too coarse; conditions as above |
 //! | `POST /blob/v1/{key}` | creates: 201, or 409 |
 //! | `PUT /blob/v1/{key}` | replaces: 204, or 404. With `If-Match` or `If-None-Match` these decide instead of the method, and 412 says no |
 //! | `DELETE /blob/v1/{key}` | 204, or 404 |
-//! | `GET /blob/v1/` | a JSON array of all keys; with `?prefix=&after=&limit=` a part of it, and `Link: <…>; rel="next"` if there is more; with `?details` as the list of keys above |
-//! | `GET HEAD /secrets/v1/{name}` | the secret; `?version=` an earlier one |
+//! | `GET /blob/v1/` | a JSON array of all keys; with `?prefix=&after=&limit=` a part of it, and `Link: <…>; rel="next"` if there is more; with `?details` `{"blobs":[{"key","etag","size","content_type","modified_ms","sha256"}],"next"}` |
+//! | `GET HEAD /secrets/v1/{name}` | the secret; `?version=` an earlier one; `If-None-Match`, `If-Match` |
 //!
 //! Who is calling is known from the socket. `Host` must be the address of the socket, or a name that a function was tricked into
 //! resolving to it would do; fields that a proxy adds say that the request is somebody else's.
+//!
+//! What comes in a `Content-Encoding` is 415: it would be kept without that word, and served as something else.
 //!
 //! What is refused changes nothing. Errors are problems (RFC 9457); a broken engine's own words are for the log only.
 
@@ -32,6 +34,7 @@ pub(crate) mod bearer;
 mod blob;
 pub(crate) mod body;
 pub mod caller;
+pub(crate) mod coding;
 mod condition;
 mod digest;
 pub mod key;
@@ -45,6 +48,7 @@ pub mod rate;
 pub mod secret;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use http::request::Parts;
@@ -57,6 +61,7 @@ pub use memory::Memory;
 pub use secret::{Secret, SecretStore};
 
 use crate::blobs::Blobs;
+use crate::metrics::{Metrics, Service};
 use crate::records::Records;
 use problems::Refusal;
 
@@ -71,6 +76,8 @@ pub struct Services {
     pub secrets: Arc<dyn SecretStore>,
     /// Where the bytes of requests and answers have room, all together.
     pub memory: Memory,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl std::fmt::Debug for Services {
@@ -87,15 +94,31 @@ pub async fn answer(
     caller: &Caller,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let answered = match caller.check(&head) {
         Ok(()) => route(services, caller, &head, &path, body).await,
         Err(refusal) => Err(refusal),
     };
-    match answered {
+    let response = match answered {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
+        Err(refusal) => {
+            services.metrics.problem(refusal.code());
+            refusal.into_response(trace::request_id(&mut head.headers))
+        }
+    };
+    let metrics = &services.metrics;
+    metrics.answered(service_of(&path), response.status(), begun.elapsed());
+    response
+}
+
+fn service_of(path: &str) -> Service {
+    match path {
+        _ if below(path, "/kv/v1").is_some() => Service::Kv,
+        _ if below(path, "/blob/v1").is_some() => Service::Blob,
+        _ if below(path, "/secrets/v1").is_some() => Service::Secret,
+        _ => Service::Other,
     }
 }
 
@@ -107,6 +130,9 @@ pub(crate) async fn route(
     path: &str,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
+    if !reads(&head.method) {
+        coding::identity(&head.headers)?;
+    }
     if let Some(key) = below(path, "/kv/v1") {
         return kv::answer(services, caller, head, key, body).await;
     }
@@ -125,7 +151,7 @@ pub(crate) async fn route(
 }
 
 /// Done, and nothing to tell.
-fn no_content() -> Response<Body> {
+pub(crate) fn no_content() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

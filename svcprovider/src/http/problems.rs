@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
-use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
@@ -13,6 +15,7 @@ use super::condition::etag_value;
 use super::key::KeyError;
 use crate::blobs::PutError;
 use crate::records::{EngineError, Refused};
+use crate::seldom::Seldom;
 
 /// Who says so.
 pub(crate) const COMPONENT: &str = "svcprovider";
@@ -47,6 +50,11 @@ impl Refusal {
     pub(crate) fn about(mut self, what: &str) -> Self {
         self.problem.detail = format!("{what}: {}", self.problem.detail);
         self
+    }
+
+    /// A stable word for it.
+    pub(crate) fn code(&self) -> &'static str {
+        self.problem.code
     }
 
     pub(crate) fn into_response(self, request_id: HeaderValue) -> Response<Body> {
@@ -162,6 +170,13 @@ pub(crate) fn bad_content_type() -> Refusal {
     )
 }
 
+pub(crate) fn coded() -> Refusal {
+    let detail = "Content-Encoding names a coding, which would be lost: send the bytes as they are, and say what they are in Content-Type";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Refusal::new(status, "content_encoding", detail)
+        .with(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+}
+
 pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
@@ -201,19 +216,28 @@ pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
     Refusal::new(status, code, refused.to_string())
 }
 
+/// Each of what can be wrong with an engine is said for itself, whoever asked.
+static AWAY: Seldom = Seldom::new();
+static FULL: Seldom = Seldom::new();
+static BROKEN: Seldom = Seldom::new();
+
 /// An engine did not do what it should.
 impl From<EngineError> for Refusal {
     fn from(engine: EngineError) -> Self {
         let said = engine.to_string();
         match engine {
             EngineError::Unavailable { .. } => {
-                warn!(error = said, "an engine is away");
+                if let Some(left_out) = AWAY.now() {
+                    warn!(error = said, left_out, "an engine is away");
+                }
                 let detail = "the store does not answer; whether a write was made is unknown";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self::new(status, "store_unavailable", detail).again_after(1)
             }
             EngineError::Full { .. } => {
-                warn!(error = said, "a disk is full");
+                if let Some(left_out) = FULL.now() {
+                    warn!(error = said, left_out, "a disk is full");
+                }
                 let detail = "the disk of the store is full; nothing was changed";
                 let status = StatusCode::INSUFFICIENT_STORAGE;
                 Self::new(status, "disk_full", detail).again_after(10)
@@ -222,7 +246,9 @@ impl From<EngineError> for Refusal {
             EngineError::Broken { .. }
             | EngineError::Refused { .. }
             | EngineError::TooLarge { .. } => {
-                error!(error = said, "an engine is broken");
+                if let Some(left_out) = BROKEN.now() {
+                    error!(error = said, left_out, "an engine is broken");
+                }
                 let detail = "the store is broken; its operator finds more in the log";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_broken", detail)
             }
@@ -269,5 +295,66 @@ pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
 impl From<KeyError> for Refusal {
     fn from(error: KeyError) -> Self {
         bad("bad_key", error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::span;
+
+    use super::*;
+
+    /// Counts what is logged.
+    #[derive(Default)]
+    struct Log(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Log {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn functions_do_not_decide_how_much_is_logged() {
+        let log = Log::default();
+        let lines = Arc::clone(&log.0);
+        let engine = "the fake";
+        let reason = "asleep".to_owned();
+        tracing::subscriber::with_default(log, || {
+            for error in [
+                EngineError::Unavailable {
+                    engine,
+                    reason: reason.clone(),
+                },
+                EngineError::Full { engine },
+                EngineError::Broken { engine, reason },
+            ] {
+                for _ in 0..1000 {
+                    let _refusal = Refusal::from(error.clone());
+                }
+            }
+        });
+        // One of each kind; twice if it takes that long.
+        let lines = lines.load(Ordering::Relaxed);
+        assert!((1..=6).contains(&lines), "{lines} lines");
     }
 }

@@ -84,12 +84,12 @@ impl Wanted {
     }
 }
 
-/// Whether the client's part is of this state, so that another part is of use to it.
-pub(super) fn if_range_holds(headers: &HeaderMap, revision: Revision, modified: &str) -> bool {
-    match headers.get(IF_RANGE).map(|value| value.as_bytes()) {
-        None => true,
-        Some(value) => strong_tag(value) == Some(revision) || value == modified.as_bytes(),
-    }
+/// Whether the client's part is of this state, so that another part is of use to it. A date never says so: a blob may be written twice in
+/// one of its seconds, so that it is no strong validator (RFC 9110 sections 8.8.2.2 and 13.1.5), and the parts of two blobs would be
+/// put together.
+pub(super) fn if_range_holds(headers: &HeaderMap, revision: Revision) -> bool {
+    let field = headers.get(IF_RANGE);
+    field.is_none_or(|value| strong_tag(value.as_bytes()) == Some(revision))
 }
 
 #[cfg(test)]
@@ -100,6 +100,25 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, field.parse().unwrap());
         Some(Wanted::of(&headers).ok()?.select(size))
+    }
+
+    #[test]
+    fn only_a_strong_tag_says_that_a_part_is_of_this_state() {
+        let holds = |field: &str| {
+            let headers = [(IF_RANGE, field.parse().unwrap())];
+            if_range_holds(&headers.into_iter().collect(), Revision(1))
+        };
+        assert!(if_range_holds(&HeaderMap::new(), Revision(1)));
+        assert!(holds("\"1\""));
+        for other in [
+            "\"2\"",
+            "W/\"1\"",
+            "*",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert!(!holds(other), "{other}");
+        }
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 use bismuth_http::Body;
 use bytes::Bytes;
-use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
-use super::condition::etag_value;
+use super::condition::{Conditions, etag_value};
 use super::key::Key;
+use super::kv::absent;
 use super::params::Params;
 use super::problems::{self, Refusal};
 use super::{Caller, Services, reads};
@@ -22,8 +23,10 @@ pub const VERSION: HeaderName = HeaderName::from_static("x-bismuth-secret-versio
 pub struct Secret {
     /// Its bytes, overwritten when they are dropped.
     pub value: Zeroizing<Vec<u8>>,
-    /// Counts the values it has had.
+    /// Counts the values it has had, since it was last made: after a deletion it begins anew.
     pub version: u64,
+    /// Names this value for ever, and no other: what the `ETag` is made of.
+    pub revision: Revision,
 }
 
 impl std::fmt::Debug for Secret {
@@ -63,18 +66,34 @@ pub(super) async fn answer(
         return Err(problems::not_found("secret; their names are not listed"));
     }
     let params = Params::parse(head.uri.query(), &["version"])?;
+    let conditions = Conditions::of(&head.headers)?;
     let name = Key::from_path(name)?;
     let version = params.number("version")?;
     let found = services.secrets.get(caller.group(), name.as_str(), version);
-    let secret = found.await?.ok_or_else(|| problems::not_found("secret"))?;
-    let mut response = Response::new(Body::full(Bytes::from_owner(secret.value)));
+    let secret = found.await?;
+    let secret = secret.ok_or_else(|| absent(&conditions, "secret"))?;
+    let (version, revision) = (secret.version, secret.revision);
+    let mut response = match conditions.of_read(revision, None) {
+        None => whole(secret),
+        Some(StatusCode::NOT_MODIFIED) => not_modified(),
+        Some(_) => return Err(problems::precondition()),
+    };
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(ETAG, etag_value(Revision(secret.version)));
-    headers.insert(VERSION, HeaderValue::from(secret.version));
+    headers.insert(ETAG, etag_value(revision));
+    headers.insert(VERSION, HeaderValue::from(version));
     Ok(response)
+}
+
+fn whole(secret: Secret) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::from_owner(secret.value)));
+    let bytes = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, bytes);
+    response
+}
+
+fn not_modified() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
 }

@@ -1,8 +1,9 @@
 //! What operators ask, over HTTP: bismuthctl and bismuth-api.
 //!
 //! ```text
-//!  request ─► shows the token? ─┬─► /group            which groups have anything
-//!               401             ├─► /group/{group}    what one has; DELETE purges it
+//!  request ─► shows the token? ─┬─► /                 204: the engines are there, and the token is right
+//!               401             ├─► /group            which groups have anything
+//!                               ├─► /group/{group}    what one has; DELETE purges it
 //!                               ├─► /group/{group}/kv/v1/…  /blob/v1/…    as functions have it, without quotas
 //!                               ├─► /group/{group}/secret/{name}          set, rotate, delete, list
 //!                               └─► /rewrap           every data key under the current master key
@@ -16,6 +17,7 @@ mod serve;
 mod token;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use bismuth_model::ServiceGroup;
@@ -31,7 +33,8 @@ pub use token::{OperatorToken, TokenError};
 use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{Caller, Services};
+use crate::http::{Caller, Services, no_content};
+use crate::metrics::Service;
 use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
@@ -48,19 +51,32 @@ pub struct Operator {
 impl Operator {
     /// Answers one request.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let begun = Instant::now();
         let (mut head, body) = request.into_parts();
         let answered = match self.token.is_shown(&head.headers) {
             true => self.route(&head, body).await,
             false => Err(unauthorized()),
         };
-        match answered {
+        let metrics = &self.services.metrics;
+        let response = match answered {
             Ok(response) => response,
-            Err(refusal) => refusal.into_response(trace::request_id(&mut head.headers)),
-        }
+            Err(refusal) => {
+                metrics.problem(refusal.code());
+                refusal.into_response(trace::request_id(&mut head.headers))
+            }
+        };
+        metrics.answered(Service::Operator, response.status(), begun.elapsed());
+        response
     }
 
     async fn route(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {
         let path = head.uri.path();
+        if path == "/" {
+            only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+            self.services.records.check().await?;
+            self.services.blobs.check().await?;
+            return Ok(no_content());
+        }
         if path == "/rewrap" {
             only(head, &[Method::POST], "POST")?;
             let done = self.secrets.rewrap().await.map_err(secrets_failed)?;
@@ -130,7 +146,6 @@ fn unauthorized() -> Refusal {
 }
 
 fn unknown_path() -> Refusal {
-    let detail =
-        "there are /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
+    let detail = "there are /, /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_path", detail)
 }

@@ -13,7 +13,7 @@ use crate::http::Key;
 use crate::http::memory::Rooms;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
-use crate::http::{body, listing};
+use crate::http::{body, coding, listing};
 use crate::secrets::{MAX_VALUE_BYTES, SecretError};
 
 /// `name` is what follows `/secret/`, still encoded.
@@ -25,6 +25,7 @@ pub(super) async fn answer(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
+    coding::identity(&head.headers)?;
     let (secrets, group) = (&operator.secrets, group.as_str());
     if name.is_empty() {
         only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;

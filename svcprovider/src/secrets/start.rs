@@ -18,7 +18,7 @@ use super::error::{Flaw, SecretError};
 use super::keyring::{Keyring, KeyringError};
 use super::state;
 use super::store::Secrets;
-use crate::records::{EngineError, Place, Records, Space};
+use crate::records::{EngineError, NO_BOUND, Place, Records, Space};
 
 /// Data keys that are read at a time: some ten kilobytes.
 const AT_ONCE: usize = 100;
@@ -108,7 +108,7 @@ impl Secrets {
         let mut first = None;
         for some in groups.chunks(AT_ONCE) {
             let places: Vec<Place> = some.iter().map(|group| state::data_key(group)).collect();
-            let found = self.records.get_many(&places).await;
+            let found = self.records.get_many(&places, NO_BOUND).await;
             let found = found.map_err(MasterKeysError::Engine)?;
             for (group, record) in some.iter().zip(found) {
                 // Purged since it was listed.

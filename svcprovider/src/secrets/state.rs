@@ -37,7 +37,7 @@ pub(super) fn is_secret(key: &str) -> bool {
     key.starts_with(RECORDS)
 }
 
-fn manifest(group: &str) -> Place {
+pub(super) fn manifest(group: &str) -> Place {
     place(group, Space::Secret, MANIFEST.to_owned())
 }
 
@@ -128,7 +128,9 @@ impl State {
         name: &str,
         version: Option<u64>,
     ) -> Result<Option<Secret>, SecretError> {
-        let (Some(opened), Some(versions)) = (&self.opened, self.versions(name)?) else {
+        let (Some(opened), Some(record), Some(versions)) =
+            (&self.opened, &self.record, self.versions(name)?)
+        else {
             return Ok(None);
         };
         let wanted = version.unwrap_or(versions.current.number);
@@ -140,6 +142,7 @@ impl State {
         Ok(Some(Secret {
             value: value.map_err(|_| self.changed(name))?,
             version: version.number,
+            revision: value_revision(record.meta.revision, wanted == versions.current.number),
         }))
     }
 
@@ -305,6 +308,12 @@ pub(super) fn unwrap(ring: &Keyring, group: &str, stored: &[u8]) -> Result<SealK
         let master_key = wrapped.master_key.to_owned();
         Flaw::DataKey { master_key }.of(group)
     })
+}
+
+/// Names one of the two values that a record has. The record's own revision names one state of it for ever, also over deletions, which
+/// versions do not; and its last bit is made which of the two it is.
+fn value_revision(record: Revision, is_current: bool) -> Revision {
+    Revision(record.0 << 1 | u64::from(!is_current))
 }
 
 fn value_of<'a>(group: &'a str, name: &'a str, version: u64) -> Use<'a> {

@@ -97,6 +97,25 @@ impl Secrets {
         Ok(self.look(group, None).await?.list())
     }
 
+    /// How many secrets a group has, also if they cannot be opened.
+    ///
+    /// # Errors
+    /// When the engine is away.
+    pub async fn count(&self, group: &str) -> Result<u64, EngineError> {
+        let used = self.records.usage(group, Space::Secret).await?;
+        let Place { group, space, key } = state::manifest(group);
+        // Only to know whether there is one: it counts as a record of the group's and is no secret.
+        let manifest = Query {
+            group,
+            space,
+            prefix: key,
+            after: None,
+            limit: NonZeroUsize::MIN,
+        };
+        let manifests = self.records.list(&manifest).await?.entries.len();
+        Ok(used.count.saturating_sub(manifests as u64))
+    }
+
     /// Gives a secret a value, the first or another.
     ///
     /// # Errors

@@ -76,6 +76,7 @@ macro_rules! for_every_case {
             blobs::quota::writers_of_one_key_leave_one_whole_blob,
             blobs::quota::readers_see_the_old_blob_or_the_new_one_whole,
             secrets::basics::a_secret_is_read_back_with_its_version_and_the_one_before,
+            secrets::basics::a_revision_names_one_value_for_ever,
             secrets::basics::only_what_is_there_is_rotated_or_deleted,
             secrets::basics::values_of_every_length_that_is_allowed_are_kept_and_no_other,
             secrets::basics::secrets_are_listed_by_name_without_their_values,

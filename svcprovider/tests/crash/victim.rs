@@ -146,7 +146,7 @@ async fn live(dir: PathBuf, plan: Plan, round: u64) -> Result<()> {
         });
     }
     tasks.spawn(async move {
-        blobs.keep_collecting().await;
+        blobs.keep_collecting(|_| {}).await;
         Ok(())
     });
     match tasks.join_next().await {

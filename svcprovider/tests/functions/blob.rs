@@ -142,7 +142,14 @@ async fn a_range_is_answered_with_that_part() {
             assert_eq!(&reply.body[..], &all[part], "{range}");
         }
     }
-    for (tag, status) in [(created.header("etag"), 206), ("\"0\"", 200)] {
+    let date = function.get("/blob/v1/x").await;
+    let date = date.header("last-modified");
+    for (tag, status) in [
+        (created.header("etag"), 206),
+        ("\"0\"", 200),
+        // In its second there may have been another blob.
+        (date, 200),
+    ] {
         let request = function
             .request("GET", "/blob/v1/x")
             .header("range", "bytes=0-0");
@@ -236,9 +243,15 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
     assert_eq!(json!(seen), json!(keys));
     let details = function.get("/blob/v1/?details&limit=1").await.json();
     assert_eq!(
-        (&details["keys"][0]["size"], &details["next"]),
+        (&details["blobs"][0]["size"], &details["next"]),
         (&json!(1), &json!(keys[0]))
     );
+    let digest = details["blobs"][0]["sha256"].as_str().unwrap();
+    let expected: Vec<String> = Sha256::digest("x")
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert_eq!(digest, expected.concat());
     rig.end().await;
 }
 
@@ -277,5 +290,81 @@ async fn quotas_and_engines_say_no() {
             "{method} {target}"
         );
     }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn dates_are_conditions_where_there_are_no_tags() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
+    function.call("POST", "/blob/v1/x", "1").await;
+    let got = function.get("/blob/v1/x").await;
+    let (tag, modified) = (got.header("etag"), got.header("last-modified"));
+    for (name, date, status) in [
+        ("if-modified-since", modified, 304),
+        ("if-modified-since", long_ago, 200),
+        ("if-unmodified-since", modified, 200),
+        ("if-unmodified-since", long_ago, 412),
+        ("if-unmodified-since", "yesterday", 200),
+    ] {
+        let reply = function.with("GET", "/blob/v1/x", (name, date), "").await;
+        assert_eq!(reply.status, status, "{name}: {date}");
+    }
+    let until = |date| ("if-unmodified-since", date);
+    for (method, target, date, status) in [
+        ("PUT", "/blob/v1/x", long_ago, 412),
+        ("DELETE", "/blob/v1/x", long_ago, 412),
+        // What the method asks for comes first.
+        ("POST", "/blob/v1/x", modified, 409),
+        ("PUT", "/blob/v1/none", modified, 404),
+        ("DELETE", "/blob/v1/none", modified, 404),
+        ("PUT", "/blob/v1/x", modified, 204),
+        ("POST", "/blob/v1/new", long_ago, 201),
+        ("DELETE", "/blob/v1/new", "nonsense", 204),
+    ] {
+        let reply = function.with(method, target, until(date), "2").await;
+        assert_eq!(reply.status, status, "{method} {target} {date}");
+    }
+    // A tag says more than a date.
+    let request = function
+        .request("PUT", "/blob/v1/x")
+        .header("if-match", tag);
+    let request = request.header("if-unmodified-since", modified);
+    assert_eq!(function.send(request, "3").await.status, 412);
+    assert_eq!(function.get("/blob/v1/x").await.body, "2");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_is_coded_is_refused_and_not_kept_without_its_coding() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    function.call("POST", "/blob/v1/x", "old").await;
+    let gzip = ("content-encoding", "gzip");
+    for (method, target) in [
+        ("PUT", "/blob/v1/x"),
+        ("PUT", "/kv/v1/x"),
+        ("POST", "/kv/v1/?batch"),
+    ] {
+        let reply = function.with(method, target, gzip, "zzz").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("accept-encoding")),
+            (415, "identity"),
+            "{method} {target}"
+        );
+        assert_eq!(reply.code(), "content_encoding");
+        assert!(
+            reply.json()["detail"]
+                .as_str()
+                .unwrap()
+                .contains("Content-Encoding")
+        );
+    }
+    assert_eq!(function.get("/blob/v1/x").await.body, "old");
+    assert_eq!(function.get("/kv/v1/x").await.status, 404);
+    let plain = ("content-encoding", "identity");
+    let reply = function.with("PUT", "/blob/v1/x", plain, "new").await;
+    assert_eq!(reply.status, 204);
     rig.end().await;
 }

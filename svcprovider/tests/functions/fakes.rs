@@ -228,6 +228,7 @@ impl SecretStore for Store {
         Ok(value.map(|value| Secret {
             value: Zeroizing::new(value.clone()),
             version,
+            revision: Revision(0x100 + version),
         }))
     }
 }

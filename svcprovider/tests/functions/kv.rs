@@ -386,3 +386,46 @@ async fn quotas_and_engines_say_no_in_their_own_ways() {
     assert_eq!(function.get("/kv/v1/a").await.body, "12345");
     rig.end().await;
 }
+
+#[tokio::test]
+async fn dates_are_conditions_of_keys_too() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
+    function.call("PUT", "/kv/v1/n", "1").await;
+    let got = function.get("/kv/v1/n").await;
+    let modified = got.header("last-modified");
+    for (method, target, name, date, status) in [
+        ("GET", "/kv/v1/n", "if-modified-since", modified, 304),
+        ("GET", "/kv/v1/n", "if-modified-since", long_ago, 200),
+        ("GET", "/kv/v1/n", "if-unmodified-since", long_ago, 412),
+        ("PUT", "/kv/v1/n", "if-unmodified-since", long_ago, 412),
+        (
+            "POST",
+            "/kv/v1/n/incr",
+            "if-unmodified-since",
+            long_ago,
+            412,
+        ),
+        ("DELETE", "/kv/v1/n", "if-unmodified-since", long_ago, 412),
+        // Only reads have to do with it.
+        ("PUT", "/kv/v1/n", "if-modified-since", modified, 204),
+        ("PUT", "/kv/v1/new", "if-unmodified-since", long_ago, 201),
+        (
+            "DELETE",
+            "/kv/v1/none",
+            "if-unmodified-since",
+            long_ago,
+            404,
+        ),
+    ] {
+        let body = if method == "PUT" { "2" } else { "" };
+        let reply = function.with(method, target, (name, date), body).await;
+        assert_eq!(reply.status, status, "{method} {target} {name}: {date}");
+    }
+    let now = function.get("/kv/v1/n").await;
+    let until = ("if-unmodified-since", now.header("last-modified"));
+    let deleted = function.with("DELETE", "/kv/v1/n", until, "").await;
+    assert_eq!(deleted.status, 204);
+    rig.end().await;
+}

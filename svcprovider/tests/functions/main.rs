@@ -8,6 +8,7 @@ mod fakes;
 mod identity;
 mod kv;
 mod memory;
+mod metrics;
 mod rig;
 mod secret;
 mod start;

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
 use svcprovider::blobs::{Blobs, Settings};
 use svcprovider::http::{Memory, Services};
+use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -35,6 +36,7 @@ pub struct Rig {
     pub client: Client,
     pub socket: PathBuf,
     pub doors: DoorsHandle,
+    pub metrics: Metrics,
     pub shutdown: Shutdown,
     running: JoinHandle<Result<(), AttachError>>,
     _dir: TempDir,
@@ -56,8 +58,9 @@ impl Rig {
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
             memory: Memory::of_the_process(),
+            metrics: Metrics::default(),
         };
-        let doors = attach.handle();
+        let (doors, metrics) = (attach.handle(), services.metrics.clone());
         let running = tokio::spawn(attach.run(services, shutdown.clone()));
         let client = Client::connect(&socket, &node()).await.unwrap();
         Self {
@@ -65,6 +68,7 @@ impl Rig {
             client,
             socket,
             doors,
+            metrics,
             shutdown,
             running,
             _dir: dir,

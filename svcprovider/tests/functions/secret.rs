@@ -58,3 +58,40 @@ async fn bismuthd_may_ask_for_a_secret_too() {
     assert_eq!(rig.client.secret(&group, "none").await.unwrap(), None);
     rig.end().await;
 }
+
+#[tokio::test]
+async fn a_secret_is_read_under_conditions() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let name = ("a".to_owned(), "key".to_owned());
+    let values = vec![b"old".to_vec(), b"new".to_vec()];
+    rig.store.secrets.lock().unwrap().insert(name, values);
+    let now = function.get("/secrets/v1/key").await;
+    let before = function.get("/secrets/v1/key?version=1").await;
+    let (tag, other) = (now.header("etag"), before.header("etag"));
+    assert_ne!(tag, other);
+    for (condition, tag, status) in [
+        ("if-none-match", tag, 304),
+        ("if-none-match", "*", 304),
+        ("if-none-match", other, 200),
+        ("if-match", tag, 200),
+        ("if-match", other, 412),
+        ("if-match", "nonsense", 400),
+    ] {
+        let reply = function.with("GET", "/secrets/v1/key", (condition, tag), "");
+        let reply = reply.await;
+        assert_eq!(reply.status, status, "{condition}: {tag}");
+        let has_value = reply.body == "new";
+        assert_eq!(has_value, status == 200, "{condition}: {tag}");
+    }
+    let same = function.with("GET", "/secrets/v1/key", ("if-none-match", tag), "");
+    let same = same.await;
+    assert_eq!(
+        (same.header("etag"), same.header("x-bismuth-secret-version")),
+        (tag, "2")
+    );
+    assert_eq!(same.header("cache-control"), "no-store");
+    let none = function.with("GET", "/secrets/v1/none", ("if-match", "*"), "");
+    assert_eq!(none.await.status, 412);
+    rig.end().await;
+}

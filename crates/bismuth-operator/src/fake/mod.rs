@@ -1,6 +1,7 @@
 //! A twin of svcprovider's operator's surface, over real HTTP, with everything in memory.
 //!
-//! It checks the token, keeps state, and refuses as svcprovider does. Tests look into the state, and say how it misbehaves.
+//! It checks the token, keeps state, and refuses as svcprovider does, in its words: svcprovider's own tests hold the two against each
+//! other. Tests look into the state, and say how it misbehaves.
 
 mod data;
 mod secret;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -137,7 +138,11 @@ async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     // A broken upload leaves what was there.
     let Ok(body) = body.collect().await.map(|body| body.to_bytes()) else {
-        return problem(StatusCode::BAD_REQUEST, "body_broken", "the body broke off");
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "body_cut_off",
+            "the body was cut off",
+        );
     };
     let misbehaviour = lock(state).misbehaviour;
     match misbehaviour {
@@ -145,8 +150,8 @@ async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> Answer {
         Misbehaviour::Unavailable => {
             let mut answer = problem(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "engine_unavailable",
-                "the engine of records does not answer",
+                "store_unavailable",
+                "the store does not answer; whether a write was made is unknown",
             );
             let headers = answer.headers_mut();
             headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -159,7 +164,7 @@ async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> Answer {
         return problem(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "the token is not the operator's",
+            "the request does not carry the operator's token, which is in svcprovider's --operator-token-file",
         );
     }
     route(&mut lock(state), &head, body)
@@ -170,13 +175,14 @@ fn route(state: &mut State, head: &Parts, body: Bytes) -> Answer {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let method = &head.method;
     match (method.as_str(), segments.as_slice()) {
+        ("GET", [""]) => full(StatusCode::NO_CONTENT, ""),
         ("GET", ["group"]) => groups(state, head),
         ("GET", ["group", group]) => match state.groups.get(*group) {
             Some(found) => ok(&usage(group, found)),
             None => problem(
                 StatusCode::NOT_FOUND,
                 "unknown_group",
-                format!("group {group} has nothing"),
+                format!("the group {group} has nothing"),
             ),
         },
         ("DELETE", ["group", group]) => {
@@ -185,7 +191,8 @@ fn route(state: &mut State, head: &Parts, body: Bytes) -> Answer {
                 &json!({"kv": gone.kv.len(), "blobs": gone.blobs.len(), "secrets": gone.secrets.len()}),
             )
         }
-        ("POST", ["rewrap"]) => ok(&json!({"groups": state.groups.len(), "master_key": "2026"})),
+        // It has one master key, so that there is nothing to seal anew.
+        ("POST", ["rewrap"]) => ok(&json!({"groups": 0, "master_key": "2026"})),
         (_, ["group", group, "secret", rest @ ..]) => {
             secret::answer(state, group, method, rest, body)
         }
@@ -198,24 +205,25 @@ fn route(state: &mut State, head: &Parts, body: Bytes) -> Answer {
         _ => problem(
             StatusCode::NOT_FOUND,
             "unknown_path",
-            format!("there is no {}", head.uri.path()),
+            "there are /, /group, /group/{group}, /group/{group}/kv/v1/, /blob/v1/, /secret, and /rewrap",
         ),
     }
 }
 
 fn groups(state: &State, head: &Parts) -> Answer {
-    let page = Page::of(head);
-    let (names, next) = page.take(state.groups.keys());
+    let part = Page::of(head);
+    let (names, next) = part.take(state.groups.keys());
     let groups: Vec<Value> = names
         .iter()
         .map(|name| usage(name, &state.groups[*name]))
         .collect();
-    ok(&json!({"groups": groups, "next": next}))
+    ok(&page("groups", groups, next))
 }
 
 fn usage(name: &str, group: &Group) -> Value {
     let bytes = |entries: &std::collections::BTreeMap<String, Entry>| {
-        entries.values().map(|e| e.value.len()).sum::<usize>()
+        let charge = |(key, entry): (&String, &Entry)| key.len() + entry.value.len();
+        entries.iter().map(charge).sum::<usize>()
     };
     json!({
         "group": name,
@@ -259,9 +267,18 @@ impl Page {
     }
 }
 
+/// A part of a list, and what to give as `after` for the part that follows; not there if none does.
+pub(crate) fn page(member: &str, entries: Vec<Value>, next: Option<&String>) -> Value {
+    let mut page = json!({ member: entries });
+    if let Some(next) = next {
+        page["next"] = json!(next);
+    }
+    page
+}
+
 pub(crate) fn parameter(head: &Parts, name: &str) -> Option<String> {
     let pairs = head.uri.query()?.split('&');
-    let mut values = pairs.filter_map(|pair| pair.split_once('='));
+    let mut values = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     values
         .find(|(found, _)| *found == name)
         .map(|(_, value)| decode(value))
@@ -309,10 +326,10 @@ pub(crate) fn problem(status: StatusCode, code: &'static str, detail: impl Into<
     answer
 }
 
-pub(crate) fn wrong_method(method: &Method) -> Answer {
+pub(crate) fn wrong_method(allowed: &'static str) -> Answer {
     problem(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
-        format!("there is no {method} here"),
+        format!("this takes {allowed}"),
     )
 }

@@ -25,9 +25,10 @@ pub(super) fn answer(
                 state.tidy();
                 ok(&json!({"name": name}))
             }
-            None => unknown(state, group, name),
+            None => unknown(state, name),
         },
-        _ => wrong_method(method),
+        (_, []) => wrong_method("GET, HEAD"),
+        _ => wrong_method("PUT, DELETE, and POST of /rotate"),
     }
 }
 
@@ -43,17 +44,17 @@ fn list(state: &State, group: &str) -> Answer {
 
 fn set(state: &mut State, group: &str, name: &str, value: Bytes, must_be: bool) -> Answer {
     if value.is_empty() || value.len() > MAX_BYTES {
-        let (status, code) = if value.is_empty() {
-            (StatusCode::BAD_REQUEST, "empty_secret")
-        } else {
-            (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large")
-        };
-        return problem(status, code, format!("a secret has 1 to {MAX_BYTES} bytes"));
+        if value.is_empty() {
+            let detail = "a secret has at least one byte";
+            return problem(StatusCode::BAD_REQUEST, "empty_secret", detail);
+        }
+        let detail = format!("more than {MAX_BYTES} bytes");
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail);
     }
     let secrets = &mut state.group(group).secrets;
     let known = secrets.contains_key(name);
     if must_be && !known {
-        return unknown(state, group, name);
+        return unknown(state, name);
     }
     let secret = secrets.entry(name.to_owned()).or_insert(Secret {
         versions: Vec::new(),
@@ -70,11 +71,11 @@ fn set(state: &mut State, group: &str, name: &str, value: Bytes, must_be: bool) 
     with_json(status, &answer, "application/json")
 }
 
-fn unknown(state: &mut State, group: &str, name: &str) -> Answer {
+fn unknown(state: &mut State, name: &str) -> Answer {
     state.tidy();
     problem(
         StatusCode::NOT_FOUND,
         "unknown_secret",
-        format!("group {group} has no secret {name}"),
+        format!("there is no secret {name:?} in the group"),
     )
 }

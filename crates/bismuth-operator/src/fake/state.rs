@@ -34,7 +34,7 @@ pub struct Entry {
     /// Its bytes.
     pub value: Bytes,
     /// As it was given.
-    pub content_type: String,
+    pub content_type: Option<String>,
     /// With its quotes.
     pub etag: String,
     /// When it was written.
@@ -79,7 +79,7 @@ impl State {
         self.revision += 1;
         Entry {
             value: value.into(),
-            content_type: "application/octet-stream".to_owned(),
+            content_type: None,
             etag: format!("\"{:x}\"", 0x5f00 + self.revision),
             modified_ms: now_ms(),
             expires_ms: None,

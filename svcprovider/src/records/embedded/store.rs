@@ -18,6 +18,7 @@ use thiserror::Error;
 use super::tables;
 use crate::durable;
 use crate::records::EngineError;
+use crate::seldom::Seldom;
 
 /// What errors call this engine.
 pub(super) const ENGINE: &str = "the embedded store";
@@ -194,7 +195,10 @@ impl Store {
             Ok(database) => {
                 opened.database = Some(database);
                 opened.generation += 1;
-                tracing::warn!(path = %self.path.display(), "the embedded store had an I/O error and was opened again");
+                static AGAIN: Seldom = Seldom::new();
+                if let Some(left_out) = AGAIN.now() {
+                    tracing::warn!(path = %self.path.display(), left_out, "the embedded store had an I/O error and was opened again");
+                }
                 Ok(())
             }
             Err(error) => Err(engine_error(error)),

@@ -19,6 +19,7 @@ use super::reserve::Reserve;
 use super::session::Session;
 use super::store::{ENGINE, Store};
 use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
+use crate::seldom::Seldom;
 
 /// So many requests are taken into one commit: 32 writers by far, and an answer is not kept waiting by a hundred thousand.
 const MOST_REQUESTS: usize = 512;
@@ -136,7 +137,10 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
             Ok(())
         }
         Err(error) => {
-            tracing::error!(%error, requests = requests.len(), "a commit failed");
+            static FAILS: Seldom = Seldom::new();
+            if let Some(left_out) = FAILS.now() {
+                tracing::error!(%error, requests = requests.len(), left_out, "a commit failed");
+            }
             Err((error, requests))
         }
     }

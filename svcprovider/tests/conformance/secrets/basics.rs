@@ -188,3 +188,31 @@ pub async fn a_group_has_as_many_secrets_as_it_may(world: &mut dyn World) {
     assert_eq!(secrets.list("group").await.unwrap().len(), MAX_SECRETS);
     assert_eq!(secrets.purge("group").await.unwrap(), MAX_SECRETS as u64);
 }
+
+pub async fn a_revision_names_one_value_for_ever(world: &mut dyn World) {
+    let keys = Keys::new();
+    let secrets = keys.secrets(world.records());
+    let mut values = std::collections::BTreeMap::new();
+    let look = async |version| {
+        let secret = secrets.get("group", "name", version).await.unwrap();
+        secret.map(|secret| (secret.revision, secret.value.to_vec()))
+    };
+    let name = key("name");
+    for round in ["a", "b"] {
+        for n in 1..=3 {
+            let value = format!("{round}{n}");
+            assert_eq!(set(&secrets, "group", "name", &value).await, n);
+            for version in [None, Some(n), Some(n - 1)] {
+                let Some((revision, value)) = look(version).await else {
+                    continue;
+                };
+                let known = values.entry(revision).or_insert_with(|| value.clone());
+                assert_eq!(*known, value, "{revision:?}");
+            }
+        }
+        secrets.delete("group", &name).await.unwrap();
+    }
+    assert_eq!(look(None).await, None);
+    // Three current ones and two earlier ones in each round.
+    assert_eq!(values.len(), 10);
+}

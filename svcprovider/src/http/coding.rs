@@ -1,0 +1,48 @@
+//! `Content-Encoding`: RFC 9110 section 8.4. Pure.
+
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+
+use super::problems::{self, Refusal};
+
+/// Whether the bytes of a request are those that it is about. Others would be stored without the word that says how to read them, and
+/// whoever reads them would get something else than was written.
+pub(crate) fn identity(headers: &HeaderMap) -> Result<(), Refusal> {
+    for field in headers.get_all(CONTENT_ENCODING) {
+        let codings = field.as_bytes().split(|&byte| byte == b',');
+        for coding in codings.map(<[u8]>::trim_ascii) {
+            if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+                return Err(problems::coded());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_coded_is_taken() {
+        let taken = |fields: &[&'static str]| {
+            let fields = fields.iter().map(|field| field.parse().unwrap());
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(CONTENT_ENCODING, field);
+            }
+            identity(&headers).is_ok()
+        };
+        for plain in [&[][..], &["identity"], &["Identity , identity"], &[""]] {
+            assert!(taken(plain), "{plain:?}");
+        }
+        for coded in [
+            &["gzip"][..],
+            &["identity, br"],
+            &["identity", "zstd"],
+            &["x"],
+        ] {
+            assert!(!taken(coded), "{coded:?}");
+        }
+    }
+}

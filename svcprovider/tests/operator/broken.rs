@@ -1,0 +1,97 @@
+//! What is broken of one group is that group's.
+
+use bismuth_model::ServiceGroup;
+use bismuth_operator::{Call, Purged, json};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use svcprovider::records::{Change, Condition, Limits, Place, Space, Write};
+
+use crate::rig::Rig;
+
+fn group(name: &str) -> ServiceGroup {
+    name.parse().unwrap()
+}
+
+async fn set(rig: &Rig, name: &str) {
+    let call = Call::secret(Method::PUT, &group(name), "password");
+    let body = Full::new(Bytes::from("value"));
+    rig.surface.call(call, body).await.unwrap();
+}
+
+/// Writes over what a group's secrets are listed in.
+async fn tamper(rig: &Rig, name: &str) {
+    let write = Write {
+        place: Place {
+            group: name.to_owned(),
+            space: Space::Secret,
+            key: "m".to_owned(),
+        },
+        condition: Condition::Present,
+        change: Change::Put {
+            value: Bytes::from("nonsense"),
+            content_type: None,
+            ttl_ms: None,
+            charge: 8,
+        },
+        limits: Limits::default(),
+    };
+    rig.records.write(vec![write]).await.unwrap();
+}
+
+async fn secrets_by_group(rig: &Rig) -> Vec<(String, u64)> {
+    let call = Call::new(Method::GET, "/group");
+    let listed: Value = json(&rig.surface, rig.surface.ask(call).await.unwrap())
+        .await
+        .unwrap();
+    let groups = listed["groups"].as_array().unwrap().iter();
+    groups
+        .map(|group| {
+            let name = group["group"].as_str().unwrap().to_owned();
+            (name, group["secrets"].as_u64().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
+    let rig = Rig::start();
+    for name in ["broken", "sound"] {
+        set(&rig, name).await;
+    }
+    tamper(&rig, "broken").await;
+    let call = Call::secrets(Method::GET, &group("broken"));
+    let error = rig.surface.ask(call).await.unwrap_err();
+    let refused = error.refused_with();
+    assert_eq!(refused, Some(StatusCode::INTERNAL_SERVER_ERROR), "{error}");
+
+    let both = [("broken".to_owned(), 1), ("sound".to_owned(), 1)];
+    assert_eq!(secrets_by_group(&rig).await, both);
+    let show = Call::group(Method::GET, &group("broken"));
+    let shown: Value = json(&rig.surface, rig.surface.ask(show).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(shown["secrets"], json!(1));
+
+    rig.surface.probe().await.unwrap();
+    let purged = rig.surface.purge(&group("broken")).await.unwrap();
+    let one = Purged {
+        secrets: 1,
+        ..Purged::default()
+    };
+    assert_eq!(purged, one);
+    assert_eq!(secrets_by_group(&rig).await, both[1..]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_probe_says_whether_the_engines_are_there() {
+    let rig = Rig::start();
+    rig.surface.probe().await.unwrap();
+    std::fs::remove_dir_all(rig.objects_dir()).unwrap();
+    let error = rig.surface.probe().await.unwrap_err();
+    let refused = error.refused_with();
+    assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE), "{error}");
+    rig.end().await;
+}

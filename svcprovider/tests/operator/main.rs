@@ -1,0 +1,8 @@
+//! The operator's surface as its clients use it, on the embedded engines.
+
+#![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
+
+mod broken;
+mod daemon;
+mod rig;
+mod twin;

@@ -1,0 +1,75 @@
+//! The operator's surface of a svcprovider, and a client of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::{Shutdown, listen};
+use bismuth_operator::Surface;
+use svcprovider::blobs::{Blobs, Settings};
+use svcprovider::http::{Memory, Services};
+use svcprovider::metrics::Metrics;
+use svcprovider::objects::files::Files;
+use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
+use svcprovider::records::Records;
+use svcprovider::records::embedded::Embedded;
+use svcprovider::secrets::{Keyring, Secrets};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+/// More than anything takes on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+pub struct Rig {
+    pub surface: Surface,
+    pub records: Arc<dyn Records>,
+    dir: TempDir,
+    shutdown: Shutdown,
+    running: JoinHandle<Result<(), OperatorError>>,
+}
+
+impl Rig {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let records: Arc<dyn Records> = Arc::new(Embedded::open(&path("records")).unwrap());
+        let objects = Arc::new(Files::open(&path("objects")).unwrap());
+        let keyring = Keyring::load_or_create(&path("master.keys")).unwrap();
+        let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
+        let token_file = path("operator.token");
+        let operator = Operator {
+            services: Services {
+                records: Arc::clone(&records),
+                blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
+                secrets: Arc::clone(&secrets) as Arc<_>,
+                memory: Memory::of_the_process(),
+                metrics: Metrics::default(),
+            },
+            secrets,
+            token: OperatorToken::load_or_make(&token_file).unwrap(),
+        };
+        let listener = listen::bind_per_core("127.0.0.1:0".parse().unwrap(), 1);
+        let listener = listener.unwrap().remove(0);
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = Shutdown::new();
+        let running = operator::run(listener, operator, SOON, shutdown.clone());
+        Self {
+            surface: Surface::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
+            records,
+            running: tokio::spawn(running),
+            shutdown,
+            dir,
+        }
+    }
+
+    /// Where the bytes of blobs are.
+    pub fn objects_dir(&self) -> PathBuf {
+        self.dir.path().join("objects")
+    }
+
+    /// Ends it in good order.
+    pub async fn end(self) {
+        self.shutdown.trigger();
+        self.running.await.unwrap().unwrap();
+    }
+}
