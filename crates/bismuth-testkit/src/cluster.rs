@@ -28,7 +28,7 @@ use tokio::io::AsyncWriteExt as _;
 
 pub use builder::Builder;
 pub use node::Node;
-pub use services::Services;
+pub use services::{Engines, Services};
 
 use crate::daemon::{self, Daemon};
 use crate::http::{self as client, full};
@@ -49,7 +49,7 @@ pub struct Cluster {
     frontend: Daemon,
     api: Daemon,
     nodes: Vec<Node>,
-    services: Option<Services>,
+    services: Vec<Services>,
     containerd: Containerd,
     registry: Registry,
     zookeeper: ZooKeeper,
@@ -170,14 +170,14 @@ impl Cluster {
         &mut self.nodes[index]
     }
 
-    /// svcprovider.
+    /// svcprovider; that of the first node, if each has its own.
     ///
     /// # Panics
     ///
     /// When the cluster was not built with it.
     #[must_use]
     pub fn services(&self) -> &Services {
-        self.services.as_ref().expect("built with services()")
+        self.services.first().expect("built with services()")
     }
 
     /// svcprovider, to kill and restart it.
@@ -187,7 +187,19 @@ impl Cluster {
     /// When the cluster was not built with it.
     #[must_use]
     pub fn services_mut(&mut self) -> &mut Services {
-        self.services.as_mut().expect("built with services()")
+        self.services.first_mut().expect("built with services()")
+    }
+
+    /// The svcprovider of the node at this position, to kill and restart it.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was not built with one for each node.
+    #[must_use]
+    pub fn services_of_mut(&mut self, node: usize) -> &mut Services {
+        self.services
+            .get_mut(node)
+            .expect("built with services_on()")
     }
 
     /// Every daemon of ours with its name.
@@ -385,7 +397,13 @@ impl Cluster {
             ("BISMUTH_API", self.api_url("")),
             ("BISMUTH_FRONTEND", self.frontend_url("")),
         ];
-        connection.extend(self.services.iter().flat_map(Services::operator));
+        connection.extend(
+            self.services
+                .first()
+                .map(Services::operator)
+                .into_iter()
+                .flatten(),
+        );
         ctl(&self.zookeeper.connect_string(), &connection, args, input).await
     }
 

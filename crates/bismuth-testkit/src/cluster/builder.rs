@@ -6,9 +6,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, Dir, ENVIRONMENT, Node, Ports, Services, ctl, succeeded};
+use super::{Cluster, Dir, ENVIRONMENT, Engines, Node, Ports, Services, ctl, succeeded};
 use crate::daemon::{Daemon, static_program};
 use crate::{Containerd, Image, Registry, ZooKeeper, image, ports, run};
+
+/// Whether there is svcprovider, and of what kind.
+#[derive(Debug, Clone)]
+enum Wanted {
+    None,
+    /// One for all nodes, on embedded engines.
+    One,
+    /// One for each node.
+    OneEach(Engines),
+}
 
 /// What a cluster is made of before it starts.
 #[derive(Debug, Clone)]
@@ -21,7 +31,7 @@ pub struct Builder {
     bismuthd_env: Vec<(String, String)>,
     frontend_args: Vec<String>,
     api_args: Vec<String>,
-    services: bool,
+    services: Wanted,
 }
 
 impl Default for Builder {
@@ -36,7 +46,7 @@ impl Default for Builder {
             bismuthd_env: Vec::new(),
             frontend_args: Vec::new(),
             api_args: Vec::new(),
-            services: false,
+            services: Wanted::None,
         }
     }
 }
@@ -104,7 +114,14 @@ impl Builder {
     /// With one svcprovider, which all nodes share, on embedded engines.
     #[must_use]
     pub fn services(mut self) -> Self {
-        self.services = true;
+        self.services = Wanted::One;
+        self
+    }
+
+    /// With one svcprovider for each node, all on these engines.
+    #[must_use]
+    pub fn services_on(mut self, engines: Engines) -> Self {
+        self.services = Wanted::OneEach(engines);
         self
     }
 
@@ -132,12 +149,11 @@ impl Builder {
             api: ports::reserve()?,
             node: ports::reserve()?,
         };
-        let services = match self.services {
-            true => Some(Services::start(&dir.0, &servers, ENVIRONMENT).await?),
-            false => None,
-        };
+        let services = self.start_services(&dir.0, &servers).await?;
         let mut nodes = Vec::new();
         for (ip, number) in ips.into_iter().zip(1_u8..) {
+            // Its own, or the one for all.
+            let own = services.get(usize::from(number) - 1).or(services.first());
             nodes.push(self.start_node(
                 &dir.0,
                 number,
@@ -146,10 +162,10 @@ impl Builder {
                 &containerd,
                 &registry,
                 ports,
-                services.as_ref(),
+                own,
             )?);
         }
-        let api = self.start_api(&dir.0, &servers, ports, services.as_ref())?;
+        let api = self.start_api(&dir.0, &servers, ports, services.first())?;
         let frontend = self.start_frontend(&dir.0, &servers, ports)?;
         let cluster = Cluster {
             frontend,
@@ -168,6 +184,25 @@ impl Builder {
         cluster.api_ready().await?;
         cluster.frontend_ready().await?;
         Ok(cluster)
+    }
+
+    async fn start_services(&self, dir: &Path, zookeeper: &str) -> Result<Vec<Services>> {
+        let mut all = Vec::new();
+        match &self.services {
+            Wanted::None => {}
+            Wanted::One => all.push(Services::start(dir, zookeeper, ENVIRONMENT).await?),
+            Wanted::OneEach(engines) => {
+                let keys = dir.join("keys/master.keys");
+                for number in 1..=self.nodes {
+                    let dir = dir.join(format!("p{number}"));
+                    fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+                    let started =
+                        Services::start_on(&dir, zookeeper, ENVIRONMENT, engines, &keys).await?;
+                    all.push(started);
+                }
+            }
+        }
+        Ok(all)
     }
 
     async fn start_registry(&self) -> Result<Registry> {

@@ -1,4 +1,4 @@
-//! svcprovider: keys, blobs and secrets for the functions of all nodes of a cluster, which are on one machine.
+//! svcprovider: keys, blobs and secrets for the functions of a cluster.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +6,36 @@ use anyhow::{Context, Result};
 
 use super::READY_BOUND;
 use crate::daemon::Daemon;
-use crate::ports;
+use crate::s3::{KEY_ID, SECRET_KEY};
+use crate::{PostgreSql, S3Server, ports};
 
-/// A svcprovider with embedded engines.
+/// Engines that several svcproviders share.
+#[derive(Debug, Clone)]
+pub struct Engines {
+    /// Its `--records`.
+    pub records: String,
+    /// Its `--objects`.
+    pub objects: String,
+    /// What it has in its environment.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Engines {
+    /// A database in a PostgreSQL server, and a bucket in an S3 server.
+    #[must_use]
+    pub fn on(postgres: &PostgreSql, database: &str, s3: &S3Server, bucket: &str) -> Self {
+        Self {
+            records: postgres.url(database),
+            objects: s3.url(bucket),
+            variables: vec![
+                ("AWS_ACCESS_KEY_ID".into(), KEY_ID.into()),
+                ("AWS_SECRET_ACCESS_KEY".into(), SECRET_KEY.into()),
+            ],
+        }
+    }
+}
+
+/// A svcprovider.
 #[derive(Debug)]
 pub struct Services {
     daemon: Daemon,
@@ -25,6 +52,36 @@ impl Services {
     ///
     /// When it does not become ready, with its log.
     pub async fn start(dir: &Path, zookeeper: &str, environment: &str) -> Result<Self> {
+        Self::start_with(dir, zookeeper, environment, &[], &[]).await
+    }
+
+    /// One of several, each with its own `dir` and all with the master keys at `keys`.
+    pub(super) async fn start_on(
+        dir: &Path,
+        zookeeper: &str,
+        environment: &str,
+        engines: &Engines,
+        keys: &Path,
+    ) -> Result<Self> {
+        let more = [
+            "--records",
+            &engines.records,
+            "--objects",
+            &engines.objects,
+            "--master-key-file",
+            &keys.display().to_string(),
+        ];
+        let more = more.map(str::to_owned);
+        Self::start_with(dir, zookeeper, environment, &more, &engines.variables).await
+    }
+
+    async fn start_with(
+        dir: &Path,
+        zookeeper: &str,
+        environment: &str,
+        more: &[String],
+        variables: &[(String, String)],
+    ) -> Result<Self> {
         let data_dir = dir.join("services");
         // Short, as all paths of sockets.
         let socket = dir.join("s.sock");
@@ -42,14 +99,19 @@ impl Services {
             format!("127.0.0.1:{admin_port}"),
             "--operator-listen".into(),
             format!("127.0.0.1:{operator_port}"),
-            "--master-key-file".into(),
-            dir.join("keys/master.keys").display().to_string(),
             "--create-master-key".into(),
             "--drain".into(),
             "2s".into(),
         ];
+        let own_keys = [
+            "--master-key-file".into(),
+            dir.join("keys/master.keys").display().to_string(),
+        ];
+        let more = if more.is_empty() { &own_keys } else { more };
+        let args = args.iter().chain(more);
+        let daemon = Daemon::spawn_with(dir, "svcprovider", "svcprovider", args, variables)?;
         let services = Self {
-            daemon: Daemon::spawn_in(dir, "svcprovider", "svcprovider", args)?,
+            daemon,
             admin_port,
             operator_port,
             data_dir,

@@ -12,6 +12,7 @@ mod canaries;
 mod restarts;
 mod sharing;
 mod started_by_bismuthd;
+mod two_nodes;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::{Cluster, http as client, image};

@@ -3,7 +3,7 @@
 //! ```text
 //! RUSTFLAGS='-C target-feature=+crt-static' cargo build -p bismuth-init --bin bismuth-init \
 //!     --target x86_64-unknown-linux-gnu --profile init
-//! cargo run -p bismuth-init --example timings -- target/x86_64-unknown-linux-gnu/init/bismuth-init
+//! cargo run -p bismuth-init --example spawn_timings -- target/x86_64-unknown-linux-gnu/init/bismuth-init
 //! ```
 //!
 //! Both run `busybox true` on `/dev/null`, turn by turn, one at a time, from start until the end
