@@ -48,6 +48,7 @@ async fn measure() {
         records: store.clone(),
         blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
         secrets: store,
+        has_other_nodes: false,
         memory: Memory::of_the_process(),
         metrics: Metrics::default(),
     };

@@ -122,6 +122,7 @@ impl Service {
                 records: Arc::clone(&records),
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
+                has_other_nodes: urls.records != RecordsUrl::Embedded,
                 memory: Memory::of_the_process(),
                 metrics: metrics::Metrics::default(),
             },

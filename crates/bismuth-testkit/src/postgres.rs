@@ -147,13 +147,17 @@ impl PostgreSql {
         self.freeze()
     }
 
-    /// A signal takes effect when its process runs next, and one that was being forked was not listed.
+    /// A signal takes effect when its process runs next, and one that was being forked was not listed: all are listed once more when all
+    /// that were known had stopped, of which one is the only one that forks.
     fn freeze(&self) -> Result<()> {
+        let all_stopped = || {
+            let pids = sweep::processes_below(&self.dir);
+            pids.iter().all(|pid| is_stopped(*pid))
+        };
         let end = Instant::now() + END_BOUND;
         loop {
             send(Signal::STOP, &sweep::processes_below(&self.dir));
-            let pids = sweep::processes_below(&self.dir);
-            if pids.iter().all(|pid| is_stopped(*pid)) {
+            if all_stopped() && all_stopped() {
                 return Ok(());
             }
             ensure!(Instant::now() < end, "PostgreSQL does not freeze");

@@ -11,6 +11,7 @@ use http::request::Parts;
 use super::memory::Rooms;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
+use super::shared_rate::Denied;
 use super::{Services, bearer};
 use crate::records::{Limits, Place, Space};
 
@@ -90,7 +91,7 @@ impl Caller {
         }
     }
 
-    /// Whether the request is this caller's own, and not one too many.
+    /// Whether the request is this caller's own.
     pub(super) fn check(&self, head: &Parts) -> Result<(), Refusal> {
         let Some(proof) = &self.proof else {
             return Ok(());
@@ -105,12 +106,23 @@ impl Caller {
         if !bearer::is_shown(&head.headers, &proof.token) {
             return Err(problems::unauthorized());
         }
-        match self.quotas.requests_per_second {
-            None => Ok(()),
-            Some(rate) => proof
-                .bucket
-                .take(rate)
-                .map_err(|wait| problems::too_many(rate, wait)),
+        Ok(())
+    }
+
+    /// Whether the request is not one too many.
+    pub(super) async fn admit(&self, services: &Services) -> Result<(), Refusal> {
+        let (Some(proof), Some(rate)) = (&self.proof, self.quotas.requests_per_second) else {
+            return Ok(());
+        };
+        if !services.has_other_nodes {
+            let taken = proof.bucket.take(rate);
+            return taken.map_err(|wait| problems::too_many(rate, wait));
+        }
+        let shared = proof.bucket.shared();
+        match shared.take(&*services.records, self.group(), rate).await {
+            Ok(()) => Ok(()),
+            Err(Denied::Until(wait)) => Err(problems::too_many(rate, wait)),
+            Err(Denied::Engine(error)) => Err(error.into()),
         }
     }
 }

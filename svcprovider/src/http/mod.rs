@@ -46,6 +46,7 @@ pub(crate) mod problems;
 mod range;
 pub mod rate;
 pub mod secret;
+mod shared_rate;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,6 +75,8 @@ pub struct Services {
     pub blobs: Blobs,
     /// Where secrets are.
     pub secrets: Arc<dyn SecretStore>,
+    /// Whether other nodes use the same records, so that a group's rate is to be counted there.
+    pub has_other_nodes: bool,
     /// Where the bytes of requests and answers have room, all together.
     pub memory: Memory,
     /// What is counted.
@@ -97,10 +100,12 @@ pub async fn answer(
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    let answered = match caller.check(&head) {
-        Ok(()) => route(services, caller, &head, &path, body).await,
-        Err(refusal) => Err(refusal),
+    let answered = async {
+        caller.check(&head)?;
+        caller.admit(services).await?;
+        route(services, caller, &head, &path, body).await
     };
+    let answered = answered.await;
     let response = match answered {
         Ok(response) => response,
         Err(refusal) => {

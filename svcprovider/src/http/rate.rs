@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bismuth_model::ServiceGroup;
 
 use super::Memory;
+use super::shared_rate::SharedRate;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -22,6 +23,8 @@ pub struct Bucket {
     full_at: AtomicU64,
     /// What the group may have in memory, too.
     memory: Memory,
+    /// What it has of the tokens that all nodes share, where they do.
+    shared: SharedRate,
 }
 
 impl Default for Bucket {
@@ -30,11 +33,17 @@ impl Default for Bucket {
             started: Instant::now(),
             full_at: AtomicU64::new(0),
             memory: Memory::of_a_group(),
+            shared: SharedRate::default(),
         }
     }
 }
 
 impl Bucket {
+    /// The group's tokens where nodes share them.
+    pub(super) fn shared(&self) -> &SharedRate {
+        &self.shared
+    }
+
     /// Where the bytes of the group's requests and answers have room.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory

@@ -43,16 +43,19 @@ pub enum Space {
     Secret,
     /// Wrapped data keys.
     DataKey,
+    /// Requests that were let in, by second.
+    Rate,
 }
 
 impl Space {
     /// All there are.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Kv,
         Self::Blob,
         Self::Object,
         Self::Secret,
         Self::DataKey,
+        Self::Rate,
     ];
 
     /// What stands for it in every engine. Never changed, because it is stored.
@@ -64,6 +67,7 @@ impl Space {
             Self::Object => 3,
             Self::Secret => 4,
             Self::DataKey => 5,
+            Self::Rate => 6,
         }
     }
 

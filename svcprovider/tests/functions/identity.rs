@@ -1,6 +1,9 @@
 //! Who is calling, and how often.
 
+use std::time::Duration;
+
 use bismuth_model::ServiceQuotas;
+use svcprovider::records::now_ms;
 
 use crate::rig::{HOST, Rig};
 
@@ -166,4 +169,44 @@ async fn unknown_paths_and_methods_are_named() {
         );
     }
     rig.end().await;
+}
+
+#[tokio::test]
+async fn nodes_that_share_a_store_share_a_group_s_rate_exactly() {
+    let one = Rig::start().await;
+    let store = one.store.clone();
+    let (mut here, mut there) = (
+        Rig::start_on(store.clone(), true).await,
+        Rig::start_on(store, true).await,
+    );
+    let quotas = ServiceQuotas {
+        requests_per_second: Some(7),
+        ..ServiceQuotas::default()
+    };
+    let functions = [
+        here.function_with("team", quotas.clone()).await,
+        there.function_with("team", quotas).await,
+    ];
+    // Within one second of the clock, in one of some tries.
+    for _ in 0..20 {
+        let begun = now_ms();
+        let mut let_in = 0;
+        for round in 0..20 {
+            let reply = functions[round % 2].get("/kv/v1/x").await;
+            let_in += u32::from(reply.status == 404);
+            if reply.status == 429 {
+                assert_eq!(reply.header("retry-after"), "1");
+            }
+        }
+        if begun / 1000 == now_ms() / 1000 {
+            assert_eq!(let_in, 7);
+            here.end().await;
+            there.end().await;
+            return one.end().await;
+        }
+        // Into the next second.
+        let wait = Duration::from_millis(1001 - now_ms() % 1000);
+        tokio::time::sleep(wait).await;
+    }
+    panic!("the machine is too busy for twenty requests in a second");
 }

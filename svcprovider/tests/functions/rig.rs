@@ -44,9 +44,14 @@ pub struct Rig {
 
 impl Rig {
     pub async fn start() -> Self {
+        Self::start_on(Arc::new(Store::default()), false).await
+    }
+
+    /// One of several nodes, if it `has_other_nodes`, on a store.
+    pub async fn start_on(store: Arc<Store>, has_other_nodes: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
-        let (store, shutdown) = (Arc::new(Store::default()), Shutdown::new());
+        let shutdown = Shutdown::new();
         let attach = Attach::bind(AttachConfig {
             socket: socket.clone(),
             workers: 2,
@@ -57,6 +62,7 @@ impl Rig {
             records: store.clone(),
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
+            has_other_nodes,
             memory: Memory::of_the_process(),
             metrics: Metrics::default(),
         };

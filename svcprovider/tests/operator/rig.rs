@@ -42,6 +42,7 @@ impl Rig {
                 records: Arc::clone(&records),
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
+                has_other_nodes: false,
                 memory: Memory::of_the_process(),
                 metrics: Metrics::default(),
             },

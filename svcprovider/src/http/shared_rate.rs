@@ -1,0 +1,111 @@
+//! A group's rate over all nodes: a counter for each second, in the records that the nodes share.
+//!
+//! ```text
+//!   request ─► tokens at hand for this second? ─┬─ yes ─► one less
+//!                                               └─ no  ─► counter += some ─┬─ within the rate ─► at hand
+//!                                                                          └─ beyond it ─► 429 until the next second
+//! ```
+//!
+//! A rate up to [`EXACT`] is taken token by token, so that no node has one that another needs; of a higher one a hundredth is taken at
+//! once, and a node may leave as many unused. Nodes' clocks are taken to agree, as for everything that is set by NTP: one that is off by
+//! half a second has its seconds half a second later.
+
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use crate::records::{
+    Change, Condition, EngineError, Limits, Place, Records, Space, Write, now_ms,
+};
+
+/// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
+const EXACT: u64 = 100;
+/// A second's counter is of no use after it; clocks may differ.
+const TTL_MS: u64 = 10_000;
+
+/// What this process has of a group's tokens.
+#[derive(Debug, Default)]
+pub(super) struct SharedRate(Mutex<Window>);
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Seconds since the Unix epoch.
+    second: u64,
+    left: u64,
+    /// Whether there are no more for anybody.
+    spent: bool,
+}
+
+/// Why there was no token.
+#[derive(Debug)]
+pub(super) enum Denied {
+    /// The rate is reached; in so long there is more.
+    Until(Duration),
+    /// The counter cannot be had.
+    Engine(EngineError),
+}
+
+impl SharedRate {
+    /// Takes one of the group's `rate` tokens of this second.
+    ///
+    /// # Errors
+    /// As [`Denied`] says.
+    pub(super) async fn take(
+        &self,
+        records: &dyn Records,
+        group: &str,
+        rate: u64,
+    ) -> Result<(), Denied> {
+        // One asks for those who wait: the engine's own bound is the bound of the wait.
+        let mut window = self.0.lock().await;
+        let now_ms = now_ms();
+        let second = now_ms / 1000;
+        if window.second != second {
+            *window = Window {
+                second,
+                ..Window::default()
+            };
+        }
+        if window.left == 0 && !window.spent {
+            *window = refill(records, group, rate, second).await?;
+        }
+        if window.left == 0 {
+            return Err(Denied::Until(Duration::from_millis(1000 - now_ms % 1000)));
+        }
+        window.left -= 1;
+        Ok(())
+    }
+}
+
+/// Takes some of the second's tokens away from the other nodes.
+async fn refill(
+    records: &dyn Records,
+    group: &str,
+    rate: u64,
+    second: u64,
+) -> Result<Window, Denied> {
+    let wanted = (rate / EXACT).max(1);
+    let write = Write {
+        place: Place {
+            group: group.to_owned(),
+            space: Space::Rate,
+            key: second.to_string(),
+        },
+        condition: Condition::Always,
+        change: Change::Add {
+            delta: i64::try_from(wanted).unwrap_or(i64::MAX),
+            ttl_ms: Some(TTL_MS),
+        },
+        limits: Limits::default(),
+    };
+    let written = records.write(vec![write]).await.map_err(Denied::Engine)?;
+    let sum = written.first().and_then(|written| written.sum);
+    let sum = u64::try_from(sum.unwrap_or_default()).unwrap_or(u64::MAX);
+    let taken_before = sum.saturating_sub(wanted);
+    let left = wanted.min(rate.saturating_sub(taken_before));
+    Ok(Window {
+        second,
+        left,
+        spent: sum >= rate,
+    })
+}
