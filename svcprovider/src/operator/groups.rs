@@ -102,36 +102,67 @@ async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
 async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
     let group = name.as_str();
     let kv = purge_keys(operator, group).await?;
-    let mut blobs = 0;
-    loop {
-        let listed = operator
-            .services
-            .blobs
-            .list(group, "", None, PURGED_AT_ONCE)
-            .await?;
-        for blob in &listed.0 {
-            match operator
-                .services
-                .blobs
-                .delete(group, &blob.key, &Condition::Always)
-                .await
-            {
-                Ok(_) => blobs += 1,
-                Err(EngineError::Refused {
-                    refused: Refused::NotFound,
-                    ..
-                }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if listed.0.is_empty() {
-            break;
-        }
-    }
+    let blobs = purge_blobs(operator, group).await?;
     let secrets = operator.secrets.purge(group).await;
     let secrets = secrets.map_err(secrets_failed)?;
     tracing::info!(group, kv, blobs, secrets, "purged a group");
     listing::json(&json!({ "kv": kv, "blobs": blobs, "secrets": secrets }))
+}
+
+async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
+    let blobs = &operator.services.blobs;
+    let mut removed = 0;
+    loop {
+        let (listed, _) = blobs.list(group, "", None, PURGED_AT_ONCE).await?;
+        if listed.is_empty() {
+            return Ok(removed);
+        }
+        for blob in &listed {
+            match blobs.delete(group, &blob.key, &Condition::Always).await {
+                Ok(()) => removed += 1,
+                Err(EngineError::Refused {
+                    refused: Refused::NotFound,
+                    ..
+                }) => {}
+                Err(EngineError::Broken { reason, .. }) => {
+                    tracing::warn!(
+                        group,
+                        reason,
+                        "a broken blob is forgotten; its object stays"
+                    );
+                    forget_blob(operator, group, &blob.key).await?;
+                    removed += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Removes the entry of a blob that cannot be read. Nobody can know which object it had, and nothing else would ever remove it.
+async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), EngineError> {
+    let entry = Place {
+        group: group.to_owned(),
+        space: Space::Blob,
+        key: key.to_owned(),
+    };
+    match operator.services.records.write(vec![deletion(entry)]).await {
+        Ok(_)
+        | Err(EngineError::Refused {
+            refused: Refused::NotFound,
+            ..
+        }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn deletion(place: Place) -> Write {
+    Write {
+        place,
+        condition: Condition::Always,
+        change: Change::Delete,
+        limits: Limits::default(),
+    }
 }
 
 async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> {
@@ -149,17 +180,13 @@ async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> 
         if page.entries.is_empty() {
             return Ok(removed);
         }
-        let deletion = |(key, _): (String, _)| Write {
-            place: Place {
-                group: group.to_owned(),
-                space: Space::Kv,
-                key,
-            },
-            condition: Condition::Always,
-            change: Change::Delete,
-            limits: Limits::default(),
+        let place = |(key, _)| Place {
+            group: group.to_owned(),
+            space: Space::Kv,
+            key,
         };
-        let batch: Vec<Write> = page.entries.into_iter().map(deletion).collect();
+        let places = page.entries.into_iter().map(place);
+        let batch: Vec<Write> = places.map(deletion).collect();
         let count = batch.len();
         match records.write(batch).await {
             Ok(_) => removed += count,

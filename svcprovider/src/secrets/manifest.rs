@@ -4,16 +4,15 @@
 //!   for each secret, in the order of names:  length of the name (u16) │ name │ version (u64) │ modified, ms (u64) │ digest (32)
 //! ```
 
-use std::collections::BTreeMap;
-
 use bytes::Buf as _;
 
 /// Bytes of a digest of a record: SHA-256.
 pub(super) const DIGEST_BYTES: usize = 32;
 
-/// The secrets of a group by their names.
+/// The secrets of a group, in the order of their names. It is read whole for each secret that is asked for, so it is no more than a list:
+/// to build a tree of a thousand names took twice as long as to open them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Manifest(BTreeMap<String, Entry>);
+pub(super) struct Manifest(Vec<(String, Entry)>);
 
 /// What is known of a secret without its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub(super) struct Entry {
 
 impl Manifest {
     pub(super) fn get(&self, name: &str) -> Option<&Entry> {
-        self.0.get(name)
+        self.find(name).ok().map(|at| &self.0[at].1)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
@@ -44,11 +43,22 @@ impl Manifest {
     }
 
     pub(super) fn insert(&mut self, name: &str, entry: Entry) {
-        self.0.insert(name.to_owned(), entry);
+        match self.find(name) {
+            Ok(at) => self.0[at].1 = entry,
+            Err(at) => self.0.insert(at, (name.to_owned(), entry)),
+        }
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.remove(name);
+        if let Ok(at) = self.find(name) {
+            self.0.remove(at);
+        }
+    }
+
+    /// Where a name is, or where it would be.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|(known, _)| known.as_str().cmp(name))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -65,7 +75,7 @@ impl Manifest {
     }
 
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let mut entries = BTreeMap::new();
+        let mut entries: Vec<(String, Entry)> = Vec::new();
         while !bytes.is_empty() {
             let length = bytes.try_get_u16().ok()?;
             let (name, rest) = bytes.split_at_checked(length.into())?;
@@ -75,7 +85,15 @@ impl Manifest {
                 modified_ms: bytes.try_get_u64().ok()?,
                 digest: *bytes.split_off(..DIGEST_BYTES)?.first_chunk()?,
             };
-            entries.insert(std::str::from_utf8(name).ok()?.to_owned(), entry);
+            let name = std::str::from_utf8(name).ok()?;
+            // In their order, each once: they were encoded like that.
+            if entries
+                .last()
+                .is_some_and(|(last, _)| last.as_str() >= name)
+            {
+                return None;
+            }
+            entries.push((name.to_owned(), entry));
         }
         Some(Self(entries))
     }
@@ -108,6 +126,18 @@ mod tests {
         assert_eq!(manifest.encode(), golden);
         assert_eq!(Manifest::decode(&golden), Some(manifest));
         assert_eq!(Manifest::decode(b""), Some(Manifest::default()));
+    }
+
+    #[test]
+    fn names_that_are_out_of_order_or_twice_are_none() {
+        let of = |names: &[&str]| {
+            let entries = names.iter().map(|name| ((*name).to_owned(), entry(1)));
+            Manifest::decode(&Manifest(entries.collect()).encode())
+        };
+        assert!(of(&["a", "b"]).is_some());
+        for wrong in [["b", "a"], ["a", "a"]] {
+            assert_eq!(of(&wrong), None);
+        }
     }
 
     #[test]

@@ -45,4 +45,9 @@ pub const MAX_VALUE_BYTES: usize = 64 << 10;
 
 /// Secrets of one group at most: the manifest is read with each of them, and stays below the mebibyte that a record may have, names of
 /// 512 bytes included.
+///
+/// Both a read and a change cost what the manifest is long, so filling a group costs the square of its secrets. What that is
+/// (`examples/full_group`, names of ten bytes, one core): a read takes 17 µs in a group of one secret, 54 µs in one of 300, 150 µs in a
+/// full one; a change, most of which is its commit, 0.5 ms, 0.7 ms, 0.8 ms; filling a group writes 30 MB of manifests. Unoptimised
+/// ciphers are a hundred times slower, which is why tests fill no more groups than they must.
 pub const MAX_SECRETS: usize = 1000;

@@ -20,13 +20,13 @@ async fn set(rig: &Rig, name: &str) {
     rig.surface.call(call, body).await.unwrap();
 }
 
-/// Writes over what a group's secrets are listed in.
-async fn tamper(rig: &Rig, name: &str) {
+/// Writes over a record of a group.
+async fn tamper(rig: &Rig, name: &str, space: Space, key: &str) {
     let write = Write {
         place: Place {
             group: name.to_owned(),
-            space: Space::Secret,
-            key: "m".to_owned(),
+            space,
+            key: key.to_owned(),
         },
         condition: Condition::Present,
         change: Change::Put {
@@ -60,7 +60,8 @@ async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
     for name in ["broken", "sound"] {
         set(&rig, name).await;
     }
-    tamper(&rig, "broken").await;
+    // What its secrets are listed in.
+    tamper(&rig, "broken", Space::Secret, "m").await;
     let call = Call::secrets(Method::GET, &group("broken"));
     let error = rig.surface.ask(call).await.unwrap_err();
     let refused = error.refused_with();
@@ -82,6 +83,28 @@ async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
     };
     assert_eq!(purged, one);
     assert_eq!(secrets_by_group(&rig).await, both[1..]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
+    let rig = Rig::start();
+    for key in ["broken", "sound"] {
+        let call = Call::blob(Method::POST, &group("g"), key);
+        let body = Full::new(Bytes::from("value"));
+        rig.surface.call(call, body).await.unwrap();
+    }
+    tamper(&rig, "g", Space::Blob, "broken").await;
+    let list = Call::blob(Method::GET, &group("g"), "").query("details", "true");
+    let listed: Value = json(&rig.surface, rig.surface.ask(list).await.unwrap())
+        .await
+        .unwrap();
+    let is_known = |n: usize| listed["blobs"][n]["sha256"].is_string();
+    assert_eq!(listed["blobs"][0]["key"], "broken");
+    assert_eq!((is_known(0), is_known(1)), (false, true), "{listed}");
+    let purged = rig.surface.purge(&group("g")).await.unwrap();
+    assert_eq!(purged.blobs, 2);
+    assert!(secrets_by_group(&rig).await.is_empty());
     rig.end().await;
 }
 
