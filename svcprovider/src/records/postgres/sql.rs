@@ -45,11 +45,9 @@ pub(super) const GET_MANY: &str = concat!(
      CASE WHEN total.bytes <= $4::bigint THEN f.value ELSE ''::bytea END AS value, total.bytes FROM found f, total"
 );
 /// Also those whose time has come: they count. Of a value as much as tells a number from what is none.
-pub(super) const STORED: &str = concat!(
-    "SELECT p.ordinal, r.revision, r.modified_ms, r.expires_ms, r.charge, r.content_type, \
+pub(super) const STORED: &str = "SELECT p.ordinal, r.revision, r.modified_ms, r.expires_ms, r.charge, r.content_type, \
      substring(r.value FROM 1 FOR 65) AS value FROM unnest($1::int2[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS p(space, grp, key, ordinal) \
-     JOIN bismuth_record r ON r.space = p.space AND r.grp = p.grp AND r.key = p.key"
-);
+     JOIN bismuth_record r ON r.space = p.space AND r.grp = p.grp AND r.key = p.key";
 pub(super) const LIST: &str = concat!(
     "SELECT r.key, r.revision, r.modified_ms, r.expires_ms, r.charge, r.content_type FROM bismuth_record r \
      WHERE r.space = $1 AND r.grp = $2 AND r.key >= $3 AND ($4::bytea IS NULL OR r.key < $4) AND ",
