@@ -91,18 +91,9 @@ impl Embedded {
         bounded.map_err(|_| hangs())?
     }
 
-    /// Reads a record or two, most likely without waiting: handing it to another thread would cost more than the reading.
-    async fn read_here<T: Send + 'static>(
-        &self,
-        read: impl Fn(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        match self.store.read_at_once(&read) {
-            Some(answer) => answer,
-            None => self.read_apart(read).await,
-        }
-    }
-
-    /// Reads much, on a thread that may wait for the disk.
+    /// Reads on a thread that may wait for the disk. What is in the kernel's cache would be read in a third of the time where it is asked for
+    /// (5 µs against 15, 90,000 a second against 42,000 on two cores); but a disk that hangs would take a thread that serves every
+    /// container with it, and nobody would be told.
     async fn read_apart<T: Send + 'static>(
         &self,
         read: impl Fn(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
@@ -142,7 +133,7 @@ impl Drop for Embedded {
 impl Records for Embedded {
     async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
         let place = place.clone();
-        self.read_here(move |state| find(state, &place, now_ms()))
+        self.read_apart(move |state| find(state, &place, now_ms()))
             .await
     }
 
@@ -173,7 +164,7 @@ impl Records for Embedded {
 
     async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
         let key = tables::owner_key(space, group);
-        self.read_here(move |state| {
+        self.read_apart(move |state| {
             let row = state.open_table(tables::COUNTER)?;
             let row = row.get(key.as_slice())?;
             Ok(row.map_or(Usage::default(), |row| tables::counter(row.value()).usage))
@@ -278,4 +269,62 @@ fn groups(state: &ReadTransaction, space: Space) -> Result<Vec<String>, redb::Er
     // Stored by length first.
     groups.sort_unstable();
     Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::records::{Change, Condition, Limits};
+
+    fn at() -> Place {
+        Place {
+            group: "g".into(),
+            space: Space::Kv,
+            key: "key".into(),
+        }
+    }
+
+    fn put() -> Write {
+        Write {
+            place: at(),
+            condition: Condition::Always,
+            change: Change::Put {
+                value: "value".into(),
+                content_type: None,
+                ttl_ms: None,
+                charge: 8,
+            },
+            limits: Limits::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_told_within_a_second_and_holds_up_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Embedded::open(dir.path()).unwrap();
+        records.write(vec![put()]).await.unwrap();
+        let (place, began) = (at(), Instant::now());
+        {
+            // As while the file is opened again on a disk that does not answer.
+            let _hangs = records.store.hang();
+            let (get, usage, write, check) = tokio::join!(
+                records.get(&place),
+                async { records.usage("g", Space::Kv).await.map(drop) },
+                records.write(vec![put()]),
+                records.check(),
+            );
+            for error in [get.err(), usage.err(), write.err(), check.err()] {
+                assert!(
+                    matches!(error, Some(EngineError::Unavailable { .. })),
+                    "{error:?}"
+                );
+            }
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(1900), "it took {took:?}");
+        assert!(records.get(&at()).await.unwrap().is_some());
+        records.write(vec![put()]).await.unwrap();
+    }
 }

@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use thiserror::Error;
@@ -106,23 +106,6 @@ impl Store {
         })
     }
 
-    /// Reads one state of the store, unless that needs the file to be opened again, which takes its time.
-    pub(super) fn read_at_once<T>(
-        &self,
-        read: impl Fn(&ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Option<Result<T, EngineError>> {
-        let opened = match self.opened.try_read() {
-            Ok(opened) => opened,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        let database = opened.database.as_ref()?;
-        match begin_read(database).and_then(|state| read(&state)) {
-            Err(error) if is_io(&error) => None,
-            answer => Some(answer.map_err(engine_error)),
-        }
-    }
-
     /// Reads one state of the store. Waits for the disk.
     pub(super) fn read<T>(
         &self,
@@ -170,6 +153,12 @@ impl Store {
                 Err(engine_error(error))
             }
         }
+    }
+
+    /// Keeps everybody from the file.
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> impl Sized + '_ {
+        self.opened.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_commit(&self) -> Result<u64, EngineError> {
