@@ -207,3 +207,32 @@ fn resident_kib() -> u64 {
         .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
+
+#[tokio::test]
+async fn a_container_with_all_its_connections_waits_and_another_does_not() {
+    let mut rig = Rig::start().await;
+    let (greedy, other) = (rig.function("a").await, rig.function("b").await);
+    let ask = async |stream: &mut TcpStream| {
+        let head = format!("host: {HOST}\r\nauthorization: Bearer {}\r\n", greedy.token);
+        let request = format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+    };
+    let mut first = [0; 12];
+    let mut kept = Vec::new();
+    for _ in 0..256 {
+        let mut stream = TcpStream::connect(greedy.address).await.unwrap();
+        ask(&mut stream).await;
+        stream.read_exact(&mut first).await.unwrap();
+        kept.push(stream);
+    }
+    let mut one_more = TcpStream::connect(greedy.address).await.unwrap();
+    ask(&mut one_more).await;
+    let mut waits = std::pin::pin!(one_more.read_exact(&mut first));
+    let soon = Duration::from_millis(300);
+    assert!(tokio::time::timeout(soon, &mut waits).await.is_err());
+    assert_eq!(other.get("/kv/v1/x").await.status, 404);
+    kept.pop();
+    tokio::time::timeout(SOON, waits).await.unwrap().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 404");
+    rig.end().await;
+}
