@@ -32,6 +32,9 @@ const USER: u32 = 65_534;
 /// The database's user, who may do anything.
 const ROLE: &str = "bismuth";
 
+/// What one that is secured wants to hear.
+pub const PASSWORD: &str = "not a secret";
+
 /// One server on a loopback port, with its own data directory.
 #[derive(Debug)]
 pub struct PostgreSql {
@@ -39,6 +42,8 @@ pub struct PostgreSql {
     programs: PathBuf,
     port: u16,
     process: Option<Process>,
+    /// Whether it takes nobody without TLS and a password.
+    secured: bool,
 }
 
 impl PostgreSql {
@@ -48,11 +53,25 @@ impl PostgreSql {
     ///
     /// When PostgreSQL is not installed or does not serve within a minute.
     pub async fn start() -> Result<Self> {
+        Self::start_as(false).await
+    }
+
+    /// Starts one that takes nobody without TLS and [`PASSWORD`]. Its certificate is for 127.0.0.1, and its own authority.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); when `openssl` is not installed.
+    pub async fn start_secured() -> Result<Self> {
+        Self::start_as(true).await
+    }
+
+    async fn start_as(secured: bool) -> Result<Self> {
         let dir = run::subdir("postgres")?;
         let mut server = Self {
             programs: programs()?,
             port: ports::reserve()?,
             process: None,
+            secured,
             dir,
         };
         server.initialize()?;
@@ -64,6 +83,26 @@ impl PostgreSql {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The URL of a database in one that is [secured](Self::start_secured), with a password.
+    #[must_use]
+    pub fn secured_url(&self, database: &str, password: &str) -> String {
+        format!(
+            "postgres://{ROLE}:{password}@{}/{database}?sslmode=verify-full&sslrootcert={}",
+            self.address(),
+            self.certificate().display()
+        )
+    }
+
+    /// The certificate of one that is [secured](Self::start_secured), as PEM.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("server.crt")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.dir.join("server.key")
     }
 
     /// The URL of a database in it. Everybody is let in, without a password and without TLS.
@@ -196,12 +235,20 @@ impl PostgreSql {
         fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
         chown(&data, Some(USER), Some(USER))
             .with_context(|| format!("give away {}", data.display()))?;
+        let auth = match self.secured {
+            true => "--auth=scram-sha-256",
+            false => "--auth=trust",
+        };
+        let password = self.dir.join("password");
+        fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
         let mut command = Command::new("setpriv");
         command
             .args(unprivileged())
             .arg(self.programs.join("initdb"))
+            .arg("--pwfile")
+            .arg(&password)
             .args([
-                "--auth=trust",
+                auth,
                 "--no-sync",
                 "--encoding=UTF8",
                 "--locale=C.UTF-8",
@@ -211,12 +258,43 @@ impl PostgreSql {
             ])
             .arg(&data)
             .current_dir(&data);
-        output(&mut command).map(drop)
+        output(&mut command)?;
+        if self.secured {
+            self.secure()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a certificate, and lets nobody in without TLS.
+    fn secure(&self) -> Result<()> {
+        let (certificate, key) = (self.certificate(), self.key());
+        let mut command = Command::new("openssl");
+        command
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate);
+        output(&mut command)?;
+        chown(&key, Some(USER), Some(USER))
+            .with_context(|| format!("give away {}", key.display()))?;
+        let rules = self.data().join("pg_hba.conf");
+        fs::write(&rules, "hostssl all all 127.0.0.1/32 scram-sha-256\n")
+            .with_context(|| format!("write {}", rules.display()))
     }
 
     async fn launch(&mut self) -> Result<()> {
         // Data outlives a killed process in the page cache, so forcing it to disk would only cost time.
-        let settings = [
+        let mut settings = vec![
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1".into(),
             "unix_socket_directories=".into(),
@@ -224,6 +302,11 @@ impl PostgreSql {
             "shared_buffers=16MB".into(),
             "max_connections=80".into(),
         ];
+        if self.secured {
+            settings.push("ssl=on".into());
+            settings.push(format!("ssl_cert_file={}", self.certificate().display()));
+            settings.push(format!("ssl_key_file={}", self.key().display()));
+        }
         let program = Program::new("postgres", "setpriv", &self.dir)
             .args(unprivileged())
             .arg(self.programs.join("postgres"))

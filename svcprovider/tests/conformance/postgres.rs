@@ -273,3 +273,21 @@ async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places
     .await;
     assert_eq!(value(&records, "key").await.unwrap(), "newer");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_wants_tls_and_a_password_is_checked_and_gets_them() {
+    let server = PostgreSql::start_secured().await.unwrap();
+    let url = |password| server.secured_url("postgres", password);
+    let records = open(&url("not%20a%20secret"));
+    make(&records, put("key", "value")).await.unwrap();
+    assert_eq!(value(&records, "key").await.unwrap(), "value");
+    // Somebody else's authority, no TLS, a wrong password: each may be mended without us.
+    let (browsers, _) = url("not%20a%20secret")
+        .split_once("&sslrootcert")
+        .map(|(url, rest)| (url.to_owned(), rest.to_owned()))
+        .unwrap();
+    for refused in [browsers, server.url("postgres"), url("wrong")] {
+        let records = open(&refused);
+        away(get_raw(&records)).await;
+    }
+}
