@@ -208,7 +208,9 @@ impl Cluster {
             .nodes
             .iter()
             .map(|node| (node.name().to_owned(), node.daemon()));
-        nodes.chain([
+        let services = self.services.iter().zip(1..);
+        let services = services.map(|(it, number)| (format!("svcprovider-{number}"), it.daemon()));
+        nodes.chain(services).chain([
             ("bismuthfe".to_owned(), &self.frontend),
             ("bismuth-api".to_owned(), &self.api),
         ])

@@ -46,6 +46,7 @@ async fn start() -> Result<Cluster> {
     // Logs outlive their container on purpose; here not even for a moment.
     Cluster::builder()
         .bismuthd_args(&["--log-retention", "0s"])
+        .services()
         .start()
         .await
 }
