@@ -52,7 +52,7 @@ pub struct Args {
     pub records_file: Option<PathBuf>,
 
     /// Where blobs are: `files`, for one node, or `s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]`, with
-    /// credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    /// credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in the file AWS_SHARED_CREDENTIALS_FILE.
     #[arg(long, env = "BISMUTH_OBJECTS", default_value = "files")]
     pub objects: ObjectsUrl,
 

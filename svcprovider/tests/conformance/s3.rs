@@ -298,3 +298,25 @@ async fn what_cannot_be_seen_is_not_said_to_be_gone() {
     }
     assert_eq!(read(&open(&server), id, 5).await, Ok(5));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_are_renewed_in_their_file_are_used_without_a_restart() {
+    let server = serving().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credentials");
+    let write = |secret: &str| {
+        let text =
+            format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {secret}\n");
+        std::fs::write(&path, text).unwrap();
+    };
+    write("wrong");
+    let credentials = Credentials::in_file(&path, "default").unwrap();
+    let objects = S3::open_as(&server.url("blobs"), credentials).unwrap();
+    let refused = objects.check().await.unwrap_err();
+    assert!(
+        matches!(refused, EngineError::Unavailable { .. }),
+        "{refused:?}"
+    );
+    write(SECRET_KEY);
+    eventually("the new ones are used", PATIENCE, || objects.check()).await;
+}

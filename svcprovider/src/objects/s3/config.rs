@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -10,9 +11,14 @@ use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::credentials_file::{CredentialsFile, CredentialsFileError};
+
 const KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
+/// Where the tools of AWS look for credentials that may change, and which part of that they take.
+const FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";
+const PROFILE: &str = "AWS_PROFILE";
 /// Where the tools of AWS look for more authorities.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 /// What S3 takes for those that do not say; what others who speak its protocol take for any.
@@ -47,12 +53,15 @@ pub enum S3Error {
     },
     /// A variable is missing or empty.
     #[error(
-        "credentials of the bucket: set {KEY_ID} and {SECRET_KEY} (and {SESSION_TOKEN}, if there is one); {missing} is not set"
+        "credentials of the bucket: set {KEY_ID} and {SECRET_KEY} (and {SESSION_TOKEN}, if there is one), or {FILE}; {missing} is not set"
     )]
     Credentials {
         /// The first that is missing.
         missing: &'static str,
     },
+    /// The file of credentials.
+    #[error(transparent)]
+    CredentialsFile(#[from] CredentialsFileError),
     /// The file of authorities cannot be read.
     #[error("read the authorities in {path} ({CA_BUNDLE})")]
     Authorities {
@@ -68,24 +77,39 @@ pub enum S3Error {
 
 /// Who we are to S3.
 #[derive(Clone)]
-pub struct Credentials {
-    key_id: String,
-    secret_key: Zeroizing<String>,
-    session_token: Option<Zeroizing<String>>,
+pub struct Credentials(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Fixed {
+        key_id: String,
+        secret_key: Zeroizing<String>,
+        session_token: Option<Zeroizing<String>>,
+    },
+    File(Arc<CredentialsFile>),
 }
 
 impl Credentials {
     /// A key and its secret.
     #[must_use]
     pub fn new(key_id: &str, secret_key: &str) -> Self {
-        Self {
+        Self(Kind::Fixed {
             key_id: key_id.to_owned(),
             secret_key: Zeroizing::new(secret_key.to_owned()),
             session_token: None,
-        }
+        })
     }
 
-    /// What the environment has.
+    /// Those in a profile of a file in the form of AWS's tools, which is read again every few seconds.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn in_file(path: &std::path::Path, profile: &str) -> Result<Self, S3Error> {
+        let file = CredentialsFile::open(path, profile)?;
+        Ok(Self(Kind::File(Arc::new(file))))
+    }
+
+    /// What the environment has, or the file that it names.
     ///
     /// # Errors
     /// When it has not what is needed.
@@ -96,11 +120,15 @@ impl Credentials {
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, S3Error> {
         let set = |name: &'static str| variable(name).filter(|value| !value.is_empty());
         let needed = |missing| set(missing).ok_or(S3Error::Credentials { missing });
-        Ok(Self {
+        if let (None, Some(path)) = (set(KEY_ID), set(FILE)) {
+            let profile = set(PROFILE).unwrap_or_else(|| "default".to_owned());
+            return Self::in_file(path.as_ref(), &profile);
+        }
+        Ok(Self(Kind::Fixed {
             key_id: needed(KEY_ID)?,
             secret_key: needed(SECRET_KEY)?.into(),
             session_token: set(SESSION_TOKEN).map(Into::into),
-        })
+        }))
     }
 }
 
@@ -186,15 +214,25 @@ pub(super) fn connect(url: &str, credentials: Credentials) -> Result<(AmazonS3, 
         .with_bucket_name(&location.bucket)
         .with_region(location.region.as_deref().unwrap_or(REGION))
         .with_virtual_hosted_style_request(by_host)
-        .with_access_key_id(credentials.key_id)
-        .with_secret_access_key(credentials.secret_key.as_str())
         .with_client_options(client_options(location.is_without_tls())?)
         .with_retry(retries())
         // Not everybody who speaks the protocol has it.
         .with_disable_bulk_delete(true);
-    if let Some(token) = &credentials.session_token {
-        builder = builder.with_token(token.as_str());
-    }
+    builder = match credentials.0 {
+        Kind::File(file) => builder.with_credentials(file),
+        Kind::Fixed {
+            key_id,
+            secret_key,
+            session_token,
+        } => {
+            let builder = builder.with_access_key_id(key_id);
+            let builder = builder.with_secret_access_key(secret_key.as_str());
+            match session_token {
+                Some(token) => builder.with_token(token.as_str()),
+                None => builder,
+            }
+        }
+    };
     if let Some(endpoint) = &location.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -282,7 +320,10 @@ mod tests {
     fn credentials_are_named_when_missing_and_never_shown() {
         let given = |name: &str| Some(format!("canary {name}"));
         let credentials = Credentials::from_variables(given).unwrap();
-        assert!(credentials.session_token.is_some());
+        let Kind::Fixed { session_token, .. } = &credentials.0 else {
+            unreachable!("there is no file");
+        };
+        assert!(session_token.is_some());
         assert!(!format!("{credentials:?}").contains("canary"));
         let error = Credentials::from_variables(|name| {
             let value = if name == SECRET_KEY { "" } else { "canary" };

@@ -13,6 +13,7 @@
 //!   S3 says of what is not there that it is forbidden.
 
 mod config;
+mod credentials_file;
 mod failure;
 mod upload;
 mod write;
@@ -33,6 +34,7 @@ use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
 use tokio::sync::Semaphore;
 
 pub use config::{Credentials, S3Error};
+pub use credentials_file::CredentialsFileError;
 
 use self::failure::{Failure, found, unavailable, within};
 use self::write::Writer;
@@ -57,7 +59,7 @@ pub struct S3 {
 
 impl S3 {
     /// Objects in the bucket at `url`, which is `s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]`, with the credentials in `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY` and, if there is one, `AWS_SESSION_TOKEN`. Connects when it is used. TLS is checked against the authorities that
+    /// `AWS_SECRET_ACCESS_KEY` and, if there is one, `AWS_SESSION_TOKEN`, or those in the file that `AWS_SHARED_CREDENTIALS_FILE` names. Connects when it is used. TLS is checked against the authorities that
     /// browsers trust, and those in the file that `AWS_CA_BUNDLE` names.
     ///
     /// # Errors
