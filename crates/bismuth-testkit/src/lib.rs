@@ -22,6 +22,7 @@
 //!
 //! Everything here needs root, as the programs under test do.
 
+pub mod certificate;
 pub mod cluster;
 pub mod containerd;
 pub mod daemon;
@@ -38,6 +39,7 @@ pub mod s3;
 mod sweep;
 pub mod zookeeper;
 
+pub use certificate::Certificate;
 pub use cluster::Cluster;
 pub use containerd::Containerd;
 pub use daemon::Daemon;

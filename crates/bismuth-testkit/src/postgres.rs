@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Process, Program};
-use crate::{eventually, ports, run, sweep};
+use crate::{Certificate, eventually, ports, run, sweep};
 
 /// It serves within some hundred milliseconds; a loaded machine may take longer.
 const START_BOUND: Duration = Duration::from_secs(60);
@@ -91,18 +91,8 @@ impl PostgreSql {
         format!(
             "postgres://{ROLE}:{password}@{}/{database}?sslmode=verify-full&sslrootcert={}",
             self.address(),
-            self.certificate().display()
+            Certificate::in_dir(&self.dir).certificate.display()
         )
-    }
-
-    /// The certificate of one that is [secured](Self::start_secured), as PEM.
-    #[must_use]
-    pub fn certificate(&self) -> PathBuf {
-        self.dir.join("server.crt")
-    }
-
-    fn key(&self) -> PathBuf {
-        self.dir.join("server.key")
     }
 
     /// The URL of a database in it. Everybody is let in, without a password and without TLS.
@@ -267,24 +257,7 @@ impl PostgreSql {
 
     /// Makes a certificate, and lets nobody in without TLS.
     fn secure(&self) -> Result<()> {
-        let (certificate, key) = (self.certificate(), self.key());
-        let mut command = Command::new("openssl");
-        command
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
-            .args(["-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate);
-        output(&mut command)?;
+        let key = Certificate::make(&self.dir)?.key;
         chown(&key, Some(USER), Some(USER))
             .with_context(|| format!("give away {}", key.display()))?;
         let rules = self.data().join("pg_hba.conf");
@@ -304,8 +277,9 @@ impl PostgreSql {
         ];
         if self.secured {
             settings.push("ssl=on".into());
-            settings.push(format!("ssl_cert_file={}", self.certificate().display()));
-            settings.push(format!("ssl_key_file={}", self.key().display()));
+            let Certificate { certificate, key } = Certificate::in_dir(&self.dir);
+            settings.push(format!("ssl_cert_file={}", certificate.display()));
+            settings.push(format!("ssl_key_file={}", key.display()));
         }
         let program = Program::new("postgres", "setpriv", &self.dir)
             .args(unprivileged())

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use bismuth_containerd::images::{EndpointConfig, ImageError};
 use bismuth_testkit::process::{Process, Program};
-use bismuth_testkit::{eventually, ports};
+use bismuth_testkit::{Certificate, eventually, ports};
 
 use crate::harness::{BOUND, Node, ensure, store};
 use crate::pull::layered;
@@ -21,36 +21,14 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// Starts a registry with a self-signed certificate for 127.0.0.1; returns its port and the certificate.
 async fn secure_registry(dir: &Path) -> (Process, u16, PathBuf) {
-    let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
-    let (crt, pem) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let request = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "1",
-    ];
-    let names = [
-        "-subj",
-        "/CN=127.0.0.1",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ];
-    run(
-        "openssl",
-        &[&request[..], &names, &["-keyout", pem, "-out", crt]].concat(),
-    );
+    let Certificate { certificate, key } = Certificate::make(dir).unwrap();
     let port = ports::reserve().unwrap();
     let storage = dir.join("storage");
     let config = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n  tls:\n    certificate: {crt}\n    key: {pem}\n",
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n  tls:\n    certificate: {}\n    key: {}\n",
         storage.display(),
+        certificate.display(),
+        key.display(),
     );
     let path = dir.join("registry.yml");
     std::fs::write(&path, config).unwrap();
