@@ -44,7 +44,8 @@ start_daemons() {
         --containerd-root "$(containerd_root)" --state-dir "$state" --init "$bin/static/bismuth-init" \
         --svcprovider-socket "$state/svcprovider.sock"
     serve svcprovider http://127.0.0.1:8012/readyz "$bin/svcprovider" --node-ip 127.0.0.1 --data-dir "$run/services" \
-        --socket "$state/svcprovider.sock" --master-key-file "$run/keys/master.keys" --create-master-key
+        --socket "$state/svcprovider.sock" --operator-token-file "$BISMUTH_SVCPROVIDER_TOKEN_FILE" \
+        --master-key-file "$run/keys/master.keys" --create-master-key
     serve bismuth-api http://127.0.0.1:8002/readyz "$bin/bismuth-api"
     serve bismuthfe http://127.0.0.1:8010/readyz "$bin/bismuthfe" --snapshot "$run/bismuthfe.snapshot"
 }
@@ -76,7 +77,7 @@ stay() {
     trap stop_all EXIT
     trap exit INT TERM
     say "Ctrl-C ends it. Logs are in $run/log"
-    while running bismuthd && running bismuth-api && running bismuthfe; do sleep 1; done
+    while running svcprovider && running bismuthd && running bismuth-api && running bismuthfe; do sleep 1; done
     die "a daemon has ended; see $run/log"
 }
 

@@ -219,9 +219,7 @@ impl Error {
                 ..
             } => NOT_FOUND,
             Self::Image(ImageError::UnknownImage { .. }) => NOT_FOUND,
-            Self::Service(error) if error.refused_with() == Some(StatusCode::NOT_FOUND) => {
-                NOT_FOUND
-            }
+            Self::Service(error) if error.is_not_found() => NOT_FOUND,
             Self::Definition(_)
             | Self::Service(CallError::Url { .. })
             | Self::SecretInArguments

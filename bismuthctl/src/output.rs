@@ -80,7 +80,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.map(printable).to_vec());
     }
 
     /// Without spaces at the ends of lines.
@@ -110,6 +110,18 @@ impl Table {
     }
 }
 
+/// Functions choose their keys, and a terminal obeys what it is sent.
+fn printable(cell: String) -> String {
+    if !cell.contains(char::is_control) {
+        return cell;
+    }
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    cell.chars().map(shown).collect()
+}
+
 /// A moment as people read it, in UTC.
 pub(crate) fn time(unix_ms: u64) -> String {
     /// The formatter knows no year with five digits.
@@ -131,6 +143,13 @@ mod tests {
         table.row(["a".into(), "1".into()]);
         table.row(["längst".into(), String::new()]);
         assert_eq!(table.render(), "NAME    N\na       1\nlängst\n");
+    }
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        let mut table = Table::new(["KEY"]);
+        table.row(["a\u{1b}[2J\nb\u{7f}ä".into()]);
+        assert_eq!(table.render(), "KEY\na\\u{1b}[2J\\nb\\u{7f}ä\n");
     }
 
     #[test]

@@ -18,7 +18,6 @@
 //! Nothing here touches ZooKeeper or the disk while a request is in flight.
 
 pub mod config;
-pub mod crowd;
 pub mod follow;
 pub mod metrics;
 pub mod pick;

@@ -9,13 +9,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bismuth_daemon::{Backoff, Shutdown};
-use bismuth_http::{ServeError, serve_connection};
+use bismuth_http::{Crowd, Place, ServeError, serve_connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::crowd::{Crowd, Place};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 

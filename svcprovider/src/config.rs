@@ -85,7 +85,7 @@ pub struct Args {
     pub operator_listen: SocketAddr,
 
     /// The operator's token; made at the first start [default: operator.token in the data directory].
-    #[arg(long, env = "BISMUTH_SVCPROVIDER_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, env = "BISMUTH_OPERATOR_TOKEN_FILE", value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
 
     /// Master keys, the current one first, readable by their owner only. Not in the data directory, so

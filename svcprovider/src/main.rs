@@ -13,6 +13,8 @@ fn main() -> ExitCode {
 // Functions have their own threads; this one is for all else.
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: Args) -> anyhow::Result<()> {
+    // Whatever it makes is nobody else's, also in directories that are.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     telemetry::init(&args.telemetry)?;
     let shutdown = Shutdown::new();
     signals(&shutdown)?;

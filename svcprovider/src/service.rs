@@ -4,8 +4,10 @@
 //!  data directory, master keys, token ─► claim ─► engines ─► bind ─► attach · operators · collector · sweeper ─► drain
 //! ```
 
+use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +96,7 @@ impl Service {
     pub async fn build(args: Args) -> Result<Self, StartError> {
         limits::allow_many_descriptors();
         make_private(&args.data_dir)?;
+        keep_private(&args.data_dir)?;
         if let Some(parent) = args.socket.parent() {
             make_private(parent)?;
         }
@@ -292,6 +295,21 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
         claim.make().await?;
     }
     Ok(Some(claim))
+}
+
+/// A data directory that others may enter was made by somebody who did not think of it.
+fn keep_private(path: &Path) -> Result<(), StartError> {
+    let failed = |source| StartError::DataDir {
+        path: path.to_owned(),
+        source,
+    };
+    let mut permissions = fs::metadata(path).map_err(failed)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        warn!(path = %path.display(), mode = format!("{:o}", permissions.mode() & 0o7777), "the data directory was open to others; it is its owner's now");
+        permissions.set_mode(0o700);
+        fs::set_permissions(path, permissions).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// What is below it is nobody else's.

@@ -28,6 +28,8 @@ pub struct HeadLimits {
 const MAX_LEADING_BLANKS: u8 = 2;
 /// Bytes of one chunk-size line with its extensions, or of all trailers; hyper's own bound on both.
 const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
+/// Eight exbibytes: no body is longer, and hyper keeps the last numbers of 64 bits for itself.
+const MAX_LENGTH: u64 = i64::MAX as u64;
 /// Sixteen hex digits fill 64 bits.
 const MAX_CHUNK_DIGITS: u8 = 16;
 
@@ -221,6 +223,10 @@ impl Head {
         if method.is_empty() || !method.iter().all(|b| is_token(*b)) || target.is_empty() {
             return Err(Refusal::RequestLine);
         }
+        if !target.iter().all(|b| may_stand_in_a_target(*b)) || std::str::from_utf8(target).is_err()
+        {
+            return Err(Refusal::Target);
+        }
         self.is_http_10 = match &line[second + 1..] {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
@@ -271,6 +277,9 @@ impl Head {
                 .checked_mul(10)
                 .and_then(|length| length.checked_add(u64::from(digit)))
                 .ok_or(Refusal::ContentLength)?;
+        }
+        if length > MAX_LENGTH {
+            return Err(Refusal::ContentLength);
         }
         self.content_length = Some(length);
         Ok(())
@@ -377,6 +386,12 @@ impl Chunk {
         };
         Some(false)
     }
+}
+
+/// What RFC 9112 section 3.2 allows, and what clients send all the same, such as UTF-8 that is not encoded. Not a fragment: it
+/// would be cut off, and the request be for something else.
+fn may_stand_in_a_target(byte: u8) -> bool {
+    !byte.is_ascii() || byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'`')
 }
 
 /// `tchar` of RFC 9110 section 5.6.2.

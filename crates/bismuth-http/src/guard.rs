@@ -44,6 +44,8 @@ pub enum Refusal {
     Version,
     /// Not `method target version`.
     RequestLine,
+    /// A character in the target that must be percent-encoded there.
+    Target,
     /// Not `name: value`.
     Field,
     /// A value continued on the next line (obs-fold).
@@ -85,6 +87,11 @@ impl Refusal {
                 "only HTTP/1.0 and HTTP/1.1 are spoken here",
             ),
             Refusal::RequestLine => (bad, "bad_request_line", "the request line is malformed"),
+            Refusal::Target => (
+                bad,
+                "bad_target",
+                "the request target has a character that must be percent-encoded, such as # < > `, or one that is not UTF-8",
+            ),
             Refusal::Field => (bad, "bad_header", "a header field is malformed"),
             Refusal::FoldedField => (
                 bad,

@@ -116,6 +116,13 @@ impl CallError {
         )
     }
 
+    /// Whether svcprovider said that something is not there; who else says so is the wrong server.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(refusal)
+            if refusal.status == StatusCode::NOT_FOUND && refusal.component == "svcprovider")
+    }
+
     /// The status that svcprovider refused with.
     #[must_use]
     pub fn refused_with(&self) -> Option<StatusCode> {

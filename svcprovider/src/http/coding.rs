@@ -1,9 +1,17 @@
-//! `Content-Encoding`: RFC 9110 section 8.4. Pure.
+//! `Content-Encoding` and `Content-Range`: RFC 9110 sections 8.4 and 14.4. Pure.
 
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE};
 
 use super::problems::{self, Refusal};
+
+/// Whether a request is about a whole: a part would be stored as if it were one (RFC 9110 section 14.5).
+pub(crate) fn whole(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.contains_key(CONTENT_RANGE) {
+        true => Err(problems::partial()),
+        false => Ok(()),
+    }
+}
 
 /// Whether the bytes of a request are those that it is about. Others would be stored without the word that says how to read them, and
 /// whoever reads them would get something else than was written.

@@ -188,8 +188,16 @@ fn tags(value: &[u8]) -> Option<Tags> {
     if rest == b"*" {
         return Some(Tags::Any);
     }
-    let mut list = Vec::new();
+    let (mut list, mut any) = (Vec::new(), false);
     loop {
+        // Elements may be empty (RFC 9110 section 5.6.1.2), but not all of them.
+        while let Some(after) = rest.strip_prefix(b",") {
+            rest = after.trim_ascii_start();
+        }
+        if rest.is_empty() {
+            return any.then_some(Tags::List(list));
+        }
+        any = true;
         let (strong, quoted) = match rest.strip_prefix(b"W/") {
             Some(rest) => (false, rest),
             None => (true, rest),
@@ -198,10 +206,9 @@ fn tags(value: &[u8]) -> Option<Tags> {
         let end = opaque.iter().position(|b| *b == b'"')?;
         list.extend(revision(&opaque[..end]).map(|revision| (revision, strong)));
         rest = opaque[end + 1..].trim_ascii_start();
-        if rest.is_empty() {
-            return Some(Tags::List(list));
+        if !rest.is_empty() && !rest.starts_with(b",") {
+            return None;
         }
-        rest = rest.strip_prefix(b",")?.trim_ascii_start();
     }
 }
 
@@ -254,7 +261,7 @@ mod tests {
             "",
             "1f",
             "\"1f",
-            "\"1f\",",
+            ", ,",
             "\"1f\" \"2\"",
             "*, \"1f\"",
             "w/\"1f\"",

@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::condition::{Conditions, etag_value};
 use super::key::Key;
@@ -14,7 +15,7 @@ use super::listing::{KeyPage, json_body, json_in};
 use super::memory::Room;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
-use super::{Caller, Services, batch, body, no_content, reads};
+use super::{Caller, Services, batch, body, digest, no_content, reads};
 use crate::records::{
     Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
     write_with_room,
@@ -148,7 +149,11 @@ async fn set(
     let ttl_ms = params.ttl_ms()?;
     let place = caller.place(Space::Kv, key.as_str().to_owned());
     let condition = condition(services, head, &place).await?;
+    let announced = digest::announced(&head.headers)?;
     let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
+    if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
+        return Err(problems::digest_mismatch());
+    }
     let write = Write {
         condition,
         change: put(&key, value, content_type, ttl_ms),

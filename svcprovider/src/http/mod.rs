@@ -137,6 +137,7 @@ pub(crate) async fn route(
 ) -> Result<Response<Body>, Refusal> {
     if !reads(&head.method) {
         coding::identity(&head.headers)?;
+        coding::whole(&head.headers)?;
     }
     if let Some(key) = below(path, "/kv/v1") {
         return kv::answer(services, caller, head, key, body).await;

@@ -177,6 +177,16 @@ pub(crate) fn coded() -> Refusal {
         .with(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
+pub(crate) fn digest_mismatch() -> Refusal {
+    let detail = "the bytes do not have the digest that was given";
+    bad("digest_mismatch", detail)
+}
+
+pub(crate) fn partial() -> Refusal {
+    let detail = "Content-Range is not taken: what is written is written as a whole";
+    bad("content_range", detail)
+}
+
 pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
@@ -209,11 +219,19 @@ pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
         Refused::Bytes { limit, .. } if charge > *limit => {
             (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
         }
+        Refused::Count { limit: 0 } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         Refused::Bytes { .. } | Refused::Count { .. } => {
             (StatusCode::INSUFFICIENT_STORAGE, "quota_exceeded")
         }
     };
-    Refusal::new(status, code, refused.to_string())
+    let detail = match refused {
+        Refused::Count { limit } => format!("{limit} {what}s are allowed, and used"),
+        Refused::Bytes { needed, limit } => format!(
+            "{needed} bytes would be used, with the names of all {what}s; {limit} are allowed"
+        ),
+        refused => refused.to_string(),
+    };
+    Refusal::new(status, code, detail)
 }
 
 /// Each of what can be wrong with an engine is said for itself, whoever asked.
@@ -279,10 +297,7 @@ pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
             None => bad("body_cut_off", chain(source.as_ref())),
         },
         PutError::TooLarge { limit } => too_large(limit),
-        PutError::Digest => bad(
-            "digest_mismatch",
-            "the bytes do not have the digest that was given",
-        ),
+        PutError::Digest => digest_mismatch(),
         PutError::Refused(why) => refused(&why, "blob", charge),
         PutError::Abandoned => {
             let detail = "the upload paused for too long";

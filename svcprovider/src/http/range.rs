@@ -53,10 +53,10 @@ impl Wanted {
 
     fn parse(range: &str) -> Option<Self> {
         let (first, last) = range.split_once('-')?;
-        // u64's own parser takes a plus sign.
+        // u64's own parser takes a plus sign, and no number that is beyond any blob.
         let number = |text: &str| {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            digits.then(|| text.parse::<u64>().ok()).flatten()
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse().unwrap_or(u64::MAX))
         };
         match (first, last) {
             ("", last) => Some(Self::Last(number(last)?)),
@@ -149,5 +149,11 @@ mod tests {
             assert_eq!(selected(bad, 10), None, "{bad}");
         }
         assert_eq!(selected("bytes=0-18446744073709551615", 10), part(0..10));
+        // Beyond any number that we have.
+        let huge = "9".repeat(30);
+        assert_eq!(selected(&format!("bytes=2-{huge}"), 10), part(2..10));
+        assert_eq!(selected(&format!("bytes=-{huge}"), 10), part(0..10));
+        let beyond = selected(&format!("bytes={huge}-"), 10);
+        assert_eq!(beyond, Some(Selected::Nothing));
     }
 }

@@ -1,21 +1,19 @@
 //! The thread that serves operators.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_daemon::listen::CoreListener;
 use bismuth_daemon::{Shutdown, cores, run_per_core};
-use bismuth_http::{Limits, serve_connection};
+use bismuth_http::{Crowd, Limits, serve_connection};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Operator;
 
-/// Operators are few; more wait in the backlog.
+/// Operators are few. When there are more, those that came first make room, at once if they say nothing.
 const CONNECTIONS: usize = 256;
 /// Accepting fails when descriptors run out; they come back as connections end.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -89,9 +87,8 @@ async fn accept(
     connections: &TaskTracker,
     shutdown: &Shutdown,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Crowd::new(CONNECTIONS);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -100,12 +97,18 @@ async fn accept(
                 continue;
             }
         };
+        let mut place = crowd.enter().await;
         let (operator, shutdown) = (Rc::clone(operator), shutdown.clone());
         connections.spawn_local(async move {
-            let _place = place;
+            let drain = async {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = place.wanted() => {}
+                }
+            };
             let limits = Limits::new("svcprovider");
             let service = |request, _client| operator.answer(request);
-            let served = serve_connection(stream, peer, &limits, shutdown.cancelled(), service);
+            let served = serve_connection(stream, peer, &limits, drain, service);
             if let Err(error) = served.await {
                 debug!(
                     error = bismuth_daemon::exit::chain(&error),

@@ -429,3 +429,29 @@ async fn dates_are_conditions_of_keys_too() {
     assert_eq!(deleted.status, 204);
     rig.end().await;
 }
+
+#[tokio::test]
+async fn what_would_be_stored_as_something_else_is_refused() {
+    let mut rig = Rig::start().await;
+    let function = rig.function("a").await;
+    let zeros = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
+    for (service, method) in [("kv", "PUT"), ("blob", "POST")] {
+        let target = format!("/{service}/v1/x");
+        for (field, code) in [
+            (("content-digest", zeros), "digest_mismatch"),
+            (("content-range", "bytes 0-1/10"), "content_range"),
+        ] {
+            let reply = function.with(method, &target, field, "ab").await;
+            let told = (reply.status.as_u16(), reply.code());
+            assert_eq!(told, (400, code.to_owned()), "{target}");
+        }
+        assert_eq!(function.get(&target).await.status, 404);
+    }
+    // As the SHA-256 of "ab" is.
+    let right = "sha-256=:+44g/C5MPySMYMOb1lLzwTRymLuXe4tNWQO4UFViBgM=:";
+    let reply = function
+        .with("PUT", "/kv/v1/x", ("content-digest", right), "ab")
+        .await;
+    assert_eq!(reply.status, 201);
+    rig.end().await;
+}

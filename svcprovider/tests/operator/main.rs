@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
 mod broken;
+mod crowd;
 mod daemon;
 mod rig;
 mod twin;

@@ -25,6 +25,7 @@ pub struct Rig {
     pub records: Arc<dyn Records>,
     dir: TempDir,
     shutdown: Shutdown,
+    pub url: String,
     running: JoinHandle<Result<(), OperatorError>>,
 }
 
@@ -57,6 +58,7 @@ impl Rig {
         Self {
             surface: Surface::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
             records,
+            url,
             running: tokio::spawn(running),
             shutdown,
             dir,

@@ -122,6 +122,9 @@ fn every_head_that_can_be_read_in_two_ways_is_refused() {
         ("GET  / HTTP/1.1\r\n".into(), Refusal::RequestLine),
         ("GET /a b HTTP/1.1\r\n".into(), Refusal::RequestLine),
         ("GET /\r\n".into(), Refusal::RequestLine),
+        ("GET /a#b HTTP/1.1\r\n".into(), Refusal::Target),
+        ("GET /a<b HTTP/1.1\r\n".into(), Refusal::Target),
+        ("GET /a\u{1}b HTTP/1.1\r\n".into(), Refusal::Target),
         ("GET / HTTP/2.0\r\n".into(), Refusal::Version),
         ("G(T / HTTP/1.1\r\n".into(), Refusal::RequestLine),
         (

@@ -1,0 +1,29 @@
+//! Those who ask nothing do not keep those out who do.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::rig::Rig;
+
+#[tokio::test]
+async fn half_a_thousand_silent_connections_do_not_keep_an_operator_out() {
+    let rig = Rig::start();
+    let address = rig.url.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for number in 0..500 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if number % 2 == 0 {
+            // Without its end, it is no request.
+            stream.write_all(b"GET /group HTTP/1.1\r\n").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    let began = Instant::now();
+    rig.surface.probe().await.unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    drop(silent);
+    rig.end().await;
+}
