@@ -15,7 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Blobs;
 use super::index::{self, State};
 use crate::objects::ObjectId;
-use crate::records::{EngineError, NO_BOUND, Query, Record, Revision, Space, now_ms};
+use crate::records::{EngineError, NO_BOUND, Place, Query, Record, Revision, Space, Write, now_ms};
 
 /// Records that are looked at together.
 const PAGE: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
@@ -89,10 +89,15 @@ impl Blobs {
             let page = self.records.list(&query).await?;
             let keys = page.entries.iter().map(|(key, _)| key.parse());
             let objects: Vec<ObjectId> = keys.filter_map(Result::ok).collect();
-            let places: Vec<_> = objects.iter().map(|&it| index::state_place(it)).collect();
+            // In the group where it was found: earlier versions had all in one.
+            let place = |&object: &ObjectId| Place {
+                group: query.group.clone(),
+                ..index::state_place(object)
+            };
+            let places: Vec<Place> = objects.iter().map(place).collect();
             let records = self.records.get_many(&places, NO_BOUND).await?;
-            let due = objects.into_iter().zip(records);
-            let due = due.filter_map(|(object, record)| self.due(object, &record?));
+            let due = objects.into_iter().zip(places).zip(records);
+            let due = due.filter_map(|((object, place), record)| self.due(object, place, &record?));
             let mut removals =
                 stream::iter(due.map(|due| self.remove(due))).buffer_unordered(AT_ONCE);
             while let Some(removed) = removals.next().await {
@@ -111,12 +116,13 @@ impl Blobs {
         }
     }
 
-    fn due(&self, object: ObjectId, record: &Record) -> Option<Due> {
+    fn due(&self, object: ObjectId, place: Place, record: &Record) -> Option<Due> {
         let state = State::decode(record)?;
         let silent = now_ms().saturating_sub(record.meta.modified_ms);
         let abandoned = u128::from(silent) >= self.settings.abandoned_after.as_millis();
         (state == State::Garbage || abandoned).then_some(Due {
             object,
+            place,
             state,
             revision: record.meta.revision,
         })
@@ -127,17 +133,22 @@ impl Blobs {
         let mut revision = due.revision;
         if due.state == State::Writing {
             // From here on it cannot get into the index.
-            match self
-                .write_one(index::garbage_if(due.object, revision))
-                .await
-            {
+            let garbage = Write {
+                place: due.place.clone(),
+                ..index::garbage_if(due.object, revision)
+            };
+            match self.write_one(garbage).await {
                 Ok(garbage) => revision = garbage,
                 Err(EngineError::Refused { .. }) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
         self.objects.delete(due.object).await?;
-        match self.write_one(index::forget(due.object, revision)).await {
+        let forget = Write {
+            place: due.place,
+            ..index::forget(due.object, revision)
+        };
+        match self.write_one(forget).await {
             Ok(_) => Ok(true),
             // Somebody else has.
             Err(EngineError::Refused { .. }) => Ok(false),
@@ -149,6 +160,8 @@ impl Blobs {
 /// An object that is to be removed.
 struct Due {
     object: ObjectId,
+    /// Where its state is.
+    place: Place,
     state: State,
     revision: Revision,
 }

@@ -10,6 +10,7 @@
 
 use std::error::Error;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -23,7 +24,8 @@ use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, in
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
 
-/// An object that is written, and what is known of it. Dropped before its end, because who sent it went away, it is discarded.
+/// An object that is written, and what is known of it. Dropped before its end, because who sent it went away, its bytes are removed at once;
+/// its record is left to the collector, since nobody knows what is still on its way to the store.
 struct Upload {
     blobs: Blobs,
     object: ObjectId,
@@ -43,8 +45,12 @@ impl Drop for Upload {
             return;
         };
         if !self.settled {
-            let (blobs, object, revision) = (self.blobs.clone(), self.object, self.revision);
-            runtime.spawn(async move { blobs.discard(object, revision).await });
+            let (objects, object) = (Arc::clone(&self.blobs.objects), self.object);
+            runtime.spawn(async move {
+                if let Err(error) = objects.delete(object).await {
+                    tracing::debug!(%error, %object, "an upload that was cut off is left to the collector");
+                }
+            });
         }
     }
 }

@@ -119,11 +119,15 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect(caller.rooms(services), body, MAX_BYTES).await?;
+    let body = body::collect_twice(caller.rooms(services), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
-        (Some(keys), None) => get(services, caller, keys).await,
-        (None, Some(wishes)) => write(services, caller, wishes).await,
+        (Some(keys), None) => {
+            // Its room first: two who held theirs and waited for more would wait for each other.
+            drop(body);
+            get(services, caller, keys).await
+        }
+        (None, Some(wishes)) => write(services, caller, wishes, &body).await,
         _ => Err(bad_json("expected either \"get\" or \"write\"")),
     }
 }
@@ -190,11 +194,12 @@ async fn write(
     services: &Services,
     caller: &Caller,
     wishes: Vec<Wish>,
+    body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
     within(wishes.len())?;
     let mut writes = Vec::with_capacity(wishes.len());
     for (index, wish) in wishes.into_iter().enumerate() {
-        let write = wish.into_write(caller);
+        let write = wish.into_write(caller, body);
         writes.push(write.map_err(|refusal| refusal.about(&format!("write[{index}]")))?);
     }
     let asked: Vec<Asked> = writes.iter().map(Asked::of).collect();
@@ -239,8 +244,23 @@ fn done((asked, written): (Asked, Written)) -> Effect {
     }
 }
 
+/// A value that keeps the room of the body that it came in, for as long as an engine has it.
+fn beside(value: Vec<u8>, body: &Bytes) -> Bytes {
+    struct Beside {
+        value: Vec<u8>,
+        _body: Bytes,
+    }
+    impl AsRef<[u8]> for Beside {
+        fn as_ref(&self) -> &[u8] {
+            &self.value
+        }
+    }
+    let _body = body.clone();
+    Bytes::from_owner(Beside { value, _body })
+}
+
 impl Wish {
-    fn into_write(self, caller: &Caller) -> Result<Write, Refusal> {
+    fn into_write(self, caller: &Caller, body: &Bytes) -> Result<Write, Refusal> {
         let key = Key::try_from(self.key)?;
         let ttl_ms = self.ttl.map(ttl_ms).transpose()?;
         let conditions = Conditions::new(self.if_match.as_deref(), self.if_none_match.as_deref())?;
@@ -253,7 +273,7 @@ impl Wish {
                 if value.len() > MAX_VALUE_BYTES {
                     return Err(problems::too_large(MAX_VALUE_BYTES as u64));
                 }
-                put(&key, Bytes::from(value), content_type, ttl_ms)
+                put(&key, beside(value, body), content_type, ttl_ms)
             }
             (None, true, None) if ttl_ms.is_none() && content_type.is_none() => Change::Delete,
             (None, false, Some(delta)) if content_type.is_none() => Change::Add { delta, ttl_ms },

@@ -57,6 +57,24 @@ pub(crate) async fn collect(
     body: Incoming,
     most: usize,
 ) -> Result<Bytes, Refusal> {
+    collect_with(rooms, body, most, 1).await
+}
+
+/// As [`collect`], with room for what is made of it as well.
+pub(crate) async fn collect_twice(
+    rooms: Rooms<'_>,
+    body: Incoming,
+    most: usize,
+) -> Result<Bytes, Refusal> {
+    collect_with(rooms, body, most, 2).await
+}
+
+async fn collect_with(
+    rooms: Rooms<'_>,
+    body: Incoming,
+    most: usize,
+    times: usize,
+) -> Result<Bytes, Refusal> {
     let announced = body.size_hint().lower();
     if announced > most as u64 {
         return Err(problems::too_large(most as u64));
@@ -66,7 +84,7 @@ pub(crate) async fn collect(
         .size_hint()
         .exact()
         .map_or(most, |exact| exact as usize);
-    let room = rooms.take(bytes).await?;
+    let room = rooms.take(bytes * times).await?;
     let whole = tokio::time::timeout(WHOLE, whole(body, announced as usize, most));
     let whole = whole.await.map_err(|_elapsed| BodyBroken::Slow)??;
     Ok(room.keep(whole))

@@ -20,6 +20,8 @@ use crate::records::{
 
 /// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
 const EXACT: u64 = 100;
+/// As every call of an engine has.
+const BOUND: Duration = Duration::from_millis(950);
 /// A second's counter is of no use after it; clocks may differ.
 const TTL_MS: u64 = 10_000;
 
@@ -56,7 +58,22 @@ impl SharedRate {
         group: &str,
         rate: u64,
     ) -> Result<(), Denied> {
-        // One asks for those who wait: the engine's own bound is the bound of the wait.
+        // One asks for those who wait, and all together wait no longer than one would.
+        let taken = tokio::time::timeout(BOUND, self.take_in_turn(records, group, rate)).await;
+        taken.unwrap_or_else(|_elapsed| {
+            Err(Denied::Engine(EngineError::Unavailable {
+                engine: "the counter of requests",
+                reason: format!("no answer within {BOUND:?}"),
+            }))
+        })
+    }
+
+    async fn take_in_turn(
+        &self,
+        records: &dyn Records,
+        group: &str,
+        rate: u64,
+    ) -> Result<(), Denied> {
         let mut window = self.0.lock().await;
         let now_ms = now_ms();
         let second = now_ms / 1000;

@@ -11,7 +11,7 @@
 //! what is unreadable is told once, and what was read before is used on.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -50,13 +50,15 @@ pub enum CredentialsFileError {
 pub(super) struct CredentialsFile {
     path: PathBuf,
     profile: String,
-    seen: Mutex<Seen>,
+    seen: Arc<Mutex<Seen>>,
 }
 
 #[derive(Debug)]
 struct Seen {
     credential: Arc<AwsCredential>,
     at: Instant,
+    /// Whether it is being looked at. One look at a time: a disk that hangs must not take a thread for each.
+    looking: bool,
     failed: bool,
 }
 
@@ -66,47 +68,59 @@ impl CredentialsFile {
         let seen = Seen {
             credential: Arc::new(read(path, profile)?),
             at: Instant::now(),
+            looking: false,
             failed: false,
         };
         Ok(Self {
             path: path.to_owned(),
             profile: profile.to_owned(),
-            seen: Mutex::new(seen),
+            seen: Arc::new(Mutex::new(seen)),
         })
     }
 
-    /// Whether it is time to look again; who asks looks.
-    fn is_due(&self) -> bool {
-        let mut seen = self.seen();
-        let due = seen.at.elapsed() >= LOOK;
-        if due {
-            seen.at = Instant::now();
+    /// Looks again if it is time to, on a thread that may wait for the disk. What it finds is for the requests that follow.
+    fn look(&self) {
+        let mut seen = lock(&self.seen);
+        if seen.looking || seen.at.elapsed() < LOOK {
+            return;
         }
-        due
+        seen.looking = true;
+        let (path, profile, seen) = (
+            self.path.clone(),
+            self.profile.clone(),
+            Arc::clone(&self.seen),
+        );
+        tokio::task::spawn_blocking(move || {
+            let read = read(&path, &profile);
+            lock(&seen).saw(read, &path);
+        });
     }
+}
 
-    fn saw(&self, read: Result<AwsCredential, CredentialsFileError>) {
-        let mut seen = self.seen();
+impl Seen {
+    fn saw(&mut self, read: Result<AwsCredential, CredentialsFileError>, path: &Path) {
+        self.at = Instant::now();
+        self.looking = false;
         match read {
             Ok(credential) => {
-                if credential != *seen.credential {
-                    tracing::info!(path = %self.path.display(), "the bucket's credentials were renewed");
+                if credential != *self.credential {
+                    tracing::info!(path = %path.display(), "the bucket's credentials were renewed");
                 }
-                seen.credential = Arc::new(credential);
-                seen.failed = false;
+                self.credential = Arc::new(credential);
+                self.failed = false;
             }
             Err(error) => {
-                if !std::mem::replace(&mut seen.failed, true) {
+                if !std::mem::replace(&mut self.failed, true) {
                     let error = bismuth_daemon::exit::chain(&error);
                     tracing::warn!(error, "the bucket's earlier credentials are used on");
                 }
             }
         }
     }
+}
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -114,14 +128,8 @@ impl CredentialProvider for CredentialsFile {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        if self.is_due() {
-            let (path, profile) = (self.path.clone(), self.profile.clone());
-            // On a thread that may wait for the disk; if that does not come back, the request has a bound of its own.
-            if let Ok(read) = tokio::task::spawn_blocking(move || read(&path, &profile)).await {
-                self.saw(read);
-            }
-        }
-        Ok(Arc::clone(&self.seen().credential))
+        self.look();
+        Ok(Arc::clone(&lock(&self.seen).credential))
     }
 }
 
@@ -196,15 +204,19 @@ mod tests {
         write("one");
         let file = CredentialsFile::open(&path, "default").unwrap();
         let key = async || file.get_credential().await.unwrap().key_id.clone();
-        let due = || {
-            file.seen().at = Instant::now().checked_sub(LOOK).unwrap();
+        let looked = async || {
+            lock(&file.seen).at = Instant::now().checked_sub(LOOK).unwrap();
+            key().await;
+            while lock(&file.seen).looking {
+                tokio::task::yield_now().await;
+            }
         };
         write("two");
         assert_eq!(key().await, "one");
-        due();
+        looked().await;
         assert_eq!(key().await, "two");
         std::fs::write(&path, "[default]\n").unwrap();
-        due();
+        looked().await;
         assert_eq!(key().await, "two");
     }
 }

@@ -1,7 +1,7 @@
 //! An object on its way: in one request if it is small, in parts if it is not.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,8 @@ use crate::records::EngineError;
 const PART: usize = 5 << 20;
 /// From so many bytes on, room for a whole part is made at once: doubling would take up to twice as much.
 const LARGE: usize = 256 << 10;
+/// Who takes longer over a part keeps room from others: 43 KiB a second.
+const FILL_BOUND: Duration = Duration::from_secs(120);
 /// A store that takes less in a second is as good as away.
 const SLOWEST: u64 = 1 << 20;
 
@@ -32,8 +34,8 @@ pub(super) struct Writer {
     id: ObjectId,
     /// Up to a part.
     waiting: BytesMut,
-    /// The room for what waits, once it is much.
-    room: Option<OwnedSemaphorePermit>,
+    /// The room for what waits, once it is much, and since when.
+    room: Option<(OwnedSemaphorePermit, Instant)>,
     /// What the parts before it belong to.
     upload: Option<Upload>,
 }
@@ -55,9 +57,14 @@ impl Writer {
             let room = Arc::clone(&self.bucket.parts).acquire_owned();
             let room = tokio::time::timeout(IDLE_BOUND, room).await;
             let room = room.map_err(|_| unavailable("too many large uploads at once".into()))?;
-            self.room = room.ok();
+            self.room = room.ok().map(|room| (room, Instant::now()));
         }
-        Ok(())
+        match &self.room {
+            Some((_, since)) if since.elapsed() > FILL_BOUND => {
+                Err(unavailable("a large upload is too slow".into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sends the part that waits, when the one before it has arrived.
@@ -67,7 +74,8 @@ impl Writer {
             none => none.insert(Upload::begin(Arc::clone(&self.bucket), self.id).await?),
         };
         upload.arrived().await?;
-        upload.ship(self.waiting.split().freeze(), self.room.take());
+        let room = self.room.take().map(|(room, _)| room);
+        upload.ship(self.waiting.split().freeze(), room);
         Ok(())
     }
 }

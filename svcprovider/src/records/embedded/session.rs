@@ -1,6 +1,6 @@
 //! The tables in one transaction: what a batch reads and changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use redb::{ReadableTable as _, Table, WriteTransaction};
@@ -10,7 +10,7 @@ use crate::records::decide::MAX_NUMBER_BYTES;
 use crate::records::ledger::{self, Counter, Ledger, Owner};
 use crate::records::{Place, Record, Refused, Usage, Write, Written};
 
-/// Entries that a sweep looks at, its owner's or not: some milliseconds. What is due is swept every few seconds, so that there are not many.
+/// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds, so that there are not many.
 const LOOKED_AT: usize = 20_000;
 /// Stands for a value that is apart from its record: it is no number, and nothing else matters to a batch.
 static NOT_READ: [u8; MAX_NUMBER_BYTES + 1] = [b'?'; MAX_NUMBER_BYTES + 1];
@@ -25,6 +25,10 @@ pub(super) struct Session<'a> {
     /// Counters that were changed and not yet stored: many batches of one commit change the same.
     counters: BTreeMap<Owner, Counter>,
     now_ms: u64,
+    /// Entries that sweeps may still look at.
+    looks: usize,
+    /// Whose were swept.
+    swept: BTreeSet<Owner>,
 }
 
 impl<'a> Session<'a> {
@@ -39,6 +43,8 @@ impl<'a> Session<'a> {
             expiry: transaction.open_table(EXPIRY)?,
             counters: BTreeMap::new(),
             now_ms,
+            looks: LOOKED_AT,
+            swept: BTreeSet::new(),
         })
     }
 
@@ -84,10 +90,15 @@ impl<'a> Session<'a> {
 
     /// Removes up to `limit` records whose time has come, of one owner or of all; returns how many.
     pub(super) fn sweep(&mut self, of: Option<&Owner>, limit: usize) -> Result<usize, redb::Error> {
+        // Many who found no room ask in one transaction; once is enough.
+        if of.is_some_and(|owner| !self.swept.insert(owner.clone())) {
+            return Ok(0);
+        }
         let due = tables::expiry_key(self.now_ms + 1, &[]);
         let of = of.map(|owner| tables::owner_key(owner.space, &owner.group));
         let mut keys = Vec::new();
-        for entry in self.expiry.range(..due.as_slice())?.take(LOOKED_AT) {
+        for entry in self.expiry.range(..due.as_slice())?.take(self.looks) {
+            self.looks -= 1;
             let key = entry?.0.value().to_vec();
             let (_, record_key) = tables::split_expiry_key(&key).ok_or_else(|| unreadable(&key))?;
             if of

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use super::error::Failure;
 use super::lease::Lease;
+use super::sql;
 
 /// The steps, for ever in this order. A step that was released is not changed.
 const STEPS: &[&str] = &[
@@ -59,9 +60,19 @@ async fn steps(lease: &Lease) -> Result<(), Failure> {
         let step = format!(
             "{step}; INSERT INTO bismuth_migration (version) VALUES ({version}) ON CONFLICT (version) DO NOTHING"
         );
-        lease.batch_execute(&step).await?;
+        if let Err(error) = make(lease, &step).await {
+            lease.end("ROLLBACK").await?;
+            return Err(error.into());
+        }
     }
     Ok(())
+}
+
+async fn make(lease: &Lease, step: &str) -> Result<(), tokio_postgres::Error> {
+    lease.begin().await?;
+    lease.batch_execute(sql::STEP_PATIENCE).await?;
+    lease.batch_execute(step).await?;
+    lease.end("COMMIT").await
 }
 
 async fn newest(lease: &Lease) -> Result<i64, Failure> {

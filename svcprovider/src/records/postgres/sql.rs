@@ -81,6 +81,11 @@ pub(super) const PUT: &str = "INSERT INTO bismuth_record (space, grp, key, revis
 pub(super) const DELETE: &str = "DELETE FROM bismuth_record r USING unnest($1::int2[], $2::bytea[], $3::bytea[]) AS p(space, grp, key) \
      WHERE r.space = p.space AND r.grp = p.grp AND r.key = p.key";
 
+/// Five hundred values of a mebibyte take the server some seconds to remove.
+pub(super) const SWEEP_PATIENCE: &str = "SET LOCAL statement_timeout = '15s'";
+/// Tables may take a slow server some time; who asked for them has gone, and the next finds them.
+pub(super) const STEP_PATIENCE: &str = "SET LOCAL statement_timeout = '60s'";
+
 /// Whose records are due, those first that have been for longest.
 pub(super) const DUE: &str = concat!(
     "SELECT r.space, r.grp FROM bismuth_record r WHERE r.expires_ms <= ",

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use futures_util::future::try_join4;
+use futures_util::future::{try_join4, try_join5};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -185,27 +185,45 @@ pub(super) async fn sweep(
         Some(owner) => BTreeSet::from([owner.clone()]),
         None => due(&lease, limit).await?,
     };
-    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
-    let sweep = lease.prepare(sql::SWEEP).await?;
-    let mut swept = 0;
+    let (mut swept, mut failed) = (0, None);
     for owner in owners {
-        let left = sql::number((limit - swept) as u64);
-        let (space, group) = sql::owner(owner.space, &owner.group);
-        let (_, _, rows, ()) = try_join4(
-            lease.begin(),
-            lease.query(&lock, &[&vec![space], &vec![group]]),
-            lease.query(&sweep, &[&space, &group, &left]),
-            lease.end("COMMIT"),
-        )
-        .await?;
-        for row in &rows {
-            swept += usize::try_from(sql::unsigned(row, "swept")?).unwrap_or_default();
+        // One whose records take too long must not keep all others' from going.
+        match sweep_owner(&lease, &owner, limit - swept).await {
+            Ok(count) => swept += count,
+            Err(error) => {
+                lease.end("ROLLBACK").await?;
+                failed = Some(error);
+            }
         }
         if swept >= limit {
             break;
         }
     }
-    Ok((lease, swept))
+    match failed {
+        Some(error) if swept == 0 => Err(error),
+        _ => Ok((lease, swept)),
+    }
+}
+
+async fn sweep_owner(lease: &Lease, owner: &Owner, limit: usize) -> Result<usize, Failure> {
+    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
+    let sweep = lease.prepare(sql::SWEEP).await?;
+    let most = sql::number(limit as u64);
+    let (space, group) = sql::owner(owner.space, &owner.group);
+    let (spaces, groups) = (vec![space], vec![group]);
+    let locked: [&(dyn ToSql + Sync); 2] = [&spaces, &groups];
+    let removed: [&(dyn ToSql + Sync); 3] = [&space, &group, &most];
+    let (_, _, _, rows, ()) = try_join5(
+        lease.begin(),
+        lease.batch_execute(sql::SWEEP_PATIENCE),
+        lease.query(&lock, &locked),
+        lease.query(&sweep, &removed),
+        lease.end("COMMIT"),
+    )
+    .await?;
+    let counts = rows.iter().map(|row| sql::unsigned(row, "swept"));
+    let swept = counts.sum::<Result<u64, Failure>>()?;
+    Ok(usize::try_from(swept).unwrap_or_default())
 }
 
 /// Who has records whose time has come.
