@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use super::index::Entry;
 use super::{Blobs, Listed, listed_as, place};
-use crate::records::{EngineError, NO_BOUND, Query, Space};
+use crate::records::{EngineError, NO_BOUND};
 
 /// A part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,14 +37,7 @@ impl Blobs {
         after: Option<String>,
         limit: NonZeroUsize,
     ) -> Result<DescribedPage, EngineError> {
-        let query = Query {
-            group: group.to_owned(),
-            space: Space::Blob,
-            prefix: prefix.to_owned(),
-            after,
-            limit,
-        };
-        let page = self.records.list(&query).await?;
+        let page = self.page(group, prefix, after, limit).await?;
         let last = page.entries.last().filter(|_| page.more);
         let next = last.map(|(key, _)| key.clone());
         let keys = page.entries.into_iter();

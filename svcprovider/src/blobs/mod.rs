@@ -35,8 +35,8 @@ use self::index::Entry;
 use self::staged::Staged;
 use crate::objects::Objects;
 use crate::records::{
-    Change, Condition, EngineError, Limits, Meta, Place, Query, Records, Refused, Revision, Space,
-    Usage, Write, decide,
+    self, Change, Condition, EngineError, Limits, Meta, Place, Query, Records, Refused, Revision,
+    Space, Usage, Write, decide,
 };
 
 /// So often a change of the index is tried against others who change the same key; each time one of them has succeeded.
@@ -294,6 +294,18 @@ impl Blobs {
         after: Option<String>,
         limit: NonZeroUsize,
     ) -> Result<(Vec<Listed>, bool), EngineError> {
+        let page = self.page(group, prefix, after, limit).await?;
+        let listed = page.entries.into_iter();
+        Ok((listed.map(listed_as).collect(), page.more))
+    }
+
+    async fn page(
+        &self,
+        group: &str,
+        prefix: &str,
+        after: Option<String>,
+        limit: NonZeroUsize,
+    ) -> Result<records::Page, EngineError> {
         let query = Query {
             group: group.to_owned(),
             space: Space::Blob,
@@ -301,9 +313,7 @@ impl Blobs {
             after,
             limit,
         };
-        let page = self.records.list(&query).await?;
-        let listed = page.entries.into_iter();
-        Ok((listed.map(listed_as).collect(), page.more))
+        self.records.list(&query).await
     }
 
     /// What a group uses of blobs.

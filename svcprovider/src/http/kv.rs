@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::condition::{Conditions, etag_value};
 use super::key::Key;
-use super::listing::{KeyPage, json_body, json_in};
+use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::Room;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
@@ -27,8 +27,6 @@ pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_INCREMENT_BYTES: usize = 1024;
 /// RFC 6838 allows 127 for each half.
 const MAX_CONTENT_TYPE_BYTES: usize = 256;
-/// Bytes of one key of a listing, and of its JSON: most have fewer.
-const ENTRY_BYTES: usize = 1024;
 /// At the end of the path of a POST.
 const INCREMENT: &str = "/incr";
 

@@ -11,6 +11,9 @@ use super::problems::{Refusal, bad_json};
 use crate::blobs;
 use crate::records::Meta;
 
+/// Bytes of one entry of a listing, and of its JSON: most have fewer.
+pub(super) const ENTRY_BYTES: usize = 1024;
+
 /// A part of a listing.
 #[derive(Debug, Serialize)]
 pub(crate) struct KeyPage {

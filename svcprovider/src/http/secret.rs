@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::condition::{Conditions, etag_value};
 use super::key::Key;
 use super::kv::absent;
+use super::memory::Room;
 use super::params::Params;
 use super::problems::{self, Refusal};
 use super::{Caller, Services, reads};
@@ -74,7 +75,10 @@ pub(super) async fn answer(
     let secret = secret.ok_or_else(|| absent(&conditions, "secret"))?;
     let (version, revision) = (secret.version, secret.revision);
     let mut response = match conditions.of_read(revision, None) {
-        None => whole(secret),
+        None => {
+            let room = caller.rooms(services).take(secret.value.len()).await?;
+            whole(room, secret)
+        }
         Some(StatusCode::NOT_MODIFIED) => not_modified(),
         Some(_) => return Err(problems::precondition()),
     };
@@ -85,8 +89,8 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-fn whole(secret: Secret) -> Response<Body> {
-    let mut response = Response::new(Body::full(Bytes::from_owner(secret.value)));
+fn whole(room: Room, secret: Secret) -> Response<Body> {
+    let mut response = Response::new(Body::full(room.keep(Bytes::from_owner(secret.value))));
     let bytes = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, bytes);
     response

@@ -35,6 +35,15 @@ async fn values_that_do_not_end_take_the_room_of_their_group_and_of_nobody_else(
         (429, "too_much_at_once")
     );
     assert_eq!(refused.header("retry-after"), "1");
+    for listing in [
+        "/kv/v1/?limit=1000",
+        "/blob/v1/?limit=1000",
+        "/blob/v1/?details&limit=1000",
+    ] {
+        let refused = greedy.get(listing).await;
+        assert_eq!(refused.code(), "too_much_at_once", "{listing}");
+        assert_eq!(other.get(listing).await.status, 200, "{listing}");
+    }
     // What is small needs no room.
     assert_eq!(greedy.call("PUT", "/kv/v1/key", "1").await.status, 201);
     let made = other.call("PUT", "/kv/v1/key", large.clone()).await;
