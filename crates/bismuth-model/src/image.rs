@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::distribution::Reference;
+use oci_spec::distribution::{ParseError, Reference};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -51,14 +51,15 @@ impl FromStr for ImageReference {
     type Err = ImageReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ImageReferenceError> {
-        text.parse()
-            .map(Self)
-            .map_err(
-                |error: oci_spec::distribution::ParseError| ImageReferenceError {
-                    text: text.chars().take(300).collect(),
-                    reason: error.to_string(),
-                },
-            )
+        let refused = |error: ParseError| ImageReferenceError {
+            text: text.chars().take(300).collect(),
+            reason: error.to_string(),
+        };
+        let reference: Reference = text.parse().map_err(refused)?;
+        // `Name/a` parses with the registry `Name`, which has neither dot nor port and so becomes
+        // a part of Docker's repository, where no capital is allowed.
+        reference.whole().parse::<Reference>().map_err(refused)?;
+        Ok(Self(reference))
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_reason() {
-        for bad in ["", "a/UPPER", "a b", "a@sha256:123", "http://x/y"] {
+        for bad in ["", "a/UPPER", "Upper/a", "a b", "a@sha256:123", "http://x/y"] {
             let error = bad.parse::<ImageReference>().unwrap_err().to_string();
             assert!(error.contains("is not an image reference: "), "{error}");
         }

@@ -4,7 +4,7 @@
 //!   small:  write … finish ─► PUT PREFIX/4e…                                                                       write.rs
 //!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► note removed  upload.rs
 //!   read:   GET with a range, streamed
-//!   delete: note? ─► abort its upload ─► DELETE object ─► DELETE note
+//!   delete: what was dropped has ended ─► note? ─► abort its upload ─► DELETE object ─► DELETE note
 //! ```
 //!
 //! - The note is what makes an upload removable by whoever finds its record: parts of an upload that nobody knows are paid for and not seen.
@@ -14,6 +14,7 @@
 
 mod config;
 mod credentials_file;
+mod ending;
 mod failure;
 mod upload;
 mod write;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
+use self::ending::Endings;
 use self::failure::{Failure, found, unavailable, within};
 use self::write::Writer;
 use super::{ObjectId, ObjectWriter, Objects};
@@ -79,6 +81,7 @@ impl S3 {
                 client,
                 prefix,
                 parts: Arc::new(Semaphore::new(PARTS)),
+                endings: Endings::default(),
             }),
         })
     }
@@ -98,6 +101,8 @@ struct Bucket {
     prefix: Path,
     /// Room for parts of large uploads.
     parts: Arc<Semaphore>,
+    /// Uploads of this process that were dropped.
+    endings: Endings,
 }
 
 impl Bucket {
@@ -122,6 +127,7 @@ impl Bucket {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), Failure> {
+        self.endings.ended(id).await;
         let note = self.note(id);
         let read = async { self.client.get(&note).await?.bytes().await };
         let upload = found(within(BOUND, read).await)?;

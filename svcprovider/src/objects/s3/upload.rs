@@ -111,7 +111,9 @@ impl Drop for Upload {
         let (bucket, object) = (Arc::clone(&self.bucket), self.object);
         let id = std::mem::take(&mut self.id);
         let in_flight = self.in_flight.take();
+        let ending = self.bucket.endings.begin(object);
         runtime.spawn(async move {
+            let _ending = ending;
             // A part that arrives after the abort stays ("it might be necessary to abort a given multipart upload multiple times", S3's
             // AbortMultipartUpload). Whether it comes is of no interest.
             if let Some(part) = in_flight {
