@@ -102,7 +102,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_reason() {
-        for bad in ["", "a/UPPER", "Upper/a", "a b", "a@sha256:123", "http://x/y"] {
+        for bad in [
+            "",
+            "a/UPPER",
+            "Upper/a",
+            "a b",
+            "a@sha256:123",
+            "http://x/y",
+        ] {
             let error = bad.parse::<ImageReference>().unwrap_err().to_string();
             assert!(error.contains("is not an image reference: "), "{error}");
         }
