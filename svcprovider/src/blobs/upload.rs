@@ -71,7 +71,7 @@ impl Blobs {
     {
         let staged = self.refuse_early(&blob).await?;
         let mut upload = self.begin(staged).await?;
-        let received = match self.objects.create(upload.object).await {
+        let received = match self.objects.create(upload.object, &blob.group).await {
             Ok(writer) => self.receive(&mut upload, &blob, writer, body).await,
             Err(error) => Err(error.into()),
         };

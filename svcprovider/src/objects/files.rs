@@ -75,7 +75,11 @@ fn half_written(finished: &Path) -> PathBuf {
 
 #[async_trait]
 impl Objects for Files {
-    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
+    async fn create(
+        &self,
+        id: ObjectId,
+        _group: &str,
+    ) -> Result<Box<dyn ObjectWriter>, EngineError> {
         let path = self.finished(id);
         let file = apart(OPEN_BOUND, move || {
             let part = half_written(&path);

@@ -46,8 +46,9 @@ impl FromStr for ObjectId {
 /// stream, within its idle bound.
 #[async_trait]
 pub trait Objects: Send + Sync + 'static {
-    /// Begins an object.
-    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError>;
+    /// Begins an object of a group, whose name says only whose share of the engine's room it takes.
+    async fn create(&self, id: ObjectId, group: &str)
+    -> Result<Box<dyn ObjectWriter>, EngineError>;
 
     /// The bytes in `range`, which lies within the object, in chunks. `None` if there is no such object.
     async fn read(

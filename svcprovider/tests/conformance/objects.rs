@@ -11,7 +11,7 @@ use crate::world::World;
 
 async fn store(objects: &Arc<dyn Objects>, chunks: &[&[u8]]) -> ObjectId {
     let id = ObjectId::random();
-    let mut writer = objects.create(id).await.unwrap();
+    let mut writer = objects.create(id, "group").await.unwrap();
     for chunk in chunks {
         writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
@@ -66,7 +66,7 @@ pub async fn an_empty_object_is_there(world: &mut dyn World) {
 pub async fn an_object_is_not_there_before_it_is_finished(world: &mut dyn World) {
     let objects = world.objects();
     let id = ObjectId::random();
-    let mut writer = objects.create(id).await.unwrap();
+    let mut writer = objects.create(id, "group").await.unwrap();
     let chunk = Bytes::from(vec![1; 3 << 20]);
     for _ in 0..3 {
         writer.write(chunk.clone()).await.unwrap();
@@ -84,7 +84,7 @@ pub async fn what_is_deleted_is_gone_also_half_written_and_twice(world: &mut dyn
     objects.delete(id).await.unwrap();
 
     let half = ObjectId::random();
-    let mut writer = objects.create(half).await.unwrap();
+    let mut writer = objects.create(half, "group").await.unwrap();
     writer.write(Bytes::from(vec![1; 6 << 20])).await.unwrap();
     drop(writer);
     objects.delete(half).await.unwrap();

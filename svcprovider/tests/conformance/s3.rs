@@ -103,7 +103,7 @@ crate::for_every_case!(s3_cases);
 
 async fn store(objects: &Arc<dyn Objects>, bytes: Bytes) -> Result<ObjectId, EngineError> {
     let id = ObjectId::random();
-    let mut writer = objects.create(id).await?;
+    let mut writer = objects.create(id, "group").await?;
     writer.write(bytes).await?;
     writer.finish().await?;
     Ok(id)
@@ -187,7 +187,7 @@ async fn a_server_that_freezes_in_the_middle_of_a_stream_is_waited_for_so_long_a
     let id = store(&objects, zeros(40)).await.unwrap();
     let mut reading = objects.read(id, 0..40 << 20).await.unwrap().unwrap();
     reading.try_next().await.unwrap().unwrap();
-    let mut writer = objects.create(ObjectId::random()).await.unwrap();
+    let mut writer = objects.create(ObjectId::random(), "group").await.unwrap();
     writer.write(zeros(6)).await.unwrap();
     server.process().unwrap().pause().unwrap();
     let written = async {
@@ -206,7 +206,7 @@ async fn a_server_that_freezes_in_the_middle_of_a_stream_is_waited_for_so_long_a
 async fn an_upload_that_is_dropped_is_aborted() {
     let server = serving().await;
     let objects = open(&server);
-    let mut writer = objects.create(ObjectId::random()).await.unwrap();
+    let mut writer = objects.create(ObjectId::random(), "group").await.unwrap();
     writer.write(zeros(11)).await.unwrap();
     assert!(!server.contents().unwrap().is_empty());
     drop(writer);

@@ -174,7 +174,11 @@ impl ObjectWriter for Writer {
 
 #[async_trait]
 impl Objects for Store {
-    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
+    async fn create(
+        &self,
+        id: ObjectId,
+        _group: &str,
+    ) -> Result<Box<dyn ObjectWriter>, EngineError> {
         Ok(Box::new(Writer {
             id,
             bytes: BytesMut::new(),

@@ -16,6 +16,7 @@ mod config;
 mod credentials_file;
 mod ending;
 mod failure;
+mod parts;
 mod upload;
 mod write;
 
@@ -32,13 +33,13 @@ use object_store::aws::AmazonS3;
 use object_store::multipart::MultipartStore as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
-use tokio::sync::Semaphore;
 
 pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
 use self::ending::Endings;
 use self::failure::{Failure, found, unavailable, within};
+use self::parts::Parts;
 use self::write::Writer;
 use super::{ObjectId, ObjectWriter, Objects};
 use crate::records::EngineError;
@@ -49,8 +50,6 @@ const ENGINE: &str = "S3";
 const BOUND: Duration = Duration::from_millis(950);
 /// The longest pause in the middle of a stream.
 const IDLE_BOUND: Duration = Duration::from_secs(10);
-/// Parts of large uploads that are in memory at a time, of all uploads: 160 MiB. More wait.
-const PARTS: usize = 32;
 /// What a key has that is never written, to ask whether the server answers.
 const NOBODY: &str = "nobody";
 
@@ -80,7 +79,7 @@ impl S3 {
             bucket: Arc::new(Bucket {
                 client,
                 prefix,
-                parts: Arc::new(Semaphore::new(PARTS)),
+                parts: Parts::default(),
                 endings: Endings::default(),
             }),
         })
@@ -100,7 +99,7 @@ struct Bucket {
     client: AmazonS3,
     prefix: Path,
     /// Room for parts of large uploads.
-    parts: Arc<Semaphore>,
+    parts: Parts,
     /// Uploads of this process that were dropped.
     endings: Endings,
 }
@@ -152,8 +151,12 @@ impl Bucket {
 
 #[async_trait]
 impl Objects for S3 {
-    async fn create(&self, id: ObjectId) -> Result<Box<dyn ObjectWriter>, EngineError> {
-        Ok(Box::new(Writer::new(Arc::clone(&self.bucket), id)))
+    async fn create(
+        &self,
+        id: ObjectId,
+        group: &str,
+    ) -> Result<Box<dyn ObjectWriter>, EngineError> {
+        Ok(Box::new(Writer::new(Arc::clone(&self.bucket), id, group)))
     }
 
     async fn read(

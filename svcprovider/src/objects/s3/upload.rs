@@ -12,10 +12,10 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt as _;
 use object_store::multipart::{MultipartStore as _, PartId};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{Failure, broken, unavailable, within};
+use super::parts::Room;
 use super::write::transfer_bound;
 use super::{BOUND, Bucket};
 use crate::objects::ObjectId;
@@ -57,7 +57,7 @@ impl Upload {
     }
 
     /// Sends the next part in the background, and gives its room back then. The one before it has [`arrived`](Self::arrived).
-    pub(super) fn ship(&mut self, bytes: Bytes, room: Option<OwnedSemaphorePermit>) {
+    pub(super) fn ship(&mut self, bytes: Bytes, room: Option<Room>) {
         let bucket = Arc::clone(&self.bucket);
         let (path, id, number) = (bucket.object(self.object), self.id.clone(), self.shipped);
         self.shipped += 1;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::failure::{unavailable, within};
+use super::parts::{GroupParts, Room};
 use super::upload::Upload;
-use super::{BOUND, Bucket, IDLE_BOUND};
+use super::{BOUND, Bucket};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::EngineError;
 
@@ -32,17 +32,20 @@ pub(super) fn transfer_bound(bytes: usize) -> Duration {
 pub(super) struct Writer {
     bucket: Arc<Bucket>,
     id: ObjectId,
+    /// Where its group has room.
+    parts: GroupParts,
     /// Up to a part.
     waiting: BytesMut,
     /// The room for what waits, once it is much, and since when.
-    room: Option<(OwnedSemaphorePermit, Instant)>,
+    room: Option<(Room, Instant)>,
     /// What the parts before it belong to.
     upload: Option<Upload>,
 }
 
 impl Writer {
-    pub(super) fn new(bucket: Arc<Bucket>, id: ObjectId) -> Self {
+    pub(super) fn new(bucket: Arc<Bucket>, id: ObjectId, group: &str) -> Self {
         Self {
+            parts: bucket.parts.of_group(group),
             bucket,
             id,
             waiting: BytesMut::new(),
@@ -54,10 +57,7 @@ impl Writer {
     /// Waits until there is room for a whole part.
     async fn take_room(&mut self) -> Result<(), EngineError> {
         if self.room.is_none() {
-            let room = Arc::clone(&self.bucket.parts).acquire_owned();
-            let room = tokio::time::timeout(IDLE_BOUND, room).await;
-            let room = room.map_err(|_| unavailable("too many large uploads at once".into()))?;
-            self.room = room.ok().map(|room| (room, Instant::now()));
+            self.room = Some((self.parts.take().await?, Instant::now()));
         }
         match &self.room {
             Some((_, since)) if since.elapsed() > FILL_BOUND => {
