@@ -1,6 +1,7 @@
 //! The suite with objects in S3, and what only a server can do: be away.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -218,6 +219,26 @@ async fn an_upload_that_is_dropped_is_aborted() {
         Err(format!("{left:?}"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_on_its_way_is_waited_for_before_its_upload_is_deleted() {
+    let server = serving().await;
+    let objects = open(&server);
+    let id = ObjectId::random();
+    let mut writer = objects.create(id, "group").await.unwrap();
+    writer.write(zeros(6)).await.unwrap();
+    // The part is in the buffers of its connection, where what is sent later on another one overtakes it.
+    server.process().unwrap().pause().unwrap();
+    drop(writer);
+    let deleting = tokio::spawn({
+        let objects = Arc::clone(&objects);
+        async move { objects.delete(id).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.process().unwrap().resume().unwrap();
+    deleting.await.unwrap().unwrap();
+    assert_eq!(server.contents().unwrap(), Vec::<PathBuf>::new());
 }
 
 /// A body of what is sent, which ends when the sender does.
