@@ -260,6 +260,11 @@ impl From<EngineError> for Refusal {
                 let status = StatusCode::INSUFFICIENT_STORAGE;
                 Self::new(status, "disk_full", detail).again_after(10)
             }
+            EngineError::Busy { of_group: true, .. } => group_takes_too_much(),
+            EngineError::Busy { .. } => all_take_too_much(),
+            EngineError::Slow { .. } => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", said)
+            }
             // Refusals are answered where it is known what was asked.
             EngineError::Broken { .. }
             | EngineError::Refused { .. }

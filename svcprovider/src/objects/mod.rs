@@ -57,7 +57,8 @@ pub trait Objects: Send + Sync + 'static {
         range: Range<u64>,
     ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError>;
 
-    /// Removes an object, finished or half written, also one that is not there.
+    /// Removes an object, finished or half written, also one that is not there. What a writer that was dropped has on its way is waited for
+    /// first, for ten seconds at most.
     async fn delete(&self, id: ObjectId) -> Result<(), EngineError>;
 
     /// Whether the engine answers.

@@ -22,7 +22,7 @@ pub mod postgres;
 mod range;
 
 use std::num::NonZeroUsize;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -269,6 +269,20 @@ pub enum EngineError {
     Full {
         /// Which engine.
         engine: &'static str,
+    },
+    /// Too much is on its way to the engine at the moment; nothing was changed.
+    #[error("too much is on its way to {engine} at once")]
+    Busy {
+        /// Which engine.
+        engine: &'static str,
+        /// Whether that is of the group that asked alone, and not of all.
+        of_group: bool,
+    },
+    /// What was to be written came too slowly; nothing was changed.
+    #[error("what is to be written must come within {} s", bound.as_secs())]
+    Slow {
+        /// Within what it should have come.
+        bound: Duration,
     },
     /// What was asked for has more bytes than whoever asked can take.
     #[error("more than {limit} bytes were asked for")]

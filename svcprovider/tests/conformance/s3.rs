@@ -221,6 +221,20 @@ async fn an_upload_that_is_dropped_is_aborted() {
     .await;
 }
 
+/// Deletes an object whose upload has a part on its way to a server that is frozen, which is let go on when deleting has outlasted all bounds but
+/// the part's.
+async fn deleted_after_its_part(server: &S3Server, objects: &Arc<dyn Objects>, id: ObjectId) {
+    let mut deleting = tokio::spawn({
+        let objects = Arc::clone(objects);
+        async move { objects.delete(id).await }
+    });
+    let early = tokio::time::timeout(AWAY_BOUND, &mut deleting).await;
+    assert!(early.is_err(), "it did not wait for the part: {early:?}");
+    server.process().unwrap().resume().unwrap();
+    deleting.await.unwrap().unwrap();
+    assert_eq!(server.contents().unwrap(), Vec::<PathBuf>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_on_its_way_is_waited_for_before_its_upload_is_deleted() {
     let server = serving().await;
@@ -228,17 +242,23 @@ async fn a_part_on_its_way_is_waited_for_before_its_upload_is_deleted() {
     let id = ObjectId::random();
     let mut writer = objects.create(id, "group").await.unwrap();
     writer.write(zeros(6)).await.unwrap();
-    // The part is in the buffers of its connection, where what is sent later on another one overtakes it.
     server.process().unwrap().pause().unwrap();
     drop(writer);
-    let deleting = tokio::spawn({
-        let objects = Arc::clone(&objects);
-        async move { objects.delete(id).await }
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    server.process().unwrap().resume().unwrap();
-    deleting.await.unwrap().unwrap();
-    assert_eq!(server.contents().unwrap(), Vec::<PathBuf>::new());
+    deleted_after_its_part(&server, &objects, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_is_waited_for_also_when_its_writer_was_cut_off_while_it_waited_itself() {
+    let server = serving().await;
+    let objects = open(&server);
+    let id = ObjectId::random();
+    let mut writer = objects.create(id, "group").await.unwrap();
+    writer.write(zeros(6)).await.unwrap();
+    server.process().unwrap().pause().unwrap();
+    let cut_off = tokio::time::timeout(Duration::from_millis(100), writer.write(zeros(6))).await;
+    assert!(cut_off.is_err(), "{cut_off:?}");
+    drop(writer);
+    deleted_after_its_part(&server, &objects, id).await;
 }
 
 /// A body of what is sent, which ends when the sender does.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use oci_spec::distribution::Reference;
+use oci_spec::distribution::{ParseError, Reference};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -216,8 +216,11 @@ fn names<'a>(
 }
 
 fn parse_name(archive: &Archive, text: &str) -> Result<Reference> {
-    text.parse()
-        .map_err(|error| archive.error(format!("{text:?} is no image name: {error}")))
+    let refused = |error: ParseError| archive.error(format!("{text:?} is no image name: {error}"));
+    let name: Reference = text.parse().map_err(refused)?;
+    // What is no name any more with Docker's defaults, such as `Upper/a`, nobody could ask for.
+    name.whole().parse::<Reference>().map_err(refused)?;
+    Ok(name)
 }
 
 fn blob_entry(digest: &Digest) -> String {

@@ -83,6 +83,23 @@ async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
 }
 
 #[tokio::test]
+async fn a_name_that_nobody_could_ask_for_is_refused_and_another_may_be_given() {
+    let node = Node::start().await;
+    let layout = node.server.dir().join("layout");
+    layered_with(Compression::Gzip)
+        .write_layout(&layout, "Upper/a:1")
+        .unwrap();
+    let error = node.store.import(&layout, None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("\"Upper/a:1\" is no image name"),
+        "{error}"
+    );
+    let lower = name("upper/a:1");
+    let image = node.store.import(&layout, Some(&lower)).await.unwrap();
+    is_layered(&node, &image[0]);
+}
+
+#[tokio::test]
 async fn what_skopeo_writes_is_imported_whatever_its_format() {
     let node = Node::start().await;
     let dir = node.server.dir();

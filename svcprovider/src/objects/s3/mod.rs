@@ -126,7 +126,6 @@ impl Bucket {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), Failure> {
-        self.endings.ended(id).await;
         let note = self.note(id);
         let read = async { self.client.get(&note).await?.bytes().await };
         let upload = found(within(BOUND, read).await)?;
@@ -192,6 +191,7 @@ impl Objects for S3 {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
+        self.bucket.endings.ended(id).await?;
         Ok(self.bucket.delete(id).await?)
     }
 

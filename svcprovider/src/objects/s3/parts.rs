@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   part above 256 KiB ─► room of its group (8 parts) ─► room of the process (32) ─► given back when it has arrived
-//!                            └──────── none for ten seconds: unavailable ─┘
+//!                            └ none for ten seconds: 429           └ none for ten seconds: 503
 //! ```
 
 use std::collections::HashMap;
@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::IDLE_BOUND;
-use super::failure::unavailable;
+use super::{ENGINE, IDLE_BOUND};
 use crate::records::EngineError;
 
 /// Parts that are in memory at a time, of all uploads: 160 MiB. More wait.
@@ -68,20 +67,28 @@ impl GroupParts {
     /// Waits until there is room for a whole part.
     ///
     /// # Errors
-    /// When there is none for ten seconds.
+    /// [`EngineError::Busy`] when there is none for ten seconds.
     pub(super) async fn take(&self) -> Result<Room, EngineError> {
         // The group's first: who waits for it keeps nothing from others.
-        let taken = async {
-            Ok::<_, tokio::sync::AcquireError>(Room {
-                _group: Arc::clone(&self.group).acquire_owned().await?,
-                _all: Arc::clone(&self.all).acquire_owned().await?,
-            })
-        };
-        match tokio::time::timeout(IDLE_BOUND, taken).await {
-            Ok(Ok(room)) => Ok(room),
-            _ => Err(unavailable("too many large uploads at once".into())),
-        }
+        let group = take_of(&self.group, true).await?;
+        let all = take_of(&self.all, false).await?;
+        Ok(Room {
+            _group: group,
+            _all: all,
+        })
     }
+}
+
+async fn take_of(
+    room: &Arc<Semaphore>,
+    of_group: bool,
+) -> Result<OwnedSemaphorePermit, EngineError> {
+    let taken = Arc::clone(room).acquire_owned();
+    let taken = tokio::time::timeout(IDLE_BOUND, taken).await;
+    taken.ok().and_then(Result::ok).ok_or(EngineError::Busy {
+        engine: ENGINE,
+        of_group,
+    })
 }
 
 #[cfg(test)]
@@ -103,7 +110,7 @@ mod tests {
         let mut taken = take(&greedy, OF_A_GROUP).await;
         let error = parts.of_group("greedy").take().await.unwrap_err();
         assert!(
-            matches!(error, EngineError::Unavailable { .. }),
+            matches!(error, EngineError::Busy { of_group: true, .. }),
             "{error:?}"
         );
         let _others = take(&parts.of_group("other"), OF_A_GROUP).await;
@@ -118,7 +125,15 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             taken.extend(take(&parts.of_group(name), OF_A_GROUP).await);
         }
-        parts.of_group("e").take().await.unwrap_err();
+        let error = parts.of_group("e").take().await.unwrap_err();
+        let of_all = matches!(
+            error,
+            EngineError::Busy {
+                of_group: false,
+                ..
+            }
+        );
+        assert!(of_all, "{error:?}");
         drop(taken);
         parts.of_group("e").take().await.unwrap();
         let names = parts.groups.lock().unwrap().len();

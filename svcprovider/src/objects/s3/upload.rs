@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   begin ─► ship, arrived ─► … ─► complete
-//!     └───────────┴─ dropped ─► aborted in the background; if that fails, by whoever deletes the object
+//!     └───────────┴─ dropped ─► the part on its way ends ─► aborted in the background; if that fails, by whoever deletes the object
+//!                                 └─ nobody knows whether it arrived ─► left to who deletes the object later, when it has or never will
 //! ```
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt as _;
 use object_store::multipart::{MultipartStore as _, PartId};
 use tokio::runtime::Handle;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{Failure, broken, unavailable, within};
@@ -32,6 +34,8 @@ pub(super) struct Upload {
     shipped: usize,
     in_flight: Option<AbortOnDropHandle<Result<PartId, Failure>>>,
     arrived: Vec<PartId>,
+    /// Whether a part was sent of which nobody knows whether it arrived or still will.
+    unsure: bool,
     /// Whether there is anything to abort.
     open: bool,
 }
@@ -48,6 +52,7 @@ impl Upload {
             shipped: 0,
             in_flight: None,
             arrived: Vec::new(),
+            unsure: false,
             open: true,
         };
         let note = upload.bucket.note(object);
@@ -71,11 +76,13 @@ impl Upload {
         self.in_flight = Some(AbortOnDropHandle::new(tokio::spawn(sent)));
     }
 
-    /// Waits until nothing is on its way.
+    /// Waits until nothing is on its way. Cut off, what is on its way is still what `drop` waits for.
     pub(super) async fn arrived(&mut self) -> Result<(), EngineError> {
-        if let Some(part) = self.in_flight.take() {
-            let part = part.await.map_err(|error| unavailable(error.to_string()))?;
-            self.arrived.push(part?);
+        if let Some(part) = &mut self.in_flight {
+            let outcome = part.await;
+            self.in_flight = None;
+            let part = part_of(outcome).inspect_err(|error| self.unsure |= may_arrive(error))?;
+            self.arrived.push(part);
         }
         Ok(())
     }
@@ -100,6 +107,15 @@ impl Upload {
     }
 }
 
+fn part_of(outcome: Result<Result<PartId, Failure>, JoinError>) -> Result<PartId, EngineError> {
+    Ok(outcome.map_err(|error| unavailable(error.to_string()))??)
+}
+
+/// Whether the server may have what was sent, or still get it.
+fn may_arrive(error: &EngineError) -> bool {
+    matches!(error, EngineError::Unavailable { .. })
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
         let Ok(runtime) = Handle::try_current() else {
@@ -111,13 +127,16 @@ impl Drop for Upload {
         let (bucket, object) = (Arc::clone(&self.bucket), self.object);
         let id = std::mem::take(&mut self.id);
         let in_flight = self.in_flight.take();
+        let mut unsure = self.unsure;
         let ending = self.bucket.endings.begin(object);
         runtime.spawn(async move {
-            let _ending = ending;
             // A part that arrives after the abort stays ("it might be necessary to abort a given multipart upload multiple times", S3's
-            // AbortMultipartUpload). Whether it comes is of no interest.
+            // AbortMultipartUpload).
             if let Some(part) = in_flight {
-                let _ = part.await;
+                unsure |= part_of(part.await).is_err_and(|error| may_arrive(&error));
+            }
+            if unsure {
+                return ending.leave_to_later();
             }
             let aborted = async {
                 bucket.abort(object, &id).await?;
@@ -126,6 +145,7 @@ impl Drop for Upload {
             if let Err(error) = aborted.await {
                 tracing::debug!(?error, %object, "an upload is left to whoever deletes its object");
             }
+            drop(ending);
         });
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
 
-use super::failure::{unavailable, within};
+use super::failure::within;
 use super::parts::{GroupParts, Room};
 use super::upload::Upload;
 use super::{BOUND, Bucket};
@@ -61,7 +61,7 @@ impl Writer {
         }
         match &self.room {
             Some((_, since)) if since.elapsed() > FILL_BOUND => {
-                Err(unavailable("a large upload is too slow".into()))
+                Err(EngineError::Slow { bound: FILL_BOUND })
             }
             _ => Ok(()),
         }
