@@ -22,7 +22,9 @@ use crate::world::{PATIENCE, World};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
-/// The same in the middle of a stream.
+/// What two calls take then, one after the other.
+const ABORT_BOUND: Duration = Duration::from_millis(2500);
+/// What a call may take in the middle of a stream.
 const STREAM_BOUND: Duration = Duration::from_millis(11_500);
 
 /// Records as in another world, objects in a bucket of a server of its own.
@@ -221,14 +223,14 @@ async fn an_upload_that_is_dropped_is_aborted() {
     .await;
 }
 
-/// Deletes an object whose upload has a part on its way to a server that is frozen, which is let go on when deleting has outlasted all bounds but
-/// the part's.
+/// Deletes an object whose upload has a part on its way to a server that is frozen, which is let go on when deleting has outlasted both an abort
+/// and its own first request, but not the part.
 async fn deleted_after_its_part(server: &S3Server, objects: &Arc<dyn Objects>, id: ObjectId) {
     let mut deleting = tokio::spawn({
         let objects = Arc::clone(objects);
         async move { objects.delete(id).await }
     });
-    let early = tokio::time::timeout(AWAY_BOUND, &mut deleting).await;
+    let early = tokio::time::timeout(ABORT_BOUND, &mut deleting).await;
     assert!(early.is_err(), "it did not wait for the part: {early:?}");
     server.process().unwrap().resume().unwrap();
     deleting.await.unwrap().unwrap();
