@@ -322,10 +322,31 @@ impl From<KeyError> for Refusal {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tracing::span;
 
     use super::*;
+
+    #[test]
+    fn who_takes_too_much_is_told_whether_it_is_him_and_who_is_slow_that_he_is() {
+        let busy = |of_group| EngineError::Busy {
+            engine: "S3",
+            of_group,
+        };
+        let bound = Duration::from_secs(120);
+        for (error, status, code) in [
+            (busy(true), 429, "too_much_at_once"),
+            (busy(false), 503, "too_much_at_once"),
+            (EngineError::Slow { bound }, 408, "body_timeout"),
+        ] {
+            let refusal = Refusal::from(error);
+            assert_eq!(
+                (refusal.problem.status.as_u16(), refusal.code()),
+                (status, code)
+            );
+        }
+    }
 
     /// Counts what is logged.
     #[derive(Default)]

@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use svcprovider::blobs::Settings;
 use svcprovider::objects::s3::{Credentials, S3};
-use svcprovider::objects::{ObjectId, Objects};
+use svcprovider::objects::{ObjectId, ObjectWriter, Objects};
 use svcprovider::records::{EngineError, Records};
 use tokio::sync::mpsc;
 
@@ -223,11 +223,19 @@ async fn an_upload_that_is_dropped_is_aborted() {
     .await;
 }
 
-/// Deletes an object whose upload has a part on its way to a server that is frozen, which is let go on when deleting has outlasted both an abort
-/// and its own first request, but not the part.
-async fn deleted_after_its_part(server: &S3Server, objects: &Arc<dyn Objects>, id: ObjectId) {
+/// Drops an upload with a part on its way to a server that is frozen, after `cut_off` has done to its writer what it does, and deletes the object.
+/// The server goes on when deleting has outlasted both an abort and its own first request, but not the part.
+async fn dropped_and_deleted(cut_off: impl AsyncFnOnce(&mut dyn ObjectWriter)) {
+    let server = serving().await;
+    let objects = open(&server);
+    let id = ObjectId::random();
+    let mut writer = objects.create(id, "group").await.unwrap();
+    writer.write(zeros(6)).await.unwrap();
+    server.process().unwrap().pause().unwrap();
+    cut_off(&mut *writer).await;
+    drop(writer);
     let mut deleting = tokio::spawn({
-        let objects = Arc::clone(objects);
+        let objects = Arc::clone(&objects);
         async move { objects.delete(id).await }
     });
     let early = tokio::time::timeout(ABORT_BOUND, &mut deleting).await;
@@ -239,28 +247,17 @@ async fn deleted_after_its_part(server: &S3Server, objects: &Arc<dyn Objects>, i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_on_its_way_is_waited_for_before_its_upload_is_deleted() {
-    let server = serving().await;
-    let objects = open(&server);
-    let id = ObjectId::random();
-    let mut writer = objects.create(id, "group").await.unwrap();
-    writer.write(zeros(6)).await.unwrap();
-    server.process().unwrap().pause().unwrap();
-    drop(writer);
-    deleted_after_its_part(&server, &objects, id).await;
+    dropped_and_deleted(async |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_is_waited_for_also_when_its_writer_was_cut_off_while_it_waited_itself() {
-    let server = serving().await;
-    let objects = open(&server);
-    let id = ObjectId::random();
-    let mut writer = objects.create(id, "group").await.unwrap();
-    writer.write(zeros(6)).await.unwrap();
-    server.process().unwrap().pause().unwrap();
-    let cut_off = tokio::time::timeout(Duration::from_millis(100), writer.write(zeros(6))).await;
-    assert!(cut_off.is_err(), "{cut_off:?}");
-    drop(writer);
-    deleted_after_its_part(&server, &objects, id).await;
+    dropped_and_deleted(async |writer| {
+        let more = writer.write(zeros(6));
+        let cut_off = tokio::time::timeout(Duration::from_millis(100), more).await;
+        assert!(cut_off.is_err(), "{cut_off:?}");
+    })
+    .await;
 }
 
 /// A body of what is sent, which ends when the sender does.

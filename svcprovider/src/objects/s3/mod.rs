@@ -60,8 +60,8 @@ pub struct S3 {
 
 impl S3 {
     /// Objects in the bucket at `url`, which is `s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]`, with the credentials in `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY` and, if there is one, `AWS_SESSION_TOKEN`, or those in the file that `AWS_SHARED_CREDENTIALS_FILE` names. Connects when it is used. TLS is checked against the authorities that
-    /// browsers trust, and those in the file that `AWS_CA_BUNDLE` names.
+    /// `AWS_SECRET_ACCESS_KEY` and, if there is one, `AWS_SESSION_TOKEN`, or those in the file that `AWS_SHARED_CREDENTIALS_FILE` names. Connects
+    /// when it is used. TLS is checked against the authorities that browsers trust, and those in the file that `AWS_CA_BUNDLE` names.
     ///
     /// # Errors
     /// When the URL, a variable or a file is not as it should be.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   part above 256 KiB ─► room of its group (8 parts) ─► room of the process (32) ─► given back when it has arrived
-//!                            └ none for ten seconds: 429           └ none for ten seconds: 503
+//!                            └── none within ten seconds: 429 ──────┴─ or 503
 //! ```
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::{ENGINE, IDLE_BOUND};
 use crate::records::EngineError;
@@ -69,9 +70,10 @@ impl GroupParts {
     /// # Errors
     /// [`EngineError::Busy`] when there is none for ten seconds.
     pub(super) async fn take(&self) -> Result<Room, EngineError> {
+        let until = Instant::now() + IDLE_BOUND;
         // The group's first: who waits for it keeps nothing from others.
-        let group = take_of(&self.group, true).await?;
-        let all = take_of(&self.all, false).await?;
+        let group = take_of(&self.group, true, until).await?;
+        let all = take_of(&self.all, false, until).await?;
         Ok(Room {
             _group: group,
             _all: all,
@@ -82,9 +84,10 @@ impl GroupParts {
 async fn take_of(
     room: &Arc<Semaphore>,
     of_group: bool,
+    until: Instant,
 ) -> Result<OwnedSemaphorePermit, EngineError> {
     let taken = Arc::clone(room).acquire_owned();
-    let taken = tokio::time::timeout(IDLE_BOUND, taken).await;
+    let taken = tokio::time::timeout_at(until, taken).await;
     taken.ok().and_then(Result::ok).ok_or(EngineError::Busy {
         engine: ENGINE,
         of_group,
@@ -125,7 +128,9 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             taken.extend(take(&parts.of_group(name), OF_A_GROUP).await);
         }
+        let began = Instant::now();
         let error = parts.of_group("e").take().await.unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), IDLE_BOUND.as_secs());
         let of_all = matches!(
             error,
             EngineError::Busy {

@@ -10,7 +10,8 @@ use crate::records::decide::MAX_NUMBER_BYTES;
 use crate::records::ledger::{self, Counter, Ledger, Owner};
 use crate::records::{Place, Record, Refused, Usage, Write, Written};
 
-/// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds, so that there are not many.
+/// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds,
+/// so that there are not many.
 const LOOKED_AT: usize = 20_000;
 /// Stands for a value that is apart from its record: it is no number, and nothing else matters to a batch.
 static NOT_READ: [u8; MAX_NUMBER_BYTES + 1] = [b'?'; MAX_NUMBER_BYTES + 1];
