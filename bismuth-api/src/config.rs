@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
-use bismuth_model::{Environment, Hostname};
+use bismuth_model::Hostname;
 use bismuth_operator::{DEFAULT_TOKEN_FILE, DEFAULT_URL};
+use bismuth_registry::ZooKeeperArgs;
 use clap::Parser;
 
 /// The control plane of Bismuth over HTTP: functions, nodes, logs.
@@ -33,13 +33,9 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_NODE_PORT", default_value_t = 8001)]
     pub node_port: u16,
 
-    /// ZooKeeper servers, HOST:PORT separated by commas.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
-    pub zookeeper: String,
-
-    /// The environment in ZooKeeper.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
-    pub zookeeper_env: Environment,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub zookeeper: ZooKeeperArgs,
 
     /// The operator's surface of svcprovider, for secrets and for deleting data with functions.
     #[arg(long, env = "BISMUTH_SVCPROVIDER", value_name = "URL", default_value = DEFAULT_URL)]
@@ -65,10 +61,4 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub telemetry: TelemetryArgs,
-}
-
-/// Refused here and not by every later call.
-fn servers(text: &str) -> Result<String, bismuth_coord::Error> {
-    text.parse::<Servers>()
-        .map(|servers| servers.as_str().to_owned())
 }

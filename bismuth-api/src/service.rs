@@ -51,8 +51,8 @@ impl Service {
     /// # Errors
     /// When it cannot listen, or a URL is none.
     pub fn build(args: Args) -> Result<Self, StartError> {
-        let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
-        let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+        let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
+        let registry = Registry::new(Arc::new(tree), args.zookeeper.environment.clone());
         Self::with_registry(args, registry)
     }
 
@@ -89,7 +89,7 @@ impl Service {
         let admin = Admin::new(metrics).unready_on(&shutdown);
         let zookeeper = admin.condition("zookeeper");
         let tasks = Tasks::new(&shutdown);
-        info!(address = ?self.address(), environment = %self.args.zookeeper_env, "bismuth-api listens");
+        info!(address = ?self.address(), environment = %self.args.zookeeper.environment, "bismuth-api listens");
 
         let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
         let api = Api {

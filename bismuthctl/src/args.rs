@@ -5,10 +5,10 @@ mod services;
 
 use std::net::Ipv4Addr;
 
-use bismuth_coord::Servers;
 use bismuth_model::{
-    Affinity, ContainerId, Environment, FunctionId, Hostname, ImageReference, InvokeMode, SecretUse,
+    Affinity, ContainerId, FunctionId, Hostname, ImageReference, InvokeMode, SecretUse,
 };
+use bismuth_registry::ZooKeeperArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -31,18 +31,9 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "bismuthctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Args {
-    /// ZooKeeper servers, HOST:PORT separated by commas.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers, global = true)]
-    pub zookeeper: String,
-
-    /// The environment in ZooKeeper.
-    #[arg(
-        long,
-        env = "BISMUTH_ZOOKEEPER_ENV",
-        default_value = "default",
-        global = true
-    )]
-    pub zookeeper_env: Environment,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub zookeeper: ZooKeeperArgs,
 
     /// How answers look.
     #[arg(short, long, value_enum, default_value_t, global = true)]
@@ -329,14 +320,6 @@ pub enum StoreCommand {
         /// The node that has it now, so that nobody else's is released.
         node: Ipv4Addr,
     },
-}
-
-/// Refused here and not after a wait.
-fn servers(text: &str) -> Result<String, String> {
-    match text.parse::<Servers>() {
-        Ok(servers) => Ok(servers.as_str().to_owned()),
-        Err(error) => Err(crate::error::chain(&error)),
-    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

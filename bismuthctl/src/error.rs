@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use bismuth_base::chain;
 use bismuth_containerd::images::{ImageError, InvalidEndpoint};
 use bismuth_model::{ContainerId, DefinitionError, FunctionId, Revision, ServiceGroup};
 use bismuth_operator::CallError;
@@ -250,20 +251,4 @@ impl From<RegistryError> for Error {
         };
         Self::Registry { source, hint }
     }
-}
-
-/// An error with all its sources, outermost first, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        // Some errors have their cause's words in their own.
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -65,7 +65,7 @@ pub async fn run(args: Args, stdout: &mut dyn Write) -> Result<(), Error> {
         Command::Blob(blob) => services::blob(blob, &mut output).await,
         Command::Group(group) => services::group(group, &mut output).await,
         command => {
-            let session = Session::open(&args.zookeeper, &args.zookeeper_env).await?;
+            let session = Session::open(args.zookeeper).await?;
             let done = in_session(command, &session, &mut output).await;
             session.close().await;
             done

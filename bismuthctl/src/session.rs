@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bismuth_coord::{ConnectOptions, ZkTree};
-use bismuth_model::Environment;
-use bismuth_registry::Registry;
+use bismuth_registry::{Registry, ZooKeeperArgs};
 
 use crate::error::Error;
 
@@ -16,11 +15,11 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects, within five seconds.
-    pub(crate) async fn open(servers: &str, environment: &Environment) -> Result<Self, Error> {
-        let tree = ZkTree::connect(servers, ConnectOptions::default())
+    pub(crate) async fn open(args: ZooKeeperArgs) -> Result<Self, Error> {
+        let tree = ZkTree::connect(args.servers.as_str(), ConnectOptions::default())
             .await
             .map_err(Error::Connect)?;
-        let registry = Registry::new(Arc::new(tree.clone()), environment.clone());
+        let registry = Registry::new(Arc::new(tree.clone()), args.environment);
         Ok(Self { registry, tree })
     }
 

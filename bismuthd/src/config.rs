@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bismuth_containerd::images::RegistryMirror;
-use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
-use bismuth_model::Environment;
+use bismuth_registry::ZooKeeperArgs;
 use bismuth_sandbox::ids::IdPool;
 use clap::Parser;
 
@@ -34,13 +33,9 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// ZooKeeper servers, HOST:PORT separated by commas.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
-    pub zookeeper: String,
-
-    /// The environment in ZooKeeper.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
-    pub zookeeper_env: Environment,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub zookeeper: ZooKeeperArgs,
 
     /// Socket of containerd.
     #[arg(
@@ -148,10 +143,4 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub telemetry: TelemetryArgs,
-}
-
-/// Refused here, and not waited for in vain.
-fn servers(text: &str) -> Result<String, bismuth_coord::Error> {
-    text.parse::<Servers>()
-        .map(|servers| servers.as_str().to_owned())
 }

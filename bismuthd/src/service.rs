@@ -138,8 +138,8 @@ impl Service {
             services.clone(),
             args.id_pool,
         );
-        let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
-        let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+        let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
+        let registry = Registry::new(Arc::new(tree), args.zookeeper.environment.clone());
         Ok(Self {
             args,
             listeners,
@@ -233,7 +233,11 @@ impl Service {
                 () = ending.cancelled() => {}
             }
         });
-        let (zk, environment, ip) = (self.registry, self.args.zookeeper_env, self.args.node_ip);
+        let (zk, environment, ip) = (
+            self.registry,
+            self.args.zookeeper.environment,
+            self.args.node_ip,
+        );
         let (containerd, launcher) = (self.containerd, Arc::clone(&self.launcher));
         let ending = shutdown.clone();
         tasks.spawn("presence", Policy::EndsProcess, async move {
@@ -292,10 +296,10 @@ fn provider_env(args: &Args, is_set: impl Fn(&str) -> bool) -> Vec<(&'static str
             (&args.svcprovider_socket).into(),
         ),
         ("BISMUTH_NODE_IP", args.node_ip.to_string().into()),
-        ("BISMUTH_ZOOKEEPER", (&args.zookeeper).into()),
+        ("BISMUTH_ZOOKEEPER", args.zookeeper.servers.as_str().into()),
         (
             "BISMUTH_ZOOKEEPER_ENV",
-            args.zookeeper_env.to_string().into(),
+            args.zookeeper.environment.to_string().into(),
         ),
     ];
     let format = args.telemetry.log_format.to_possible_value();

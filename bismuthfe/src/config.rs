@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bismuth_coord::Servers;
 use bismuth_daemon::{TelemetryArgs, cores, limits};
 use bismuth_http::{Limits, PoolLimits};
-use bismuth_model::Environment;
+use bismuth_registry::ZooKeeperArgs;
 use clap::Parser;
 
 use crate::COMPONENT;
@@ -28,13 +27,9 @@ pub struct Args {
     #[arg(long, env = "BISMUTHFE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// ZooKeeper servers, HOST:PORT[,HOST:PORT...].
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181")]
-    pub zookeeper: ServersArg,
-
-    /// The environment's name in ZooKeeper.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
-    pub zookeeper_env: Environment,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub zookeeper: ZooKeeperArgs,
 
     /// The port of bismuthd on every node.
     #[arg(long, env = "BISMUTHFE_NODE_PORT", default_value_t = 8001)]
@@ -89,28 +84,6 @@ pub struct Args {
 
 fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
-}
-
-/// A list of servers that was checked at the start, kept as it was written.
-#[derive(Debug, Clone)]
-pub struct ServersArg(String);
-
-impl ServersArg {
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::str::FromStr for ServersArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<Servers>() {
-            Ok(_) => Ok(ServersArg(text.to_owned())),
-            Err(error) => Err(error.to_string()),
-        }
-    }
 }
 
 /// What `--max-connections` is by default: with all bounds on one connection used up, 2 GiB.

@@ -27,8 +27,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tracing::info!(address = %listener.local_addr()?, workers = args.workers(), "listening");
     }
 
-    let tree = ZkTree::connect_lazy(args.zookeeper.as_str(), ConnectOptions::default());
-    let registry = Registry::new(std::sync::Arc::new(tree), args.zookeeper_env.clone());
+    let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
+    let registry = Registry::new(
+        std::sync::Arc::new(tree),
+        args.zookeeper.environment.clone(),
+    );
     let earlier = snapshot::earlier(args.snapshot.as_deref());
     let (routing, following) = registry.follow_routing(earlier, shutdown.token().cancelled_owned());
     let tasks = Tasks::new(&shutdown);

@@ -4,11 +4,12 @@
 //! a whole one.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bismuth_base::file;
 use bismuth_model::{Affinity, Backend, ContainerId, FunctionId, Hostname};
 use bismuth_registry::{RoutedFunction, RoutingSnapshot};
 use serde::{Deserialize, Serialize};
@@ -128,20 +129,9 @@ pub fn save(path: &Path, snapshot: &RoutingSnapshot) -> Result<(), SnapshotError
     })
 }
 
-fn write(path: &Path, file: &File) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(directory)?;
-    // One writer per file; a leftover of a crash is overwritten.
-    let beside = path.with_extension("new");
-    let mut out = std::fs::File::create(&beside)?;
-    out.write_all(&serde_json::to_vec_pretty(file)?)?;
-    out.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    // The rename itself is on disk only when the directory is.
-    std::fs::File::open(directory)?.sync_all()
+fn write(path: &Path, snapshot: &File) -> io::Result<()> {
+    std::fs::create_dir_all(file::parent(path))?;
+    file::replace_durably(path, &serde_json::to_vec_pretty(snapshot)?, 0o644)
 }
 
 impl File {

@@ -5,29 +5,28 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bismuth_coord::Servers;
 use bismuth_daemon::TelemetryArgs;
-use bismuth_model::Environment;
+use bismuth_registry::ZooKeeperArgs;
 use clap::Parser;
 
 /// Where master keys are by default.
 const MASTER_KEY_FILE: &str = "/etc/bismuth/master.keys";
 
+/// What `--zookeeper` is for here, where it does not say where everything is.
+const ZOOKEEPER_HELP: &str =
+    "ZooKeeper servers, HOST:PORT separated by commas. Asked whose an embedded store is";
+
 /// Keys, blobs and secrets for the functions of one node.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "svcprovider", version)]
+#[command(name = "svcprovider", version, mut_arg("zookeeper", |arg| arg.help(ZOOKEEPER_HELP)))]
 pub struct Args {
     /// This node's address, by which it is provisioned.
     #[arg(long, env = "BISMUTH_NODE_IP", default_value = "127.0.0.1")]
     pub node_ip: Ipv4Addr,
 
-    /// ZooKeeper servers, HOST:PORT separated by commas. Asked whose an embedded store is.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER", default_value = "127.0.0.1:2181", value_parser = servers)]
-    pub zookeeper: String,
-
-    /// The environment in ZooKeeper.
-    #[arg(long, env = "BISMUTH_ZOOKEEPER_ENV", default_value = "default")]
-    pub zookeeper_env: Environment,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub zookeeper: ZooKeeperArgs,
 
     /// Where embedded engines keep their data, and the operator's token is by default.
     #[arg(
@@ -114,12 +113,6 @@ pub struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub telemetry: TelemetryArgs,
-}
-
-/// Refused here, and not waited for in vain.
-fn servers(text: &str) -> Result<String, bismuth_coord::Error> {
-    text.parse::<Servers>()
-        .map(|servers| servers.as_str().to_owned())
 }
 
 impl Args {

@@ -287,8 +287,8 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
     if urls.records != RecordsUrl::Embedded && urls.objects != ObjectsUrl::Files {
         return Ok(None);
     }
-    let tree = ZkTree::connect_lazy(&args.zookeeper, ConnectOptions::default());
-    let registry = Registry::new(Arc::new(tree), args.zookeeper_env.clone());
+    let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
+    let registry = Registry::new(Arc::new(tree), args.zookeeper.environment.clone());
     let claim = Claim::of(&args.data_dir, args.node_ip, registry)?;
     // Functions wait for us: what was ours is served while ZooKeeper is asked.
     if !claim.was_ours() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bismuth_base::now_ms;
 use bismuth_daemon::exit::chain;
 use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerId, FunctionId, Revision};
@@ -11,8 +12,8 @@ use bismuth_registry::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::plan::{Observed, Plan, Step, Wait, plan};
-use super::{Shared, now_ms};
 
 /// A hint may be lost; the waits are minutes, so this is soon.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

@@ -18,8 +18,9 @@ pub mod plan;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use bismuth_base::now_ms;
 use bismuth_coord::Event;
 use bismuth_daemon::exit::chain;
 use bismuth_daemon::{Backoff, Shutdown};
@@ -247,12 +248,4 @@ async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
             return Ok(found);
         }
     }
-}
-
-/// Milliseconds since 1970 by this machine's clock.
-fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@
 //! nobody. The data goes at once and not when the containers have drained: nobody here can see when that is, and until then the
 //! group may belong to a new function, whose data it would be. What a request that still runs writes meanwhile stays, and is said.
 
+use bismuth_base::chain;
 use bismuth_model::{FunctionId, ServiceGroup};
 use bismuth_operator::{Purged, Surface};
 use bismuth_registry::Error as RegistryError;
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use super::surface;
 use crate::args::Services;
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::output::Output;
 use crate::session::Session;
 

@@ -20,12 +20,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bismuth_base::now_ms;
 use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerState, ContainerStatus};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::launch::{LaunchError, Launcher, Running, Start, now_ms};
+use super::launch::{LaunchError, Launcher, Running, Start};
 use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
 use super::status::StatusBoard;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bismuth_base::now_ms;
 use bismuth_containerd::TaskEvent;
 use bismuth_daemon::{Policy, Shutdown, Tasks};
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::driver::{Begin, Driver, StopBounds};
-use super::launch::{Launcher, now_ms};
+use super::launch::Launcher;
 use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
 use super::state_dir::SavedSlot;

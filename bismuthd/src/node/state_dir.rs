@@ -12,12 +12,11 @@
 //!          logs/{id}/0.log …        output, kept after the container until its retention ends
 //! ```
 //!
-//! Files are replaced by rename after `fdatasync`, so a reader finds the old or the new one whole.
+//! Files are replaced by rename after `fsync`, so a reader finds the old or the new one whole.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -295,15 +294,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         })
 }
 
+/// Without forcing the name to disk: what runs does not outlive a loss of power either.
 fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
     // Definitions hold environment variables, and those hold secrets.
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new).map_err(failed("make", &new))?;
-    file.write_all(bytes).map_err(failed("write", &new))?;
-    file.sync_data().map_err(failed("sync", &new))?;
-    std::fs::rename(&new, path).map_err(failed("replace", path))
+    bismuth_base::file::replace(path, bytes, 0o600).map_err(failed("replace", path))
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

@@ -19,6 +19,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bismuth_base::{Backoff, Delays};
 use containerd_client::events::{TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
@@ -41,7 +42,7 @@ const TOPIC_PROBE: &str = "/bismuth/subscribed";
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// The first attempt after a break comes quickly, because containerd is back in a fraction of a second when it is restarted; the
 /// last ones are rare enough not to fill the log of a node whose containerd is gone.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// The events of one reader, without end. See the module's text.
 pub type TaskEvents = BoxStream<'static, TaskEvent>;
@@ -75,7 +76,7 @@ impl Containerd {
         let subscriber = Subscriber {
             containerd: self.clone(),
             state: State::Closed,
-            backoff: BACKOFF.0,
+            delays: BACKOFF.delays(),
         };
         stream::unfold(subscriber, |mut subscriber| async {
             let event = subscriber.next().await;
@@ -88,7 +89,7 @@ impl Containerd {
 struct Subscriber {
     containerd: Containerd,
     state: State,
-    backoff: Duration,
+    delays: Delays,
 }
 
 enum State {
@@ -127,15 +128,15 @@ impl Subscriber {
             match open(&self.containerd).await {
                 Ok(stream) => {
                     self.state = State::Live(Box::new(stream));
-                    self.backoff = BACKOFF.0;
+                    self.delays.reset();
                     return;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, backoff = ?self.backoff, "not subscribed to containerd's events yet");
+                    let wait = self.delays.next_delay();
+                    tracing::debug!(%error, ?wait, "not subscribed to containerd's events yet");
+                    sleep(wait).await;
                 }
             }
-            sleep(self.backoff).await;
-            self.backoff = (self.backoff * 2).min(BACKOFF.1);
         }
     }
 }

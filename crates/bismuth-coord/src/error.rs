@@ -118,12 +118,14 @@ pub enum Error {
         source: Cause,
     },
     /// The list of servers cannot be used.
-    #[error("{servers:?} is not a list of coordination servers (host:port, separated by commas)")]
+    #[error(
+        "{servers:?} is not a list of coordination servers (host:port, separated by commas): {fault}"
+    )]
     InvalidServers {
         /// The text as given.
         servers: String,
         /// What is wrong with it.
-        source: Cause,
+        fault: String,
     },
     /// No session could be opened in time.
     #[error("connect to {servers}")]

@@ -22,7 +22,6 @@
 mod error;
 pub mod memory;
 pub mod path;
-mod retry;
 mod servers;
 mod tree;
 mod watch;

@@ -32,7 +32,7 @@ impl FromStr for Servers {
             if let Some(fault) = fault(server) {
                 return Err(Error::InvalidServers {
                     servers: text.to_owned(),
-                    source: fault.into(),
+                    fault,
                 });
             }
             servers.push(server);

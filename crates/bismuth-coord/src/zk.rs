@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bismuth_base::Backoff;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -57,6 +58,10 @@ use crate::watch::{self, Watch};
 /// How long [`ZkTree::close`] waits for the session's end to be sent. If it cannot be, the session ends by its
 /// timeout.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// The waits between attempts to connect or to watch: a restarting server's port is back within some hundred milliseconds, an outage
+/// that ends is noticed within the longest, and a server that comes back is not drowned by all clients at once.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// How to speak to ZooKeeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +139,10 @@ impl ZkTree {
     }
 
     /// The same for programs that must start without ZooKeeper: returns at once and connects in the
-    /// background for as long as it takes. A malformed `servers` is reported by every call; parse it as
-    /// [`Servers`] first to refuse it at the start.
+    /// background for as long as it takes.
     #[must_use]
-    pub fn connect_lazy(servers: &str, options: ConnectOptions) -> Self {
-        Self::supervised(servers, options)
+    pub fn connect_lazy(servers: &Servers, options: ConnectOptions) -> Self {
+        Self::supervised(servers.as_str(), options)
     }
 
     /// The number of the session in use, as the server's own log and `dump` call it; `None` while there is none.

@@ -2,6 +2,8 @@
 
 use std::{error::Error, process::ExitCode};
 
+pub use bismuth_base::chain;
+
 use crate::StillRunning;
 
 /// It did what it was asked to.
@@ -45,23 +47,6 @@ pub fn code(error: &anyhow::Error) -> u8 {
 #[must_use]
 pub fn line(program: &str, error: &(dyn Error + 'static)) -> String {
     format!("{program}: error: {}", chain(error))
-}
-
-/// An error with all its sources, outermost first, in one line. A source that its parent's
-/// message already ends with is not repeated.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

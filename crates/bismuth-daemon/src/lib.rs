@@ -64,7 +64,6 @@
 //! ```
 
 pub mod admin;
-pub mod backoff;
 pub mod cores;
 pub mod exit;
 pub mod limits;
@@ -75,7 +74,7 @@ mod tasks;
 pub mod telemetry;
 
 pub use admin::{Admin, Condition};
-pub use backoff::{Backoff, Delays};
+pub use bismuth_base::{Backoff, Delays};
 pub use cores::{CoreId, Cores, run_per_core};
 pub use shutdown::{Failure, Shutdown};
 pub use signals::{SignalsError, signals};

@@ -16,6 +16,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use bismuth_base::backoff::{Backoff, jittered};
 use bismuth_coord::{Event, Kind, Op, Watch};
 use bismuth_model::NodeFacts;
 use tokio::sync::watch;
@@ -24,7 +25,6 @@ use tokio::task::JoinHandle;
 use crate::Registry;
 use crate::codec::Record;
 use crate::error::{Error, Result};
-use crate::jitter::{backoff, jittered};
 use crate::transaction::{Attempts, delete, encode};
 
 /// How often the sign of life is looked at when nothing hints at a change: the watch and the session tell, this
@@ -33,11 +33,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The waits between attempts while there is no answer, or somebody else is there: soon enough after ZooKeeper is
 /// back, and rare enough for a cluster of nodes that all wait.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// The waits after having replaced a sign of life of our own epoch. Normally that happens once per session; when it
 /// happens again and again, two processes share one state directory, and they shall not fight at full speed.
-const REPLACED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const REPLACED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// How a node is known to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,7 +211,7 @@ impl Keeper {
     async fn run(self) {
         let mut session = self.registry.tree.session();
         let mut hints = None;
-        let (mut failures, mut replacements) = (0_u32, 0_u32);
+        let (mut failures, mut replacements) = (RETRY.delays(), REPLACED.delays());
         loop {
             if hints.is_none() {
                 hints = self
@@ -223,19 +223,16 @@ impl Keeper {
             }
             let wait = match self.look().await {
                 Some(Shown::Plainly) => {
-                    (failures, replacements) = (0, 0);
+                    failures.reset();
+                    replacements.reset();
                     jittered(LOOK_AGAIN)
                 }
                 Some(Shown::Replaced) => {
-                    failures = 0;
-                    replacements += 1;
-                    tokio::time::sleep(backoff(replacements, REPLACED.0, REPLACED.1)).await;
+                    failures.reset();
+                    tokio::time::sleep(replacements.next_delay()).await;
                     continue;
                 }
-                None => {
-                    failures = failures.saturating_add(1);
-                    backoff(failures, RETRY.0, RETRY.1)
-                }
+                None => failures.next_delay(),
             };
             tokio::select! {
                 changed = session.changed() => {

@@ -10,14 +10,15 @@
 
 use std::net::Ipv4Addr;
 
+use bismuth_base::now_ms;
 use bismuth_coord::{Op, Version};
 use bismuth_model::{Backend, ContainerId, ContainerRecord, FunctionId, FunctionRecord};
 use bytes::Bytes;
 
+use crate::Registry;
 use crate::error::{Error, Result};
 use crate::functions::check_list;
 use crate::transaction::{Attempts, Outcome, Proof, Stored, check, create, encode, set};
-use crate::{Registry, now_ms};
 
 /// A backend list and the version to expect; no version if the node is missing.
 struct List {

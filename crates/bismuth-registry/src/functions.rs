@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bismuth_base::now_ms;
 use bismuth_coord::{Error as TreeError, Op, Version};
 use bismuth_model::{
     Backend, ContainerRecord, ContainerStatus, FunctionDefinition, FunctionId, FunctionRecord,
@@ -11,7 +12,7 @@ use bismuth_model::{
 use crate::error::{Error, Result};
 use crate::layout::canonical;
 use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
-use crate::{MAX_BACKENDS, Place, Registry, now_ms};
+use crate::{MAX_BACKENDS, Place, Registry};
 
 /// A function as it was read.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,6 +23,7 @@
 //! whether the change was made.
 
 mod announce;
+mod args;
 pub mod audit;
 mod backends;
 pub mod codec;
@@ -30,7 +31,6 @@ mod containers;
 mod error;
 mod functions;
 mod groups;
-mod jitter;
 mod json;
 mod layout;
 mod nodes;
@@ -40,12 +40,12 @@ mod transaction;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bismuth_coord::{MAX_DATA_BYTES, Tree};
 use bismuth_model::{BACKEND_BYTES, Environment};
 
 pub use announce::{Announcement, Presence};
+pub use args::ZooKeeperArgs;
 pub use error::{Error, Result};
 pub use functions::{Function, FunctionPage};
 pub use groups::GroupUsers;
@@ -127,12 +127,4 @@ impl std::fmt::Debug for Registry {
             .field("root", &self.layout.root())
             .finish_non_exhaustive()
     }
-}
-
-/// Milliseconds since 1970 by this machine's clock.
-fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -12,13 +12,13 @@
 
 use std::time::Duration;
 
+use bismuth_base::{Backoff, Delays};
 use bismuth_coord::{Error as TreeError, Kind, Op, SessionState, Version, Versioned};
 use bytes::Bytes;
 
 use crate::Registry;
 use crate::codec::Record;
 use crate::error::{Error, Result};
-use crate::jitter::backoff;
 
 /// How often a change that others overtook is decided anew. Writers to one function are few (an operator, a
 /// deployer, one leader of the control loops), so this many lost races in a row mean that something is wrong.
@@ -26,7 +26,7 @@ pub(crate) const ATTEMPTS: u32 = 16;
 
 /// The wait between two such attempts, doubling from the first to the second: about the time of one transaction,
 /// up to the time of a few.
-const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(32));
+const RETRY_WAIT: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(32));
 
 /// How often a transaction of unknown outcome is sent again.
 const RESENDS: u32 = 4;
@@ -192,12 +192,15 @@ impl Registry {
 /// Counts the attempts of a change that others overtake, and waits between them.
 pub(crate) struct Attempts {
     act: String,
-    made: u32,
+    delays: Delays,
 }
 
 impl Attempts {
     pub(crate) fn new(act: String) -> Self {
-        Self { act, made: 0 }
+        Self {
+            act,
+            delays: RETRY_WAIT.delays(),
+        }
     }
 
     pub(crate) fn act(&self) -> &str {
@@ -206,14 +209,14 @@ impl Attempts {
 
     /// To be called when overtaken.
     pub(crate) async fn next(&mut self) -> Result<()> {
-        self.made += 1;
-        if self.made >= ATTEMPTS {
+        let made = self.delays.attempts() + 1;
+        if made >= ATTEMPTS {
             return Err(Error::Contended {
                 act: self.act.clone(),
-                attempts: self.made,
+                attempts: made,
             });
         }
-        tokio::time::sleep(backoff(self.made, RETRY_WAIT.0, RETRY_WAIT.1)).await;
+        tokio::time::sleep(self.delays.next_delay()).await;
         Ok(())
     }
 }

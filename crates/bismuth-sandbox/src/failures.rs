@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use bismuth_base::chain;
+
 /// The errors of a teardown, in the order in which the steps were tried. Never empty.
 #[derive(Debug)]
 pub struct Failures<E>(Vec<E>);
@@ -29,28 +31,13 @@ impl<E: Error> fmt::Display for Failures<E> {
             if index > 0 {
                 f.write_str("; ")?;
             }
-            write!(f, "{}", Chain(error))?;
+            f.write_str(&chain(error))?;
         }
         Ok(())
     }
 }
 
 impl<E: Error> Error for Failures<E> {}
-
-/// An error with its sources on one line: `Failures` has many errors and so no single source.
-pub(crate) struct Chain<'a>(pub &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
-}
 
 /// Gathers errors while a teardown goes on.
 #[derive(Debug)]

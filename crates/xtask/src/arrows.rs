@@ -6,6 +6,8 @@
 //!    └──► daemon  http  handover  operator  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
 //! ```
 //!
+//! Below all of them is base, which any of them may use.
+//!
 //! `deny.toml` says the same about fences to those who use `cargo deny`.
 
 use std::collections::BTreeSet;
@@ -74,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-handover",
         ],
     ),
+    ("bismuth-base", &[]),
     ("bismuth-model", &[]),
     ("bismuth-coord", &[]),
     ("bismuth-registry", &["bismuth-model", "bismuth-coord"]),
@@ -102,6 +105,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("xtask", &[]),
 ];
+
+/// Every other crate may use these.
+const FOR_ALL: &[&str] = &["bismuth-base"];
 
 /// Every crate's tests may use these as well: svcprovider's ask it in the way of its clients.
 const FOR_TESTS: &[&str] = &["bismuth-testkit", "bismuth-operator"];
@@ -187,10 +193,11 @@ fn offences(dependencies: &[Dependency]) -> Vec<String> {
     let mut offences = Vec::new();
     for Dependency { from, to, dev } in dependencies {
         if ours.contains(to.as_str()) {
-            let allowed = ARROWS
-                .iter()
-                .find(|(name, _)| name == from)
-                .is_some_and(|(_, allowed)| allowed.contains(&to.as_str()));
+            let allowed = FOR_ALL.contains(&to.as_str())
+                || ARROWS
+                    .iter()
+                    .find(|(name, _)| name == from)
+                    .is_some_and(|(_, allowed)| allowed.contains(&to.as_str()));
             // A crate may turn on features of its own twin for its tests.
             let for_tests = *dev && (FOR_TESTS.contains(&to.as_str()) || from == to);
             if !allowed && !for_tests {
@@ -231,6 +238,15 @@ mod tests {
         );
         assert_eq!(
             offences(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn any_crate_may_use_base_and_base_uses_none() {
+        assert!(offences(&dependency("bismuth-model", "bismuth-base", false)).is_empty());
+        assert_eq!(
+            offences(&dependency("bismuth-base", "bismuth-model", false)).len(),
             1
         );
     }

@@ -22,13 +22,14 @@ pub mod postgres;
 mod range;
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
 pub use self::ledger::Owner;
+pub use bismuth_base::now_ms;
 
 /// What kind of thing a record is. Spaces of one group do not see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -396,14 +397,4 @@ pub async fn write_with_room(
             Err(refused)
         }
     }
-}
-
-/// This machine's time, milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    // A clock before 1970 is set wrong; then nothing has expired.
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }

@@ -18,7 +18,7 @@ async fn page(url: &str) -> String {
 async fn an_engine_that_is_away_is_named_and_comes_back() {
     let zookeeper = ZooKeeper::start().await.unwrap();
     let servers = zookeeper.connect_string();
-    let tree = ZkTree::connect_lazy(&servers, ConnectOptions::default());
+    let tree = ZkTree::connect_lazy(&servers.parse().unwrap(), ConnectOptions::default());
     let registry = Registry::new(Arc::new(tree), "default".parse().unwrap());
     registry.bootstrap().await.unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::now_ms;
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 
 use super::up::Wait;
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, ground, now_ms};
+use super::{LaunchError, Launcher, Running, blocking, ground};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedSlot;

@@ -24,7 +24,7 @@ mod user;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bismuth_containerd::images::Images;
 use bismuth_containerd::tasks::Tasks;
@@ -108,14 +108,6 @@ pub struct Running {
     pub process: Watched,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_ms: u64,
-}
-
-/// The time as records carry it.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs what blocks for more than a moment where it may.

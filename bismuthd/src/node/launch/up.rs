@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::now_ms;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
@@ -20,7 +21,7 @@ use super::deliver::{DeliveryError, deliver, delivery};
 use super::error::LaunchError;
 use super::ground::{self, Ground};
 use super::ready::{self, NotReady};
-use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe, now_ms};
+use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe};
 use crate::logs::cri::Stream;
 use crate::logs::pump::fifo_path;
 use crate::node::program::{ImageDefaults, Program, program};

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bismuth_base::Backoff;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction,
@@ -29,10 +30,10 @@ use crate::error::Error;
 
 /// Bytes per write message. containerd's own client uses 1 MiB; its server takes at most 16 MiB.
 pub(crate) const CHUNK: usize = 1 << 20;
-/// How often, and from which pause on (doubling), an ingest is asked for that somebody else holds: containerd lets go of it when
-/// it notices that the other's stream is gone, which takes milliseconds. In all about 10 s.
+/// How often, and after which waits, an ingest is asked for that somebody else holds: containerd lets go of it when it notices that
+/// the other's stream is gone, which takes milliseconds. In all 10 s at most.
 const LOCKED_ATTEMPTS: u32 = 10;
-const LOCKED_PAUSE: Duration = Duration::from_millis(10);
+const LOCKED_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
 
 /// The content store, as seen through one handle (whose lease, if any, holds what is written).
 #[derive(Clone)]
@@ -200,12 +201,11 @@ impl ContentStore {
 
     /// Begins to write a blob, or goes on where an interrupted write stopped.
     pub async fn open(&self, digest: &Digest, size: u64) -> Result<Opened> {
-        let mut pause = LOCKED_PAUSE;
+        let mut delays = LOCKED_BACKOFF.delays();
         for _ in 1..LOCKED_ATTEMPTS {
             match self.try_open(digest, size).await {
                 Err(Error::Unavailable(failure)) if failure.source.message().contains("locked") => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    tokio::time::sleep(delays.next_delay()).await;
                 }
                 other => return Ok(other?),
             }

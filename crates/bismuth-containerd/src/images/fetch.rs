@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bismuth_base::{Delays, chain};
 use futures_util::StreamExt as _;
 use oci_client::errors::DigestError;
 use oci_spec::distribution::Reference;
@@ -21,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::content::{CHUNK, ContentStore, Ingest, Opened};
 use super::digest::{Digest, Hasher};
-use super::error::{ImageError, Result, chain};
+use super::error::{ImageError, Result};
 use super::manifest::Descriptor;
 use super::progress::Meter;
 use super::registry::config::RetryPolicy;
@@ -75,21 +76,24 @@ impl Fetcher {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut failures = 0;
+        let mut delays = self.retry.backoff.delays();
         loop {
             match request().await {
-                Err(error) if error.is_retryable() && failures + 1 < self.retry.attempts => {
-                    failures += 1;
-                    self.pause(failures, &error).await;
+                Err(error) if self.is_worth_retrying(&error, &delays) => {
+                    self.pause(&mut delays, &error).await;
                 }
                 other => return other,
             }
         }
     }
 
-    async fn pause(&self, failures: u32, error: &ImageError) {
-        let pause = self.retry.pause(failures);
-        tracing::warn!(image = %self.reference, failures, ?pause, %error, "trying again");
+    fn is_worth_retrying(&self, error: &ImageError, delays: &Delays) -> bool {
+        error.is_retryable() && delays.attempts() + 1 < self.retry.attempts
+    }
+
+    async fn pause(&self, delays: &mut Delays, error: &ImageError) {
+        let pause = delays.next_delay();
+        tracing::warn!(image = %self.reference, failures = delays.attempts(), ?pause, %error, "trying again");
         self.meter.problem(error.to_string());
         tokio::time::sleep(pause).await;
     }
@@ -125,7 +129,7 @@ impl Fetcher {
         blob: &Descriptor,
         transfer: &mut Transfer,
     ) -> Result<()> {
-        let mut failures = 0;
+        let mut delays = self.retry.backoff.delays();
         let mut began_anew = false;
         loop {
             let reached = transfer.farthest;
@@ -134,7 +138,7 @@ impl Fetcher {
                 Err(error) => error,
             };
             if transfer.farthest > reached {
-                failures = 0;
+                delays.reset();
             }
             match &error {
                 // What an earlier process left may have been the bad part: once, without it.
@@ -142,9 +146,8 @@ impl Fetcher {
                     began_anew = true;
                     transfer.begin_anew(&blob.digest, &self.meter);
                 }
-                error if error.is_retryable() && failures + 1 < self.retry.attempts => {
-                    failures += 1;
-                    self.pause(failures, error).await;
+                error if self.is_worth_retrying(error, &delays) => {
+                    self.pause(&mut delays, error).await;
                 }
                 _ => return Err(error),
             }

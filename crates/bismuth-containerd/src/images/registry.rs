@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bismuth_base::chain;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use oci_client::RegistryOperation;
@@ -33,7 +34,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_spec::distribution::Reference;
 
 use super::digest::Digest;
-use super::error::{ImageError, Result, chain};
+use super::error::{ImageError, Result};
 use super::manifest::ACCEPTED;
 use config::{Endpoint, RegistryConfig};
 use credentials::Credential;

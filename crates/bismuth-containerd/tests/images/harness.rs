@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use bismuth_base::Backoff;
 use bismuth_containerd::images::{
     ImageError, ImageStore, ImageStoreConfig, Images as _, PreparedImage, PullPolicy, PullProgress,
     RetryPolicy,
@@ -156,8 +157,7 @@ pub fn store(containerd: &Containerd, configure: impl FnOnce(&mut ImageStoreConf
     let mut config = ImageStoreConfig {
         retry: RetryPolicy {
             attempts: 4,
-            backoff_min: Duration::from_millis(5),
-            backoff_max: Duration::from_millis(50),
+            backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(50)),
         },
         ..ImageStoreConfig::default()
     };

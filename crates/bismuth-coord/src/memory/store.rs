@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use bismuth_base::now_ms;
 use bytes::Bytes;
 use tokio::sync::watch::{Receiver, Sender};
 
@@ -397,13 +397,4 @@ struct Done {
     versions: Vec<Version>,
     events: Vec<Event>,
     before: Vec<(String, Option<Node>)>,
-}
-
-fn now_ms() -> u64 {
-    // A clock before 1970 is a broken test machine; 0 says so well enough.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }

@@ -6,8 +6,7 @@ use tokio::sync::watch::Sender;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{ConnectOptions, zk};
-use crate::retry::Pauses;
+use super::{ConnectOptions, RETRY, zk};
 use crate::tree::SessionState;
 
 /// What the supervisor publishes and everybody else looks at.
@@ -59,7 +58,7 @@ pub(super) async fn supervise(hub: Arc<Hub>) {
 
 impl Hub {
     async fn establish(&self) -> zk::Client {
-        let mut pauses = Pauses::default();
+        let mut delays = RETRY.delays();
         let mut failures = 0_u32;
         loop {
             let connector = zk::Client::connector()
@@ -86,7 +85,7 @@ impl Hub {
             }
             failures = failures.saturating_add(1);
             self.explain(&why);
-            sleep(pauses.next()).await;
+            sleep(delays.next_delay()).await;
         }
     }
 

@@ -7,9 +7,8 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::hub::Hub;
-use super::{Inner, zk};
+use super::{Inner, RETRY, zk};
 use crate::error::Result;
-use crate::retry::Pauses;
 use crate::watch::{Event, WatchSender};
 
 /// Ends a watch's pump when the watch is dropped, and keeps the tree going until then.
@@ -60,7 +59,7 @@ async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSend
 impl Hub {
     /// Sets the watch on the next connection, however long it takes until there is one.
     async fn watch_again(&self, path: &str) -> zk::PersistentWatcher {
-        let mut pauses = Pauses::default();
+        let mut delays = RETRY.delays();
         let mut link = self.link.subscribe();
         loop {
             if link.wait_for(|link| link.client().is_some()).await.is_err() {
@@ -75,7 +74,7 @@ impl Hub {
                         error = &error as &dyn std::error::Error,
                         "cannot watch again, trying on"
                     );
-                    sleep(pauses.next()).await;
+                    sleep(delays.next_delay()).await;
                 }
             }
         }

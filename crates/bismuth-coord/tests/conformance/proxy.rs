@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use bismuth_coord::Servers;
 use bismuth_coord::memory::LostAnswer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,8 +74,8 @@ impl Proxy {
         }
     }
 
-    pub fn servers(&self) -> String {
-        self.address.to_string()
+    pub fn servers(&self) -> Servers {
+        self.address.to_string().parse().unwrap()
     }
 
     pub fn open(&self) {

@@ -180,7 +180,7 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
     let server = server().await;
     let timeout = Duration::from_millis(500);
     let zk = ZkTree::connect_lazy(
-        &server.connect_string(),
+        &server.connect_string().parse().unwrap(),
         ConnectOptions {
             timeout,
             ..ConnectOptions::default()
@@ -228,7 +228,7 @@ async fn a_tree_begun_without_a_server_says_so_and_finds_it_when_it_comes() {
     server.kill().await.unwrap();
     let begun = Instant::now();
     let tree: Arc<dyn Tree> = Arc::new(ZkTree::connect_lazy(
-        &server.connect_string(),
+        &server.connect_string().parse().unwrap(),
         ConnectOptions::default(),
     ));
     let error = tree.get("/").await.unwrap_err();
@@ -319,7 +319,7 @@ async fn fill(tree: &ZkTree, top: &str, count: usize) -> Vec<String> {
 async fn five_thousand_nodes_are_loaded_in_one_pipelined_pass() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
-    let tree = connect(&proxy.servers()).await;
+    let tree = connect(proxy.servers().as_str()).await;
     let paths = fill(&tree, "/loaded", 5000).await;
 
     // With no answer coming, as many requests go out as the window holds, and no more.
@@ -366,7 +366,7 @@ async fn report_pipelining(tree: &ZkTree, paths: &[String]) {
 async fn a_load_goes_on_over_a_lost_connection() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
-    let tree = connect(&proxy.servers()).await;
+    let tree = connect(proxy.servers().as_str()).await;
     let paths = fill(&tree, "/loaded", 2000).await;
     let mut traffic = proxy.traffic();
     let before = traffic.borrow_and_update().answers;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bismuth_base::now_ms;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, LINK};
@@ -14,7 +15,7 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::state::{Entry, Misbehaviour, State, now_ms};
+use super::state::{Entry, Misbehaviour, State};
 use super::{Answer, Page, full, ok, page, parameter, problem, wrong_method};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");

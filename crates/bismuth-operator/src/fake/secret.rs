@@ -1,10 +1,11 @@
 //! Secrets of the twin: their values go in and never come out.
 
+use bismuth_base::now_ms;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::state::{Secret, State, now_ms};
+use super::state::{Secret, State};
 use super::{Answer, ok, problem, with_json, wrong_method};
 
 const MAX_BYTES: usize = 64 * 1024;

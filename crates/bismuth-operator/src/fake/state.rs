@@ -1,8 +1,8 @@
 //! What the twin holds.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
 
+use bismuth_base::now_ms;
 use bytes::Bytes;
 
 /// Everything, by group.
@@ -92,11 +92,4 @@ impl State {
             !(group.kv.is_empty() && group.blobs.is_empty() && group.secrets.is_empty())
         });
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

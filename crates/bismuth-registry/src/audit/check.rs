@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bismuth_base::now_ms;
 use bismuth_coord::{Op, path};
 use bismuth_model::{
     Backend, ContainerRecord, ContainerStatus, FunctionId, FunctionRecord, NodeRecord, Revision,
@@ -12,7 +13,7 @@ use super::scan::{Entry, Scan, Stray};
 use super::{Contradiction, Finding, Repair};
 use crate::codec::Record;
 use crate::transaction::{check as unchanged, create, delete, set};
-use crate::{Layout, Place, now_ms};
+use crate::{Layout, Place};
 
 /// Finds what contradicts. Slots created after `grace_begin_ms` may be unlisted.
 pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Finding> {

@@ -18,11 +18,12 @@ mod scan;
 use std::fmt;
 use std::time::Duration;
 
+use bismuth_base::now_ms;
 use bismuth_coord::Op;
 
+use crate::Registry;
 use crate::error::{Error, Result};
 use crate::transaction::{Outcome, Proof};
-use crate::{Registry, now_ms};
 
 pub use contradiction::Contradiction;
 

@@ -23,6 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::backoff::{Backoff, Delays, jittered};
 use bismuth_coord::{Event, SessionState, Watch};
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,6 @@ use tokio::time::Instant;
 
 use crate::codec::{self, Record};
 use crate::error::{Error, Result};
-use crate::jitter::{backoff, jittered};
 use crate::{Registry, layout};
 
 pub use assignment::{AssignedContainer, Assignment, Unresolved, UnresolvedReason};
@@ -46,7 +46,7 @@ const RELIST_PER_ENTRY: Duration = Duration::from_millis(10);
 
 /// The waits between attempts to list while ZooKeeper does not answer: soon enough after it is back, and rare enough
 /// for many readers that all wait.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// What is not as it should be in a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,14 +118,13 @@ async fn keep<V: View>(
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
 ) {
     let mut session = registry.tree.session();
-    let mut failures = 0;
+    let mut delays = RETRY.delays();
     loop {
-        let Err(error) = watch_and_list(registry, view, snapshots, &mut failures).await;
-        failures += 1;
-        let wait = backoff(failures, RETRY.0, RETRY.1);
+        let Err(error) = watch_and_list(registry, view, snapshots, &mut delays).await;
+        let wait = delays.next_delay();
         let message = "the last picture stays until everything can be listed again";
         // Once is enough for the operator; the attempts that follow are for whoever looks closer.
-        if failures == 1 {
+        if delays.attempts() == 1 {
             tracing::warn!(view = V::NAME, %error, ?wait, "{message}");
         } else {
             tracing::debug!(view = V::NAME, %error, ?wait, "{message}");
@@ -147,7 +146,7 @@ async fn watch_and_list<V: View>(
     registry: &Registry,
     view: &mut V,
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
-    failures: &mut u32,
+    delays: &mut Delays,
 ) -> Result<std::convert::Infallible> {
     let mut watches = Vec::new();
     for root in view.roots(registry) {
@@ -156,7 +155,7 @@ async fn watch_and_list<V: View>(
     loop {
         view.list(registry).await?;
         publish(view, snapshots);
-        *failures = 0;
+        delays.reset();
         let due = Instant::now() + relist_interval(view.len());
         while let Some(paths) = hints_until(registry, view, &mut watches, due).await {
             match view.refresh(registry, &paths).await? {

@@ -40,13 +40,17 @@ fn usage_complaint(output: &Output, words: &str) -> Result<()> {
 }
 
 async fn ctl(zookeeper: &str, args: &[&str]) -> Result<Output> {
-    let mut command = tokio::process::Command::new(program("bismuthctl")?);
+    run("bismuthctl", zookeeper, args).await
+}
+
+async fn run(name: &str, zookeeper: &str, args: &[&str]) -> Result<Output> {
+    let mut command = tokio::process::Command::new(program(name)?);
     command
         .args(["--zookeeper", zookeeper])
         .args(args)
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
-    Ok(soon(&format!("bismuthctl {args:?}"), command.output()).await??)
+    Ok(soon(&format!("{name} {args:?}"), command.output()).await??)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +116,21 @@ async fn a_wrong_line_is_answered_by_one_line_that_names_what_is_wrong() -> Resu
         line.contains("/nosuch") && line.contains("bootstrap"),
         "{line}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_program_refuses_a_malformed_list_of_servers_and_names_the_fault() -> Result<()> {
+    for name in [
+        "bismuthfe",
+        "bismuthd",
+        "bismuth-api",
+        "svcprovider",
+        "bismuthctl",
+    ] {
+        let output = run(name, "zk-1:2181,zk-2:http", &[]).await?;
+        usage_complaint(&output, r#""zk-2:http" has no port between 1 and 65535"#)?;
+    }
     Ok(())
 }
 

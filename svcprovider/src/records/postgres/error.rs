@@ -1,5 +1,6 @@
 //! What goes wrong with a server, and what follows.
 
+use bismuth_base::chain;
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
@@ -113,15 +114,4 @@ fn sql_error(error: &tokio_postgres::Error) -> EngineError {
         engine: ENGINE,
         reason: chain(error),
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bismuth_base::Backoff;
 use serde::Deserialize;
 
 /// Registries, mirrors and how to reach them. Deserialises from TOML or JSON:
@@ -232,10 +233,8 @@ fn is_loopback(host_and_port: &str) -> bool {
 pub struct RetryPolicy {
     /// Attempts at one request in a row without any progress, the first included.
     pub attempts: u32,
-    /// The pause after the first failure; it doubles with every further one.
-    pub backoff_min: Duration,
-    /// The longest pause.
-    pub backoff_max: Duration,
+    /// The waits between them.
+    pub backoff: Backoff,
 }
 
 impl Default for RetryPolicy {
@@ -243,22 +242,8 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 6,
-            backoff_min: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(5),
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
         }
-    }
-}
-
-impl RetryPolicy {
-    /// The pause after `failures` failures in a row: exponential, of which the upper half is random so that many nodes that
-    /// were cut off together do not come back together.
-    pub(crate) fn pause(&self, failures: u32) -> Duration {
-        let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-        let full = self
-            .backoff_min
-            .saturating_mul(doubled)
-            .min(self.backoff_max);
-        full.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
@@ -323,18 +308,6 @@ mod tests {
             "docker.io=http://user@x",
         ] {
             assert!(flag.parse::<RegistryMirror>().is_err(), "{flag}");
-        }
-    }
-
-    #[test]
-    fn pauses_grow_up_to_their_bound() {
-        let policy = RetryPolicy::default();
-        for failures in 1..40 {
-            let pause = policy.pause(failures);
-            assert!(
-                pause >= policy.backoff_min / 2 && pause <= policy.backoff_max,
-                "{failures}: {pause:?}"
-            );
         }
     }
 }

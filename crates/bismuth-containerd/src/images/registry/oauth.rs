@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
+use bismuth_base::chain;
 use http_auth::ChallengeRef;
 use serde::Deserialize;
-
-use super::super::error::chain;
 
 /// A token server answers from memory; Azure's, the usual one behind identity tokens, takes about a second.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(20);

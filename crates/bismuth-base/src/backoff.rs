@@ -9,10 +9,9 @@
 //! "Timeouts, retries and backoff with jitter"), so that many who failed together do not come
 //! back together.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
+
+use fastrand::Rng;
 
 /// The bounds of a backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +32,10 @@ impl Backoff {
     /// The delays of one series of attempts, different in every process and every series.
     #[must_use]
     pub fn delays(self) -> Delays {
-        self.delays_seeded(RandomState::new().hash_one(0_u8))
-    }
-
-    /// The delays of one series of attempts; equal seeds give equal delays.
-    #[must_use]
-    pub fn delays_seeded(self, seed: u64) -> Delays {
         Delays {
             backoff: self,
             attempt: 0,
-            random: seed,
+            random: Rng::new(),
         }
     }
 
@@ -61,7 +54,7 @@ impl Backoff {
 pub struct Delays {
     backoff: Backoff,
     attempt: u32,
-    random: u64,
+    random: Rng,
 }
 
 impl Delays {
@@ -70,7 +63,7 @@ impl Delays {
         let min = self.backoff.min;
         let span = self.backoff.ceiling(self.attempt).saturating_sub(min);
         self.attempt = self.attempt.saturating_add(1);
-        min + span.mul_f64(self.next_fraction())
+        min + span.mul_f64(self.random.f64())
     }
 
     /// It worked: the next failure starts from the shortest delays again.
@@ -83,16 +76,6 @@ impl Delays {
     pub fn attempts(&self) -> u32 {
         self.attempt
     }
-
-    /// Uniform in [0, 1). SplitMix64 (Steele, Lea, Flood 2014): enough for jitter, four lines.
-    fn next_fraction(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // The upper 53 bits are what an f64 holds exactly.
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 impl Iterator for Delays {
@@ -101,6 +84,12 @@ impl Iterator for Delays {
     fn next(&mut self) -> Option<Duration> {
         Some(self.next_delay())
     }
+}
+
+/// `wait`, made longer or shorter by up to a quarter: for what many repeat at one interval, and shall not do all at once.
+#[must_use]
+pub fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]
@@ -112,35 +101,37 @@ mod tests {
     proptest! {
         #[test]
         fn every_delay_is_within_the_bounds(
-            min in 0_u64..10_000_000, more in 0_u64..u64::MAX / 4, seed: u64,
+            min in 0_u64..10_000_000, more in 0_u64..u64::MAX / 4,
         ) {
             let backoff = Backoff::new(
                 Duration::from_nanos(min),
                 Duration::from_nanos(min.saturating_add(more)),
             );
-            for delay in backoff.delays_seeded(seed).take(100) {
+            for delay in backoff.delays().take(100) {
                 prop_assert!(backoff.min <= delay && delay <= backoff.max);
             }
         }
     }
 
     #[test]
-    fn equal_seeds_give_equal_delays_and_others_differ() {
+    fn two_series_differ() {
         let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        let of = |seed| {
-            backoff
-                .delays_seeded(seed)
-                .take(8)
-                .collect::<Vec<Duration>>()
-        };
-        assert_eq!(of(7), of(7));
-        assert_ne!(of(7), of(8));
+        let of = || backoff.delays().take(8).collect::<Vec<Duration>>();
+        assert_ne!(of(), of());
+    }
+
+    #[test]
+    fn an_interval_is_jittered_by_a_quarter_at_most() {
+        let waits = (0..100).map(|_| jittered(Duration::from_millis(400)));
+        for wait in waits {
+            assert!((300..=500).contains(&wait.as_millis()), "{wait:?}");
+        }
     }
 
     #[test]
     fn delays_grow_until_the_maximum_and_shrink_after_a_reset() {
         let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(60));
-        let mut delays = backoff.delays_seeded(1);
+        let mut delays = backoff.delays();
         let first = delays.next_delay();
         assert!(first <= Duration::from_millis(20));
         let longest = delays.by_ref().take(60).max().expect("sixty delays");
@@ -152,11 +143,6 @@ mod tests {
     #[test]
     fn a_maximum_below_the_minimum_counts_as_the_minimum() {
         let backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(1));
-        assert!(
-            backoff
-                .delays_seeded(3)
-                .take(40)
-                .all(|delay| delay == backoff.min)
-        );
+        assert!(backoff.delays().take(40).all(|delay| delay == backoff.min));
     }
 }
