@@ -59,7 +59,13 @@ containerd() {
 }
 
 build() {
-    say "Building ($profile)"
+    local minutes=4
+    [[ $profile == release ]] && minutes=12
+    if [[ -x $bin/svcprovider ]]; then
+        say "Building the programs ($profile): what has changed"
+    else
+        say "Building the programs ($profile). The first time this takes about $minutes minutes on two cores"
+    fi
     if [[ $profile == release ]]; then cargo xtask build --release; else cargo xtask build; fi
 }
 

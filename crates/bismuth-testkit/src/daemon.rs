@@ -218,7 +218,7 @@ pub fn target_dir() -> Result<PathBuf> {
 ///
 /// When it has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    built(bin_dir()?.join(name))
+    built(bin_dir()?.join(name), "cargo xtask build")
 }
 
 /// One of the programs that run inside containers, linked statically.
@@ -227,13 +227,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
 ///
 /// When it has not been built.
 pub fn static_program(name: &str) -> Result<PathBuf> {
-    built(bin_dir()?.join("static").join(name))
+    built(
+        bin_dir()?.join("static").join(name),
+        "cargo xtask build --static-only",
+    )
 }
 
-fn built(path: PathBuf) -> Result<PathBuf> {
+fn built(path: PathBuf, by: &str) -> Result<PathBuf> {
     ensure!(
         path.is_file(),
-        "{} is not there; `cargo xtask build` makes it",
+        "{} is not there; `{by}` makes it",
         path.display()
     );
     Ok(path)

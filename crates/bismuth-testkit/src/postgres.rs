@@ -331,7 +331,7 @@ fn programs() -> Result<PathBuf> {
             .then_some((number, programs))
     });
     let newest = installed.max().map(|(_, programs)| programs);
-    newest.context("PostgreSQL is not installed; `cargo xtask setup` installs it")
+    newest.context("PostgreSQL is not installed; `cargo xtask setup test` installs it")
 }
 
 /// Arguments of `setpriv` that make the next program an unprivileged one, which ends with us: a change of user forgets the signal that

@@ -350,7 +350,7 @@ pub(crate) fn find(program: &Path) -> Result<PathBuf> {
         .find(|file| file.is_file())
         .with_context(|| {
             format!(
-                "{} is not installed; `cargo xtask setup` installs it",
+                "{} is not installed; `cargo xtask setup test` installs it",
                 program.display()
             )
         })

@@ -87,9 +87,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bismuth-init", &[]),
     ("bismuth-handover", &["bismuth-model"]),
     ("bismuth-operator", &["bismuth-model"]),
+    ("bismuth-image", &[]),
     (
         "bismuth-testkit",
-        &["bismuth-model", "bismuth-coord", "bismuth-registry"],
+        &[
+            "bismuth-model",
+            "bismuth-coord",
+            "bismuth-registry",
+            "bismuth-image",
+        ],
     ),
     ("echo-server", &[]),
     ("s3-server", &[]),
@@ -103,7 +109,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-testkit",
         ],
     ),
-    ("xtask", &[]),
+    ("xtask", &["bismuth-image"]),
 ];
 
 /// Every other crate may use these.

@@ -1,12 +1,12 @@
-//! Building: the workspace as usual, and what runs inside containers linked statically.
+//! Builds what the scripts run, what the tests need, and what runs inside containers.
 //!
 //! ```text
-//! target/<profile>/bismuthd …            cargo build --workspace
-//! target/<profile>/static/bismuth-init   the agent of exec containers
+//! target/<profile>/bismuthd …            the five programs
+//! target/<profile>/static/bismuth-init   process 1 of exec containers
 //! target/<profile>/static/echo-server    the function that tests deploy
 //! ```
 //!
-//! A container's image may have no C library, so these two bring theirs. They have a directory of their own
+//! A container's image may have no C library, so the last two are linked statically. They have a directory of their own
 //! because cargo puts the dynamic `bismuth-init` back into `target/<profile>` on every build.
 
 use std::ffi::OsString;
@@ -16,30 +16,47 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::command::{cargo, output, root, run};
+use crate::command::{cargo, find, output, root, run};
+use crate::packages::{Purpose, setup};
 
-const STATIC_PROGRAMS: [&str; 2] = ["bismuth-init", "echo-server"];
+const PROGRAMS: [&str; 5] = [
+    "bismuthfe",
+    "bismuthd",
+    "bismuth-api",
+    "bismuthctl",
+    "svcprovider",
+];
+/// Runs inside containers.
+const INIT: &str = "bismuth-init";
+/// Runs inside the containers of tests and benchmarks.
+const ECHO_SERVER: &str = "echo-server";
 
-/// Builds everything.
-pub(crate) fn all(release: bool) -> Result<()> {
-    let mut workspace = cargo();
-    workspace.args(["build", "--locked", "--workspace", "--bins"]);
+/// Builds what `start_all.sh` runs and nothing else. A later build of the whole workspace compiles none of it again.
+pub(crate) fn programs(release: bool) -> Result<()> {
+    let mut programs = cargo();
+    programs.args(["build", "--locked", "--bins"]);
+    programs.args(PROGRAMS.iter().flat_map(|name| ["--package", name]));
     if release {
-        workspace.arg("--release");
+        programs.arg("--release");
     }
-    run(&mut workspace)?;
-    static_programs(release)
+    run(&mut programs)?;
+    static_programs(&[INIT], release)
 }
 
 /// Builds everything that the tests need. Tests and programs in one call, because tests turn on features of
 /// libraries: apart, those would be compiled twice.
 pub(crate) fn for_tests() -> Result<()> {
     run(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
-    static_programs(false)
+    in_containers(false)
 }
 
-/// Builds what runs inside containers. Always optimised: it is small, and every start of a container pays for it.
-pub(crate) fn static_programs(release: bool) -> Result<()> {
+/// Builds what runs inside the containers of tests and benchmarks.
+pub(crate) fn in_containers(release: bool) -> Result<()> {
+    static_programs(&[INIT, ECHO_SERVER], release)
+}
+
+/// Links these programs statically. Always optimised: they are small, and every start of a container pays for them.
+fn static_programs(programs: &[&str], release: bool) -> Result<()> {
     let target = host_triple()?;
     let flags = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",
@@ -49,7 +66,7 @@ pub(crate) fn static_programs(release: bool) -> Result<()> {
     build
         .args(["build", "--locked", "--release", "--target", &target])
         .args(
-            STATIC_PROGRAMS
+            programs
                 .iter()
                 .flat_map(|program| ["--package", program, "--bin", program]),
         )
@@ -62,7 +79,7 @@ pub(crate) fn static_programs(release: bool) -> Result<()> {
         .join(if release { "release" } else { "debug" })
         .join("static");
     fs::create_dir_all(&kept).with_context(|| format!("create {}", kept.display()))?;
-    for program in STATIC_PROGRAMS {
+    for program in programs {
         replace(&built.join(program), &kept.join(program))?;
     }
     Ok(())
@@ -70,27 +87,17 @@ pub(crate) fn static_programs(release: bool) -> Result<()> {
 
 /// Runs the benchmarks on optimised programs.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
-    crate::packages::setup(true, false)?;
-    all(true)?;
+    setup(Purpose::Bench, false)?;
+    run(cargo().args(["build", "--locked", "--release", "--workspace", "--bins"]))?;
+    in_containers(true)?;
     run(Command::new(target_dir().join("release/bismuth-bench")).args(args))
 }
 
-/// Writes the demonstration's image; the testkit knows how images are made.
+/// Writes the demonstration's image as an OCI archive.
 pub(crate) fn demo_image(output: &Path) -> Result<()> {
-    let output =
-        std::path::absolute(output).with_context(|| format!("resolve {}", output.display()))?;
-    run(cargo()
-        .args([
-            "run",
-            "--locked",
-            "--quiet",
-            "--package",
-            "bismuth-testkit",
-            "--bin",
-            "demo-image",
-            "--",
-        ])
-        .arg(output))
+    let busybox =
+        find("busybox").context("busybox is not installed; `cargo xtask setup` installs it")?;
+    bismuth_image::demo(&busybox)?.write_archive(output, "docker.io/library/bismuth-demo:latest")
 }
 
 /// Where cargo builds.

@@ -51,14 +51,20 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("the output of {shown}"))
 }
 
-/// Whether a program of this name can be found.
-pub(crate) fn is_installed(program: &str) -> bool {
+/// Where the program of this name is installed.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Daemons live where an ordinary user's PATH does not lead.
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(system)
-        .any(|dir| dir.join(program).is_file())
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Whether a program of this name can be found.
+pub(crate) fn is_installed(program: &str) -> bool {
+    find(program).is_some()
 }
 
 fn show(command: &Command) -> String {

@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use packages::Purpose;
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Bismuth's chores")]
 struct Cli {
@@ -26,21 +28,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Install the Debian packages that building, running and testing need; elsewhere, say what is missing.
+    /// Install the Debian packages that building and running need; elsewhere, say what is missing.
     Setup {
-        /// Also what the benchmarks compare with.
-        #[arg(long)]
-        bench: bool,
+        /// What else the machine is for: each includes those before it.
+        #[arg(value_enum, default_value = "run")]
+        purpose: Purpose,
         /// Install nothing; fail if something is missing.
         #[arg(long)]
         check: bool,
     },
-    /// Build the workspace, and the programs that run inside containers as static ones.
+    /// Build the five programs, and bismuth-init as a static one.
     Build {
         /// With optimisation.
         #[arg(long)]
         release: bool,
-        /// Only the programs that run inside containers.
+        /// Only what runs inside containers: bismuth-init, and the echo server of tests.
         #[arg(long)]
         static_only: bool,
     },
@@ -67,12 +69,12 @@ enum Chore {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
-        Chore::Setup { bench, check } => packages::setup(bench, check),
+        Chore::Setup { purpose, check } => packages::setup(purpose, check),
         Chore::Build {
             release,
             static_only: true,
-        } => build::static_programs(release),
-        Chore::Build { release, .. } => build::all(release),
+        } => build::in_containers(release),
+        Chore::Build { release, .. } => build::programs(release),
         Chore::Test { nextest } => test::run(&nextest),
         Chore::Tidy => tidy::run(),
         Chore::Bench { bench } => build::bench(&bench),

@@ -24,8 +24,8 @@ const fn need(what: &'static str, package: &'static str, purpose: &'static str) 
     }
 }
 
-/// For `build`, `test` and the scripts.
-const NEEDS: &[Need] = &[
+/// For `build` and the scripts.
+const RUN_NEEDS: &[Need] = &[
     need("cc", "build-essential", "links Rust programs"),
     need("protoc", "protobuf-compiler", "compiles containerd's API"),
     need(
@@ -47,6 +47,11 @@ const NEEDS: &[Need] = &[
         "busybox-static",
         "fills the images of tests and the demonstration",
     ),
+    need("curl", "curl", "shows what the scripts have started"),
+];
+
+/// For `test`, on top.
+const TEST_NEEDS: &[Need] = &[
     need("setpriv", "util-linux", "ties test processes to the test"),
     need(
         "docker-registry",
@@ -63,18 +68,41 @@ const NEEDS: &[Need] = &[
     ),
     need("mmdebstrap", "mmdebstrap", "makes a Python image for tests"),
     need("git", "git", "lists the sources that tidy reads"),
-    need("curl", "curl", "shows what the scripts have started"),
 ];
 
-/// For `bench`, on top.
+/// For `bench`, on top of those.
 const BENCH_NEEDS: &[Need] = &[
     need("wrk", "wrk", "makes load"),
     need("nginx", "nginx-light", "is what we compare with"),
 ];
 
+/// What the machine is made ready for. Each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Purpose {
+    /// Building, and running the scripts.
+    Run,
+    /// The tests and tidy.
+    Test,
+    /// The benchmarks.
+    Bench,
+}
+
+impl Purpose {
+    fn needs(self) -> impl Iterator<Item = &'static Need> {
+        let all = [
+            (Self::Run, RUN_NEEDS),
+            (Self::Test, TEST_NEEDS),
+            (Self::Bench, BENCH_NEEDS),
+        ];
+        all.into_iter()
+            .filter(move |(purpose, _)| *purpose <= self)
+            .flat_map(|(_, needs)| needs)
+    }
+}
+
 /// Installs what is missing, or says what is.
-pub(crate) fn setup(bench: bool, check: bool) -> Result<()> {
-    let missing = missing(bench);
+pub(crate) fn setup(purpose: Purpose, check: bool) -> Result<()> {
+    let missing = missing(purpose);
     if missing.is_empty() {
         eprintln!("Everything needed is installed.");
         return Ok(());
@@ -95,7 +123,7 @@ pub(crate) fn setup(bench: bool, check: bool) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     install(&packages)?;
-    match self::missing(bench).first() {
+    match self::missing(purpose).first() {
         None => Ok(()),
         Some(still) => bail!(
             "{} is still missing after installing {}",
@@ -105,11 +133,9 @@ pub(crate) fn setup(bench: bool, check: bool) -> Result<()> {
     }
 }
 
-fn missing(bench: bool) -> Vec<&'static Need> {
-    let bench = if bench { BENCH_NEEDS } else { &[] };
-    NEEDS
-        .iter()
-        .chain(bench)
+fn missing(purpose: Purpose) -> Vec<&'static Need> {
+    purpose
+        .needs()
         .filter(|need| !is_there(need.what))
         .collect()
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::build;
 use crate::command::{self, cargo, is_installed, output};
-use crate::packages;
+use crate::packages::{Purpose, setup};
 
 /// Installs what is missing, builds, and runs every test of the workspace.
 pub(crate) fn run(filter: &[String]) -> Result<()> {
@@ -15,7 +15,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
         output(Command::new("id").arg("-u"))?.trim() == "0",
         "the tests make namespaces, mounts and cgroups: run them as root"
     );
-    packages::setup(false, false)?;
+    setup(Purpose::Test, false)?;
     build::for_tests()?;
     let tools = nextest()?;
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -59,7 +59,12 @@ fn docs() -> Result<()> {
 }
 
 fn scripts() -> Result<()> {
-    for script in ["bootstrap.sh", "start_all.sh", ".ci/run"] {
+    for script in [
+        "bootstrap.sh",
+        "start_all.sh",
+        "scripts/services.sh",
+        ".ci/run",
+    ] {
         start(
             Command::new("bash")
                 .arg("-n")
@@ -70,10 +75,10 @@ fn scripts() -> Result<()> {
     Ok(())
 }
 
-/// `cargo-deny` takes minutes to build, so it is used where it is installed; `arrows` checks the same fences.
+/// `cargo-deny` takes minutes to build, so it is used where it is installed (CI installs it); `arrows` checks the same fences.
 fn deny() -> Result<()> {
     if !is_installed("cargo-deny") {
-        eprintln!("tidy: cargo-deny is not installed: licences and advisories are not checked");
+        eprintln!("tidy: cargo-deny is not installed: licences and sources are not checked");
         return Ok(());
     }
     start(cargo().args([

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::blob::Blob;
-use super::layer::{Changes, Compression, Entry, Kind};
-use super::{CONFIG, Image, MANIFEST, architecture};
+use crate::blob::Blob;
+use crate::layer::{Changes, Compression, Entry, Kind};
+use crate::{CONFIG, Image, MANIFEST, architecture};
 
 /// An image in the making. Entries go to the current layer; [`layer`](Self::layer) begins the next.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             bases: Vec::new(),
             layers: vec![Changes::default()],

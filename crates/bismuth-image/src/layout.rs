@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{INDEX, Image};
+use crate::{INDEX, Image};
 
 impl Image {
     /// Writes an OCI layout into `dir` (made if missing), under the reference `name`.

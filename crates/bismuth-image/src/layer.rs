@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 
-use super::blob::{Blob, digest_of};
+use crate::blob::{Blob, digest_of};
 
 /// How a layer travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,21 +22,21 @@ pub enum Compression {
 
 /// What is added, changed or removed by one layer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Changes {
-    pub(super) entries: Vec<Entry>,
-    pub(super) compression: Compression,
+pub(crate) struct Changes {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) compression: Compression,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) path: String,
-    pub(super) mode: u32,
-    pub(super) owner: (u64, u64),
-    pub(super) kind: Kind,
+pub(crate) struct Entry {
+    pub(crate) path: String,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u64, u64),
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File(Vec<u8>),
     Symlink(String),
@@ -45,7 +45,7 @@ pub(super) enum Kind {
 
 impl Changes {
     /// The layer and the digest of its uncompressed tar (its "diff id").
-    pub(super) fn pack(&self) -> Result<(Blob, String)> {
+    pub(crate) fn pack(&self) -> Result<(Blob, String)> {
         let mut tar = tar::Builder::new(Vec::new());
         for entry in &self.entries {
             append(&mut tar, entry).with_context(|| format!("add {} to a layer", entry.path))?;
