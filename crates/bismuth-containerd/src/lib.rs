@@ -6,7 +6,7 @@
 //!          └─► Images ─┼── images   pull, unpack, keep and collect images
 //!                      ├── events   exits and out-of-memory kills as they happen; `Lost` on any gap
 //!                      ├── spec     the OCI runtime spec of one container, a pure function
-//!                      └── fake     a scripted twin for the tests of those above (feature `fake`)
+//!                      └── fake     a scripted twin for the tests of those above 
 //! ```
 //!
 //! The happy path: [`Containerd::connect`] (never waits, heals by itself), `create_container`, `create_task`,
@@ -17,7 +17,6 @@
 pub mod client;
 pub mod error;
 pub mod events;
-#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod images;
 pub mod spec;

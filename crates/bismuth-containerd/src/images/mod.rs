@@ -26,7 +26,6 @@ mod archive;
 mod content;
 mod digest;
 mod error;
-#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod fetch;
 pub mod garbage;
