@@ -14,6 +14,12 @@
 //!   any ── retired ─► drain ─► take down ─► forget ─► end
 //! ```
 //!
+//! *Wanted* is by a request. A slot that has never run proves a deployment, and perhaps no request can come to it: if
+//! its start fails for a reason that may pass (the registry is away, containerd restarts, the node is exhausted), the
+//! driver tries again by itself. Until it is known how that ends, the slot is reported as `Starting`, with the reason,
+//! and not as `Failed`: that would be the verdict on the deployment. A rollout that waits for it gives up by its own
+//! deadline; the driver does not, as long as the slot is assigned.
+//!
 //! Starts are single-flight because this is one task. A start is never dropped half-way: when the
 //! slot is retired meanwhile the start is called off and awaited, so that what it made is undone.
 
@@ -23,7 +29,6 @@ use std::time::{Duration, Instant};
 use bismuth_base::now_ms;
 use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerState, ContainerStatus};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::launch::{LaunchError, Launcher, Running, Start};
@@ -63,7 +68,6 @@ pub struct Driver {
     launcher: Arc<Launcher>,
     board: StatusBoard,
     bounds: StopBounds,
-    retired: CancellationToken,
     created_ms: u64,
     delays: Delays,
 }
@@ -71,17 +75,26 @@ pub struct Driver {
 enum State {
     Down,
     Up(Box<Running>),
-    Failed(Arc<StartFailure>),
+    /// With what the next start is for.
+    Failed(Arc<StartFailure>, Purpose),
+}
+
+/// What a start is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To prove a deployment. After a failure that may pass it is tried again by itself.
+    Proof,
+    /// To serve requests. It begins when one comes, or by itself where instances are to be kept running.
+    Serving,
 }
 
 impl Driver {
-    /// A driver for `slot`, which ends after `retired` is cancelled.
+    /// A driver for `slot`, which ends after that is retired.
     pub fn new(
         slot: Arc<Slot>,
         launcher: Arc<Launcher>,
         board: StatusBoard,
         bounds: StopBounds,
-        retired: CancellationToken,
         created_ms: u64,
     ) -> Self {
         Self {
@@ -89,7 +102,6 @@ impl Driver {
             launcher,
             board,
             bounds,
-            retired,
             created_ms,
             delays: BACKOFF.delays(),
         }
@@ -98,11 +110,11 @@ impl Driver {
     /// Drives the container until it is retired and nothing is left of it.
     pub async fn run(mut self, begin: Begin) {
         let mut state = self.begin(begin).await;
-        while !self.retired.is_cancelled() {
+        while !self.slot.retired().is_cancelled() {
             state = match state {
                 State::Down => self.down().await,
                 State::Up(running) => self.up(running).await,
-                State::Failed(failure) => self.failed(failure).await,
+                State::Failed(failure, next) => self.failed(failure, next).await,
             };
         }
         self.retire(state).await;
@@ -117,14 +129,14 @@ impl Driver {
                     .remember(&self.slot, self.created_ms, None)
                     .await
                 {
-                    return self.fail(error, None);
+                    return self.start_failed(error, Purpose::Proof);
                 }
-                return self.bring_up(true).await;
+                return self.bring_up(Purpose::Proof).await;
             }
         };
         self.launcher.reserve_ids(&saved);
         let proven = saved.run.as_ref().is_some_and(|run| run.proven);
-        let adopted = self.launcher.adopt(&self.slot, &saved, &self.retired);
+        let adopted = self.launcher.adopt(&self.slot, &saved, self.slot.retired());
         match adopted.await {
             Some(running) if proven => self.now_up(running),
             Some(running) => self.now_proven(running).await,
@@ -133,7 +145,8 @@ impl Driver {
                 self.tell(ContainerState::Stopped, None, None);
                 State::Down
             }
-            None => self.bring_up(!proven).await,
+            None if proven => self.bring_up(Purpose::Serving).await,
+            None => self.bring_up(Purpose::Proof).await,
         }
     }
 
@@ -144,35 +157,38 @@ impl Driver {
     async fn down(&mut self) -> State {
         self.slot.enter_phase(Phase::Down);
         tokio::select! {
-            () = self.retired.cancelled() => State::Down,
-            () = self.slot.wanted() => self.bring_up(false).await,
+            () = self.slot.retired().cancelled() => State::Down,
+            () = self.slot.wanted() => self.bring_up(Purpose::Serving).await,
         }
     }
 
-    async fn failed(&mut self, failure: Arc<StartFailure>) -> State {
+    async fn failed(&mut self, failure: Arc<StartFailure>, next: Purpose) -> State {
         let until = tokio::time::Instant::from_std(failure.until);
         tokio::select! {
-            () = self.retired.cancelled() => return State::Failed(failure),
+            () = self.slot.retired().cancelled() => return State::Failed(failure, next),
             // Requests are refused until then, so none can want it earlier.
             () = tokio::time::sleep_until(until) => {}
         }
-        if !self.keeps_warm() {
+        if next == Purpose::Serving && !self.keeps_warm() {
             tokio::select! {
-                () = self.retired.cancelled() => return State::Failed(failure),
+                () = self.slot.retired().cancelled() => return State::Failed(failure, next),
                 () = self.slot.wanted() => {}
             }
         }
-        self.bring_up(false).await
+        self.bring_up(next).await
     }
 
     async fn up(&mut self, running: Box<Running>) -> State {
         tokio::select! {
-            () = self.retired.cancelled() => State::Up(running),
+            () = self.slot.retired().cancelled() => State::Up(running),
             () = running.ended() => self.died(running).await,
         }
     }
 
-    async fn bring_up(&mut self, deployment: bool) -> State {
+    async fn bring_up(&mut self, purpose: Purpose) -> State {
+        if self.slot.retired().is_cancelled() {
+            return State::Down;
+        }
         let report = |state| {
             self.slot.enter_phase(Phase::Coming(state));
             self.slot.no_longer_wanted();
@@ -180,13 +196,13 @@ impl Driver {
         };
         let start = Start {
             created_ms: self.created_ms,
-            deployment,
-            called_off: &self.retired,
+            deployment: purpose == Purpose::Proof,
+            called_off: self.slot.retired(),
         };
         match self.launcher.up(&self.slot, start, &report).await {
             Ok(running) => self.now_proven(running).await,
             Err(LaunchError::CalledOff) => State::Down,
-            Err(error) => self.fail(error, None),
+            Err(error) => self.start_failed(error, purpose),
         }
     }
 
@@ -216,15 +232,23 @@ impl Driver {
             .enter_phase(Phase::Coming(ContainerState::Starting));
         let reason = self.launcher.epitaph(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
-        let failed = self.fail(LaunchError::Ended(reason), Some(ran));
+        let was_well = ran >= WELL;
+        let failed = self.fail(LaunchError::Ended(reason), was_well, Purpose::Serving);
         drop(running);
         self.launcher.down(id).await;
         failed
     }
 
-    /// `ran` is how long it was up, if it was.
-    fn fail(&mut self, error: LaunchError, ran: Option<Duration>) -> State {
-        let was_well = ran.is_some_and(|ran| ran >= WELL);
+    fn start_failed(&mut self, error: LaunchError, purpose: Purpose) -> State {
+        let next = match purpose {
+            Purpose::Proof if error.is_transient() => Purpose::Proof,
+            _ => Purpose::Serving,
+        };
+        self.fail(error, false, next)
+    }
+
+    /// `was_well`: its end is not one more failure in a row.
+    fn fail(&mut self, error: LaunchError, was_well: bool, next: Purpose) -> State {
         let delay = if was_well {
             self.delays.reset();
             Duration::ZERO
@@ -236,9 +260,13 @@ impl Driver {
             container = %self.slot.container_id, function = %self.slot.function_id,
             reason = failure.reason, again_in_ms = delay.as_millis() as u64, "failed"
         );
-        self.tell(ContainerState::Failed, Some(&failure.reason), None);
+        let state = match next {
+            Purpose::Proof => ContainerState::Starting,
+            Purpose::Serving => ContainerState::Failed,
+        };
+        self.tell(state, Some(&failure.reason), None);
         self.slot.enter_phase(Phase::Failed(Arc::clone(&failure)));
-        State::Failed(failure)
+        State::Failed(failure, next)
     }
 
     fn tell(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
@@ -275,3 +303,6 @@ impl Driver {
         info!(container = %id, function = %self.slot.function_id, "removed");
     }
 }
+
+#[cfg(test)]
+mod tests;

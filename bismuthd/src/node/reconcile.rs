@@ -20,7 +20,6 @@ use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
 use bismuth_registry::Assignment;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::driver::{Begin, Driver, StopBounds};
@@ -59,17 +58,12 @@ pub struct Means {
     pub queue: usize,
 }
 
-struct Driven {
-    slot: Arc<Slot>,
-    retired: CancellationToken,
-}
-
 /// The loop's state.
 pub struct Reconciler {
     means: Means,
     table: Arc<SlotTable>,
     tasks: Tasks,
-    driven: BTreeMap<ContainerId, Driven>,
+    driven: BTreeMap<ContainerId, Arc<Slot>>,
     ended: mpsc::UnboundedReceiver<ContainerId>,
     end: mpsc::UnboundedSender<ContainerId>,
 }
@@ -175,9 +169,9 @@ impl Reconciler {
         info!(steps = steps.len(), "reconciling");
         for step in &steps {
             if let Step::Retire(id) = step
-                && let Some(driven) = self.driven.get(id)
+                && let Some(slot) = self.driven.get(id)
             {
-                driven.retired.cancel();
+                slot.retire();
             }
         }
         self.publish();
@@ -209,7 +203,7 @@ impl Reconciler {
             (*id, desired)
         });
         let kept = assignment.unresolved.keys().filter_map(|id| {
-            let slot = &self.driven.get(id)?.slot;
+            let slot = self.driven.get(id)?;
             let desired = Desired {
                 function_id: slot.function_id,
                 revision: slot.revision,
@@ -284,13 +278,11 @@ impl Reconciler {
             wanted.definition,
             self.means.queue,
         ));
-        let retired = CancellationToken::new();
         let driver = Driver::new(
             Arc::clone(&slot),
             Arc::clone(&self.means.launcher),
             self.means.board.clone(),
             self.means.bounds,
-            retired.clone(),
             wanted.created_ms,
         );
         let end = EndNotice(self.end.clone(), id);
@@ -299,15 +291,15 @@ impl Reconciler {
                 let _told_also_on_panic = end;
                 driver.run(begin).await;
             });
-        self.driven.insert(id, Driven { slot, retired });
+        self.driven.insert(id, slot);
     }
 
     fn take_off(&mut self, id: ContainerId) {
-        let Some(driven) = self.driven.remove(&id) else {
+        let Some(slot) = self.driven.remove(&id) else {
             return;
         };
-        let function = driven.slot.function_id;
-        if !self.driven.values().any(|d| d.slot.function_id == function) {
+        let function = slot.function_id;
+        if !self.driven.values().any(|d| d.function_id == function) {
             self.means.launcher.release_ids(function);
         }
         self.publish();
@@ -318,8 +310,8 @@ impl Reconciler {
         let serving = self
             .driven
             .iter()
-            .filter(|(_, d)| !d.retired.is_cancelled());
-        let table: HashMap<_, _> = serving.map(|(id, d)| (*id, Arc::clone(&d.slot))).collect();
+            .filter(|(_, slot)| !slot.retired().is_cancelled());
+        let table: HashMap<_, _> = serving.map(|(id, slot)| (*id, Arc::clone(slot))).collect();
         self.table.store(Arc::new(table));
     }
 }

@@ -133,6 +133,44 @@ impl LaunchError {
         }
     }
 
+    /// Whether the same start may succeed later without the deployer changing anything: the registry is away,
+    /// containerd restarts, the node has run out of something, or a step of ours failed. What the deployer has to mend
+    /// is not (the image, the user, the program, a secret), nor is a program that does not answer.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Image(error) => {
+                error.is_retryable()
+                    || matches!(error, ImageError::DiskFull { .. } | ImageError::File { .. })
+            }
+            Self::Secrets(error) => matches!(error, SecretsError::Unavailable { .. }),
+            Self::Delivery(error) => matches!(error, DeliveryError::Io(_)),
+            // The runtime's own words may be about the definition, such as a working directory that is not there.
+            Self::Containerd(bismuth_containerd::Error::Failed(failure)) => {
+                is_about_exhaustion(failure.source.message())
+            }
+            Self::User(_)
+            | Self::Program { .. }
+            | Self::Spec(_)
+            | Self::Died { .. }
+            | Self::Ended(_)
+            | Self::NotReady { .. }
+            | Self::CalledOff => false,
+            Self::Containerd(_)
+            | Self::Ids(_)
+            | Self::Namespaces(_)
+            | Self::Services(_)
+            | Self::Token(_)
+            | Self::Rootfs(_)
+            | Self::Log(_)
+            | Self::Process(_)
+            | Self::Watch(_)
+            | Self::Directory { .. }
+            | Self::Agent(_)
+            | Self::State(_)
+            | Self::Internal => true,
+        }
+    }
+
     /// What requests are told until `until`.
     pub fn into_failure(self, until: Instant) -> StartFailure {
         let (status, code) = self.kind();
@@ -177,5 +215,62 @@ impl LaunchError {
             };
         }
         Self::Containerd(error)
+    }
+}
+
+/// Whether the machine had run out of something. containerd and the runtimes pass the operating system's errors on as text:
+/// ENOSPC, ENOMEM, EAGAIN (processes), EMFILE and ENFILE, in the words of Go's and C's libraries.
+fn is_about_exhaustion(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    [
+        "no space left on device",
+        "cannot allocate memory",
+        "resource temporarily unavailable",
+        "too many open files",
+    ]
+    .iter()
+    .any(|error| words.contains(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::fakes;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_the_deployer_has_to_mend() {
+        let died = LaunchError::Died {
+            exit: Exit {
+                status: 1,
+                at: std::time::SystemTime::UNIX_EPOCH,
+            },
+            tail: String::new(),
+        };
+        let user = UserError::Unknown {
+            kind: "user",
+            name: "nobody-here".into(),
+            file: "/etc/passwd",
+        };
+        let secrets_away = SecretsError::Unavailable {
+            reason: "no answer".into(),
+        };
+        for (error, transient) in [
+            (LaunchError::Image(fakes::registry_away()), true),
+            (LaunchError::Image(fakes::image_unknown()), false),
+            (LaunchError::User(user), false),
+            (died, false),
+            (LaunchError::Secrets(secrets_away), true),
+            (LaunchError::Internal, true),
+        ] {
+            assert_eq!(error.is_transient(), transient, "{error}");
+        }
+    }
+
+    #[test]
+    fn exhaustion_is_recognised_in_the_words_of_the_runtime() {
+        let full = "OCI runtime create failed: mkdir /run/x: no space left on device: unknown";
+        let no_dir = "OCI runtime create failed: chdir to cwd (\"/a\"): no such file or directory";
+        assert!(is_about_exhaustion(full));
+        assert!(!is_about_exhaustion(no_dir));
     }
 }
