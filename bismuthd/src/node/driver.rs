@@ -134,7 +134,8 @@ impl Driver {
                 return self.bring_up(Purpose::Proof).await;
             }
         };
-        self.launcher.reserve_ids(&saved);
+        self.launcher
+            .reserve_ids(saved.function_id, saved.id_range_start);
         let proven = saved.run.as_ref().is_some_and(|run| run.proven);
         let adopted = self.launcher.adopt(&self.slot, &saved, self.slot.retired());
         match adopted.await {

@@ -250,6 +250,22 @@ pub fn start_time(pid: u32) -> Result<u64, Error> {
     parse_start_time(&stat).ok_or(Error::Malformed { path })
 }
 
+/// The host id of user 0 in the user namespace of a process (first line of `/proc/{pid}/uid_map`).
+///
+/// # Errors
+/// [`Error::Read`] with `ENOENT` or `ESRCH` if there is no such process, [`Error::Malformed`].
+pub fn host_root_id(pid: u32) -> Result<u32, Error> {
+    let path = format!("/proc/{pid}/uid_map");
+    let map = read(&path)?;
+    parse_host_root_id(&map).ok_or(Error::Malformed { path })
+}
+
+/// Inside, outside, count: user_namespaces(7).
+fn parse_host_root_id(map: &str) -> Option<u32> {
+    let mut fields = map.split_ascii_whitespace();
+    (fields.next()? == "0").then(|| fields.next()?.parse().ok())?
+}
+
 /// The id of this boot of the machine.
 ///
 /// # Errors
@@ -321,6 +337,13 @@ mod tests {
         assert!(!handles_signal(me, Signal::KILL).unwrap());
     }
     use std::process::Command;
+
+    #[test]
+    fn the_host_id_of_a_containers_root_is_read_from_its_map() {
+        let map = "         0    1065536      65536\n";
+        assert_eq!(parse_host_root_id(map), Some(1_065_536));
+        assert_eq!(parse_host_root_id("1000 0 1\n"), None);
+    }
 
     #[test]
     fn the_start_time_is_found_behind_a_hostile_name() {

@@ -177,15 +177,15 @@ impl Launcher {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves the range that a remembered container uses. A conflict is the memory's fault: the
-    /// container keeps running as it is, and its function gets another range at its next start.
-    pub fn reserve_ids(&self, saved: &SavedSlot) {
+    /// Reserves the range that a container of an earlier process uses, from this host id on. A conflict is the memory's
+    /// fault: the container keeps running as it is, and its function gets another range at its next start.
+    pub fn reserve_ids(&self, function: FunctionId, host_start: u32) {
         let range = IdRange {
-            host_start: saved.id_range_start,
+            host_start,
             size: IdRange::SIZE,
         };
-        if let Err(error) = self.ids().reserve(saved.function_id, range) {
-            warn!(function = %saved.function_id, %error, "cannot keep the user ids of a function");
+        if let Err(error) = self.ids().reserve(function, range) {
+            warn!(%function, %error, "cannot keep the user ids of a function");
         }
     }
 
