@@ -131,7 +131,7 @@ impl Driver {
                 {
                     return self.start_failed(error, Purpose::Proof);
                 }
-                return self.bring_up(Purpose::Proof).await;
+                return self.bring_up(Purpose::Proof, None).await;
             }
         };
         self.launcher
@@ -146,8 +146,8 @@ impl Driver {
                 self.tell(ContainerState::Stopped, None, None);
                 State::Down
             }
-            None if proven => self.bring_up(Purpose::Serving).await,
-            None => self.bring_up(Purpose::Proof).await,
+            None if proven => self.bring_up(Purpose::Serving, None).await,
+            None => self.bring_up(Purpose::Proof, None).await,
         }
     }
 
@@ -159,7 +159,7 @@ impl Driver {
         self.slot.enter_phase(Phase::Down);
         tokio::select! {
             () = self.slot.retired().cancelled() => State::Down,
-            () = self.slot.wanted() => self.bring_up(Purpose::Serving).await,
+            () = self.slot.wanted() => self.bring_up(Purpose::Serving, None).await,
         }
     }
 
@@ -176,7 +176,8 @@ impl Driver {
                 () = self.slot.wanted() => {}
             }
         }
-        self.bring_up(next).await
+        let waits_for = (next == Purpose::Proof).then_some(failure.reason.as_str());
+        self.bring_up(next, waits_for).await
     }
 
     async fn up(&mut self, running: Box<Running>) -> State {
@@ -186,14 +187,15 @@ impl Driver {
         }
     }
 
-    async fn bring_up(&mut self, purpose: Purpose) -> State {
+    /// `waits_for` is why the last try failed, of a proof that is tried again: it is reported until there is news.
+    async fn bring_up(&mut self, purpose: Purpose, waits_for: Option<&str>) -> State {
         if self.slot.retired().is_cancelled() {
             return State::Down;
         }
         let report = |state| {
             self.slot.enter_phase(Phase::Coming(state));
             self.slot.no_longer_wanted();
-            self.tell(state, None, None);
+            self.tell(state, waits_for, None);
         };
         let start = Start {
             created_ms: self.created_ms,

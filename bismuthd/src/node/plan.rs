@@ -146,7 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn where_containerd_does_not_say_what_it_has_nothing_is_swept_and_where_the_disk_does_not_nothing_is_begun() {
+    fn where_containerd_does_not_say_what_it_has_nothing_is_swept_and_where_the_disk_does_not_nothing_is_begun()
+     {
         let mut observed = Observed {
             driven: ids(&[1]),
             in_containerd: None,

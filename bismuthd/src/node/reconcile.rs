@@ -191,7 +191,8 @@ impl Reconciler {
         let on_disk = self.means.launcher.state().containers();
         Observed {
             driven: self.driven.keys().copied().collect(),
-            in_containerd: listed("the containers of containerd", in_containerd).map(|ids| ids.into_iter().collect()),
+            in_containerd: listed("the containers of containerd", in_containerd)
+                .map(|ids| ids.into_iter().collect()),
             on_disk: listed("the containers on disk", on_disk),
         }
     }
@@ -238,7 +239,9 @@ impl Reconciler {
                 self.means.launcher.release_ids(ids_key(id));
                 self.serve(id, wanted.clone(), Begin::Fresh);
             }
-            (None, None) => self.leave_alone(id, wanted, "its definition was replaced", &unreadable),
+            (None, None) => {
+                self.leave_alone(id, wanted, "its definition was replaced", &unreadable)
+            }
             (Some(pid), _) => {
                 self.keep_ids(id, pid);
                 self.leave_alone(id, wanted, "its program is left running", &unreadable);
@@ -253,9 +256,7 @@ impl Reconciler {
         let tasks = listed("the tasks of containerd", tasks)?;
         let id = id.to_string();
         let runs = |status| !matches!(status, TaskStatus::Stopped(_) | TaskStatus::Created);
-        let task = tasks
-            .iter()
-            .find(|task| task.id == id && runs(task.status));
+        let task = tasks.iter().find(|task| task.id == id && runs(task.status));
         Some(task.map(|task| task.pid))
     }
 
@@ -371,7 +372,10 @@ fn ids_key(id: ContainerId) -> FunctionId {
 /// What a list has, if it is to be had.
 fn listed<T>(of: &'static str, list: Result<T, impl std::error::Error + 'static>) -> Option<T> {
     list.map_err(|error| {
-        warn!(error = bismuth_daemon::exit::chain(&error), of, "cannot list");
+        warn!(
+            error = bismuth_daemon::exit::chain(&error),
+            of, "cannot list"
+        );
     })
     .ok()
 }

@@ -135,11 +135,17 @@ async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
 async fn a_container_with_an_unreadable_note_is_started_anew_once_its_program_has_ended() {
     let (id, mut world) = (ContainerId::new_random(), world());
     world.left_with_an_unreadable_note(id).await;
-    world.fakes.images.hold(fakes::definition().image.as_reference());
+    world
+        .fakes
+        .images
+        .hold(fakes::definition().image.as_reference());
     world.reconciler.reconcile(&assigned(id)).await;
     assert!(!world.is_served(id));
     world.fakes.containerd.exit(&id.to_string(), 1);
-    world.reconciler.reconcile(&assigned_and_superseded(id)).await;
+    world
+        .reconciler
+        .reconcile(&assigned_and_superseded(id))
+        .await;
     assert!(!world.is_served(id), "there is no definition to start");
     assert!(world.runs(id));
     world.reconciler.reconcile(&assigned(id)).await;
@@ -150,7 +156,10 @@ async fn a_container_with_an_unreadable_note_is_started_anew_once_its_program_ha
 async fn a_container_is_left_alone_while_containerd_does_not_say_whether_it_runs() {
     let (id, mut world) = (ContainerId::new_random(), world());
     world.left_with_an_unreadable_note(id).await;
-    for acts in [&[Act::ListTasks][..], &[Act::ListContainers, Act::ListTasks]] {
+    for acts in [
+        &[Act::ListTasks][..],
+        &[Act::ListContainers, Act::ListTasks],
+    ] {
         for act in acts {
             world.fakes.containerd.script(*act, Fault::Hang);
         }

@@ -110,7 +110,10 @@ async fn a_request_that_waits_for_a_cold_start_is_answered_by_the_revision_that_
     let id = cluster.create_function(&slow).await?;
     let old = cluster.function(&id).await?["backends"][0]["backend"]["container_id"].clone();
     eventually("the program is being started", SOON, async || {
-        let tasks = cluster.containerd().tasks(cluster.nodes()[0].namespace()).await;
+        let tasks = cluster
+            .containerd()
+            .tasks(cluster.nodes()[0].namespace())
+            .await;
         match tasks {
             Ok(tasks) if old.as_str().is_some_and(|id| tasks.contains_key(id)) => Ok(()),
             other => Err(format!("{other:?}")),
