@@ -138,10 +138,7 @@ impl LaunchError {
     /// is not (the image, the user, the program, a secret), nor is a program that does not answer.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Image(error) => {
-                error.is_retryable()
-                    || matches!(error, ImageError::DiskFull { .. } | ImageError::File { .. })
-            }
+            Self::Image(error) => error.is_transient(),
             Self::Secrets(error) => matches!(error, SecretsError::Unavailable { .. }),
             Self::Delivery(error) => matches!(error, DeliveryError::Io(_)),
             // The runtime's own words may be about the definition, such as a working directory that is not there.
@@ -251,12 +248,19 @@ mod tests {
             name: "nobody-here".into(),
             file: "/etc/passwd",
         };
+        let broken = ImageError::BrokenOff {
+            act: "get blob".into(),
+            reference: "image".into(),
+            registry: "registry".into(),
+            words: "end of file before message length reached".into(),
+        };
         let secrets_away = SecretsError::Unavailable {
             reason: "no answer".into(),
         };
         for (error, transient) in [
             (LaunchError::Image(fakes::registry_away()), true),
             (LaunchError::Image(fakes::image_unknown()), false),
+            (LaunchError::Image(broken), false),
             (LaunchError::User(user), false),
             (died, false),
             (LaunchError::Secrets(secrets_away), true),
