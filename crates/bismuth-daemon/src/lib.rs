@@ -17,6 +17,8 @@
 //! - [`cores`]: one thread and one runtime per core, for data paths.
 //! - [`limits`]: what the system lets a process have.
 //! - [`listen`]: listening sockets whose errors name the address.
+//! - [`AcceptLoop`]: accepts connections within bounds, and drains them at the shutdown.
+//! - [`serve_http`]: serves a hyper service on a connection.
 //! - [`exit`]: exit codes, and the one line that a failed start prints.
 //!
 //! # `main` is a table of contents
@@ -63,9 +65,11 @@
 //! }
 //! ```
 
+mod accept;
 pub mod admin;
 pub mod cores;
 pub mod exit;
+mod http;
 pub mod limits;
 pub mod listen;
 mod shutdown;
@@ -73,9 +77,11 @@ mod signals;
 mod tasks;
 pub mod telemetry;
 
+pub use accept::{AcceptLoop, Accepted, Backlog, CutOff, FinishSignal};
 pub use admin::{Admin, Condition};
 pub use bismuth_base::{Backoff, Delays};
 pub use cores::{CoreId, Cores, run_per_core};
+pub use http::{HttpOptions, serve_http};
 pub use shutdown::{Failure, Shutdown};
 pub use signals::{SignalsError, signals};
 pub use tasks::{Outcome, Policy, StillRunning, Tasks};

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 /// How many connections wait to be accepted. The kernel cuts it to `net.core.somaxconn`, which
 /// has been 4096 since Linux 5.4; a shorter queue drops connections in bursts.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
