@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use bismuth_daemon::{
-    AcceptLoop, Admin, Backlog, FinishSignal, HttpOptions, Shutdown, serve_http,
-};
+use bismuth_daemon::{AcceptLoop, Admin, Backlog, FinishSignal, HttpOptions, Shutdown, serve_http};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;

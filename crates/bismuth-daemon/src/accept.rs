@@ -31,8 +31,8 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Backoff, Delays};
 use crate::listen::BACKLOG;
+use crate::{Backoff, Delays};
 use limiter::{ConnectionLimiter, ConnectionPermit};
 
 /// Accepting fails for a while when descriptors run out; turning in a circle would not help.
@@ -308,13 +308,15 @@ impl Connection {
             }
             let_arrived_bytes_be_read().await;
         };
-        let readable = tokio::select! {
+        // Not `readable`: tokio takes a new connection to be so until it has been tried.
+        let mut first_byte = [0];
+        let has_come = tokio::select! {
             biased;
-            readable = self.stream.readable() => readable.is_ok(),
+            peeked = self.stream.peek(&mut first_byte) => peeked.is_ok_and(|bytes| bytes > 0),
             () = silent => false,
         };
         let peer = self.peer;
-        if readable {
+        if has_come {
             serve(self.stream, peer, finish).await;
         } else {
             tracing::debug!(%peer, "a connection was closed that had sent nothing");

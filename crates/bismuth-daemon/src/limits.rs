@@ -1,4 +1,4 @@
-//! What the system lets a process have.
+//! The limit of open descriptors (`RLIMIT_NOFILE`), and how many connections fit into it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;

@@ -1,4 +1,4 @@
-//! A listener for the admin endpoints alone.
+//! Serves the admin endpoints on a listener of their own.
 
 use std::{convert::Infallible, io, time::Duration};
 
