@@ -141,7 +141,7 @@ async fn a_drain_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
+async fn silent_clients_beyond_the_limit_make_room_for_one_that_asks() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| ok("room for you")).await;
     let config = Config {
@@ -150,7 +150,7 @@ async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
         ..Config::default()
     };
     let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
-    let mut crowd = Vec::new();
+    let mut silent = Vec::new();
     for n in 0..100 {
         let mut client = frontend.connect().await;
         if n % 2 == 0 {
@@ -160,10 +160,10 @@ async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
                 .await;
             in_time(client.message()).await.expect("an answer");
         }
-        crowd.push(client);
+        silent.push(client);
     }
     for _ in 0..10 {
         assert!(frontend.get(&invoke()).await.ends_with("room for you"));
     }
-    drop(crowd);
+    drop(silent);
 }

@@ -52,4 +52,13 @@ mod tests {
         allow_many_descriptors();
         assert_eq!(descriptors(), getrlimit(Resource::Nofile).maximum);
     }
+
+    #[test]
+    fn connections_are_as_many_as_asked_for_as_long_as_descriptors_suffice() {
+        assert_eq!(connections(Some(7), 2), 7);
+        if let Some(descriptors) = descriptors() {
+            let most = connections(Some(u32::MAX), 4) as u64;
+            assert!((1..descriptors).contains(&(4 * most)), "{most}");
+        }
+    }
 }

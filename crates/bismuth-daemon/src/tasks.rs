@@ -9,8 +9,8 @@
 //!               └─ drain(deadline) ─► named, aborted
 //! ```
 //!
-//! A task is for something that has a name: an accept loop, a watcher, a driver. Requests and
-//! connections are too many for it; their loop owns them in a `JoinSet` or a `TaskTracker`.
+//! A task is for something that has a name: an accept loop, a watcher, a driver. Connections and
+//! requests are too many for it; the accept loop owns them.
 
 use std::{
     collections::BTreeMap,

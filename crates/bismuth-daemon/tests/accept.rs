@@ -12,7 +12,8 @@ use hyper::{Request, Response};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::timeout;
 
 const BOUNDS: AcceptLoop = AcceptLoop {
     peers: "clients",
@@ -153,6 +154,21 @@ async fn a_request_that_arrived_before_the_shutdown_on_an_idle_connection_is_ans
 }
 
 #[tokio::test]
+async fn a_client_that_connected_right_before_the_shutdown_may_still_send_its_request() {
+    let served = Served::start(BOUNDS);
+    exchange(&mut served.connect().await).await;
+    let mut client = served.connect_now("");
+    served.shutdown.trigger();
+    for _ in 0..10 {
+        yield_now().await;
+    }
+    client.write_all(REQUEST.as_bytes()).expect("it is open");
+    assert_eq!(served.end().await, Ok(()));
+    let answer = all_of(client).expect("it is not reset");
+    assert!(answer.ends_with("answered"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_shared_socket_keeps_its_backlog_for_the_next_process() {
     let listener = std::net::TcpListener::bind(loopback()).expect("loopback");
     listener.set_nonblocking(true).expect("a socket");
@@ -176,7 +192,9 @@ async fn a_connection_that_never_sends_a_byte_is_closed() {
         ..BOUNDS
     });
     let mut silent = served.connect().await;
-    let read = silent.read(&mut [0]).await;
+    let mut byte = [0];
+    let read = timeout(Duration::from_secs(5), silent.read(&mut byte)).await;
+    let read = read.expect("sooner than a head that has begun would be");
     assert_eq!(read.expect("it is closed, not reset"), 0);
 }
 
