@@ -296,7 +296,8 @@ mod tests {
                 silent.push(TcpStream::connect(running.address).await.unwrap());
             }
             assert!(running.refusal().await.contains("unknown_path"));
-            let closed = silent[0].read(&mut [0]);
+            let mut byte = [0];
+            let closed = silent[0].read(&mut byte);
             let read = tokio::time::timeout(Duration::from_secs(5), closed).await;
             assert_eq!(read.expect("it made room").unwrap(), 0);
         });
