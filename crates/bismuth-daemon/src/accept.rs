@@ -230,26 +230,27 @@ impl Failures {
 
 /// What the kernel has established for us. Asked of the kernel itself: tokio accepts only once its driver has heard of a
 /// connection, and it may not have.
-fn accept_backlog(
-    listener: &TcpListener,
-    peers: &'static str,
-) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
-    let accept_now = move || -> io::Result<(TcpStream, SocketAddr)> {
+fn accept_backlog(listener: &TcpListener, peers: &str) -> Vec<(TcpStream, SocketAddr)> {
+    let accept_now = || -> io::Result<(TcpStream, SocketAddr)> {
         let (socket, peer) = SockRef::from(listener).accept()?;
         socket.set_nonblocking(true)?;
-        let peer = peer.as_socket();
-        let stream = TcpStream::from_std(socket.into())?;
-        Ok((stream, peer.ok_or(io::ErrorKind::Unsupported)?))
+        let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok((TcpStream::from_std(socket.into())?, peer))
     };
+    let (mut accepted, mut failed) = (Vec::new(), None);
     // The queue cannot have been longer; clients who keep coming do not keep the listener open.
-    (0..=BACKLOG).map_while(move |_| match accept_now() {
-        Ok(accepted) => Some(accepted),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-        Err(error) => {
-            tracing::warn!(%error, peers, "connections that were not accepted before the shutdown are reset");
-            None
+    for _ in 0..=BACKLOG {
+        match accept_now() {
+            Ok(connection) => accepted.push(connection),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // It may be the error of one connection only (accept(2)).
+            Err(error) => failed = Some(error),
         }
-    })
+    }
+    if let Some(error) = failed {
+        tracing::warn!(%error, peers, "cannot accept all connections before the shutdown");
+    }
+    accepted
 }
 
 /// A connection that was accepted and is not served yet.
