@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Starts are single-flight because this is one task. A start is never dropped half-way: when the
-//! slot is retired meanwhile the start is called off and awaited, so that what it made is undone.
+//! slot is retired meanwhile the start is cancelled and awaited, so that what it made is undone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ impl Driver {
             Begin::Fresh => {
                 if let Err(error) = self
                     .launcher
-                    .remember(&self.slot, self.created_ms, None)
+                    .save(&self.slot, self.created_ms, None)
                     .await
                 {
                     return self.fail(error, None);
@@ -181,11 +181,11 @@ impl Driver {
         let start = Start {
             created_ms: self.created_ms,
             deployment,
-            called_off: &self.retired,
+            cancelled: &self.retired,
         };
-        match self.launcher.up(&self.slot, start, &report).await {
+        match self.launcher.start(&self.slot, start, &report).await {
             Ok(running) => self.now_proven(running).await,
-            Err(LaunchError::CalledOff) => State::Down,
+            Err(LaunchError::Cancelled) => State::Down,
             Err(error) => self.fail(error, None),
         }
     }
@@ -193,7 +193,7 @@ impl Driver {
     async fn now_proven(&self, running: Running) -> State {
         // Requests first: what is remembered is for a process that comes after this one.
         let state = self.now_up(running);
-        if let Err(error) = self.launcher.remember_proven(self.slot.container_id).await {
+        if let Err(error) = self.launcher.save_proven(self.slot.container_id).await {
             warn!(
                 container = %self.slot.container_id, error = bismuth_daemon::exit::chain(&error),
                 "cannot remember that the container answers; after a restart it is waited for again"
@@ -214,11 +214,11 @@ impl Driver {
         // Requests must not wait for what follows: they are told at once that it is down.
         self.slot
             .enter_phase(Phase::Coming(ContainerState::Starting));
-        let reason = self.launcher.epitaph(id).await;
+        let reason = self.launcher.exit_reason(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
         let failed = self.fail(LaunchError::Ended(reason), Some(ran));
         drop(running);
-        self.launcher.down(id).await;
+        self.launcher.teardown(id).await;
         failed
     }
 
@@ -269,7 +269,7 @@ impl Driver {
                 .await;
         }
         let mut delays = TEARDOWN_AGAIN.delays();
-        while !(self.launcher.down(id).await && self.launcher.forget(id).await) {
+        while !(self.launcher.teardown(id).await && self.launcher.delete(id).await) {
             tokio::time::sleep(delays.next_delay()).await;
         }
         info!(container = %id, function = %self.slot.function_id, "removed");

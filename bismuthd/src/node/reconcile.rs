@@ -251,9 +251,9 @@ impl Reconciler {
 
     async fn sweep(&self, id: ContainerId) {
         info!(container = %id, "nobody assigned it, removing what an earlier process left");
-        if self.means.launcher.down(id).await {
+        if self.means.launcher.teardown(id).await {
             // Whatever failed is logged, and found again by the next round.
-            self.means.launcher.forget(id).await;
+            self.means.launcher.delete(id).await;
         }
     }
 
@@ -267,7 +267,7 @@ impl Reconciler {
             }
             Ok(None) | Err(_) => {
                 // Half of it is here and nothing tells what it is: start it properly.
-                self.means.launcher.down(id).await;
+                self.means.launcher.teardown(id).await;
                 self.serve(id, wanted.clone(), Begin::Fresh);
             }
         }
@@ -275,7 +275,7 @@ impl Reconciler {
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
         if let Begin::Remembered(saved) = &begin {
-            self.means.launcher.remember_services(id, saved);
+            self.means.launcher.recover_services(id, saved);
         }
         let slot = Arc::new(Slot::new(
             id,

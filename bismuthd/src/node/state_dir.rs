@@ -1,4 +1,4 @@
-//! What a node remembers, so that a new process goes on where the old one stopped.
+//! The node's state directory: what a new process needs to go on where the old one stopped.
 //!
 //! ```text
 //!  {state}/lock                     held while a bismuthd lives; its process id inside
@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What went wrong with the node's memory.
+/// What went wrong with the state directory.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// Another process holds the lock.
@@ -60,7 +60,7 @@ pub enum StateError {
 
 type Result<T> = std::result::Result<T, StateError>;
 
-/// A container as it is remembered on disk.
+/// A container as it is saved on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedSlot {
     /// Whose slot it is.
@@ -207,7 +207,7 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Remembers a container.
+    /// Saves a container.
     pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
         let dir = self.container_dir(id);
         std::fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
@@ -216,18 +216,18 @@ impl StateDir {
         write_json(&dir.join("slot.json"), slot)
     }
 
-    /// What is remembered of a container; `None` if nothing is.
+    /// What is saved of a container; `None` if nothing is.
     pub fn load_slot(&self, id: ContainerId) -> Result<Option<SavedSlot>> {
         read_json(&self.container_dir(id).join("slot.json"))
     }
 
     /// Removes a container's directory. What is mounted in it must be unmounted before.
-    pub fn forget_slot(&self, id: ContainerId) -> Result<()> {
+    pub fn delete_slot(&self, id: ContainerId) -> Result<()> {
         remove_tree(&self.container_dir(id))
     }
 
     /// Removes a container's log.
-    pub fn forget_log(&self, id: ContainerId) -> Result<()> {
+    pub fn delete_log(&self, id: ContainerId) -> Result<()> {
         remove_tree(&self.log_dir(id))
     }
 }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_remembers_of_a_container_is_understood() {
+    fn what_an_earlier_version_saved_of_a_container_is_understood() {
         let saved = r#"{"pid":1,"started_ticks":2,"boot_id":"b","started_ms":3,"image_digest":"d",
             "user":[1000,1000],"groups":[],"program":{"argv":["a"],"env":[],"cwd":"/"}}"#;
         let run: SavedRun = serde_json::from_str(saved).unwrap();

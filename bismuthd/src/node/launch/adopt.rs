@@ -10,9 +10,9 @@ use bismuth_sandbox::process::{Process, Watched};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::up::Wait;
+use super::start::Wait;
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, ground};
+use super::{LaunchError, Launcher, Running, blocking, sandbox};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedSlot;
@@ -27,17 +27,17 @@ impl Launcher {
         &self,
         slot: &Slot,
         saved: &SavedSlot,
-        called_off: &CancellationToken,
+        cancelled: &CancellationToken,
     ) -> Option<Running> {
-        match self.try_adopt(slot, saved, called_off).await {
+        match self.try_adopt(slot, saved, cancelled).await {
             Ok(Some(running)) => Some(running),
             Ok(None) => {
-                self.down(slot.container_id).await;
+                self.teardown(slot.container_id).await;
                 None
             }
             Err(error) => {
                 warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot go on with a container, it is started anew");
-                self.down(slot.container_id).await;
+                self.teardown(slot.container_id).await;
                 None
             }
         }
@@ -47,7 +47,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         saved: &SavedSlot,
-        called_off: &CancellationToken,
+        cancelled: &CancellationToken,
     ) -> Result<Option<Running>, LaunchError> {
         let Some(run) = &saved.run else {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Launcher {
             groups: run.groups.clone(),
             home: String::new(),
         };
-        let owner = ground::host_owner(range, &user);
+        let owner = sandbox::host_owner(range, &user);
         let limits = self.config.log_limits;
         let (namespaces, pump) = blocking(move || {
             let namespaces = Namespaces::open(&dir).map_err(LaunchError::Namespaces)?;
@@ -96,7 +96,7 @@ impl Launcher {
             let wait = Wait {
                 bound: left,
                 delivery: None,
-                called_off,
+                cancelled,
             };
             let ready = self.wait_until_ready(slot, namespaces, process, wait);
             let (namespaces, process, _connection) = ready.await?;

@@ -28,8 +28,8 @@ pub enum AgentNotReady {
     #[error("bismuth-init does not listen after {} ms", .0.as_millis())]
     Late(Duration),
     /// It is no longer wanted.
-    #[error("the start was called off")]
-    CalledOff,
+    #[error("the start was cancelled")]
+    Cancelled,
     /// Watching its process failed.
     #[error("watch bismuth-init")]
     Watch(#[source] bismuth_sandbox::process::Error),
@@ -48,14 +48,14 @@ pub(super) fn wait(
     run_dir: &Path,
     process: &Process,
     bound: Duration,
-    called_off: &CancellationToken,
+    cancelled: &CancellationToken,
 ) -> Result<(), AgentNotReady> {
     let started = Instant::now();
     let mut delay = FIRST_WAIT;
     let socket = super::agent_socket(run_dir);
     while UnixStream::connect(&socket).is_err() {
-        if called_off.is_cancelled() {
-            return Err(AgentNotReady::CalledOff);
+        if cancelled.is_cancelled() {
+            return Err(AgentNotReady::Cancelled);
         }
         if started.elapsed() >= bound {
             return Err(AgentNotReady::Late(started.elapsed()));

@@ -1,4 +1,4 @@
-//! A container in the words of the OCI runtime spec. Pure.
+//! Builds the OCI runtime spec of a container. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use bismuth_containerd::spec::{
 use bismuth_sandbox::cgroup;
 use bismuth_sandbox::ids::IdRange;
 
-use super::ground::Ground;
+use super::sandbox::Sandbox;
 use crate::node::program::Program;
 use crate::node::slot::Slot;
 
@@ -26,7 +26,7 @@ fn run_inside() -> &'static Path {
 pub(super) fn spec_input(
     slot: &Slot,
     range: IdRange,
-    ground: &Ground,
+    sandbox: &Sandbox,
     program: &Program,
     limit_swap: bool,
     nofile: u64,
@@ -44,15 +44,15 @@ pub(super) fn spec_input(
         args: program.argv.clone(),
         env: program.env.clone(),
         cwd: PathBuf::from(&program.cwd),
-        uid: ground.user.uid,
-        gid: ground.user.gid,
-        additional_gids: ground.user.groups.clone(),
+        uid: sandbox.user.uid,
+        gid: sandbox.user.gid,
+        additional_gids: sandbox.user.groups.clone(),
         capabilities: Vec::new(),
-        root_path: ground.root.clone(),
+        root_path: sandbox.root.clone(),
         uid_map: whole_range.clone(),
         gid_map: whole_range,
-        userns_path: ground.namespaces.user_path().to_owned(),
-        netns_path: ground.namespaces.net_path().to_owned(),
+        userns_path: sandbox.namespaces.user_path().to_owned(),
+        netns_path: sandbox.namespaces.net_path().to_owned(),
         cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
@@ -62,20 +62,20 @@ pub(super) fn spec_input(
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
         mounts: Vec::new(),
-        memory_dirs: secrets_dir(slot, ground),
+        memory_dirs: secrets_dir(slot, sandbox),
         seccomp: None,
         annotations: std::collections::BTreeMap::new(),
     }
 }
 
 /// Room for the files that the definition asks for, if it does.
-fn secrets_dir(slot: &Slot, ground: &Ground) -> Vec<MemoryDir> {
+fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
     let dir = || MemoryDir {
         destination: PathBuf::from(bismuth_init::SECRETS_DIR),
         bytes: SECRETS_BYTES,
-        uid: ground.user.uid,
-        gid: ground.user.gid,
+        uid: sandbox.user.uid,
+        gid: sandbox.user.gid,
     };
     asked.then(dir).into_iter().collect()
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::agent_ready::AgentNotReady;
-use super::deliver::DeliveryError;
+use super::inject::InjectError;
 use super::ready::NotReady;
 use super::user::UserError;
 use crate::logs::pump::PumpError;
@@ -39,7 +39,7 @@ pub enum LaunchError {
     Secrets(#[from] SecretsError),
     /// They did not reach it.
     #[error(transparent)]
-    Delivery(DeliveryError),
+    Inject(InjectError),
     /// Its root filesystem.
     #[error("mount the root filesystem")]
     Rootfs(#[source] bismuth_sandbox::rootfs::Error),
@@ -56,12 +56,12 @@ pub enum LaunchError {
     #[error("start the container")]
     Containerd(#[source] bismuth_containerd::Error),
     /// The program is not in the image, or cannot be executed.
-    #[error("the program {program:?} cannot be run: {words}")]
+    #[error("the program {program:?} cannot be run: {message}")]
     Program {
         /// What the definition names.
         program: String,
         /// What the OCI runtime says.
-        words: String,
+        message: String,
     },
     /// Watching the process.
     #[error("watch the process")]
@@ -101,12 +101,12 @@ pub enum LaunchError {
     /// bismuth-init does not answer.
     #[error("reach bismuth-init in the container")]
     Agent(#[source] AgentNotReady),
-    /// The node's memory.
-    #[error("remember the container")]
+    /// The node's state directory.
+    #[error("save the container")]
     State(#[from] StateError),
     /// The slot was taken away while it was being started.
-    #[error("the start was called off")]
-    CalledOff,
+    #[error("the start was cancelled")]
+    Cancelled,
     /// A thread of ours panicked; logged there.
     #[error("an internal step of the start failed")]
     Internal,
@@ -128,7 +128,7 @@ impl LaunchError {
                 (StatusCode::SERVICE_UNAVAILABLE, "secrets_unavailable")
             }
             Self::Secrets(_) => (StatusCode::BAD_GATEWAY, "secret_unusable"),
-            Self::CalledOff => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
+            Self::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "node_failure"),
         }
     }
@@ -144,24 +144,24 @@ impl LaunchError {
         }
     }
 
-    /// Tells a program that cannot be run from a delivery that failed.
-    pub(super) fn from_delivery(error: DeliveryError, program: &str) -> Self {
+    /// Tells a program that cannot be run from secrets that could not be injected.
+    pub(super) fn from_inject(error: InjectError, program: &str) -> Self {
         if error.is_about_the_program() {
             return Self::Program {
                 program: program.to_owned(),
-                words: error.to_string(),
+                message: error.to_string(),
             };
         }
-        Self::Delivery(error)
+        Self::Inject(error)
     }
 
-    /// Tells a program that cannot be run from a runtime that does not work, by the runtime's words.
+    /// Tells a program that cannot be run from a runtime that does not work, by the runtime's message.
     ///
     /// runc and crun report it only as text, which ends up in the RPC's message. runc 1.1: `exec: "/x": stat /x: no such
     /// file or directory`, `exec /x: exec format error`. crun 1.8: ``executable file `/x` not found``, `open executable:
     /// Permission denied`, ``exec container process `/x`: Exec format error``.
     pub(super) fn from_start(error: bismuth_containerd::Error, program: &str) -> Self {
-        let words = bismuth_daemon::exit::chain(&error);
+        let message = bismuth_daemon::exit::chain(&error);
         let about_program = [
             &format!("exec: \"{program}\""),
             &format!("exec {program}:"),
@@ -169,11 +169,11 @@ impl LaunchError {
             "open executable",
             "exec container process",
         ];
-        let about_program = about_program.iter().any(|part| words.contains(part));
+        let about_program = about_program.iter().any(|part| message.contains(part));
         if about_program {
             return Self::Program {
                 program: program.to_owned(),
-                words,
+                message,
             };
         }
         Self::Containerd(error)

@@ -1,25 +1,25 @@
-//! Bringing a container up, taking it down, and going on with one that runs.
+//! Starts containers, tears them down, and adopts those that run.
 //!
 //! ```text
-//!  up:    image ─► ids ─► namespaces ─► door to services ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
-//!  down:  task ◄───────────────────────────────────────────────────────────────────────────────────────────────┘
-//!           └─► door ─► log ─► root filesystem ─► namespaces ─► cgroup          (each repeatable, all tried)
-//!  adopt: remembered process alive? namespaces pinned? root mounted? ─► log ─► answers
+//!  start:    image ─► ids ─► namespaces ─► service socket ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
+//!  teardown: task ◄──────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!              └─► service socket ─► log ─► root filesystem ─► namespaces ─► cgroup       (each repeatable, all tried)
+//!  adopt:    saved process alive? namespaces pinned? root mounted? ─► log ─► answers
 //! ```
 //!
-//! `up` that fails half-way undoes what it did by `down`, which is written so that it can be run on
+//! A start that fails half-way undoes what it did by `teardown`, which is written so that it can be run on
 //! anything: a container that never was, one that is half made, one that a crashed process left.
 
 mod adopt;
 mod agent_ready;
-mod deliver;
+mod inject;
 mod describe;
-mod down;
+mod teardown;
 mod error;
-mod ground;
+mod sandbox;
 mod ready;
 mod runtime;
-mod up;
+mod start;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ pub struct Start<'a> {
     /// Whether this proves a new revision: then a tag is asked for anew.
     pub deployment: bool,
     /// Ends the start early.
-    pub called_off: &'a CancellationToken,
+    pub cancelled: &'a CancellationToken,
 }
 
 /// Everything that starting and stopping needs. One per node.
@@ -121,7 +121,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Launcher {
-    /// A launcher that reserves the id ranges which remembered containers already use.
+    /// A launcher that reserves the id ranges which saved containers already use.
     pub fn new(
         config: LaunchConfig,
         tasks: Arc<dyn Tasks>,
@@ -155,14 +155,14 @@ impl Launcher {
         Ok(self.runtime.binary_for(server.pid))
     }
 
-    /// The node's memory.
+    /// The node's state directory.
     pub fn state(&self) -> &Arc<StateDir> {
         &self.state
     }
 
-    /// Says that a container which an earlier process started has a door to its services. Do so for each before svcprovider
+    /// Says that a container which an earlier process started has a service socket. Do so for each before svcprovider
     /// is spoken to: it lets go of what nobody names.
-    pub fn remember_services(&self, id: ContainerId, saved: &SavedSlot) {
+    pub fn recover_services(&self, id: ContainerId, saved: &SavedSlot) {
         let Some(run) = &saved.run else {
             return;
         };
@@ -177,7 +177,7 @@ impl Launcher {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves the range that a remembered container uses. A conflict is the memory's fault: the
+    /// Reserves the range that a saved container uses. A conflict is the fault of what was saved: the
     /// container keeps running as it is, and its function gets another range at its next start.
     pub fn reserve_ids(&self, saved: &SavedSlot) {
         let range = IdRange {
@@ -194,8 +194,8 @@ impl Launcher {
         self.ids().release(&function);
     }
 
-    /// Remembers a slot that is not running.
-    pub async fn remember(
+    /// Saves a slot, and its process if it was started.
+    pub async fn save(
         &self,
         slot: &Slot,
         created_ms: u64,
@@ -217,8 +217,8 @@ impl Launcher {
         blocking(move || Ok(state.save_slot(id, &saved)?)).await
     }
 
-    /// Remembers that a started container has answered.
-    pub async fn remember_proven(&self, id: ContainerId) -> Result<(), LaunchError> {
+    /// Saves that a started container has answered.
+    pub async fn save_proven(&self, id: ContainerId) -> Result<(), LaunchError> {
         let state = Arc::clone(&self.state);
         blocking(move || {
             if let Some(mut saved) = state.load_slot(id)?
@@ -247,7 +247,7 @@ impl Launcher {
                     &self
                         .state
                         .container_dir(slot.container_id)
-                        .join(ground::RUN),
+                        .join(sandbox::RUN),
                 ),
                 program,
                 user: (user.uid, user.gid),

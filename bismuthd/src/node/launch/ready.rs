@@ -63,8 +63,8 @@ pub enum NotReady {
         last: String,
     },
     /// It is no longer wanted.
-    #[error("the start was called off")]
-    CalledOff,
+    #[error("the start was cancelled")]
+    Cancelled,
     /// A system call failed.
     #[error("reach into the container")]
     System(#[source] io::Error),
@@ -92,7 +92,7 @@ pub struct Wait<'a> {
     /// How long it may take.
     pub bound: Duration,
     /// Ends the waiting early.
-    pub called_off: &'a CancellationToken,
+    pub cancelled: &'a CancellationToken,
 }
 
 /// Blocks until the server answers. Returns the connection that was accepted; after a readiness
@@ -113,8 +113,8 @@ pub fn wait(wait: &Wait<'_>) -> Result<TcpStream, NotReady> {
                 Some(Err(last)) => unhealthy = Some(last),
             }
         }
-        if wait.called_off.is_cancelled() {
-            return Err(NotReady::CalledOff);
+        if wait.cancelled.is_cancelled() {
+            return Err(NotReady::Cancelled);
         }
         if started.elapsed() >= wait.bound {
             return Err(too_late(wait, started.elapsed(), unhealthy));

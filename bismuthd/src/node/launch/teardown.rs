@@ -1,4 +1,4 @@
-//! Taking a container down, and saying how it ended.
+//! Tears a container down, and says how it ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bismuth_sandbox::process;
 use rustix::process::Signal;
 use tracing::{info, warn};
 
-use super::{EXIT_BOUND, Launcher, Running, ground};
+use super::{EXIT_BOUND, Launcher, Running, sandbox};
 
 impl Launcher {
     /// How a container whose process has ended did so, if its shim can say it in time.
@@ -32,9 +32,9 @@ impl Launcher {
     }
 
     /// Why a container that answered has ended, for its deployer.
-    pub async fn epitaph(&self, id: ContainerId) -> String {
+    pub async fn exit_reason(&self, id: ContainerId) -> String {
         let exit = self.exit(id).await;
-        let out_of_memory = ground::killed_for_memory(id);
+        let out_of_memory = sandbox::killed_for_memory(id);
         self.logs.stop(id).await;
         let tail = self.logs.tail(&self.state.log_dir(id)).await;
         let how = exit.map_or_else(
@@ -66,9 +66,9 @@ impl Launcher {
         }
     }
 
-    /// Takes down whatever there is of a container, except its log and what is remembered of it.
+    /// Takes down whatever there is of a container, except its log and what is saved of it.
     /// Tries everything; returns whether nothing is left.
-    pub async fn down(&self, id: ContainerId) -> bool {
+    pub async fn teardown(&self, id: ContainerId) -> bool {
         let mut clean = true;
         if let Err(error) = self.tasks.teardown(&id.to_string()).await {
             warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot take down the task");
@@ -78,18 +78,18 @@ impl Launcher {
         self.services.close(id);
         self.logs.stop(id).await;
         let dir = self.state.container_dir(id);
-        let ground = tokio::task::spawn_blocking(move || ground::remove(&dir, id)).await;
-        clean && ground.unwrap_or(false)
+        let sandbox = tokio::task::spawn_blocking(move || sandbox::remove(&dir, id)).await;
+        clean && sandbox.unwrap_or(false)
     }
 
-    /// Removes what is remembered of a container. Call it after [`Launcher::down`] came out clean.
-    pub async fn forget(&self, id: ContainerId) -> bool {
+    /// Removes what is saved of a container. Call it after [`Launcher::teardown`] came out clean.
+    pub async fn delete(&self, id: ContainerId) -> bool {
         let state = Arc::clone(&self.state);
-        let forgotten = tokio::task::spawn_blocking(move || state.forget_slot(id)).await;
-        match forgotten {
+        let deleted = tokio::task::spawn_blocking(move || state.delete_slot(id)).await;
+        match deleted {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
-                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot forget a container");
+                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot delete the state of a container");
                 false
             }
             Err(_panicked) => false,

@@ -1,4 +1,4 @@
-//! Giving a started container its secrets, by way of bismuth-init.
+//! Injects the secrets of a started container, through bismuth-init.
 //!
 //! ```text
 //!   exec:    init listens ─► files and variables ─► Delivered
@@ -28,7 +28,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// Why secrets did not arrive.
 #[derive(Debug, Error)]
-pub enum DeliveryError {
+pub enum InjectError {
     /// bismuth-init could not be reached, or does not answer.
     #[error("give bismuth-init the secrets")]
     Io(#[from] io::Error),
@@ -48,7 +48,7 @@ pub enum DeliveryError {
     },
 }
 
-impl DeliveryError {
+impl InjectError {
     /// Whether the program itself cannot be run.
     pub(super) fn is_about_the_program(&self) -> bool {
         let program = |kind: &FailureKind| {
@@ -112,7 +112,7 @@ fn server(
 }
 
 /// Blocks until bismuth-init has taken the delivery, and become the program if there is one in it.
-pub(super) fn deliver(run_dir: &Path, delivery: &Delivery) -> Result<(), DeliveryError> {
+pub(super) fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
     let mut stream = UnixStream::connect(super::agent_socket(run_dir))?;
     stream.set_read_timeout(Some(BOUND))?;
     stream.set_write_timeout(Some(BOUND))?;
@@ -124,7 +124,7 @@ pub(super) fn deliver(run_dir: &Path, delivery: &Delivery) -> Result<(), Deliver
     decoder.push(&said);
     while let Some(reply) = decoder.next_reply()? {
         if let Reply::SpawnFailed { kind, what, .. } = reply {
-            return Err(DeliveryError::Refused { kind, what });
+            return Err(InjectError::Refused { kind, what });
         }
     }
     Ok(sent?)

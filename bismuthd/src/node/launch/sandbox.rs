@@ -1,4 +1,4 @@
-//! The ground a container stands on: namespaces, root filesystem, user, log. Made before its task
+//! The sandbox of a container: namespaces, root filesystem, user, log, service socket. Made before its task
 //! and removed after it. Everything here blocks.
 
 use std::io;
@@ -26,9 +26,9 @@ pub(super) const RUN: &str = "run";
 /// How long the kernel may take to let go of an empty cgroup.
 const CGROUP_BOUND: Duration = Duration::from_secs(2);
 
-/// What the ground shall be like.
+/// What a sandbox is made of.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct SandboxSpec {
     pub dir: PathBuf,
     pub log_dir: PathBuf,
     pub log_limits: Limits,
@@ -42,49 +42,49 @@ pub(super) struct Wish {
     pub init: bool,
 }
 
-/// What the task will stand on.
-pub(super) struct Ground {
+/// What the task runs in.
+pub(super) struct Sandbox {
     pub namespaces: Namespaces,
     pub root: PathBuf,
     pub user: User,
     /// Taken by whoever runs it.
     pub pump: Option<Pump>,
     /// The socket of its services, taken by whoever has it served.
-    pub door: Option<OwnedFd>,
+    pub service_socket: Option<OwnedFd>,
 }
 
-/// Makes the ground. What an earlier attempt left in the directory is removed first.
-pub(super) fn make(wish: &Wish) -> Result<Ground, LaunchError> {
-    std::fs::create_dir_all(&wish.dir).map_err(failed("make directory", &wish.dir))?;
-    let namespaces = Namespaces::create(&wish.dir, wish.ids).map_err(LaunchError::Namespaces)?;
+/// Makes the sandbox. What an earlier attempt left in the directory is removed first.
+pub(super) fn make(spec: &SandboxSpec) -> Result<Sandbox, LaunchError> {
+    std::fs::create_dir_all(&spec.dir).map_err(failed("make directory", &spec.dir))?;
+    let namespaces = Namespaces::create(&spec.dir, spec.ids).map_err(LaunchError::Namespaces)?;
     // Before the program runs, so that its first connection finds it.
-    let door = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
+    let service_socket = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
     let root = rootfs::mount(&RootfsSpec {
-        lower_dirs: wish.layers.clone(),
-        dir: wish.dir.clone(),
+        lower_dirs: spec.layers.clone(),
+        dir: spec.dir.clone(),
         user_ns: namespaces.user_fd(),
-        ids: wish.ids,
-        disk_bytes: wish.disk_bytes,
+        ids: spec.ids,
+        disk_bytes: spec.disk_bytes,
     })
     .map_err(LaunchError::Rootfs)?;
-    let user = user::resolve(&root, wish.user.as_deref())?;
-    let owner = host_owner(wish.ids, &user);
-    if wish.init {
-        let run = wish.dir.join(RUN);
+    let user = user::resolve(&root, spec.user.as_deref())?;
+    let owner = host_owner(spec.ids, &user);
+    if spec.init {
+        let run = spec.dir.join(RUN);
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }
-    let pump = pump::open(&wish.dir, owner, &wish.log_dir, wish.log_limits)?;
-    Ok(Ground {
+    let pump = pump::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
+    Ok(Sandbox {
         namespaces,
         root,
         user,
         pump: Some(pump),
-        door: Some(door),
+        service_socket: Some(service_socket),
     })
 }
 
-/// Removes the ground of a container whose task is gone; tries everything and logs every error.
-/// Returns whether nothing is left. What is remembered of the container stays.
+/// Removes the sandbox of a container whose task is gone; tries everything and logs every error.
+/// Returns whether nothing is left. What is saved of the container stays.
 pub(super) fn remove(dir: &Path, id: ContainerId) -> bool {
     let mut errors = Vec::new();
     let mut note = |result: Result<(), String>| errors.extend(result.err());

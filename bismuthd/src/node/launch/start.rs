@@ -1,4 +1,4 @@
-//! Bringing a container up.
+//! Starts a container.
 
 use std::collections::HashMap;
 use std::net::TcpStream;
@@ -17,9 +17,9 @@ use bismuth_sandbox::process::{Process, Watched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{DeliveryError, deliver, delivery};
+use super::inject::{InjectError, delivery, inject};
 use super::error::LaunchError;
-use super::ground::{self, Ground};
+use super::sandbox::{self, Sandbox};
 use super::ready::{self, NotReady};
 use super::{Launcher, OWNER_LABEL, Running, Start, agent_ready, blocking, describe};
 use crate::logs::cri::Stream;
@@ -32,7 +32,7 @@ use crate::services::Token;
 enum Unready {
     Server(NotReady),
     Agent(agent_ready::AgentNotReady),
-    Delivery(DeliveryError),
+    Inject(InjectError),
 }
 
 /// What stands between a started process and one that answers.
@@ -42,7 +42,7 @@ pub(super) struct Wait<'a> {
     /// What bismuth-init is given first.
     pub delivery: Option<Delivery>,
     /// Ends the waiting early.
-    pub called_off: &'a CancellationToken,
+    pub cancelled: &'a CancellationToken,
 }
 
 /// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
@@ -53,22 +53,22 @@ fn init_comes_first(definition: &FunctionDefinition) -> bool {
 impl Launcher {
     /// Starts the container and waits until it answers. `report` hears of each state on the way.
     /// On failure everything is undone again. Never drop the future: what is half made would stay.
-    pub async fn up(
+    pub async fn start(
         &self,
         slot: &Slot,
         start: Start<'_>,
         report: &(dyn Fn(ContainerState) + Send + Sync),
     ) -> Result<Running, LaunchError> {
-        match self.try_up(slot, start, report).await {
+        match self.try_start(slot, start, report).await {
             Ok(running) => Ok(running),
             Err(error) => {
-                self.down(slot.container_id).await;
+                self.teardown(slot.container_id).await;
                 Err(error)
             }
         }
     }
 
-    async fn try_up(
+    async fn try_start(
         &self,
         slot: &Slot,
         start: Start<'_>,
@@ -86,27 +86,27 @@ impl Launcher {
             .allocate(slot.function_id)
             .map_err(LaunchError::Ids)?;
         let token = Token::random().map_err(LaunchError::Token)?;
-        let mut ground = self.prepare(slot, &image, range).await?;
-        let door = ground.door.take().ok_or(LaunchError::Internal)?;
+        let mut sandbox = self.prepare(slot, &image, range).await?;
+        let service_socket = sandbox.service_socket.take().ok_or(LaunchError::Internal)?;
         let (id, function) = (slot.container_id, slot.function_id);
         let attachment = super::attachment(id, function, &slot.definition, &token);
-        self.services.open(attachment, door);
+        self.services.open(attachment, service_socket);
         let program = program(
             &slot.definition,
             ImageDefaults {
                 env: &image.config.env,
                 working_dir: Some(image.config.working_dir.as_str()),
-                home: &ground.user.home,
+                home: &sandbox.user.home,
             },
             function,
             id,
             &token,
         );
-        let pump = ground.pump.take().ok_or(LaunchError::Internal)?;
+        let pump = sandbox.pump.take().ok_or(LaunchError::Internal)?;
         let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
         self.logs.spawn(slot.container_id, pump);
         let process = self
-            .start_task(slot, &image, range, &ground, &program)
+            .start_task(slot, &image, range, &sandbox, &program)
             .await?;
         drop(turn);
         let started_ms = now_ms();
@@ -117,31 +117,31 @@ impl Launcher {
             boot_id: process.identity().boot_id.clone(),
             started_ms,
             image_digest: image.digest.to_string(),
-            user: (ground.user.uid, ground.user.gid),
-            groups: ground.user.groups.clone(),
+            user: (sandbox.user.uid, sandbox.user.gid),
+            groups: sandbox.user.groups.clone(),
             program: program.clone(),
             init_has_variables: true,
         };
-        let delivery = delivery(&slot.definition, &program, &ground.user, secrets);
-        let delivery = delivery.map_err(|error| LaunchError::Delivery(error.into()))?;
-        let remembered = self.remember(slot, start.created_ms, Some(saved));
+        let delivery = delivery(&slot.definition, &program, &sandbox.user, secrets);
+        let delivery = delivery.map_err(|error| LaunchError::Inject(error.into()))?;
+        let saved = self.save(slot, start.created_ms, Some(saved));
         let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
         let ready = self.wait_until_ready(
             slot,
-            ground.namespaces,
+            sandbox.namespaces,
             process,
             Wait {
                 bound,
                 delivery,
-                called_off: start.called_off,
+                cancelled: start.cancelled,
             },
         );
-        let (remembered, ready) = tokio::join!(remembered, ready);
+        let (saved, ready) = tokio::join!(saved, ready);
         let (namespaces, process, connection) = ready?;
-        remembered?;
+        saved?;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
-        let target = self.target(slot, program, &ground.user, stderr, None);
+        let target = self.target(slot, program, &sandbox.user, stderr, None);
         Ok(Running {
             live: Arc::new(Live::new(
                 namespaces,
@@ -171,7 +171,7 @@ impl Launcher {
         tokio::select! {
             image = ensure => image.map_err(LaunchError::Image),
             // A pull that nobody waits for is given up; what it got so far is kept for the next.
-            () = start.called_off.cancelled() => Err(LaunchError::CalledOff),
+            () = start.cancelled.cancelled() => Err(LaunchError::Cancelled),
         }
     }
 
@@ -181,8 +181,8 @@ impl Launcher {
         slot: &Slot,
         image: &PreparedImage,
         range: IdRange,
-    ) -> Result<Ground, LaunchError> {
-        let wish = ground::Wish {
+    ) -> Result<Sandbox, LaunchError> {
+        let spec = sandbox::SandboxSpec {
             dir: self.state.container_dir(slot.container_id),
             log_dir: self.state.log_dir(slot.container_id),
             log_limits: self.config.log_limits,
@@ -196,7 +196,7 @@ impl Launcher {
             ids: range,
             init: init_comes_first(&slot.definition),
         };
-        blocking(move || ground::make(&wish)).await
+        blocking(move || sandbox::make(&spec)).await
     }
 
     async fn start_task(
@@ -204,7 +204,7 @@ impl Launcher {
         slot: &Slot,
         image: &PreparedImage,
         range: IdRange,
-        ground: &Ground,
+        sandbox: &Sandbox,
         program: &Program,
     ) -> Result<Process, LaunchError> {
         let id = slot.container_id.to_string();
@@ -217,13 +217,13 @@ impl Launcher {
         let mut input = describe::spec_input(
             slot,
             range,
-            ground,
+            sandbox,
             program,
             self.config.limit_swap,
             server.nofile,
         );
         if init_comes_first(&slot.definition) {
-            describe::put_init_in_front(&mut input, &self.config.init, &dir.join(ground::RUN));
+            describe::put_init_in_front(&mut input, &self.config.init, &dir.join(sandbox::RUN));
         }
         let container = NewContainer {
             id: id.clone(),
@@ -261,37 +261,37 @@ impl Launcher {
         let Wait {
             bound,
             delivery,
-            called_off,
+            cancelled,
         } = wait;
-        let called_off = called_off.clone();
+        let cancelled = cancelled.clone();
         let run_dir = self
             .state
             .container_dir(slot.container_id)
-            .join(ground::RUN);
+            .join(sandbox::RUN);
         let waited = tokio::task::spawn_blocking(move || {
             let agent = || {
-                agent_ready::wait(&run_dir, &process, bound, &called_off).map_err(Unready::Agent)
+                agent_ready::wait(&run_dir, &process, bound, &cancelled).map_err(Unready::Agent)
             };
-            let deliver = || match &delivery {
+            let inject_secrets = || match &delivery {
                 None => Ok(()),
                 Some(delivery) => {
-                    agent().and_then(|()| deliver(&run_dir, delivery).map_err(Unready::Delivery))
+                    agent().and_then(|()| inject(&run_dir, delivery).map_err(Unready::Inject))
                 }
             };
             let ready = match &definition.invoke_mode {
-                InvokeMode::Server(_, port) => deliver().and_then(|()| {
+                InvokeMode::Server(_, port) => inject_secrets().and_then(|()| {
                     ready::wait(&ready::Wait {
                         net: namespaces.net_fd(),
                         process: &process,
                         port: *port,
                         path: definition.readiness.as_ref().map(|r| r.path.as_str()),
                         bound,
-                        called_off: &called_off,
+                        cancelled: &cancelled,
                     })
                     .map(Some)
                     .map_err(Unready::Server)
                 }),
-                InvokeMode::Executable(_) if delivery.is_some() => deliver().map(|()| None),
+                InvokeMode::Executable(_) if delivery.is_some() => inject_secrets().map(|()| None),
                 InvokeMode::Executable(_) => agent().map(|()| None),
             };
             (namespaces, process, ready)
@@ -311,15 +311,15 @@ impl Launcher {
         let id = slot.container_id;
         if matches!(
             unready,
-            Unready::Server(NotReady::CalledOff)
-                | Unready::Agent(agent_ready::AgentNotReady::CalledOff)
+            Unready::Server(NotReady::Cancelled)
+                | Unready::Agent(agent_ready::AgentNotReady::Cancelled)
         ) {
-            return LaunchError::CalledOff;
+            return LaunchError::Cancelled;
         }
-        if let Unready::Delivery(error) = unready {
+        if let Unready::Inject(error) = unready {
             let command = slot.definition.invoke_mode.command();
             let program = command.first().map_or("", String::as_str);
-            return LaunchError::from_delivery(error, program);
+            return LaunchError::from_inject(error, program);
         }
         let ended = process.has_ended().unwrap_or(false);
         let exit = if ended { self.exit(id).await } else { None };
@@ -331,7 +331,7 @@ impl Launcher {
         match unready {
             Unready::Server(source) => LaunchError::NotReady { source, tail },
             Unready::Agent(source) => LaunchError::Agent(source),
-            Unready::Delivery(source) => LaunchError::Delivery(source),
+            Unready::Inject(source) => LaunchError::Inject(source),
         }
     }
 }
