@@ -1,5 +1,7 @@
 //! The suite on the embedded engines, and what only they do.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,6 +113,21 @@ async fn a_second_process_is_refused_and_told_the_pid_of_the_first() {
     );
     drop(first);
     Embedded::open(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn other_users_cannot_hold_its_locks_also_where_an_earlier_version_made_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for earlier in [false, true] {
+        drop(Embedded::open(dir.path()).unwrap());
+        // redb locks the file that it works on.
+        for name in ["lock", "records.redb"] {
+            let path = dir.path().join(name);
+            let mode = std::fs::metadata(&path).unwrap().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{name}, made by an earlier version: {earlier}");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@
 //! redb refuses everything after an I/O error, because what it holds in memory may not be what is on disk; opening it again goes back to
 //! the last commit. A full disk is such an error, and must not be the end of the process.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -204,7 +205,8 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     };
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(&path).map_err(act)?;
+    let mut file = options.mode(0o600).open(&path).map_err(act)?;
+    restrict(&path).map_err(act)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
@@ -221,6 +223,11 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
+/// A file that others may open is one whose lock they may hold, and an earlier version may have made it.
+fn restrict(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+}
+
 fn open_or_create(path: &Path) -> Result<Database, redb::Error> {
     if path.try_exists()? {
         open(path)
@@ -230,6 +237,8 @@ fn open_or_create(path: &Path) -> Result<Database, redb::Error> {
 }
 
 fn open(path: &Path) -> Result<Database, redb::Error> {
+    // redb locks it.
+    restrict(path)?;
     Ok(builder().open(path)?)
 }
 
@@ -241,6 +250,7 @@ fn create(path: &Path) -> Result<Database, redb::Error> {
         removed => removed?,
     }
     let database = builder().create(&unfinished)?;
+    restrict(&unfinished)?;
     create_tables(&database)?;
     fs::rename(&unfinished, path)?;
     Ok(database)
