@@ -112,11 +112,7 @@ impl Driver {
         let saved = match begin {
             Begin::Remembered(saved) => saved,
             Begin::Fresh => {
-                if let Err(error) = self
-                    .launcher
-                    .save(&self.slot, self.created_ms, None)
-                    .await
-                {
+                if let Err(error) = self.launcher.save(&self.slot, self.created_ms, None).await {
                     return self.fail(error, None);
                 }
                 return self.bring_up(true).await;
@@ -217,8 +213,7 @@ impl Driver {
         let reason = self.launcher.exit_reason(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
         let failed = self.fail(LaunchError::Ended(reason), Some(ran));
-        drop(running);
-        self.launcher.teardown(id).await;
+        running.teardown().await;
         failed
     }
 

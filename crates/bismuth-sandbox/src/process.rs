@@ -159,14 +159,6 @@ impl Process {
         }
     }
 
-    /// Whether it has ended.
-    ///
-    /// # Errors
-    /// [`Error::Wait`].
-    pub fn has_ended(&self) -> Result<bool, Error> {
-        self.wait(Duration::ZERO)
-    }
-
     /// Waits at most `bound` for it to end and says whether it has.
     ///
     /// # Errors
@@ -211,6 +203,23 @@ impl Watched {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.identity.pid
+    }
+
+    /// What to keep in order to [`Process::adopt`] it later.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Wait`].
+    pub fn has_ended(&self) -> Result<bool, Error> {
+        let pidfd = self.pidfd.get_ref().as_fd();
+        poll_readable(pidfd, PollFlags::IN, Duration::ZERO).map_err(|source| Error::Wait {
+            pid: self.pid(),
+            source,
+        })
     }
 
     /// Returns when the process has ended. Cancel safe; at once if it has ended already.
@@ -336,7 +345,7 @@ mod tests {
             .spawn()
             .expect("spawn cat");
         let process = Process::open(child.id()).expect("open");
-        assert!(!process.has_ended().expect("poll"));
+        assert!(!process.wait(Duration::ZERO).expect("poll"));
         let again = Process::adopt(process.identity()).expect("adopt");
         assert_eq!(again.expect("still there").pid(), child.id());
 

@@ -7,7 +7,6 @@ use bismuth_containerd::spec::{
     IdMapping, MemoryDir, SpecInput,
 };
 use bismuth_sandbox::cgroup;
-use bismuth_sandbox::ids::IdRange;
 
 use super::sandbox::Sandbox;
 use crate::node::program::Program;
@@ -25,7 +24,6 @@ fn run_inside() -> &'static Path {
 /// A server container: the definition's command is its init.
 pub(super) fn spec_input(
     slot: &Slot,
-    range: IdRange,
     sandbox: &Sandbox,
     program: &Program,
     limit_swap: bool,
@@ -34,8 +32,8 @@ pub(super) fn spec_input(
     let id = slot.container_id.to_string();
     let whole_range = vec![IdMapping {
         container: 0,
-        host: range.host_start,
-        size: range.size,
+        host: sandbox.ids.host_start,
+        size: sandbox.ids.size,
     }];
     SpecInput {
         // The first block of the id: short enough for a prompt, and what `ctr` lists begin with.

@@ -145,10 +145,10 @@ impl LaunchError {
     }
 
     /// Tells a program that cannot be run from secrets that could not be injected.
-    pub(super) fn from_inject(error: InjectError, program: &str) -> Self {
+    pub(super) fn from_inject(error: InjectError, command: &[String]) -> Self {
         if error.is_about_the_program() {
             return Self::Program {
-                program: program.to_owned(),
+                program: command.first().cloned().unwrap_or_default(),
                 message: error.to_string(),
             };
         }
@@ -160,7 +160,8 @@ impl LaunchError {
     /// runc and crun report it only as text, which ends up in the RPC's message. runc 1.1: `exec: "/x": stat /x: no such
     /// file or directory`, `exec /x: exec format error`. crun 1.8: ``executable file `/x` not found``, `open executable:
     /// Permission denied`, ``exec container process `/x`: Exec format error``.
-    pub(super) fn from_start(error: bismuth_containerd::Error, program: &str) -> Self {
+    pub(super) fn from_start(error: bismuth_containerd::Error, command: &[String]) -> Self {
+        let program = command.first().map_or("", String::as_str);
         let message = bismuth_daemon::exit::chain(&error);
         let about_program = [
             &format!("exec: \"{program}\""),

@@ -4,19 +4,18 @@
 //!   exec:    init listens ─► files and variables ─► Delivered
 //!   server:  init listens ─► files and program ───► it closes the connection and is the program
 //! ```
-//!
-//! It blocks its thread, like the waiting before and after it.
 
 use std::ffi::CString;
-use std::io::{self, Read as _};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use bismuth_init::protocol::{ProtocolError, RequestError};
-use bismuth_init::{Delivery, ExecRequest, FailureKind, Reply, ReplyDecoder, Then, host};
+use bismuth_init::{Delivery, ExecRequest, FailureKind, Reply, ReplyDecoder, Then};
 use bismuth_model::{FunctionDefinition, InvokeMode};
 use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::user::User;
@@ -111,15 +110,19 @@ fn server(
     Ok(request)
 }
 
-/// Blocks until bismuth-init has taken the delivery, and become the program if there is one in it.
-pub(super) fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
-    let mut stream = UnixStream::connect(super::agent_socket(run_dir))?;
-    stream.set_read_timeout(Some(BOUND))?;
-    stream.set_write_timeout(Some(BOUND))?;
-    // When sending fails, init may have said why.
-    let sent = host::send_delivery(&stream, delivery);
-    let mut said = Vec::new();
-    stream.read_to_end(&mut said)?;
+/// Returns when bismuth-init has taken the delivery, and become the program if there is one in it.
+pub(super) async fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
+    let message = Zeroizing::new(delivery.encode()?);
+    let exchange = async {
+        let mut stream = UnixStream::connect(super::agent_socket(run_dir)).await?;
+        // When sending fails, init may have said why.
+        let sent = stream.write_all(&message).await;
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await?;
+        Ok::<_, io::Error>((sent, said))
+    };
+    let exchanged = tokio::time::timeout(BOUND, exchange).await;
+    let (sent, said) = exchanged.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut decoder = ReplyDecoder::new();
     decoder.push(&said);
     while let Some(reply) = decoder.next_reply()? {
@@ -127,7 +130,7 @@ pub(super) fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectEr
             return Err(InjectError::Refused { kind, what });
         }
     }
-    Ok(sent?)
+    Ok(sent.map_err(RequestError::Send)?)
 }
 
 #[cfg(test)]

@@ -7,19 +7,23 @@
 //!  adopt:    saved process alive? namespaces pinned? root mounted? ─► log ─► answers
 //! ```
 //!
-//! A start that fails half-way undoes what it did by `teardown`, which is written so that it can be run on
+//! A start is a chain of states, see `start.rs`. One that fails half-way undoes what it did by `teardown`, which is written so that it can be run on
 //! anything: a container that never was, one that is half made, one that a crashed process left.
 
 mod adopt;
 mod agent_ready;
-mod inject;
+mod attempts;
 mod describe;
-mod teardown;
 mod error;
-mod sandbox;
+mod inject;
+mod readiness;
 mod ready;
 mod runtime;
+mod sandbox;
 mod start;
+mod teardown;
+#[cfg(test)]
+mod tests;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +34,7 @@ use bismuth_containerd::images::Images;
 use bismuth_containerd::tasks::Tasks;
 use bismuth_handover::Attachment;
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, InvokeMode};
-use bismuth_sandbox::ids::{IdAllocator, IdPool, IdRange};
+use bismuth_sandbox::ids::{IdAllocator, IdPool};
 use bismuth_sandbox::process::Watched;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +52,7 @@ use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
 use crate::services::{SecretEnv, SecretSource, Services, Token};
 use runtime::Runtime;
+use start::Container;
 use user::User;
 
 /// How long the exit of a process that has ended may take to be known to its shim.
@@ -95,7 +100,7 @@ pub struct Launcher {
     logs: LogThread,
     services: Services,
     ids: Mutex<IdAllocator<FunctionId>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     runtime: Runtime,
 }
 
@@ -108,6 +113,7 @@ pub struct Running {
     pub process: Watched,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_ms: u64,
+    container: Container,
 }
 
 /// Runs what blocks for more than a moment where it may.
@@ -131,6 +137,7 @@ impl Launcher {
         services: Services,
         pool: IdPool,
     ) -> Self {
+        let turns = STARTS_PER_CORE * bismuth_daemon::cores::available();
         Self {
             runtime: Runtime::new(config.runtime.clone()),
             config,
@@ -140,7 +147,7 @@ impl Launcher {
             logs,
             services,
             ids: Mutex::new(IdAllocator::new(pool)),
-            turns: Semaphore::new(STARTS_PER_CORE * bismuth_daemon::cores::available()),
+            turns: Arc::new(Semaphore::new(turns)),
         }
     }
 
@@ -180,11 +187,8 @@ impl Launcher {
     /// Reserves the range that a saved container uses. A conflict is the fault of what was saved: the
     /// container keeps running as it is, and its function gets another range at its next start.
     pub fn reserve_ids(&self, saved: &SavedSlot) {
-        let range = IdRange {
-            host_start: saved.id_range_start,
-            size: IdRange::SIZE,
-        };
-        if let Err(error) = self.ids().reserve(saved.function_id, range) {
+        let reserved = self.ids().reserve(saved.function_id, saved.id_range());
+        if let Err(error) = reserved {
             warn!(function = %saved.function_id, %error, "cannot keep the user ids of a function");
         }
     }
@@ -277,6 +281,14 @@ impl Running {
     /// Returns when its process has ended. Cancel safe.
     pub async fn ended(&self) {
         self.process.ended().await;
+    }
+
+    /// Takes down whatever there is of it, as [`Launcher::teardown`] does.
+    pub async fn teardown(self) {
+        let container = self.container;
+        // Their descriptors keep the namespaces alive.
+        drop((self.live, self.process));
+        container.teardown().await;
     }
 }
 

@@ -19,6 +19,7 @@ use super::user::{self, User};
 use crate::logs::cri::Stream;
 use crate::logs::pump::{self, Pump, fifo_path};
 use crate::logs::rotate::Limits;
+use crate::node::state_dir;
 use crate::services;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
@@ -44,18 +45,24 @@ pub(super) struct SandboxSpec {
 
 /// What the task runs in.
 pub(super) struct Sandbox {
+    pub ids: IdRange,
     pub namespaces: Namespaces,
     pub root: PathBuf,
     pub user: User,
-    /// Taken by whoever runs it.
-    pub pump: Option<Pump>,
-    /// The socket of its services, taken by whoever has it served.
-    pub service_socket: Option<OwnedFd>,
 }
 
-/// Makes the sandbox. What an earlier attempt left in the directory is removed first.
-pub(super) fn make(spec: &SandboxSpec) -> Result<Sandbox, LaunchError> {
-    std::fs::create_dir_all(&spec.dir).map_err(failed("make directory", &spec.dir))?;
+/// A sandbox, and what others serve of it.
+pub(super) struct MadeSandbox {
+    pub sandbox: Sandbox,
+    /// Moves the output of the container into its log.
+    pub pump: Pump,
+    /// Takes the connections to its services.
+    pub service_socket: OwnedFd,
+}
+
+/// Makes the sandbox. What is left of one that failed half-way is for [`remove`].
+pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
+    state_dir::make_container_dir(&spec.dir, spec.ids)?;
     let namespaces = Namespaces::create(&spec.dir, spec.ids).map_err(LaunchError::Namespaces)?;
     // Before the program runs, so that its first connection finds it.
     let service_socket = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
@@ -74,12 +81,16 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<Sandbox, LaunchError> {
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }
     let pump = pump::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
-    Ok(Sandbox {
+    let sandbox = Sandbox {
+        ids: spec.ids,
         namespaces,
         root,
         user,
-        pump: Some(pump),
-        service_socket: Some(service_socket),
+    };
+    Ok(MadeSandbox {
+        sandbox,
+        pump,
+        service_socket,
     })
 }
 

@@ -78,8 +78,8 @@ impl Launcher {
         self.services.close(id);
         self.logs.stop(id).await;
         let dir = self.state.container_dir(id);
-        let sandbox = tokio::task::spawn_blocking(move || sandbox::remove(&dir, id)).await;
-        clean && sandbox.unwrap_or(false)
+        let removed = tokio::task::spawn_blocking(move || sandbox::remove(&dir, id)).await;
+        clean && removed.unwrap_or(false)
     }
 
     /// Removes what is saved of a container. Call it after [`Launcher::teardown`] came out clean.
