@@ -12,7 +12,7 @@ use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::failure::Failure;
+use crate::problem::Failure;
 
 /// Who is not let in.
 #[derive(Debug)]

@@ -11,14 +11,16 @@ use bismuth_model::{
     Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, ImageReference,
     InvokeMode, MAX_DEFINITION_BYTES, Revision, Route,
 };
-use bismuth_registry::{Function, Registry};
+use bismuth_registry::Function;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::body::read_body;
+use crate::params::{function_id, malformed_query};
+use crate::problem::Failure;
 use crate::purge;
-use crate::router::{Api, read_body};
+use crate::state::Api;
 
 /// Functions on a page unless asked otherwise, and at most.
 const PAGE: usize = 100;
@@ -157,7 +159,7 @@ pub(crate) async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Shown>, Failure> {
     let id = function_id(id)?;
-    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+    api.ask(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
@@ -178,7 +180,7 @@ pub(crate) async fn replace(
     let act = format!("replace the definition of function {id}");
     let revision = api
         .change(&act, async {
-            let current = known(&api.registry, id).await?;
+            let current = api.function(id).await?;
             let definition = given.unwrap_or(current.record.definition);
             let slots = api.placing.slots_for(&definition).await?;
             let replaced = api
@@ -191,7 +193,7 @@ pub(crate) async fn replace(
         .await?;
     tracing::info!(function = %id, %revision, "replaced; the rollout begins");
     api.rollouts.begin(id);
-    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+    api.ask(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
@@ -216,10 +218,10 @@ pub(crate) async fn delete(
     Ok(Json(Deleted { id, data: None }))
 }
 
-async fn shown(registry: &Registry, id: FunctionId) -> Result<Shown, Failure> {
+async fn shown(api: &Api, id: FunctionId) -> Result<Shown, Failure> {
     // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
-    let function = known(registry, id).await?;
-    let slots = registry.function_containers(id).await?;
+    let function = api.function(id).await?;
+    let slots = api.registry.function_containers(id).await?;
     Ok(show(function, slots))
 }
 
@@ -294,11 +296,6 @@ fn summary(function: Function) -> Summary {
     }
 }
 
-pub(crate) async fn known(registry: &Registry, id: FunctionId) -> Result<Function, Failure> {
-    let function = registry.function(id).await?;
-    function.ok_or_else(|| bismuth_registry::Error::FunctionUnknown { id }.into())
-}
-
 async fn definition_body(body: Body) -> Result<Bytes, Failure> {
     read_body(body, MAX_DEFINITION_BYTES).await?.ok_or_else(|| {
         let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
@@ -313,23 +310,4 @@ async fn definition_body(body: Body) -> Result<Bytes, Failure> {
 
 fn definition(body: &Bytes) -> Result<FunctionDefinition, Failure> {
     FunctionDefinition::from_json(body).map_err(|error| Failure::definition(&error))
-}
-
-/// A malformed id names nothing, so it is not found.
-pub(crate) fn function_id(
-    path: Result<Path<String>, PathRejection>,
-) -> Result<FunctionId, Failure> {
-    let malformed =
-        |detail: String| Failure::new(StatusCode::NOT_FOUND, "malformed_id", detail).field("id");
-    let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
-    text.parse()
-        .map_err(|error: bismuth_model::IdError| malformed(error.to_string()))
-}
-
-pub(crate) fn malformed_query(rejection: &QueryRejection) -> Failure {
-    Failure::new(
-        StatusCode::BAD_REQUEST,
-        "query_malformed",
-        rejection.body_text(),
-    )
 }

@@ -17,16 +17,18 @@
 //! It has no authentication: it belongs on loopback or on a network of deployers only. It is never on
 //! the path of an invocation.
 
+mod body;
 pub mod config;
 mod door;
-mod failure;
 mod functions;
 mod http_server;
 mod logs;
 mod metrics;
 mod nodes;
 mod openapi;
+mod params;
 mod placing;
+mod problem;
 mod purge;
 mod readiness;
 pub mod rollout;
@@ -35,6 +37,7 @@ pub mod schedule;
 mod secrets;
 mod service;
 mod services;
+mod state;
 
 pub use config::Args;
 pub use service::{Service, StartError};

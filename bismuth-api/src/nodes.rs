@@ -11,9 +11,9 @@ use bismuth_registry::{Error, Node};
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::failure::Failure;
-use crate::router::Api;
+use crate::problem::Failure;
 use crate::schedule::Need;
+use crate::state::Api;
 
 /// All nodes, sorted by address.
 #[derive(Debug, Serialize)]

@@ -14,7 +14,7 @@ use bismuth_registry::{Error, Node, Registry};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 
-use crate::failure::Failure;
+use crate::problem::Failure;
 use crate::schedule::{Candidate, Capacity, Need, place};
 
 /// Definitions being read at a time; they share one connection, so this bounds memory only.

@@ -17,9 +17,8 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::failure::Failure;
-use crate::functions::known;
-use crate::router::Api;
+use crate::problem::Failure;
+use crate::state::Api;
 
 /// Reads every function there is.
 const LOOK: Duration = Duration::from_secs(10);
@@ -49,7 +48,7 @@ pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
 
 async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
     let act = format!("read function {id}");
-    let function = api.ask(&act, known(&api.registry, id)).await?;
+    let function = api.ask(&act, api.function(id)).await?;
     let group = function.record.definition.service_group(id);
     api.services.probe().await?;
     let act = format!("delete function {id}");

@@ -4,90 +4,19 @@
 //!  request ─► id ─► from a web page? ─► route ─► handler ─► Failure? rendered ─► counted ─► answer
 //! ```
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
-use bismuth_daemon::Shutdown;
 use bismuth_http::trace;
-use bismuth_registry::Registry;
-use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
-use http_body_util::BodyExt as _;
-use tokio::time::timeout;
 
-use crate::door::Door;
-use crate::failure::Failure;
-use crate::logs::LogClient;
-use crate::metrics::Metrics;
-use crate::placing::Placing;
-use crate::rollout::Rollouts;
-use crate::services::Services;
+use crate::problem::Failure;
+use crate::state::Api;
 use crate::{functions, logs, nodes, openapi, secrets};
-
-/// A definition is at most 60 KiB, a secret 64; this is a slow modem's time for it.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How far a body that is too large is read all the same: closing before it was read resets the connection, and with it
-/// the answer that says so (RFC 9112 section 9.6).
-const READ_ON: usize = 16 << 20;
-
-/// What the handlers work with. Clones are the same.
-#[derive(Clone)]
-pub(crate) struct Api {
-    pub(crate) registry: Registry,
-    pub(crate) placing: Arc<Placing>,
-    pub(crate) rollouts: Rollouts,
-    pub(crate) logs: LogClient,
-    pub(crate) services: Services,
-    pub(crate) metrics: Metrics,
-    pub(crate) shutdown: Shutdown,
-    /// Who is not let in.
-    pub(crate) door: Arc<Door>,
-    /// How long ZooKeeper may take over one call.
-    pub(crate) answer_within: Duration,
-}
-
-impl Api {
-    /// Reads something from the registry, within the bound.
-    pub(crate) async fn ask<T>(
-        &self,
-        act: &str,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        match timeout(self.answer_within, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::unavailable(self.silence(act))),
-        }
-    }
-
-    /// Changes something in the registry, within the bound.
-    pub(crate) async fn change<T>(
-        &self,
-        act: &str,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        match timeout(self.answer_within, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::unknown_outcome(format!(
-                "{}; the change was made or was not: look before you try again",
-                self.silence(act)
-            ))),
-        }
-    }
-
-    fn silence(&self, act: &str) -> String {
-        format!(
-            "{act}: ZooKeeper did not answer within {} ms",
-            self.answer_within.as_millis()
-        )
-    }
-}
 
 pub(crate) fn router(api: Api) -> Router {
     Router::new()
@@ -151,45 +80,6 @@ fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) 
     } else {
         tracing::debug!(%method, route, request_id = ?id, code, detail, "refused");
     }
-}
-
-/// The whole body, or `None` if it has more than `most` bytes.
-pub(crate) async fn read_body(body: Body, most: usize) -> Result<Option<Bytes>, Failure> {
-    match timeout(BODY_TIMEOUT, collect(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let detail = format!("the body broke off: {error}");
-            Err(Failure::new(StatusCode::BAD_REQUEST, "body_broken", detail))
-        }
-        Err(_) => {
-            let detail = format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            );
-            Err(Failure::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                detail,
-            ))
-        }
-    }
-}
-
-async fn collect(mut body: Body, most: usize) -> Result<Option<Bytes>, axum::Error> {
-    let (mut collected, mut length) = (BytesMut::new(), 0);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else {
-            continue; // trailers say nothing here
-        };
-        length += data.len();
-        if length > READ_ON {
-            break;
-        }
-        if length <= most {
-            collected.extend_from_slice(&data);
-        }
-    }
-    Ok((length <= most).then(|| collected.freeze()))
 }
 
 async fn unknown_path(request: Request) -> Failure {

@@ -9,9 +9,10 @@ use bismuth_operator::Call;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use crate::failure::Failure;
-use crate::router::{Api, read_body};
+use crate::body::read_body;
+use crate::problem::Failure;
 use crate::services::Effect;
+use crate::state::Api;
 
 /// The largest value that svcprovider takes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -15,13 +15,14 @@ use tracing::info;
 use crate::config::Args;
 use crate::door::Door;
 use crate::http_server;
-use crate::logs::LogClient;
+use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::placing::Placing;
 use crate::readiness;
 use crate::rollout::{self, Rollouts};
-use crate::router::{Api, router};
+use crate::router::router;
 use crate::services::Services;
+use crate::state::Api;
 
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]

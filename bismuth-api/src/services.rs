@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::failure::Failure;
+use crate::problem::Failure;
 
 /// A daemon is restarted within about a second.
 const RETRY_AFTER_SECONDS: u32 = 1;

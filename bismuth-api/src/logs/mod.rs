@@ -14,7 +14,7 @@
 //! "full", "line"}` with its time as `id`, from which a client that comes back goes on (records of the very same
 //! time come again). `event: gap` names a node that does not answer, `event: end` says why nothing more comes.
 
-mod client;
+pub(crate) mod client;
 mod follow;
 mod history;
 mod record;
@@ -37,11 +37,10 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::failure::Failure;
-use crate::functions::{function_id, malformed_query};
-use crate::router::Api;
+use crate::params::{function_id, malformed_query};
+use crate::problem::Failure;
+use crate::state::Api;
 
-pub(crate) use client::LogClient;
 use client::{LogError, OnDrop, Wanted};
 use follow::{Follower, Told};
 use history::{History, MAX_SOURCES, name_missing};

@@ -1,0 +1,75 @@
+//! What every handler works with, and the bound on what it asks of ZooKeeper.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bismuth_daemon::Shutdown;
+use bismuth_model::FunctionId;
+use bismuth_registry::{Error, Function, Registry};
+use tokio::time::timeout;
+
+use crate::door::Door;
+use crate::logs::client::LogClient;
+use crate::metrics::Metrics;
+use crate::placing::Placing;
+use crate::problem::Failure;
+use crate::rollout::Rollouts;
+use crate::services::Services;
+
+/// What the handlers work with. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) registry: Registry,
+    pub(crate) placing: Arc<Placing>,
+    pub(crate) rollouts: Rollouts,
+    pub(crate) logs: LogClient,
+    pub(crate) services: Services,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: Shutdown,
+    /// Who is not let in.
+    pub(crate) door: Arc<Door>,
+    /// How long ZooKeeper may take over one call.
+    pub(crate) answer_within: Duration,
+}
+
+impl Api {
+    /// Reads something from the registry, within the bound.
+    pub(crate) async fn ask<T>(
+        &self,
+        act: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.answer_within, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::unavailable(self.silence(act))),
+        }
+    }
+
+    /// Changes something in the registry, within the bound.
+    pub(crate) async fn change<T>(
+        &self,
+        act: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.answer_within, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::unknown_outcome(format!(
+                "{}; the change was made or was not: look before you try again",
+                self.silence(act)
+            ))),
+        }
+    }
+
+    /// The function, which has to exist. Not bounded: for use in [`Api::ask`] and [`Api::change`].
+    pub(crate) async fn function(&self, id: FunctionId) -> Result<Function, Failure> {
+        let function = self.registry.function(id).await?;
+        function.ok_or_else(|| Error::FunctionUnknown { id }.into())
+    }
+
+    fn silence(&self, act: &str) -> String {
+        format!(
+            "{act}: ZooKeeper did not answer within {} ms",
+            self.answer_within.as_millis()
+        )
+    }
+}
