@@ -1,15 +1,14 @@
 //! Functions over HTTP: validate, place, one transaction.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use bismuth_model::{
-    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, ImageReference,
-    InvokeMode, MAX_DEFINITION_BYTES, Revision, Route,
+    Backend, ContainerRecord, FunctionDefinition, FunctionId, ImageReference, InvokeMode,
+    MAX_DEFINITION_BYTES, Revision, Route,
 };
 use bismuth_registry::Function;
 use bytes::Bytes;
@@ -28,7 +27,7 @@ const LARGEST_PAGE: usize = 1000;
 
 /// `{"id": …}`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Named {
+pub(crate) struct CreatedFunction {
     id: FunctionId,
 }
 
@@ -41,7 +40,7 @@ pub(crate) struct DeleteQuery {
 
 /// `{"id": …}`, and what became of its data if that was asked for.
 #[derive(Debug, Serialize)]
-pub(crate) struct Deleted {
+pub(crate) struct DeletedFunction {
     id: FunctionId,
     #[serde(flatten)]
     data: Option<purge::Data>,
@@ -49,15 +48,15 @@ pub(crate) struct Deleted {
 
 /// A function with all its slots.
 #[derive(Debug, Serialize)]
-pub(crate) struct Shown {
+pub(crate) struct FunctionDetail {
     definition: FunctionDefinition,
     /// Newest revision first.
-    backends: Vec<ShownSlot>,
+    backends: Vec<FunctionSlot>,
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct ShownSlot {
-    backend: ShownBackend,
+pub(crate) struct FunctionSlot {
+    backend: Backend,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -75,12 +74,6 @@ pub(crate) struct ShownSlot {
     changed_ms: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct ShownBackend {
-    ip: Ipv4Addr,
-    container_id: ContainerId,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
@@ -90,8 +83,8 @@ pub(crate) struct PageQuery {
 
 /// Some functions, in the order of their ids.
 #[derive(Debug, Serialize)]
-pub(crate) struct Page {
-    functions: Vec<Summary>,
+pub(crate) struct FunctionPage {
+    functions: Vec<FunctionSummary>,
     /// The `after` of the next page; null on the last.
     next: Option<FunctionId>,
     /// Functions of this page whose records cannot be read.
@@ -100,7 +93,7 @@ pub(crate) struct Page {
 }
 
 #[derive(Debug, Serialize)]
-struct Summary {
+struct FunctionSummary {
     id: FunctionId,
     image: ImageReference,
     invoke_mode: InvokeMode,
@@ -112,7 +105,10 @@ struct Summary {
 }
 
 /// `POST /function`.
-pub(crate) async fn create(State(api): State<Api>, body: Body) -> Result<Json<Named>, Failure> {
+pub(crate) async fn create(
+    State(api): State<Api>,
+    body: Body,
+) -> Result<Json<CreatedFunction>, Failure> {
     let definition = definition(&definition_body(body).await?)?;
     let id = FunctionId::new_random();
     let make = async {
@@ -122,14 +118,14 @@ pub(crate) async fn create(State(api): State<Api>, body: Body) -> Result<Json<Na
     };
     api.change(&format!("create function {id}"), make).await?;
     tracing::info!(function = %id, image = %definition.image, "created");
-    Ok(Json(Named { id }))
+    Ok(Json(CreatedFunction { id }))
 }
 
 /// `GET /function`.
 pub(crate) async fn list(
     State(api): State<Api>,
     query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<Page>, Failure> {
+) -> Result<Json<FunctionPage>, Failure> {
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
@@ -146,7 +142,7 @@ pub(crate) async fn list(
             Ok(api.registry.list_functions(query.after, limit).await?)
         })
         .await?;
-    Ok(Json(Page {
+    Ok(Json(FunctionPage {
         functions: page.functions.into_iter().map(summary).collect(),
         next: page.next,
         unreadable: page.unreadable,
@@ -157,7 +153,7 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Shown>, Failure> {
+) -> Result<Json<FunctionDetail>, Failure> {
     let id = function_id(id)?;
     api.ask(&format!("read function {id}"), shown(&api, id))
         .await
@@ -169,7 +165,7 @@ pub(crate) async fn replace(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
     body: Body,
-) -> Result<Json<Shown>, Failure> {
+) -> Result<Json<FunctionDetail>, Failure> {
     let id = function_id(id)?;
     let body = definition_body(body).await?;
     let given = if body.trim_ascii().is_empty() {
@@ -203,32 +199,32 @@ pub(crate) async fn delete(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
-) -> Result<Json<Deleted>, Failure> {
+) -> Result<Json<DeletedFunction>, Failure> {
     let id = function_id(id)?;
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     if query.purge {
         let data = Some(purge::delete(api, id).await?);
-        return Ok(Json(Deleted { id, data }));
+        return Ok(Json(DeletedFunction { id, data }));
     }
     api.change(&format!("delete function {id}"), async {
         Ok(api.registry.delete_function(id).await?)
     })
     .await?;
     tracing::info!(function = %id, "deleted");
-    Ok(Json(Deleted { id, data: None }))
+    Ok(Json(DeletedFunction { id, data: None }))
 }
 
-async fn shown(api: &Api, id: FunctionId) -> Result<Shown, Failure> {
+async fn shown(api: &Api, id: FunctionId) -> Result<FunctionDetail, Failure> {
     // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
     let function = api.function(id).await?;
     let slots = api.registry.function_containers(id).await?;
     Ok(show(function, slots))
 }
 
-fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
+fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> FunctionDetail {
     let assigned: BTreeSet<Backend> = slots.iter().map(|(slot, _)| *slot).collect();
     let routed: BTreeSet<Backend> = function.backends.iter().copied().collect();
-    let mut backends: Vec<ShownSlot> = slots
+    let mut backends: Vec<FunctionSlot> = slots
         .into_iter()
         .map(|(slot, record)| show_slot(slot, record, routed.contains(&slot)))
         .collect();
@@ -237,16 +233,16 @@ fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
             .difference(&assigned)
             .map(|slot| show_unassigned(*slot)),
     );
-    Shown {
+    FunctionDetail {
         definition: function.record.definition,
         backends,
     }
 }
 
-fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> ShownSlot {
+fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> FunctionSlot {
     let status = record.status;
-    ShownSlot {
-        backend: show_backend(slot),
+    FunctionSlot {
+        backend: slot,
         status: status.state.public_name(),
         reason: status.reason,
         revision: Some(record.revision),
@@ -259,9 +255,9 @@ fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> ShownSlot 
 }
 
 /// Requests are sent there and no node was told: a contradiction that only hands can make.
-fn show_unassigned(slot: Backend) -> ShownSlot {
-    ShownSlot {
-        backend: show_backend(slot),
+fn show_unassigned(slot: Backend) -> FunctionSlot {
+    FunctionSlot {
+        backend: slot,
         status: "Failed",
         reason: Some(
             "it is routed and assigned to no node; `bismuthctl consistency` mends it".to_owned(),
@@ -275,16 +271,9 @@ fn show_unassigned(slot: Backend) -> ShownSlot {
     }
 }
 
-fn show_backend(slot: Backend) -> ShownBackend {
-    ShownBackend {
-        ip: slot.ip,
-        container_id: slot.container_id,
-    }
-}
-
-fn summary(function: Function) -> Summary {
+fn summary(function: Function) -> FunctionSummary {
     let record = function.record;
-    Summary {
+    FunctionSummary {
         id: function.id,
         image: record.definition.image,
         invoke_mode: record.definition.invoke_mode,

@@ -18,12 +18,12 @@ use crate::state::Api;
 /// All nodes, sorted by address.
 #[derive(Debug, Serialize)]
 pub(crate) struct Nodes {
-    nodes: Vec<ShownNode>,
+    nodes: Vec<NodeSummary>,
 }
 
 /// What the operator says of a node, what it says of itself, and what is assigned to it.
 #[derive(Debug, Serialize)]
-pub(crate) struct ShownNode {
+pub(crate) struct NodeSummary {
     ip: Ipv4Addr,
     schedulable: bool,
     alive: bool,
@@ -43,15 +43,15 @@ pub(crate) struct ShownNode {
 #[derive(Debug, Serialize)]
 pub(crate) struct NodeDetail {
     #[serde(flatten)]
-    node: ShownNode,
-    slots: Vec<ShownSlot>,
+    node: NodeSummary,
+    slots: Vec<NodeSlot>,
     /// Slots whose records cannot be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreadable: Vec<ContainerId>,
 }
 
 #[derive(Debug, Serialize)]
-struct ShownSlot {
+struct NodeSlot {
     container_id: ContainerId,
     function_id: FunctionId,
     revision: Revision,
@@ -102,9 +102,9 @@ pub(crate) async fn get(
     }))
 }
 
-fn shown(node: &Node, assigned: Need) -> ShownNode {
+fn shown(node: &Node, assigned: Need) -> NodeSummary {
     let facts = node.facts.as_ref();
-    ShownNode {
+    NodeSummary {
         ip: node.ip,
         schedulable: node.schedulable,
         alive: node.is_alive(),
@@ -119,8 +119,8 @@ fn shown(node: &Node, assigned: Need) -> ShownNode {
     }
 }
 
-fn slot(container_id: ContainerId, record: ContainerRecord) -> ShownSlot {
-    ShownSlot {
+fn slot(container_id: ContainerId, record: ContainerRecord) -> NodeSlot {
+    NodeSlot {
         container_id,
         function_id: record.function_id,
         revision: record.revision,
