@@ -1,110 +1,89 @@
 //! Functions over HTTP: validate, place, one transaction.
 
-use std::collections::BTreeSet;
+mod answers;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use bismuth_model::{
-    Backend, ContainerRecord, FunctionDefinition, FunctionId, ImageReference, InvokeMode,
-    MAX_DEFINITION_BYTES, Revision, Route,
-};
-use bismuth_registry::Function;
+use bismuth_model::{FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES};
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::body::read_body;
+use crate::openapi::foreign::{self, Uuid};
+use crate::openapi::responses::{
+    DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, Problem, QueryRefused, ReadFails,
+};
 use crate::params::{function_id, malformed_query};
 use crate::problem::Failure;
 use crate::purge;
 use crate::state::Api;
+use answers::{FunctionDetail, FunctionPage, function_detail, function_summary};
 
 /// Functions on a page unless asked otherwise, and at most.
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 
-/// `{"id": …}`.
-#[derive(Debug, Serialize)]
+const NOT_DELETED: &str = "ZooKeeper does not answer (`zookeeper_unavailable`: nothing was changed; `outcome_unknown`: look before \
+    you try again), or the environment is not there (`not_bootstrapped`); with `purge` also: svcprovider does not answer \
+    (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), and nothing was \
+    deleted; `not_purged`: the function is deleted and its data is not";
+
+/// The id of a function
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FunctionId)]
 pub(crate) struct CreatedFunction {
+    #[schema(value_type = Uuid)]
     id: FunctionId,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct DeleteQuery {
+    /// Delete the keys, blobs and secrets of its group too, unless another function is in it
     #[serde(default)]
+    #[param(default = false)]
     purge: bool,
 }
 
-/// `{"id": …}`, and what became of its data if that was asked for.
-#[derive(Debug, Serialize)]
+/// The id of the deleted function, and what became of its data if that was asked for
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeletedFunction {
+    #[schema(value_type = Uuid)]
     id: FunctionId,
     #[serde(flatten)]
+    #[schema(value_type = purge::Data)]
     data: Option<purge::Data>,
 }
 
-/// A function with all its slots.
-#[derive(Debug, Serialize)]
-pub(crate) struct FunctionDetail {
-    definition: FunctionDefinition,
-    /// Newest revision first.
-    backends: Vec<FunctionSlot>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct FunctionSlot {
-    backend: Backend,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revision: Option<Revision>,
-    /// Whether requests go to it.
-    routed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed_ms: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
+    /// Begin after this id
+    #[param(value_type = Uuid, required = false)]
     after: Option<FunctionId>,
+    /// Functions on the page
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
 }
 
-/// Some functions, in the order of their ids.
-#[derive(Debug, Serialize)]
-pub(crate) struct FunctionPage {
-    functions: Vec<FunctionSummary>,
-    /// The `after` of the next page; null on the last.
-    next: Option<FunctionId>,
-    /// Functions of this page whose records cannot be read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unreadable: Vec<FunctionId>,
-}
-
-#[derive(Debug, Serialize)]
-struct FunctionSummary {
-    id: FunctionId,
-    image: ImageReference,
-    invoke_mode: InvokeMode,
-    routes: Vec<Route>,
-    revision: Revision,
-    backends: Vec<Backend>,
-    created_ms: u64,
-    updated_ms: u64,
-}
-
-/// `POST /function`.
+/// Create a function: all its slots are placed and started once
+#[utoipa::path(
+    post,
+    path = "/function",
+    operation_id = "createFunction",
+    request_body = foreign::FunctionDefinition,
+    responses(
+        (status = 200, description = "Created", body = CreatedFunction),
+        DefinitionRefused,
+        PlaceFails,
+    )
+)]
 pub(crate) async fn create(
     State(api): State<Api>,
     body: Body,
@@ -121,7 +100,24 @@ pub(crate) async fn create(
     Ok(Json(CreatedFunction { id }))
 }
 
-/// `GET /function`.
+/// A page of functions, in the order of their ids
+#[utoipa::path(
+    get,
+    path = "/function",
+    operation_id = "listFunctions",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "The page", body = FunctionPage),
+        QueryRefused,
+        (
+            status = 422,
+            description = "A limit that is not allowed (`query_out_of_range`)",
+            body = Problem,
+            content_type = PROBLEM_JSON,
+        ),
+        ReadFails,
+    )
+)]
 pub(crate) async fn list(
     State(api): State<Api>,
     query: Result<Query<PageQuery>, QueryRejection>,
@@ -143,13 +139,24 @@ pub(crate) async fn list(
         })
         .await?;
     Ok(Json(FunctionPage {
-        functions: page.functions.into_iter().map(summary).collect(),
+        functions: page.functions.into_iter().map(function_summary).collect(),
         next: page.next,
         unreadable: page.unreadable,
     }))
 }
 
-/// `GET /function/{id}`.
+/// A function and all its slots, newest revision first
+#[utoipa::path(
+    get,
+    path = "/function/{id}",
+    operation_id = "getFunction",
+    params(("id" = Uuid, Path, description = "The function")),
+    responses(
+        (status = 200, description = "The function", body = FunctionDetail),
+        NoFunction,
+        ReadFails,
+    )
+)]
 pub(crate) async fn get(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
@@ -160,7 +167,23 @@ pub(crate) async fn get(
         .map(Json)
 }
 
-/// `PUT /function/{id}`: the next revision, or the same definition again if the body is empty.
+/// The next revision; with an empty body the same definition again
+///
+/// Requests go to the old slots until all of the new ones have run; when they fail, the old go on
+#[utoipa::path(
+    put,
+    path = "/function/{id}",
+    operation_id = "replaceFunction",
+    params(("id" = Uuid, Path, description = "The function")),
+    // By reference, because a type would make the body required.
+    request_body(content = ref("#/components/schemas/FunctionDefinition"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "Written, and being rolled out", body = FunctionDetail),
+        DefinitionRefused,
+        NoFunction,
+        PlaceFails,
+    )
+)]
 pub(crate) async fn replace(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
@@ -194,7 +217,25 @@ pub(crate) async fn replace(
         .map(Json)
 }
 
-/// `DELETE /function/{id}?purge=`.
+/// Delete it: its routes are gone at once, its containers are drained and removed
+#[utoipa::path(
+    delete,
+    path = "/function/{id}",
+    operation_id = "deleteFunction",
+    params(("id" = Uuid, Path, description = "The function"), DeleteQuery),
+    responses(
+        (status = 200, description = "Deleted; with `purge`, what became of the data", body = DeletedFunction),
+        QueryRefused,
+        NoFunction,
+        (
+            status = 409,
+            description = "Others changed it again and again (`contended`)",
+            body = Problem,
+            content_type = PROBLEM_JSON,
+        ),
+        (status = 503, description = NOT_DELETED, body = Problem, content_type = PROBLEM_JSON),
+    )
+)]
 pub(crate) async fn delete(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
@@ -218,71 +259,7 @@ async fn shown(api: &Api, id: FunctionId) -> Result<FunctionDetail, Failure> {
     // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
     let function = api.function(id).await?;
     let slots = api.registry.function_containers(id).await?;
-    Ok(show(function, slots))
-}
-
-fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> FunctionDetail {
-    let assigned: BTreeSet<Backend> = slots.iter().map(|(slot, _)| *slot).collect();
-    let routed: BTreeSet<Backend> = function.backends.iter().copied().collect();
-    let mut backends: Vec<FunctionSlot> = slots
-        .into_iter()
-        .map(|(slot, record)| show_slot(slot, record, routed.contains(&slot)))
-        .collect();
-    backends.extend(
-        routed
-            .difference(&assigned)
-            .map(|slot| show_unassigned(*slot)),
-    );
-    FunctionDetail {
-        definition: function.record.definition,
-        backends,
-    }
-}
-
-fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> FunctionSlot {
-    let status = record.status;
-    FunctionSlot {
-        backend: slot,
-        status: status.state.public_name(),
-        reason: status.reason,
-        revision: Some(record.revision),
-        routed,
-        pid: status.pid,
-        created_ms: Some(status.created_ms),
-        started_ms: status.started_ms,
-        changed_ms: Some(status.changed_ms),
-    }
-}
-
-/// Requests are sent there and no node was told: a contradiction that only hands can make.
-fn show_unassigned(slot: Backend) -> FunctionSlot {
-    FunctionSlot {
-        backend: slot,
-        status: "Failed",
-        reason: Some(
-            "it is routed and assigned to no node; `bismuthctl consistency` mends it".to_owned(),
-        ),
-        revision: None,
-        routed: true,
-        pid: None,
-        created_ms: None,
-        started_ms: None,
-        changed_ms: None,
-    }
-}
-
-fn summary(function: Function) -> FunctionSummary {
-    let record = function.record;
-    FunctionSummary {
-        id: function.id,
-        image: record.definition.image,
-        invoke_mode: record.definition.invoke_mode,
-        routes: record.definition.routes,
-        revision: record.revision,
-        backends: function.backends,
-        created_ms: record.created_ms,
-        updated_ms: record.updated_ms,
-    }
+    Ok(function_detail(function, slots))
 }
 
 async fn definition_body(body: Body) -> Result<Bytes, Failure> {

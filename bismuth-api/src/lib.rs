@@ -40,6 +40,7 @@ mod services;
 mod state;
 
 pub use config::Args;
+pub use router::document;
 pub use service::{Service, StartError};
 
 /// Who says so, in every problem that this program answers with.

@@ -10,57 +10,80 @@ use bismuth_model::{ContainerId, ContainerRecord, FunctionId, Revision};
 use bismuth_registry::{Error, Node};
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::openapi::foreign::{Ipv4, Status, Uuid};
+use crate::openapi::responses::{PROBLEM_JSON, Problem, ReadFails};
 use crate::problem::Failure;
 use crate::schedule::Need;
 use crate::state::Api;
 
-/// All nodes, sorted by address.
-#[derive(Debug, Serialize)]
+/// All nodes, in the order of their addresses
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Nodes {
     nodes: Vec<NodeSummary>,
 }
 
-/// What the operator says of a node, what it says of itself, and what is assigned to it.
-#[derive(Debug, Serialize)]
+/// What the operator says of a node, what it says of itself, and what is assigned to it
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Node)]
 pub(crate) struct NodeSummary {
+    #[schema(value_type = Ipv4)]
     ip: Ipv4Addr,
+    /// Whether new slots may be placed on it
     schedulable: bool,
     alive: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     cores: Option<u32>,
+    /// Bytes
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     memory: Option<u64>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     versions: BTreeMap<String, String>,
-    /// Slots, and what they may use together.
+    /// Slots assigned to it
     containers: usize,
+    /// Cores that they may use together
     assigned_cpu: f64,
+    /// Bytes that they may use together
     assigned_memory: u64,
 }
 
-/// One node with its slots.
-#[derive(Debug, Serialize)]
+/// A node with its slots
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NodeDetail {
     #[serde(flatten)]
     node: NodeSummary,
     slots: Vec<NodeSlot>,
-    /// Slots whose records cannot be read.
+    /// Slots whose records cannot be read
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Uuid>)]
     unreadable: Vec<ContainerId>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct NodeSlot {
+    #[schema(value_type = Uuid)]
     container_id: ContainerId,
+    #[schema(value_type = Uuid)]
     function_id: FunctionId,
+    #[schema(value_type = u64)]
     revision: Revision,
+    #[schema(value_type = Status)]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
 }
 
-/// `GET /node`.
+/// All nodes, in the order of their addresses
+#[utoipa::path(
+    get,
+    path = "/node",
+    operation_id = "listNodes",
+    responses((status = 200, description = "The nodes", body = Nodes), ReadFails)
+)]
 pub(crate) async fn list(State(api): State<Api>) -> Result<Json<Nodes>, Failure> {
     let read = async {
         let nodes = api.registry.list_nodes().await?;
@@ -75,7 +98,23 @@ pub(crate) async fn list(State(api): State<Api>) -> Result<Json<Nodes>, Failure>
     Ok(Json(Nodes { nodes }))
 }
 
-/// `GET /node/{ip}`.
+/// A node and its slots
+#[utoipa::path(
+    get,
+    path = "/node/{ip}",
+    operation_id = "getNode",
+    params(("ip" = Ipv4, Path, description = "The node's address")),
+    responses(
+        (status = 200, description = "The node", body = NodeDetail),
+        (
+            status = 404,
+            description = "No such node (`unknown_node`), or not an address (`malformed_address`)",
+            body = Problem,
+            content_type = PROBLEM_JSON,
+        ),
+        ReadFails,
+    )
+)]
 pub(crate) async fn get(
     State(api): State<Api>,
     ip: Result<Path<String>, PathRejection>,

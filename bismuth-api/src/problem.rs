@@ -12,6 +12,7 @@ use bismuth_registry::Error as RegistryError;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::COMPONENT;
 
@@ -31,18 +32,25 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<u32>,
 }
 
-/// The members of `bismuth_http::Problem` in the same order, and `field`.
-#[derive(Serialize)]
-struct Document<'a> {
+/// RFC 9457
+// The members of `bismuth_http::Problem` in the same order, and `field`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Document<'a> {
     title: &'a str,
     status: u16,
+    /// A stable word for programs
     code: &'a str,
     component: &'a str,
+    /// One sentence for people
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     request_id: Option<&'a str>,
     retryable: bool,
+    /// The field at fault, such as routes[0].hostname; `.` is the whole document
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'a str>,
 }
 

@@ -16,20 +16,27 @@ use bismuth_operator::Purged;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
+use crate::openapi::foreign::{self, Uuid};
 use crate::problem::Failure;
 use crate::state::Api;
 
 /// Reads every function there is.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What became of the data.
-#[derive(Debug, Serialize)]
+/// What became of the data of a deleted function
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PurgedData)]
 pub(crate) struct Data {
+    /// The group, with `purge` only
+    #[schema(value_type = foreign::Group, required = false)]
     group: ServiceGroup,
-    /// Null where others use the group.
+    /// How many were deleted; null where others use the group
+    #[schema(value_type = Option<foreign::Purged>, required = false)]
     purged: Option<Purged>,
-    /// Functions that work, or may work, on the same data.
+    /// Functions that use the group, or whose records cannot be read
+    #[schema(value_type = Vec<Uuid>, required = false)]
     used_by: Vec<FunctionId>,
 }
 

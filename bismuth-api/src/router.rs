@@ -6,37 +6,52 @@
 
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::{Extension, Router};
 use bismuth_http::trace;
 use http::{Method, StatusCode};
+use serde_json::Value;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::Document;
 use crate::problem::Failure;
 use crate::state::Api;
 use crate::{functions, logs, nodes, openapi, secrets};
 
+/// Every route with its documentation: method and path are said once, by the handler's `#[utoipa::path]`.
+fn routes() -> (Router<Api>, OpenApi) {
+    OpenApiRouter::new()
+        .routes(routes!(functions::list, functions::create))
+        .routes(routes!(
+            functions::get,
+            functions::replace,
+            functions::delete
+        ))
+        .routes(routes!(logs::get))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::get))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::delete))
+        .routes(routes!(secrets::rotate))
+        .routes(routes!(openapi::get))
+        .split_for_parts()
+}
+
+/// The OpenAPI document, as `/openapi.json` serves it.
+#[must_use]
+pub fn document() -> Value {
+    openapi::document(routes().1)
+}
+
 pub(crate) fn router(api: Api) -> Router {
-    Router::new()
-        .route("/function", get(functions::list).post(functions::create))
-        .route(
-            "/function/{id}",
-            get(functions::get)
-                .put(functions::replace)
-                .delete(functions::delete),
-        )
-        .route("/function/{id}/logs", get(logs::get))
-        .route("/node", get(nodes::list))
-        .route("/node/{ip}", get(nodes::get))
-        .route("/group/{group}/secret", get(secrets::list))
-        .route(
-            "/group/{group}/secret/{name}",
-            put(secrets::set).delete(secrets::delete),
-        )
-        .route("/group/{group}/secret/{name}/rotate", post(secrets::rotate))
-        .route("/openapi.json", get(openapi::get))
+    let (router, collected) = routes();
+    let document = Document::new(&openapi::document(collected));
+    router
+        .layer(Extension(document))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(api.clone(), around))
@@ -93,4 +108,63 @@ async fn unknown_path(request: Request) -> Failure {
 async fn wrong_method(request: Request) -> Failure {
     let detail = format!("{} has no {}", request.uri().path(), request.method());
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bismuth_coord::MemoryTree;
+    use bismuth_daemon::Shutdown;
+    use bismuth_operator::Surface;
+    use bismuth_registry::Registry;
+    use http::Uri;
+
+    use super::*;
+    use crate::door::Door;
+    use crate::logs::client::LogClient;
+    use crate::metrics::Metrics;
+    use crate::placing::Placing;
+    use crate::rollout::Rollouts;
+    use crate::services::Services;
+
+    fn api() -> Api {
+        let registry = Registry::new(Arc::new(MemoryTree::new()), "test".parse().unwrap());
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let url = Uri::from_static(bismuth_operator::DEFAULT_URL);
+        let surface = Surface::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
+        Api {
+            placing: Arc::new(Placing::new(registry.clone())),
+            rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),
+            registry,
+            logs: LogClient::new(0),
+            services: Services::new(surface, Duration::ZERO),
+            metrics,
+            shutdown: Shutdown::new(),
+            door: Arc::new(Door::new(([127, 0, 0, 1], 0).into(), Vec::new())),
+            answer_within: Duration::ZERO,
+        }
+    }
+
+    /// axum lists its routes nowhere but in `Debug`: `RouteId(3): "/node"`.
+    fn paths(router: &Router) -> BTreeSet<String> {
+        let debug = format!("{router:?}");
+        let (own, _fallbacks) = debug.split_once("fallback_router: ").unwrap();
+        let quoted = |piece: &str| {
+            let (_id, value) = piece.split_once("): ")?;
+            let (path, _) = value.strip_prefix('"')?.split_once('"')?;
+            Some(path.to_owned())
+        };
+        own.split("RouteId(").filter_map(quoted).collect()
+    }
+
+    // Methods are in tests/api/document.rs: what a documented path allows can be asked over HTTP.
+    #[tokio::test]
+    async fn every_path_of_the_router_is_documented() {
+        let documented: BTreeSet<String> = routes().1.paths.paths.into_keys().collect();
+        assert!(documented.contains("/function/{id}/logs"));
+        assert_eq!(paths(&router(api())), documented);
+    }
 }

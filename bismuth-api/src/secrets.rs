@@ -10,6 +10,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::body::read_body;
+use crate::openapi::foreign::{Group, SecretName, SecretValue, SecretVersion, Secrets};
+use crate::openapi::responses::{
+    PROBLEM_JSON, Problem, SecretRefused, ServicesChangeFails, ServicesReadFails,
+};
 use crate::problem::Failure;
 use crate::services::Effect;
 use crate::state::Api;
@@ -17,9 +21,27 @@ use crate::state::Api;
 /// The largest value that svcprovider takes.
 const MAX_BYTES: usize = 64 * 1024;
 
+const GROUP: &str = "A function's `svc_group_id`, or its id if it has none";
+const NAME: &str = "The secret, percent-encoded";
+const VALUE: &str = "The value as it is; it is in no answer, log or metric";
+const NO_GROUP: &str = "Not the name of a group (`malformed_group`)";
+const NO_SECRET: &str =
+    "No such secret (`unknown_secret`), or not the name of a group (`malformed_group`)";
+
 type Named = Result<Path<(String, String)>, PathRejection>;
 
-/// `GET /group/{group}/secret`.
+/// The secrets of a group, without their values
+#[utoipa::path(
+    get,
+    path = "/group/{group}/secret",
+    operation_id = "listSecrets",
+    params(("group" = Group, Path, description = GROUP)),
+    responses(
+        (status = 200, description = "The secrets", body = Secrets),
+        (status = 404, description = NO_GROUP, body = Problem, content_type = PROBLEM_JSON),
+        ServicesReadFails,
+    )
+)]
 pub(crate) async fn list(
     State(api): State<Api>,
     path: Result<Path<String>, PathRejection>,
@@ -29,7 +51,24 @@ pub(crate) async fn list(
     api.services.pass(call, Bytes::new(), Effect::Reads).await
 }
 
-/// `PUT /group/{group}/secret/{name}`.
+/// Set a secret; one that is there gets another version
+#[utoipa::path(
+    put,
+    path = "/group/{group}/secret/{name}",
+    operation_id = "setSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    request_body(content = SecretValue, content_type = "application/octet-stream", description = VALUE),
+    responses(
+        (status = 200, description = "It has another version", body = SecretVersion),
+        (status = 201, description = "It is new", body = SecretVersion),
+        (status = 404, description = NO_GROUP, body = Problem, content_type = PROBLEM_JSON),
+        SecretRefused,
+        ServicesChangeFails,
+    )
+)]
 pub(crate) async fn set(
     State(api): State<Api>,
     path: Named,
@@ -43,7 +82,23 @@ pub(crate) async fn set(
     Ok(answer)
 }
 
-/// `POST /group/{group}/secret/{name}/rotate`.
+/// Give a secret that is there a new value; the one before stays readable by its version
+#[utoipa::path(
+    post,
+    path = "/group/{group}/secret/{name}/rotate",
+    operation_id = "rotateSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    request_body(content = SecretValue, content_type = "application/octet-stream", description = VALUE),
+    responses(
+        (status = 200, description = "It has another version", body = SecretVersion),
+        (status = 404, description = NO_SECRET, body = Problem, content_type = PROBLEM_JSON),
+        SecretRefused,
+        ServicesChangeFails,
+    )
+)]
 pub(crate) async fn rotate(
     State(api): State<Api>,
     path: Named,
@@ -57,7 +112,27 @@ pub(crate) async fn rotate(
     Ok(answer)
 }
 
-/// `DELETE /group/{group}/secret/{name}`.
+/// Delete a secret with all its versions
+#[utoipa::path(
+    delete,
+    path = "/group/{group}/secret/{name}",
+    operation_id = "deleteSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    responses(
+        (status = 200, description = "Deleted", body = SecretName),
+        (
+            status = 400,
+            description = "The name is not allowed (`malformed_name`, or in svcprovider's words)",
+            body = Problem,
+            content_type = PROBLEM_JSON,
+        ),
+        (status = 404, description = NO_SECRET, body = Problem, content_type = PROBLEM_JSON),
+        ServicesChangeFails,
+    )
+)]
 pub(crate) async fn delete(State(api): State<Api>, path: Named) -> Result<Response, Failure> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::DELETE, &group, &name);

@@ -36,7 +36,11 @@ use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
 
+use crate::openapi::foreign::{self, Uuid};
+use crate::openapi::responses::{NoFunction, PROBLEM_JSON, Problem, QueryRefused, ReadFails};
 use crate::params::{function_id, malformed_query};
 use crate::problem::Failure;
 use crate::state::Api;
@@ -57,15 +61,48 @@ const AHEAD: usize = 64;
 /// More is better read whole.
 const LARGEST_TAIL: usize = 100_000;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct LogQuery {
+    /// Server-sent events, and what is still to come
+    #[param(value_type = bool, required = false, default = false)]
     follow: Option<String>,
+    /// RFC 3339 time, seconds since 1970, or a duration back from now such as 10m
+    #[param(nullable = false)]
     since: Option<String>,
+    /// At most so many of the newest lines (up to 100000), or all
+    #[param(nullable = false)]
     tail: Option<String>,
 }
 
-/// `GET /function/{id}/logs`.
+const ANSWER: &str = "A line per record: time, container, stdout or stderr, F or P (the line goes on in the next record), content. \
+    Followed: a record is an event with JSON data and its time as id; the events gap and end say what is missing and why it is over";
+
+/// What its containers print, merged by time
+#[utoipa::path(
+    get,
+    path = "/function/{id}/logs",
+    operation_id = "getLogs",
+    params(("id" = Uuid, Path, description = "The function"), LogQuery),
+    responses(
+        (
+            status = 200,
+            description = ANSWER,
+            headers(("x-bismuth-incomplete" = String, description = "Logs that are missing, and why")),
+            content((String = "text/plain"), (RecordEvent<'static> = "text/event-stream")),
+        ),
+        QueryRefused,
+        NoFunction,
+        (
+            status = 502,
+            description = "No node that has a log answers (`node_unreachable`), or one broke off (`log_broken`)",
+            body = Problem,
+            content_type = PROBLEM_JSON,
+        ),
+        ReadFails,
+    )
+)]
 pub(crate) async fn get(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
@@ -240,14 +277,27 @@ fn followed(api: &Api, id: FunctionId, wanted: Wanted, instances: Vec<Instance>)
     response
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogRecord)]
 struct RecordEvent<'a> {
+    #[schema(format = DateTime)]
     time: &'a str,
     #[serde(flatten)]
+    #[schema(value_type = foreign::Backend)]
     from: Instance,
+    #[schema(schema_with = stream_schema)]
     stream: &'a str,
+    /// Whether it ends a line
     full: bool,
     line: &'a str,
+}
+
+fn stream_schema() -> Object {
+    let values = ["stdout", "stderr"];
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(values))
+        .build()
 }
 
 #[derive(Serialize)]
