@@ -8,7 +8,7 @@ use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
-use crate::problem::Failure;
+use crate::problem::Problem;
 
 /// A definition is at most 60 KiB, a secret 64; this is a slow modem's time for it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,19 +18,19 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_ON: usize = 16 << 20;
 
 /// The whole body, or `None` if it has more than `most` bytes.
-pub(crate) async fn read_body(body: Body, most: usize) -> Result<Option<Bytes>, Failure> {
+pub(crate) async fn read_body(body: Body, most: usize) -> Result<Option<Bytes>, Problem> {
     match timeout(BODY_TIMEOUT, collect(body, most)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
             let detail = format!("the body broke off: {error}");
-            Err(Failure::new(StatusCode::BAD_REQUEST, "body_broken", detail))
+            Err(Problem::new(StatusCode::BAD_REQUEST, "body_broken", detail))
         }
         Err(_) => {
             let detail = format!(
                 "the body did not arrive within {} s",
                 BODY_TIMEOUT.as_secs()
             );
-            Err(Failure::new(
+            Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
                 detail,

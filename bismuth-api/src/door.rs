@@ -12,7 +12,7 @@ use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::problem::Failure;
+use crate::problem::Problem;
 
 /// Who is not let in.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Door {
     }
 
     /// Why a request is not let in, if it is not.
-    pub(crate) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<Failure> {
+    pub(crate) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<Problem> {
         let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
         if !self.is_ours(host) {
             let host = String::from_utf8_lossy(host);
@@ -40,7 +40,7 @@ impl Door {
                 "{host:?} is not a name of this API; --hostname gives it one, and addresses and localhost always work"
             );
             let status = StatusCode::MISDIRECTED_REQUEST;
-            return Some(Failure::new(status, "foreign_host", detail));
+            return Some(Problem::new(status, "foreign_host", detail));
         }
         let origin = headers.get(ORIGIN)?;
         let own = origin
@@ -52,7 +52,7 @@ impl Door {
         }
         let detail = format!("the request comes from a web page of another origin ({origin:?})");
         let status = StatusCode::FORBIDDEN;
-        Some(Failure::new(status, "foreign_origin", detail))
+        Some(Problem::new(status, "foreign_origin", detail))
     }
 
     fn is_ours(&self, host: &[u8]) -> bool {
@@ -86,7 +86,7 @@ mod tests {
             headers.insert(ORIGIN, origin.parse().unwrap());
         }
         door.refuse(&method, &headers)
-            .map(|failure| failure.code.to_string())
+            .map(|problem| problem.code.to_string())
     }
 
     #[test]

@@ -15,12 +15,12 @@ use utoipa::{IntoParams, ToSchema};
 use crate::body::read_body;
 use crate::openapi::foreign::{self, Uuid};
 use crate::openapi::responses::{
-    DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, Problem, QueryRefused, ReadFails,
+    DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, ProblemBody, QueryRefused, ReadFails,
 };
 use crate::params::{function_id, malformed_query};
-use crate::problem::Failure;
+use crate::problem::Problem;
 use crate::purge;
-use crate::state::Api;
+use crate::state::AppState;
 use answers::{FunctionDetail, FunctionPage, function_detail, function_summary};
 
 /// Functions on a page unless asked otherwise, and at most.
@@ -85,17 +85,17 @@ pub(crate) struct PageQuery {
     )
 )]
 pub(crate) async fn create(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     body: Body,
-) -> Result<Json<CreatedFunction>, Failure> {
+) -> Result<Json<CreatedFunction>, Problem> {
     let definition = definition(&definition_body(body).await?)?;
     let id = FunctionId::new_random();
     let make = async {
         let slots = api.placing.slots_for(&definition).await?;
         let made = api.registry.create_function(id, &definition, &slots).await;
-        made.map_err(|error| Failure::about(&definition, error))
+        made.map_err(|error| Problem::about(&definition, error))
     };
-    api.change(&format!("create function {id}"), make).await?;
+    api.write(&format!("create function {id}"), make).await?;
     tracing::info!(function = %id, image = %definition.image, "created");
     Ok(Json(CreatedFunction { id }))
 }
@@ -112,21 +112,21 @@ pub(crate) async fn create(
         (
             status = 422,
             description = "A limit that is not allowed (`query_out_of_range`)",
-            body = Problem,
+            body = ProblemBody,
             content_type = PROBLEM_JSON,
         ),
         ReadFails,
     )
 )]
 pub(crate) async fn list(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<FunctionPage>, Failure> {
+) -> Result<Json<FunctionPage>, Problem> {
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         let detail = format!("limit: {limit} is not from 1 to {LARGEST_PAGE}");
-        return Err(Failure::new(
+        return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "query_out_of_range",
             detail,
@@ -134,7 +134,7 @@ pub(crate) async fn list(
         .field("limit"));
     }
     let page = api
-        .ask("list the functions", async {
+        .read("list the functions", async {
             Ok(api.registry.list_functions(query.after, limit).await?)
         })
         .await?;
@@ -158,11 +158,11 @@ pub(crate) async fn list(
     )
 )]
 pub(crate) async fn get(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<FunctionDetail>, Failure> {
+) -> Result<Json<FunctionDetail>, Problem> {
     let id = function_id(id)?;
-    api.ask(&format!("read function {id}"), shown(&api, id))
+    api.read(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
@@ -185,10 +185,10 @@ pub(crate) async fn get(
     )
 )]
 pub(crate) async fn replace(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     body: Body,
-) -> Result<Json<FunctionDetail>, Failure> {
+) -> Result<Json<FunctionDetail>, Problem> {
     let id = function_id(id)?;
     let body = definition_body(body).await?;
     let given = if body.trim_ascii().is_empty() {
@@ -198,7 +198,7 @@ pub(crate) async fn replace(
     };
     let act = format!("replace the definition of function {id}");
     let revision = api
-        .change(&act, async {
+        .write(&act, async {
             let current = api.function(id).await?;
             let definition = given.unwrap_or(current.record.definition);
             let slots = api.placing.slots_for(&definition).await?;
@@ -206,13 +206,13 @@ pub(crate) async fn replace(
                 .registry
                 .replace_definition(id, &definition, current.version, &slots)
                 .await;
-            let record = replaced.map_err(|error| Failure::about(&definition, error))?;
+            let record = replaced.map_err(|error| Problem::about(&definition, error))?;
             Ok(record.revision)
         })
         .await?;
     tracing::info!(function = %id, %revision, "replaced; the rollout begins");
     api.rollouts.begin(id);
-    api.ask(&format!("read function {id}"), shown(&api, id))
+    api.read(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
@@ -230,24 +230,24 @@ pub(crate) async fn replace(
         (
             status = 409,
             description = "Others changed it again and again (`contended`)",
-            body = Problem,
+            body = ProblemBody,
             content_type = PROBLEM_JSON,
         ),
-        (status = 503, description = NOT_DELETED, body = Problem, content_type = PROBLEM_JSON),
+        (status = 503, description = NOT_DELETED, body = ProblemBody, content_type = PROBLEM_JSON),
     )
 )]
 pub(crate) async fn delete(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
-) -> Result<Json<DeletedFunction>, Failure> {
+) -> Result<Json<DeletedFunction>, Problem> {
     let id = function_id(id)?;
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     if query.purge {
         let data = Some(purge::delete(api, id).await?);
         return Ok(Json(DeletedFunction { id, data }));
     }
-    api.change(&format!("delete function {id}"), async {
+    api.write(&format!("delete function {id}"), async {
         Ok(api.registry.delete_function(id).await?)
     })
     .await?;
@@ -255,17 +255,17 @@ pub(crate) async fn delete(
     Ok(Json(DeletedFunction { id, data: None }))
 }
 
-async fn shown(api: &Api, id: FunctionId) -> Result<FunctionDetail, Failure> {
+async fn shown(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem> {
     // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
     let function = api.function(id).await?;
     let slots = api.registry.function_containers(id).await?;
     Ok(function_detail(function, slots))
 }
 
-async fn definition_body(body: Body) -> Result<Bytes, Failure> {
+async fn definition_body(body: Body) -> Result<Bytes, Problem> {
     read_body(body, MAX_DEFINITION_BYTES).await?.ok_or_else(|| {
         let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
-        Failure::new(
+        Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "definition_too_large",
             detail,
@@ -274,6 +274,6 @@ async fn definition_body(body: Body) -> Result<Bytes, Failure> {
     })
 }
 
-fn definition(body: &Bytes) -> Result<FunctionDefinition, Failure> {
-    FunctionDefinition::from_json(body).map_err(|error| Failure::definition(&error))
+fn definition(body: &Bytes) -> Result<FunctionDefinition, Problem> {
+    FunctionDefinition::from_json(body).map_err(|error| Problem::definition(&error))
 }

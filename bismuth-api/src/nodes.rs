@@ -13,10 +13,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::openapi::foreign::{Ipv4, Status, Uuid};
-use crate::openapi::responses::{PROBLEM_JSON, Problem, ReadFails};
-use crate::problem::Failure;
+use crate::openapi::responses::{PROBLEM_JSON, ProblemBody, ReadFails};
+use crate::problem::Problem;
 use crate::schedule::Need;
-use crate::state::Api;
+use crate::state::AppState;
 
 /// All nodes, in the order of their addresses
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,7 +84,7 @@ struct NodeSlot {
     operation_id = "listNodes",
     responses((status = 200, description = "The nodes", body = Nodes), ReadFails)
 )]
-pub(crate) async fn list(State(api): State<Api>) -> Result<Json<Nodes>, Failure> {
+pub(crate) async fn list(State(api): State<AppState>) -> Result<Json<Nodes>, Problem> {
     let read = async {
         let nodes = api.registry.list_nodes().await?;
         let assigned = api.placing.assigned(&nodes).await?;
@@ -94,7 +94,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Result<Json<Nodes>, Failure>
             .map(|(node, assigned)| shown(&node, assigned))
             .collect())
     };
-    let nodes = api.ask("list the nodes", read).await?;
+    let nodes = api.read("list the nodes", read).await?;
     Ok(Json(Nodes { nodes }))
 }
 
@@ -109,16 +109,16 @@ pub(crate) async fn list(State(api): State<Api>) -> Result<Json<Nodes>, Failure>
         (
             status = 404,
             description = "No such node (`unknown_node`), or not an address (`malformed_address`)",
-            body = Problem,
+            body = ProblemBody,
             content_type = PROBLEM_JSON,
         ),
         ReadFails,
     )
 )]
 pub(crate) async fn get(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     ip: Result<Path<String>, PathRejection>,
-) -> Result<Json<NodeDetail>, Failure> {
+) -> Result<Json<NodeDetail>, Problem> {
     let ip = address(ip)?;
     let read = async {
         let node = api
@@ -129,7 +129,7 @@ pub(crate) async fn get(
         let assigned = api.placing.assigned(std::slice::from_ref(&node)).await?;
         Ok((node, assigned.into_iter().next().unwrap_or_default()))
     };
-    let (node, assigned) = api.ask(&format!("read node {ip}"), read).await?;
+    let (node, assigned) = api.read(&format!("read node {ip}"), read).await?;
     Ok(Json(NodeDetail {
         node: shown(&node, assigned),
         slots: node
@@ -168,9 +168,9 @@ fn slot(container_id: ContainerId, record: ContainerRecord) -> NodeSlot {
     }
 }
 
-fn address(path: Result<Path<String>, PathRejection>) -> Result<Ipv4Addr, Failure> {
+fn address(path: Result<Path<String>, PathRejection>) -> Result<Ipv4Addr, Problem> {
     let malformed = |detail: String| {
-        Failure::new(StatusCode::NOT_FOUND, "malformed_address", detail).field("ip")
+        Problem::new(StatusCode::NOT_FOUND, "malformed_address", detail).field("ip")
     };
     let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
     text.parse().map_err(|_| {

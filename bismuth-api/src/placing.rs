@@ -14,7 +14,7 @@ use bismuth_registry::{Error, Node, Registry};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 
-use crate::problem::Failure;
+use crate::problem::Problem;
 use crate::schedule::{Candidate, Capacity, Need, place};
 
 /// Definitions being read at a time; they share one connection, so this bounds memory only.
@@ -39,7 +39,7 @@ impl Placing {
     pub(crate) async fn slots_for(
         &self,
         definition: &FunctionDefinition,
-    ) -> Result<Vec<Backend>, Failure> {
+    ) -> Result<Vec<Backend>, Problem> {
         let nodes = self.registry.list_nodes().await?;
         self.forget_all_but(&nodes);
         let assigned = self.assigned(&nodes).await?;
@@ -51,7 +51,7 @@ impl Placing {
         let ips = place(&candidates, need(definition), definition.max_instances)
             // A node may come back, or be provisioned, within seconds.
             .map_err(|none| {
-                Failure::new(StatusCode::SERVICE_UNAVAILABLE, "no_node", none.to_string())
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_node", none.to_string())
                     .retry_after(5)
             })?;
         Ok(ips.into_iter().map(new_slot).collect())

@@ -1,5 +1,6 @@
-//! What goes wrong, as the client sees it: `application/problem+json` (RFC 9457) in the same form as
-//! all programs of Bismuth, plus the `field` at fault where there is one.
+//! Problem details (RFC 9457) that calls are refused with, and how errors map to them.
+//!
+//! `application/problem+json` in the same form as all programs of Bismuth, plus the `field` at fault where there is one.
 
 use std::borrow::Cow;
 
@@ -21,7 +22,7 @@ const RETRY_AFTER_SECONDS: u32 = 2;
 
 /// Why a call was not done.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) code: Cow<'static, str>,
     /// Who says so.
@@ -36,7 +37,7 @@ pub(crate) struct Failure {
 // The members of `bismuth_http::Problem` in the same order, and `field`.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(crate) struct Document<'a> {
+pub(crate) struct Members<'a> {
     title: &'a str,
     status: u16,
     /// A stable word for programs
@@ -54,7 +55,7 @@ pub(crate) struct Document<'a> {
     field: Option<&'a str>,
 }
 
-impl Failure {
+impl Problem {
     pub(crate) fn new(
         status: StatusCode,
         code: impl Into<Cow<'static, str>>,
@@ -130,7 +131,7 @@ impl Failure {
 
     /// The response, once the request's id is known.
     pub(crate) fn render(&self, request_id: &HeaderValue) -> Response {
-        let document = Document {
+        let members = Members {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             code: &self.code,
@@ -141,7 +142,7 @@ impl Failure {
             field: self.field.as_deref(),
         };
         // Strings, integers and a bool: serialising them cannot fail.
-        let json = serde_json::to_vec(&document).unwrap_or_default();
+        let json = serde_json::to_vec(&members).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -163,8 +164,8 @@ impl Failure {
     }
 }
 
-/// The failure travels beside an empty response to the outermost layer, which knows the request's id.
-impl IntoResponse for Failure {
+/// The problem travels beside an empty response to the outermost layer, which knows the request's id.
+impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
@@ -173,7 +174,7 @@ impl IntoResponse for Failure {
     }
 }
 
-impl From<RegistryError> for Failure {
+impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         use RegistryError as E;
         let detail = chain(&error);
@@ -234,7 +235,6 @@ impl From<RegistryError> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use bismuth_http::Problem;
     use http_body_util::BodyExt as _;
     use serde_json::Value;
 
@@ -243,8 +243,8 @@ mod tests {
     #[tokio::test]
     async fn the_form_is_that_of_all_programs() {
         let id = HeaderValue::from_static("17");
-        let ours = Failure::unavailable("why").render(&id);
-        let theirs = Problem::new(
+        let ours = Problem::unavailable("why").render(&id);
+        let theirs = bismuth_http::Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "zookeeper_unavailable",
             COMPONENT,

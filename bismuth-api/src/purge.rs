@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::openapi::foreign::{self, Uuid};
-use crate::problem::Failure;
-use crate::state::Api;
+use crate::problem::Problem;
+use crate::state::AppState;
 
 /// Reads every function there is.
 const LOOK: Duration = Duration::from_secs(10);
@@ -41,11 +41,11 @@ pub(crate) struct Data {
 }
 
 /// Goes on to the end when the client goes away: a function without its data is half a deletion.
-pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
+pub(crate) async fn delete(api: AppState, id: FunctionId) -> Result<Data, Problem> {
     let work = tokio::spawn(delete_and_purge(api, id));
     work.await.unwrap_or_else(|error| {
         let detail = format!("delete function {id}: {error}");
-        Err(Failure::new(
+        Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             detail,
@@ -53,14 +53,14 @@ pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
     })
 }
 
-async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
+async fn delete_and_purge(api: AppState, id: FunctionId) -> Result<Data, Problem> {
     let act = format!("read function {id}");
-    let function = api.ask(&act, api.function(id)).await?;
+    let function = api.read(&act, api.function(id)).await?;
     let group = function.record.definition.service_group(id);
     api.services.probe().await?;
     let act = format!("delete function {id}");
     let deleting = async { Ok(api.registry.delete_function(id).await?) };
-    api.change(&act, deleting).await?;
+    api.write(&act, deleting).await?;
     tracing::info!(function = %id, "deleted");
     match purge(&api, &group).await {
         Ok((purged, used_by)) => {
@@ -72,25 +72,25 @@ async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
             })
         }
         // The same call would not find the function again.
-        Err(failure) => Err(Failure::new(
+        Err(problem) => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "not_purged",
             format!(
                 "function {id} is deleted, but its data in group {group} is not (`bismuthctl group purge {group}` deletes it): {}",
-                failure.detail
+                problem.detail
             ),
         )),
     }
 }
 
 async fn purge(
-    api: &Api,
+    api: &AppState,
     group: &ServiceGroup,
-) -> Result<(Option<Purged>, Vec<FunctionId>), Failure> {
+) -> Result<(Option<Purged>, Vec<FunctionId>), Problem> {
     let users = match timeout(LOOK, api.registry.group_users(group)).await {
         Ok(users) => users?,
         Err(_) => {
-            return Err(Failure::unavailable(
+            return Err(Problem::unavailable(
                 "find who else is in the group: ZooKeeper did not answer",
             ));
         }

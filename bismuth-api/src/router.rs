@@ -1,7 +1,7 @@
-//! Which call does what, and what all calls have in common.
+//! The routes, and the middleware around all of them.
 //!
 //! ```text
-//!  request ─► id ─► from a web page? ─► route ─► handler ─► Failure? rendered ─► counted ─► answer
+//!  request ─► id ─► from a web page? ─► route ─► handler ─► problem? rendered ─► counted ─► answer
 //! ```
 
 use std::time::Instant;
@@ -18,12 +18,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::openapi::Document;
-use crate::problem::Failure;
-use crate::state::Api;
+use crate::problem::Problem;
+use crate::state::AppState;
 use crate::{functions, logs, nodes, openapi, secrets};
 
 /// Every route with its documentation: method and path are said once, by the handler's `#[utoipa::path]`.
-fn routes() -> (Router<Api>, OpenApi) {
+fn routes() -> (Router<AppState>, OpenApi) {
     OpenApiRouter::new()
         .routes(routes!(functions::list, functions::create))
         .routes(routes!(
@@ -47,19 +47,19 @@ pub fn document() -> Value {
     openapi::document(routes().1)
 }
 
-pub(crate) fn router(api: Api) -> Router {
+pub(crate) fn router(api: AppState) -> Router {
     let (router, collected) = routes();
     let document = Document::new(&openapi::document(collected));
     router
         .layer(Extension(document))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(api.clone(), around))
+        .layer(from_fn_with_state(api.clone(), middleware))
         .with_state(api)
 }
 
-/// What happens around every call.
-async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+/// Request id, origin check, rendering of problems, metrics.
+async fn middleware(State(api): State<AppState>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = trace::request_id(request.headers_mut());
     let method = request.method().clone();
@@ -69,12 +69,12 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         .get::<MatchedPath>()
         .map_or("unknown".to_owned(), |path| path.as_str().to_owned());
     let mut response = match api.door.refuse(&method, request.headers()) {
-        Some(failure) => failure.render(&id),
+        Some(problem) => problem.render(&id),
         None => next.run(request).await,
     };
-    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        log(&failure, &method, &route, &id);
-        let rendered = failure.render(&id);
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        log(&problem, &method, &route, &id);
+        let rendered = problem.render(&id);
         // Allow of 405 was set by the router.
         let mut headers = std::mem::take(response.headers_mut());
         headers.remove(http::header::CONTENT_LENGTH);
@@ -88,26 +88,26 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     response
 }
 
-fn log(failure: &Failure, method: &Method, route: &str, id: &http::HeaderValue) {
-    let (code, detail) = (&*failure.code, failure.detail.as_str());
-    if failure.status.is_server_error() {
+fn log(problem: &Problem, method: &Method, route: &str, id: &http::HeaderValue) {
+    let (code, detail) = (&*problem.code, problem.detail.as_str());
+    if problem.status.is_server_error() {
         tracing::warn!(%method, route, request_id = ?id, code, detail, "not done");
     } else {
         tracing::debug!(%method, route, request_id = ?id, code, detail, "refused");
     }
 }
 
-async fn unknown_path(request: Request) -> Failure {
+async fn unknown_path(request: Request) -> Problem {
     let detail = format!(
         "there is no {}; /openapi.json says what there is",
         request.uri().path()
     );
-    Failure::new(StatusCode::NOT_FOUND, "unknown_path", detail)
+    Problem::new(StatusCode::NOT_FOUND, "unknown_path", detail)
 }
 
-async fn wrong_method(request: Request) -> Failure {
+async fn wrong_method(request: Request) -> Problem {
     let detail = format!("{} has no {}", request.uri().path(), request.method());
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
 #[cfg(test)]
@@ -130,12 +130,12 @@ mod tests {
     use crate::rollout::Rollouts;
     use crate::services::Services;
 
-    fn api() -> Api {
+    fn api() -> AppState {
         let registry = Registry::new(Arc::new(MemoryTree::new()), "test".parse().unwrap());
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let url = Uri::from_static(bismuth_operator::DEFAULT_URL);
         let surface = Surface::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
-        Api {
+        AppState {
             placing: Arc::new(Placing::new(registry.clone())),
             rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),
             registry,

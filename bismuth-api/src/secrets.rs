@@ -12,11 +12,11 @@ use http::{Method, StatusCode};
 use crate::body::read_body;
 use crate::openapi::foreign::{Group, SecretName, SecretValue, SecretVersion, Secrets};
 use crate::openapi::responses::{
-    PROBLEM_JSON, Problem, SecretRefused, ServicesChangeFails, ServicesReadFails,
+    PROBLEM_JSON, ProblemBody, SecretRefused, ServicesChangeFails, ServicesReadFails,
 };
-use crate::problem::Failure;
+use crate::problem::Problem;
 use crate::services::Effect;
-use crate::state::Api;
+use crate::state::AppState;
 
 /// The largest value that svcprovider takes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -38,14 +38,14 @@ type Named = Result<Path<(String, String)>, PathRejection>;
     params(("group" = Group, Path, description = GROUP)),
     responses(
         (status = 200, description = "The secrets", body = Secrets),
-        (status = 404, description = NO_GROUP, body = Problem, content_type = PROBLEM_JSON),
+        (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
         ServicesReadFails,
     )
 )]
 pub(crate) async fn list(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Result<Path<String>, PathRejection>,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let Path(text) = path.map_err(|rejection| malformed(&rejection))?;
     let call = Call::secrets(Method::GET, &group(&text)?);
     api.services.pass(call, Bytes::new(), Effect::Reads).await
@@ -64,16 +64,16 @@ pub(crate) async fn list(
     responses(
         (status = 200, description = "It has another version", body = SecretVersion),
         (status = 201, description = "It is new", body = SecretVersion),
-        (status = 404, description = NO_GROUP, body = Problem, content_type = PROBLEM_JSON),
+        (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
         SecretRefused,
         ServicesChangeFails,
     )
 )]
 pub(crate) async fn set(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Named,
     body: Body,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::PUT, &group, &name);
     let value = value(body).await?;
@@ -94,16 +94,16 @@ pub(crate) async fn set(
     request_body(content = SecretValue, content_type = "application/octet-stream", description = VALUE),
     responses(
         (status = 200, description = "It has another version", body = SecretVersion),
-        (status = 404, description = NO_SECRET, body = Problem, content_type = PROBLEM_JSON),
+        (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
         SecretRefused,
         ServicesChangeFails,
     )
 )]
 pub(crate) async fn rotate(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Named,
     body: Body,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::rotate(&group, &name);
     let value = value(body).await?;
@@ -126,14 +126,14 @@ pub(crate) async fn rotate(
         (
             status = 400,
             description = "The name is not allowed (`malformed_name`, or in svcprovider's words)",
-            body = Problem,
+            body = ProblemBody,
             content_type = PROBLEM_JSON,
         ),
-        (status = 404, description = NO_SECRET, body = Problem, content_type = PROBLEM_JSON),
+        (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
         ServicesChangeFails,
     )
 )]
-pub(crate) async fn delete(State(api): State<Api>, path: Named) -> Result<Response, Failure> {
+pub(crate) async fn delete(State(api): State<AppState>, path: Named) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::DELETE, &group, &name);
     let pass = api.services.pass(call, Bytes::new(), Effect::Changes);
@@ -142,21 +142,21 @@ pub(crate) async fn delete(State(api): State<Api>, path: Named) -> Result<Respon
     Ok(answer)
 }
 
-fn named(path: Named) -> Result<(ServiceGroup, String), Failure> {
+fn named(path: Named) -> Result<(ServiceGroup, String), Problem> {
     let Path((text, name)) = path.map_err(|rejection| malformed(&rejection))?;
     Ok((group(&text)?, name))
 }
 
 /// A malformed group has nothing, so it is not found.
-fn group(text: &str) -> Result<ServiceGroup, Failure> {
+fn group(text: &str) -> Result<ServiceGroup, Problem> {
     text.parse()
         .map_err(|error: bismuth_model::ServiceGroupError| {
-            Failure::new(StatusCode::NOT_FOUND, "malformed_group", error.to_string()).field("group")
+            Problem::new(StatusCode::NOT_FOUND, "malformed_group", error.to_string()).field("group")
         })
 }
 
-fn malformed(rejection: &PathRejection) -> Failure {
-    Failure::new(
+fn malformed(rejection: &PathRejection) -> Problem {
+    Problem::new(
         StatusCode::BAD_REQUEST,
         "malformed_name",
         rejection.body_text(),
@@ -164,9 +164,9 @@ fn malformed(rejection: &PathRejection) -> Failure {
     .field("name")
 }
 
-async fn value(body: Body) -> Result<Bytes, Failure> {
+async fn value(body: Body) -> Result<Bytes, Problem> {
     read_body(body, MAX_BYTES).await?.ok_or_else(|| {
         let detail = format!("the secret has more than {MAX_BYTES} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large", detail).field(".")
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large", detail).field(".")
     })
 }

@@ -22,7 +22,7 @@ use crate::readiness;
 use crate::rollout::{self, Rollouts};
 use crate::router::router;
 use crate::services::Services;
-use crate::state::Api;
+use crate::state::AppState;
 
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,7 @@ impl Service {
         info!(address = ?self.address(), environment = %self.args.zookeeper.environment, "bismuth-api listens");
 
         let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
-        let api = Api {
+        let api = AppState {
             registry: self.registry.clone(),
             placing: Arc::new(Placing::new(self.registry.clone())),
             rollouts: rollouts.clone(),

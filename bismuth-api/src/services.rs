@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::problem::Failure;
+use crate::problem::Problem;
 
 /// A daemon is restarted within about a second.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -47,7 +47,7 @@ impl Services {
         call: Call,
         body: Bytes,
         effect: Effect,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response, Problem> {
         let asking = async {
             let answer = self.surface.call(call, Full::new(body)).await?;
             let status = answer.status();
@@ -62,13 +62,13 @@ impl Services {
     }
 
     /// Whether a purge could be asked for now.
-    pub(crate) async fn probe(&self) -> Result<(), Failure> {
+    pub(crate) async fn probe(&self) -> Result<(), Problem> {
         let probing = self.surface.probe();
         self.bounded(probing, Effect::Reads, self.within).await
     }
 
     /// Deletes all that a group has.
-    pub(crate) async fn purge(&self, group: &ServiceGroup) -> Result<Purged, Failure> {
+    pub(crate) async fn purge(&self, group: &ServiceGroup) -> Result<Purged, Problem> {
         let purging = self.surface.purge(group);
         self.bounded(purging, Effect::Changes, PURGE).await
     }
@@ -78,9 +78,9 @@ impl Services {
         work: impl Future<Output = Result<T, CallError>>,
         effect: Effect,
         bound: Duration,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, Problem> {
         match timeout(bound, work).await {
-            Ok(done) => done.map_err(|error| failure(error, effect)),
+            Ok(done) => done.map_err(|error| problem(error, effect)),
             Err(_) => Err(lost(
                 format!(
                     "svcprovider at {} did not answer within {} ms",
@@ -93,7 +93,7 @@ impl Services {
     }
 }
 
-fn failure(error: CallError, effect: Effect) -> Failure {
+fn problem(error: CallError, effect: Effect) -> Problem {
     let detail = chain(&error);
     match error {
         CallError::Refused(refusal) => refused(refusal),
@@ -103,19 +103,19 @@ fn failure(error: CallError, effect: Effect) -> Failure {
         }
         // The operator's fault and not the client's, who cannot do anything about it.
         CallError::Token(_) | CallError::Unauthorized { .. } => {
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "svcprovider_token", detail)
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "svcprovider_token", detail)
         }
         CallError::Target { .. } => {
-            Failure::new(StatusCode::BAD_REQUEST, "malformed_name", detail).field("name")
+            Problem::new(StatusCode::BAD_REQUEST, "malformed_name", detail).field("name")
         }
         CallError::Url { .. } => {
-            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
         }
     }
 }
 
-fn unavailable(detail: String) -> Failure {
-    Failure::new(
+fn unavailable(detail: String) -> Problem {
+    Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "svcprovider_unavailable",
         detail,
@@ -124,24 +124,24 @@ fn unavailable(detail: String) -> Failure {
 }
 
 /// There is no answer, so nobody knows what was done.
-fn lost(detail: String, effect: Effect) -> Failure {
+fn lost(detail: String, effect: Effect) -> Problem {
     match effect {
         Effect::Reads => unavailable(detail),
-        Effect::Changes => Failure::unknown_outcome(format!(
+        Effect::Changes => Problem::unknown_outcome(format!(
             "{detail}; the change was made or was not: look before you try again"
         )),
     }
 }
 
 /// In svcprovider's words and under its name.
-fn refused(refusal: Refusal) -> Failure {
+fn refused(refusal: Refusal) -> Problem {
     let status = refusal.status;
-    let mut failure = if status.is_client_error() || status.is_server_error() {
-        Failure::new(status, refusal.code, refusal.detail)
+    let mut problem = if status.is_client_error() || status.is_server_error() {
+        Problem::new(status, refusal.code, refusal.detail)
     } else {
-        Failure::new(StatusCode::BAD_GATEWAY, refusal.code, refusal.detail)
+        Problem::new(StatusCode::BAD_GATEWAY, refusal.code, refusal.detail)
     };
-    failure.component = refusal.component.into();
-    failure.retry_after = refusal.retry_after;
-    failure
+    problem.component = refusal.component.into();
+    problem.retry_after = refusal.retry_after;
+    problem
 }

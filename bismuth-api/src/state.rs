@@ -1,4 +1,4 @@
-//! What every handler works with, and the bound on what it asks of ZooKeeper.
+//! The state that handlers share, and the time limit on their calls to ZooKeeper.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::door::Door;
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::placing::Placing;
-use crate::problem::Failure;
+use crate::problem::Problem;
 use crate::rollout::Rollouts;
 use crate::services::Services;
 
 /// What the handlers work with. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct AppState {
     pub(crate) registry: Registry,
     pub(crate) placing: Arc<Placing>,
     pub(crate) rollouts: Rollouts,
@@ -32,41 +32,41 @@ pub(crate) struct Api {
     pub(crate) answer_within: Duration,
 }
 
-impl Api {
+impl AppState {
     /// Reads something from the registry, within the bound.
-    pub(crate) async fn ask<T>(
+    pub(crate) async fn read<T>(
         &self,
         act: &str,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
         match timeout(self.answer_within, work).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::unavailable(self.silence(act))),
+            Err(_) => Err(Problem::unavailable(self.timeout_detail(act))),
         }
     }
 
     /// Changes something in the registry, within the bound.
-    pub(crate) async fn change<T>(
+    pub(crate) async fn write<T>(
         &self,
         act: &str,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
         match timeout(self.answer_within, work).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::unknown_outcome(format!(
+            Err(_) => Err(Problem::unknown_outcome(format!(
                 "{}; the change was made or was not: look before you try again",
-                self.silence(act)
+                self.timeout_detail(act)
             ))),
         }
     }
 
-    /// The function, which has to exist. Not bounded: for use in [`Api::ask`] and [`Api::change`].
-    pub(crate) async fn function(&self, id: FunctionId) -> Result<Function, Failure> {
+    /// The function, which has to exist. Not bounded: for use in [`AppState::read`] and [`AppState::write`].
+    pub(crate) async fn function(&self, id: FunctionId) -> Result<Function, Problem> {
         let function = self.registry.function(id).await?;
         function.ok_or_else(|| Error::FunctionUnknown { id }.into())
     }
 
-    fn silence(&self, act: &str) -> String {
+    fn timeout_detail(&self, act: &str) -> String {
         format!(
             "{act}: ZooKeeper did not answer within {} ms",
             self.answer_within.as_millis()

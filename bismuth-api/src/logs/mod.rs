@@ -40,10 +40,10 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::openapi::foreign::{self, Uuid};
-use crate::openapi::responses::{NoFunction, PROBLEM_JSON, Problem, QueryRefused, ReadFails};
+use crate::openapi::responses::{NoFunction, PROBLEM_JSON, ProblemBody, QueryRefused, ReadFails};
 use crate::params::{function_id, malformed_query};
-use crate::problem::Failure;
-use crate::state::Api;
+use crate::problem::Problem;
+use crate::state::AppState;
 
 use client::{LogError, OnDrop, Wanted};
 use follow::{Follower, Told};
@@ -97,18 +97,18 @@ const ANSWER: &str = "A line per record: time, container, stdout or stderr, F or
         (
             status = 502,
             description = "No node that has a log answers (`node_unreachable`), or one broke off (`log_broken`)",
-            body = Problem,
+            body = ProblemBody,
             content_type = PROBLEM_JSON,
         ),
         ReadFails,
     )
 )]
 pub(crate) async fn get(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<LogQuery>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let id = function_id(id)?;
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     let last_event = headers
@@ -117,7 +117,7 @@ pub(crate) async fn get(
     let wanted = wanted(query, last_event, SystemTime::now())?;
     let act = format!("find the containers of function {id}");
     let found = api
-        .ask(&act, async { Ok(instances(&api.registry, id).await?) })
+        .read(&act, async { Ok(instances(&api.registry, id).await?) })
         .await?;
     let Some(mut instances) = found else {
         return Err(Error::FunctionUnknown { id }.into());
@@ -144,13 +144,13 @@ async fn instances(registry: &Registry, id: FunctionId) -> Result<Option<Vec<Ins
     Ok(Some(slots.into_iter().map(instance).collect()))
 }
 
-fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<Wanted, Failure> {
+fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<Wanted, Problem> {
     let refuse = |field: &str, value: &str, expected: &str| {
         let detail = format!(
             "{field}: {:?} is not {expected}",
             value.chars().take(64).collect::<String>()
         );
-        Err(Failure::new(StatusCode::BAD_REQUEST, "query_malformed", detail).field(field))
+        Err(Problem::new(StatusCode::BAD_REQUEST, "query_malformed", detail).field(field))
     };
     let follow = match query.follow.as_deref() {
         None | Some("false" | "0") => false,
@@ -201,12 +201,16 @@ fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<
     }
 }
 
-async fn text(api: &Api, instances: Vec<Instance>, wanted: Wanted) -> Result<Response, Failure> {
+async fn text(
+    api: &AppState,
+    instances: Vec<Instance>,
+    wanted: Wanted,
+) -> Result<Response, Problem> {
     let (mut history, missing) = History::open(api.logs, &instances, &wanted).await;
     if !missing.is_empty() && missing.len() == instances.len() {
         let detail = format!("no log can be read: {}", name_missing(&missing));
         return Err(
-            Failure::new(StatusCode::BAD_GATEWAY, "node_unreachable", detail).retry_after(5),
+            Problem::new(StatusCode::BAD_GATEWAY, "node_unreachable", detail).retry_after(5),
         );
     }
     let body = match wanted.tail {
@@ -246,11 +250,11 @@ fn lines(history: History) -> impl Stream<Item = Result<bytes::Bytes, LogError>>
     })
 }
 
-fn broken(error: &LogError) -> Failure {
-    Failure::new(StatusCode::BAD_GATEWAY, "log_broken", chain(error)).retry_after(1)
+fn broken(error: &LogError) -> Problem {
+    Problem::new(StatusCode::BAD_GATEWAY, "log_broken", chain(error)).retry_after(1)
 }
 
-fn followed(api: &Api, id: FunctionId, wanted: Wanted, instances: Vec<Instance>) -> Response {
+fn followed(api: &AppState, id: FunctionId, wanted: Wanted, instances: Vec<Instance>) -> Response {
     let (out, told) = mpsc::channel(AHEAD);
     let follower = Follower {
         registry: api.registry.clone(),

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 use utoipa::{PartialSchema as _, ToSchema as _};
 
-use responses::Problem;
+use responses::ProblemBody;
 
 const DESCRIPTION: &str = "There is no authentication. Times ending in _ms are milliseconds since the Unix epoch. \
     Every error of ours is application/problem+json with a stable `code`, which the header x-bismuth-error repeats.";
@@ -54,8 +54,8 @@ pub(crate) fn document(collected: OpenApi) -> Value {
     }
     paths.extend(pages::paths());
     let mut schemas = object(&collected["components"]["schemas"]);
-    let problem = serde_json::to_value(Problem::schema()).unwrap_or_default();
-    schemas.insert(Problem::name().into_owned(), problem);
+    let problem = serde_json::to_value(ProblemBody::schema()).unwrap_or_default();
+    schemas.insert(ProblemBody::name().into_owned(), problem);
     schemas.extend(foreign::schemas());
     json!({
         "openapi": "3.1.0",

@@ -5,10 +5,10 @@
 use serde_json::{Value, json};
 use utoipa::IntoResponses;
 
-use crate::problem::Document;
+use crate::problem::Members;
 
 /// A problem, as it is documented.
-pub(crate) type Problem = Document<'static>;
+pub(crate) type ProblemBody = Members<'static>;
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// What every call may be answered with besides its own responses.
@@ -25,7 +25,7 @@ pub(super) fn unexpected() -> Value {
 pub(crate) enum ReadFails {
     /// ZooKeeper does not answer, or the environment is not there (`zookeeper_unavailable`, `not_bootstrapped`)
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(Problem),
+    Unavailable(ProblemBody),
 }
 
 /// ZooKeeper and the scheduler, for calls that place slots.
@@ -33,7 +33,7 @@ pub(crate) enum ReadFails {
 pub(crate) enum PlaceFails {
     /// ZooKeeper does not answer (`zookeeper_unavailable`: nothing was changed; `outcome_unknown`: look before you try again), the environment is not there (`not_bootstrapped`), or no node can take the function (`no_node`)
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(Problem),
+    Unavailable(ProblemBody),
 }
 
 /// Of calls about one function.
@@ -41,7 +41,7 @@ pub(crate) enum PlaceFails {
 pub(crate) enum NoFunction {
     /// No such function (`unknown_function`), or not an id (`malformed_id`)
     #[response(status = 404, content_type = "application/problem+json")]
-    Unknown(Problem),
+    Unknown(ProblemBody),
 }
 
 /// Of calls with a query.
@@ -49,7 +49,7 @@ pub(crate) enum NoFunction {
 pub(crate) enum QueryRefused {
     /// A query that cannot be read (`query_malformed`)
     #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
+    Malformed(ProblemBody),
 }
 
 /// Of calls with a definition.
@@ -57,19 +57,19 @@ pub(crate) enum QueryRefused {
 pub(crate) enum DefinitionRefused {
     /// Not JSON, an unknown or missing field, a wrong type (`definition_malformed`), `field` names it; or the body broke off (`body_broken`)
     #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(Problem),
+    Malformed(ProblemBody),
     /// The body did not arrive in time (`body_timeout`)
     #[response(status = 408, content_type = "application/problem+json")]
-    Slow(Problem),
+    Slow(ProblemBody),
     /// A hostname belongs to another function (`route_taken`), or somebody else changed the function meanwhile (`function_changed`, `contended`)
     #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(Problem),
+    Conflict(ProblemBody),
     /// Larger than a definition may be (`definition_too_large`)
     #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(Problem),
+    TooLarge(ProblemBody),
     /// A value that is not allowed (`definition_out_of_range`); `field` names it
     #[response(status = 422, content_type = "application/problem+json")]
-    OutOfRange(Problem),
+    OutOfRange(ProblemBody),
 }
 
 /// Of calls with the value of a secret.
@@ -77,13 +77,13 @@ pub(crate) enum DefinitionRefused {
 pub(crate) enum SecretRefused {
     /// The name (`malformed_name`) or, in svcprovider's words, the name or the value is not allowed; or the body broke off (`body_broken`)
     #[response(status = 400, content_type = "application/problem+json")]
-    NotAllowed(Problem),
+    NotAllowed(ProblemBody),
     /// The body did not arrive in time (`body_timeout`)
     #[response(status = 408, content_type = "application/problem+json")]
-    Slow(Problem),
+    Slow(ProblemBody),
     /// More than 64 KiB (`secret_too_large`)
     #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(Problem),
+    TooLarge(ProblemBody),
 }
 
 /// svcprovider, for calls that read.
@@ -91,7 +91,7 @@ pub(crate) enum SecretRefused {
 pub(crate) enum ServicesReadFails {
     /// svcprovider does not answer (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), or its own reason (`store_unavailable`)
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(Problem),
+    Unavailable(ProblemBody),
 }
 
 /// svcprovider, for calls that change something.
@@ -99,5 +99,5 @@ pub(crate) enum ServicesReadFails {
 pub(crate) enum ServicesChangeFails {
     /// svcprovider does not answer (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), or its own reason (`store_unavailable`); `outcome_unknown`: the answer was lost, look before you try again
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(Problem),
+    Unavailable(ProblemBody),
 }
