@@ -19,13 +19,13 @@
 
 mod body;
 pub mod config;
-mod door;
 mod functions;
 mod http_server;
 mod logs;
 mod metrics;
 mod nodes;
 mod openapi;
+mod origin_check;
 mod params;
 mod placing;
 mod problem;

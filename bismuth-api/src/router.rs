@@ -68,7 +68,7 @@ async fn middleware(State(api): State<AppState>, mut request: Request, next: Nex
         .extensions()
         .get::<MatchedPath>()
         .map_or("unknown".to_owned(), |path| path.as_str().to_owned());
-    let mut response = match api.door.refuse(&method, request.headers()) {
+    let mut response = match api.origin_check.refuse(&method, request.headers()) {
         Some(problem) => problem.render(&id),
         None => next.run(request).await,
     };
@@ -123,9 +123,9 @@ mod tests {
     use http::Uri;
 
     use super::*;
-    use crate::door::Door;
     use crate::logs::client::LogClient;
     use crate::metrics::Metrics;
+    use crate::origin_check::OriginCheck;
     use crate::placing::Placing;
     use crate::rollout::Rollouts;
     use crate::services::Services;
@@ -143,7 +143,7 @@ mod tests {
             services: Services::new(surface, Duration::ZERO),
             metrics,
             shutdown: Shutdown::new(),
-            door: Arc::new(Door::new(([127, 0, 0, 1], 0).into(), Vec::new())),
+            origin_check: Arc::new(OriginCheck::new(([127, 0, 0, 1], 0).into(), Vec::new())),
             answer_within: Duration::ZERO,
         }
     }

@@ -13,10 +13,10 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::config::Args;
-use crate::door::Door;
 use crate::http_server;
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
+use crate::origin_check::OriginCheck;
 use crate::placing::Placing;
 use crate::readiness;
 use crate::rollout::{self, Rollouts};
@@ -102,7 +102,7 @@ impl Service {
             metrics: counted,
             shutdown: shutdown.clone(),
             answer_within: self.args.answer_within,
-            door: Arc::new(Door::new(self.args.listen, self.args.hostname)),
+            origin_check: Arc::new(OriginCheck::new(self.args.listen, self.args.hostname)),
         };
         let drain = self.args.drain;
         let served = http_server::serve(self.listener, router(api), admin, shutdown.clone(), drain);

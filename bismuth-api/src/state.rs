@@ -8,9 +8,9 @@ use bismuth_model::FunctionId;
 use bismuth_registry::{Error, Function, Registry};
 use tokio::time::timeout;
 
-use crate::door::Door;
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
+use crate::origin_check::OriginCheck;
 use crate::placing::Placing;
 use crate::problem::Problem;
 use crate::rollout::Rollouts;
@@ -26,8 +26,8 @@ pub(crate) struct AppState {
     pub(crate) services: Services,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
-    /// Who is not let in.
-    pub(crate) door: Arc<Door>,
+    /// Which hosts and origins are refused.
+    pub(crate) origin_check: Arc<OriginCheck>,
     /// How long ZooKeeper may take over one call.
     pub(crate) answer_within: Duration,
 }

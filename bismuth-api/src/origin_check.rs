@@ -1,4 +1,4 @@
-//! Keeping web pages out.
+//! Refuses requests from web pages: checks `Host` against DNS rebinding and `Origin` against cross-site requests.
 //!
 //! There is no authentication, and a browser on this machine reaches loopback for any page that it shows. So two kinds
 //! of requests are refused: those that say they come from a page of another origin (programs send no `Origin`), and,
@@ -14,27 +14,27 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::problem::Problem;
 
-/// Who is not let in.
+/// Which `Host` and `Origin` are refused.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct OriginCheck {
     /// Whether any name will do: whoever listens on a network has its own names for this.
-    any_name: bool,
+    any_host: bool,
     names: Vec<Hostname>,
 }
 
-impl Door {
-    /// For an API that listens there and goes by these names.
+impl OriginCheck {
+    /// For an API that listens there and has these host names.
     pub(crate) fn new(listen: SocketAddr, names: Vec<Hostname>) -> Self {
         Self {
-            any_name: !listen.ip().is_loopback(),
+            any_host: !listen.ip().is_loopback(),
             names,
         }
     }
 
-    /// Why a request is not let in, if it is not.
+    /// Why a request is refused, if it is.
     pub(crate) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<Problem> {
         let host = headers.get(HOST).map_or(&b""[..], |host| host.as_bytes());
-        if !self.is_ours(host) {
+        if !self.is_allowed_host(host) {
             let host = String::from_utf8_lossy(host);
             let detail = format!(
                 "{host:?} is not a name of this API; --hostname gives it one, and addresses and localhost always work"
@@ -55,9 +55,9 @@ impl Door {
         Some(Problem::new(status, "foreign_origin", detail))
     }
 
-    fn is_ours(&self, host: &[u8]) -> bool {
+    fn is_allowed_host(&self, host: &[u8]) -> bool {
         // HTTP/1.0 programs send none; browsers always do.
-        if self.any_name || host.is_empty() {
+        if self.any_host || host.is_empty() {
             return true;
         }
         let Ok(authority) = Authority::try_from(host) else {
@@ -79,18 +79,19 @@ mod tests {
 
     fn refusal(listen: &str, method: Method, host: &str, origin: Option<&str>) -> Option<String> {
         let names = vec![Hostname::parse("api.internal").unwrap()];
-        let door = Door::new(listen.parse().unwrap(), names);
+        let origin_check = OriginCheck::new(listen.parse().unwrap(), names);
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(ORIGIN, origin.parse().unwrap());
         }
-        door.refuse(&method, &headers)
+        origin_check
+            .refuse(&method, &headers)
             .map(|problem| problem.code.to_string())
     }
 
     #[test]
-    fn on_loopback_only_its_own_names_are_let_in() {
+    fn on_loopback_a_host_that_is_not_its_own_is_refused() {
         for host in [
             "127.0.0.1:8002",
             "[::1]:8002",
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_network_any_name_is_let_in_and_other_origins_still_are_not() {
+    fn on_a_network_any_host_is_allowed_and_a_foreign_origin_is_refused() {
         let listen = "10.0.0.7:8002";
         assert_eq!(refusal(listen, Method::POST, "api.corp", None), None);
         assert_eq!(
