@@ -91,7 +91,7 @@ pub(crate) async fn create(
     let definition = definition(&definition_body(body).await?)?;
     let id = FunctionId::new_random();
     let make = async {
-        let slots = api.placing.slots_for(&definition).await?;
+        let slots = api.scheduler.slots_for(&definition).await?;
         let made = api.registry.create_function(id, &definition, &slots).await;
         made.map_err(|error| Problem::about(&definition, error))
     };
@@ -201,7 +201,7 @@ pub(crate) async fn replace(
         .write(&act, async {
             let current = api.function(id).await?;
             let definition = given.unwrap_or(current.record.definition);
-            let slots = api.placing.slots_for(&definition).await?;
+            let slots = api.scheduler.slots_for(&definition).await?;
             let replaced = api
                 .registry
                 .replace_definition(id, &definition, current.version, &slots)

@@ -1,7 +1,7 @@
 //! bismuth-api: the control plane over HTTP.
 //!
 //! ```text
-//!  deployer ──HTTP──► functions · nodes ──► schedule (pure) ──► registry: one transaction ──► ZooKeeper
+//!  deployer ──HTTP──► functions · nodes ──► placement (pure) ──► registry: one transaction ──► ZooKeeper
 //!                         │     logs ─────► bismuthd of each node, merged by time                │ watch
 //!                         │   secrets ─► svcprovider                                             │
 //!                         │ begin                                                                │
@@ -27,13 +27,13 @@ mod nodes;
 mod openapi;
 mod origin_check;
 mod params;
-mod placing;
+pub mod placement;
 mod problem;
 mod purge;
 mod readiness;
 pub mod rollout;
 mod router;
-pub mod schedule;
+mod scheduler;
 mod secrets;
 mod service;
 mod services;

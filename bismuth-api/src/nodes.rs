@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 
 use crate::openapi::foreign::{Ipv4, Status, Uuid};
 use crate::openapi::responses::{PROBLEM_JSON, ProblemBody, ReadFails};
+use crate::placement::Resources;
 use crate::problem::Problem;
-use crate::schedule::Need;
 use crate::state::AppState;
 
 /// All nodes, in the order of their addresses
@@ -87,7 +87,7 @@ struct NodeSlot {
 pub(crate) async fn list(State(api): State<AppState>) -> Result<Json<Nodes>, Problem> {
     let read = async {
         let nodes = api.registry.list_nodes().await?;
-        let assigned = api.placing.assigned(&nodes).await?;
+        let assigned = api.scheduler.assigned(&nodes).await?;
         Ok(nodes
             .into_iter()
             .zip(assigned)
@@ -126,7 +126,7 @@ pub(crate) async fn get(
             .node(ip)
             .await?
             .ok_or(Error::NodeUnknown { ip })?;
-        let assigned = api.placing.assigned(std::slice::from_ref(&node)).await?;
+        let assigned = api.scheduler.assigned(std::slice::from_ref(&node)).await?;
         Ok((node, assigned.into_iter().next().unwrap_or_default()))
     };
     let (node, assigned) = api.read(&format!("read node {ip}"), read).await?;
@@ -141,7 +141,7 @@ pub(crate) async fn get(
     }))
 }
 
-fn shown(node: &Node, assigned: Need) -> NodeSummary {
+fn shown(node: &Node, assigned: Resources) -> NodeSummary {
     let facts = node.facts.as_ref();
     NodeSummary {
         ip: node.ip,

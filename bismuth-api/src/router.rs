@@ -126,8 +126,8 @@ mod tests {
     use crate::logs::client::LogClient;
     use crate::metrics::Metrics;
     use crate::origin_check::OriginCheck;
-    use crate::placing::Placing;
     use crate::rollout::Rollouts;
+    use crate::scheduler::Scheduler;
     use crate::services::Services;
 
     fn api() -> AppState {
@@ -136,7 +136,7 @@ mod tests {
         let url = Uri::from_static(bismuth_operator::DEFAULT_URL);
         let surface = Surface::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
         AppState {
-            placing: Arc::new(Placing::new(registry.clone())),
+            scheduler: Arc::new(Scheduler::new(registry.clone())),
             rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),
             registry,
             logs: LogClient::new(0),

@@ -17,10 +17,10 @@ use crate::http_server;
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::origin_check::OriginCheck;
-use crate::placing::Placing;
 use crate::readiness;
 use crate::rollout::{self, Rollouts};
 use crate::router::router;
+use crate::scheduler::Scheduler;
 use crate::services::Services;
 use crate::state::AppState;
 
@@ -95,7 +95,7 @@ impl Service {
         let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
         let api = AppState {
             registry: self.registry.clone(),
-            placing: Arc::new(Placing::new(self.registry.clone())),
+            scheduler: Arc::new(Scheduler::new(self.registry.clone())),
             rollouts: rollouts.clone(),
             logs: LogClient::new(self.args.node_port),
             services: self.services,

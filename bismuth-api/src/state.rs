@@ -11,16 +11,16 @@ use tokio::time::timeout;
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::origin_check::OriginCheck;
-use crate::placing::Placing;
 use crate::problem::Problem;
 use crate::rollout::Rollouts;
+use crate::scheduler::Scheduler;
 use crate::services::Services;
 
 /// What the handlers work with. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) registry: Registry,
-    pub(crate) placing: Arc<Placing>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) rollouts: Rollouts,
     pub(crate) logs: LogClient,
     pub(crate) services: Services,

@@ -1,7 +1,7 @@
-//! What nodes have and what is assigned to them, as the scheduler wants to know it.
+//! Reads what nodes have and what is assigned to them, and places new slots.
 //!
 //! An assignment names its function and not what it may use. That is in the definitions, so they are
-//! read, and the two numbers remembered until a newer revision is seen.
+//! read, and the two numbers cached until a newer revision is seen.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -14,24 +14,24 @@ use bismuth_registry::{Error, Node, Registry};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 
+use crate::placement::{Candidate, Capacity, Resources, place};
 use crate::problem::Problem;
-use crate::schedule::{Candidate, Capacity, Need, place};
 
 /// Definitions being read at a time; they share one connection, so this bounds memory only.
 const READS: usize = 64;
 
-/// Places slots on the nodes of one environment.
+/// Places slots on the nodes of one environment. Caches what each function may use.
 #[derive(Debug)]
-pub(crate) struct Placing {
+pub(crate) struct Scheduler {
     registry: Registry,
-    needs: Mutex<HashMap<FunctionId, (Revision, Need)>>,
+    resources: Mutex<HashMap<FunctionId, (Revision, Resources)>>,
 }
 
-impl Placing {
+impl Scheduler {
     pub(crate) fn new(registry: Registry) -> Self {
         Self {
             registry,
-            needs: Mutex::default(),
+            resources: Mutex::default(),
         }
     }
 
@@ -41,28 +41,37 @@ impl Placing {
         definition: &FunctionDefinition,
     ) -> Result<Vec<Backend>, Problem> {
         let nodes = self.registry.list_nodes().await?;
-        self.forget_all_but(&nodes);
+        self.evict_all_but(&nodes);
         let assigned = self.assigned(&nodes).await?;
         let candidates: Vec<Candidate> = nodes
             .iter()
             .zip(assigned)
             .map(|(node, assigned)| candidate(node, assigned))
             .collect();
-        let ips = place(&candidates, need(definition), definition.max_instances)
-            // A node may come back, or be provisioned, within seconds.
-            .map_err(|none| {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_node", none.to_string())
-                    .retry_after(5)
-            })?;
+        let ips = place(
+            &candidates,
+            resources_of(definition),
+            definition.max_instances,
+        )
+        // A node may come back, or be provisioned, within seconds.
+        .map_err(|none| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_node", none.to_string())
+                .retry_after(5)
+        })?;
         Ok(ips.into_iter().map(new_slot).collect())
     }
 
     /// What the slots of each node may use, in the order of the nodes.
-    pub(crate) async fn assigned(&self, nodes: &[Node]) -> Result<Vec<Need>, Error> {
-        self.learn(nodes).await?;
-        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) async fn assigned(&self, nodes: &[Node]) -> Result<Vec<Resources>, Error> {
+        self.read_definitions(nodes).await?;
+        let resources = self
+            .resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let of = |(_, record): &(ContainerId, ContainerRecord)| {
-            needs.get(&record.function_id).map(|(_, need)| *need)
+            resources
+                .get(&record.function_id)
+                .map(|(_, resources)| *resources)
         };
         Ok(nodes
             .iter()
@@ -70,27 +79,32 @@ impl Placing {
             .collect())
     }
 
-    /// Forgets the functions that have no slot on any of these nodes, which are all there are.
-    fn forget_all_but(&self, nodes: &[Node]) {
+    /// Evicts the functions that have no slot on any of these nodes, which are all there are.
+    fn evict_all_but(&self, nodes: &[Node]) {
         let containers = nodes.iter().flat_map(|node| &node.containers);
         let seen: HashSet<FunctionId> = containers.map(|(_, record)| record.function_id).collect();
-        self.needs
+        self.resources
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|id, _| seen.contains(id));
     }
 
     /// Reads the definitions that are not known yet.
-    async fn learn(&self, nodes: &[Node]) -> Result<(), Error> {
+    async fn read_definitions(&self, nodes: &[Node]) -> Result<(), Error> {
         let mut seen: HashMap<FunctionId, Revision> = HashMap::new();
         for (_, record) in nodes.iter().flat_map(|node| &node.containers) {
             let newest = seen.entry(record.function_id).or_insert(record.revision);
             *newest = record.revision.max(*newest);
         }
         let unknown: HashSet<FunctionId> = {
-            let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+            let resources = self
+                .resources
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let known = |id: &FunctionId, seen: &Revision| {
-                needs.get(id).is_some_and(|(revision, _)| revision >= seen)
+                resources
+                    .get(id)
+                    .is_some_and(|(revision, _)| revision >= seen)
             };
             seen.iter()
                 .filter(|(id, revision)| !known(id, revision))
@@ -107,28 +121,31 @@ impl Placing {
                 Ok(None) | Err(Error::Record { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
-            needs.insert(id, (record.revision, need(&record.definition)));
+            let mut resources = self
+                .resources
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            resources.insert(id, (record.revision, resources_of(&record.definition)));
         }
         Ok(())
     }
 }
 
-fn need(definition: &FunctionDefinition) -> Need {
-    Need {
+fn resources_of(definition: &FunctionDefinition) -> Resources {
+    Resources {
         cpu: definition.cpu,
         memory: definition.memory,
     }
 }
 
-fn sum(needs: impl Iterator<Item = Need>) -> Need {
-    needs.fold(Need::default(), |sum, need| Need {
-        cpu: sum.cpu + need.cpu,
-        memory: sum.memory.saturating_add(need.memory),
+fn sum(all: impl Iterator<Item = Resources>) -> Resources {
+    all.fold(Resources::default(), |sum, one| Resources {
+        cpu: sum.cpu + one.cpu,
+        memory: sum.memory.saturating_add(one.memory),
     })
 }
 
-fn candidate(node: &Node, assigned: Need) -> Candidate {
+fn candidate(node: &Node, assigned: Resources) -> Candidate {
     let capacity = node.facts.as_ref().map(|facts| Capacity {
         cores: facts.cores.into(),
         memory: facts.memory,

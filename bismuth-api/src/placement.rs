@@ -1,4 +1,4 @@
-//! Where slots go. Pure.
+//! Chooses a node for each new slot. Pure.
 //!
 //! ```text
 //!  nodes ─► may it take one at all? ─► for each slot the best of them:
@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 
 /// What one slot may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Need {
+pub struct Resources {
     /// Cores.
     pub cpu: f64,
     /// Bytes.
@@ -43,12 +43,12 @@ pub struct Candidate {
     /// What it has; `None` if it is not alive.
     pub capacity: Option<Capacity>,
     /// What the slots that are assigned to it may use.
-    pub assigned: Need,
+    pub assigned: Resources,
 }
 
 /// Why a node cannot take a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum Unschedulable {
     /// No bismuthd announces it.
     NotAlive,
     /// Drained by the operator.
@@ -64,7 +64,7 @@ pub enum Unfit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct NoNode {
     /// Why, for each node.
-    pub unfit: Vec<(Ipv4Addr, Unfit)>,
+    pub unschedulable: Vec<(Ipv4Addr, Unschedulable)>,
 }
 
 /// Nodes named in a message; more would not help who reads it.
@@ -72,21 +72,21 @@ const NAMED: usize = 8;
 
 impl fmt::Display for NoNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.unfit.is_empty() {
+        if self.unschedulable.is_empty() {
             return f.write_str("no node is provisioned");
         }
         f.write_str("no node can take the function: ")?;
-        for (index, (ip, why)) in self.unfit.iter().take(NAMED).enumerate() {
+        for (index, (ip, why)) in self.unschedulable.iter().take(NAMED).enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             match why {
-                Unfit::NotAlive => write!(f, "{comma}{ip} is not alive")?,
-                Unfit::NotSchedulable => write!(f, "{comma}{ip} is not schedulable")?,
-                Unfit::TooSmall { memory } => {
+                Unschedulable::NotAlive => write!(f, "{comma}{ip} is not alive")?,
+                Unschedulable::NotSchedulable => write!(f, "{comma}{ip} is not schedulable")?,
+                Unschedulable::TooSmall { memory } => {
                     write!(f, "{comma}{ip} has only {memory} bytes of memory")?
                 }
             }
         }
-        match self.unfit.len().saturating_sub(NAMED) {
+        match self.unschedulable.len().saturating_sub(NAMED) {
             0 => Ok(()),
             more => write!(f, ", and {more} more"),
         }
@@ -97,38 +97,42 @@ impl fmt::Display for NoNode {
 ///
 /// # Errors
 /// When no node can take any.
-pub fn place(candidates: &[Candidate], need: Need, count: u32) -> Result<Vec<Ipv4Addr>, NoNode> {
-    let mut unfit = Vec::new();
+pub fn place(
+    candidates: &[Candidate],
+    request: Resources,
+    count: u32,
+) -> Result<Vec<Ipv4Addr>, NoNode> {
+    let mut unschedulable = Vec::new();
     let mut nodes = Vec::new();
     for candidate in candidates {
-        match fit(candidate, need) {
-            Ok(capacity) => nodes.push(Room {
+        match check(candidate, request) {
+            Ok(capacity) => nodes.push(NodeLoad {
                 ip: candidate.ip,
                 capacity,
                 assigned: candidate.assigned,
                 placed: 0,
             }),
-            Err(why) => unfit.push((candidate.ip, why)),
+            Err(why) => unschedulable.push((candidate.ip, why)),
         }
     }
     let mut chosen = Vec::new();
     for _ in 0..count {
-        let Some(best) = nodes.iter_mut().min_by(|a, b| a.compare(b, need)) else {
-            return Err(NoNode { unfit });
+        let Some(best) = nodes.iter_mut().min_by(|a, b| a.compare(b, request)) else {
+            return Err(NoNode { unschedulable });
         };
         best.placed += 1;
-        best.assigned.cpu += need.cpu;
-        best.assigned.memory = best.assigned.memory.saturating_add(need.memory);
+        best.assigned.cpu += request.cpu;
+        best.assigned.memory = best.assigned.memory.saturating_add(request.memory);
         chosen.push(best.ip);
     }
     Ok(chosen)
 }
 
-fn fit(candidate: &Candidate, need: Need) -> Result<Capacity, Unfit> {
+fn check(candidate: &Candidate, request: Resources) -> Result<Capacity, Unschedulable> {
     match candidate.capacity {
-        None => Err(Unfit::NotAlive),
-        Some(_) if !candidate.schedulable => Err(Unfit::NotSchedulable),
-        Some(capacity) if capacity.memory < need.memory => Err(Unfit::TooSmall {
+        None => Err(Unschedulable::NotAlive),
+        Some(_) if !candidate.schedulable => Err(Unschedulable::NotSchedulable),
+        Some(capacity) if capacity.memory < request.memory => Err(Unschedulable::TooSmall {
             memory: capacity.memory,
         }),
         Some(capacity) => Ok(capacity),
@@ -136,18 +140,21 @@ fn fit(candidate: &Candidate, need: Need) -> Result<Capacity, Unfit> {
 }
 
 /// A node while slots are being placed.
-struct Room {
+struct NodeLoad {
     ip: Ipv4Addr,
     capacity: Capacity,
-    assigned: Need,
+    assigned: Resources,
     /// Slots of this very placement.
     placed: u32,
 }
 
-impl Room {
+impl NodeLoad {
     /// The better node is the lesser.
-    fn compare(&self, other: &Self, need: Need) -> Ordering {
-        let (mine, theirs) = (self.left_with(need), other.left_with(need));
+    fn compare(&self, other: &Self, request: Resources) -> Ordering {
+        let (mine, theirs) = (
+            self.free_share_with(request),
+            other.free_share_with(request),
+        );
         (mine < 0.0)
             .cmp(&(theirs < 0.0))
             .then(self.placed.cmp(&other.placed))
@@ -157,9 +164,9 @@ impl Room {
 
     /// The share of the scarcer resource that is left when one more slot is there; negative if
     /// overcommitted.
-    fn left_with(&self, need: Need) -> f64 {
-        let cpu = 1.0 - (self.assigned.cpu + need.cpu) / self.capacity.cores.max(0.01);
-        let memory = self.assigned.memory.saturating_add(need.memory) as f64;
+    fn free_share_with(&self, request: Resources) -> f64 {
+        let cpu = 1.0 - (self.assigned.cpu + request.cpu) / self.capacity.cores.max(0.01);
+        let memory = self.assigned.memory.saturating_add(request.memory) as f64;
         cpu.min(1.0 - memory / (self.capacity.memory.max(1) as f64))
     }
 }
@@ -169,12 +176,12 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
-    const SMALL: Need = Need {
+    const SMALL: Resources = Resources {
         cpu: 1.0,
         memory: GIB,
     };
 
-    fn node(last: u8, cores: f64, gib: u64, assigned: Need) -> Candidate {
+    fn node(last: u8, cores: f64, gib: u64, assigned: Resources) -> Candidate {
         Candidate {
             ip: ip(last),
             schedulable: true,
@@ -190,8 +197,8 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, last)
     }
 
-    fn used(cpu: f64, gib: u64) -> Need {
-        Need {
+    fn used(cpu: f64, gib: u64) -> Resources {
+        Resources {
             cpu,
             memory: gib * GIB,
         }
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_table_of_placements() {
-        let empty = Need::default();
+        let empty = Resources::default();
         let table: &[(&str, Vec<Candidate>, u32, Vec<u8>)] = &[
             ("the only node", vec![node(1, 8.0, 8, empty)], 1, vec![1]),
             (
@@ -272,18 +279,18 @@ mod tests {
     fn without_a_fit_node_the_reason_is_said_for_each() {
         let dead = Candidate {
             capacity: None,
-            ..node(1, 8.0, 8, Need::default())
+            ..node(1, 8.0, 8, Resources::default())
         };
         let drained = Candidate {
             schedulable: false,
-            ..node(2, 8.0, 8, Need::default())
+            ..node(2, 8.0, 8, Resources::default())
         };
         let tiny = Candidate {
             capacity: Some(Capacity {
                 cores: 1.0,
                 memory: 42,
             }),
-            ..node(3, 8.0, 8, Need::default())
+            ..node(3, 8.0, 8, Resources::default())
         };
         let refused = place(&[dead, drained, tiny], SMALL, 1).unwrap_err();
         assert_eq!(
