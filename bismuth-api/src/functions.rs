@@ -1,4 +1,4 @@
-//! Functions over HTTP: validate, place, one transaction.
+//! Handlers of `/function` and `/function/{id}`: validate, place, one transaction.
 
 mod answers;
 
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::body::read_body;
-use crate::openapi::foreign::{self, Uuid};
 use crate::openapi::responses::{
     DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, ProblemBody, QueryRefused, ReadFails,
 };
+use crate::openapi::schemas::{self, Uuid};
 use crate::params::{function_id, malformed_query};
 use crate::problem::Problem;
 use crate::purge;
@@ -56,8 +56,8 @@ pub(crate) struct DeletedFunction {
     #[schema(value_type = Uuid)]
     id: FunctionId,
     #[serde(flatten)]
-    #[schema(value_type = purge::Data)]
-    data: Option<purge::Data>,
+    #[schema(value_type = purge::PurgedData)]
+    data: Option<purge::PurgedData>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -77,7 +77,7 @@ pub(crate) struct PageQuery {
     post,
     path = "/function",
     operation_id = "createFunction",
-    request_body = foreign::FunctionDefinition,
+    request_body = schemas::FunctionDefinition,
     responses(
         (status = 200, description = "Created", body = CreatedFunction),
         DefinitionRefused,

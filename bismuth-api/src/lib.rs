@@ -36,8 +36,8 @@ mod router;
 mod scheduler;
 mod secrets;
 mod service;
-mod services;
 mod state;
+mod svcprovider;
 
 pub use config::Args;
 pub use router::document;

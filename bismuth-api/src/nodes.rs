@@ -1,4 +1,4 @@
-//! Nodes over HTTP.
+//! `GET /node` and `GET /node/{ip}`.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,8 +12,8 @@ use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::openapi::foreign::{Ipv4, Status, Uuid};
 use crate::openapi::responses::{PROBLEM_JSON, ProblemBody, ReadFails};
+use crate::openapi::schemas::{Ipv4, Status, Uuid};
 use crate::placement::Resources;
 use crate::problem::Problem;
 use crate::state::AppState;

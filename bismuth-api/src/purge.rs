@@ -18,22 +18,21 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::openapi::foreign::{self, Uuid};
+use crate::openapi::schemas::{self, Uuid};
 use crate::problem::Problem;
 use crate::state::AppState;
 
 /// Reads every function there is.
-const LOOK: Duration = Duration::from_secs(10);
+const GROUP_USERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What became of the data of a deleted function
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = PurgedData)]
-pub(crate) struct Data {
+pub(crate) struct PurgedData {
     /// The group, with `purge` only
-    #[schema(value_type = foreign::Group, required = false)]
+    #[schema(value_type = schemas::Group, required = false)]
     group: ServiceGroup,
     /// How many were deleted; null where others use the group
-    #[schema(value_type = Option<foreign::Purged>, required = false)]
+    #[schema(value_type = Option<schemas::Purged>, required = false)]
     purged: Option<Purged>,
     /// Functions that use the group, or whose records cannot be read
     #[schema(value_type = Vec<Uuid>, required = false)]
@@ -41,7 +40,7 @@ pub(crate) struct Data {
 }
 
 /// Goes on to the end when the client goes away: a function without its data is half a deletion.
-pub(crate) async fn delete(api: AppState, id: FunctionId) -> Result<Data, Problem> {
+pub(crate) async fn delete(api: AppState, id: FunctionId) -> Result<PurgedData, Problem> {
     let work = tokio::spawn(delete_and_purge(api, id));
     work.await.unwrap_or_else(|error| {
         let detail = format!("delete function {id}: {error}");
@@ -53,11 +52,11 @@ pub(crate) async fn delete(api: AppState, id: FunctionId) -> Result<Data, Proble
     })
 }
 
-async fn delete_and_purge(api: AppState, id: FunctionId) -> Result<Data, Problem> {
+async fn delete_and_purge(api: AppState, id: FunctionId) -> Result<PurgedData, Problem> {
     let act = format!("read function {id}");
     let function = api.read(&act, api.function(id)).await?;
     let group = function.record.definition.service_group(id);
-    api.services.probe().await?;
+    api.svcprovider.probe().await?;
     let act = format!("delete function {id}");
     let deleting = async { Ok(api.registry.delete_function(id).await?) };
     api.write(&act, deleting).await?;
@@ -65,7 +64,7 @@ async fn delete_and_purge(api: AppState, id: FunctionId) -> Result<Data, Problem
     match purge(&api, &group).await {
         Ok((purged, used_by)) => {
             tracing::info!(function = %id, %group, purged = purged.is_some(), "its data");
-            Ok(Data {
+            Ok(PurgedData {
                 group,
                 purged,
                 used_by,
@@ -87,7 +86,7 @@ async fn purge(
     api: &AppState,
     group: &ServiceGroup,
 ) -> Result<(Option<Purged>, Vec<FunctionId>), Problem> {
-    let users = match timeout(LOOK, api.registry.group_users(group)).await {
+    let users = match timeout(GROUP_USERS_TIMEOUT, api.registry.group_users(group)).await {
         Ok(users) => users?,
         Err(_) => {
             return Err(Problem::unavailable(
@@ -96,7 +95,7 @@ async fn purge(
         }
     };
     if users.is_empty() {
-        return Ok((Some(api.services.purge(group).await?), Vec::new()));
+        return Ok((Some(api.svcprovider.purge(group).await?), Vec::new()));
     }
     Ok((None, [users.functions, users.unreadable].concat()))
 }

@@ -128,7 +128,7 @@ mod tests {
     use crate::origin_check::OriginCheck;
     use crate::rollout::Rollouts;
     use crate::scheduler::Scheduler;
-    use crate::services::Services;
+    use crate::svcprovider::SvcproviderClient;
 
     fn api() -> AppState {
         let registry = Registry::new(Arc::new(MemoryTree::new()), "test".parse().unwrap());
@@ -140,7 +140,7 @@ mod tests {
             rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),
             registry,
             logs: LogClient::new(0),
-            services: Services::new(surface, Duration::ZERO),
+            svcprovider: SvcproviderClient::new(surface, Duration::ZERO),
             metrics,
             shutdown: Shutdown::new(),
             origin_check: Arc::new(OriginCheck::new(([127, 0, 0, 1], 0).into(), Vec::new())),

@@ -1,4 +1,4 @@
-//! Secrets over HTTP: passed on to svcprovider. Values go in and never come out, and nothing here logs or counts them.
+//! Handlers of `/group/{group}/secret`: forwarded to svcprovider. Values go in and never come out, and nothing here logs or counts them.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::body::read_body;
-use crate::openapi::foreign::{Group, SecretName, SecretValue, SecretVersion, Secrets};
 use crate::openapi::responses::{
-    PROBLEM_JSON, ProblemBody, SecretRefused, ServicesChangeFails, ServicesReadFails,
+    PROBLEM_JSON, ProblemBody, SecretRefused, SvcproviderReadFails, SvcproviderWriteFails,
 };
+use crate::openapi::schemas::{Group, SecretName, SecretValue, SecretVersion, Secrets};
 use crate::problem::Problem;
-use crate::services::Effect;
 use crate::state::AppState;
+use crate::svcprovider::Effect;
 
 /// The largest value that svcprovider takes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -39,7 +39,7 @@ type Named = Result<Path<(String, String)>, PathRejection>;
     responses(
         (status = 200, description = "The secrets", body = Secrets),
         (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
-        ServicesReadFails,
+        SvcproviderReadFails,
     )
 )]
 pub(crate) async fn list(
@@ -48,7 +48,9 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let Path(text) = path.map_err(|rejection| malformed(&rejection))?;
     let call = Call::secrets(Method::GET, &group(&text)?);
-    api.services.pass(call, Bytes::new(), Effect::Reads).await
+    api.svcprovider
+        .forward(call, Bytes::new(), Effect::Read)
+        .await
 }
 
 /// Set a secret; one that is there gets another version
@@ -66,7 +68,7 @@ pub(crate) async fn list(
         (status = 201, description = "It is new", body = SecretVersion),
         (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
         SecretRefused,
-        ServicesChangeFails,
+        SvcproviderWriteFails,
     )
 )]
 pub(crate) async fn set(
@@ -77,7 +79,7 @@ pub(crate) async fn set(
     let (group, name) = named(path)?;
     let call = Call::secret(Method::PUT, &group, &name);
     let value = value(body).await?;
-    let answer = api.services.pass(call, value, Effect::Changes).await?;
+    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
     tracing::info!(%group, name, "secret set");
     Ok(answer)
 }
@@ -96,7 +98,7 @@ pub(crate) async fn set(
         (status = 200, description = "It has another version", body = SecretVersion),
         (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
         SecretRefused,
-        ServicesChangeFails,
+        SvcproviderWriteFails,
     )
 )]
 pub(crate) async fn rotate(
@@ -107,7 +109,7 @@ pub(crate) async fn rotate(
     let (group, name) = named(path)?;
     let call = Call::rotate(&group, &name);
     let value = value(body).await?;
-    let answer = api.services.pass(call, value, Effect::Changes).await?;
+    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
     tracing::info!(%group, name, "secret rotated");
     Ok(answer)
 }
@@ -130,14 +132,14 @@ pub(crate) async fn rotate(
             content_type = PROBLEM_JSON,
         ),
         (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
-        ServicesChangeFails,
+        SvcproviderWriteFails,
     )
 )]
 pub(crate) async fn delete(State(api): State<AppState>, path: Named) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::DELETE, &group, &name);
-    let pass = api.services.pass(call, Bytes::new(), Effect::Changes);
-    let answer = pass.await?;
+    let forwarding = api.svcprovider.forward(call, Bytes::new(), Effect::Write);
+    let answer = forwarding.await?;
     tracing::info!(%group, name, "secret deleted");
     Ok(answer)
 }

@@ -1,4 +1,4 @@
-//! The API put together: flags in, running parts out.
+//! Builds the API from its flags and runs it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use crate::readiness;
 use crate::rollout::{self, Rollouts};
 use crate::router::router;
 use crate::scheduler::Scheduler;
-use crate::services::Services;
 use crate::state::AppState;
+use crate::svcprovider::SvcproviderClient;
 
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub struct Service {
     args: Args,
     listener: TcpListener,
     registry: Registry,
-    services: Services,
+    svcprovider: SvcproviderClient,
 }
 
 impl Service {
@@ -64,13 +64,13 @@ impl Service {
     pub fn with_registry(args: Args, registry: Registry) -> Result<Self, StartError> {
         let token_file = args.svcprovider_token_file.clone();
         let surface = Surface::new(&args.svcprovider, token_file, CONNECT_SVCPROVIDER)?;
-        let services = Services::new(surface, args.answer_within);
+        let svcprovider = SvcproviderClient::new(surface, args.answer_within);
         let listener = listen::bind(args.listen)?;
         Ok(Self {
             args,
             listener,
             registry,
-            services,
+            svcprovider,
         })
     }
 
@@ -98,7 +98,7 @@ impl Service {
             scheduler: Arc::new(Scheduler::new(self.registry.clone())),
             rollouts: rollouts.clone(),
             logs: LogClient::new(self.args.node_port),
-            services: self.services,
+            svcprovider: self.svcprovider,
             metrics: counted,
             shutdown: shutdown.clone(),
             answer_within: self.args.answer_within,
@@ -110,7 +110,7 @@ impl Service {
         tasks.spawn(
             "readiness",
             Policy::EndsProcess,
-            readiness::keep(self.registry, zookeeper, shutdown.clone()),
+            readiness::watch(self.registry, zookeeper, shutdown.clone()),
         );
         tasks.spawn(
             "rollouts",

@@ -14,7 +14,7 @@ use crate::origin_check::OriginCheck;
 use crate::problem::Problem;
 use crate::rollout::Rollouts;
 use crate::scheduler::Scheduler;
-use crate::services::Services;
+use crate::svcprovider::SvcproviderClient;
 
 /// What the handlers work with. Clones are the same.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub(crate) struct AppState {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) rollouts: Rollouts,
     pub(crate) logs: LogClient,
-    pub(crate) services: Services,
+    pub(crate) svcprovider: SvcproviderClient,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
     /// Which hosts and origins are refused.

@@ -10,13 +10,13 @@ use bismuth_registry::Function;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::openapi::foreign::{self, Status, Uuid};
+use crate::openapi::schemas::{self, Status, Uuid};
 
 /// A function with all its slots
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Function)]
 pub(crate) struct FunctionDetail {
-    #[schema(value_type = foreign::FunctionDefinition)]
+    #[schema(value_type = schemas::FunctionDefinition)]
     definition: FunctionDefinition,
     /// All slots, newest revision first
     backends: Vec<FunctionSlot>,
@@ -24,7 +24,7 @@ pub(crate) struct FunctionDetail {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FunctionSlot {
-    #[schema(value_type = foreign::Backend)]
+    #[schema(value_type = schemas::Backend)]
     backend: Backend,
     #[schema(value_type = Status)]
     status: &'static str,
@@ -71,14 +71,14 @@ pub(crate) struct FunctionSummary {
     id: FunctionId,
     #[schema(value_type = String)]
     image: ImageReference,
-    #[schema(value_type = foreign::InvokeMode)]
+    #[schema(value_type = schemas::InvokeMode)]
     invoke_mode: InvokeMode,
     /// Hostnames that lead to the function, besides /invoke/{id}
-    #[schema(value_type = Vec<foreign::Route>, max_items = 64)]
+    #[schema(value_type = Vec<schemas::Route>, max_items = 64)]
     routes: Vec<Route>,
     #[schema(value_type = u64)]
     revision: Revision,
-    #[schema(value_type = Vec<foreign::Backend>)]
+    #[schema(value_type = Vec<schemas::Backend>)]
     backends: Vec<Backend>,
     created_ms: u64,
     updated_ms: u64,

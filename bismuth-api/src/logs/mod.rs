@@ -39,8 +39,8 @@ use tokio::sync::mpsc;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::openapi::foreign::{self, Uuid};
 use crate::openapi::responses::{NoFunction, PROBLEM_JSON, ProblemBody, QueryRefused, ReadFails};
+use crate::openapi::schemas::{self, Uuid};
 use crate::params::{function_id, malformed_query};
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -287,7 +287,7 @@ struct RecordEvent<'a> {
     #[schema(format = DateTime)]
     time: &'a str,
     #[serde(flatten)]
-    #[schema(value_type = foreign::Backend)]
+    #[schema(value_type = schemas::Backend)]
     from: Instance,
     #[schema(schema_with = stream_schema)]
     stream: &'a str,

@@ -6,9 +6,9 @@
 //!  pages of bismuth-daemon, by hand ───────────────────────────────────┘
 //! ```
 
-pub(crate) mod foreign;
 mod pages;
 pub(crate) mod responses;
+pub(crate) mod schemas;
 
 use axum::Extension;
 use axum::response::{IntoResponse, Response};
@@ -53,10 +53,10 @@ pub(crate) fn document(collected: OpenApi) -> Value {
         operation["responses"]["default"] = responses::unexpected();
     }
     paths.extend(pages::paths());
-    let mut schemas = object(&collected["components"]["schemas"]);
+    let mut components = object(&collected["components"]["schemas"]);
     let problem = serde_json::to_value(ProblemBody::schema()).unwrap_or_default();
-    schemas.insert(ProblemBody::name().into_owned(), problem);
-    schemas.extend(foreign::schemas());
+    components.insert(ProblemBody::name().into_owned(), problem);
+    components.extend(schemas::schemas());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -67,7 +67,7 @@ pub(crate) fn document(collected: OpenApi) -> Value {
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": components},
     })
 }
 

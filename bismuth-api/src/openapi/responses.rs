@@ -88,7 +88,7 @@ pub(crate) enum SecretRefused {
 
 /// svcprovider, for calls that read.
 #[derive(IntoResponses)]
-pub(crate) enum ServicesReadFails {
+pub(crate) enum SvcproviderReadFails {
     /// svcprovider does not answer (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), or its own reason (`store_unavailable`)
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(ProblemBody),
@@ -96,7 +96,7 @@ pub(crate) enum ServicesReadFails {
 
 /// svcprovider, for calls that change something.
 #[derive(IntoResponses)]
-pub(crate) enum ServicesChangeFails {
+pub(crate) enum SvcproviderWriteFails {
     /// svcprovider does not answer (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), or its own reason (`store_unavailable`); `outcome_unknown`: the answer was lost, look before you try again
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(ProblemBody),

@@ -1,4 +1,4 @@
-//! svcprovider, as the API passes calls on to it.
+//! Client of svcprovider: forwards calls about secrets, purges groups.
 //!
 //! It is not needed for anything else: without it, or without its token, these calls are answered with 503 and all others work.
 
@@ -12,37 +12,36 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http_body_util::Full;
-use tokio::time::timeout;
 
 use crate::problem::Problem;
 
 /// A daemon is restarted within about a second.
 const RETRY_AFTER_SECONDS: u32 = 1;
 /// A purge takes as long as there is data.
-const PURGE: Duration = Duration::from_secs(30);
+const PURGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether a call leaves something else than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    Reads,
-    Changes,
+    Read,
+    Write,
 }
 
-/// Passes calls on. Clones are the same.
+/// Forwards calls. Clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Services {
+pub(crate) struct SvcproviderClient {
     surface: Surface,
     /// How long svcprovider may take over one call.
-    within: Duration,
+    timeout: Duration,
 }
 
-impl Services {
-    pub(crate) fn new(surface: Surface, within: Duration) -> Self {
-        Self { surface, within }
+impl SvcproviderClient {
+    pub(crate) fn new(surface: Surface, timeout: Duration) -> Self {
+        Self { surface, timeout }
     }
 
     /// Asks, and answers with what svcprovider answered.
-    pub(crate) async fn pass(
+    pub(crate) async fn forward(
         &self,
         call: Call,
         body: Bytes,
@@ -53,7 +52,7 @@ impl Services {
             let status = answer.status();
             Ok((status, whole(&self.surface, answer).await?))
         };
-        let (status, json) = self.bounded(asking, effect, self.within).await?;
+        let (status, json) = self.with_timeout(asking, effect, self.timeout).await?;
         let headers = [
             (CONTENT_TYPE, "application/json"),
             (CACHE_CONTROL, "no-store"),
@@ -64,24 +63,25 @@ impl Services {
     /// Whether a purge could be asked for now.
     pub(crate) async fn probe(&self) -> Result<(), Problem> {
         let probing = self.surface.probe();
-        self.bounded(probing, Effect::Reads, self.within).await
+        self.with_timeout(probing, Effect::Read, self.timeout).await
     }
 
     /// Deletes all that a group has.
     pub(crate) async fn purge(&self, group: &ServiceGroup) -> Result<Purged, Problem> {
         let purging = self.surface.purge(group);
-        self.bounded(purging, Effect::Changes, PURGE).await
+        self.with_timeout(purging, Effect::Write, PURGE_TIMEOUT)
+            .await
     }
 
-    async fn bounded<T>(
+    async fn with_timeout<T>(
         &self,
         work: impl Future<Output = Result<T, CallError>>,
         effect: Effect,
         bound: Duration,
     ) -> Result<T, Problem> {
-        match timeout(bound, work).await {
+        match tokio::time::timeout(bound, work).await {
             Ok(done) => done.map_err(|error| problem(error, effect)),
-            Err(_) => Err(lost(
+            Err(_) => Err(no_answer(
                 format!(
                     "svcprovider at {} did not answer within {} ms",
                     self.surface.address(),
@@ -99,7 +99,7 @@ fn problem(error: CallError, effect: Effect) -> Problem {
         CallError::Refused(refusal) => refused(refusal),
         CallError::Connect { .. } | CallError::Silent { .. } => unavailable(detail),
         CallError::Exchange { .. } | CallError::Stalled { .. } | CallError::Answer { .. } => {
-            lost(detail, effect)
+            no_answer(detail, effect)
         }
         // The operator's fault and not the client's, who cannot do anything about it.
         CallError::Token(_) | CallError::Unauthorized { .. } => {
@@ -124,10 +124,10 @@ fn unavailable(detail: String) -> Problem {
 }
 
 /// There is no answer, so nobody knows what was done.
-fn lost(detail: String, effect: Effect) -> Problem {
+fn no_answer(detail: String, effect: Effect) -> Problem {
     match effect {
-        Effect::Reads => unavailable(detail),
-        Effect::Changes => Problem::unknown_outcome(format!(
+        Effect::Read => unavailable(detail),
+        Effect::Write => Problem::unknown_outcome(format!(
             "{detail}; the change was made or was not: look before you try again"
         )),
     }
