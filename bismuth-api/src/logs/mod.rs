@@ -45,8 +45,8 @@ use crate::params::{function_id, malformed_query};
 use crate::problem::Problem;
 use crate::state::AppState;
 
-use client::{LogError, OnDrop, Wanted};
-use follow::{Follower, Told};
+use client::{AbortOnDrop, LogError, LogOptions};
+use follow::{FollowEvent, Follower};
 use history::{History, MAX_SOURCES, name_missing};
 use record::{Instance, Record};
 
@@ -57,7 +57,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// Proxies close what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Records on their way to a slow follower. At 16 KiB each, 1 MiB.
-const AHEAD: usize = 64;
+const EVENT_QUEUE: usize = 64;
 /// More is better read whole.
 const LARGEST_TAIL: usize = 100_000;
 
@@ -114,7 +114,7 @@ pub(crate) async fn get(
     let last_event = headers
         .get(LAST_EVENT_ID)
         .and_then(|value| value.to_str().ok());
-    let wanted = wanted(query, last_event, SystemTime::now())?;
+    let options = options(query, last_event, SystemTime::now())?;
     let act = format!("find the containers of function {id}");
     let found = api
         .read(&act, async { Ok(instances(&api.registry, id).await?) })
@@ -124,10 +124,10 @@ pub(crate) async fn get(
     };
     // Newest first; who has more slots than are read at a time wants the newest.
     instances.truncate(MAX_SOURCES);
-    if wanted.follow {
-        Ok(followed(&api, id, wanted, instances))
+    if options.follow {
+        Ok(stream_response(&api, id, options, instances))
     } else {
-        text(&api, instances, wanted).await
+        text_response(&api, instances, options).await
     }
 }
 
@@ -144,7 +144,11 @@ async fn instances(registry: &Registry, id: FunctionId) -> Result<Option<Vec<Ins
     Ok(Some(slots.into_iter().map(instance).collect()))
 }
 
-fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<Wanted, Problem> {
+fn options(
+    query: LogQuery,
+    last_event: Option<&str>,
+    now: SystemTime,
+) -> Result<LogOptions, Problem> {
     let refuse = |field: &str, value: &str, expected: &str| {
         let detail = format!(
             "{field}: {:?} is not {expected}",
@@ -188,12 +192,12 @@ fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<
         .filter(|_| follow)
         .and_then(|id| record::since(id, now))
     {
-        Some(time) => Ok(Wanted {
+        Some(time) => Ok(LogOptions {
             tail: None,
             since: Some(time),
             follow,
         }),
-        None => Ok(Wanted {
+        None => Ok(LogOptions {
             tail,
             since,
             follow,
@@ -201,19 +205,19 @@ fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<
     }
 }
 
-async fn text(
+async fn text_response(
     api: &AppState,
     instances: Vec<Instance>,
-    wanted: Wanted,
+    options: LogOptions,
 ) -> Result<Response, Problem> {
-    let (mut history, missing) = History::open(api.logs, &instances, &wanted).await;
+    let (mut history, missing) = History::open(api.logs, &instances, &options).await;
     if !missing.is_empty() && missing.len() == instances.len() {
         let detail = format!("no log can be read: {}", name_missing(&missing));
         return Err(
             Problem::new(StatusCode::BAD_GATEWAY, "node_unreachable", detail).retry_after(5),
         );
     }
-    let body = match wanted.tail {
+    let body = match options.tail {
         // Each node has sent so many; of all of them only the newest are wanted.
         Some(lines) if instances.len() > 1 => {
             let kept = history
@@ -254,23 +258,28 @@ fn broken(error: &LogError) -> Problem {
     Problem::new(StatusCode::BAD_GATEWAY, "log_broken", chain(error)).retry_after(1)
 }
 
-fn followed(api: &AppState, id: FunctionId, wanted: Wanted, instances: Vec<Instance>) -> Response {
-    let (out, told) = mpsc::channel(AHEAD);
+fn stream_response(
+    api: &AppState,
+    id: FunctionId,
+    options: LogOptions,
+    instances: Vec<Instance>,
+) -> Response {
+    let (out, events) = mpsc::channel(EVENT_QUEUE);
     let follower = Follower {
         registry: api.registry.clone(),
         client: api.logs,
         function: id,
-        wanted,
+        options,
         out,
         shutdown: api.shutdown.clone(),
     };
     // Its owner is the answer: it ends when that is dropped.
-    let work = OnDrop(tokio::spawn(follower.run(instances)).abort_handle());
-    let events = stream::unfold((told, work), |(mut told, work)| async {
-        let event = event(&told.recv().await?);
-        Some((Ok::<_, Infallible>(event), (told, work)))
+    let work = AbortOnDrop(tokio::spawn(follower.run(instances)).abort_handle());
+    let stream = stream::unfold((events, work), |(mut events, work)| async {
+        let event = sse_event(&events.recv().await?);
+        Some((Ok::<_, Infallible>(event), (events, work)))
     });
-    let mut response = Sse::new(events)
+    let mut response = Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
     // nginx and its kin collect an answer otherwise before they pass it on.
@@ -311,9 +320,9 @@ struct GapEvent<'a> {
     reason: &'a str,
 }
 
-fn event(told: &Told) -> Event {
-    match told {
-        Told::Record(from, record) => {
+fn sse_event(event: &FollowEvent) -> Event {
+    match event {
+        FollowEvent::Record(from, record) => {
             let Record {
                 time,
                 stream,
@@ -331,11 +340,11 @@ fn event(told: &Told) -> Event {
             };
             Event::default().id(time).data(json(&data))
         }
-        Told::Gap(from, reason) => Event::default().event("gap").data(json(&GapEvent {
+        FollowEvent::Gap(from, reason) => Event::default().event("gap").data(json(&GapEvent {
             from: *from,
             reason,
         })),
-        Told::End(reason) => Event::default().event("end").data(reason),
+        FollowEvent::End(reason) => Event::default().event("end").data(reason),
     }
 }
 
