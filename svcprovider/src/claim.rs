@@ -21,10 +21,9 @@ use std::time::Duration;
 use bismuth_daemon::{Backoff, Delays, Shutdown, exit};
 use bismuth_model::StoreClaim;
 use bismuth_registry::Registry;
+use bismuth_store::durable;
 use thiserror::Error;
 use tracing::{info, warn};
-
-use crate::durable;
 
 /// Names the store: made once with the data, and kept with it.
 const STORE_FILE: &str = "store";

@@ -8,18 +8,12 @@
 //! ```
 
 pub mod attach;
-pub mod blobs;
 mod claim;
 mod config;
-mod durable;
 mod engines;
 pub mod http;
 pub mod metrics;
-pub mod objects;
 pub mod operator;
-pub mod records;
-pub mod secrets;
-mod seldom;
 mod service;
 mod watch;
 

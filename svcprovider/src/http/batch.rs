@@ -23,6 +23,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bismuth_http::Body;
+use bismuth_store::Key;
+use bismuth_store::records::{
+    Change, EngineError, Place, Record, Space, Write, Written, write_with_room,
+};
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
@@ -30,14 +34,12 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Conditions, etag};
-use super::key::Key;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
 use super::memory::Room;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
 use super::{Caller, Services, body};
-use crate::records::{Change, EngineError, Place, Record, Space, Write, Written, write_with_room};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;

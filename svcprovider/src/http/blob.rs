@@ -3,6 +3,11 @@
 use std::ops::Range;
 
 use bismuth_http::{Body, BodyError};
+use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use bismuth_store::records::decide::check;
+use bismuth_store::records::{Condition, EngineError, Refused, Revision};
+use bismuth_store::seldom::Seldom;
+use bismuth_store::{Key, encode};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
@@ -17,7 +22,6 @@ use hyper::body::Incoming;
 use tracing::error;
 
 use super::condition::{Conditions, etag_value};
-use super::key::{Key, encode};
 use super::kv::{absent, content_type, date, media_type};
 use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
 use super::memory::Room;
@@ -25,11 +29,7 @@ use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
 use super::{Caller, Services, body, digest, no_content, reads};
-use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
 use crate::metrics::Metrics;
-use crate::records::decide::check;
-use crate::records::{Condition, EngineError, Refused, Revision};
-use crate::seldom::Seldom;
 
 pub(super) async fn answer(
     services: &Services,
@@ -139,7 +139,7 @@ fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> R
 }
 
 /// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
-fn outgoing(bytes: crate::blobs::Body, metrics: &Metrics) -> Body {
+fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
     static BREAKS: Seldom = Seldom::new();
     let metrics = metrics.clone();
     let frames = bytes.map_ok(Frame::data).map_err(move |engine| {

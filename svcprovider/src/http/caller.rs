@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bismuth_handover::{Attachment, TokenDigest};
 use bismuth_model::{ServiceGroup, ServiceQuotas};
+use bismuth_store::records::{Limits, Place, Space};
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
@@ -13,7 +14,6 @@ use super::problems::{self, Refusal};
 use super::rate::Bucket;
 use super::shared_rate::Denied;
 use super::{Services, bearer};
-use crate::records::{Limits, Place, Space};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
 const HOSTS: [&[u8]; 2] = [b"169.254.169.254:9000", b"169.254.169.254"];

@@ -1,6 +1,11 @@
 //! `/kv/v1/`.
 
 use bismuth_http::Body;
+use bismuth_store::Key;
+use bismuth_store::records::{
+    Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
+    write_with_room,
+};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, LAST_MODIFIED};
 use http::request::Parts;
@@ -10,16 +15,11 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::condition::{Conditions, etag_value};
-use super::key::Key;
 use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::Room;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
 use super::{Caller, Services, batch, body, digest, no_content, reads};
-use crate::records::{
-    Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
-    write_with_room,
-};
 
 /// Bytes of the largest value.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;

@@ -1,6 +1,8 @@
 //! Listings as JSON.
 
 use bismuth_http::Body;
+use bismuth_store::blobs;
+use bismuth_store::records::Meta;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -8,8 +10,6 @@ use serde::Serialize;
 use super::condition::etag;
 use super::memory::Room;
 use super::problems::{Refusal, bad_json};
-use crate::blobs;
-use crate::records::Meta;
 
 /// Bytes of one entry of a listing, and of its JSON: most have fewer.
 pub(super) const ENTRY_BYTES: usize = 1024;

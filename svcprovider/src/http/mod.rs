@@ -37,7 +37,6 @@ pub mod caller;
 pub(crate) mod coding;
 mod condition;
 mod digest;
-pub mod key;
 mod kv;
 pub(crate) mod listing;
 pub mod memory;
@@ -45,25 +44,24 @@ pub(crate) mod params;
 pub(crate) mod problems;
 mod range;
 pub mod rate;
-pub mod secret;
+mod secret;
 mod shared_rate;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bismuth_http::{Body, trace};
+use bismuth_store::blobs::Blobs;
+use bismuth_store::records::Records;
+use bismuth_store::secrets::SecretStore;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use caller::Caller;
-pub use key::{Key, KeyError};
 pub use memory::Memory;
-pub use secret::{Secret, SecretStore};
 
-use crate::blobs::Blobs;
 use crate::metrics::{Metrics, Service};
-use crate::records::Records;
 use problems::Refusal;
 
 /// What is served.

@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use super::key::{self, Key};
+use bismuth_store::{self as key, Key};
+
 use super::problems::{Refusal, bad_query};
 
 /// Keys of one page, unless the request says.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
+use bismuth_store::KeyError;
+use bismuth_store::blobs::PutError;
+use bismuth_store::records::{EngineError, Refused};
+use bismuth_store::seldom::Seldom;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
@@ -12,10 +16,6 @@ use tracing::{error, warn};
 
 use super::body::BodyBroken;
 use super::condition::etag_value;
-use super::key::KeyError;
-use crate::blobs::PutError;
-use crate::records::{EngineError, Refused};
-use crate::seldom::Seldom;
 
 /// Who says so.
 pub(crate) const COMPONENT: &str = "svcprovider";

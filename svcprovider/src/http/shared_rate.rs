@@ -12,11 +12,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-
-use crate::records::{
+use bismuth_store::records::{
     Change, Condition, EngineError, Limits, Place, Records, Space, Write, now_ms,
 };
+use tokio::sync::Mutex;
 
 /// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
 const EXACT: u64 = 100;

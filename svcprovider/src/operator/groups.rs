@@ -5,6 +5,9 @@ use std::num::NonZeroUsize;
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
+use bismuth_store::records::{
+    Change, Condition, EngineError, Limits, Place, Query, Refused, Space, Usage, Write,
+};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -14,9 +17,6 @@ use super::{Operator, only, secrets_failed};
 use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
-use crate::records::{
-    Change, Condition, EngineError, Limits, Place, Query, Refused, Space, Usage, Write,
-};
 
 /// Records that are removed at a time: one transaction of some milliseconds.
 const PURGED_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");

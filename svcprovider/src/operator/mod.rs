@@ -21,6 +21,8 @@ use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use bismuth_model::ServiceGroup;
+use bismuth_store as key;
+use bismuth_store::secrets::{SecretError, Secrets};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -30,12 +32,10 @@ use serde_json::json;
 pub use serve::{OperatorError, run};
 pub use token::{OperatorToken, TokenError};
 
-use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
 use crate::http::{Caller, Services, no_content};
 use crate::metrics::Service;
-use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
 #[derive(Clone)]

@@ -2,6 +2,8 @@
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
+use bismuth_store::Key;
+use bismuth_store::secrets::{MAX_VALUE_BYTES, SecretError};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,12 +11,10 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Operator, only};
-use crate::http::Key;
 use crate::http::memory::Rooms;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
 use crate::http::{body, coding, listing};
-use crate::secrets::{MAX_VALUE_BYTES, SecretError};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bismuth_handover::TokenDigest;
+use bismuth_store::durable;
 use http::HeaderMap;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::durable;
 use crate::http::bearer;
 
 /// As a key of 256 bits: nobody guesses it.

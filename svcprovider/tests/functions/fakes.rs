@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, BoxStream};
-use svcprovider::http::{Secret, SecretStore};
-use svcprovider::objects::{ObjectId, ObjectWriter, Objects};
-use svcprovider::records::decide::decide;
-use svcprovider::records::{
+use bismuth_store::objects::{ObjectId, ObjectWriter, Objects};
+use bismuth_store::records::decide::decide;
+use bismuth_store::records::{
     EngineError, Owner, Page, Place, Query, Record, Records, Revision, Space, Usage, Write,
     Written, now_ms,
 };
+use bismuth_store::secrets::{Secret, SecretStore};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
 use zeroize::Zeroizing;
 
 /// One store for everything.

@@ -2,11 +2,11 @@
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, Purged, json};
+use bismuth_store::records::{Change, Condition, Limits, Place, Space, Write};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use svcprovider::records::{Change, Condition, Limits, Place, Space, Write};
 
 use crate::rig::Rig;
 
