@@ -14,4 +14,4 @@ pub mod records;
 pub mod secrets;
 pub mod seldom;
 
-pub use key::{Key, KeyError, decode, encode};
+pub use key::{Key, KeyError};

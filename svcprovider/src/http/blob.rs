@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use bismuth_http::{Body, BodyError};
+use bismuth_store::Key;
 use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, EngineError, Refused, Revision};
 use bismuth_store::seldom::Seldom;
-use bismuth_store::{Key, encode};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
@@ -28,7 +28,7 @@ use super::memory::Room;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
-use super::{Caller, Services, body, digest, no_content, reads};
+use super::{Caller, Services, body, digest, no_content, percent, reads};
 use crate::metrics::Metrics;
 
 pub(super) async fn answer(
@@ -68,7 +68,7 @@ async fn get(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     // Only GET has ranges.
     let sends = head.method == Method::GET;
@@ -160,7 +160,7 @@ async fn put(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let explicit = conditions.of_write()?;
@@ -220,7 +220,7 @@ async fn delete(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let mut condition = conditions.of_write()?.unwrap_or_default();
@@ -288,8 +288,8 @@ async fn list(
     if let (true, Some(last)) = (more, keys.last()) {
         let next = format!(
             "</blob/v1/?prefix={}&after={}&limit={}>; rel=\"next\"",
-            encode(&page.prefix),
-            encode(last),
+            percent::encode(&page.prefix),
+            percent::encode(last),
             page.limit
         );
         if let Ok(next) = HeaderValue::try_from(next) {

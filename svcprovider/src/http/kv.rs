@@ -19,7 +19,7 @@ use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::Room;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
-use super::{Caller, Services, batch, body, digest, no_content, reads};
+use super::{Caller, Services, batch, body, digest, no_content, percent, reads};
 
 /// Bytes of the largest value.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -64,7 +64,7 @@ async fn get(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let place = caller.place(Space::Kv, key.into_string());
     let Some((Record { value, meta }, room)) = read(services, caller, &place).await? else {
@@ -142,7 +142,7 @@ async fn set(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["ttl"])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let content_type = content_type(&head.headers)?;
     let ttl_ms = params.ttl_ms()?;
     let place = caller.place(Space::Kv, key.as_str().to_owned());
@@ -225,7 +225,7 @@ async fn delete(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let place = caller.place(Space::Kv, key.into_string());
     let write = Write {
         condition: condition(services, head, &place).await?,
@@ -253,7 +253,7 @@ async fn increment(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let place = caller.place(Space::Kv, key.into_string());
     let condition = condition(services, head, &place).await?;
     let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;

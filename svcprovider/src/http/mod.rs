@@ -41,6 +41,7 @@ mod kv;
 pub(crate) mod listing;
 pub mod memory;
 pub(crate) mod params;
+pub(crate) mod percent;
 pub(crate) mod problems;
 mod range;
 pub mod rate;

@@ -16,6 +16,7 @@ use tracing::{error, warn};
 
 use super::body::BodyBroken;
 use super::condition::etag_value;
+use super::percent::PercentError;
 
 /// Who says so.
 pub(crate) const COMPONENT: &str = "svcprovider";
@@ -309,6 +310,12 @@ pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
         }
         PutError::Engine(engine) => engine.into(),
+    }
+}
+
+impl From<PercentError> for Refusal {
+    fn from(error: PercentError) -> Self {
+        bad("bad_key", error.to_string())
     }
 }
 

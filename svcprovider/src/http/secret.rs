@@ -1,7 +1,6 @@
 //! `/secrets/v1/`: read by functions, written by operators elsewhere.
 
 use bismuth_http::Body;
-use bismuth_store::Key;
 use bismuth_store::secrets::Secret;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
@@ -13,7 +12,7 @@ use super::kv::absent;
 use super::memory::Room;
 use super::params::Params;
 use super::problems::{self, Refusal};
-use super::{Caller, Services, reads};
+use super::{Caller, Services, percent, reads};
 
 /// Which version was answered, as a decimal number.
 pub const VERSION: HeaderName = HeaderName::from_static("x-bismuth-secret-version");
@@ -32,7 +31,7 @@ pub(super) async fn answer(
     }
     let params = Params::parse(head.uri.query(), &["version"])?;
     let conditions = Conditions::of(&head.headers)?;
-    let name = Key::from_path(name)?;
+    let name = percent::key(name)?;
     let version = params.number("version")?;
     let found = services.secrets.get(caller.group(), name.as_str(), version);
     let secret = found.await?;

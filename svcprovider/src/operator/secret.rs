@@ -14,7 +14,7 @@ use super::{Operator, only};
 use crate::http::memory::Rooms;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
-use crate::http::{body, coding, listing};
+use crate::http::{body, coding, listing, percent};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
@@ -40,7 +40,7 @@ pub(super) async fn answer(
     if let Some(name) = name.strip_suffix("/rotate")
         && head.method == Method::POST
     {
-        let (name, value) = (Key::from_path(name)?, value(operator, body).await?);
+        let (name, value) = (percent::key(name)?, value(operator, body).await?);
         let version = secrets.rotate(group, &name, &value).await;
         let version = version.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str(), "version": version }));
@@ -50,7 +50,7 @@ pub(super) async fn answer(
         &[Method::PUT, Method::DELETE],
         "PUT, DELETE, and POST of /rotate",
     )?;
-    let name = Key::from_path(name)?;
+    let name = percent::key(name)?;
     if head.method == Method::DELETE {
         let deleted = secrets.delete(group, &name).await;
         deleted.map_err(|error| refusal(error, &name))?;
