@@ -313,6 +313,21 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_disk_is_full_counts_as_away_and_keeps_what_it_has() {
+    let server = S3Server::start_with_disk_of(16 << 20).await.unwrap();
+    server.create_bucket("blobs").unwrap();
+    let objects = open(&server);
+    let kept = store(&objects, "value".into()).await.unwrap();
+    let ballast = server.fill_disk().unwrap();
+    for new in [zeros(1), zeros(6)] {
+        away(STREAM_BOUND, store(&objects, new)).await;
+    }
+    assert_eq!(read(&objects, kept, 5).await, Ok(5));
+    std::fs::remove_file(ballast).unwrap();
+    store(&objects, zeros(6)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_seen_is_not_said_to_be_gone() {
     let server = serving().await;
     let id = store(&open(&server), "value".into()).await.unwrap();

@@ -55,14 +55,9 @@ impl From<Failure> for EngineError {
             Failure::Silent(bound) => return unavailable(format!("no answer within {bound:?}")),
             Failure::Store(error) => error,
         };
-        let reason = said(&error);
-        // MinIO's words, and those of HTTP.
-        if reason.contains("XMinioStorageFull") || reason.contains(" 507 ") {
-            return Self::Full { engine: ENGINE };
-        }
-        let reason = shortened(reason);
+        let reason = shortened(said(&error));
         match error {
-            // A server that is away or overloaded; a bucket, a right or an upload that is not there: all are mended without us.
+            // A server that is away, overloaded or full, for which S3 has no code of its own; a bucket, a right or an upload that is not there: all are mended without us.
             Error::Generic { .. }
             | Error::NotFound { .. }
             | Error::PermissionDenied { .. }
@@ -130,16 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_named_and_a_long_page_cut() {
-        let answered = |page: String| {
-            EngineError::from(Failure::Store(Error::Generic {
-                store: "S3",
-                source: page.into(),
-            }))
-        };
-        let full = answered("status code: 507 Insufficient Storage".into());
-        assert_eq!(full, EngineError::Full { engine: ENGINE });
-        let long = answered("ü".repeat(1000)).to_string();
+    fn a_long_page_is_cut() {
+        let page = Failure::Store(Error::Generic {
+            store: "S3",
+            source: "ü".repeat(1000).into(),
+        });
+        let long = EngineError::from(page).to_string();
         assert!(long.ends_with('…') && long.len() < 600, "{long}");
     }
 }
