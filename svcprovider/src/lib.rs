@@ -1,10 +1,8 @@
-//! Keys, blobs and secrets for the functions of one node.
+//! Keys, blobs and secrets over HTTP, for the functions of one node and for operators. What keeps them is bismuth-store.
 //!
 //! ```text
-//!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► records   embedded │ PostgreSQL
-//!   operator's socket  ─► token ─────────────────────────────────────────┘     ▲
-//!                                                        blobs ─► index ───────┘
-//!                                                          └────► objects   files │ S3
+//!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► bismuth-store: records, blobs, secrets
+//!   operator's socket  ─► token ─────────────────────────────────────────┘
 //! ```
 
 pub mod attach;
