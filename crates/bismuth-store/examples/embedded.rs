@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bismuth_store::records::embedded::Embedded;
-use bismuth_store::records::{Change, Condition, Limits, Place, Records, Space, Write};
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Records, Write};
 use bytes::Bytes;
 
 const KEYS: u64 = 20_000;
@@ -99,16 +99,22 @@ async fn write(records: Arc<dyn Records>, n: u64) {
 }
 
 async fn read(records: Arc<dyn Records>, n: u64) {
-    let record = records.get(&place(n)).await.expect("the store can be read");
+    let record = records
+        .get(&record_key(n))
+        .await
+        .expect("the store can be read");
     assert!(record.is_some(), "every key was written");
 }
 
 async fn get_p50(records: &Arc<dyn Records>) -> Duration {
     let mut times = Vec::new();
     for n in 0..20_000 {
-        let place = place(n * 7919 % KEYS);
+        let record_key = record_key(n * 7919 % KEYS);
         let began = Instant::now();
-        let record = records.get(&place).await.expect("the store can be read");
+        let record = records
+            .get(&record_key)
+            .await
+            .expect("the store can be read");
         times.push(began.elapsed());
         drop(record);
     }
@@ -116,17 +122,17 @@ async fn get_p50(records: &Arc<dyn Records>) -> Duration {
     times[times.len() / 2]
 }
 
-fn place(n: u64) -> Place {
-    Place {
+fn record_key(n: u64) -> RecordKey {
+    RecordKey {
         group: "0197f1a0-0000-7000-8000-000000000000".into(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         key: format!("some/key/{n:08}"),
     }
 }
 
 fn put(n: u64) -> Write {
     Write {
-        place: place(n),
+        record_key: record_key(n),
         condition: Condition::Always,
         change: Change::Put {
             value: Bytes::from(vec![b'x'; 200]),

@@ -25,7 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use bismuth_http::Body;
 use bismuth_store::Key;
 use bismuth_store::records::{
-    Change, EngineError, Place, Record, Space, Write, Written, write_with_room,
+    Change, EngineError, Keyspace, Record, RecordKey, Write, Written, write_with_room,
 };
 use bytes::Bytes;
 use http::Response;
@@ -149,14 +149,17 @@ async fn get(
     keys: Vec<String>,
 ) -> Result<Response<Body>, Refusal> {
     within(keys.len())?;
-    let mut places = Vec::with_capacity(keys.len());
+    let mut record_keys = Vec::with_capacity(keys.len());
     for (index, key) in keys.into_iter().enumerate() {
         let key =
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
-        places.push(caller.place(Space::Kv, key.into_string()));
+        record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
     }
-    let (found, room) = read(services, caller, &places).await?;
-    let values = places.into_iter().map(|place| place.key).zip(found);
+    let (found, room) = read(services, caller, &record_keys).await?;
+    let values = record_keys
+        .into_iter()
+        .map(|record_key| record_key.key)
+        .zip(found);
     let values = values.map(|(key, record)| value(key, record)).collect();
     json_in(room, &Values { values })
 }
@@ -165,14 +168,18 @@ async fn get(
 async fn read(
     services: &Services,
     caller: &Caller,
-    places: &[Place],
+    record_keys: &[RecordKey],
 ) -> Result<(Vec<Option<Record>>, Room), Refusal> {
-    match services.records.get_many(places, SMALL_BYTES).await {
+    match services.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
         found => return Ok((found?, Room::default())),
     }
     let room = caller.rooms(services).take(ANSWER_BYTES).await?;
-    match services.records.get_many(places, MAX_BYTES as u64).await {
+    match services
+        .records
+        .get_many(record_keys, MAX_BYTES as u64)
+        .await
+    {
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
@@ -229,7 +236,7 @@ struct Asked {
 impl Asked {
     fn of(write: &Write) -> Self {
         Self {
-            key: write.place.key.clone(),
+            key: write.record_key.key.clone(),
             charge: charge_of(&write.change),
             deletes: matches!(write.change, Change::Delete),
         }
@@ -285,7 +292,7 @@ impl Wish {
             }
         };
         Ok(Write {
-            place: caller.place(Space::Kv, key.into_string()),
+            record_key: caller.record_key(Keyspace::Kv, key.into_string()),
             condition: conditions.of_write()?.unwrap_or_default(),
             change,
             limits: caller.kv_limits(),

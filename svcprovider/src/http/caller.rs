@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bismuth_handover::{Attachment, TokenDigest};
 use bismuth_model::{ServiceGroup, ServiceQuotas};
-use bismuth_store::records::{Limits, Place, Space};
+use bismuth_store::records::{Keyspace, Limits, RecordKey};
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
@@ -57,9 +57,13 @@ impl Caller {
     }
 
     /// Where a key of this caller's group is.
-    pub(super) fn place(&self, space: Space, key: String) -> Place {
+    pub(super) fn record_key(&self, keyspace: Keyspace, key: String) -> RecordKey {
         let group = self.group().to_owned();
-        Place { group, space, key }
+        RecordKey {
+            group,
+            keyspace,
+            key,
+        }
     }
 
     /// Where the bytes of its request and of the answer have room.

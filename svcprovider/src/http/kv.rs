@@ -3,7 +3,7 @@
 use bismuth_http::Body;
 use bismuth_store::Key;
 use bismuth_store::records::{
-    Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
+    Change, Condition, EngineError, Keyspace, Meta, Query, Record, RecordKey, Write, Written,
     write_with_room,
 };
 use bytes::Bytes;
@@ -66,8 +66,8 @@ async fn get(
     Params::parse(head.uri.query(), &[])?;
     let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
-    let place = caller.place(Space::Kv, key.into_string());
-    let Some((Record { value, meta }, room)) = read(services, caller, &place).await? else {
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
+    let Some((Record { value, meta }, room)) = read(services, caller, &record_key).await? else {
         return Err(absent(&conditions, "key"));
     };
     let value = room.keep(value);
@@ -84,10 +84,10 @@ async fn get(
 async fn read(
     services: &Services,
     caller: &Caller,
-    place: &Place,
+    record_key: &RecordKey,
 ) -> Result<Option<(Record, Room)>, Refusal> {
     let rooms = caller.rooms(services);
-    let Some(record) = services.records.get(place).await? else {
+    let Some(record) = services.records.get(record_key).await? else {
         return Ok(None);
     };
     if let Some(room) = rooms.try_take(record.value.len()) {
@@ -95,7 +95,7 @@ async fn read(
     }
     drop(record);
     let room = rooms.take(MAX_VALUE_BYTES).await?;
-    let record = services.records.get(place).await?;
+    let record = services.records.get(record_key).await?;
     Ok(record.map(|record| (record, room)))
 }
 
@@ -145,8 +145,8 @@ async fn set(
     let key = percent::key(key)?;
     let content_type = content_type(&head.headers)?;
     let ttl_ms = params.ttl_ms()?;
-    let place = caller.place(Space::Kv, key.as_str().to_owned());
-    let condition = condition(services, head, &place).await?;
+    let record_key = caller.record_key(Keyspace::Kv, key.as_str().to_owned());
+    let condition = condition(services, head, &record_key).await?;
     let announced = digest::announced(&head.headers)?;
     let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
     if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
@@ -156,7 +156,7 @@ async fn set(
         condition,
         change: put(&key, value, content_type, ttl_ms),
         limits: caller.kv_limits(),
-        place,
+        record_key,
     };
     let written = write_one(services, write).await?;
     let status = match written.before {
@@ -171,14 +171,18 @@ async fn set(
 }
 
 /// What a write of a key must find.
-async fn condition(services: &Services, head: &Parts, place: &Place) -> Result<Condition, Refusal> {
+async fn condition(
+    services: &Services,
+    head: &Parts,
+    record_key: &RecordKey,
+) -> Result<Condition, Refusal> {
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let condition = conditions.of_write()?.unwrap_or_default();
     let Some(since) = since else {
         return Ok(condition);
     };
-    let found = services.records.get(place).await?;
+    let found = services.records.get(record_key).await?;
     let current = found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms));
     let pinned = since.pin(&condition, current);
     pinned.map_err(|no| problems::refused(&no, "key", 0))
@@ -226,10 +230,10 @@ async fn delete(
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
     let key = percent::key(key)?;
-    let place = caller.place(Space::Kv, key.into_string());
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
     let write = Write {
-        condition: condition(services, head, &place).await?,
-        place,
+        condition: condition(services, head, &record_key).await?,
+        record_key,
         change: Change::Delete,
         limits: caller.kv_limits(),
     };
@@ -254,8 +258,8 @@ async fn increment(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
     let key = percent::key(key)?;
-    let place = caller.place(Space::Kv, key.into_string());
-    let condition = condition(services, head, &place).await?;
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
+    let condition = condition(services, head, &record_key).await?;
     let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
@@ -267,7 +271,7 @@ async fn increment(
         _ => params.ttl_ms()?,
     };
     let write = Write {
-        place,
+        record_key,
         condition,
         change: Change::Add { delta, ttl_ms },
         limits: caller.kv_limits(),
@@ -293,7 +297,7 @@ async fn list(
         .await?;
     let query = Query {
         group: caller.group().to_owned(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         prefix: page.prefix,
         after: page.after,
         limit: page.limit,

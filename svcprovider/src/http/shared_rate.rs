@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bismuth_store::records::{
-    Change, Condition, EngineError, Limits, Place, Records, Space, Write, now_ms,
+    Change, Condition, EngineError, Keyspace, Limits, RecordKey, Records, Write, now_ms,
 };
 use tokio::sync::Mutex;
 
@@ -102,9 +102,9 @@ async fn refill(
 ) -> Result<Window, Denied> {
     let wanted = (rate / EXACT).max(1);
     let write = Write {
-        place: Place {
+        record_key: RecordKey {
             group: group.to_owned(),
-            space: Space::Rate,
+            keyspace: Keyspace::Rate,
             key: second.to_string(),
         },
         condition: Condition::Always,

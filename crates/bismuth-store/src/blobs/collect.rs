@@ -15,7 +15,9 @@ use futures_util::{StreamExt as _, stream};
 use super::Blobs;
 use super::index::{self, State};
 use crate::objects::ObjectId;
-use crate::records::{EngineError, NO_BOUND, Place, Query, Record, Revision, Space, Write, now_ms};
+use crate::records::{
+    EngineError, Keyspace, NO_BOUND, Query, Record, RecordKey, Revision, Write, now_ms,
+};
 
 /// Records that are looked at together.
 const PAGE: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
@@ -67,7 +69,7 @@ impl Blobs {
     /// When the records cannot be read.
     pub async fn collect(&self) -> Result<Collected, EngineError> {
         let mut collected = Collected::default();
-        for group in self.records.groups(Space::Object).await? {
+        for group in self.records.groups(Keyspace::Object).await? {
             self.collect_group(group, &mut collected).await?;
         }
         Ok(collected)
@@ -80,7 +82,7 @@ impl Blobs {
     ) -> Result<(), EngineError> {
         let mut query = Query {
             group,
-            space: Space::Object,
+            keyspace: Keyspace::Object,
             prefix: String::new(),
             after: None,
             limit: PAGE,
@@ -90,14 +92,16 @@ impl Blobs {
             let keys = page.entries.iter().map(|(key, _)| key.parse());
             let objects: Vec<ObjectId> = keys.filter_map(Result::ok).collect();
             // In the group where it was found: earlier versions had all in one.
-            let place = |&object: &ObjectId| Place {
+            let record_key = |&object: &ObjectId| RecordKey {
                 group: query.group.clone(),
-                ..index::state_place(object)
+                ..index::state_key(object)
             };
-            let places: Vec<Place> = objects.iter().map(place).collect();
-            let records = self.records.get_many(&places, NO_BOUND).await?;
-            let due = objects.into_iter().zip(places).zip(records);
-            let due = due.filter_map(|((object, place), record)| self.due(object, place, &record?));
+            let record_keys: Vec<RecordKey> = objects.iter().map(record_key).collect();
+            let records = self.records.get_many(&record_keys, NO_BOUND).await?;
+            let due = objects.into_iter().zip(record_keys).zip(records);
+            let due = due.filter_map(|((object, record_key), record)| {
+                self.due(object, record_key, &record?)
+            });
             let mut removals =
                 stream::iter(due.map(|due| self.remove(due))).buffer_unordered(AT_ONCE);
             while let Some(removed) = removals.next().await {
@@ -116,13 +120,13 @@ impl Blobs {
         }
     }
 
-    fn due(&self, object: ObjectId, place: Place, record: &Record) -> Option<Due> {
+    fn due(&self, object: ObjectId, record_key: RecordKey, record: &Record) -> Option<Due> {
         let state = State::decode(record)?;
         let silent = now_ms().saturating_sub(record.meta.modified_ms);
         let abandoned = u128::from(silent) >= self.settings.abandoned_after.as_millis();
         (state == State::Garbage || abandoned).then_some(Due {
             object,
-            place,
+            record_key,
             state,
             revision: record.meta.revision,
         })
@@ -134,7 +138,7 @@ impl Blobs {
         if due.state == State::Writing {
             // From here on it cannot get into the index.
             let garbage = Write {
-                place: due.place.clone(),
+                record_key: due.record_key.clone(),
                 ..index::garbage_if(due.object, revision)
             };
             match self.write_one(garbage).await {
@@ -145,7 +149,7 @@ impl Blobs {
         }
         self.objects.delete(due.object).await?;
         let forget = Write {
-            place: due.place,
+            record_key: due.record_key,
             ..index::forget(due.object, revision)
         };
         match self.write_one(forget).await {
@@ -161,7 +165,7 @@ impl Blobs {
 struct Due {
     object: ObjectId,
     /// Where its state is.
-    place: Place,
+    record_key: RecordKey,
     state: State,
     revision: Revision,
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::index::Entry;
-use super::{Blobs, Listed, listed_as, place};
+use super::{Blobs, Listed, listed_as, record_key};
 use crate::records::{EngineError, NO_BOUND};
 
 /// A part of a listing.
@@ -41,15 +41,15 @@ impl Blobs {
         let last = page.entries.last().filter(|_| page.more);
         let next = last.map(|(key, _)| key.clone());
         let keys = page.entries.into_iter();
-        let places: Vec<_> = keys.map(|(key, _)| place(group, &key)).collect();
-        let records = self.records.get_many(&places, NO_BOUND).await?;
-        let found = places.into_iter().zip(records);
-        let blobs = found.filter_map(|(place, record)| {
+        let record_keys: Vec<_> = keys.map(|(key, _)| record_key(group, &key)).collect();
+        let records = self.records.get_many(&record_keys, NO_BOUND).await?;
+        let found = record_keys.into_iter().zip(records);
+        let blobs = found.filter_map(|(record_key, record)| {
             let record = record?;
             let meta = record.meta.clone();
-            let entry = Entry::decode(&place, record);
+            let entry = Entry::decode(&record_key, record);
             Some(Described {
-                listed: listed_as((place.key, meta)),
+                listed: listed_as((record_key.key, meta)),
                 sha256: entry.ok().map(|entry| entry.blob.sha256),
             })
         });

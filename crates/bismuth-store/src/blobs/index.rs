@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Blob, charge};
 use crate::objects::ObjectId;
 use crate::records::{
-    Change, Condition, EngineError, Limits, Place, Record, Revision, Space, Write,
+    Change, Condition, EngineError, Keyspace, Limits, Record, RecordKey, Revision, Write,
 };
 
 /// The first byte of an entry. Another layout will have another.
@@ -26,11 +26,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn decode(place: &Place, record: Record) -> Result<Self, EngineError> {
+    pub(super) fn decode(record_key: &RecordKey, record: Record) -> Result<Self, EngineError> {
         let Some((object, size, sha256)) = parse(&record.value) else {
             return Err(EngineError::Broken {
                 engine: "the index of blobs",
-                reason: format!("the entry of {:?} is unreadable", place.key),
+                reason: format!("the entry of {:?} is unreadable", record_key.key),
             });
         };
         let blob = Blob {
@@ -93,10 +93,10 @@ impl State {
 
 /// Where the state of an object is. Not all in one group, though no function sees any of them: who changes a group holds its lock, and a
 /// node that stops in the middle of that must not stop all others' uploads.
-pub(super) fn state_place(object: ObjectId) -> Place {
-    Place {
+pub(super) fn state_key(object: ObjectId) -> RecordKey {
+    RecordKey {
         group: format!("{:02x}", object.0 % STATE_GROUPS),
-        space: Space::Object,
+        keyspace: Keyspace::Object,
         key: object.to_string(),
     }
 }
@@ -119,7 +119,7 @@ pub(super) fn garbage_if(object: ObjectId, revision: Revision) -> Write {
 /// Forgets the state of an object, if it is still this one.
 pub(super) fn forget(object: ObjectId, revision: Revision) -> Write {
     Write {
-        place: state_place(object),
+        record_key: state_key(object),
         condition: Condition::OneOf(vec![revision]),
         change: Change::Delete,
         limits: Limits::default(),
@@ -128,7 +128,7 @@ pub(super) fn forget(object: ObjectId, revision: Revision) -> Write {
 
 fn state(object: ObjectId, condition: Condition, state: &'static [u8]) -> Write {
     Write {
-        place: state_place(object),
+        record_key: state_key(object),
         condition,
         change: Change::Put {
             value: Bytes::from_static(state),

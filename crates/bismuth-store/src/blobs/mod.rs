@@ -8,8 +8,8 @@
 //!   get:  index ─► object ─► stream, checked against the digest in the index
 //! ```
 //!
-//! The index is a record of [`Space::Blob`], so that conditions, quotas and listing are those of records. What objects there are besides
-//! those in the index is in [`Space::Object`]: nothing that was ever written is forgotten.
+//! The index is a record of [`Keyspace::Blob`], so that conditions, quotas and listing are those of records. What objects there are besides
+//! those in the index is in [`Keyspace::Object`]: nothing that was ever written is forgotten.
 
 mod collect;
 mod described;
@@ -35,8 +35,8 @@ use self::index::Entry;
 use self::staged::Staged;
 use crate::objects::Objects;
 use crate::records::{
-    self, Change, Condition, EngineError, Limits, Meta, Place, Query, Records, Refused, Revision,
-    Space, Usage, Write, decide,
+    self, Change, Condition, EngineError, Keyspace, Limits, Meta, Query, RecordKey, Records,
+    Refused, Revision, Usage, Write, decide,
 };
 
 /// So often a change of the index is tried against others who change the same key; each time one of them has succeeded.
@@ -204,7 +204,7 @@ impl Blobs {
     /// # Errors
     /// When the engine has one.
     pub async fn head(&self, group: &str, key: &str) -> Result<Option<Blob>, EngineError> {
-        let entry = self.entry(&place(group, key)).await?;
+        let entry = self.entry(&record_key(group, key)).await?;
         Ok(entry.map(|entry| entry.blob))
     }
 
@@ -218,9 +218,9 @@ impl Blobs {
         key: &str,
         select: impl Fn(&Blob) -> Option<Range<u64>> + Send,
     ) -> Result<Option<Found>, EngineError> {
-        let place = place(group, key);
+        let record_key = record_key(group, key);
         for _ in 0..RACES {
-            let Some(Entry { blob, object }) = self.entry(&place).await? else {
+            let Some(Entry { blob, object }) = self.entry(&record_key).await? else {
                 return Ok(None);
             };
             let Some(range) = select(&blob) else {
@@ -232,7 +232,7 @@ impl Blobs {
                 return Ok(Some(Found { blob, body }));
             }
             // It was replaced between the two, or it is lost.
-            if self.entry(&place).await?.map(|entry| entry.object) == Some(object) {
+            if self.entry(&record_key).await?.map(|entry| entry.object) == Some(object) {
                 return Err(EngineError::Broken {
                     engine: "the store of blobs",
                     reason: format!("the object {object} of {key:?} is not there"),
@@ -252,9 +252,9 @@ impl Blobs {
         key: &str,
         condition: &Condition,
     ) -> Result<(), EngineError> {
-        let place = place(group, key);
+        let record_key = record_key(group, key);
         for _ in 0..RACES {
-            let current = self.entry(&place).await?;
+            let current = self.entry(&record_key).await?;
             let revision = current.as_ref().map(|entry| entry.blob.revision);
             let refuse = |refused| EngineError::Refused { index: 0, refused };
             decide::check(condition, revision).map_err(refuse)?;
@@ -262,7 +262,7 @@ impl Blobs {
                 return Err(refuse(Refused::NotFound));
             };
             let delete = Write {
-                place: place.clone(),
+                record_key: record_key.clone(),
                 condition: Condition::OneOf(vec![current.blob.revision]),
                 change: Change::Delete,
                 limits: Limits::default(),
@@ -308,7 +308,7 @@ impl Blobs {
     ) -> Result<records::Page, EngineError> {
         let query = Query {
             group: group.to_owned(),
-            space: Space::Blob,
+            keyspace: Keyspace::Blob,
             prefix: prefix.to_owned(),
             after,
             limit,
@@ -321,7 +321,7 @@ impl Blobs {
     /// # Errors
     /// When the engine has one.
     pub async fn usage(&self, group: &str) -> Result<Usage, EngineError> {
-        self.records.usage(group, Space::Blob).await
+        self.records.usage(group, Keyspace::Blob).await
     }
 
     /// Whether the engine of objects answers.
@@ -332,18 +332,18 @@ impl Blobs {
         self.objects.check().await
     }
 
-    async fn entry(&self, place: &Place) -> Result<Option<Entry>, EngineError> {
-        let record = self.records.get(place).await?;
+    async fn entry(&self, record_key: &RecordKey) -> Result<Option<Entry>, EngineError> {
+        let record = self.records.get(record_key).await?;
         record
-            .map(|record| Entry::decode(place, record))
+            .map(|record| Entry::decode(record_key, record))
             .transpose()
     }
 }
 
-fn place(group: &str, key: &str) -> Place {
-    Place {
+fn record_key(group: &str, key: &str) -> RecordKey {
+    RecordKey {
         group: group.to_owned(),
-        space: Space::Blob,
+        keyspace: Keyspace::Blob,
         key: key.to_owned(),
     }
 }

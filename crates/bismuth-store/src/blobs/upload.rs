@@ -20,7 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::index::State;
 use super::staged::{Left, Stage};
-use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, place};
+use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, record_key};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
 
@@ -106,15 +106,15 @@ impl Blobs {
         if blob.length.is_some_and(|length| length > limit) {
             return Err(PutError::TooLarge { limit });
         }
-        let place = place(&blob.group, &blob.key);
-        let current = self.records.get(&place).await?;
+        let record_key = record_key(&blob.group, &blob.key);
+        let current = self.records.get(&record_key).await?;
         let usage = self.usage(&blob.group).await?;
         let size = blob.length.unwrap_or_default();
         let write = Write {
             condition: blob.condition.clone(),
             change: index::put(&blob.key, ObjectId(0), size, &[0; 32], None),
             limits: blob.limits,
-            place,
+            record_key,
         };
         decide::decide(current.as_ref(), usage, now_ms(), Revision(0), &write)?;
         let replaced = current.map_or(0, |record| record.meta.charge);
@@ -206,7 +206,7 @@ impl Blobs {
 
     /// The state of an upload is not the one that was left: an answer was lost, or it was given up.
     async fn find_again(&self, upload: &mut Upload) -> Result<(), PutError> {
-        let record = self.records.get(&index::state_place(upload.object)).await?;
+        let record = self.records.get(&index::state_key(upload.object)).await?;
         let record = record.filter(|it| State::decode(it) == Some(State::Writing));
         // Nobody else says that it is written.
         upload.revision = record.ok_or(PutError::Abandoned)?.meta.revision;
@@ -220,15 +220,15 @@ impl Blobs {
         blob: &NewBlob,
         sha256: [u8; 32],
     ) -> Result<Stored, PutError> {
-        let place = place(&blob.group, &blob.key);
+        let record_key = record_key(&blob.group, &blob.key);
         for _ in 0..RACES {
-            let old = self.entry(&place).await?;
+            let old = self.entry(&record_key).await?;
             let current = old.as_ref().map(|entry| entry.blob.revision);
             decide::check(&blob.condition, current)?;
             let content_type = blob.content_type.clone();
             // Exactly the state that was looked at: its object is the one that becomes garbage.
             let entry = Write {
-                place: place.clone(),
+                record_key: record_key.clone(),
                 condition: current.map_or(Condition::Absent, |it| Condition::OneOf(vec![it])),
                 change: index::put(&blob.key, upload.object, upload.size, &sha256, content_type),
                 limits: blob.limits,

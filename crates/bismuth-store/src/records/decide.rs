@@ -106,7 +106,7 @@ fn change(
                 modified_ms: now_ms,
                 expires_ms: expiry(now_ms, *ttl_ms)
                     .or(live.and_then(|record| record.meta.expires_ms)),
-                charge: (write.place.key.len() + value.len()) as u64,
+                charge: (write.record_key.key.len() + value.len()) as u64,
             };
             Ok((Some(Record { value, meta }), Some(sum)))
         }
@@ -166,16 +166,16 @@ fn within(limits: &Limits, before: Usage, after: Usage) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Place, Space};
+    use crate::records::{Keyspace, RecordKey};
 
     const NOW: u64 = 1_000;
     const NEXT: Revision = Revision(9);
 
     fn write(condition: Condition, change: Change) -> Write {
         Write {
-            place: Place {
+            record_key: RecordKey {
                 group: "g".into(),
-                space: Space::Kv,
+                keyspace: Keyspace::Kv,
                 key: "key".into(),
             },
             condition,

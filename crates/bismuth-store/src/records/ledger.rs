@@ -10,9 +10,9 @@
 use std::collections::BTreeMap;
 
 use super::decide::decide;
-use super::{Place, Record, Refused, Revision, Space, Usage, Write, Written};
+use super::{Keyspace, Record, RecordKey, Refused, Revision, Usage, Write, Written};
 
-/// What is counted for one space of one group.
+/// What is counted for one keyspace of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
     /// What is used.
@@ -22,7 +22,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// The counter of a space that was never written to. Revisions begin at the time, in microseconds, so that a group that was
+    /// The counter of a keyspace that was never written to. Revisions begin at the time, in microseconds, so that a group that was
     /// forgotten and made again does not repeat one: nobody writes a million times a second for as long as it was there.
     #[must_use]
     pub fn begin(now_ms: u64) -> Self {
@@ -36,19 +36,19 @@ impl Counter {
 /// Whose counter it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
-    /// The space, first, because engines keep it first.
-    pub space: Space,
+    /// The keyspace, first, because engines keep it first.
+    pub keyspace: Keyspace,
     /// The group.
     pub group: String,
 }
 
 impl Owner {
-    /// Who owns a place.
+    /// Who owns a key.
     #[must_use]
-    pub fn of(place: &Place) -> Self {
+    pub fn of(record_key: &RecordKey) -> Self {
         Self {
-            space: place.space,
-            group: place.group.clone(),
+            keyspace: record_key.keyspace,
+            group: record_key.group.clone(),
         }
     }
 }
@@ -56,7 +56,7 @@ impl Owner {
 /// The owners that a batch touches, each once, in an order that is the same everywhere: who locks in it does not deadlock.
 #[must_use]
 pub fn owners(batch: &[Write]) -> Vec<Owner> {
-    let owners = batch.iter().map(|write| Owner::of(&write.place));
+    let owners = batch.iter().map(|write| Owner::of(&write.record_key));
     let owners: std::collections::BTreeSet<Owner> = owners.collect();
     owners.into_iter().collect()
 }
@@ -64,7 +64,7 @@ pub fn owners(batch: &[Write]) -> Vec<Owner> {
 /// The part of a store that one batch reads and changes.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    entries: BTreeMap<Place, Entry>,
+    entries: BTreeMap<RecordKey, Entry>,
     counters: BTreeMap<Owner, Counter>,
 }
 
@@ -75,11 +75,11 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Puts in what is stored at a place, also if its time has come. Its value may be any that is longer than
+    /// Puts in what is stored at a key, also if its time has come. Its value may be any that is longer than
     /// [`MAX_NUMBER_BYTES`](super::decide::MAX_NUMBER_BYTES) if it is: a batch that replaces a hundred large values has none of them in memory.
-    pub fn load(&mut self, place: Place, stored: Option<Record>) {
+    pub fn load(&mut self, record_key: RecordKey, stored: Option<Record>) {
         let changed = false;
-        self.entries.insert(place, Entry { stored, changed });
+        self.entries.insert(record_key, Entry { stored, changed });
     }
 
     /// Puts in a counter.
@@ -87,10 +87,10 @@ impl Ledger {
         self.counters.insert(owner, counter);
     }
 
-    /// Whether a place was put in.
+    /// Whether a key was put in.
     #[must_use]
-    pub fn has(&self, place: &Place) -> bool {
-        self.entries.contains_key(place)
+    pub fn has(&self, record_key: &RecordKey) -> bool {
+        self.entries.contains_key(record_key)
     }
 
     /// Makes all writes, or says which was refused; the ledger is of no use then. What a batch names and was not put in is absent.
@@ -106,9 +106,9 @@ impl Ledger {
     }
 
     /// What is to be stored: a record, or `None` where there is none any more.
-    pub fn changes(&self) -> impl Iterator<Item = (&Place, Option<&Record>)> {
+    pub fn changes(&self) -> impl Iterator<Item = (&RecordKey, Option<&Record>)> {
         let changed = self.entries.iter().filter(|(_, entry)| entry.changed);
-        changed.map(|(place, entry)| (place, entry.stored.as_ref()))
+        changed.map(|(record_key, entry)| (record_key, entry.stored.as_ref()))
     }
 
     /// The counters, all of which the batch has changed.
@@ -119,12 +119,15 @@ impl Ledger {
     fn make(&mut self, write: &Write, now_ms: u64) -> Result<Written, Refused> {
         let counter = self
             .counters
-            .entry(Owner::of(&write.place))
+            .entry(Owner::of(&write.record_key))
             .or_insert_with(|| Counter::begin(now_ms));
-        let entry = self.entries.entry(write.place.clone()).or_insert(Entry {
-            stored: None,
-            changed: false,
-        });
+        let entry = self
+            .entries
+            .entry(write.record_key.clone())
+            .or_insert(Entry {
+                stored: None,
+                changed: false,
+            });
         let revision = Revision(counter.revision + 1);
         let decision = decide(
             entry.stored.as_ref(),
@@ -158,10 +161,10 @@ mod tests {
     use super::*;
     use crate::records::{Change, Condition, Limits};
 
-    fn place(key: u8) -> Place {
-        Place {
+    fn record_key(key: u8) -> RecordKey {
+        RecordKey {
             group: "g".into(),
-            space: Space::Kv,
+            keyspace: Keyspace::Kv,
             key: format!("{key}"),
         }
     }
@@ -193,7 +196,7 @@ mod tests {
             key in 0_u8..4, change in changes(), condition in conditions(),
             bytes in prop::option::of(0_u64..120), count in prop::option::of(0_u64..4),
         ) -> Write {
-            Write { place: place(key), condition, change, limits: Limits { bytes, count } }
+            Write { record_key: record_key(key), condition, change, limits: Limits { bytes, count } }
         }
     }
 
@@ -265,7 +268,7 @@ mod tests {
     #[test]
     fn a_later_write_sees_an_earlier_one_of_its_batch() {
         let write = |condition, change| Write {
-            place: place(1),
+            record_key: record_key(1),
             condition,
             change,
             limits: Limits::default(),
@@ -283,15 +286,15 @@ mod tests {
         let written = ledger.run(&batch, 3).unwrap();
         assert_eq!(written[1].sum, Some(2));
         assert_eq!(written[0].revision, Revision(3_001));
-        assert_eq!(ledger.changes().next(), Some((&place(1), None)));
+        assert_eq!(ledger.changes().next(), Some((&record_key(1), None)));
     }
 
     #[test]
     fn owners_come_once_and_in_one_order() {
-        let at = |space, group: &str| Write {
-            place: Place {
+        let at = |keyspace, group: &str| Write {
+            record_key: RecordKey {
                 group: group.into(),
-                space,
+                keyspace,
                 key: "k".into(),
             },
             condition: Condition::Always,
@@ -299,16 +302,23 @@ mod tests {
             limits: Limits::default(),
         };
         let batch = [
-            at(Space::Object, ""),
-            at(Space::Kv, "b"),
-            at(Space::Kv, "a"),
-            at(Space::Kv, "b"),
+            at(Keyspace::Object, ""),
+            at(Keyspace::Kv, "b"),
+            at(Keyspace::Kv, "a"),
+            at(Keyspace::Kv, "b"),
         ];
         let listed: Vec<_> = owners(&batch)
             .into_iter()
-            .map(|owner| (owner.space, owner.group))
+            .map(|owner| (owner.keyspace, owner.group))
             .collect();
-        let expected = [(Space::Kv, "a"), (Space::Kv, "b"), (Space::Object, "")];
-        assert_eq!(listed, expected.map(|(space, group)| (space, group.into())));
+        let expected = [
+            (Keyspace::Kv, "a"),
+            (Keyspace::Kv, "b"),
+            (Keyspace::Object, ""),
+        ];
+        assert_eq!(
+            listed,
+            expected.map(|(keyspace, group)| (keyspace, group.into()))
+        );
     }
 }

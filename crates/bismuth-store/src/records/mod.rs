@@ -5,8 +5,8 @@
 //!                                                     │ pure, in decide.rs, the same for every engine
 //! ```
 //!
-//! - A record lives in a *space* of a *group*. Keys are ordered by their bytes.
-//! - Every change gives a record a new [`Revision`]. Within one space of one group revisions only grow, also over deletions, so
+//! - A record lives in a *keyspace* of a *group*. Keys are ordered by their bytes.
+//! - Every change gives a record a new [`Revision`]. Within one keyspace of one group revisions only grow, also over deletions, so
 //!   that a revision names one state of one key for ever: it is what the `ETag` is made of.
 //! - A record whose time has come is absent for every reader and every condition at once, and is removed by
 //!   [`Records::sweep`] later; until then it counts as used.
@@ -31,9 +31,9 @@ use thiserror::Error;
 pub use self::ledger::Owner;
 pub use bismuth_base::now_ms;
 
-/// What kind of thing a record is. Spaces of one group do not see each other.
+/// What kind of thing a record is. Keyspaces of one group do not see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Space {
+pub enum Keyspace {
     /// Keys of functions.
     Kv,
     /// The index of blobs: what a blob is and which object holds its bytes.
@@ -48,7 +48,7 @@ pub enum Space {
     Rate,
 }
 
-impl Space {
+impl Keyspace {
     /// All there are.
     pub const ALL: [Self; 6] = [
         Self::Kv,
@@ -75,21 +75,23 @@ impl Space {
     /// What a stored code stands for.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|space| space.code() == code)
+        Self::ALL
+            .into_iter()
+            .find(|keyspace| keyspace.code() == code)
     }
 }
 
-/// Names one state of one record; grows with every change in its space and group.
+/// Names one state of one record; grows with every change in its keyspace and group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
-/// Where a record is.
+/// Names a record: what it is called in one keyspace of one group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct RecordKey {
     /// Whose it is.
     pub group: String,
     /// What it is.
-    pub space: Space,
+    pub keyspace: Keyspace,
     /// Its key, validated by who takes it from outside.
     pub key: String,
 }
@@ -172,16 +174,16 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Where.
-    pub place: Place,
+    pub record_key: RecordKey,
     /// If what.
     pub condition: Condition,
     /// What.
     pub change: Change,
-    /// What the group may use of this space after it. A write that makes usage smaller is never refused for it.
+    /// What the group may use of this keyspace after it. A write that makes usage smaller is never refused for it.
     pub limits: Limits,
 }
 
-/// What a group may use of a space; `None` is unlimited.
+/// What a group may use of a keyspace; `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Sum of charges.
@@ -190,7 +192,7 @@ pub struct Limits {
     pub count: Option<u64>,
 }
 
-/// What a group uses of a space. Records that are past their time count until they are swept.
+/// What a group uses of a keyspace. Records that are past their time count until they are swept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Sum of charges.
@@ -316,7 +318,7 @@ pub struct Query {
     /// Whose.
     pub group: String,
     /// What.
-    pub space: Space,
+    pub keyspace: Keyspace,
     /// Only keys that begin with it.
     pub prefix: String,
     /// Only keys after this one.
@@ -331,14 +333,14 @@ pub const NO_BOUND: u64 = u64::MAX;
 /// An engine for records. Every call has a bound of its own, a second at most when the engine is away.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {
-    /// The record at a place, if there is one that has not ceased to be.
-    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError>;
+    /// The record at a key, if there is one that has not ceased to be.
+    async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError>;
 
-    /// The records at several places of one state of the store, in the order asked; [`EngineError::TooLarge`] if their values together have
+    /// The records at several keys of one state of the store, in the order asked; [`EngineError::TooLarge`] if their values together have
     /// more than `most_bytes`, which are then not read.
     async fn get_many(
         &self,
-        places: &[Place],
+        record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError>;
 
@@ -350,10 +352,10 @@ pub trait Records: Send + Sync + 'static {
     async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, EngineError>;
 
     /// What a group uses.
-    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError>;
+    async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError>;
 
-    /// The groups that have anything in a space, in order.
-    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError>;
+    /// The groups that have anything in a keyspace, in order.
+    async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError>;
 
     /// Removes up to `limit` records whose time has come, of one owner or of all; returns how many.
     async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError>;
@@ -388,7 +390,7 @@ pub async fn write_with_room(
     let Some(write) = again.get(*index) else {
         return Err(refused);
     };
-    let owner = Owner::of(&write.place);
+    let owner = Owner::of(&write.record_key);
     match records.sweep(Some(&owner), SWEPT_FOR_ROOM).await {
         Ok(1..) => records.write(again).await,
         Ok(0) => Err(refused),

@@ -3,13 +3,13 @@
 //! ```text
 //!  master key (a file) ──seals──► data key of the group ──seals──┬─► values of its secrets      AAD: group, name, version
 //!   keyring.rs                     data_key.rs                   └─► manifest of the group      AAD: group
-//!                                  Space::DataKey "current"          name ─► version, digest of the record of its values
+//!                                  Keyspace::DataKey "current"       name ─► version, digest of the record of its values
 //!
 //!  set rotate delete ─► read data key, manifest, record (one state, state.rs) ─► plan ─► one batch, if the manifest is still that one
 //!  get               ─► read data key, manifest, record (one state, state.rs) ─► digest as the manifest says? ─► open
 //! ```
 //!
-//! In `Space::Secret` of a group are its manifest (`m`) and for each secret one record (`v/{name}`) with its current value and the one
+//! In `Keyspace::Secret` of a group are its manifest (`m`) and for each secret one record (`v/{name}`) with its current value and the one
 //! before, so that what is kept of old values is bounded. The last secret takes manifest and data key with it: what was sealed under
 //! the key, in old pages of a disk or in backups, can then be opened by nobody.
 //!

@@ -11,7 +11,7 @@ use super::error::SecretError;
 use super::keyring::Keyring;
 use super::state;
 use super::store::{ATTEMPTS, Secrets, is_outrun, outrun};
-use crate::records::{Condition, EngineError, Space};
+use crate::records::{Condition, EngineError, Keyspace};
 
 /// What sealing anew has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Secrets {
         drop(self.storing.write().await);
         let mut groups = 0;
         let mut failures = Vec::new();
-        for group in self.records.groups(Space::DataKey).await? {
+        for group in self.records.groups(Keyspace::DataKey).await? {
             match self.rewrap_group(&ring, &group).await {
                 Ok(true) => groups += 1,
                 Ok(false) => {}
@@ -57,9 +57,9 @@ impl Secrets {
 
     /// Whether the group's data key was under another master key.
     async fn rewrap_group(&self, ring: &Keyring, group: &str) -> Result<bool, SecretError> {
-        let place = state::data_key(group);
+        let record_key = state::data_key(group);
         for _ in 0..ATTEMPTS {
-            let Some(stored) = self.records.get(&place).await? else {
+            let Some(stored) = self.records.get(&record_key).await? else {
                 return Ok(false);
             };
             let key = state::unwrap(ring, group, &stored.value)?;
@@ -69,7 +69,7 @@ impl Secrets {
             }
             let wrapped = data_key::wrap(group, &key, ring.current())?;
             let still = Condition::OneOf(vec![stored.meta.revision]);
-            let write = state::put(place.clone(), still, wrapped);
+            let write = state::put(record_key.clone(), still, wrapped);
             match self.records.write(vec![write]).await {
                 Ok(_) => return Ok(true),
                 Err(error) if is_outrun(&error) => {}

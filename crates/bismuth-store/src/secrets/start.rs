@@ -18,7 +18,7 @@ use super::error::{Flaw, SecretError};
 use super::keyring::{Keyring, KeyringError};
 use super::state;
 use super::store::Secrets;
-use crate::records::{EngineError, NO_BOUND, Place, Records, Space};
+use crate::records::{EngineError, Keyspace, NO_BOUND, RecordKey, Records};
 
 /// Data keys that are read at a time: some ten kilobytes.
 const AT_ONCE: usize = 100;
@@ -79,7 +79,7 @@ pub async fn master_keys(
         Err(KeyringError::Missing { .. }) if create => {}
         loaded => return Ok(loaded?),
     }
-    let groups = records.groups(Space::DataKey).await;
+    let groups = records.groups(Keyspace::DataKey).await;
     let groups = groups.map_err(MasterKeysError::Engine)?;
     if let Some(group) = groups.first() {
         let lost = MasterKeysError::Lost {
@@ -103,12 +103,13 @@ impl Secrets {
     /// [`MasterKeysError::OpensNothing`], [`MasterKeysError::Engine`].
     pub async fn examine(&self) -> Result<(), MasterKeysError> {
         let ring = self.ring();
-        let groups = self.records.groups(Space::DataKey).await;
+        let groups = self.records.groups(Keyspace::DataKey).await;
         let groups = groups.map_err(MasterKeysError::Engine)?;
         let mut first = None;
         for some in groups.chunks(AT_ONCE) {
-            let places: Vec<Place> = some.iter().map(|group| state::data_key(group)).collect();
-            let found = self.records.get_many(&places, NO_BOUND).await;
+            let record_keys: Vec<RecordKey> =
+                some.iter().map(|group| state::data_key(group)).collect();
+            let found = self.records.get_many(&record_keys, NO_BOUND).await;
             let found = found.map_err(MasterKeysError::Engine)?;
             for (group, record) in some.iter().zip(found) {
                 // Purged since it was listed.

@@ -20,7 +20,7 @@ use super::seal::{self, SealKey, Use};
 use super::secret::Secret;
 use super::store::{Listed, Stored};
 use super::versions::{Version, Versions, digest};
-use crate::records::{Change, Condition, Limits, Place, Record, Revision, Space, Write};
+use crate::records::{Change, Condition, Keyspace, Limits, Record, RecordKey, Revision, Write};
 
 /// Keys of records. Never changed, because they are stored.
 const DATA_KEY: &str = "current";
@@ -28,36 +28,36 @@ const MANIFEST: &str = "m";
 const RECORDS: &str = "v/";
 
 /// Where a group's data key is.
-pub(super) fn data_key(group: &str) -> Place {
-    place(group, Space::DataKey, DATA_KEY.to_owned())
+pub(super) fn data_key(group: &str) -> RecordKey {
+    record_key(group, Keyspace::DataKey, DATA_KEY.to_owned())
 }
 
-/// Whether a key in [`Space::Secret`] is that of a secret.
+/// Whether a key in [`Keyspace::Secret`] is that of a secret.
 pub(super) fn is_secret(key: &str) -> bool {
     key.starts_with(RECORDS)
 }
 
-pub(super) fn manifest(group: &str) -> Place {
-    place(group, Space::Secret, MANIFEST.to_owned())
+pub(super) fn manifest(group: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, MANIFEST.to_owned())
 }
 
-fn record(group: &str, name: &str) -> Place {
-    place(group, Space::Secret, format!("{RECORDS}{name}"))
+fn record(group: &str, name: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, format!("{RECORDS}{name}"))
 }
 
-fn place(group: &str, space: Space, key: String) -> Place {
-    Place {
+fn record_key(group: &str, keyspace: Keyspace, key: String) -> RecordKey {
+    RecordKey {
         group: group.to_owned(),
-        space,
+        keyspace,
         key,
     }
 }
 
 /// What must be known of a group, and of one of its secrets, to say anything of it.
-pub(super) fn places(group: &str, name: Option<&str>) -> Vec<Place> {
-    let mut places = vec![data_key(group), manifest(group)];
-    places.extend(name.map(|name| record(group, name)));
-    places
+pub(super) fn record_keys(group: &str, name: Option<&str>) -> Vec<RecordKey> {
+    let mut record_keys = vec![data_key(group), manifest(group)];
+    record_keys.extend(name.map(|name| record(group, name)));
+    record_keys
 }
 
 /// A group, and one of its secrets if one was asked for.
@@ -88,7 +88,7 @@ pub(super) enum IfMissing {
 }
 
 impl State {
-    /// Opens what was found at [`places`].
+    /// Opens what was found at [`record_keys`].
     pub(super) fn open(
         ring: &Keyring,
         group: &str,
@@ -325,9 +325,9 @@ fn value_of<'a>(group: &'a str, name: &'a str, version: u64) -> Use<'a> {
 }
 
 /// Secrets count for nothing of what a function may use: operators write them.
-pub(super) fn put(place: Place, condition: Condition, value: Vec<u8>) -> Write {
+pub(super) fn put(record_key: RecordKey, condition: Condition, value: Vec<u8>) -> Write {
     Write {
-        place,
+        record_key,
         condition,
         change: Change::Put {
             charge: value.len() as u64,
@@ -339,9 +339,9 @@ pub(super) fn put(place: Place, condition: Condition, value: Vec<u8>) -> Write {
     }
 }
 
-pub(super) fn delete(place: Place, condition: Condition) -> Write {
+pub(super) fn delete(record_key: RecordKey, condition: Condition) -> Write {
     Write {
-        place,
+        record_key,
         condition,
         change: Change::Delete,
         limits: Limits::default(),

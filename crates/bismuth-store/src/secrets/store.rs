@@ -19,8 +19,8 @@ use super::state::{self, IfMissing, State};
 use super::{MAX_SECRETS, MAX_VALUE_BYTES};
 use crate::Key;
 use crate::records::{
-    Condition, EngineError, NO_BOUND, Page, Place, Query, Record, Records, Refused, Space, Write,
-    now_ms,
+    Condition, EngineError, Keyspace, NO_BOUND, Page, Query, Record, RecordKey, Records, Refused,
+    Write, now_ms,
 };
 
 /// How often a change is tried when others are quicker. Those of this process take turns, so it is other nodes' that are.
@@ -103,12 +103,16 @@ impl Secrets {
     /// # Errors
     /// When the engine is away.
     pub async fn count(&self, group: &str) -> Result<u64, EngineError> {
-        let used = self.records.usage(group, Space::Secret).await?;
-        let Place { group, space, key } = state::manifest(group);
+        let used = self.records.usage(group, Keyspace::Secret).await?;
+        let RecordKey {
+            group,
+            keyspace,
+            key,
+        } = state::manifest(group);
         // Only to know whether there is one: it counts as a record of the group's and is no secret.
         let manifest = Query {
             group,
-            space,
+            keyspace,
             prefix: key,
             after: None,
             limit: NonZeroUsize::MIN,
@@ -209,7 +213,7 @@ impl Secrets {
         let key = state::data_key(group);
         let query = Query {
             group: group.to_owned(),
-            space: Space::Secret,
+            keyspace: Keyspace::Secret,
             prefix: String::new(),
             after: None,
             limit: PURGED_AT_ONCE,
@@ -220,21 +224,29 @@ impl Secrets {
         let secrets = secrets.count() as u64;
         let entries = entries.into_iter().map(|(key, meta)| {
             let group = group.to_owned();
-            let space = Space::Secret;
-            (Place { group, space, key }, meta)
+            let keyspace = Keyspace::Secret;
+            (
+                RecordKey {
+                    group,
+                    keyspace,
+                    key,
+                },
+                meta,
+            )
         });
         let all = entries.chain(found.map(|Record { meta, .. }| (key, meta)));
-        let batch =
-            all.map(|(place, meta)| state::delete(place, Condition::OneOf(vec![meta.revision])));
+        let batch = all.map(|(record_key, meta)| {
+            state::delete(record_key, Condition::OneOf(vec![meta.revision]))
+        });
         Ok((batch.collect(), secrets))
     }
 
     /// What a group has in one state of the store. When it is sealed under a master key that is not known, the file is read again: the
     /// operator puts a new key there, and another node may be quicker to use it.
     async fn look(&self, group: &str, name: Option<&str>) -> Result<State, SecretError> {
-        let places = state::places(group, name);
+        let record_keys = state::record_keys(group, name);
         let ring = self.keyring.load_full();
-        let found = self.records.get_many(&places, NO_BOUND).await?;
+        let found = self.records.get_many(&record_keys, NO_BOUND).await?;
         let (group, id, path) = match State::open(&ring, group, found) {
             Err(SecretError::UnknownMasterKey {
                 group, id, path, ..
@@ -249,7 +261,7 @@ impl Secrets {
             reread: Some(Box::new(reread)),
         })?;
         // It may have been sealed anew since it was read, and the old master key been taken away.
-        let found = self.records.get_many(&places, NO_BOUND).await?;
+        let found = self.records.get_many(&record_keys, NO_BOUND).await?;
         State::open(&ring, &group, found)
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bismuth_store::objects::Objects;
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::postgres::Postgres;
-use bismuth_store::records::{EngineError, Records, Space};
+use bismuth_store::records::{EngineError, Keyspace, Records};
 use bismuth_testkit::{PostgreSql, eventually};
 use futures_util::FutureExt as _;
 use tempfile::TempDir;
@@ -110,7 +110,7 @@ async fn all_away(records: &Arc<dyn Records>) {
     tokio::join!(
         away(get_raw(records)),
         away(make(records, put("key", "new"))),
-        away(records.usage("group", Space::Kv)),
+        away(records.usage("group", Keyspace::Kv)),
         away(records.check()),
     );
 }

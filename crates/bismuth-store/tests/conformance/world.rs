@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bismuth_store::blobs::{Blobs, Settings};
 use bismuth_store::objects::Objects;
 use bismuth_store::records::{
-    Change, Condition, EngineError, Limits, Meta, Page, Place, Query, Record, Records, Refused,
-    Revision, Space, Usage, Write, Written,
+    Change, Condition, EngineError, Keyspace, Limits, Meta, Page, Query, Record, RecordKey,
+    Records, Refused, Revision, Usage, Write, Written,
 };
 use bytes::Bytes;
 
@@ -41,14 +41,14 @@ pub trait World: Send + Sync {
     }
 }
 
-pub fn at(key: &str) -> Place {
-    place("group", Space::Kv, key)
+pub fn at(key: &str) -> RecordKey {
+    record_key("group", Keyspace::Kv, key)
 }
 
-pub fn place(group: &str, space: Space, key: &str) -> Place {
-    Place {
+pub fn record_key(group: &str, keyspace: Keyspace, key: &str) -> RecordKey {
+    RecordKey {
         group: group.into(),
-        space,
+        keyspace,
         key: key.into(),
     }
 }
@@ -56,7 +56,7 @@ pub fn place(group: &str, space: Space, key: &str) -> Place {
 /// A write of `change` without a condition and a limit.
 pub fn write(key: &str, change: Change) -> Write {
     Write {
-        place: at(key),
+        record_key: at(key),
         condition: Condition::Always,
         change,
         limits: Limits::default(),
@@ -95,7 +95,7 @@ pub fn delete(key: &str) -> Write {
 pub trait But {
     fn when(self, condition: Condition) -> Self;
     fn within(self, bytes: Option<u64>, count: Option<u64>) -> Self;
-    fn of(self, group: &str, space: Space) -> Self;
+    fn of(self, group: &str, keyspace: Keyspace) -> Self;
 }
 
 impl But for Write {
@@ -109,9 +109,9 @@ impl But for Write {
         self
     }
 
-    fn of(mut self, group: &str, space: Space) -> Self {
-        self.place.group = group.into();
-        self.place.space = space;
+    fn of(mut self, group: &str, keyspace: Keyspace) -> Self {
+        self.record_key.group = group.into();
+        self.record_key.keyspace = keyspace;
         self
     }
 }
@@ -147,7 +147,7 @@ pub fn one_of(revision: Revision) -> Condition {
 pub fn query(prefix: &str, after: Option<&str>, limit: usize) -> Query {
     Query {
         group: "group".into(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         prefix: prefix.into(),
         after: after.map(Into::into),
         limit: NonZeroUsize::new(limit).unwrap(),
@@ -173,7 +173,7 @@ pub async fn all(records: &Arc<dyn Records>, page_size: usize) -> Vec<(String, M
 }
 
 pub async fn usage(records: &Arc<dyn Records>) -> Usage {
-    records.usage("group", Space::Kv).await.unwrap()
+    records.usage("group", Keyspace::Kv).await.unwrap()
 }
 
 /// What the records that are listed add up to.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bismuth_store::blobs::{Blobs, Collected, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::embedded::Embedded;
-use bismuth_store::records::{Meta, Place, Query, Record, Records, Space, Usage};
+use bismuth_store::records::{Keyspace, Meta, Query, Record, RecordKey, Records, Usage};
 use futures_util::TryStreamExt as _;
 
 use crate::model::{Found, Holds, Model, State};
@@ -33,19 +33,23 @@ pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
     let blobs = Blobs::new(Arc::clone(&records), files, settings);
     let mut found = Found::new();
     let mut named = BTreeSet::new();
-    for (group, space) in [(GROUP, Space::Kv), (OTHER, Space::Kv), (GROUP, Space::Blob)] {
-        for (place, record) in all(&*records, group, space).await? {
-            let holds = match space {
-                Space::Blob => {
+    for (group, keyspace) in [
+        (GROUP, Keyspace::Kv),
+        (OTHER, Keyspace::Kv),
+        (GROUP, Keyspace::Blob),
+    ] {
+        for (record_key, record) in all(&*records, group, keyspace).await? {
+            let holds = match keyspace {
+                Keyspace::Blob => {
                     named.insert(object_of(&record)?);
-                    blob(&blobs, plan, &place, &record).await
+                    blob(&blobs, plan, &record_key, &record).await
                 }
-                _ if plan::is_counter(&place) => counter(&place, &record),
-                _ => content(plan, &place, &record),
+                _ if plan::is_counter(&record_key) => counter(&record_key, &record),
+                _ => content(plan, &record_key, &record),
             };
-            let holds = holds.with_context(|| format!("{place:?} with {:?}", record.meta))?;
+            let holds = holds.with_context(|| format!("{record_key:?} with {:?}", record.meta))?;
             let revision = record.meta.revision.0;
-            found.insert(place, State { revision, holds });
+            found.insert(record_key, State { revision, holds });
         }
     }
     model.settle(found)?;
@@ -55,10 +59,14 @@ pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
 }
 
 /// All records of a group, which add up to its usage.
-async fn all(records: &dyn Records, group: &str, space: Space) -> Result<Vec<(Place, Record)>> {
+async fn all(
+    records: &dyn Records,
+    group: &str,
+    keyspace: Keyspace,
+) -> Result<Vec<(RecordKey, Record)>> {
     let mut query = Query {
         group: group.into(),
-        space,
+        keyspace,
         prefix: String::new(),
         after: None,
         limit: PAGE,
@@ -70,31 +78,36 @@ async fn all(records: &dyn Records, group: &str, space: Space) -> Result<Vec<(Pl
         query.after = page.entries.last().map(|(key, _)| key.clone());
         for (key, meta) in page.entries {
             let group = group.into();
-            let place = Place { group, space, key };
-            let record = records.get(&place).await?;
-            let record = record.with_context(|| format!("{place:?} is listed and not there"))?;
-            ensure!(record.meta == meta, "{place:?} is listed as {meta:?}");
+            let record_key = RecordKey {
+                group,
+                keyspace,
+                key,
+            };
+            let record = records.get(&record_key).await?;
+            let record =
+                record.with_context(|| format!("{record_key:?} is listed and not there"))?;
+            ensure!(record.meta == meta, "{record_key:?} is listed as {meta:?}");
             summed.bytes += meta.charge;
             summed.count += 1;
-            all.push((place, record));
+            all.push((record_key, record));
         }
         if !page.more {
             break;
         }
     }
-    let usage = records.usage(group, space).await?;
+    let usage = records.usage(group, keyspace).await?;
     ensure!(
         usage == summed,
-        "{group:?} uses {usage:?} of {space:?}, and has {summed:?}"
+        "{group:?} uses {usage:?} of {keyspace:?}, and has {summed:?}"
     );
     Ok(all)
 }
 
-fn content(plan: Plan, place: &Place, record: &Record) -> Result<Holds> {
+fn content(plan: Plan, record_key: &RecordKey, record: &Record) -> Result<Holds> {
     let id = plan::attempt_of(record.meta.content_type.as_deref());
     let id = id.context("nobody has put it")?;
     ensure!(
-        record.value == plan.content(id, place),
+        record.value == plan.content(id, record_key),
         "its {} bytes are not those that were put",
         record.value.len()
     );
@@ -103,18 +116,20 @@ fn content(plan: Plan, place: &Place, record: &Record) -> Result<Holds> {
             == plan::ttl_ms_of(id).map(|ttl_ms| record.meta.modified_ms + ttl_ms),
         "its expiry is not the one that was put"
     );
-    is_charged(place, &record.meta, record.value.len())?;
+    is_charged(record_key, &record.meta, record.value.len())?;
     Ok(Holds::Content(id))
 }
 
-fn counter(place: &Place, record: &Record) -> Result<Holds> {
+fn counter(record_key: &RecordKey, record: &Record) -> Result<Holds> {
     let sum = std::str::from_utf8(&record.value)?.parse()?;
-    is_charged(place, &record.meta, record.value.len())?;
+    is_charged(record_key, &record.meta, record.value.len())?;
     Ok(Holds::Sum(sum))
 }
 
-async fn blob(blobs: &Blobs, plan: Plan, place: &Place, record: &Record) -> Result<Holds> {
-    let found = blobs.get(&place.group, &place.key, |blob| Some(0..blob.size));
+async fn blob(blobs: &Blobs, plan: Plan, record_key: &RecordKey, record: &Record) -> Result<Holds> {
+    let found = blobs.get(&record_key.group, &record_key.key, |blob| {
+        Some(0..blob.size)
+    });
     let found = found.await?.context("it is in the index and not there")?;
     let id = plan::attempt_of(found.blob.content_type.as_deref());
     let id = id.context("nobody has put it")?;
@@ -123,16 +138,16 @@ async fn blob(blobs: &Blobs, plan: Plan, place: &Place, record: &Record) -> Resu
     let chunks: Vec<_> = body.try_collect().await?;
     let bytes = chunks.concat();
     ensure!(
-        bytes == plan.content(id, place),
+        bytes == plan.content(id, record_key),
         "its {} bytes are not those that were put",
         bytes.len()
     );
-    is_charged(place, &record.meta, bytes.len())?;
+    is_charged(record_key, &record.meta, bytes.len())?;
     Ok(Holds::Content(id))
 }
 
-fn is_charged(place: &Place, meta: &Meta, bytes: usize) -> Result<()> {
-    let charge = (place.key.len() + bytes) as u64;
+fn is_charged(record_key: &RecordKey, meta: &Meta, bytes: usize) -> Result<()> {
+    let charge = (record_key.key.len() + bytes) as u64;
     ensure!(meta.charge == charge, "it counts for {}", meta.charge);
     Ok(())
 }
@@ -152,7 +167,7 @@ async fn nothing_is_nobodys(
 ) -> Result<()> {
     let Collected { failed, .. } = blobs.collect().await?;
     ensure!(failed.is_none(), "objects were not removed: {failed:?}");
-    let left = records.groups(Space::Object).await?;
+    let left = records.groups(Keyspace::Object).await?;
     ensure!(left.is_empty(), "after a collection there are {left:?}");
     let mut there = BTreeSet::new();
     for shard in std::fs::read_dir(objects)? {

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use bismuth_store::blobs::{Blobs, NewBlob, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::embedded::Embedded;
-use bismuth_store::records::{Change, Condition, Limits, Place, Records, Space, Write};
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Records, Write};
 use bytes::Bytes;
 use futures_util::stream;
 
@@ -186,9 +186,9 @@ async fn write(dir: &Path) -> Result<()> {
 
 fn one(change: Change) -> Write {
     Write {
-        place: Place {
+        record_key: RecordKey {
             group: "g".into(),
-            space: Space::Kv,
+            keyspace: Keyspace::Kv,
             key: "key".into(),
         },
         condition: Condition::Always,

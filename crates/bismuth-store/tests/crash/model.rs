@@ -11,13 +11,13 @@ use std::fmt;
 use std::ops::AddAssign;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bismuth_store::records::Place;
+use bismuth_store::records::RecordKey;
 use bismuth_store::records::ledger::Owner;
 
 use crate::plan::{Effect, Id, Plan, SETS, is_counter, members};
 use crate::victim::Line;
 
-/// What is at a place.
+/// What is at a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Holds {
     #[default]
@@ -27,7 +27,7 @@ pub enum Holds {
     Sum(i64),
 }
 
-/// The state of a place.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub revision: u64,
@@ -35,7 +35,7 @@ pub struct State {
 }
 
 /// Everything that is in a store.
-pub type Found = BTreeMap<Place, State>;
+pub type Found = BTreeMap<RecordKey, State>;
 
 /// What has happened to a store.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,7 +69,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Revisions that were given in one space of one group.
+/// Revisions that were given in one keyspace of one group.
 #[derive(Debug, Default)]
 struct Revisions {
     /// The highest of earlier lives; what comes is higher.
@@ -83,7 +83,7 @@ pub struct Model {
     pub plan: Plan,
     pub tally: Tally,
     known: Found,
-    open: BTreeMap<Id, Vec<(Place, Effect)>>,
+    open: BTreeMap<Id, Vec<(RecordKey, Effect)>>,
     revisions: BTreeMap<Owner, Revisions>,
 }
 
@@ -115,18 +115,18 @@ impl Model {
     fn acknowledged(&mut self, id: Id, revisions: &[u64]) -> Result<()> {
         let effects = self.open.remove(&id).context("it was not attempted")?;
         self.tally.acknowledged += 1;
-        if let ([(place, Effect::Delete)], []) = (effects.as_slice(), revisions) {
+        if let ([(record_key, Effect::Delete)], []) = (effects.as_slice(), revisions) {
             // A blob of one task, of which this was the last change.
-            self.known.entry(place.clone()).or_default().holds = Holds::Nothing;
+            self.known.entry(record_key.clone()).or_default().holds = Holds::Nothing;
             return Ok(());
         }
         ensure!(
             effects.len() == revisions.len(),
             "it is answered otherwise than asked"
         );
-        for ((place, effect), &revision) in effects.iter().zip(revisions) {
-            self.give(place, revision)?;
-            let known = self.known.entry(place.clone()).or_default();
+        for ((record_key, effect), &revision) in effects.iter().zip(revisions) {
+            self.give(record_key, revision)?;
+            let known = self.known.entry(record_key.clone()).or_default();
             let is_last = revision > known.revision;
             known.revision = known.revision.max(revision);
             match effect {
@@ -140,17 +140,17 @@ impl Model {
     }
 
     /// A revision is seen for the first time.
-    fn give(&mut self, place: &Place, revision: u64) -> Result<()> {
-        let revisions = self.revisions.entry(Owner::of(place)).or_default();
+    fn give(&mut self, record_key: &RecordKey, revision: u64) -> Result<()> {
+        let revisions = self.revisions.entry(Owner::of(record_key)).or_default();
         let floor = revisions.floor;
         ensure!(
             revision > floor,
-            "revision {revision} of {place:?} is not higher than {floor}, which there was before"
+            "revision {revision} of {record_key:?} is not higher than {floor}, which there was before"
         );
         let is_new = revisions.given.insert(revision);
         ensure!(
             is_new,
-            "revision {revision} of {place:?} was given before, in this life"
+            "revision {revision} of {record_key:?} was given before, in this life"
         );
         Ok(())
     }
@@ -166,19 +166,19 @@ impl Model {
         self.tally.open += self.open.len();
         self.tally.made += made.len();
 
-        let mut open: BTreeMap<Place, Vec<(Id, Effect)>> = BTreeMap::new();
+        let mut open: BTreeMap<RecordKey, Vec<(Id, Effect)>> = BTreeMap::new();
         for (id, effects) in std::mem::take(&mut self.open) {
-            for (place, effect) in effects {
-                open.entry(place).or_default().push((id, effect));
+            for (record_key, effect) in effects {
+                open.entry(record_key).or_default().push((id, effect));
             }
         }
-        let places = self.known.keys().chain(open.keys()).chain(found.keys());
-        let places: BTreeSet<Place> = places.cloned().collect();
-        for place in &places {
-            let state = found.get(place).copied().unwrap_or_default();
-            let open = open.get(place).map_or(&[][..], Vec::as_slice);
-            self.judge(place, state, open, &made)
-                .with_context(|| format!("{place:?} is {state:?}"))?;
+        let record_keys = self.known.keys().chain(open.keys()).chain(found.keys());
+        let record_keys: BTreeSet<RecordKey> = record_keys.cloned().collect();
+        for record_key in &record_keys {
+            let state = found.get(record_key).copied().unwrap_or_default();
+            let open = open.get(record_key).map_or(&[][..], Vec::as_slice);
+            self.judge(record_key, state, open, &made)
+                .with_context(|| format!("{record_key:?} is {state:?}"))?;
         }
         self.known = found;
         for revisions in self.revisions.values_mut() {
@@ -191,19 +191,19 @@ impl Model {
 
     fn judge(
         &mut self,
-        place: &Place,
+        record_key: &RecordKey,
         found: State,
         open: &[(Id, Effect)],
         made: &BTreeSet<Id>,
     ) -> Result<()> {
-        let known = self.known.get(place).copied().unwrap_or_default();
-        let changed = if is_counter(place) {
+        let known = self.known.get(record_key).copied().unwrap_or_default();
+        let changed = if is_counter(record_key) {
             judge_sum(known, found, open, made)?
         } else {
             judge_content(known, found, open)?
         };
         if changed {
-            self.give(place, found.revision)?;
+            self.give(record_key, found.revision)?;
         }
         Ok(())
     }
@@ -282,7 +282,8 @@ fn sum(state: State) -> Result<i64> {
 
 fn sets_are_whole(found: &Found) -> Result<()> {
     for set in 0..SETS {
-        let states = members(set).map(|place| found.get(&place).copied().unwrap_or_default());
+        let states =
+            members(set).map(|record_key| found.get(&record_key).copied().unwrap_or_default());
         let [a, at_other, c] = states;
         let same = a.holds == at_other.holds && a.holds == c.holds;
         // Of one batch, one after the other.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-use bismuth_store::records::{Change, Condition, Limits, Place, Space, Write};
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Write};
 use fastrand::Rng;
 
 /// Tasks that change records, all of them the same ones.
@@ -53,7 +53,7 @@ impl FromStr for Id {
     }
 }
 
-/// What an attempt does to one place.
+/// What an attempt does to one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Put,
@@ -68,7 +68,7 @@ pub struct Plan {
 
 impl Plan {
     /// What an attempt does, all of it in one batch.
-    pub fn effects(self, id: Id) -> Vec<(Place, Effect)> {
+    pub fn effects(self, id: Id) -> Vec<(RecordKey, Effect)> {
         let mut rng = self.rng(id, "");
         if let Some(uploader) = id.task().checked_sub(WRITERS) {
             return vec![blob(&mut rng, uploader)];
@@ -86,25 +86,25 @@ impl Plan {
     }
 
     /// The batch that makes `effects` of records.
-    pub fn batch(self, id: Id, effects: Vec<(Place, Effect)>) -> Vec<Write> {
-        let writes = effects.into_iter().map(|(place, effect)| Write {
-            change: self.change(id, &place, effect),
-            place,
+    pub fn batch(self, id: Id, effects: Vec<(RecordKey, Effect)>) -> Vec<Write> {
+        let writes = effects.into_iter().map(|(record_key, effect)| Write {
+            change: self.change(id, &record_key, effect),
+            record_key,
             condition: Condition::Always,
             limits: Limits::default(),
         });
         writes.collect()
     }
 
-    fn change(self, id: Id, place: &Place, effect: Effect) -> Change {
+    fn change(self, id: Id, record_key: &RecordKey, effect: Effect) -> Change {
         let ttl_ms = None;
         match effect {
             Effect::Delete => Change::Delete,
             Effect::Add(delta) => Change::Add { delta, ttl_ms },
             Effect::Put => {
-                let value = self.content(id, place);
+                let value = self.content(id, record_key);
                 Change::Put {
-                    charge: (place.key.len() + value.len()) as u64,
+                    charge: (record_key.key.len() + value.len()) as u64,
                     value: value.into(),
                     content_type: Some(content_type(id)),
                     ttl_ms: ttl_ms_of(id),
@@ -113,14 +113,14 @@ impl Plan {
         }
     }
 
-    /// What an attempt puts into a place.
-    pub fn content(self, id: Id, place: &Place) -> Vec<u8> {
-        let mut rng = self.rng(id, &place.key);
-        let longest = match (place.space, rng.u8(..10)) {
+    /// What an attempt puts into a key.
+    pub fn content(self, id: Id, record_key: &RecordKey) -> Vec<u8> {
+        let mut rng = self.rng(id, &record_key.key);
+        let longest = match (record_key.keyspace, rng.u8(..10)) {
             (_, 0) => 0,
-            (Space::Blob, 1..3) => 1 << 10,
-            (Space::Blob, 3..7) => 32 << 10,
-            (Space::Blob, _) => 400 << 10,
+            (Keyspace::Blob, 1..3) => 1 << 10,
+            (Keyspace::Blob, 3..7) => 32 << 10,
+            (Keyspace::Blob, _) => 400 << 10,
             // In its record.
             (_, 1..7) => 300,
             // Apart from it.
@@ -154,13 +154,13 @@ pub fn ttl_ms_of(id: Id) -> Option<u64> {
     id.0.is_multiple_of(3).then_some(FAR_AWAY_MS)
 }
 
-pub fn is_counter(place: &Place) -> bool {
-    place.key.starts_with(COUNT)
+pub fn is_counter(record_key: &RecordKey) -> bool {
+    record_key.key.starts_with(COUNT)
 }
 
 /// The records of a set that are put or not there, but all the same.
-pub fn members(set: u64) -> [Place; 3] {
-    let at_other = Place {
+pub fn members(set: u64) -> [RecordKey; 3] {
+    let at_other = RecordKey {
         group: OTHER.into(),
         ..at(format!("set-{set}/b"))
     };
@@ -168,14 +168,16 @@ pub fn members(set: u64) -> [Place; 3] {
     [a, at_other, c]
 }
 
-fn set(set: u64, delete: bool) -> Vec<(Place, Effect)> {
+fn set(set: u64, delete: bool) -> Vec<(RecordKey, Effect)> {
     let effect = if delete { Effect::Delete } else { Effect::Put };
-    let members = members(set).into_iter().map(|place| (place, effect));
+    let members = members(set)
+        .into_iter()
+        .map(|record_key| (record_key, effect));
     let count = (at(format!("{COUNT}set-{set}")), Effect::Add(1));
     members.chain([count]).collect()
 }
 
-fn blob(rng: &mut Rng, uploader: u64) -> (Place, Effect) {
+fn blob(rng: &mut Rng, uploader: u64) -> (RecordKey, Effect) {
     let own = format!("blob-{uploader}-{}", rng.u64(..BLOBS_EACH));
     let (key, effect) = match rng.u8(..8) {
         0..2 => (own, Effect::Delete),
@@ -183,14 +185,20 @@ fn blob(rng: &mut Rng, uploader: u64) -> (Place, Effect) {
         2..4 => ("blob-of-all".into(), Effect::Put),
         _ => (own, Effect::Put),
     };
-    let space = Space::Blob;
-    (Place { space, ..at(key) }, effect)
+    let keyspace = Keyspace::Blob;
+    (
+        RecordKey {
+            keyspace,
+            ..at(key)
+        },
+        effect,
+    )
 }
 
-fn at(key: String) -> Place {
-    Place {
+fn at(key: String) -> RecordKey {
+    RecordKey {
         group: GROUP.into(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         key,
     }
 }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use bismuth_store::blobs::{Blobs, NewBlob, PutError, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::embedded::Embedded;
-use bismuth_store::records::{Condition, EngineError, Place, Records, Space};
+use bismuth_store::records::{Condition, EngineError, Keyspace, RecordKey, Records};
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinSet;
@@ -159,8 +159,8 @@ async fn attempt(records: &dyn Records, blobs: &Blobs, plan: Plan, id: Id) -> Re
     let effects = plan.effects(id);
     say(&format!("try {id}"))?;
     let done = match effects.as_slice() {
-        [(place, effect)] if place.space == Space::Blob => {
-            change_blob(blobs, plan, id, place, *effect).await
+        [(record_key, effect)] if record_key.keyspace == Keyspace::Blob => {
+            change_blob(blobs, plan, id, record_key, *effect).await
         }
         _ => {
             let written = records.write(plan.batch(id, effects)).await;
@@ -181,20 +181,20 @@ async fn change_blob(
     blobs: &Blobs,
     plan: Plan,
     id: Id,
-    place: &Place,
+    record_key: &RecordKey,
     effect: Effect,
 ) -> Result<Vec<u64>, EngineError> {
     if effect == Effect::Delete {
-        let deleted = blobs.delete(&place.group, &place.key, &Condition::Always);
+        let deleted = blobs.delete(&record_key.group, &record_key.key, &Condition::Always);
         return deleted.await.map(|()| Vec::new());
     }
     let new = NewBlob {
-        group: place.group.clone(),
-        key: place.key.clone(),
+        group: record_key.group.clone(),
+        key: record_key.key.clone(),
         content_type: Some(plan::content_type(id)),
         ..NewBlob::default()
     };
-    let content = plan.content(id, place);
+    let content = plan.content(id, record_key);
     let chunks = content.chunks(CHUNK).map(Bytes::copy_from_slice);
     let chunks: Vec<io::Result<Bytes>> = chunks.map(Ok).collect();
     match blobs.put(new, stream::iter(chunks)).await {

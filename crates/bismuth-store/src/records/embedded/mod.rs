@@ -30,8 +30,8 @@ use self::session::{read, unreadable};
 use self::store::{ENGINE, Store};
 use self::writer::Request;
 use super::{
-    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written, now_ms,
-    range,
+    EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Usage, Write, Written,
+    now_ms, range,
 };
 
 /// Requests that may wait for the next commit; more wait for a place.
@@ -131,19 +131,19 @@ impl Drop for Embedded {
 
 #[async_trait]
 impl Records for Embedded {
-    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
-        let place = place.clone();
-        self.read_apart(move |state| find(state, &place, now_ms()))
+    async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
+        let record_key = record_key.clone();
+        self.read_apart(move |state| find(state, &record_key, now_ms()))
             .await
     }
 
     async fn get_many(
         &self,
-        places: &[Place],
+        record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
-        let places = places.to_vec();
-        let found = self.read_apart(move |state| find_all(state, &places, most_bytes));
+        let record_keys = record_keys.to_vec();
+        let found = self.read_apart(move |state| find_all(state, &record_keys, most_bytes));
         found
             .await?
             .ok_or(EngineError::TooLarge { limit: most_bytes })
@@ -162,8 +162,8 @@ impl Records for Embedded {
         self.ask(|answer| Request::Write { batch, answer }).await
     }
 
-    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
-        let key = tables::owner_key(space, group);
+    async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
+        let key = tables::owner_key(keyspace, group);
         self.read_apart(move |state| {
             let row = state.open_table(tables::COUNTER)?;
             let row = row.get(key.as_slice())?;
@@ -172,8 +172,8 @@ impl Records for Embedded {
         .await
     }
 
-    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
-        self.read_apart(move |state| groups(state, space)).await
+    async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError> {
+        self.read_apart(move |state| groups(state, keyspace)).await
     }
 
     async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {
@@ -199,25 +199,25 @@ impl Records for Embedded {
 
 fn find(
     state: &ReadTransaction,
-    place: &Place,
+    record_key: &RecordKey,
     now_ms: u64,
 ) -> Result<Option<Record>, redb::Error> {
     let records = state.open_table(tables::RECORD)?;
     let values = state.open_table(tables::VALUE)?;
-    let stored = read(&records, &values, &tables::record_key(place))?;
+    let stored = read(&records, &values, &tables::row_key(record_key))?;
     Ok(stored.filter(|record| record.meta.is_live(now_ms)))
 }
 
 /// `None` when their values have more bytes.
 fn find_all(
     state: &ReadTransaction,
-    places: &[Place],
+    record_keys: &[RecordKey],
     most_bytes: u64,
 ) -> Result<Option<Vec<Option<Record>>>, redb::Error> {
     let now_ms = now_ms();
-    let (mut all, mut bytes) = (Vec::with_capacity(places.len()), 0);
-    for place in places {
-        let found = find(state, place, now_ms)?;
+    let (mut all, mut bytes) = (Vec::with_capacity(record_keys.len()), 0);
+    for record_key in record_keys {
+        let found = find(state, record_key, now_ms)?;
         bytes += found.as_ref().map_or(0, |it| it.value.len() as u64);
         if bytes > most_bytes {
             return Ok(None);
@@ -229,9 +229,9 @@ fn find_all(
 
 fn list(state: &ReadTransaction, query: &Query, now_ms: u64) -> Result<Page, redb::Error> {
     let records = state.open_table(tables::RECORD)?;
-    let owner = tables::owner_key(query.space, &query.group);
+    let owner = tables::owner_key(query.keyspace, &query.group);
     let from = [owner.clone(), range::first(query)].concat();
-    // A key begins with its space, which is not 0xff, so that there is always a key after.
+    // A key begins with its keyspace, which is not 0xff, so that there is always a key after.
     let to = range::after_prefix(&[&owner, query.prefix.as_bytes()].concat());
     let to = to.unwrap_or_default();
     let mut page = Page::default();
@@ -255,10 +255,10 @@ fn list(state: &ReadTransaction, query: &Query, now_ms: u64) -> Result<Page, red
     Ok(page)
 }
 
-fn groups(state: &ReadTransaction, space: Space) -> Result<Vec<String>, redb::Error> {
+fn groups(state: &ReadTransaction, keyspace: Keyspace) -> Result<Vec<String>, redb::Error> {
     let counters = state.open_table(tables::COUNTER)?;
     let mut groups = Vec::new();
-    for entry in counters.range([space.code()].as_slice()..[space.code() + 1].as_slice())? {
+    for entry in counters.range([keyspace.code()].as_slice()..[keyspace.code() + 1].as_slice())? {
         let (key, row) = entry?;
         if tables::counter(row.value()).usage.count > 0 {
             let (owner, _) =
@@ -278,17 +278,17 @@ mod tests {
     use super::*;
     use crate::records::{Change, Condition, Limits};
 
-    fn at() -> Place {
-        Place {
+    fn at() -> RecordKey {
+        RecordKey {
             group: "g".into(),
-            space: Space::Kv,
+            keyspace: Keyspace::Kv,
             key: "key".into(),
         }
     }
 
     fn put() -> Write {
         Write {
-            place: at(),
+            record_key: at(),
             condition: Condition::Always,
             change: Change::Put {
                 value: "value".into(),
@@ -305,13 +305,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Embedded::open(dir.path()).unwrap();
         records.write(vec![put()]).await.unwrap();
-        let (place, began) = (at(), Instant::now());
+        let (record_key, began) = (at(), Instant::now());
         {
             // As while the file is opened again on a disk that does not answer.
             let _hangs = records.store.hang();
             let (get, usage, write, check) = tokio::join!(
-                records.get(&place),
-                async { records.usage("g", Space::Kv).await.map(drop) },
+                records.get(&record_key),
+                async { records.usage("g", Keyspace::Kv).await.map(drop) },
                 records.write(vec![put()]),
                 records.check(),
             );

@@ -8,7 +8,7 @@ use redb::{ReadableTable as _, Table, WriteTransaction};
 use super::tables::{self, COUNTER, EXPIRY, RECORD, VALUE};
 use crate::records::decide::MAX_NUMBER_BYTES;
 use crate::records::ledger::{self, Counter, Ledger, Owner};
-use crate::records::{Place, Record, Refused, Usage, Write, Written};
+use crate::records::{Record, RecordKey, Refused, Usage, Write, Written};
 
 /// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds,
 /// so that there are not many.
@@ -52,7 +52,7 @@ impl<'a> Session<'a> {
     /// Stores the counters; whether anything was changed.
     pub(super) fn end(mut self) -> Result<bool, redb::Error> {
         for (owner, counter) in &self.counters {
-            let key = tables::owner_key(owner.space, &owner.group);
+            let key = tables::owner_key(owner.keyspace, &owner.group);
             self.counter
                 .insert(key.as_slice(), tables::counter_row(counter))?;
         }
@@ -71,17 +71,17 @@ impl<'a> Session<'a> {
             }
         }
         for write in batch {
-            if !ledger.has(&write.place) {
-                let stored = self.stored(&write.place)?;
-                ledger.load(write.place.clone(), stored);
+            if !ledger.has(&write.record_key) {
+                let stored = self.stored(&write.record_key)?;
+                ledger.load(write.record_key.clone(), stored);
             }
         }
         let written = match ledger.run(batch, self.now_ms) {
             Ok(written) => written,
             Err(refused) => return Ok(Err(refused)),
         };
-        for (place, after) in ledger.changes() {
-            self.replace(&tables::record_key(place), after)?;
+        for (record_key, after) in ledger.changes() {
+            self.replace(&tables::row_key(record_key), after)?;
         }
         let counters = ledger.counters();
         self.counters
@@ -96,16 +96,13 @@ impl<'a> Session<'a> {
             return Ok(0);
         }
         let due = tables::expiry_key(self.now_ms + 1, &[]);
-        let of = of.map(|owner| tables::owner_key(owner.space, &owner.group));
+        let of = of.map(|owner| tables::owner_key(owner.keyspace, &owner.group));
         let mut keys = Vec::new();
         for entry in self.expiry.range(..due.as_slice())?.take(self.looks) {
             self.looks -= 1;
             let key = entry?.0.value().to_vec();
-            let (_, record_key) = tables::split_expiry_key(&key).ok_or_else(|| unreadable(&key))?;
-            if of
-                .as_ref()
-                .is_none_or(|owner| record_key.starts_with(owner))
-            {
+            let (_, row_key) = tables::split_expiry_key(&key).ok_or_else(|| unreadable(&key))?;
+            if of.as_ref().is_none_or(|owner| row_key.starts_with(owner)) {
                 keys.push(key);
             }
             if keys.len() == limit {
@@ -113,10 +110,9 @@ impl<'a> Session<'a> {
             }
         }
         for key in &keys {
-            let (_, record_key) = tables::split_expiry_key(key).ok_or_else(|| unreadable(key))?;
-            let (owner, _) =
-                tables::parse_owner(record_key).ok_or_else(|| unreadable(record_key))?;
-            let charge = self.replace(record_key, None)?;
+            let (_, row_key) = tables::split_expiry_key(key).ok_or_else(|| unreadable(key))?;
+            let (owner, _) = tables::parse_owner(row_key).ok_or_else(|| unreadable(row_key))?;
+            let charge = self.replace(row_key, None)?;
             let mut counter = self.counter_of(&owner)?.unwrap_or(Counter {
                 usage: Usage::default(),
                 revision: 0,
@@ -132,13 +128,13 @@ impl<'a> Session<'a> {
         if let Some(counter) = self.counters.get(owner) {
             return Ok(Some(*counter));
         }
-        let key = tables::owner_key(owner.space, &owner.group);
+        let key = tables::owner_key(owner.keyspace, &owner.group);
         let row = self.counter.get(key.as_slice())?;
         Ok(row.map(|row| tables::counter(row.value())))
     }
 
-    fn stored(&self, place: &Place) -> Result<Option<Record>, redb::Error> {
-        let key = tables::record_key(place);
+    fn stored(&self, record_key: &RecordKey) -> Result<Option<Record>, redb::Error> {
+        let key = tables::row_key(record_key);
         let Some(stored) = self.record.get(key.as_slice())? else {
             return Ok(None);
         };

@@ -1,10 +1,10 @@
 //! What is in the file.
 //!
 //! ```text
-//!   record   (space, group, key)             → revision, times, charge, content type, and the value if it is small
-//!   value    (space, group, key)             → the value if it is not
-//!   counter  (space, group)                  → usage, last revision
-//!   expiry   (time, space, group, key)       → nothing: what sweep walks
+//!   record   (keyspace, group, key)          → revision, times, charge, content type, and the value if it is small
+//!   value    (keyspace, group, key)          → the value if it is not
+//!   counter  (keyspace, group)               → usage, last revision
+//!   expiry   (time, keyspace, group, key)    → nothing: what sweep walks
 //!   commit   ()                              → number of the last commit, which tells whether one that failed was made
 //! ```
 //!
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use redb::TableDefinition;
 
 use crate::records::ledger::{Counter, Owner};
-use crate::records::{Meta, Place, Record, Revision, Space, Usage};
+use crate::records::{Keyspace, Meta, Record, RecordKey, Revision, Usage};
 
 pub(super) const RECORD: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("record");
 pub(super) const VALUE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("value");
@@ -32,10 +32,10 @@ const HAS_EXPIRY: u8 = 1;
 const HAS_CONTENT_TYPE: u8 = 2;
 const VALUE_IS_APART: u8 = 4;
 
-/// `space, length of the group, group`: what all keys of an owner begin with, and no other.
-pub(super) fn owner_key(space: Space, group: &str) -> Vec<u8> {
+/// `keyspace, length of the group, group`: what all keys of an owner begin with, and no other.
+pub(super) fn owner_key(keyspace: Keyspace, group: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(3 + group.len() + 64);
-    key.push(space.code());
+    key.push(keyspace.code());
     // Groups are names of at most some hundred bytes; what is longer would only share a prefix with itself.
     key.extend_from_slice(&u16::try_from(group.len()).unwrap_or(u16::MAX).to_be_bytes());
     key.extend_from_slice(group.as_bytes());
@@ -43,32 +43,32 @@ pub(super) fn owner_key(space: Space, group: &str) -> Vec<u8> {
 }
 
 /// The key of a record.
-pub(super) fn record_key(place: &Place) -> Vec<u8> {
-    let mut key = owner_key(place.space, &place.group);
-    key.extend_from_slice(place.key.as_bytes());
+pub(super) fn row_key(record_key: &RecordKey) -> Vec<u8> {
+    let mut key = owner_key(record_key.keyspace, &record_key.group);
+    key.extend_from_slice(record_key.key.as_bytes());
     key
 }
 
 /// The key in the index of expiries: in the order of time.
-pub(super) fn expiry_key(expires_ms: u64, record_key: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(8 + record_key.len());
+pub(super) fn expiry_key(expires_ms: u64, row_key: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(8 + row_key.len());
     key.extend_from_slice(&expires_ms.to_be_bytes());
-    key.extend_from_slice(record_key);
+    key.extend_from_slice(row_key);
     key
 }
 
 /// Time and record's key of an entry in the index of expiries.
 pub(super) fn split_expiry_key(key: &[u8]) -> Option<(u64, &[u8])> {
-    let (time, record_key) = key.split_first_chunk()?;
-    Some((u64::from_be_bytes(*time), record_key))
+    let (time, row_key) = key.split_first_chunk()?;
+    Some((u64::from_be_bytes(*time), row_key))
 }
 
 /// Whose a key is.
 pub(super) fn parse_owner(key: &[u8]) -> Option<(Owner, &[u8])> {
-    let (&[space, high, low], rest) = key.split_first_chunk()?;
+    let (&[keyspace, high, low], rest) = key.split_first_chunk()?;
     let (group, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into())?;
     let owner = Owner {
-        space: Space::from_code(space)?,
+        keyspace: Keyspace::from_code(keyspace)?,
         group: std::str::from_utf8(group).ok()?.to_owned(),
     };
     Some((owner, rest))
@@ -204,16 +204,16 @@ mod tests {
 
     #[test]
     fn owners_do_not_share_a_prefix() {
-        let key = record_key(&Place {
+        let key = row_key(&RecordKey {
             group: "ab".into(),
-            space: Space::Kv,
+            keyspace: Keyspace::Kv,
             key: "c".into(),
         });
-        assert!(!key.starts_with(&owner_key(Space::Kv, "a")));
+        assert!(!key.starts_with(&owner_key(Keyspace::Kv, "a")));
         let (owner, rest) = parse_owner(&key).unwrap();
         assert_eq!(
-            (owner.space, owner.group.as_str(), rest),
-            (Space::Kv, "ab", b"c".as_slice())
+            (owner.keyspace, owner.group.as_str(), rest),
+            (Keyspace::Kv, "ab", b"c".as_slice())
         );
     }
 

@@ -6,7 +6,7 @@
 //!   first call     ─► tables are made if they are not there                                    migrate.rs
 //! ```
 //!
-//! - Whoever changes a space of a group holds the lock of its counter, so that usage is exact however many nodes there are.
+//! - Whoever changes a keyspace of a group holds the lock of its counter, so that usage is exact however many nodes there are.
 //! - Whether a record's time has come is decided by the server's clock, so that it is gone for all nodes at once.
 //! - No server is needed at start: until it answers, calls fail within a second, and afterwards they do not.
 
@@ -30,7 +30,8 @@ pub use connect::ConfigError;
 use self::error::Failure;
 use self::lease::Lease;
 use super::{
-    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written, range,
+    EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Usage, Write, Written,
+    range,
 };
 
 /// What errors call this engine.
@@ -102,11 +103,11 @@ impl Postgres {
 
 #[async_trait]
 impl Records for Postgres {
-    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
+    async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::GET).await?;
-            let (space, group, key) = sql::place(place);
-            let row = lease.query_opt(&select, &[&space, &group, &key]).await?;
+            let (keyspace, group, key) = sql::record_key(record_key);
+            let row = lease.query_opt(&select, &[&keyspace, &group, &key]).await?;
             let record = row.map(|row| sql::record(&row)).transpose()?;
             Ok((lease, record))
         })
@@ -115,17 +116,17 @@ impl Records for Postgres {
 
     async fn get_many(
         &self,
-        places: &[Place],
+        record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
         let most = sql::number(most_bytes);
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::GET_MANY).await?;
-            let (spaces, groups, keys) = sql::places(places.iter());
+            let (keyspaces, groups, keys) = sql::record_keys(record_keys.iter());
             let rows = lease
-                .query(&select, &[&spaces, &groups, &keys, &most])
+                .query(&select, &[&keyspaces, &groups, &keys, &most])
                 .await?;
-            let mut found = vec![None; places.len()];
+            let mut found = vec![None; record_keys.len()];
             for row in rows {
                 if sql::unsigned(&row, "bytes")? > most_bytes {
                     lease.give_back();
@@ -149,11 +150,11 @@ impl Records for Postgres {
         let limit = i64::try_from(query.limit.get()).unwrap_or(i64::MAX);
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::LIST).await?;
-            let (space, group) = sql::owner(query.space, &query.group);
+            let (keyspace, group) = sql::owner(query.keyspace, &query.group);
             // One more, to know whether there is one.
             let more = limit.saturating_add(1);
             let rows = lease
-                .query(&select, &[&space, &group, from, to, &more])
+                .query(&select, &[&keyspace, &group, from, to, &more])
                 .await?;
             let entries = rows.iter().map(sql::entry);
             let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
@@ -173,21 +174,21 @@ impl Records for Postgres {
             .await
     }
 
-    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
+    async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::COUNTER).await?;
-            let (space, group) = sql::owner(space, group);
-            let row = lease.query_opt(&select, &[&space, &group]).await?;
+            let (keyspace, group) = sql::owner(keyspace, group);
+            let row = lease.query_opt(&select, &[&keyspace, &group]).await?;
             let counter = row.map(|row| sql::counter(&row)).transpose()?;
             Ok((lease, counter.map_or(Usage::default(), |it| it.usage)))
         })
         .await
     }
 
-    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
+    async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError> {
         self.attempt(BOUND, |lease| async move {
             let select = lease.prepare(sql::GROUPS).await?;
-            let rows = lease.query(&select, &[&sql::space(space)]).await?;
+            let rows = lease.query(&select, &[&sql::keyspace(keyspace)]).await?;
             let groups = rows.iter().map(|row| sql::text(row, "grp"));
             let groups = groups.collect::<Result<_, _>>()?;
             Ok((lease, groups))

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::error::Failure;
 use crate::records::ledger::Counter;
-use crate::records::{Meta, Place, Record, Revision, Space, Usage};
+use crate::records::{Keyspace, Meta, Record, RecordKey, Revision, Usage};
 
 /// The server's time in milliseconds; the same all over a statement.
 macro_rules! now {
@@ -103,37 +103,37 @@ pub(super) const SWEEP: &str = concat!(
      FROM sum WHERE c.space = $1 AND c.grp = $2 RETURNING sum.count AS swept"
 );
 
-/// A space as it is stored.
-pub(super) fn space(space: Space) -> i16 {
-    space.code().into()
+/// A keyspace as it is stored.
+pub(super) fn keyspace(keyspace: Keyspace) -> i16 {
+    keyspace.code().into()
 }
 
 /// An owner as it is stored.
-pub(super) fn owner(of: Space, group: &str) -> (i16, &[u8]) {
-    (space(of), group.as_bytes())
+pub(super) fn owner(of: Keyspace, group: &str) -> (i16, &[u8]) {
+    (keyspace(of), group.as_bytes())
 }
 
-/// A place as it is stored.
-pub(super) fn place(place: &Place) -> (i16, &[u8], &[u8]) {
+/// A key as it is stored.
+pub(super) fn record_key(record_key: &RecordKey) -> (i16, &[u8], &[u8]) {
     (
-        space(place.space),
-        place.group.as_bytes(),
-        place.key.as_bytes(),
+        keyspace(record_key.keyspace),
+        record_key.group.as_bytes(),
+        record_key.key.as_bytes(),
     )
 }
 
-/// Places as arrays.
-pub(super) fn places<'a>(
-    of: impl Iterator<Item = &'a Place>,
+/// Keys as arrays.
+pub(super) fn record_keys<'a>(
+    of: impl Iterator<Item = &'a RecordKey>,
 ) -> (Vec<i16>, Vec<&'a [u8]>, Vec<&'a [u8]>) {
-    let (mut spaces, mut groups, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut keyspaces, mut groups, mut keys) = (Vec::new(), Vec::new(), Vec::new());
     for it in of {
-        let (space, group, key) = place(it);
-        spaces.push(space);
+        let (keyspace, group, key) = record_key(it);
+        keyspaces.push(keyspace);
         groups.push(group);
         keys.push(key);
     }
-    (spaces, groups, keys)
+    (keyspaces, groups, keys)
 }
 
 /// A number as it is stored. What is beyond 63 bits is beyond any use.
@@ -191,9 +191,9 @@ pub(super) fn counter(row: &Row) -> Result<Counter, Failure> {
 }
 
 /// Whose row it is.
-pub(super) fn owner_of(row: &Row) -> Result<(Space, String), Failure> {
+pub(super) fn owner_of(row: &Row) -> Result<(Keyspace, String), Failure> {
     let code: i16 = row.try_get("space")?;
-    let space = u8::try_from(code).ok().and_then(Space::from_code);
-    let space = space.ok_or_else(|| Failure::Unreadable(format!("space is {code}")))?;
-    Ok((space, text(row, "grp")?))
+    let keyspace = u8::try_from(code).ok().and_then(Keyspace::from_code);
+    let keyspace = keyspace.ok_or_else(|| Failure::Unreadable(format!("space is {code}")))?;
+    Ok((keyspace, text(row, "grp")?))
 }

@@ -16,14 +16,14 @@ use super::error::Failure;
 use super::lease::Lease;
 use super::sql;
 use crate::records::ledger::{self, Ledger, Owner};
-use crate::records::{Place, Record, Write, Written};
+use crate::records::{Record, RecordKey, Write, Written};
 
 /// Makes a batch, or refuses it.
 pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<Written>), Failure> {
     let owners = ledger::owners(batch);
-    let places: BTreeSet<&Place> = batch.iter().map(|write| &write.place).collect();
-    let places: Vec<&Place> = places.into_iter().collect();
-    let (mut ledger, now_ms) = load(&lease, &owners, &places).await?;
+    let record_keys: BTreeSet<&RecordKey> = batch.iter().map(|write| &write.record_key).collect();
+    let record_keys: Vec<&RecordKey> = record_keys.into_iter().collect();
+    let (mut ledger, now_ms) = load(&lease, &owners, &record_keys).await?;
     match ledger.run(batch, now_ms) {
         Ok(written) => {
             store(&lease, &ledger).await?;
@@ -41,44 +41,45 @@ pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<W
 async fn load(
     lease: &Lease,
     owners: &[Owner],
-    places: &[&Place],
+    record_keys: &[&RecordKey],
 ) -> Result<(Ledger, u64), Failure> {
     let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
     let now = lease.prepare(sql::NOW).await?;
     let stored = lease.prepare(sql::STORED).await?;
-    let (spaces, groups) = arrays(owners);
-    let (place_spaces, place_groups, keys) = sql::places(places.iter().copied());
+    let (keyspaces, groups) = arrays(owners);
+    let (key_keyspaces, key_groups, keys) = sql::record_keys(record_keys.iter().copied());
     // Polled, and so sent, in this order; each statement sees what was committed when it begins, and the locks come first.
     let ((), counters, now, rows) = try_join4(
         lease.begin(),
-        lease.query(&lock, &[&spaces, &groups]),
+        lease.query(&lock, &[&keyspaces, &groups]),
         lease.query_one(&now, &[]),
-        lease.query(&stored, &[&place_spaces, &place_groups, &keys]),
+        lease.query(&stored, &[&key_keyspaces, &key_groups, &keys]),
     )
     .await?;
     if counters.len() < owners.len() {
         lease.end("ROLLBACK").await?;
         let begin = lease.prepare(sql::BEGIN_COUNTERS).await?;
-        lease.execute(&begin, &[&spaces, &groups]).await?;
+        lease.execute(&begin, &[&keyspaces, &groups]).await?;
         return Err(Failure::Again);
     }
     let mut ledger = Ledger::default();
     for row in &counters {
-        let (space, group) = sql::owner_of(row)?;
-        ledger.load_counter(Owner { space, group }, sql::counter(row)?);
+        let (keyspace, group) = sql::owner_of(row)?;
+        ledger.load_counter(Owner { keyspace, group }, sql::counter(row)?);
     }
     for row in &rows {
-        ledger.load(place_of(places, row)?, Some(sql::record(row)?));
+        ledger.load(record_key_of(record_keys, row)?, Some(sql::record(row)?));
     }
     Ok((ledger, sql::unsigned(&now, "now_ms")?))
 }
 
-fn place_of(places: &[&Place], row: &Row) -> Result<Place, Failure> {
+fn record_key_of(record_keys: &[&RecordKey], row: &Row) -> Result<RecordKey, Failure> {
     let ordinal = sql::unsigned(row, "ordinal")?;
     let index = usize::try_from(ordinal).unwrap_or_default();
-    let place = places.get(index.wrapping_sub(1));
-    let place = place.ok_or_else(|| Failure::Unreadable(format!("ordinal is {ordinal}")))?;
-    Ok((*place).clone())
+    let record_key = record_keys.get(index.wrapping_sub(1));
+    let record_key =
+        record_key.ok_or_else(|| Failure::Unreadable(format!("ordinal is {ordinal}")))?;
+    Ok((*record_key).clone())
 }
 
 /// Stores what has changed, and commits.
@@ -88,12 +89,13 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
     let count = lease.prepare(sql::PUT_COUNTERS).await?;
     let puts = ledger
         .changes()
-        .filter_map(|(place, after)| Some((place, after?)));
+        .filter_map(|(record_key, after)| Some((record_key, after?)));
     let puts = Puts::collect(puts);
     let gone = ledger.changes().filter(|(_, after)| after.is_none());
-    let (gone_spaces, gone_groups, gone_keys) = sql::places(gone.map(|(place, _)| place));
+    let (gone_keyspaces, gone_groups, gone_keys) =
+        sql::record_keys(gone.map(|(record_key, _)| record_key));
     let owners: Vec<Owner> = ledger.counters().map(|(owner, _)| owner.clone()).collect();
-    let (spaces, groups) = arrays(&owners);
+    let (keyspaces, groups) = arrays(&owners);
     let numbers = |of: fn(&ledger::Counter) -> u64| -> Vec<i64> {
         ledger
             .counters()
@@ -103,7 +105,7 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
     let (bytes, counts) = (numbers(|it| it.usage.bytes), numbers(|it| it.usage.count));
     let revisions = numbers(|it| it.revision);
     // Polled, and so sent, in this order. If one fails, COMMIT rolls back what came before.
-    let counters: [&(dyn ToSql + Sync); 5] = [&spaces, &groups, &bytes, &counts, &revisions];
+    let counters: [&(dyn ToSql + Sync); 5] = [&keyspaces, &groups, &bytes, &counts, &revisions];
     let changes = try_join4(
         async {
             if puts.keys.is_empty() {
@@ -117,7 +119,7 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
                 return Ok(0);
             }
             lease
-                .execute(&delete, &[&gone_spaces, &gone_groups, &gone_keys])
+                .execute(&delete, &[&gone_keyspaces, &gone_groups, &gone_keys])
                 .await
         },
         lease.execute(&count, &counters),
@@ -129,7 +131,7 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
 /// Records as arrays.
 #[derive(Default)]
 struct Puts<'a> {
-    spaces: Vec<i16>,
+    keyspaces: Vec<i16>,
     groups: Vec<&'a [u8]>,
     keys: Vec<&'a [u8]>,
     revisions: Vec<i64>,
@@ -141,12 +143,12 @@ struct Puts<'a> {
 }
 
 impl<'a> Puts<'a> {
-    fn collect(records: impl Iterator<Item = (&'a Place, &'a Record)>) -> Self {
+    fn collect(records: impl Iterator<Item = (&'a RecordKey, &'a Record)>) -> Self {
         let mut puts = Self::default();
-        for (place, record) in records {
-            let (space, group, key) = sql::place(place);
+        for (record_key, record) in records {
+            let (keyspace, group, key) = sql::record_key(record_key);
             let meta = &record.meta;
-            puts.spaces.push(space);
+            puts.keyspaces.push(keyspace);
             puts.groups.push(group);
             puts.keys.push(key);
             puts.revisions.push(sql::number(meta.revision.0));
@@ -162,7 +164,7 @@ impl<'a> Puts<'a> {
 
     fn params(&self) -> [&(dyn ToSql + Sync); 9] {
         [
-            &self.spaces,
+            &self.keyspaces,
             &self.groups,
             &self.keys,
             &self.revisions,
@@ -209,10 +211,10 @@ async fn sweep_owner(lease: &Lease, owner: &Owner, limit: usize) -> Result<usize
     let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
     let sweep = lease.prepare(sql::SWEEP).await?;
     let most = sql::number(limit as u64);
-    let (space, group) = sql::owner(owner.space, &owner.group);
-    let (spaces, groups) = (vec![space], vec![group]);
-    let locked: [&(dyn ToSql + Sync); 2] = [&spaces, &groups];
-    let removed: [&(dyn ToSql + Sync); 3] = [&space, &group, &most];
+    let (keyspace, group) = sql::owner(owner.keyspace, &owner.group);
+    let (keyspaces, groups) = (vec![keyspace], vec![group]);
+    let locked: [&(dyn ToSql + Sync); 2] = [&keyspaces, &groups];
+    let removed: [&(dyn ToSql + Sync); 3] = [&keyspace, &group, &most];
     let (_, _, _, rows, ()) = try_join5(
         lease.begin(),
         lease.batch_execute(sql::SWEEP_PATIENCE),
@@ -231,13 +233,13 @@ async fn due(lease: &Lease, limit: usize) -> Result<BTreeSet<Owner>, Failure> {
     let due = lease.prepare(sql::DUE).await?;
     let rows = lease.query(&due, &[&sql::number(limit as u64)]).await?;
     let owners = rows.iter().map(|row| {
-        let (space, group) = sql::owner_of(row)?;
-        Ok(Owner { space, group })
+        let (keyspace, group) = sql::owner_of(row)?;
+        Ok(Owner { keyspace, group })
     });
     owners.collect()
 }
 
 fn arrays(owners: &[Owner]) -> (Vec<i16>, Vec<&[u8]>) {
-    let pairs = owners.iter().map(|it| sql::owner(it.space, &it.group));
+    let pairs = owners.iter().map(|it| sql::owner(it.keyspace, &it.group));
     pairs.unzip()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bismuth_store::blobs::{Blobs, NewBlob, PutError, Settings};
 use bismuth_store::records::{
-    EngineError, Owner, Page, Place, Query, Record, Records, Space, Usage, Write, Written,
+    EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Usage, Write, Written,
 };
 use bismuth_testkit::eventually;
 use sha2::{Digest as _, Sha256};
@@ -32,7 +32,7 @@ pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(world: &mut dy
         Some(old.blob.clone())
     );
     assert_eq!(world.object_count(), 1);
-    let states = world.records().groups(Space::Object).await.unwrap();
+    let states = world.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
     assert_eq!(blobs.usage("group").await.unwrap().count, 1);
 }
@@ -140,7 +140,7 @@ pub async fn an_upload_whose_sender_went_away_leaves_nothing(world: &mut dyn Wor
         ..Settings::default()
     });
     assert_eq!(impatient.collect().await.unwrap().removed, 1);
-    let states = world.records().groups(Space::Object).await.unwrap();
+    let states = world.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
 }
 
@@ -180,16 +180,16 @@ struct Deaf {
 
 #[async_trait]
 impl Records for Deaf {
-    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
-        self.records.get(place).await
+    async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
+        self.records.get(record_key).await
     }
 
     async fn get_many(
         &self,
-        places: &[Place],
+        record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
-        self.records.get_many(places, most_bytes).await
+        self.records.get_many(record_keys, most_bytes).await
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
@@ -207,12 +207,12 @@ impl Records for Deaf {
         }
     }
 
-    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
-        self.records.usage(group, space).await
+    async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
+        self.records.usage(group, keyspace).await
     }
 
-    async fn groups(&self, space: Space) -> Result<Vec<String>, EngineError> {
-        self.records.groups(space).await
+    async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError> {
+        self.records.groups(keyspace).await
     }
 
     async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {

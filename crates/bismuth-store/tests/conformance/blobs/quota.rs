@@ -3,7 +3,7 @@
 use std::io;
 
 use bismuth_store::blobs::{NewBlob, PutError};
-use bismuth_store::records::{Condition, Limits, Refused, Space};
+use bismuth_store::records::{Condition, Keyspace, Limits, Refused};
 use bytes::Bytes;
 use futures_util::stream;
 
@@ -132,7 +132,7 @@ pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
     assert_eq!((collected.removed, collected.failed), (8, None));
     assert_eq!(world.object_count(), 2);
     assert_eq!(read(&blobs, "key").await.unwrap(), b"4");
-    let states = world.records().groups(Space::Object).await.unwrap();
+    let states = world.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
     assert_eq!(blobs.collect().await.unwrap().removed, 0);
 }

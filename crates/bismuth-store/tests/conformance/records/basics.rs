@@ -1,9 +1,9 @@
 //! One record at a time.
 
-use bismuth_store::records::{Change, Condition, Refused, Space, now_ms};
+use bismuth_store::records::{Change, Condition, Keyspace, Refused, now_ms};
 
 use crate::world::{
-    But, World, add, at, delete, get, make, one_of, place, put, refused, value, write,
+    But, World, add, at, delete, get, make, one_of, put, record_key, refused, value, write,
 };
 
 pub async fn a_record_is_read_back_with_all_that_was_said_of_it(world: &mut dyn World) {
@@ -66,32 +66,41 @@ pub async fn what_is_missing_is_none_and_cannot_be_deleted(world: &mut dyn World
 pub async fn groups_and_spaces_do_not_see_each_other(world: &mut dyn World) {
     let records = world.records();
     let owners = [
-        ("a", Space::Kv),
-        ("a", Space::Blob),
-        ("ab", Space::Kv),
-        ("b", Space::Kv),
-        ("", Space::Object),
+        ("a", Keyspace::Kv),
+        ("a", Keyspace::Blob),
+        ("ab", Keyspace::Kv),
+        ("b", Keyspace::Kv),
+        ("", Keyspace::Object),
     ];
-    for (n, (group, space)) in owners.into_iter().enumerate() {
-        let write = put("bc", n.to_string()).of(group, space);
+    for (n, (group, keyspace)) in owners.into_iter().enumerate() {
+        let write = put("bc", n.to_string()).of(group, keyspace);
         make(&records, write.when(Condition::Absent)).await.unwrap();
     }
-    for (n, (group, space)) in owners.into_iter().enumerate() {
-        let record = records.get(&place(group, space, "bc")).await.unwrap();
+    for (n, (group, keyspace)) in owners.into_iter().enumerate() {
+        let record = records
+            .get(&record_key(group, keyspace, "bc"))
+            .await
+            .unwrap();
         assert_eq!(record.unwrap().value, n.to_string());
-        let usage = records.usage(group, space).await.unwrap();
+        let usage = records.usage(group, keyspace).await.unwrap();
         assert_eq!((usage.count, usage.bytes), (1, 3));
     }
     assert_eq!(
-        records.get(&place("ab", Space::Kv, "c")).await.unwrap(),
+        records
+            .get(&record_key("ab", Keyspace::Kv, "c"))
+            .await
+            .unwrap(),
         None
     );
     assert_eq!(
-        records.get(&place("a", Space::Secret, "bc")).await.unwrap(),
+        records
+            .get(&record_key("a", Keyspace::Secret, "bc"))
+            .await
+            .unwrap(),
         None
     );
     assert_eq!(
-        records.usage("nobody", Space::Kv).await.unwrap(),
+        records.usage("nobody", Keyspace::Kv).await.unwrap(),
         Default::default()
     );
 }
@@ -103,8 +112,8 @@ pub async fn many_records_are_read_in_the_order_asked_for(world: &mut dyn World)
     }
     let expired = crate::world::put_for("d", "", 0);
     make(&records, expired).await.unwrap();
-    let places = ["c", "missing", "a", "d", "c"].map(at);
-    let read = records.get_many(&places, 1 << 20).await.unwrap();
+    let record_keys = ["c", "missing", "a", "d", "c"].map(at);
+    let read = records.get_many(&record_keys, 1 << 20).await.unwrap();
     let values: Vec<_> = read
         .iter()
         .map(|record| record.as_ref().map(|record| record.value.to_vec()))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bismuth_store::records::{Condition, EngineError, Refused, Space, Usage};
+use bismuth_store::records::{Condition, EngineError, Keyspace, Refused, Usage};
 
 use crate::world::{But, World, add, at, delete, get, make, put, summed, usage, value};
 
@@ -14,7 +14,7 @@ pub async fn a_batch_is_made_in_its_order(world: &mut dyn World) {
         put("b", "x"),
         delete("b").when(Condition::Present),
         put("b", "y").when(Condition::Absent),
-        put("c", "z").of("other", Space::Blob),
+        put("c", "z").of("other", Keyspace::Blob),
     ];
     let written = records.write(batch).await.unwrap();
     assert_eq!(written[1].sum, Some(2));
@@ -44,7 +44,7 @@ pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(world: &m
     let batch = vec![
         put("a", "new"),
         put("b", "new"),
-        put("c", "new").of("other", Space::Blob),
+        put("c", "new").of("other", Keyspace::Blob),
         put("a", "newer").when(Condition::Absent),
         delete("a"),
     ];
@@ -60,7 +60,7 @@ pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(world: &m
     assert_eq!(get(&records, "a").await, before);
     assert_eq!(get(&records, "b").await, None);
     assert_eq!(usage(&records).await, Usage { bytes: 4, count: 1 });
-    let other = records.usage("other", Space::Blob).await.unwrap();
+    let other = records.usage("other", Keyspace::Blob).await.unwrap();
     assert_eq!(other, Usage::default());
 }
 
@@ -104,7 +104,7 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
             for round in 0..5 {
                 let mut batch: Vec<_> = ["a", "b", "c"]
                     .iter()
-                    .map(|group| add("n", 1).of(group, Space::Kv))
+                    .map(|group| add("n", 1).of(group, Keyspace::Kv))
                     .collect();
                 batch.rotate_left((n + round) % 3);
                 records.write(batch).await.unwrap();
@@ -115,8 +115,8 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
         task.await.unwrap();
     }
     for group in ["a", "b", "c"] {
-        let place = crate::world::place(group, Space::Kv, "n");
-        let record = world.records().get(&place).await.unwrap().unwrap();
+        let record_key = crate::world::record_key(group, Keyspace::Kv, "n");
+        let record = world.records().get(&record_key).await.unwrap().unwrap();
         assert_eq!(record.value, "120");
     }
 }
@@ -125,14 +125,14 @@ pub async fn a_batch_that_is_larger_than_who_asks_can_take_is_not_read(world: &m
     let records = world.records();
     let batch = ["a", "b", "c"].map(|key| put(key, vec![1; 40_000]));
     records.write(batch.into()).await.unwrap();
-    let places = ["a", "b", "none", "c"].map(at);
-    let found = records.get_many(&places, 120_000).await.unwrap();
+    let record_keys = ["a", "b", "none", "c"].map(at);
+    let found = records.get_many(&record_keys, 120_000).await.unwrap();
     assert_eq!(found.iter().flatten().count(), 3);
     let limit = 119_999;
-    let refused = records.get_many(&places, limit).await;
+    let refused = records.get_many(&record_keys, limit).await;
     assert_eq!(refused, Err(EngineError::TooLarge { limit }));
     assert_eq!(
-        records.get_many(&places[2..3], 0).await.unwrap(),
+        records.get_many(&record_keys[2..3], 0).await.unwrap(),
         [const { None }; 1]
     );
 }

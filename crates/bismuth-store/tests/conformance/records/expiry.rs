@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use bismuth_store::records::{Change, Condition, Limits, Space, Usage, now_ms, write_with_room};
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms, write_with_room};
 use bismuth_testkit::eventually;
 
 use crate::world::{
@@ -102,7 +102,7 @@ pub async fn room_is_made_by_what_has_expired(world: &mut dyn World) {
     // As many as are swept at once are due before, and are nobody's business.
     for start in [0, 500] {
         let due =
-            (start..start + 500).map(|n| put_for(&format!("{n}"), "", 0).of("other", Space::Kv));
+            (start..start + 500).map(|n| put_for(&format!("{n}"), "", 0).of("other", Keyspace::Kv));
         records.write(due.collect()).await.unwrap();
     }
     make(&records, put_for("gone", "", 0)).await.unwrap();

@@ -1,6 +1,6 @@
 //! Keys in order.
 
-use bismuth_store::records::Space;
+use bismuth_store::records::Keyspace;
 
 use crate::world::{But, World, all, delete, make, names, put, put_for, query};
 
@@ -60,10 +60,10 @@ pub async fn a_prefix_selects_what_begins_with_it(world: &mut dyn World) {
     for key in ["a", "a/", "a/1", "a/2", "a0", "ab", "b", "\u{10ffff}1"] {
         make(&records, put(key, "value")).await.unwrap();
     }
-    make(&records, put("a/3", "").of("other", Space::Kv))
+    make(&records, put("a/3", "").of("other", Keyspace::Kv))
         .await
         .unwrap();
-    make(&records, put("a/4", "").of("group", Space::Blob))
+    make(&records, put("a/4", "").of("group", Keyspace::Blob))
         .await
         .unwrap();
     for (prefix, after, expected) in [
@@ -89,22 +89,22 @@ pub async fn a_prefix_selects_what_begins_with_it(world: &mut dyn World) {
 pub async fn groups_that_have_something_are_named(world: &mut dyn World) {
     let records = world.records();
     assert_eq!(
-        records.groups(Space::Secret).await.unwrap(),
+        records.groups(Keyspace::Secret).await.unwrap(),
         Vec::<String>::new()
     );
     for group in ["b", "aa", "c", "a"] {
-        make(&records, put("key", "").of(group, Space::Secret))
+        make(&records, put("key", "").of(group, Keyspace::Secret))
             .await
             .unwrap();
     }
-    make(&records, put("key", "").of("d", Space::Kv))
+    make(&records, put("key", "").of("d", Keyspace::Kv))
         .await
         .unwrap();
-    make(&records, delete("key").of("c", Space::Secret))
+    make(&records, delete("key").of("c", Keyspace::Secret))
         .await
         .unwrap();
     assert_eq!(
-        records.groups(Space::Secret).await.unwrap(),
+        records.groups(Keyspace::Secret).await.unwrap(),
         ["a", "aa", "b"]
     );
 }

@@ -1,6 +1,6 @@
 //! Writing, reading, listing, removing.
 
-use bismuth_store::records::{Space, Usage, now_ms};
+use bismuth_store::records::{Keyspace, Usage, now_ms};
 use bismuth_store::secrets::{Listed, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, Stored};
 
 use super::{Keys, key, read, read_version, set};
@@ -150,10 +150,10 @@ pub async fn the_last_secret_takes_everything_of_its_group_with_it(world: &mut d
     for name in ["a", "b"] {
         secrets.delete("group", &key(name)).await.unwrap();
     }
-    for space in [Space::Secret, Space::DataKey] {
-        let used = records.usage("group", space).await.unwrap();
+    for keyspace in [Keyspace::Secret, Keyspace::DataKey] {
+        let used = records.usage("group", keyspace).await.unwrap();
         assert_eq!(used, Usage::default());
-        assert!(records.groups(space).await.unwrap().is_empty());
+        assert!(records.groups(keyspace).await.unwrap().is_empty());
     }
     assert_eq!(secrets.list("group").await.unwrap(), []);
 }
@@ -170,8 +170,8 @@ pub async fn a_purge_removes_one_group_and_leaves_the_others(world: &mut dyn Wor
     assert_eq!(secrets.purge("group").await.unwrap(), 3);
     assert_eq!(secrets.purge("group").await.unwrap(), 0);
     assert_eq!(read(&secrets, "group", "a").await, None);
-    assert_eq!(records.groups(Space::Secret).await.unwrap(), ["other"]);
-    assert_eq!(records.groups(Space::DataKey).await.unwrap(), ["other"]);
+    assert_eq!(records.groups(Keyspace::Secret).await.unwrap(), ["other"]);
+    assert_eq!(records.groups(Keyspace::DataKey).await.unwrap(), ["other"]);
     assert_eq!(secrets.list("other").await.unwrap().len(), 3);
     assert_eq!(set(&secrets, "group", "a", "value").await, 1);
 }

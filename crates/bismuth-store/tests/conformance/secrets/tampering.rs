@@ -3,37 +3,37 @@
 
 use std::sync::Arc;
 
-use bismuth_store::records::{EngineError, Place, Records, Space};
+use bismuth_store::records::{EngineError, Keyspace, RecordKey, Records};
 use bismuth_store::secrets::SecretStore;
 use bismuth_store::secrets::{Flaw, SecretError, Secrets};
 use bytes::Bytes;
 
 use super::{Keys, flaw, key, read, set};
-use crate::world::{But, World, delete, make, place, put};
+use crate::world::{But, World, delete, make, put, record_key};
 
-fn record(group: &str, name: &str) -> Place {
-    place(group, Space::Secret, &format!("v/{name}"))
+fn record(group: &str, name: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, &format!("v/{name}"))
 }
 
-fn manifest(group: &str) -> Place {
-    place(group, Space::Secret, "m")
+fn manifest(group: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, "m")
 }
 
-fn data_key(group: &str) -> Place {
-    place(group, Space::DataKey, "current")
+fn data_key(group: &str) -> RecordKey {
+    record_key(group, Keyspace::DataKey, "current")
 }
 
-async fn stored(records: &Arc<dyn Records>, place: &Place) -> Bytes {
-    records.get(place).await.unwrap().unwrap().value
+async fn stored(records: &Arc<dyn Records>, record_key: &RecordKey) -> Bytes {
+    records.get(record_key).await.unwrap().unwrap().value
 }
 
-async fn plant(records: &Arc<dyn Records>, place: &Place, value: impl Into<Bytes>) {
-    let write = put(&place.key, value).of(&place.group, place.space);
+async fn plant(records: &Arc<dyn Records>, record_key: &RecordKey, value: impl Into<Bytes>) {
+    let write = put(&record_key.key, value).of(&record_key.group, record_key.keyspace);
     make(records, write).await.unwrap();
 }
 
-async fn remove(records: &Arc<dyn Records>, place: &Place) {
-    let write = delete(&place.key).of(&place.group, place.space);
+async fn remove(records: &Arc<dyn Records>, record_key: &RecordKey) {
+    let write = delete(&record_key.key).of(&record_key.group, record_key.keyspace);
     make(records, write).await.unwrap();
 }
 
@@ -105,28 +105,28 @@ pub async fn an_older_manifest_that_was_put_back_is_refused(world: &mut dyn Worl
 
 pub async fn a_flipped_bit_is_refused_wherever_it_is(world: &mut dyn World) {
     let (_keys, secrets, records) = two(world).await;
-    for place in [record("group", "b"), manifest("group"), data_key("group")] {
-        let whole = stored(&records, &place).await;
+    for record_key in [record("group", "b"), manifest("group"), data_key("group")] {
+        let whole = stored(&records, &record_key).await;
         // Every byte of the head, and each part of the rest.
         for at in (0..whole.len()).filter(|at| at % 7 == 0 || *at < 40) {
             let mut edited = whole.to_vec();
             edited[at] ^= 1;
-            plant(&records, &place, edited).await;
+            plant(&records, &record_key, edited).await;
             let read = secrets.get("group", "b", None).await;
             let refused = matches!(
                 read,
                 Err(SecretError::Broken { .. } | SecretError::UnknownMasterKey { .. })
             );
-            assert!(refused, "byte {at} of {place:?}: {read:?}");
+            assert!(refused, "byte {at} of {record_key:?}: {read:?}");
             let old = secrets.get("group", "b", Some(1)).await;
-            assert!(old.is_err(), "byte {at} of {place:?}: {old:?}");
+            assert!(old.is_err(), "byte {at} of {record_key:?}: {old:?}");
         }
         for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
-            plant(&records, &place, whole.slice(..cut)).await;
+            plant(&records, &record_key, whole.slice(..cut)).await;
             let read = secrets.get("group", "b", None).await;
-            assert!(read.is_err(), "{cut} bytes of {place:?}: {read:?}");
+            assert!(read.is_err(), "{cut} bytes of {record_key:?}: {read:?}");
         }
-        plant(&records, &place, whole).await;
+        plant(&records, &record_key, whole).await;
         is_whole(&secrets, "b").await;
     }
 }
