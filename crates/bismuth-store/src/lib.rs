@@ -9,9 +9,9 @@
 pub mod blobs;
 pub mod durable;
 mod key;
+pub mod log_throttle;
 pub mod objects;
 pub mod records;
 pub mod secrets;
-pub mod seldom;
 
 pub use key::{Key, KeyError};

@@ -5,9 +5,9 @@ use std::ops::Range;
 use bismuth_http::{Body, BodyError};
 use bismuth_store::Key;
 use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use bismuth_store::log_throttle::LogThrottle;
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, EngineError, Refused, Revision};
-use bismuth_store::seldom::Seldom;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
@@ -140,11 +140,11 @@ fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> R
 
 /// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
 fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
-    static BREAKS: Seldom = Seldom::new();
+    static BREAKS: LogThrottle = LogThrottle::new();
     let metrics = metrics.clone();
     let frames = bytes.map_ok(Frame::data).map_err(move |engine| {
         metrics.broken();
-        if let Some(left_out) = BREAKS.now() {
+        if let Some(left_out) = BREAKS.admit() {
             error!(error = %engine, left_out, "a blob breaks off on its way to a function");
         }
         BodyError::Source(Box::new(engine))

@@ -6,8 +6,8 @@ use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
 use bismuth_store::KeyError;
 use bismuth_store::blobs::PutError;
+use bismuth_store::log_throttle::LogThrottle;
 use bismuth_store::records::{EngineError, Refused};
-use bismuth_store::seldom::Seldom;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
@@ -235,10 +235,10 @@ pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
     Refusal::new(status, code, detail)
 }
 
-/// Each of what can be wrong with an engine is said for itself, whoever asked.
-static AWAY: Seldom = Seldom::new();
-static FULL: Seldom = Seldom::new();
-static BROKEN: Seldom = Seldom::new();
+/// Each of what can be wrong with an engine is logged for itself, whoever asked.
+static AWAY: LogThrottle = LogThrottle::new();
+static FULL: LogThrottle = LogThrottle::new();
+static BROKEN: LogThrottle = LogThrottle::new();
 
 /// An engine did not do what it should.
 impl From<EngineError> for Refusal {
@@ -246,7 +246,7 @@ impl From<EngineError> for Refusal {
         let said = engine.to_string();
         match engine {
             EngineError::Unavailable { .. } => {
-                if let Some(left_out) = AWAY.now() {
+                if let Some(left_out) = AWAY.admit() {
                     warn!(error = said, left_out, "an engine is away");
                 }
                 let detail = "the store does not answer; whether a write was made is unknown";
@@ -254,7 +254,7 @@ impl From<EngineError> for Refusal {
                 Self::new(status, "store_unavailable", detail).again_after(1)
             }
             EngineError::Full { .. } => {
-                if let Some(left_out) = FULL.now() {
+                if let Some(left_out) = FULL.admit() {
                     warn!(error = said, left_out, "a disk is full");
                 }
                 let detail = "the disk of the store is full; nothing was changed";
@@ -270,7 +270,7 @@ impl From<EngineError> for Refusal {
             EngineError::Broken { .. }
             | EngineError::Refused { .. }
             | EngineError::TooLarge { .. } => {
-                if let Some(left_out) = BROKEN.now() {
+                if let Some(left_out) = BROKEN.admit() {
                     error!(error = said, left_out, "an engine is broken");
                 }
                 let detail = "the store is broken; its operator finds more in the log";

@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use super::tables;
 use crate::durable;
+use crate::log_throttle::LogThrottle;
 use crate::records::EngineError;
-use crate::seldom::Seldom;
 
 /// What errors call this engine.
 pub(super) const ENGINE: &str = "the embedded store";
@@ -184,8 +184,8 @@ impl Store {
             Ok(database) => {
                 opened.database = Some(database);
                 opened.generation += 1;
-                static AGAIN: Seldom = Seldom::new();
-                if let Some(left_out) = AGAIN.now() {
+                static AGAIN: LogThrottle = LogThrottle::new();
+                if let Some(left_out) = AGAIN.admit() {
                     tracing::warn!(path = %self.path.display(), left_out, "the embedded store had an I/O error and was opened again");
                 }
                 Ok(())

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::reserve::Reserve;
 use super::session::Session;
 use super::store::{ENGINE, Store};
+use crate::log_throttle::LogThrottle;
 use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
-use crate::seldom::Seldom;
 
 /// So many requests are taken into one commit: 32 writers by far, and an answer is not kept waiting by a hundred thousand.
 const MOST_REQUESTS: usize = 512;
@@ -137,8 +137,8 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
             Ok(())
         }
         Err(error) => {
-            static FAILS: Seldom = Seldom::new();
-            if let Some(left_out) = FAILS.now() {
+            static FAILS: LogThrottle = LogThrottle::new();
+            if let Some(left_out) = FAILS.admit() {
                 tracing::error!(%error, requests = requests.len(), left_out, "a commit failed");
             }
             Err((error, requests))
