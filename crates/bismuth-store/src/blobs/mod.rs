@@ -14,8 +14,8 @@
 mod collect;
 mod described;
 mod index;
+mod pending_bytes;
 mod read;
-mod staged;
 mod upload;
 
 use std::num::NonZeroUsize;
@@ -32,7 +32,7 @@ pub use collect::Collected;
 pub use described::{Described, DescribedPage};
 
 use self::index::Entry;
-use self::staged::Staged;
+use self::pending_bytes::PendingBytes;
 use crate::objects::Objects;
 use crate::records::{
     self, Change, Condition, EngineError, Keyspace, Limits, Meta, Query, RecordKey, Records,
@@ -71,7 +71,7 @@ pub struct Blobs {
     settings: Settings,
     /// Told when there is something to collect.
     garbage: Arc<Notify>,
-    staged: Arc<Staged>,
+    pending: Arc<PendingBytes>,
 }
 
 /// What a blob is, without its bytes.
@@ -195,7 +195,7 @@ impl Blobs {
             objects,
             settings,
             garbage: Arc::new(Notify::new()),
-            staged: Arc::default(),
+            pending: Arc::default(),
         }
     }
 

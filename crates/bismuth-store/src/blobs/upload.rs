@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::index::State;
-use super::staged::{Left, Stage};
+use super::pending_bytes::{Left, PendingUpload};
 use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, record_key};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
@@ -34,7 +34,7 @@ struct Upload {
     size: u64,
     digest: Sha256,
     renewal: Interval,
-    staged: Stage,
+    pending: PendingUpload,
     /// Whether nothing is to be done about it any more, or nobody knows what.
     settled: bool,
 }
@@ -69,8 +69,8 @@ impl Blobs {
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let staged = self.refuse_early(&blob).await?;
-        let mut upload = self.begin(staged).await?;
+        let pending = self.refuse_early(&blob).await?;
+        let mut upload = self.begin(pending).await?;
         let received = match self.objects.create(upload.object, &blob.group).await {
             Ok(writer) => self.receive(&mut upload, &blob, writer, body).await,
             Err(error) => Err(error.into()),
@@ -101,7 +101,7 @@ impl Blobs {
 
     /// Asks whether the blob would be refused as far as is known of it, so that a gibibyte is not sent for nothing; and counts it among the
     /// group's uploads.
-    async fn refuse_early(&self, blob: &NewBlob) -> Result<Stage, PutError> {
+    async fn refuse_early(&self, blob: &NewBlob) -> Result<PendingUpload, PutError> {
         let limit = self.settings.max_bytes;
         if blob.length.is_some_and(|length| length > limit) {
             return Err(PutError::TooLarge { limit });
@@ -123,12 +123,12 @@ impl Blobs {
             // What is smaller than what it replaces is allowed, also where a limit was lowered.
             limit: limit.max(usage.bytes),
         });
-        let mut staged = self.staged.begin(&blob.group, left);
-        staged.grow(charge(&blob.key, size))?;
-        Ok(staged)
+        let mut pending = self.pending.begin(&blob.group, left);
+        pending.grow(charge(&blob.key, size))?;
+        Ok(pending)
     }
 
-    async fn begin(&self, staged: Stage) -> Result<Upload, PutError> {
+    async fn begin(&self, pending: PendingUpload) -> Result<Upload, PutError> {
         let object = ObjectId::random();
         let write = index::writing(object, Condition::Absent);
         let revision = self.write_one(write).await?;
@@ -142,7 +142,7 @@ impl Blobs {
             size: 0,
             digest: Sha256::new(),
             renewal,
-            staged,
+            pending,
             settled: false,
         })
     }
@@ -175,7 +175,7 @@ impl Blobs {
             if upload.size > limit {
                 return Err(PutError::TooLarge { limit });
             }
-            upload.staged.grow(charge(&blob.key, upload.size))?;
+            upload.pending.grow(charge(&blob.key, upload.size))?;
             upload.digest.update(&bytes);
             writer.write(bytes).await?;
         }

@@ -1,4 +1,4 @@
-//! Bytes of uploads that no blob has yet.
+//! Pending bytes: those of uploads that are not committed yet.
 //!
 //! What a group uses is counted when a blob gets its bytes, and until then they are on the disk all the same: a hundred uploads at once
 //! must not take a hundred times what the group may have. They are counted here, for this process.
@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::records::Refused;
 
-/// By group.
+/// Pending bytes by group.
 #[derive(Debug, Default)]
-pub(super) struct Staged(Mutex<HashMap<String, u64>>);
+pub(super) struct PendingBytes(Mutex<HashMap<String, u64>>);
 
 /// What is left to a group for what it uploads.
 #[derive(Clone, Copy, Debug)]
@@ -23,18 +23,18 @@ pub(super) struct Left {
 
 /// The bytes of one upload; dropping it takes them off.
 #[derive(Debug)]
-pub(super) struct Stage {
-    all: Arc<Staged>,
+pub(super) struct PendingUpload {
+    all: Arc<PendingBytes>,
     group: String,
     bytes: u64,
     /// `None` is unlimited.
     left: Option<Left>,
 }
 
-impl Staged {
+impl PendingBytes {
     /// An upload of a group, with no bytes yet.
-    pub(super) fn begin(self: &Arc<Self>, group: &str, left: Option<Left>) -> Stage {
-        Stage {
+    pub(super) fn begin(self: &Arc<Self>, group: &str, left: Option<Left>) -> PendingUpload {
+        PendingUpload {
             all: Arc::clone(self),
             group: group.to_owned(),
             bytes: 0,
@@ -47,7 +47,7 @@ impl Staged {
     }
 }
 
-impl Stage {
+impl PendingUpload {
     /// Counts so many bytes from now on, if there is room for them beside the group's other uploads. It never shrinks.
     ///
     /// # Errors
@@ -58,23 +58,23 @@ impl Stage {
         };
         let more = bytes.saturating_sub(self.bytes);
         let mut groups = self.all.groups();
-        let staged = groups.get(&self.group).copied().unwrap_or_default();
-        let needed = used.saturating_add(staged).saturating_add(more);
+        let pending = groups.get(&self.group).copied().unwrap_or_default();
+        let needed = used.saturating_add(pending).saturating_add(more);
         if more > 0 && needed > limit {
             return Err(Refused::Bytes { needed, limit });
         }
-        groups.insert(self.group.clone(), staged + more);
+        groups.insert(self.group.clone(), pending + more);
         self.bytes += more;
         Ok(())
     }
 }
 
-impl Drop for Stage {
+impl Drop for PendingUpload {
     fn drop(&mut self) {
         let mut groups = self.all.groups();
-        if let Some(staged) = groups.get_mut(&self.group) {
-            *staged = staged.saturating_sub(self.bytes);
-            if *staged == 0 {
+        if let Some(pending) = groups.get_mut(&self.group) {
+            *pending = pending.saturating_sub(self.bytes);
+            if *pending == 0 {
                 groups.remove(&self.group);
             }
         }
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn uploads_of_a_group_share_what_is_left_to_it() {
-        let all = Arc::new(Staged::default());
+        let all = Arc::new(PendingBytes::default());
         let left = Some(Left {
             used: 40,
             limit: 100,
