@@ -14,9 +14,9 @@
 
 mod config;
 mod credentials_file;
-mod ending;
 mod failure;
 mod parts;
+mod pending_abort;
 mod upload;
 mod write;
 
@@ -37,9 +37,9 @@ use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
 pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
-use self::ending::Endings;
 use self::failure::{Failure, found, unavailable, within};
 use self::parts::Parts;
+use self::pending_abort::PendingAborts;
 use self::write::Writer;
 use super::{ObjectId, ObjectWriter, Objects};
 use crate::records::EngineError;
@@ -80,7 +80,7 @@ impl S3 {
                 client,
                 prefix,
                 parts: Parts::default(),
-                endings: Endings::default(),
+                pending_aborts: PendingAborts::default(),
             }),
         })
     }
@@ -101,7 +101,7 @@ struct Bucket {
     /// Room for parts of large uploads.
     parts: Parts,
     /// Uploads of this process that were dropped.
-    endings: Endings,
+    pending_aborts: PendingAborts,
 }
 
 impl Bucket {
@@ -191,7 +191,7 @@ impl Objects for S3 {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
-        self.bucket.endings.ended(id).await?;
+        self.bucket.pending_aborts.wait_for(id).await?;
         Ok(self.bucket.delete(id).await?)
     }
 

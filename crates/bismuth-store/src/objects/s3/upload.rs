@@ -128,7 +128,7 @@ impl Drop for Upload {
         let id = std::mem::take(&mut self.id);
         let in_flight = self.in_flight.take();
         let mut unsure = self.unsure;
-        let ending = self.bucket.endings.begin(object);
+        let pending_abort = self.bucket.pending_aborts.begin(object);
         runtime.spawn(async move {
             // A part that arrives after the abort stays ("it might be necessary to abort a given multipart upload multiple times", S3's
             // AbortMultipartUpload).
@@ -136,7 +136,7 @@ impl Drop for Upload {
                 unsure |= part_of(part.await).is_err_and(|error| may_arrive(&error));
             }
             if unsure {
-                return ending.leave_to_later();
+                return pending_abort.leave_to_later();
             }
             let aborted = async {
                 bucket.abort(object, &id).await?;
@@ -145,7 +145,7 @@ impl Drop for Upload {
             if let Err(error) = aborted.await {
                 tracing::debug!(?error, %object, "an upload is left to whoever deletes its object");
             }
-            drop(ending);
+            drop(pending_abort);
         });
     }
 }
