@@ -30,7 +30,7 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::engines::{self, EnginesError};
-use crate::http::{Memory, Services};
+use crate::http::{MemoryBudget, Services};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
 use crate::watch::Watch;
@@ -126,7 +126,7 @@ impl Service {
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: urls.records != RecordsUrl::Embedded,
-                memory: Memory::of_the_process(),
+                memory: MemoryBudget::of_the_process(),
                 metrics: metrics::Metrics::default(),
             },
             secrets,

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use super::condition::{Conditions, etag};
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
 use super::{Caller, Services, body};
@@ -121,7 +121,7 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(caller.rooms(services), body, MAX_BYTES).await?;
+    let body = body::collect_twice(caller.budget(services), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {
@@ -155,13 +155,13 @@ async fn get(
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
         record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
     }
-    let (found, room) = read(services, caller, &record_keys).await?;
+    let (found, permit) = read(services, caller, &record_keys).await?;
     let values = record_keys
         .into_iter()
         .map(|record_key| record_key.key)
         .zip(found);
     let values = values.map(|(key, record)| value(key, record)).collect();
-    json_in(room, &Values { values })
+    json_in(permit, &Values { values })
 }
 
 /// The records, and room for them. Most batches are small; what is not waits for room before it is read.
@@ -169,12 +169,12 @@ async fn read(
     services: &Services,
     caller: &Caller,
     record_keys: &[RecordKey],
-) -> Result<(Vec<Option<Record>>, Room), Refusal> {
+) -> Result<(Vec<Option<Record>>, MemoryPermit), Refusal> {
     match services.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
-        found => return Ok((found?, Room::default())),
+        found => return Ok((found?, MemoryPermit::default())),
     }
-    let room = caller.rooms(services).take(ANSWER_BYTES).await?;
+    let permit = caller.budget(services).acquire(ANSWER_BYTES).await?;
     match services
         .records
         .get_many(record_keys, MAX_BYTES as u64)
@@ -183,7 +183,7 @@ async fn read(
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
-        found => Ok((found?, room)),
+        found => Ok((found?, permit)),
     }
 }
 

@@ -24,7 +24,7 @@ use tracing::error;
 use super::condition::{Conditions, etag_value};
 use super::kv::{absent, content_type, date, media_type};
 use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
@@ -261,12 +261,12 @@ async fn list(
     let page = params.page()?;
     let group = caller.group().to_owned();
     // The array of all is streamed, a page at a time.
-    let room = match params.is_empty() {
-        true => Room::default(),
+    let permit = match params.is_empty() {
+        true => MemoryPermit::default(),
         false => {
             caller
-                .rooms(services)
-                .take(page.limit.get() * ENTRY_BYTES)
+                .budget(services)
+                .acquire(page.limit.get() * ENTRY_BYTES)
                 .await?
         }
     };
@@ -277,14 +277,14 @@ async fn list(
             limit,
         } = page;
         let described = services.blobs.list_described(&group, &prefix, after, limit);
-        return json_in(room, &BlobPage::from(described.await?));
+        return json_in(permit, &BlobPage::from(described.await?));
     }
     let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
     if params.is_empty() {
         return Ok(json_body(all(services, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
-    let mut response = json_in(room, &keys)?;
+    let mut response = json_in(permit, &keys)?;
     if let (true, Some(last)) = (more, keys.last()) {
         let next = format!(
             "</blob/v1/?prefix={}&after={}&limit={}>; rel=\"next\"",

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 
-use super::memory::Rooms;
+use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
 use super::shared_rate::Denied;
@@ -66,9 +66,9 @@ impl Caller {
         }
     }
 
-    /// Where the bytes of its request and of the answer have room.
-    pub(super) fn rooms<'a>(&'a self, services: &'a Services) -> Rooms<'a> {
-        Rooms {
+    /// What the bytes of its request and of the answer are taken out of.
+    pub(super) fn budget<'a>(&'a self, services: &'a Services) -> RequestBudget<'a> {
+        RequestBudget {
             group: self.proof.as_ref().map(|proof| proof.bucket.memory()),
             process: &services.memory,
         }

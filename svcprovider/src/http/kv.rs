@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::condition::{Conditions, etag_value};
 use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
 use super::{Caller, Services, batch, body, digest, no_content, percent, reads};
@@ -67,10 +67,10 @@ async fn get(
     let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let Some((Record { value, meta }, room)) = read(services, caller, &record_key).await? else {
+    let Some((Record { value, meta }, permit)) = read(services, caller, &record_key).await? else {
         return Err(absent(&conditions, "key"));
     };
-    let value = room.keep(value);
+    let value = permit.keep(value);
     match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
         None => Ok(described(StatusCode::OK, value, &meta)),
         Some(StatusCode::NOT_MODIFIED) => {
@@ -85,18 +85,18 @@ async fn read(
     services: &Services,
     caller: &Caller,
     record_key: &RecordKey,
-) -> Result<Option<(Record, Room)>, Refusal> {
-    let rooms = caller.rooms(services);
+) -> Result<Option<(Record, MemoryPermit)>, Refusal> {
+    let budget = caller.budget(services);
     let Some(record) = services.records.get(record_key).await? else {
         return Ok(None);
     };
-    if let Some(room) = rooms.try_take(record.value.len()) {
-        return Ok(Some((record, room)));
+    if let Some(permit) = budget.try_acquire(record.value.len()) {
+        return Ok(Some((record, permit)));
     }
     drop(record);
-    let room = rooms.take(MAX_VALUE_BYTES).await?;
+    let permit = budget.acquire(MAX_VALUE_BYTES).await?;
     let record = services.records.get(record_key).await?;
-    Ok(record.map(|record| (record, room)))
+    Ok(record.map(|record| (record, permit)))
 }
 
 /// A read found nothing.
@@ -148,7 +148,7 @@ async fn set(
     let record_key = caller.record_key(Keyspace::Kv, key.as_str().to_owned());
     let condition = condition(services, head, &record_key).await?;
     let announced = digest::announced(&head.headers)?;
-    let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
+    let value = body::collect(caller.budget(services), body, MAX_VALUE_BYTES).await?;
     if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
         return Err(problems::digest_mismatch());
     }
@@ -260,7 +260,7 @@ async fn increment(
     let key = percent::key(key)?;
     let record_key = caller.record_key(Keyspace::Kv, key.into_string());
     let condition = condition(services, head, &record_key).await?;
-    let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;
+    let body = body::collect(caller.budget(services), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
         false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
@@ -291,9 +291,9 @@ async fn list(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
     let page = params.page()?;
-    let room = caller
-        .rooms(services)
-        .take(page.limit.get() * ENTRY_BYTES)
+    let permit = caller
+        .budget(services)
+        .acquire(page.limit.get() * ENTRY_BYTES)
         .await?;
     let query = Query {
         group: caller.group().to_owned(),
@@ -304,7 +304,7 @@ async fn list(
     };
     let found = services.records.list(&query).await?;
     let keys = found.entries.into_iter().map(Into::into).collect();
-    json_in(room, &KeyPage::new(keys, found.more))
+    json_in(permit, &KeyPage::new(keys, found.more))
 }
 
 /// What a change counts for, as far as it is known before it is made.

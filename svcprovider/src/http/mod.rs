@@ -60,7 +60,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use caller::Caller;
-pub use memory::Memory;
+pub use memory::MemoryBudget;
 
 use crate::metrics::{Metrics, Service};
 use problems::Refusal;
@@ -76,8 +76,8 @@ pub struct Services {
     pub secrets: Arc<dyn SecretStore>,
     /// Whether other nodes use the same records, so that a group's rate is to be counted there.
     pub has_other_nodes: bool,
-    /// Where the bytes of requests and answers have room, all together.
-    pub memory: Memory,
+    /// What the bytes of all requests and answers are taken out of.
+    pub memory: MemoryBudget,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 
 use super::condition::{Conditions, etag_value};
 use super::kv::absent;
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::Params;
 use super::problems::{self, Refusal};
 use super::{Caller, Services, percent, reads};
@@ -39,8 +39,8 @@ pub(super) async fn answer(
     let (version, revision) = (secret.version, secret.revision);
     let mut response = match conditions.of_read(revision, None) {
         None => {
-            let room = caller.rooms(services).take(secret.value.len()).await?;
-            whole(room, secret)
+            let permit = caller.budget(services).acquire(secret.value.len()).await?;
+            whole(permit, secret)
         }
         Some(StatusCode::NOT_MODIFIED) => not_modified(),
         Some(_) => return Err(problems::precondition()),
@@ -52,8 +52,8 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-fn whole(room: Room, secret: Secret) -> Response<Body> {
-    let mut response = Response::new(Body::full(room.keep(Bytes::from_owner(secret.value))));
+fn whole(permit: MemoryPermit, secret: Secret) -> Response<Body> {
+    let mut response = Response::new(Body::full(permit.keep(Bytes::from_owner(secret.value))));
     let bytes = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, bytes);
     response

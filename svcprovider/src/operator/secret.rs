@@ -11,7 +11,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Operator, only};
-use crate::http::memory::Rooms;
+use crate::http::memory::RequestBudget;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
 use crate::http::{body, coding, listing, percent};
@@ -67,11 +67,11 @@ pub(super) async fn answer(
 }
 
 async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let rooms = Rooms {
+    let budget = RequestBudget {
         group: None,
         process: &operator.services.memory,
     };
-    let bytes = body::collect(rooms, body, MAX_VALUE_BYTES).await?;
+    let bytes = body::collect(budget, body, MAX_VALUE_BYTES).await?;
     if bytes.is_empty() {
         let detail = "a secret has at least one byte";
         let status = StatusCode::BAD_REQUEST;

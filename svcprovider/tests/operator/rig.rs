@@ -11,7 +11,7 @@ use bismuth_store::objects::files::Files;
 use bismuth_store::records::Records;
 use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
-use svcprovider::http::{Memory, Services};
+use svcprovider::http::{MemoryBudget, Services};
 use svcprovider::metrics::Metrics;
 use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ impl Rig {
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: false,
-                memory: Memory::of_the_process(),
+                memory: MemoryBudget::of_the_process(),
                 metrics: Metrics::default(),
             },
             secrets,

@@ -15,7 +15,7 @@
 mod config;
 mod credentials_file;
 mod failure;
-mod parts;
+mod part_budget;
 mod pending_abort;
 mod upload;
 mod write;
@@ -38,7 +38,7 @@ pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
 use self::failure::{Failure, found, unavailable, within};
-use self::parts::Parts;
+use self::part_budget::PartBudget;
 use self::pending_abort::PendingAborts;
 use self::write::Writer;
 use super::{ObjectId, ObjectWriter, Objects};
@@ -79,7 +79,7 @@ impl S3 {
             bucket: Arc::new(Bucket {
                 client,
                 prefix,
-                parts: Parts::default(),
+                part_budget: PartBudget::default(),
                 pending_aborts: PendingAborts::default(),
             }),
         })
@@ -98,8 +98,8 @@ impl fmt::Debug for S3 {
 struct Bucket {
     client: AmazonS3,
     prefix: Path,
-    /// Room for parts of large uploads.
-    parts: Parts,
+    /// How many parts of large uploads may be in memory.
+    part_budget: PartBudget,
     /// Uploads of this process that were dropped.
     pending_aborts: PendingAborts,
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{Failure, broken, unavailable, within};
-use super::parts::Room;
+use super::part_budget::PartPermit;
 use super::write::transfer_bound;
 use super::{BOUND, Bucket};
 use crate::objects::ObjectId;
@@ -62,7 +62,7 @@ impl Upload {
     }
 
     /// Sends the next part in the background, and gives its room back then. The one before it has [`arrived`](Self::arrived).
-    pub(super) fn ship(&mut self, bytes: Bytes, room: Option<Room>) {
+    pub(super) fn ship(&mut self, bytes: Bytes, permit: Option<PartPermit>) {
         let bucket = Arc::clone(&self.bucket);
         let (path, id, number) = (bucket.object(self.object), self.id.clone(), self.shipped);
         self.shipped += 1;
@@ -70,7 +70,7 @@ impl Upload {
             let bound = transfer_bound(bytes.len());
             let part = bucket.client.put_part(&path, &id, number, bytes.into());
             let part = within(bound, part).await;
-            drop(room);
+            drop(permit);
             part
         };
         self.in_flight = Some(AbortOnDropHandle::new(tokio::spawn(sent)));

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
 
 use super::failure::within;
-use super::parts::{GroupParts, Room};
+use super::part_budget::{GroupPartBudget, PartPermit};
 use super::upload::Upload;
 use super::{BOUND, Bucket};
 use crate::objects::{ObjectId, ObjectWriter};
@@ -33,11 +33,11 @@ pub(super) struct Writer {
     bucket: Arc<Bucket>,
     id: ObjectId,
     /// Where its group has room.
-    parts: GroupParts,
+    part_budget: GroupPartBudget,
     /// Up to a part.
     waiting: BytesMut,
     /// The room for what waits, once it is much, and since when.
-    room: Option<(Room, Instant)>,
+    permit: Option<(PartPermit, Instant)>,
     /// What the parts before it belong to.
     upload: Option<Upload>,
 }
@@ -45,21 +45,21 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(bucket: Arc<Bucket>, id: ObjectId, group: &str) -> Self {
         Self {
-            parts: bucket.parts.of_group(group),
+            part_budget: bucket.part_budget.of_group(group),
             bucket,
             id,
             waiting: BytesMut::new(),
-            room: None,
+            permit: None,
             upload: None,
         }
     }
 
     /// Waits until there is room for a whole part.
-    async fn take_room(&mut self) -> Result<(), EngineError> {
-        if self.room.is_none() {
-            self.room = Some((self.parts.take().await?, Instant::now()));
+    async fn acquire_permit(&mut self) -> Result<(), EngineError> {
+        if self.permit.is_none() {
+            self.permit = Some((self.part_budget.acquire().await?, Instant::now()));
         }
-        match &self.room {
+        match &self.permit {
             Some((_, since)) if since.elapsed() > FILL_BOUND => {
                 Err(EngineError::Slow { bound: FILL_BOUND })
             }
@@ -74,8 +74,8 @@ impl Writer {
             none => none.insert(Upload::begin(Arc::clone(&self.bucket), self.id).await?),
         };
         upload.arrived().await?;
-        let room = self.room.take().map(|(room, _)| room);
-        upload.ship(self.waiting.split().freeze(), room);
+        let permit = self.permit.take().map(|(permit, _)| permit);
+        upload.ship(self.waiting.split().freeze(), permit);
         Ok(())
     }
 }
@@ -87,11 +87,11 @@ impl ObjectWriter for Writer {
             if self.waiting.len() == PART {
                 self.ship().await?;
             }
-            let room = PART - self.waiting.len();
-            let taken = bytes.split_to(room.min(bytes.len()));
+            let free = PART - self.waiting.len();
+            let taken = bytes.split_to(free.min(bytes.len()));
             if self.waiting.len() + taken.len() > LARGE {
-                self.take_room().await?;
-                self.waiting.reserve(room);
+                self.acquire_permit().await?;
+                self.waiting.reserve(free);
             }
             self.waiting.extend_from_slice(&taken);
         }

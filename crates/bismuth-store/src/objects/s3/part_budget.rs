@@ -1,8 +1,8 @@
-//! Room for the parts of large uploads, so that memory is bounded and one group's slow uploads leave room to the others.
+//! The budget for parts of large uploads that are in memory: one group's slow uploads leave some to the others.
 //!
 //! ```text
-//!   part above 256 KiB ─► room of its group (8 parts) ─► room of the process (32) ─► given back when it has arrived
-//!                            └── none within ten seconds: 429 ──────┴─ or 503
+//!   part above 256 KiB ─► budget of its group (8 parts) ─► budget of the process (32) ─► given back when it has arrived
+//!                            └── none within ten seconds: 429 ────────┴─ or 503
 //! ```
 
 use std::collections::HashMap;
@@ -19,29 +19,29 @@ const OF_ALL: usize = 32;
 /// Those of one group: 40 MiB.
 const OF_A_GROUP: usize = 8;
 
-/// Room for parts, of all groups.
+/// The budget of all groups.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct PartBudget {
     all: Arc<Semaphore>,
     /// Of groups that upload.
     groups: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
-/// What one group has of it.
+/// What one group may have of it.
 #[derive(Clone, Debug)]
-pub(super) struct GroupParts {
+pub(super) struct GroupPartBudget {
     group: Arc<Semaphore>,
     all: Arc<Semaphore>,
 }
 
-/// Room for one part; dropping gives it back.
+/// Leave to have one part in memory; dropping gives it back.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct PartPermit {
     _group: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
-impl Default for Parts {
+impl Default for PartBudget {
     fn default() -> Self {
         Self {
             all: Arc::new(Semaphore::new(OF_ALL)),
@@ -50,43 +50,43 @@ impl Default for Parts {
     }
 }
 
-impl Parts {
-    pub(super) fn of_group(&self, name: &str) -> GroupParts {
+impl PartBudget {
+    pub(super) fn of_group(&self, name: &str) -> GroupPartBudget {
         let all = Arc::clone(&self.all);
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = groups.get(name).and_then(Weak::upgrade) {
-            return GroupParts { group, all };
+            return GroupPartBudget { group, all };
         }
         groups.retain(|_, group| group.strong_count() > 0);
         let group = Arc::new(Semaphore::new(OF_A_GROUP));
         groups.insert(name.to_owned(), Arc::downgrade(&group));
-        GroupParts { group, all }
+        GroupPartBudget { group, all }
     }
 }
 
-impl GroupParts {
-    /// Waits until there is room for a whole part.
+impl GroupPartBudget {
+    /// Waits until the budgets allow a whole part.
     ///
     /// # Errors
     /// [`EngineError::Busy`] when there is none for ten seconds.
-    pub(super) async fn take(&self) -> Result<Room, EngineError> {
+    pub(super) async fn acquire(&self) -> Result<PartPermit, EngineError> {
         let until = Instant::now() + IDLE_BOUND;
         // The group's first: who waits for it keeps nothing from others.
-        let group = take_of(&self.group, true, until).await?;
-        let all = take_of(&self.all, false, until).await?;
-        Ok(Room {
+        let group = acquire_of(&self.group, true, until).await?;
+        let all = acquire_of(&self.all, false, until).await?;
+        Ok(PartPermit {
             _group: group,
             _all: all,
         })
     }
 }
 
-async fn take_of(
-    room: &Arc<Semaphore>,
+async fn acquire_of(
+    budget: &Arc<Semaphore>,
     of_group: bool,
     until: Instant,
 ) -> Result<OwnedSemaphorePermit, EngineError> {
-    let taken = Arc::clone(room).acquire_owned();
+    let taken = Arc::clone(budget).acquire_owned();
     let taken = tokio::time::timeout_at(until, taken).await;
     taken.ok().and_then(Result::ok).ok_or(EngineError::Busy {
         engine: ENGINE,
@@ -98,38 +98,38 @@ async fn take_of(
 mod tests {
     use super::*;
 
-    async fn take(parts: &GroupParts, count: usize) -> Vec<Room> {
-        let mut rooms = Vec::new();
+    async fn acquire(part_budget: &GroupPartBudget, count: usize) -> Vec<PartPermit> {
+        let mut permits = Vec::new();
         for _ in 0..count {
-            rooms.push(parts.take().await.unwrap());
+            permits.push(part_budget.acquire().await.unwrap());
         }
-        rooms
+        permits
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_group_that_has_its_share_waits_and_others_do_not() {
-        let parts = Parts::default();
-        let greedy = parts.of_group("greedy");
-        let mut taken = take(&greedy, OF_A_GROUP).await;
-        let error = parts.of_group("greedy").take().await.unwrap_err();
+        let part_budget = PartBudget::default();
+        let greedy = part_budget.of_group("greedy");
+        let mut taken = acquire(&greedy, OF_A_GROUP).await;
+        let error = part_budget.of_group("greedy").acquire().await.unwrap_err();
         assert!(
             matches!(error, EngineError::Busy { of_group: true, .. }),
             "{error:?}"
         );
-        let _others = take(&parts.of_group("other"), OF_A_GROUP).await;
+        let _others = acquire(&part_budget.of_group("other"), OF_A_GROUP).await;
         taken.pop();
-        greedy.take().await.unwrap();
+        greedy.acquire().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_groups_together_take_no_more_than_there_is() {
-        let parts = Parts::default();
+        let part_budget = PartBudget::default();
         let mut taken = Vec::new();
         for name in ["a", "b", "c", "d"] {
-            taken.extend(take(&parts.of_group(name), OF_A_GROUP).await);
+            taken.extend(acquire(&part_budget.of_group(name), OF_A_GROUP).await);
         }
         let began = Instant::now();
-        let error = parts.of_group("e").take().await.unwrap_err();
+        let error = part_budget.of_group("e").acquire().await.unwrap_err();
         assert_eq!(began.elapsed().as_secs(), IDLE_BOUND.as_secs());
         let of_all = matches!(
             error,
@@ -140,8 +140,8 @@ mod tests {
         );
         assert!(of_all, "{error:?}");
         drop(taken);
-        parts.of_group("e").take().await.unwrap();
-        let names = parts.groups.lock().unwrap().len();
+        part_budget.of_group("e").acquire().await.unwrap();
+        let names = part_budget.groups.lock().unwrap().len();
         assert_eq!(names, 1, "groups that upload nothing are forgotten");
     }
 }
