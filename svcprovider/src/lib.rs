@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► bismuth-store: records, blobs, secrets
-//!   operator's socket  ─► token ─────────────────────────────────────────┘
+//!   operator's socket  ─► token ───────────────────────────────────────────┘
 //! ```
 
 pub mod attach;
