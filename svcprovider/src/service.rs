@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::file;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, exit, limits, listen};
 use bismuth_registry::Registry;
 use bismuth_store::blobs::{Blobs, Collected, Settings};
-use bismuth_store::durable;
 use bismuth_store::records::Records;
 use bismuth_store::secrets::{MasterKeysError, Secrets, master_keys};
 use futures_util::future::BoxFuture;
@@ -314,7 +314,7 @@ fn keep_private(path: &Path) -> Result<(), StartError> {
 
 /// What is below it is nobody else's.
 fn make_private(path: &Path) -> Result<(), StartError> {
-    durable::create_dir_all(path).map_err(|source| StartError::DataDir {
+    file::create_dir_all_durably(path).map_err(|source| StartError::DataDir {
         path: path.to_owned(),
         source,
     })

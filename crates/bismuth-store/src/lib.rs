@@ -7,9 +7,7 @@
 //! ```
 
 pub mod blobs;
-pub mod durable;
 mod key;
-pub mod log_throttle;
 pub mod objects;
 pub mod records;
 pub mod secrets;

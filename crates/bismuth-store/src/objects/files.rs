@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::file;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 
 use super::{ObjectId, ObjectWriter, Objects};
-use crate::durable;
-use crate::records::EngineError;
+use crate::records::{EngineError, is_full};
 
 /// What errors call this engine.
 const ENGINE: &str = "the object directory";
@@ -46,7 +46,7 @@ impl Files {
     /// # Errors
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        durable::create_dir_all(dir)?;
+        file::create_dir_all_durably(dir)?;
         for shard in 0..SHARDS {
             match DirBuilder::new().mode(0o700).create(dir.join(name(shard))) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -54,7 +54,7 @@ impl Files {
             }
         }
         // All names at once, also those that an earlier process made and did not come to force to disk.
-        durable::sync_dir(dir)?;
+        file::sync_dir(dir)?;
         Ok(Self { dir: dir.into() })
     }
 
@@ -130,7 +130,7 @@ impl Objects for Files {
             for path in [half_written(&path), path] {
                 match fs::remove_file(&path) {
                     // Forced to disk before the record that names it goes: a name that came back would have nobody to remove it.
-                    Ok(()) => durable::sync_parent(&path)?,
+                    Ok(()) => file::sync_parent(&path)?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
@@ -195,7 +195,8 @@ impl ObjectWriter for Writer {
     async fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
         self.flush(|part| {
             part.file.sync_all()?;
-            durable::rename(&half_written(&part.path), &part.path)
+            fs::rename(half_written(&part.path), &part.path)?;
+            file::sync_parent(&part.path)
         })
         .await
     }
@@ -213,7 +214,7 @@ async fn apart<T: Send + 'static>(
     })?;
     let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| {
-        if durable::is_full(&error) {
+        if is_full(&error) {
             return EngineError::Full { engine: ENGINE };
         }
         EngineError::Unavailable {

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod postgres;
 mod range;
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -301,6 +302,14 @@ pub enum EngineError {
         /// What was found.
         reason: String,
     },
+}
+
+/// Whether an error means that there is no room, for us or for anybody.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A part of an ordered listing.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bismuth_base::chain;
 use object_store::Error;
 
 use super::ENGINE;
@@ -55,7 +56,7 @@ impl From<Failure> for EngineError {
             Failure::Silent(bound) => return unavailable(format!("no answer within {bound:?}")),
             Failure::Store(error) => error,
         };
-        let reason = shortened(said(&error));
+        let reason = shortened(chain(&error));
         match error {
             // A server that is away, overloaded or full, for which S3 has no code of its own; a bucket, a right or an upload that is not there: all are mended without us.
             Error::Generic { .. }
@@ -79,20 +80,6 @@ pub(super) fn broken(reason: String) -> EngineError {
         engine: ENGINE,
         reason,
     }
-}
-
-/// An error with those of its causes that it does not tell itself, in one line.
-fn said(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let told = error.to_string();
-        if !text.contains(&told) {
-            text = format!("{text}: {told}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn shortened(mut text: String) -> String {

@@ -12,13 +12,13 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+use bismuth_base::file;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use thiserror::Error;
 
 use super::tables;
-use crate::durable;
 use crate::log_throttle::LogThrottle;
-use crate::records::EngineError;
+use crate::records::{EngineError, is_full};
 
 /// What errors call this engine.
 pub(super) const ENGINE: &str = "the embedded store";
@@ -81,14 +81,14 @@ struct Opened {
 
 impl Store {
     pub(super) fn open(dir: &Path) -> Result<Self, OpenError> {
-        durable::create_dir_all(dir).map_err(|source| OpenError::CreateDir {
+        file::create_dir_all_durably(dir).map_err(|source| OpenError::CreateDir {
             path: dir.to_owned(),
             source,
         })?;
         let lock = lock(dir)?;
         let path = dir.join("records.redb");
         let opened = open_or_create(&path).and_then(|database| {
-            durable::sync_dir(dir)?;
+            file::sync_dir(dir)?;
             Ok(database)
         });
         let database = opened.map_err(|source| OpenError::Open {
@@ -329,7 +329,7 @@ fn is_io(error: &redb::Error) -> bool {
 
 pub(super) fn engine_error(error: redb::Error) -> EngineError {
     match &error {
-        redb::Error::Io(io) if durable::is_full(io) => EngineError::Full { engine: ENGINE },
+        redb::Error::Io(io) if is_full(io) => EngineError::Full { engine: ENGINE },
         _ if is_io(&error) => EngineError::Unavailable {
             engine: ENGINE,
             reason: error.to_string(),

@@ -5,11 +5,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use bismuth_base::file;
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::KeyringError;
-use crate::durable;
 use crate::secrets::seal;
 
 /// Some thousand keys. Who has more has given the wrong file.
@@ -65,7 +65,7 @@ fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyringError> {
 
 /// Makes the file with these bytes, or leaves the one that is there. After a crash there is all of it or nothing of that name.
 pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    durable::create_dir_all(durable::parent(path))?;
+    file::create_dir_all_durably(file::parent(path))?;
     let mut random = [0; 8];
     seal::fill(&mut random).map_err(io::Error::other)?;
     let mut draft = path.as_os_str().to_owned();
@@ -76,7 +76,7 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let removed = fs::remove_file(draft);
     made?;
     removed?;
-    durable::sync_parent(path)
+    file::sync_parent(path)
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
