@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use bismuth_base::LogThrottle;
 use bismuth_http::{Body, BodyError};
 use bismuth_store::Key;
 use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
-use bismuth_store::log_throttle::LogThrottle;
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, EngineError, Refused, Revision};
 use bytes::Bytes;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use bismuth_base::LogThrottle;
 use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
 use bismuth_store::KeyError;
 use bismuth_store::blobs::PutError;
-use bismuth_store::log_throttle::LogThrottle;
 use bismuth_store::records::{EngineError, Refused};
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bismuth_base::file;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bismuth_base::file;
 use bismuth_handover::TokenDigest;
 use http::HeaderMap;
 use thiserror::Error;

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_base::file;
 use async_trait::async_trait;
+use bismuth_base::file;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 

@@ -12,12 +12,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+use bismuth_base::LogThrottle;
 use bismuth_base::file;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use thiserror::Error;
 
 use super::tables;
-use crate::log_throttle::LogThrottle;
 use crate::records::{EngineError, is_full};
 
 /// What errors call this engine.

@@ -13,12 +13,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bismuth_base::LogThrottle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reserve::Reserve;
 use super::session::Session;
 use super::store::{ENGINE, Store};
-use crate::log_throttle::LogThrottle;
 use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
 
 /// So many requests are taken into one commit: 32 writers by far, and an answer is not kept waiting by a hundred thousand.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::records::now_ms;
+use crate::now_ms;
 
 /// Short enough to tell when something ends, and long enough for a log that is read by people.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -15,8 +15,15 @@ pub struct LogThrottle {
     suppressed: AtomicU64,
 }
 
+impl Default for LogThrottle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LogThrottle {
     /// A throttle that has let nothing through.
+    #[must_use]
     pub const fn new() -> Self {
         Self {
             logged_ms: AtomicU64::new(0),
