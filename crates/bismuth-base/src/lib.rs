@@ -3,7 +3,7 @@
 //! - [`backoff`]: how long to wait before the next attempt.
 //! - [`chain`]: an error with its causes, in one line.
 //! - [`now_ms`]: the time as records carry it.
-//! - [`file`]: files that are replaced whole, and names that are durable.
+//! - [`mod@file`]: files that are replaced whole, and names that are durable.
 //! - [`LogThrottle`]: what happens again and again, logged every few seconds.
 
 pub mod backoff;
