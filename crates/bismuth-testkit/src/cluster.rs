@@ -234,12 +234,6 @@ impl Cluster {
         &self.registry
     }
 
-    /// The registry, to kill and restart it.
-    #[must_use]
-    pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
-    }
-
     /// ZooKeeper.
     #[must_use]
     pub fn zookeeper(&self) -> &ZooKeeper {

@@ -47,7 +47,6 @@ pub(super) fn spec_input(
         uid: ground.user.uid,
         gid: ground.user.gid,
         additional_gids: ground.user.groups.clone(),
-        capabilities: Vec::new(),
         root_path: ground.root.clone(),
         uid_map: whole_range.clone(),
         gid_map: whole_range,
@@ -64,7 +63,6 @@ pub(super) fn spec_input(
         mounts: Vec::new(),
         memory_dirs: secrets_dir(slot, ground),
         seccomp: None,
-        annotations: std::collections::BTreeMap::new(),
     }
 }
 
