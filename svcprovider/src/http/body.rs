@@ -1,36 +1,14 @@
 //! Bodies of requests.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use thiserror::Error;
 
+use super::broken::{BodyBroken, SILENCE, WHOLE};
 use super::memory::Rooms;
 use super::problems::{self, Refusal};
-
-/// A function that sends nothing for so long does not send.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// A megabyte in a minute is slower than any network inside a machine: who takes longer keeps room from others.
-const WHOLE: Duration = Duration::from_secs(60);
-
-/// Why a body did not come whole.
-#[derive(Debug, Error)]
-pub(crate) enum BodyBroken {
-    /// The connection ended, or its framing did.
-    #[error("the body was cut off")]
-    CutOff(#[source] hyper::Error),
-    /// Nothing came.
-    #[error("the body was silent for {} s", SILENCE.as_secs())]
-    Silent,
-    /// It came in drops.
-    #[error("the body did not come within {} s", WHOLE.as_secs())]
-    Slow,
-}
 
 /// The next bytes; `None` at the end.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {

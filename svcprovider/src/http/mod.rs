@@ -33,6 +33,7 @@ pub mod batch;
 pub(crate) mod bearer;
 mod blob;
 pub(crate) mod body;
+mod broken;
 pub mod caller;
 pub(crate) mod coding;
 mod condition;

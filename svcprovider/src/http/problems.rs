@@ -10,7 +10,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
-use super::body::BodyBroken;
+use super::broken::BodyBroken;
 use super::condition::etag_value;
 use super::key::KeyError;
 use crate::blobs::PutError;
