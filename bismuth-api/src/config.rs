@@ -1,4 +1,4 @@
-//! How the API is told what to be: flags, each with an environment variable.
+//! Command-line flags, each with an environment variable.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,138 +1,132 @@
-//! Functions over HTTP: validate, place, one transaction.
+//! Handlers of `/function` and `/function/{id}`: validate, place, one transaction.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+mod answers;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use bismuth_model::{
-    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, ImageReference,
-    InvokeMode, MAX_DEFINITION_BYTES, Revision, Route,
-};
-use bismuth_registry::{Function, Registry};
+use bismuth_model::{FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES};
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use crate::failure::Failure;
+use crate::body::read_body;
+use crate::openapi::responses::{
+    DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, ProblemBody, QueryRefused, ReadFails,
+};
+use crate::openapi::schemas::{self, Uuid};
+use crate::params::{function_id, malformed_query};
+use crate::problem::Problem;
 use crate::purge;
-use crate::router::{Api, read_body};
+use crate::state::AppState;
+use answers::{FunctionDetail, FunctionPage, function_detail, function_summary};
 
 /// Functions on a page unless asked otherwise, and at most.
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 
-/// `{"id": …}`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Named {
+const NOT_DELETED: &str = "ZooKeeper does not answer (`zookeeper_unavailable`: nothing was changed; `outcome_unknown`: look before \
+    you try again), or the environment is not there (`not_bootstrapped`); with `purge` also: svcprovider does not answer \
+    (`svcprovider_unavailable`), or its token is missing, open to others or another (`svcprovider_token`), and nothing was \
+    deleted; `not_purged`: the function is deleted and its data is not";
+
+/// The id of a function
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FunctionId)]
+pub(crate) struct CreatedFunction {
+    #[schema(value_type = Uuid)]
     id: FunctionId,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct DeleteQuery {
+    /// Delete the keys, blobs and secrets of its group too, unless another function is in it
     #[serde(default)]
+    #[param(default = false)]
     purge: bool,
 }
 
-/// `{"id": …}`, and what became of its data if that was asked for.
-#[derive(Debug, Serialize)]
-pub(crate) struct Deleted {
+/// The id of the deleted function, and what became of its data if that was asked for
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeletedFunction {
+    #[schema(value_type = Uuid)]
     id: FunctionId,
     #[serde(flatten)]
-    data: Option<purge::Data>,
+    #[schema(value_type = purge::PurgedData)]
+    data: Option<purge::PurgedData>,
 }
 
-/// A function with all its slots.
-#[derive(Debug, Serialize)]
-pub(crate) struct Shown {
-    definition: FunctionDefinition,
-    /// Newest revision first.
-    backends: Vec<ShownSlot>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct ShownSlot {
-    backend: ShownBackend,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revision: Option<Revision>,
-    /// Whether requests go to it.
-    routed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed_ms: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct ShownBackend {
-    ip: Ipv4Addr,
-    container_id: ContainerId,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
+    /// Begin after this id
+    #[param(value_type = Uuid, required = false)]
     after: Option<FunctionId>,
+    /// Functions on the page
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
 }
 
-/// Some functions, in the order of their ids.
-#[derive(Debug, Serialize)]
-pub(crate) struct Page {
-    functions: Vec<Summary>,
-    /// The `after` of the next page; null on the last.
-    next: Option<FunctionId>,
-    /// Functions of this page whose records cannot be read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unreadable: Vec<FunctionId>,
-}
-
-#[derive(Debug, Serialize)]
-struct Summary {
-    id: FunctionId,
-    image: ImageReference,
-    invoke_mode: InvokeMode,
-    routes: Vec<Route>,
-    revision: Revision,
-    backends: Vec<Backend>,
-    created_ms: u64,
-    updated_ms: u64,
-}
-
-/// `POST /function`.
-pub(crate) async fn create(State(api): State<Api>, body: Body) -> Result<Json<Named>, Failure> {
+/// Create a function: all its slots are placed and started once
+#[utoipa::path(
+    post,
+    path = "/function",
+    operation_id = "createFunction",
+    request_body = schemas::FunctionDefinition,
+    responses(
+        (status = 200, description = "Created", body = CreatedFunction),
+        DefinitionRefused,
+        PlaceFails,
+    )
+)]
+pub(crate) async fn create(
+    State(api): State<AppState>,
+    body: Body,
+) -> Result<Json<CreatedFunction>, Problem> {
     let definition = definition(&definition_body(body).await?)?;
     let id = FunctionId::new_random();
     let make = async {
-        let slots = api.placing.slots_for(&definition).await?;
+        let slots = api.scheduler.slots_for(&definition).await?;
         let made = api.registry.create_function(id, &definition, &slots).await;
-        made.map_err(|error| Failure::about(&definition, error))
+        made.map_err(|error| Problem::about(&definition, error))
     };
-    api.change(&format!("create function {id}"), make).await?;
+    api.write(&format!("create function {id}"), make).await?;
     tracing::info!(function = %id, image = %definition.image, "created");
-    Ok(Json(Named { id }))
+    Ok(Json(CreatedFunction { id }))
 }
 
-/// `GET /function`.
+/// A page of functions, in the order of their ids
+#[utoipa::path(
+    get,
+    path = "/function",
+    operation_id = "listFunctions",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "The page", body = FunctionPage),
+        QueryRefused,
+        (
+            status = 422,
+            description = "A limit that is not allowed (`query_out_of_range`)",
+            body = ProblemBody,
+            content_type = PROBLEM_JSON,
+        ),
+        ReadFails,
+    )
+)]
 pub(crate) async fn list(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<Page>, Failure> {
+) -> Result<Json<FunctionPage>, Problem> {
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         let detail = format!("limit: {limit} is not from 1 to {LARGEST_PAGE}");
-        return Err(Failure::new(
+        return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "query_out_of_range",
             detail,
@@ -140,34 +134,61 @@ pub(crate) async fn list(
         .field("limit"));
     }
     let page = api
-        .ask("list the functions", async {
+        .read("list the functions", async {
             Ok(api.registry.list_functions(query.after, limit).await?)
         })
         .await?;
-    Ok(Json(Page {
-        functions: page.functions.into_iter().map(summary).collect(),
+    Ok(Json(FunctionPage {
+        functions: page.functions.into_iter().map(function_summary).collect(),
         next: page.next,
         unreadable: page.unreadable,
     }))
 }
 
-/// `GET /function/{id}`.
+/// A function and all its slots, newest revision first
+#[utoipa::path(
+    get,
+    path = "/function/{id}",
+    operation_id = "getFunction",
+    params(("id" = Uuid, Path, description = "The function")),
+    responses(
+        (status = 200, description = "The function", body = FunctionDetail),
+        NoFunction,
+        ReadFails,
+    )
+)]
 pub(crate) async fn get(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Shown>, Failure> {
+) -> Result<Json<FunctionDetail>, Problem> {
     let id = function_id(id)?;
-    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+    api.read(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
 
-/// `PUT /function/{id}`: the next revision, or the same definition again if the body is empty.
+/// The next revision; with an empty body the same definition again
+///
+/// Requests go to the old slots until all of the new ones have run; when they fail, the old go on
+#[utoipa::path(
+    put,
+    path = "/function/{id}",
+    operation_id = "replaceFunction",
+    params(("id" = Uuid, Path, description = "The function")),
+    // By reference, because a type would make the body required.
+    request_body(content = ref("#/components/schemas/FunctionDefinition"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "Written, and being rolled out", body = FunctionDetail),
+        DefinitionRefused,
+        NoFunction,
+        PlaceFails,
+    )
+)]
 pub(crate) async fn replace(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     body: Body,
-) -> Result<Json<Shown>, Failure> {
+) -> Result<Json<FunctionDetail>, Problem> {
     let id = function_id(id)?;
     let body = definition_body(body).await?;
     let given = if body.trim_ascii().is_empty() {
@@ -177,132 +198,74 @@ pub(crate) async fn replace(
     };
     let act = format!("replace the definition of function {id}");
     let revision = api
-        .change(&act, async {
-            let current = known(&api.registry, id).await?;
+        .write(&act, async {
+            let current = api.function(id).await?;
             let definition = given.unwrap_or(current.record.definition);
-            let slots = api.placing.slots_for(&definition).await?;
+            let slots = api.scheduler.slots_for(&definition).await?;
             let replaced = api
                 .registry
                 .replace_definition(id, &definition, current.version, &slots)
                 .await;
-            let record = replaced.map_err(|error| Failure::about(&definition, error))?;
+            let record = replaced.map_err(|error| Problem::about(&definition, error))?;
             Ok(record.revision)
         })
         .await?;
     tracing::info!(function = %id, %revision, "replaced; the rollout begins");
     api.rollouts.begin(id);
-    api.ask(&format!("read function {id}"), shown(&api.registry, id))
+    api.read(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)
 }
 
-/// `DELETE /function/{id}?purge=`.
+/// Delete it: its routes are gone at once, its containers are drained and removed
+#[utoipa::path(
+    delete,
+    path = "/function/{id}",
+    operation_id = "deleteFunction",
+    params(("id" = Uuid, Path, description = "The function"), DeleteQuery),
+    responses(
+        (status = 200, description = "Deleted; with `purge`, what became of the data", body = DeletedFunction),
+        QueryRefused,
+        NoFunction,
+        (
+            status = 409,
+            description = "Others changed it again and again (`contended`)",
+            body = ProblemBody,
+            content_type = PROBLEM_JSON,
+        ),
+        (status = 503, description = NOT_DELETED, body = ProblemBody, content_type = PROBLEM_JSON),
+    )
+)]
 pub(crate) async fn delete(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
-) -> Result<Json<Deleted>, Failure> {
+) -> Result<Json<DeletedFunction>, Problem> {
     let id = function_id(id)?;
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     if query.purge {
         let data = Some(purge::delete(api, id).await?);
-        return Ok(Json(Deleted { id, data }));
+        return Ok(Json(DeletedFunction { id, data }));
     }
-    api.change(&format!("delete function {id}"), async {
+    api.write(&format!("delete function {id}"), async {
         Ok(api.registry.delete_function(id).await?)
     })
     .await?;
     tracing::info!(function = %id, "deleted");
-    Ok(Json(Deleted { id, data: None }))
+    Ok(Json(DeletedFunction { id, data: None }))
 }
 
-async fn shown(registry: &Registry, id: FunctionId) -> Result<Shown, Failure> {
+async fn shown(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem> {
     // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
-    let function = known(registry, id).await?;
-    let slots = registry.function_containers(id).await?;
-    Ok(show(function, slots))
+    let function = api.function(id).await?;
+    let slots = api.registry.function_containers(id).await?;
+    Ok(function_detail(function, slots))
 }
 
-fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
-    let assigned: BTreeSet<Backend> = slots.iter().map(|(slot, _)| *slot).collect();
-    let routed: BTreeSet<Backend> = function.backends.iter().copied().collect();
-    let mut backends: Vec<ShownSlot> = slots
-        .into_iter()
-        .map(|(slot, record)| show_slot(slot, record, routed.contains(&slot)))
-        .collect();
-    backends.extend(
-        routed
-            .difference(&assigned)
-            .map(|slot| show_unassigned(*slot)),
-    );
-    Shown {
-        definition: function.record.definition,
-        backends,
-    }
-}
-
-fn show_slot(slot: Backend, record: ContainerRecord, routed: bool) -> ShownSlot {
-    let status = record.status;
-    ShownSlot {
-        backend: show_backend(slot),
-        status: status.state.public_name(),
-        reason: status.reason,
-        revision: Some(record.revision),
-        routed,
-        pid: status.pid,
-        created_ms: Some(status.created_ms),
-        started_ms: status.started_ms,
-        changed_ms: Some(status.changed_ms),
-    }
-}
-
-/// Requests are sent there and no node was told: a contradiction that only hands can make.
-fn show_unassigned(slot: Backend) -> ShownSlot {
-    ShownSlot {
-        backend: show_backend(slot),
-        status: "Failed",
-        reason: Some(
-            "it is routed and assigned to no node; `bismuthctl consistency` mends it".to_owned(),
-        ),
-        revision: None,
-        routed: true,
-        pid: None,
-        created_ms: None,
-        started_ms: None,
-        changed_ms: None,
-    }
-}
-
-fn show_backend(slot: Backend) -> ShownBackend {
-    ShownBackend {
-        ip: slot.ip,
-        container_id: slot.container_id,
-    }
-}
-
-fn summary(function: Function) -> Summary {
-    let record = function.record;
-    Summary {
-        id: function.id,
-        image: record.definition.image,
-        invoke_mode: record.definition.invoke_mode,
-        routes: record.definition.routes,
-        revision: record.revision,
-        backends: function.backends,
-        created_ms: record.created_ms,
-        updated_ms: record.updated_ms,
-    }
-}
-
-pub(crate) async fn known(registry: &Registry, id: FunctionId) -> Result<Function, Failure> {
-    let function = registry.function(id).await?;
-    function.ok_or_else(|| bismuth_registry::Error::FunctionUnknown { id }.into())
-}
-
-async fn definition_body(body: Body) -> Result<Bytes, Failure> {
+async fn definition_body(body: Body) -> Result<Bytes, Problem> {
     read_body(body, MAX_DEFINITION_BYTES).await?.ok_or_else(|| {
         let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
-        Failure::new(
+        Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "definition_too_large",
             detail,
@@ -311,25 +274,6 @@ async fn definition_body(body: Body) -> Result<Bytes, Failure> {
     })
 }
 
-fn definition(body: &Bytes) -> Result<FunctionDefinition, Failure> {
-    FunctionDefinition::from_json(body).map_err(|error| Failure::definition(&error))
-}
-
-/// A malformed id names nothing, so it is not found.
-pub(crate) fn function_id(
-    path: Result<Path<String>, PathRejection>,
-) -> Result<FunctionId, Failure> {
-    let malformed =
-        |detail: String| Failure::new(StatusCode::NOT_FOUND, "malformed_id", detail).field("id");
-    let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
-    text.parse()
-        .map_err(|error: bismuth_model::IdError| malformed(error.to_string()))
-}
-
-pub(crate) fn malformed_query(rejection: &QueryRejection) -> Failure {
-    Failure::new(
-        StatusCode::BAD_REQUEST,
-        "query_malformed",
-        rejection.body_text(),
-    )
+fn definition(body: &Bytes) -> Result<FunctionDefinition, Problem> {
+    FunctionDefinition::from_json(body).map_err(|error| Problem::definition(&error))
 }

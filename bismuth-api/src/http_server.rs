@@ -1,27 +1,21 @@
-//! Taking connections, with bounds that `axum::serve` does not have, and letting calls in flight end.
+//! Serves the router and the admin endpoints, with bounds that `axum::serve` does not have.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use bismuth_daemon::{Admin, Backoff, Shutdown};
+use bismuth_daemon::{AcceptLoop, Admin, Backlog, FinishSignal, HttpOptions, Shutdown, serve_http};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tower::Service as _;
 
 /// Deployers, dashboards and those who follow logs.
 const MAX_CONNECTIONS: usize = 1024;
-/// A request head, and how long a kept connection may be idle before the next one.
+/// A request head, and how long a connection may be idle before the first one or the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Accepting fails for a while when descriptors run out; turning in a circle would not help.
-const ACCEPT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// Answers until the shutdown, and then what is in flight, for at most `drain`.
 pub(crate) async fn serve(
@@ -31,40 +25,23 @@ pub(crate) async fn serve(
     shutdown: Shutdown,
     drain: Duration,
 ) {
-    let mut connections = JoinSet::new();
-    let mut delays = ACCEPT_BACKOFF.delays();
-    loop {
-        // Safe to cancel: a connection that was not accepted stays in the backlog, and an ended one in the set.
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            Some(_ended) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    delays.reset();
-                    connections.spawn(connection(stream, router.clone(), admin.clone(), shutdown.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept a connection");
-                    tokio::time::sleep(delays.next_delay()).await;
-                }
-            },
-        }
-    }
-    drop(listener);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if timeout(drain, all).await.is_err() {
-        tracing::warn!(
-            left = connections.len(),
-            "calls did not end in time, their connections are closed"
-        );
+    let accept = AcceptLoop {
+        peers: "callers",
+        max_connections: MAX_CONNECTIONS,
+        first_byte_timeout: HEAD_TIMEOUT,
+        drain_timeout: drain,
+        backlog: Backlog::Serve,
+    };
+    let served = accept.run(listener, shutdown.token(), |accepted| {
+        let (router, admin) = (router.clone(), admin.clone());
+        accepted.spawn(|stream, _peer, finish| connection(stream, finish, router, admin));
+    });
+    if let Err(cut_off) = served.await {
+        tracing::warn!("{cut_off}");
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, admin: Admin, shutdown: Shutdown) {
-    // Small answers should not wait for more.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "set TCP_NODELAY");
-    }
+async fn connection(stream: TcpStream, finish: FinishSignal, router: Router, admin: Admin) {
     let service = service_fn(|request: Request<Incoming>| {
         let (admin, mut router) = (admin.clone(), router.clone());
         async move {
@@ -74,19 +51,11 @@ async fn connection(stream: TcpStream, router: Router, admin: Admin, shutdown: S
             router.call(request.map(Body::new)).await
         }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let options = HttpOptions {
+        head_timeout: HEAD_TIMEOUT,
+        keep_alive: true,
     };
-    if let Err(error) = ended {
+    if let Err(error) = serve_http(stream, options, finish, service).await {
         tracing::debug!(%error, "connection");
     }
 }

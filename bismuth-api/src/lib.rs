@@ -1,7 +1,7 @@
 //! bismuth-api: the control plane over HTTP.
 //!
 //! ```text
-//!  deployer ──HTTP──► functions · nodes ──► schedule (pure) ──► registry: one transaction ──► ZooKeeper
+//!  deployer ──HTTP──► functions · nodes ──► placement (pure) ──► registry: one transaction ──► ZooKeeper
 //!                         │     logs ─────► bismuthd of each node, merged by time                │ watch
 //!                         │   secrets ─► svcprovider                                             │
 //!                         │ begin                                                                │
@@ -17,26 +17,30 @@
 //! It has no authentication: it belongs on loopback or on a network of deployers only. It is never on
 //! the path of an invocation.
 
+mod body;
 pub mod config;
-mod door;
-mod failure;
 mod functions;
 mod http_server;
 mod logs;
 mod metrics;
 mod nodes;
 mod openapi;
-mod placing;
+mod origin_check;
+mod params;
+pub mod placement;
+mod problem;
 mod purge;
 mod readiness;
 pub mod rollout;
 mod router;
-pub mod schedule;
+mod scheduler;
 mod secrets;
 mod service;
-mod services;
+mod state;
+mod svcprovider;
 
 pub use config::Args;
+pub use router::document;
 pub use service::{Service, StartError};
 
 /// Who says so, in every problem that this program answers with.

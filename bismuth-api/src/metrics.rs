@@ -1,4 +1,4 @@
-//! What the API counts.
+//! Metrics of the API: calls and rollouts.
 
 use std::time::Duration;
 

@@ -16,30 +16,35 @@ use bismuth_operator::Purged;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
-use crate::failure::Failure;
-use crate::functions::known;
-use crate::router::Api;
+use crate::openapi::schemas::{self, Uuid};
+use crate::problem::Problem;
+use crate::state::AppState;
 
 /// Reads every function there is.
-const LOOK: Duration = Duration::from_secs(10);
+const GROUP_USERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of the data.
-#[derive(Debug, Serialize)]
-pub(crate) struct Data {
+/// What became of the data of a deleted function
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PurgedData {
+    /// The group, with `purge` only
+    #[schema(value_type = schemas::Group, required = false)]
     group: ServiceGroup,
-    /// Null where others use the group.
+    /// How many were deleted; null where others use the group
+    #[schema(value_type = Option<schemas::Purged>, required = false)]
     purged: Option<Purged>,
-    /// Functions that work, or may work, on the same data.
+    /// Functions that use the group, or whose records cannot be read
+    #[schema(value_type = Vec<Uuid>, required = false)]
     used_by: Vec<FunctionId>,
 }
 
 /// Goes on to the end when the client goes away: a function without its data is half a deletion.
-pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
+pub(crate) async fn delete(api: AppState, id: FunctionId) -> Result<PurgedData, Problem> {
     let work = tokio::spawn(delete_and_purge(api, id));
     work.await.unwrap_or_else(|error| {
         let detail = format!("delete function {id}: {error}");
-        Err(Failure::new(
+        Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             detail,
@@ -47,50 +52,50 @@ pub(crate) async fn delete(api: Api, id: FunctionId) -> Result<Data, Failure> {
     })
 }
 
-async fn delete_and_purge(api: Api, id: FunctionId) -> Result<Data, Failure> {
+async fn delete_and_purge(api: AppState, id: FunctionId) -> Result<PurgedData, Problem> {
     let act = format!("read function {id}");
-    let function = api.ask(&act, known(&api.registry, id)).await?;
+    let function = api.read(&act, api.function(id)).await?;
     let group = function.record.definition.service_group(id);
-    api.services.probe().await?;
+    api.svcprovider.probe().await?;
     let act = format!("delete function {id}");
     let deleting = async { Ok(api.registry.delete_function(id).await?) };
-    api.change(&act, deleting).await?;
+    api.write(&act, deleting).await?;
     tracing::info!(function = %id, "deleted");
     match purge(&api, &group).await {
         Ok((purged, used_by)) => {
             tracing::info!(function = %id, %group, purged = purged.is_some(), "its data");
-            Ok(Data {
+            Ok(PurgedData {
                 group,
                 purged,
                 used_by,
             })
         }
         // The same call would not find the function again.
-        Err(failure) => Err(Failure::new(
+        Err(problem) => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "not_purged",
             format!(
                 "function {id} is deleted, but its data in group {group} is not (`bismuthctl group purge {group}` deletes it): {}",
-                failure.detail
+                problem.detail
             ),
         )),
     }
 }
 
 async fn purge(
-    api: &Api,
+    api: &AppState,
     group: &ServiceGroup,
-) -> Result<(Option<Purged>, Vec<FunctionId>), Failure> {
-    let users = match timeout(LOOK, api.registry.group_users(group)).await {
+) -> Result<(Option<Purged>, Vec<FunctionId>), Problem> {
+    let users = match timeout(GROUP_USERS_TIMEOUT, api.registry.group_users(group)).await {
         Ok(users) => users?,
         Err(_) => {
-            return Err(Failure::unavailable(
+            return Err(Problem::unavailable(
                 "find who else is in the group: ZooKeeper did not answer",
             ));
         }
     };
     if users.is_empty() {
-        return Ok((Some(api.services.purge(group).await?), Vec::new()));
+        return Ok((Some(api.svcprovider.purge(group).await?), Vec::new()));
     }
     Ok((None, [users.functions, users.unreadable].concat()))
 }

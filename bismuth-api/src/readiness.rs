@@ -1,4 +1,4 @@
-//! Whether the API can do its work: there is a session with ZooKeeper and the environment is there.
+//! The readiness condition: there is a session with ZooKeeper and the environment is there.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use bismuth_daemon::{Condition, Shutdown};
 use bismuth_registry::Registry;
 
 /// The session tells at once when it goes; this is for an environment that is made or removed meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Keeps the condition up to date until the shutdown.
-pub(crate) async fn keep(registry: Registry, condition: Condition, shutdown: Shutdown) {
+/// Updates the condition until the shutdown.
+pub(crate) async fn watch(registry: Registry, condition: Condition, shutdown: Shutdown) {
     let mut session = registry.tree().session();
     loop {
         let state = *session.borrow_and_update();
@@ -30,7 +30,7 @@ pub(crate) async fn keep(registry: Registry, condition: Condition, shutdown: Shu
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             changed = session.changed() => if changed.is_err() {
                 // The tree is gone, and the process with it.
                 return;

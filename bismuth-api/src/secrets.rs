@@ -1,4 +1,4 @@
-//! Secrets over HTTP: passed on to svcprovider. Values go in and never come out, and nothing here logs or counts them.
+//! Handlers of `/group/{group}/secret`: forwarded to svcprovider. Values go in and never come out, and nothing here logs or counts them.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -9,78 +9,156 @@ use bismuth_operator::Call;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use crate::failure::Failure;
-use crate::router::{Api, read_body};
-use crate::services::Effect;
+use crate::body::read_body;
+use crate::openapi::responses::{
+    PROBLEM_JSON, ProblemBody, SecretRefused, SvcproviderReadFails, SvcproviderWriteFails,
+};
+use crate::openapi::schemas::{Group, SecretName, SecretValue, SecretVersion, Secrets};
+use crate::problem::Problem;
+use crate::state::AppState;
+use crate::svcprovider::Effect;
 
 /// The largest value that svcprovider takes.
 const MAX_BYTES: usize = 64 * 1024;
 
+const GROUP: &str = "A function's `svc_group_id`, or its id if it has none";
+const NAME: &str = "The secret, percent-encoded";
+const VALUE: &str = "The value as it is; it is in no answer, log or metric";
+const NO_GROUP: &str = "Not the name of a group (`malformed_group`)";
+const NO_SECRET: &str =
+    "No such secret (`unknown_secret`), or not the name of a group (`malformed_group`)";
+
 type Named = Result<Path<(String, String)>, PathRejection>;
 
-/// `GET /group/{group}/secret`.
+/// The secrets of a group, without their values
+#[utoipa::path(
+    get,
+    path = "/group/{group}/secret",
+    operation_id = "listSecrets",
+    params(("group" = Group, Path, description = GROUP)),
+    responses(
+        (status = 200, description = "The secrets", body = Secrets),
+        (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
+        SvcproviderReadFails,
+    )
+)]
 pub(crate) async fn list(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Result<Path<String>, PathRejection>,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let Path(text) = path.map_err(|rejection| malformed(&rejection))?;
     let call = Call::secrets(Method::GET, &group(&text)?);
-    api.services.pass(call, Bytes::new(), Effect::Reads).await
+    api.svcprovider
+        .forward(call, Bytes::new(), Effect::Read)
+        .await
 }
 
-/// `PUT /group/{group}/secret/{name}`.
+/// Set a secret; one that is there gets another version
+#[utoipa::path(
+    put,
+    path = "/group/{group}/secret/{name}",
+    operation_id = "setSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    request_body(content = SecretValue, content_type = "application/octet-stream", description = VALUE),
+    responses(
+        (status = 200, description = "It has another version", body = SecretVersion),
+        (status = 201, description = "It is new", body = SecretVersion),
+        (status = 404, description = NO_GROUP, body = ProblemBody, content_type = PROBLEM_JSON),
+        SecretRefused,
+        SvcproviderWriteFails,
+    )
+)]
 pub(crate) async fn set(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Named,
     body: Body,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::PUT, &group, &name);
     let value = value(body).await?;
-    let answer = api.services.pass(call, value, Effect::Changes).await?;
+    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
     tracing::info!(%group, name, "secret set");
     Ok(answer)
 }
 
-/// `POST /group/{group}/secret/{name}/rotate`.
+/// Give a secret that is there a new value; the one before stays readable by its version
+#[utoipa::path(
+    post,
+    path = "/group/{group}/secret/{name}/rotate",
+    operation_id = "rotateSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    request_body(content = SecretValue, content_type = "application/octet-stream", description = VALUE),
+    responses(
+        (status = 200, description = "It has another version", body = SecretVersion),
+        (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
+        SecretRefused,
+        SvcproviderWriteFails,
+    )
+)]
 pub(crate) async fn rotate(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     path: Named,
     body: Body,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::rotate(&group, &name);
     let value = value(body).await?;
-    let answer = api.services.pass(call, value, Effect::Changes).await?;
+    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
     tracing::info!(%group, name, "secret rotated");
     Ok(answer)
 }
 
-/// `DELETE /group/{group}/secret/{name}`.
-pub(crate) async fn delete(State(api): State<Api>, path: Named) -> Result<Response, Failure> {
+/// Delete a secret with all its versions
+#[utoipa::path(
+    delete,
+    path = "/group/{group}/secret/{name}",
+    operation_id = "deleteSecret",
+    params(
+        ("group" = Group, Path, description = GROUP),
+        ("name" = String, Path, description = NAME),
+    ),
+    responses(
+        (status = 200, description = "Deleted", body = SecretName),
+        (
+            status = 400,
+            description = "The name is not allowed (`malformed_name`, or in svcprovider's words)",
+            body = ProblemBody,
+            content_type = PROBLEM_JSON,
+        ),
+        (status = 404, description = NO_SECRET, body = ProblemBody, content_type = PROBLEM_JSON),
+        SvcproviderWriteFails,
+    )
+)]
+pub(crate) async fn delete(State(api): State<AppState>, path: Named) -> Result<Response, Problem> {
     let (group, name) = named(path)?;
     let call = Call::secret(Method::DELETE, &group, &name);
-    let pass = api.services.pass(call, Bytes::new(), Effect::Changes);
-    let answer = pass.await?;
+    let forwarding = api.svcprovider.forward(call, Bytes::new(), Effect::Write);
+    let answer = forwarding.await?;
     tracing::info!(%group, name, "secret deleted");
     Ok(answer)
 }
 
-fn named(path: Named) -> Result<(ServiceGroup, String), Failure> {
+fn named(path: Named) -> Result<(ServiceGroup, String), Problem> {
     let Path((text, name)) = path.map_err(|rejection| malformed(&rejection))?;
     Ok((group(&text)?, name))
 }
 
 /// A malformed group has nothing, so it is not found.
-fn group(text: &str) -> Result<ServiceGroup, Failure> {
+fn group(text: &str) -> Result<ServiceGroup, Problem> {
     text.parse()
         .map_err(|error: bismuth_model::ServiceGroupError| {
-            Failure::new(StatusCode::NOT_FOUND, "malformed_group", error.to_string()).field("group")
+            Problem::new(StatusCode::NOT_FOUND, "malformed_group", error.to_string()).field("group")
         })
 }
 
-fn malformed(rejection: &PathRejection) -> Failure {
-    Failure::new(
+fn malformed(rejection: &PathRejection) -> Problem {
+    Problem::new(
         StatusCode::BAD_REQUEST,
         "malformed_name",
         rejection.body_text(),
@@ -88,9 +166,9 @@ fn malformed(rejection: &PathRejection) -> Failure {
     .field("name")
 }
 
-async fn value(body: Body) -> Result<Bytes, Failure> {
+async fn value(body: Body) -> Result<Bytes, Problem> {
     read_body(body, MAX_BYTES).await?.ok_or_else(|| {
         let detail = format!("the secret has more than {MAX_BYTES} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large", detail).field(".")
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large", detail).field(".")
     })
 }

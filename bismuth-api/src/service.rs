@@ -1,4 +1,4 @@
-//! The API put together: flags in, running parts out.
+//! Builds the API from its flags and runs it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +13,16 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::config::Args;
-use crate::door::Door;
 use crate::http_server;
-use crate::logs::LogClient;
+use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
-use crate::placing::Placing;
+use crate::origin_check::OriginCheck;
 use crate::readiness;
 use crate::rollout::{self, Rollouts};
-use crate::router::{Api, router};
-use crate::services::Services;
+use crate::router::router;
+use crate::scheduler::Scheduler;
+use crate::state::AppState;
+use crate::svcprovider::SvcproviderClient;
 
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ pub struct Service {
     args: Args,
     listener: TcpListener,
     registry: Registry,
-    services: Services,
+    svcprovider: SvcproviderClient,
 }
 
 impl Service {
@@ -63,13 +64,13 @@ impl Service {
     pub fn with_registry(args: Args, registry: Registry) -> Result<Self, StartError> {
         let token_file = args.svcprovider_token_file.clone();
         let surface = Surface::new(&args.svcprovider, token_file, CONNECT_SVCPROVIDER)?;
-        let services = Services::new(surface, args.answer_within);
+        let svcprovider = SvcproviderClient::new(surface, args.answer_within);
         let listener = listen::bind(args.listen)?;
         Ok(Self {
             args,
             listener,
             registry,
-            services,
+            svcprovider,
         })
     }
 
@@ -92,16 +93,16 @@ impl Service {
         info!(address = ?self.address(), environment = %self.args.zookeeper.environment, "bismuth-api listens");
 
         let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
-        let api = Api {
+        let api = AppState {
             registry: self.registry.clone(),
-            placing: Arc::new(Placing::new(self.registry.clone())),
+            scheduler: Arc::new(Scheduler::new(self.registry.clone())),
             rollouts: rollouts.clone(),
             logs: LogClient::new(self.args.node_port),
-            services: self.services,
+            svcprovider: self.svcprovider,
             metrics: counted,
             shutdown: shutdown.clone(),
             answer_within: self.args.answer_within,
-            door: Arc::new(Door::new(self.args.listen, self.args.hostname)),
+            origin_check: Arc::new(OriginCheck::new(self.args.listen, self.args.hostname)),
         };
         let drain = self.args.drain;
         let served = http_server::serve(self.listener, router(api), admin, shutdown.clone(), drain);
@@ -109,7 +110,7 @@ impl Service {
         tasks.spawn(
             "readiness",
             Policy::EndsProcess,
-            readiness::keep(self.registry, zookeeper, shutdown.clone()),
+            readiness::watch(self.registry, zookeeper, shutdown.clone()),
         );
         tasks.spawn(
             "rollouts",

@@ -39,6 +39,10 @@ pub struct Args {
     #[arg(short, long, value_enum, default_value_t, global = true)]
     pub output: Format,
 
+    /// Let what functions print command the terminal, as colours do. Elsewhere than on a terminal all is printed as it is.
+    #[arg(long, global = true)]
+    pub raw: bool,
+
     /// Say on standard error what is being done.
     #[arg(short, long, global = true)]
     pub verbose: bool,

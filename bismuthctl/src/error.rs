@@ -11,6 +11,7 @@ use bismuth_registry::{Error as RegistryError, JsonError};
 use http::StatusCode;
 
 use crate::client::ClientError;
+use crate::terminal::escaped;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
@@ -180,7 +181,9 @@ pub enum Error {
     #[error(transparent)]
     Mirror(#[from] InvalidEndpoint),
     /// Somebody else's, or nobody's.
-    #[error("{}", crate::store::not_held(.0))]
+    #[error(
+        "node {0} does not have the services' embedded store; `bismuthctl store show` says who has"
+    )]
     StoreNotHeld(std::net::Ipv4Addr),
     /// Contradictions are left.
     #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
@@ -198,7 +201,9 @@ impl Error {
         if self.is_nobody_reading() {
             return None;
         }
-        Some(format!("bismuthctl: error: {}", chain(self)))
+        // Functions and foreign systems have words in it.
+        let line = chain(self);
+        Some(format!("bismuthctl: error: {}", escaped(&line)))
     }
 
     /// 1 failed, 2 not allowed, 3 not found.

@@ -27,6 +27,7 @@ pub mod services;
 mod session;
 mod size;
 mod store;
+mod terminal;
 
 use std::io::Write;
 
@@ -37,6 +38,7 @@ use args::Command;
 pub use error::Error;
 use output::Output;
 use session::Session;
+pub use terminal::Terminal;
 
 /// Does what the arguments say. Answers go to `stdout`.
 ///

@@ -11,6 +11,7 @@ use crate::args::Logs;
 use crate::client::{self, ClientError};
 use crate::error::Error;
 use crate::output::Output;
+use crate::terminal::escaped;
 
 /// The API's records are at most 16 KiB, and may be six times that as JSON.
 const LONGEST_LINE: usize = 1 << 20;
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: Logs, output: &mut Output<'_>) -> Result<(), Error
     if let Some(missing) = response.headers().get("x-bismuth-incomplete") {
         eprintln!(
             "some logs are missing: {}",
-            String::from_utf8_lossy(missing.as_bytes())
+            escaped(&String::from_utf8_lossy(missing.as_bytes()))
         );
     }
     let mut lines = Lines {
@@ -103,10 +104,10 @@ async fn follow(
                     printer.print(&record, record.line.as_bytes(), output)?;
                 }
                 ("end", reason) => {
-                    eprintln!("the log ends: {reason}");
+                    eprintln!("the log ends: {}", escaped(reason));
                     return printer.finish(output);
                 }
-                (other, text) => eprintln!("{other}: {text}"),
+                (other, text) => eprintln!("{}: {}", escaped(other), escaped(text)),
             }
             event.clear();
             data.clear();

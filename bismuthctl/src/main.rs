@@ -1,13 +1,19 @@
 //! The `bismuthctl` program: parse, run, say in one line what went wrong.
 
+use std::io::{IsTerminal as _, stdout};
 use std::process::ExitCode;
 
-use bismuthctl::{Args, run};
+use bismuthctl::{Args, Terminal, run};
 use clap::Parser as _;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse(), &mut std::io::stdout()).await {
+    let args = Args::parse();
+    let done = match stdout().is_terminal() && !args.raw {
+        true => run(args, &mut Terminal::new(stdout())).await,
+        false => run(args, &mut stdout()).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(line) = error.line() {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::Format;
 use crate::error::Error;
+use crate::terminal::escaped;
 
 /// Where answers go.
 pub(crate) struct Output<'a> {
@@ -79,8 +80,13 @@ impl Table {
         }
     }
 
+    /// A row; each cell in one line and without commands to a terminal, because functions choose their keys.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(printable).to_vec());
+        let shown = |cell: String| {
+            let line = cell.replace('\n', "\\n").replace('\t', "\\t");
+            escaped(&line).into_owned()
+        };
+        self.rows.push(cells.map(shown).to_vec());
     }
 
     /// Without spaces at the ends of lines.
@@ -108,18 +114,6 @@ impl Table {
         }
         text
     }
-}
-
-/// Functions choose their keys, and a terminal obeys what it is sent.
-fn printable(cell: String) -> String {
-    if !cell.contains(char::is_control) {
-        return cell;
-    }
-    let shown = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    cell.chars().map(shown).collect()
 }
 
 /// A moment as people read it, in UTC.

@@ -1,7 +1,5 @@
 //! Whose the services' embedded store is.
 
-use std::net::Ipv4Addr;
-
 use crate::args::StoreCommand;
 use crate::error::Error;
 use crate::output::Output;
@@ -31,11 +29,4 @@ pub(crate) async fn run(
             Ok(())
         }
     }
-}
-
-/// In words for the operator.
-pub(crate) fn not_held(node: &Ipv4Addr) -> String {
-    format!(
-        "node {node} does not have the services' embedded store; `bismuthctl store show` says who has"
-    )
 }

@@ -62,7 +62,7 @@ fn sweep_logs(state: &StateDir, table: &SlotTable, retention: Duration) {
         if !is_older(state, id, retention) || state.container_dir(id).exists() {
             continue;
         }
-        match state.forget_log(id) {
+        match state.delete_log(id) {
             Ok(()) => info!(container = %id, "log removed, its retention has ended"),
             Err(error) => warn!(
                 error = bismuth_daemon::exit::chain(&error),

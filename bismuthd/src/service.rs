@@ -203,13 +203,18 @@ impl Service {
             Policy::EndsProcess,
             keeper.run(shutdown.clone()),
         );
+        // A connection, one to its program, and as many for the containers: their logs, sockets and namespaces.
+        let connections = limits::connections(self.args.max_connections, 4);
         // Until here connections wait in the listeners' backlogs.
+        let count = self.listeners.len();
         let workers = start_workers(
             self.listeners,
             WorkerMeans {
                 table: Arc::clone(&table),
                 logs: LogDirs::new(self.launcher.state().root().join("logs")),
                 metrics,
+                // The kernel spreads them over the workers' listeners by hash, so rarely evenly: rounded up.
+                max_connections: connections.div_ceil(count),
                 drain,
             },
             &shutdown,

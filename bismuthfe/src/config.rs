@@ -86,11 +86,6 @@ fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
 }
 
-/// What `--max-connections` is by default: with all bounds on one connection used up, 2 GiB.
-const MAX_CONNECTIONS: usize = 10_000;
-/// Listeners, ZooKeeper, timers, files, idle connections to nodes.
-const OTHER_DESCRIPTORS: usize = 256;
-
 impl Args {
     /// How many worker threads.
     pub fn workers(&self) -> usize {
@@ -98,20 +93,8 @@ impl Args {
     }
 
     fn max_connections(&self) -> usize {
-        let wanted = self.max_connections.map_or(MAX_CONNECTIONS, |n| n as usize);
-        let possible = limits::descriptors().map_or(usize::MAX, |descriptors| {
-            let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-            // A client's request takes another descriptor, to its node.
-            descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2
-        });
-        if possible < wanted && self.max_connections.is_some() {
-            tracing::warn!(
-                wanted,
-                possible,
-                "the limit of open descriptors does not allow so many connections"
-            );
-        }
-        wanted.min(possible).max(1)
+        // One for the client, one for its request to a node.
+        limits::connections(self.max_connections, 2)
     }
 }
 
@@ -153,7 +136,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             node_port: 8001,
-            max_connections_per_worker: MAX_CONNECTIONS,
+            max_connections_per_worker: limits::MAX_CONNECTIONS,
             limits: limits(),
             pool: PoolLimits::default(),
             connect_timeout: Duration::from_secs(1),

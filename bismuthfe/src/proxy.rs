@@ -3,7 +3,7 @@
 //! ```text
 //! Call::read ─► resolve ─► pick ─► attempt ─► answer
 //!                           ▲         │ not executed: next slot, from the retry budget
-//!                           └─────────┤ every slot unknown to its node: again, for two seconds
+//!                           └─────────┤ every slot unknown to its node: again, for two seconds, outside the budget
 //!                                     └ executed, or perhaps: a problem (unless idempotent and unanswered)
 //! ```
 
@@ -45,7 +45,7 @@ pub struct Proxy {
     config: Arc<Config>,
     table: RefCell<Cache<Arc<ArcSwap<RoutingTable>>, Arc<RoutingTable>>>,
     upstreams: Upstreams,
-    budget: RetryBudget,
+    budget: Arc<RetryBudget>,
     metrics: Metrics,
 }
 
@@ -62,12 +62,17 @@ struct Call {
 }
 
 impl Proxy {
-    /// A worker's proxy, routing by `table`.
-    pub fn new(config: Arc<Config>, table: SharedTable, metrics: Metrics) -> Rc<Self> {
+    /// A worker's proxy, routing by `table`; `budget` is every worker's.
+    pub fn new(
+        config: Arc<Config>,
+        table: SharedTable,
+        metrics: Metrics,
+        budget: Arc<RetryBudget>,
+    ) -> Rc<Self> {
         Rc::new(Proxy {
             upstreams: Upstreams::new(&config, metrics.clone()),
             table: RefCell::new(Cache::new(table)),
-            budget: RetryBudget::default(),
+            budget,
             config,
             metrics,
         })
@@ -192,7 +197,9 @@ impl Proxy {
                 continue;
             };
             if let Some(failure) = last.take() {
-                if !self.budget.spend() {
+                // Waiting for a new slot has a bound of its own, and one function's first requests must not take all retries.
+                let waits = wait.is_some() && failure.is_unknown_container();
+                if !waits && !self.budget.spend() {
                     return Err(Refused::Failed(failure));
                 }
                 self.metrics.retry();

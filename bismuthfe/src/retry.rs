@@ -1,34 +1,35 @@
 //! How much trying again is allowed: a bounded share of the requests, so that retries cannot double the load of a
 //! system that fails because of its load.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bismuth_daemon::{Backoff, Delays};
 use tokio::time::Instant;
 
-/// In thousandths of a retry. One retry per five requests (DESIGN section 8: a budget of 20 %).
-const EARNED_PER_REQUEST: u64 = 200;
-/// In thousandths of a retry: ten per second, so that a quiet frontend can retry too.
-const EARNED_PER_MS: u64 = 10;
-/// What one retry costs, in its own thousandths.
-const RETRY: u64 = 1000;
-/// No more than a hundred retries are saved up: the longest burst of them.
-const MOST: u64 = 100 * RETRY;
+/// What one retry costs, in requests: one in five is 20 % (DESIGN section 8).
+const RETRY: u64 = 5;
+/// No more than ten retries are saved up, in requests: the longest burst of them. Enough for what a node leaves unanswered that
+/// ends at a quiet moment, and nothing to a node that is overloaded.
+const MOST: u64 = 10 * RETRY;
 
-/// One worker's budget: a bucket of retries.
+/// A frontend's budget: a bucket of retries that only requests fill, so that of any `n` requests at most `n / 5 + 10` are tried again.
+///
+/// - All workers share it: with one each, what may be saved would grow with the cores. While nothing fails it is full, and a request
+///   costs no more than reading it.
+/// - Time alone fills nothing. A floor per second, as tower's `TpsBudget` and Finagle have, lets a frontend with little traffic try every
+///   request again, which is no fifth; and `TpsBudget` saves a fifth of what came within its window, not ten. A quiet frontend does
+///   without: a node that cannot be reached is not picked for a while after the first retry.
 #[derive(Debug)]
 pub struct RetryBudget {
-    saved: Cell<u64>,
-    at: Cell<Instant>,
+    saved: AtomicU64,
 }
 
 impl Default for RetryBudget {
     /// Full.
     fn default() -> Self {
         RetryBudget {
-            saved: Cell::new(MOST),
-            at: Cell::new(Instant::now()),
+            saved: AtomicU64::new(MOST),
         }
     }
 }
@@ -36,21 +37,19 @@ impl Default for RetryBudget {
 impl RetryBudget {
     /// A request came in.
     pub fn earn(&self) {
-        self.saved
-            .set((self.saved.get() + EARNED_PER_REQUEST).min(MOST));
+        let one_more = |saved: u64| (saved < MOST).then_some(saved + 1);
+        // Refused when the bucket is full.
+        let _ = self
+            .saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
     }
 
     /// Takes one retry, if there is one.
     pub fn spend(&self) -> bool {
-        let elapsed = self.at.get().elapsed();
-        // More than a bucket's worth of time makes no difference.
-        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(MOST).min(MOST);
-        self.at
-            .set(self.at.get() + Duration::from_millis(elapsed_ms));
-        let saved = (self.saved.get() + elapsed_ms * EARNED_PER_MS).min(MOST);
-        let granted = saved >= RETRY;
-        self.saved.set(if granted { saved - RETRY } else { saved });
-        granted
+        let one_less = |saved: u64| saved.checked_sub(RETRY);
+        self.saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
     }
 }
 
@@ -87,16 +86,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn retries_are_a_fifth_of_the_requests_and_a_few_more() {
+    async fn after_a_quiet_hour_ten_retries_are_saved() {
         let budget = RetryBudget::default();
-        while budget.spend() {}
-        for _ in 0..50 {
-            budget.earn();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!((0..200).filter(|_| budget.spend()).count(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_every_request_fails_a_fifth_is_tried_again_whatever_the_traffic() {
+        for between in [Duration::from_micros(100), Duration::from_secs(1)] {
+            let budget = RetryBudget::default();
+            while budget.spend() {}
+            let mut retried = 0;
+            for _ in 0..1000 {
+                tokio::time::advance(between).await;
+                budget.earn();
+                retried += u32::from(budget.spend());
+            }
+            assert_eq!(retried, 200, "with {between:?} between requests");
         }
-        let granted = (0..50).filter(|_| budget.spend()).count();
-        assert_eq!(granted, 10);
-        tokio::time::advance(Duration::from_millis(500)).await;
-        assert_eq!((0..50).filter(|_| budget.spend()).count(), 5);
     }
 
     #[tokio::test(start_paused = true)]

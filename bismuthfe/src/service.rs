@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::follow::Follower;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
+use crate::retry::RetryBudget;
 use crate::worker::Worker;
 
 /// What the other tasks may take to end once the workers have.
@@ -76,12 +77,18 @@ impl Service {
         let count = listeners.len();
         let listeners: Vec<_> = listeners.into_iter().map(|l| Mutex::new(Some(l))).collect();
         let stop = shutdown.clone();
+        let budget = Arc::new(RetryBudget::default());
         let cores = run_per_core(count, "fe", move |core| {
             let listener = listeners[core.index()]
                 .lock()
                 .ok()
                 .and_then(|mut l| l.take());
-            let proxy = Proxy::new(config.clone(), table.clone(), metrics.clone());
+            let proxy = Proxy::new(
+                config.clone(),
+                table.clone(),
+                metrics.clone(),
+                budget.clone(),
+            );
             let worker = Worker {
                 config: config.clone(),
                 proxy,

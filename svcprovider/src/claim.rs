@@ -18,13 +18,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bismuth_base::file;
 use bismuth_daemon::{Backoff, Delays, Shutdown, exit};
 use bismuth_model::StoreClaim;
 use bismuth_registry::Registry;
 use thiserror::Error;
 use tracing::{info, warn};
-
-use crate::durable;
 
 /// Names the store: made once with the data, and kept with it.
 const STORE_FILE: &str = "store";
@@ -118,7 +117,7 @@ impl Claim {
             Err(elapsed) => return Err(ClaimError::Unknown(Box::new(elapsed))),
         }
         let (marker, node) = (self.marker(), self.claim.node.to_string());
-        durable::replace(&marker, node.as_bytes()).map_err(failed("write", &marker))
+        file::replace_durably(&marker, node.as_bytes(), 0o600).map_err(failed("write", &marker))
     }
 
     /// Asks again and again, and ends the process if the store is another's by now. While ZooKeeper does not answer it stays ours.
@@ -200,7 +199,7 @@ fn store_name(path: &Path) -> Result<String, ClaimError> {
     }
     let name = uuid::Uuid::new_v4().to_string();
     // Durable before it is claimed: a store that forgot its name could not be served again.
-    durable::replace(path, name.as_bytes()).map_err(failed("write", path))?;
+    file::replace_durably(path, name.as_bytes(), 0o600).map_err(failed("write", path))?;
     Ok(name)
 }
 

@@ -4,15 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bismuth_store::objects::Objects;
+use bismuth_store::objects::files::Files;
+use bismuth_store::objects::s3::{S3, S3Error};
+use bismuth_store::records::Records;
+use bismuth_store::records::embedded::{Embedded, OpenError};
+use bismuth_store::records::postgres::{ConfigError, Postgres};
 use thiserror::Error;
 
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
-use crate::objects::Objects;
-use crate::objects::files::Files;
-use crate::objects::s3::{S3, S3Error};
-use crate::records::Records;
-use crate::records::embedded::{Embedded, OpenError};
-use crate::records::postgres::{ConfigError, Postgres};
 
 /// Why an engine does not open.
 #[derive(Debug, Error)]

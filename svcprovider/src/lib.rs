@@ -1,25 +1,17 @@
-//! Keys, blobs and secrets for the functions of one node.
+//! Keys, blobs and secrets over HTTP, for the functions of one node and for operators. What keeps them is bismuth-store.
 //!
 //! ```text
-//!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► records   embedded │ PostgreSQL
-//!   operator's socket  ─► token ─────────────────────────────────────────┘     ▲
-//!                                                        blobs ─► index ───────┘
-//!                                                          └────► objects   files │ S3
+//!   container's socket ─► caller ─► token ─► rate ─► /kv  /blob  /secrets ─┬─► bismuth-store: records, blobs, secrets
+//!   operator's socket  ─► token ───────────────────────────────────────────┘
 //! ```
 
 pub mod attach;
-pub mod blobs;
 mod claim;
 mod config;
-mod durable;
 mod engines;
 pub mod http;
 pub mod metrics;
-pub mod objects;
 pub mod operator;
-pub mod records;
-pub mod secrets;
-mod seldom;
 mod service;
 mod watch;
 

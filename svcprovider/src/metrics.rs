@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-
-use crate::attach::DoorsHandle;
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
@@ -110,7 +107,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Shows them in a registry, with how many containers there are.
-    pub fn register(&self, registry: &mut Registry, doors: DoorsHandle) {
+    pub fn register(&self, registry: &mut Registry, containers: impl Collector) {
         let Counts {
             requests,
             times,
@@ -123,7 +120,7 @@ impl Metrics {
             removed,
             left,
         } = &*self.0;
-        registry.register_collector(Box::new(Doors(doors)));
+        registry.register_collector(Box::new(containers));
         let requests = requests.clone();
         registry.register(
             "requests",
@@ -196,21 +193,5 @@ pub(crate) struct Counted(Gauge);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-#[derive(Debug)]
-struct Doors(DoorsHandle);
-
-impl Collector for Doors {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let count = ConstGauge::new(i64::try_from(self.0.count()).unwrap_or(i64::MAX));
-        let metric = encoder.encode_descriptor(
-            "containers",
-            "Containers whose sockets are held",
-            None,
-            count.metric_type(),
-        )?;
-        count.encode(metric)
     }
 }

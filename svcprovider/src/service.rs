@@ -12,10 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bismuth_base::file;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, exit, limits, listen};
 use bismuth_registry::Registry;
+use bismuth_store::blobs::{Blobs, Collected, Settings};
+use bismuth_store::records::Records;
+use bismuth_store::secrets::{MasterKeysError, Secrets, master_keys};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry as Metrics;
 use thiserror::Error;
@@ -23,16 +27,12 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::attach::{Attach, AttachConfig, AttachError};
-use crate::blobs::{Blobs, Collected, Settings};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
-use crate::durable;
 use crate::engines::{self, EnginesError};
-use crate::http::{Memory, Services};
+use crate::http::{MemoryBudget, Services};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
-use crate::records::Records;
-use crate::secrets::{MasterKeysError, Secrets, master_keys};
 use crate::watch::Watch;
 
 /// How often an engine is asked for a data key that the master keys should open.
@@ -126,7 +126,7 @@ impl Service {
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: urls.records != RecordsUrl::Embedded,
-                memory: Memory::of_the_process(),
+                memory: MemoryBudget::of_the_process(),
                 metrics: metrics::Metrics::default(),
             },
             secrets,
@@ -314,7 +314,7 @@ fn keep_private(path: &Path) -> Result<(), StartError> {
 
 /// What is below it is nobody else's.
 fn make_private(path: &Path) -> Result<(), StartError> {
-    durable::create_dir_all(path).map_err(|source| StartError::DataDir {
+    file::create_dir_all_durably(path).map_err(|source| StartError::DataDir {
         path: path.to_owned(),
         source,
     })

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use bismuth_daemon::Condition;
+use bismuth_store::records::EngineError;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
-
-use crate::records::EngineError;
 
 /// How often an engine is asked.
 const CHECK: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! Asking a node for the log of one container.
+//! HTTP client for the log of one container on its node.
 //!
 //! `GET http://{node}:{port}/logs/{container}?tail=&since=&follow=` answers with CRI records. One
 //! connection per log: it carries a long answer and is then of no more use.
@@ -20,11 +20,11 @@ use tokio::time::timeout;
 use super::record::{Instance, LineTooLong, Lines, Record};
 
 /// Nodes are on the same network.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node answers as soon as it has opened the file.
-const HEAD: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A log that is not followed comes as fast as a disk can be read.
-const SILENCE: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A followed log may be silent for hours; this finds out that the node is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Of a node's refusal, more is not worth showing.
@@ -39,7 +39,7 @@ pub(super) enum LogError {
         source: std::io::Error,
     },
     #[error("{act} node {address}: no answer within {} s", .bound.as_secs())]
-    Silent {
+    Timeout {
         act: &'static str,
         address: String,
         bound: Duration,
@@ -69,7 +69,7 @@ pub(super) enum LogError {
 
 /// Which records are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct LogOptions {
     /// At most so many of the newest.
     pub(super) tail: Option<usize>,
     /// None that is older, in the form that records have.
@@ -78,7 +78,7 @@ pub(super) struct Wanted {
     pub(super) follow: bool,
 }
 
-impl Wanted {
+impl LogOptions {
     fn query(&self) -> String {
         let tail = self
             .tail
@@ -108,7 +108,7 @@ impl LogClient {
     pub(super) async fn open(
         &self,
         instance: Instance,
-        wanted: &Wanted,
+        options: &LogOptions,
     ) -> Result<Option<Records>, LogError> {
         let address = format!("{}:{}", instance.ip, self.node_port);
         let stream = connect(&address).await?;
@@ -119,8 +119,8 @@ impl LogClient {
                 source,
             })?;
         // Ends with the connection, and is cut off when the records are dropped.
-        let driver = OnDrop(tokio::spawn(connection).abort_handle());
-        let path = format!("/logs/{}?{}", instance.container_id, wanted.query());
+        let driver = AbortOnDrop(tokio::spawn(connection).abort_handle());
+        let path = format!("/logs/{}?{}", instance.container_id, options.query());
         let request = Request::get(path)
             .header(HOST, &address)
             .body(Empty::<Bytes>::new());
@@ -128,16 +128,16 @@ impl LogClient {
         let Ok(request) = request else {
             return Ok(None);
         };
-        let answer = match timeout(HEAD, sender.send_request(request)).await {
+        let answer = match timeout(HEAD_TIMEOUT, sender.send_request(request)).await {
             Ok(answer) => answer.map_err(|source| LogError::Exchange {
                 address: address.clone(),
                 source,
             })?,
             Err(_) => {
-                return Err(LogError::Silent {
+                return Err(LogError::Timeout {
                     act: "ask",
                     address,
-                    bound: HEAD,
+                    bound: HEAD_TIMEOUT,
                 });
             }
         };
@@ -145,7 +145,7 @@ impl LogClient {
             StatusCode::OK => Ok(Some(Records {
                 body: answer.into_body(),
                 lines: Lines::default(),
-                bound: (!wanted.follow).then_some(SILENCE),
+                bound: (!options.follow).then_some(IDLE_TIMEOUT),
                 address,
                 _driver: driver,
             })),
@@ -164,13 +164,13 @@ async fn connect(address: &str) -> Result<TcpStream, LogError> {
         address: address.to_owned(),
         source,
     };
-    let stream = match timeout(CONNECT, TcpStream::connect(address)).await {
+    let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => {
-            return Err(LogError::Silent {
+            return Err(LogError::Timeout {
                 act: "connect to",
                 address: address.to_owned(),
-                bound: CONNECT,
+                bound: CONNECT_TIMEOUT,
             });
         }
     };
@@ -184,7 +184,7 @@ async fn connect(address: &str) -> Result<TcpStream, LogError> {
 }
 
 async fn refusal(body: Incoming) -> String {
-    match timeout(HEAD, Limited::new(body, REFUSAL_BYTES).collect()).await {
+    match timeout(HEAD_TIMEOUT, Limited::new(body, REFUSAL_BYTES).collect()).await {
         Ok(Ok(whole)) => String::from_utf8_lossy(&whole.to_bytes()).into_owned(),
         Ok(Err(error)) => format!("(its answer cannot be read: {})", chain(error.as_ref())),
         Err(_) => "(its answer did not arrive)".to_owned(),
@@ -193,9 +193,9 @@ async fn refusal(body: Incoming) -> String {
 
 /// Ends a task with its owner.
 #[derive(Debug)]
-pub(super) struct OnDrop(pub(super) AbortHandle);
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
-impl Drop for OnDrop {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -209,7 +209,7 @@ pub(super) struct Records {
     /// How long the node may be silent.
     bound: Option<Duration>,
     address: String,
-    _driver: OnDrop,
+    _driver: AbortOnDrop,
 }
 
 impl Records {
@@ -238,7 +238,7 @@ impl Records {
             Some(bound) => match timeout(bound, self.body.frame()).await {
                 Ok(frame) => frame,
                 Err(_) => {
-                    return Err(LogError::Silent {
+                    return Err(LogError::Timeout {
                         act: "read a log from",
                         address: self.address.clone(),
                         bound,

@@ -1,14 +1,14 @@
-//! What is being printed, by all instances that there are at any time.
+//! Follows the logs of all instances of a function, as instances come and go.
 //!
 //! ```text
 //!  history ─► out, then
 //!
-//!  node 1 ─► pump ─┐                              every 2 s: which instances are there now?
-//!  node 2 ─► pump ─┼─► reorder ─► out               new: a pump more
-//!  node 3 ─► pump ─┘   (250 ms)                     gone: its pump ends after a minute
+//!  node 1 ─► task ─┐                              every 2 s: which instances are there now?
+//!  node 2 ─► task ─┼─► reorder ─► out               new: another task
+//!  node 3 ─► task ─┘   (250 ms)                     gone: its task ends after a minute
 //! ```
 //!
-//! A pump whose node goes away comes back and reads on where it was.
+//! A task whose node goes away reconnects and reads on where it was.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,24 +20,24 @@ use bismuth_registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::client::{LogClient, OnDrop, Wanted};
+use super::client::{AbortOnDrop, LogClient, LogOptions};
 use super::history::{History, MAX_SOURCES, Position};
 use super::instances;
 use super::record::{Instance, Record};
-use super::reorder::Reorder;
+use super::reorder::ReorderBuffer;
 
 /// How soon a new instance is heard.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 /// Longer than bismuthd drains a container, which may print until its end.
-const LAST_WORDS: Duration = Duration::from_secs(60);
+const REMOVED_GRACE: Duration = Duration::from_secs(60);
 /// A node that does not answer, or a container that has printed nothing yet.
 const REOPEN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-/// Records of all pumps on their way to the reordering.
+/// Records of all tasks on their way to the reordering.
 const QUEUE: usize = 128;
 
-/// What a follower is told.
+/// What a follower is sent.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum FollowEvent {
     /// Something was printed.
     Record(Instance, Record),
     /// A log cannot be read for the time being.
@@ -51,83 +51,86 @@ pub(super) struct Follower {
     pub(super) registry: Registry,
     pub(super) client: LogClient,
     pub(super) function: FunctionId,
-    pub(super) wanted: Wanted,
-    pub(super) out: mpsc::Sender<Told>,
+    pub(super) options: LogOptions,
+    pub(super) out: mpsc::Sender<FollowEvent>,
     pub(super) shutdown: Shutdown,
 }
 
-/// A log being followed.
-struct Pumped {
+/// The task that follows one log.
+struct SourceTask {
     gone_since: Option<Instant>,
-    _pump: OnDrop,
+    _task: AbortOnDrop,
 }
 
-/// The follower is not there any more.
-struct Gone;
+/// The client has disconnected.
+struct ClientGone;
 
 impl Follower {
     pub(super) async fn run(self, first: Vec<Instance>) {
         let out = self.out.clone();
         let shutdown = self.shutdown.clone();
-        // Dropping the work ends its pumps.
+        // Dropping the work ends its tasks.
         let end = tokio::select! {
             () = out.closed() => return,
             () = shutdown.cancelled() => "the API is ending",
             ended = self.follow(first) => match ended {
                 Ok(end) => end,
-                Err(Gone) => return,
+                Err(ClientGone) => return,
             },
         };
         // The follower may have gone at this very moment.
-        let _ = out.send(Told::End(end)).await;
+        let _ = out.send(FollowEvent::End(end)).await;
     }
 
-    async fn follow(self, first: Vec<Instance>) -> Result<&'static str, Gone> {
-        let mut positions = self.past(&first).await?;
+    async fn follow(self, first: Vec<Instance>) -> Result<&'static str, ClientGone> {
+        let mut positions = self.send_history(&first).await?;
         let (sender, mut arriving) = mpsc::channel(QUEUE);
-        let mut pumps: HashMap<Instance, Pumped> = HashMap::new();
+        let mut tasks: HashMap<Instance, SourceTask> = HashMap::new();
         for instance in first {
             let position = positions.remove(&instance).unwrap_or_default();
-            pumps.insert(instance, self.pump(instance, position, &sender));
+            tasks.insert(instance, self.follow_source(instance, position, &sender));
         }
-        let mut reorder = Reorder::default();
-        let mut look = tokio::time::interval(LOOK_AGAIN);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reorder = ReorderBuffer::default();
+        let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = reorder.due();
             // Safe to cancel, each: what was not received stays in its queue.
             tokio::select! {
                 () = until(due), if due.is_some() => {
                     for (instance, record) in reorder.take_due(Instant::now()) {
-                        self.tell(Told::Record(instance, record)).await?;
+                        self.send(FollowEvent::Record(instance, record)).await?;
                     }
                 }
-                Some(told) = arriving.recv() => match told {
-                    Told::Record(instance, record) => reorder.push(Instant::now(), instance, record),
-                    other => self.tell(other).await?,
+                Some(event) = arriving.recv() => match event {
+                    FollowEvent::Record(instance, record) => reorder.push(Instant::now(), instance, record),
+                    other => self.send(other).await?,
                 },
-                _ = look.tick() => if !self.look(&mut pumps, &sender).await {
+                _ = refresh.tick() => if !self.refresh_sources(&mut tasks, &sender).await {
                     return Ok("the function was deleted");
                 },
             }
         }
     }
 
-    /// Tells what was printed so far, and how far each log was read.
-    async fn past(&self, instances: &[Instance]) -> Result<HashMap<Instance, Position>, Gone> {
-        let wanted = Wanted {
+    /// Sends what was printed so far, and how far each log was read.
+    async fn send_history(
+        &self,
+        instances: &[Instance],
+    ) -> Result<HashMap<Instance, Position>, ClientGone> {
+        let options = LogOptions {
             follow: false,
-            ..self.wanted.clone()
+            ..self.options.clone()
         };
-        let (mut history, missing) = History::open(self.client, instances, &wanted).await;
+        let (mut history, missing) = History::open(self.client, instances, &options).await;
         for (instance, error) in missing {
-            self.tell(Told::Gap(instance, chain(&error))).await?;
+            self.send(FollowEvent::Gap(instance, chain(&error))).await?;
         }
-        let told = match self.wanted.tail {
+        let sent = match self.options.tail {
             Some(lines) if instances.len() > 1 => match history.newest(lines).await {
                 Ok(kept) => {
                     for (instance, record) in kept {
-                        self.tell(Told::Record(instance, record)).await?;
+                        self.send(FollowEvent::Record(instance, record)).await?;
                     }
                     Ok(())
                 }
@@ -136,25 +139,25 @@ impl Follower {
             _ => loop {
                 match history.next().await {
                     Ok(Some((instance, record))) => {
-                        self.tell(Told::Record(instance, record)).await?
+                        self.send(FollowEvent::Record(instance, record)).await?
                     }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 }
             },
         };
-        if let Err(error) = told {
-            // The pumps read on from where it broke off, and say which node it is if it stays so.
-            tracing::debug!(function = %self.function, error = chain(&error), "the past of a log broke off");
+        if let Err(error) = sent {
+            // The tasks read on from where it broke off, and say which node it is if it stays so.
+            tracing::debug!(function = %self.function, error = chain(&error), "the history of a log broke off");
         }
         Ok(history.into_positions())
     }
 
-    /// Starts and ends pumps as instances come and go; `false` when the function is gone.
-    async fn look(
+    /// Starts and ends tasks as instances come and go; `false` when the function is gone.
+    async fn refresh_sources(
         &self,
-        pumps: &mut HashMap<Instance, Pumped>,
-        sender: &mpsc::Sender<Told>,
+        tasks: &mut HashMap<Instance, SourceTask>,
+        sender: &mpsc::Sender<FollowEvent>,
     ) -> bool {
         let now = match instances(&self.registry, self.function).await {
             Ok(Some(now)) => now,
@@ -165,42 +168,49 @@ impl Follower {
                 return true;
             }
         };
-        for (instance, pumped) in pumps.iter_mut() {
-            match (now.contains(instance), pumped.gone_since) {
-                (true, _) => pumped.gone_since = None,
-                (false, None) => pumped.gone_since = Some(Instant::now()),
+        for (instance, task) in tasks.iter_mut() {
+            match (now.contains(instance), task.gone_since) {
+                (true, _) => task.gone_since = None,
+                (false, None) => task.gone_since = Some(Instant::now()),
                 (false, Some(_)) => {}
             }
         }
-        pumps.retain(|_, pumped| {
-            pumped
-                .gone_since
-                .is_none_or(|since| since.elapsed() < LAST_WORDS)
+        tasks.retain(|_, task| {
+            task.gone_since
+                .is_none_or(|since| since.elapsed() < REMOVED_GRACE)
         });
         for instance in now {
-            if pumps.len() < MAX_SOURCES && !pumps.contains_key(&instance) {
-                pumps.insert(instance, self.pump(instance, Position::default(), sender));
+            if tasks.len() < MAX_SOURCES && !tasks.contains_key(&instance) {
+                tasks.insert(
+                    instance,
+                    self.follow_source(instance, Position::default(), sender),
+                );
             }
         }
         true
     }
 
-    fn pump(&self, instance: Instance, position: Position, sender: &mpsc::Sender<Told>) -> Pumped {
-        let work = pump(
+    fn follow_source(
+        &self,
+        instance: Instance,
+        position: Position,
+        sender: &mpsc::Sender<FollowEvent>,
+    ) -> SourceTask {
+        let work = follow_source(
             self.client,
             instance,
             position,
-            self.wanted.clone(),
+            self.options.clone(),
             sender.clone(),
         );
-        Pumped {
+        SourceTask {
             gone_since: None,
-            _pump: OnDrop(tokio::spawn(work).abort_handle()),
+            _task: AbortOnDrop(tokio::spawn(work).abort_handle()),
         }
     }
 
-    async fn tell(&self, told: Told) -> Result<(), Gone> {
-        self.out.send(told).await.map_err(|_| Gone)
+    async fn send(&self, event: FollowEvent) -> Result<(), ClientGone> {
+        self.out.send(event).await.map_err(|_| ClientGone)
     }
 }
 
@@ -212,34 +222,37 @@ async fn until(due: Option<Instant>) {
 }
 
 /// Follows one log for as long as it is let.
-async fn pump(
+async fn follow_source(
     client: LogClient,
     instance: Instance,
     mut position: Position,
-    first: Wanted,
-    out: mpsc::Sender<Told>,
+    first: LogOptions,
+    out: mpsc::Sender<FollowEvent>,
 ) {
     let mut delays = REOPEN.delays();
-    let mut gap_told = false;
+    let mut gap_sent = false;
     loop {
-        let wanted = match position.resume() {
-            Some(since) => Wanted {
+        let options = match position.resume() {
+            Some(since) => LogOptions {
                 tail: None,
                 since: Some(since),
                 follow: true,
             },
-            None => Wanted {
+            None => LogOptions {
                 follow: true,
                 ..first.clone()
             },
         };
-        let failure = match client.open(instance, &wanted).await {
+        let failure = match client.open(instance, &options).await {
             Ok(Some(mut records)) => loop {
                 match records.next().await {
                     Ok(Some(record)) => {
-                        (gap_told, delays) = (false, REOPEN.delays());
+                        (gap_sent, delays) = (false, REOPEN.delays());
                         if position.pass(&record)
-                            && out.send(Told::Record(instance, record)).await.is_err()
+                            && out
+                                .send(FollowEvent::Record(instance, record))
+                                .await
+                                .is_err()
                         {
                             return;
                         }
@@ -252,8 +265,11 @@ async fn pump(
             Err(error) => Some(error),
         };
         if let Some(error) = failure
-            && !std::mem::replace(&mut gap_told, true)
-            && out.send(Told::Gap(instance, chain(&error))).await.is_err()
+            && !std::mem::replace(&mut gap_sent, true)
+            && out
+                .send(FollowEvent::Gap(instance, chain(&error)))
+                .await
+                .is_err()
         {
             return;
         }

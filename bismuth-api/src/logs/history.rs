@@ -1,4 +1,4 @@
-//! What was printed so far, by all instances, in the order of time.
+//! Merges the existing logs of all instances by time.
 //!
 //! ```text
 //!  node 1 ─► head ─┐
@@ -12,7 +12,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use bismuth_daemon::exit::chain;
 use futures_util::future::join_all;
 
-use super::client::{LogClient, LogError, Records, Wanted};
+use super::client::{LogClient, LogError, LogOptions, Records};
 use super::record::{Instance, Record};
 
 /// Logs read at a time. Each is a connection, and a node reads 128 logs at a time at most.
@@ -73,10 +73,10 @@ impl History {
     pub(super) async fn open(
         client: LogClient,
         instances: &[Instance],
-        wanted: &Wanted,
+        options: &LogOptions,
     ) -> (Self, Vec<(Instance, LogError)>) {
         let opening = instances.iter().map(|instance| async {
-            let mut records = client.open(*instance, wanted).await?;
+            let mut records = client.open(*instance, options).await?;
             let first = match &mut records {
                 Some(records) => records.next().await?,
                 None => None,

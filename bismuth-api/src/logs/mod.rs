@@ -14,7 +14,7 @@
 //! "full", "line"}` with its time as `id`, from which a client that comes back goes on (records of the very same
 //! time come again). `event: gap` names a node that does not answer, `event: end` says why nothing more comes.
 
-mod client;
+pub(crate) mod client;
 mod follow;
 mod history;
 mod record;
@@ -36,14 +36,17 @@ use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
 
-use crate::failure::Failure;
-use crate::functions::{function_id, malformed_query};
-use crate::router::Api;
+use crate::openapi::responses::{NoFunction, PROBLEM_JSON, ProblemBody, QueryRefused, ReadFails};
+use crate::openapi::schemas::{self, Uuid};
+use crate::params::{function_id, malformed_query};
+use crate::problem::Problem;
+use crate::state::AppState;
 
-pub(crate) use client::LogClient;
-use client::{LogError, OnDrop, Wanted};
-use follow::{Follower, Told};
+use client::{AbortOnDrop, LogError, LogOptions};
+use follow::{FollowEvent, Follower};
 use history::{History, MAX_SOURCES, name_missing};
 use record::{Instance, Record};
 
@@ -54,44 +57,77 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// Proxies close what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Records on their way to a slow follower. At 16 KiB each, 1 MiB.
-const AHEAD: usize = 64;
+const EVENT_QUEUE: usize = 64;
 /// More is better read whole.
 const LARGEST_TAIL: usize = 100_000;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct LogQuery {
+    /// Server-sent events, and what is still to come
+    #[param(value_type = bool, required = false, default = false)]
     follow: Option<String>,
+    /// RFC 3339 time, seconds since 1970, or a duration back from now such as 10m
+    #[param(nullable = false)]
     since: Option<String>,
+    /// At most so many of the newest lines (up to 100000), or all
+    #[param(nullable = false)]
     tail: Option<String>,
 }
 
-/// `GET /function/{id}/logs`.
+const ANSWER: &str = "A line per record: time, container, stdout or stderr, F or P (the line goes on in the next record), content. \
+    Followed: a record is an event with JSON data and its time as id; the events gap and end say what is missing and why it is over";
+
+/// What its containers print, merged by time
+#[utoipa::path(
+    get,
+    path = "/function/{id}/logs",
+    operation_id = "getLogs",
+    params(("id" = Uuid, Path, description = "The function"), LogQuery),
+    responses(
+        (
+            status = 200,
+            description = ANSWER,
+            headers(("x-bismuth-incomplete" = String, description = "Logs that are missing, and why")),
+            content((String = "text/plain"), (RecordEvent<'static> = "text/event-stream")),
+        ),
+        QueryRefused,
+        NoFunction,
+        (
+            status = 502,
+            description = "No node that has a log answers (`node_unreachable`), or one broke off (`log_broken`)",
+            body = ProblemBody,
+            content_type = PROBLEM_JSON,
+        ),
+        ReadFails,
+    )
+)]
 pub(crate) async fn get(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<LogQuery>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<Response, Problem> {
     let id = function_id(id)?;
     let Query(query) = query.map_err(|rejection| malformed_query(&rejection))?;
     let last_event = headers
         .get(LAST_EVENT_ID)
         .and_then(|value| value.to_str().ok());
-    let wanted = wanted(query, last_event, SystemTime::now())?;
+    let options = options(query, last_event, SystemTime::now())?;
     let act = format!("find the containers of function {id}");
     let found = api
-        .ask(&act, async { Ok(instances(&api.registry, id).await?) })
+        .read(&act, async { Ok(instances(&api.registry, id).await?) })
         .await?;
     let Some(mut instances) = found else {
         return Err(Error::FunctionUnknown { id }.into());
     };
     // Newest first; who has more slots than are read at a time wants the newest.
     instances.truncate(MAX_SOURCES);
-    if wanted.follow {
-        Ok(followed(&api, id, wanted, instances))
+    if options.follow {
+        Ok(stream_response(&api, id, options, instances))
     } else {
-        text(&api, instances, wanted).await
+        text_response(&api, instances, options).await
     }
 }
 
@@ -108,13 +144,17 @@ async fn instances(registry: &Registry, id: FunctionId) -> Result<Option<Vec<Ins
     Ok(Some(slots.into_iter().map(instance).collect()))
 }
 
-fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<Wanted, Failure> {
+fn options(
+    query: LogQuery,
+    last_event: Option<&str>,
+    now: SystemTime,
+) -> Result<LogOptions, Problem> {
     let refuse = |field: &str, value: &str, expected: &str| {
         let detail = format!(
             "{field}: {:?} is not {expected}",
             value.chars().take(64).collect::<String>()
         );
-        Err(Failure::new(StatusCode::BAD_REQUEST, "query_malformed", detail).field(field))
+        Err(Problem::new(StatusCode::BAD_REQUEST, "query_malformed", detail).field(field))
     };
     let follow = match query.follow.as_deref() {
         None | Some("false" | "0") => false,
@@ -152,12 +192,12 @@ fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<
         .filter(|_| follow)
         .and_then(|id| record::since(id, now))
     {
-        Some(time) => Ok(Wanted {
+        Some(time) => Ok(LogOptions {
             tail: None,
             since: Some(time),
             follow,
         }),
-        None => Ok(Wanted {
+        None => Ok(LogOptions {
             tail,
             since,
             follow,
@@ -165,15 +205,19 @@ fn wanted(query: LogQuery, last_event: Option<&str>, now: SystemTime) -> Result<
     }
 }
 
-async fn text(api: &Api, instances: Vec<Instance>, wanted: Wanted) -> Result<Response, Failure> {
-    let (mut history, missing) = History::open(api.logs, &instances, &wanted).await;
+async fn text_response(
+    api: &AppState,
+    instances: Vec<Instance>,
+    options: LogOptions,
+) -> Result<Response, Problem> {
+    let (mut history, missing) = History::open(api.logs, &instances, &options).await;
     if !missing.is_empty() && missing.len() == instances.len() {
         let detail = format!("no log can be read: {}", name_missing(&missing));
         return Err(
-            Failure::new(StatusCode::BAD_GATEWAY, "node_unreachable", detail).retry_after(5),
+            Problem::new(StatusCode::BAD_GATEWAY, "node_unreachable", detail).retry_after(5),
         );
     }
-    let body = match wanted.tail {
+    let body = match options.tail {
         // Each node has sent so many; of all of them only the newest are wanted.
         Some(lines) if instances.len() > 1 => {
             let kept = history
@@ -210,27 +254,32 @@ fn lines(history: History) -> impl Stream<Item = Result<bytes::Bytes, LogError>>
     })
 }
 
-fn broken(error: &LogError) -> Failure {
-    Failure::new(StatusCode::BAD_GATEWAY, "log_broken", chain(error)).retry_after(1)
+fn broken(error: &LogError) -> Problem {
+    Problem::new(StatusCode::BAD_GATEWAY, "log_broken", chain(error)).retry_after(1)
 }
 
-fn followed(api: &Api, id: FunctionId, wanted: Wanted, instances: Vec<Instance>) -> Response {
-    let (out, told) = mpsc::channel(AHEAD);
+fn stream_response(
+    api: &AppState,
+    id: FunctionId,
+    options: LogOptions,
+    instances: Vec<Instance>,
+) -> Response {
+    let (out, events) = mpsc::channel(EVENT_QUEUE);
     let follower = Follower {
         registry: api.registry.clone(),
         client: api.logs,
         function: id,
-        wanted,
+        options,
         out,
         shutdown: api.shutdown.clone(),
     };
     // Its owner is the answer: it ends when that is dropped.
-    let work = OnDrop(tokio::spawn(follower.run(instances)).abort_handle());
-    let events = stream::unfold((told, work), |(mut told, work)| async {
-        let event = event(&told.recv().await?);
-        Some((Ok::<_, Infallible>(event), (told, work)))
+    let work = AbortOnDrop(tokio::spawn(follower.run(instances)).abort_handle());
+    let stream = stream::unfold((events, work), |(mut events, work)| async {
+        let event = sse_event(&events.recv().await?);
+        Some((Ok::<_, Infallible>(event), (events, work)))
     });
-    let mut response = Sse::new(events)
+    let mut response = Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
     // nginx and its kin collect an answer otherwise before they pass it on.
@@ -241,14 +290,27 @@ fn followed(api: &Api, id: FunctionId, wanted: Wanted, instances: Vec<Instance>)
     response
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogRecord)]
 struct RecordEvent<'a> {
+    #[schema(format = DateTime)]
     time: &'a str,
     #[serde(flatten)]
+    #[schema(value_type = schemas::Backend)]
     from: Instance,
+    #[schema(schema_with = stream_schema)]
     stream: &'a str,
+    /// Whether it ends a line
     full: bool,
     line: &'a str,
+}
+
+fn stream_schema() -> Object {
+    let values = ["stdout", "stderr"];
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(values))
+        .build()
 }
 
 #[derive(Serialize)]
@@ -258,9 +320,9 @@ struct GapEvent<'a> {
     reason: &'a str,
 }
 
-fn event(told: &Told) -> Event {
-    match told {
-        Told::Record(from, record) => {
+fn sse_event(event: &FollowEvent) -> Event {
+    match event {
+        FollowEvent::Record(from, record) => {
             let Record {
                 time,
                 stream,
@@ -278,11 +340,11 @@ fn event(told: &Told) -> Event {
             };
             Event::default().id(time).data(json(&data))
         }
-        Told::Gap(from, reason) => Event::default().event("gap").data(json(&GapEvent {
+        FollowEvent::Gap(from, reason) => Event::default().event("gap").data(json(&GapEvent {
             from: *from,
             reason,
         })),
-        Told::End(reason) => Event::default().event("end").data(reason),
+        FollowEvent::End(reason) => Event::default().event("end").data(reason),
     }
 }
 

@@ -1,4 +1,4 @@
-//! One record of a container's log, as nodes send it.
+//! Parses records of container logs in the CRI format.
 //!
 //! ```text
 //! 2026-01-02T03:04:05.678901234Z stdout F a whole line

@@ -1,7 +1,7 @@
-//! Putting live records into the order of time, without knowing what is still to come.
+//! Reorder buffer: sorts live records by time, within a window.
 //!
 //! Nodes look at their files ten times a second, so a record arrives up to a tenth of a second late.
-//! Each is held for [`HOLD`] and then goes out, after all that are held and older. Nothing is held
+//! Each is held for [`WINDOW`] and then goes out, after all that are held and older. Nothing is held
 //! longer, whatever the clocks of other nodes say.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use super::record::{Instance, Record};
 
 /// Twice a node's interval and some.
-const HOLD: Duration = Duration::from_millis(250);
+const WINDOW: Duration = Duration::from_millis(250);
 /// Records held at most; then the oldest go out early. At 16 KiB each, 16 MiB.
-const HELD: usize = 1024;
+const CAPACITY: usize = 1024;
 
 /// Live records on their way out.
 #[derive(Debug, Default)]
-pub(super) struct Reorder {
+pub(super) struct ReorderBuffer {
     /// By time, and by arrival where that is equal.
     held: BTreeMap<(String, u64), (Instant, Instance, Record)>,
     /// When the one held longest arrived.
@@ -26,7 +26,7 @@ pub(super) struct Reorder {
     arrived: u64,
 }
 
-impl Reorder {
+impl ReorderBuffer {
     pub(super) fn push(&mut self, now: Instant, instance: Instance, record: Record) {
         self.held
             .insert((record.time.clone(), self.arrived), (now, instance, record));
@@ -36,10 +36,10 @@ impl Reorder {
 
     /// When the next one is due; `None` if nothing is held.
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.held.len() >= HELD {
+        if self.held.len() >= CAPACITY {
             self.since
         } else {
-            self.since.map(|since| since + HOLD)
+            self.since.map(|since| since + WINDOW)
         }
     }
 
@@ -49,7 +49,7 @@ impl Reorder {
             .held
             .iter()
             .rev()
-            .find(|(_, (arrived, ..))| *arrived + HOLD <= now);
+            .find(|(_, (arrived, ..))| *arrived + WINDOW <= now);
         let newest_due = newest_due.map(|(key, _)| key.clone());
         let mut out = Vec::new();
         while let Some(first) = self.held.first_entry() {
@@ -57,7 +57,7 @@ impl Reorder {
             let due = newest_due
                 .as_ref()
                 .is_some_and(|newest| first.key() <= newest);
-            if !due && self.held.len() < HELD {
+            if !due && self.held.len() < CAPACITY {
                 break;
             }
             out.extend(
@@ -102,29 +102,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn records_that_arrive_late_go_out_in_order() {
-        let (mut reorder, start) = (Reorder::default(), Instant::now());
+        let (mut reorder, start) = (ReorderBuffer::default(), Instant::now());
         assert_eq!(reorder.due(), None);
         reorder.push(start, A, record(5));
-        reorder.push(start + HOLD / 2, A, record(3));
-        assert_eq!(reorder.due(), Some(start + HOLD));
-        assert!(reorder.take_due(start + HOLD / 2).is_empty());
-        assert_eq!(seconds(&reorder.take_due(start + HOLD)), ["00003", "00005"]);
+        reorder.push(start + WINDOW / 2, A, record(3));
+        assert_eq!(reorder.due(), Some(start + WINDOW));
+        assert!(reorder.take_due(start + WINDOW / 2).is_empty());
+        assert_eq!(
+            seconds(&reorder.take_due(start + WINDOW)),
+            ["00003", "00005"]
+        );
         assert_eq!(reorder.due(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_newer_record_waits_for_its_own_time() {
-        let (mut reorder, start) = (Reorder::default(), Instant::now());
+        let (mut reorder, start) = (ReorderBuffer::default(), Instant::now());
         reorder.push(start, A, record(1));
-        reorder.push(start + HOLD / 2, A, record(2));
-        assert_eq!(seconds(&reorder.take_due(start + HOLD)), ["00001"]);
-        assert_eq!(reorder.due(), Some(start + HOLD / 2 + HOLD));
+        reorder.push(start + WINDOW / 2, A, record(2));
+        assert_eq!(seconds(&reorder.take_due(start + WINDOW)), ["00001"]);
+        assert_eq!(reorder.due(), Some(start + WINDOW / 2 + WINDOW));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_are_held_than_fit() {
-        let (mut reorder, start) = (Reorder::default(), Instant::now());
-        for second in 0..=HELD {
+        let (mut reorder, start) = (ReorderBuffer::default(), Instant::now());
+        for second in 0..=CAPACITY {
             reorder.push(start, A, record(second));
         }
         assert_eq!(reorder.due(), Some(start));

@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::document;
+
 /// Longer than anything takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
@@ -68,9 +70,12 @@ impl Running {
             .uri(format!("http://{}{path}", self.address))
     }
 
+    /// Every answer has to be as the OpenAPI document says.
     pub async fn call(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
-        let request = self.request(method, path).body(full(body)).unwrap();
-        Answer(send_whole(request).await.unwrap())
+        let request = self.request(method.clone(), path).body(full(body)).unwrap();
+        let answer = Answer(send_whole(request).await.unwrap());
+        document::check(&method, path, &answer);
+        answer
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
 mod deployment;
+mod document;
 mod functions;
 mod harness;
 mod logs;
 mod process;
+mod schema;
 mod secrets;

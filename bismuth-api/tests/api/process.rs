@@ -1,4 +1,4 @@
-//! The process: readiness, metrics, the document, ZooKeeper away.
+//! The process: readiness, metrics, ZooKeeper away.
 
 use std::time::{Duration, Instant};
 
@@ -82,31 +82,6 @@ async fn without_zookeeper_every_call_is_503_within_a_second() {
     eventually("it is ready again", SOON, || ready(&api)).await;
     api.get(&one).await.ok();
     api.stop().await;
-}
-
-#[tokio::test]
-async fn the_document_and_the_router_agree() {
-    let world = World::with_nodes(&[NODE]).await;
-    let document = world.api.get("/openapi.json").await.ok();
-    let all = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    for (pattern, item) in document["paths"].as_object().unwrap() {
-        let path = pattern
-            .replace("{id}", "67e55044-10b1-426f-9247-bb680e5fe0c8")
-            .replace("{ip}", "127.0.0.1")
-            .replace("{group}", "shop")
-            .replace("{name}", "password");
-        for method in &all {
-            let documented = item.get(method.as_str().to_lowercase()).is_some();
-            let answer = world.api.call(method.clone(), &path, "").await;
-            let routed = answer.0.status() != 405
-                && answer
-                    .0
-                    .headers()
-                    .get("x-bismuth-error")
-                    .is_none_or(|code| code != "unknown_path");
-            assert_eq!(routed, documented, "{method} {pattern}: {}", answer.text());
-        }
-    }
 }
 
 #[tokio::test]

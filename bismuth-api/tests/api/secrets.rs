@@ -1,27 +1,100 @@
-//! Secrets, passed on to a twin of svcprovider, and functions deleted with their data.
+//! Secrets, passed on to svcprovider, and functions deleted with their data.
 
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bismuth_operator::fake::{Misbehaviour, Svcprovider, write_token};
-use bismuth_testkit::{eventually, http as client, ports};
-use http::{Method, Request};
+use bismuth_operator::{Call, Surface, json as answered};
+use bismuth_testkit::cluster::Services;
+use bismuth_testkit::http::full;
+use bismuth_testkit::{Stub, eventually, http as client, ports, stub};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::harness::{NODE, SOON, World, definition};
 
 const CANARY: &str = "canary-5d20ab";
 
-async fn start() -> (World, Svcprovider) {
-    let twin = Svcprovider::start().await.unwrap();
-    let (url, file) = (twin.url(), twin.token_file());
+/// A svcprovider, and where it keeps its data.
+struct Provider {
+    services: Services,
+    _dir: TempDir,
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let services = Services::start_alone(dir.path()).await.unwrap();
+        Self {
+            services,
+            _dir: dir,
+        }
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.services.token_file()
+    }
+
+    async fn stop(&mut self) {
+        self.services.daemon_mut().kill().await.unwrap();
+    }
+
+    /// It takes connections and never answers.
+    fn fall_silent(&self) {
+        self.services.daemon().process().unwrap().pause().unwrap();
+    }
+
+    fn surface(&self) -> Surface {
+        let url = self.services.url().parse().unwrap();
+        Surface::new(&url, self.token_file(), SOON).unwrap()
+    }
+
+    /// The groups that have something.
+    async fn groups(&self) -> Vec<String> {
+        let surface = self.surface();
+        let listed = surface.ask(Call::new(Method::GET, "/group")).await.unwrap();
+        let listed: Value = answered(&surface, listed).await.unwrap();
+        let groups = listed["groups"].as_array().unwrap().iter();
+        groups
+            .map(|group| group["group"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// An API that asks the svcprovider at `url`.
+async fn world_at(url: &str, provider: &Provider) -> World {
+    let file = provider.token_file();
     let flags = [
         "--svcprovider",
-        &url,
+        url,
         "--svcprovider-token-file",
         file.to_str().unwrap(),
     ];
-    (World::start(&[NODE], &flags).await, twin)
+    World::start(&[NODE], &flags).await
+}
+
+async fn start() -> (World, Provider) {
+    let provider = Provider::start().await;
+    (
+        world_at(&provider.services.url(), &provider).await,
+        provider,
+    )
+}
+
+/// Says that the engine of svcprovider is away.
+async fn away() -> Stub {
+    let stub = Stub::start(async |_| {
+        let problem = json!({"code": "store_unavailable", "component": "svcprovider", "detail": "the store does not answer"});
+        let mut answer = Response::new(full(problem.to_string()));
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        answer.headers_mut().insert("retry-after", 1.into());
+        answer
+    });
+    stub.await.unwrap()
 }
 
 /// Every call about secrets, and whether it changes something.
@@ -36,7 +109,20 @@ fn calls() -> [(Method, &'static str, bool); 4] {
 
 #[tokio::test]
 async fn a_secret_is_set_rotated_listed_and_deleted() {
-    let (world, twin) = start().await;
+    let (provider, written) = (Provider::start().await, Arc::<Mutex<Vec<Bytes>>>::default());
+    // No operator can read a secret, so it is seen on its way.
+    let stub = Stub::start({
+        let (url, written) = (provider.services.url(), Arc::clone(&written));
+        move |request: Request<Bytes>| {
+            let url = url.clone();
+            if matches!(*request.method(), Method::PUT | Method::POST) {
+                written.lock().unwrap().push(request.body().clone());
+            }
+            async move { stub::pass_on(&url, request).await.unwrap().map(full) }
+        }
+    });
+    let stub = stub.await.unwrap();
+    let world = world_at(&stub.url(), &provider).await;
     let api = &world.api;
     let path = "/group/shop/secret/db%2Fpass%20word";
     let name = "db/pass word";
@@ -49,8 +135,7 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
     let rotated = format!("{path}/rotate");
     let rotated = api.call(Method::POST, &rotated, &b"\xff\n"[..]).await.ok();
     assert_eq!(rotated["version"], 3);
-    let versions = twin.state().groups["shop"].secrets[name].versions.clone();
-    assert_eq!(versions, [&b"one"[..], b"two", b"\xff\n"]);
+    assert_eq!(*written.lock().unwrap(), [&b"one"[..], b"two", b"\xff\n"]);
     let listed = api.get("/group/shop/secret").await.ok();
     assert_eq!(listed["secrets"][0]["name"], name);
     let deleted = api.call(Method::DELETE, path, "").await.ok();
@@ -59,7 +144,7 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
 
 #[tokio::test]
 async fn what_svcprovider_refuses_is_refused_in_its_words() {
-    let (world, twin) = start().await;
+    let (world, provider) = start().await;
     let path = "/group/shop/secret/none/rotate";
     let answer = world.api.call(Method::POST, path, "x").await;
     assert_eq!(answer.0.status(), 404);
@@ -77,7 +162,8 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
     let path = "/group/shop/secret/password";
     let answer = world.api.call(Method::PUT, path, "").await;
     assert_eq!(answer.0.status(), 400);
-    twin.state().misbehaviour = Misbehaviour::Unavailable;
+    let away = away().await;
+    let world = world_at(&away.url(), &provider).await;
     let answer = world.api.get("/group/shop/secret").await;
     assert_eq!(answer.0.status(), 503);
     assert_eq!(answer.0.headers()["retry-after"], "1");
@@ -86,7 +172,7 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
 
 #[tokio::test]
 async fn what_cannot_be_a_secret_is_not_passed_on() {
-    let (world, twin) = start().await;
+    let (world, provider) = start().await;
     let large = "x".repeat(64 * 1024 + 1);
     let path = "/group/shop/secret/password";
     world
@@ -106,10 +192,10 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
         .api
         .request(Method::PUT, path)
         .header("origin", "http://elsewhere.example")
-        .body(client::full("x"))
+        .body(full("x"))
         .unwrap();
     assert_eq!(client::send_whole(foreign).await.unwrap().status(), 403);
-    assert!(twin.state().groups.is_empty());
+    assert!(provider.groups().await.is_empty());
     let whole = world
         .api
         .call(Method::PUT, path, large[1..].to_owned())
@@ -119,8 +205,8 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
 
 #[tokio::test]
 async fn without_svcprovider_calls_about_secrets_are_503_within_a_second_and_others_work() {
-    let (world, mut twin) = start().await;
-    twin.stop().await;
+    let (world, mut provider) = start().await;
+    provider.stop().await;
     for (method, path, _) in calls() {
         let begun = Instant::now();
         let answer = world.api.call(method.clone(), path, "x").await;
@@ -134,8 +220,8 @@ async fn without_svcprovider_calls_about_secrets_are_503_within_a_second_and_oth
 
 #[tokio::test]
 async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
-    let (world, twin) = start().await;
-    twin.state().misbehaviour = Misbehaviour::Silent;
+    let (world, provider) = start().await;
+    provider.fall_silent();
     for (method, path, changes) in calls() {
         let begun = Instant::now();
         let answer = world.api.call(method.clone(), path, "x").await;
@@ -150,10 +236,10 @@ async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
 
 #[tokio::test]
 async fn the_token_may_come_later_and_change() {
-    let (world, twin) = start().await;
-    let token = std::fs::read_to_string(twin.token_file()).unwrap();
-    let file = twin.token_file();
-    std::fs::remove_file(&file).unwrap();
+    let (world, provider) = start().await;
+    let file = provider.token_file();
+    let (token, aside) = (std::fs::read(&file).unwrap(), file.with_extension("aside"));
+    std::fs::rename(&file, &aside).unwrap();
     let path = "/group/shop/secret";
     let list = async || world.api.get(path).await;
     let problem = list().await.problem(503, "svcprovider_token");
@@ -163,23 +249,24 @@ async fn the_token_may_come_later_and_change() {
         "{detail}"
     );
     world.create(&definition()).await;
-    write_token(&file, "another").unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    std::fs::write(&file, "another").unwrap();
     list().await.problem(503, "svcprovider_token");
-    write_token(&file, token.trim()).unwrap();
+    std::fs::write(&file, token).unwrap();
     list().await.ok();
 }
 
 #[tokio::test]
 async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_for() {
-    let (world, twin) = start().await;
+    let (world, provider) = start().await;
     let mut shared = definition();
     shared["svc_group_id"] = json!("shop");
     let (first, second) = (world.create(&shared).await, world.create(&shared).await);
     let alone = world.create(&definition()).await;
     for group in ["shop".to_owned(), alone.to_string()] {
-        let mut state = twin.state();
-        let entry = state.entry("x");
-        state.group(&group).kv.insert("k".to_owned(), entry);
+        let put = Call::kv(Method::PUT, &group.parse().unwrap(), "k");
+        let value = Full::new(Bytes::from("x"));
+        provider.surface().call(put, value).await.unwrap();
     }
     let delete = async |id, query: &str| {
         let path = format!("/function/{id}{query}");
@@ -203,8 +290,7 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
         delete(alone, "?purge=false").await.ok(),
         json!({"id": alone})
     );
-    let left: Vec<String> = twin.state().groups.keys().cloned().collect();
-    assert_eq!(left, [alone.to_string()]);
+    assert_eq!(provider.groups().await, [alone.to_string()]);
     delete(second, "?purge=true")
         .await
         .problem(404, "unknown_function");
@@ -212,9 +298,9 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
 
 #[tokio::test]
 async fn a_function_whose_data_cannot_be_deleted_stays_too() {
-    let (world, mut twin) = start().await;
+    let (world, mut provider) = start().await;
     let id = world.create(&definition()).await;
-    twin.stop().await;
+    provider.stop().await;
     let path = format!("/function/{id}");
     let purge = format!("{path}?purge=true");
     world
@@ -226,54 +312,77 @@ async fn a_function_whose_data_cannot_be_deleted_stays_too() {
 }
 
 /// The program itself with all that it can log, and no ZooKeeper, which secrets do not need.
-#[tokio::test]
-async fn neither_a_secret_nor_the_token_is_logged_counted_or_answered() {
-    let twin = Svcprovider::start().await.unwrap();
-    let (port, nobody) = (ports::reserve().unwrap(), ports::reserve().unwrap());
-    let (listen, zookeeper) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{nobody}"));
-    let mut api = tokio::process::Command::new(env!("CARGO_BIN_EXE_bismuth-api"))
-        .args(["--listen", &listen, "--zookeeper", &zookeeper])
-        .args(["--svcprovider", &twin.url(), "--log-level", "trace"])
-        .arg("--svcprovider-token-file")
-        .arg(twin.token_file())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let url = |path: &str| format!("http://{listen}{path}");
-    eventually("it answers", SOON, async || {
-        client::get(&url("/healthz"))
-            .await
-            .map_err(|error| format!("{error:#}"))
-    })
-    .await;
-    let mut said = Vec::new();
-    for misbehaviour in [
-        Misbehaviour::None,
-        Misbehaviour::Unavailable,
-        Misbehaviour::Silent,
-    ] {
-        twin.state().misbehaviour = misbehaviour;
+struct Program {
+    child: tokio::process::Child,
+    listen: String,
+}
+
+impl Program {
+    async fn start(provider_url: &str, provider: &Provider) -> Self {
+        let (port, nobody) = (ports::reserve().unwrap(), ports::reserve().unwrap());
+        let (listen, zookeeper) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{nobody}"));
+        let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_bismuth-api"))
+            .args(["--listen", &listen, "--zookeeper", &zookeeper])
+            .args(["--svcprovider", provider_url, "--log-level", "trace"])
+            .arg("--svcprovider-token-file")
+            .arg(provider.token_file())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let program = Self { child, listen };
+        eventually("it answers", SOON, async || {
+            client::get(&program.url("/healthz"))
+                .await
+                .map_err(|error| format!("{error:#}"))
+        })
+        .await;
+        program
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    /// Makes every call, and returns all that it said: answers, metrics and log.
+    async fn all_said(mut self) -> Vec<u8> {
+        let mut said = Vec::new();
         for (method, path, _) in calls() {
-            let request = Request::builder().method(method).uri(url(path));
-            let request = request.body(client::full(CANARY)).unwrap();
+            let request = Request::builder().method(method).uri(self.url(path));
+            let request = request.body(full(CANARY)).unwrap();
             said.extend_from_slice(client::send_whole(request).await.unwrap().body());
         }
+        said.extend_from_slice(client::get(&self.url("/metrics")).await.unwrap().body());
+        self.child.start_kill().unwrap();
+        let output = self.child.wait_with_output().await.unwrap();
+        said.extend(output.stdout);
+        said.extend(output.stderr);
+        said
     }
-    assert!(twin.state().groups.is_empty(), "it was set and deleted");
-    said.extend_from_slice(client::get(&url("/metrics")).await.unwrap().body());
-    api.start_kill().unwrap();
-    let output = api.wait_with_output().await.unwrap();
-    said.extend(output.stdout);
-    said.extend(output.stderr);
+}
+
+#[tokio::test]
+async fn neither_a_secret_nor_the_token_is_logged_counted_or_answered() {
+    let (provider, away) = (Provider::start().await, away().await);
+    let url = provider.services.url();
+    let mut said = Program::start(&url, &provider).await.all_said().await;
+    assert!(provider.groups().await.is_empty(), "it was set and deleted");
+    said.extend(
+        Program::start(&away.url(), &provider)
+            .await
+            .all_said()
+            .await,
+    );
+    provider.fall_silent();
+    said.extend(Program::start(&url, &provider).await.all_said().await);
     let said = String::from_utf8_lossy(&said);
     assert!(
         said.contains("secret rotated") && said.contains("DEBUG"),
         "{said}"
     );
-    let token = std::fs::read_to_string(twin.token_file()).unwrap();
-    for word in [CANARY, token.trim()] {
+    let token = provider.services.token().unwrap();
+    for word in [CANARY, &token] {
         assert!(!said.contains(word), "{word} is in\n{said}");
     }
 }

@@ -2,9 +2,17 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bismuth_operator::fake::Misbehaviour;
-use serde_json::json;
+use bismuth_testkit::http::{Body, full};
+use bismuth_testkit::{Stub, stub};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
 
 use crate::provider::Provider;
 
@@ -25,7 +33,7 @@ fn names(directory: &Path) -> Vec<String> {
 #[tokio::test]
 async fn a_blob_is_put_whether_it_is_there_or_not_and_got_into_a_file() {
     let provider = Provider::start().await;
-    let (content, out) = (large(), provider.0.scratch().join("out"));
+    let (content, out) = (large(), provider.scratch().join("out"));
     let source = format!("@{}", provider.file("source", &content));
     let put = ["blob", "put", "a/b c", &source, "-g", "shop"];
     provider
@@ -47,7 +55,7 @@ async fn a_blob_is_put_whether_it_is_there_or_not_and_got_into_a_file() {
     assert!(std::fs::read(&out).unwrap() == content);
     // A file that is there keeps its permissions; a link leads to it.
     std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o640)).unwrap();
-    let link = provider.0.scratch().join("link");
+    let link = provider.scratch().join("link");
     std::os::unix::fs::symlink(&out, &link).unwrap();
     provider
         .piped(&["blob", "put", "a/b c", "-", "-g", "shop"], b"new")
@@ -90,21 +98,64 @@ async fn a_blob_is_put_whether_it_is_there_or_not_and_got_into_a_file() {
 }
 
 #[tokio::test]
+async fn blobs_are_listed_with_their_digests() {
+    let provider = Provider::start().await;
+    for (key, content) in [("image", &b"xyz"[..]), ("text", b"abc")] {
+        let put = ["blob", "put", key, "-g", "shop"];
+        provider.piped(&put, content).await.ok();
+    }
+    let list = ["blob", "list", "-g", "shop", "-o", "json"];
+    let listed: Value = provider.ctl(&list).await.json();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(
+        (&listed[1]["key"], &listed[1]["sha256"]),
+        (&json!("text"), &json!(abc))
+    );
+    let table = ["blob", "list", "-g", "shop", "--prefix", "te"];
+    let table = provider.ctl(&table).await.ok().to_owned();
+    assert!(table.contains(abc) && table.lines().count() == 2, "{table}");
+}
+
+/// Svcprovider, whose answers are spoilt on their way.
+async fn spoiling(provider: &Provider, spoil: fn(Bytes) -> Body) -> Stub {
+    let url = provider.services.url();
+    let stub = Stub::start(move |request| {
+        let url = url.clone();
+        async move { stub::pass_on(&url, request).await.unwrap().map(spoil) }
+    });
+    stub.await.unwrap()
+}
+
+fn cut(whole: Bytes) -> Body {
+    let half = whole.slice(..whole.len() / 2);
+    let broken = std::io::Error::other("broken off by the test");
+    let frames = [Ok(Frame::data(half)), Err(broken)];
+    StreamBody::new(stream::iter(frames)).boxed_unsync()
+}
+
+fn corrupt(whole: Bytes) -> Body {
+    let mut bytes = whole.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    full(bytes)
+}
+
+#[tokio::test]
 async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
     let provider = Provider::start().await;
     provider
         .piped(&["blob", "put", "b", "-g", "shop"], &large())
         .await
         .ok();
-    let directory = provider.0.scratch().join("into");
+    let directory = provider.scratch().join("into");
     std::fs::create_dir(&directory).unwrap();
     let (old, new) = (directory.join("old"), directory.join("new"));
     std::fs::write(&old, "old").unwrap();
-    for (misbehaviour, word) in [
-        (Misbehaviour::Cut, "exchange with svcprovider"),
-        (Misbehaviour::Corrupt, "SHA-256"),
-    ] {
-        provider.0.state().misbehaviour = misbehaviour;
+    let cuts = spoiling(&provider, cut).await;
+    let corrupts = spoiling(&provider, corrupt).await;
+    for (stub, word) in [(&cuts, "exchange with svcprovider"), (&corrupts, "SHA-256")] {
         for file in [&old, &new] {
             let get = [
                 "blob",
@@ -115,19 +166,18 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
                 "-f",
                 file.to_str().unwrap(),
             ];
-            provider.ctl(&get).await.failed(1, &[word]);
+            provider.ctl_at(&stub.url(), &get).await.failed(1, &[word]);
         }
         assert_eq!(names(&directory), ["old"]);
         assert_eq!(std::fs::read(&old).unwrap(), b"old");
     }
     // Onto standard output it comes as it comes; the end says that it was wrong.
-    provider.0.state().misbehaviour = Misbehaviour::None;
     provider
         .piped(&["blob", "put", "text", "-g", "shop"], b"abc")
         .await
         .ok();
-    provider.0.state().misbehaviour = Misbehaviour::Corrupt;
-    let ran = provider.ctl(&["blob", "get", "text", "-g", "shop"]).await;
+    let get = ["blob", "get", "text", "-g", "shop"];
+    let ran = provider.ctl_at(&corrupts.url(), &get).await;
     assert_eq!((ran.code, ran.stdout.len()), (1, 3));
     let nowhere = ["blob", "get", "text", "-g", "shop", "-f", "/nothing/there"];
     provider
@@ -136,32 +186,47 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
         .failed(1, &["write /nothing/there"]);
 }
 
+/// Svcprovider, asked by somebody else with `theirs` once it has said whether a blob is there.
+async fn overtaking(provider: &Arc<Provider>, theirs: &[&str]) -> Stub {
+    let theirs: Vec<String> = theirs.iter().map(|&arg| arg.to_owned()).collect();
+    let once = Arc::new(AtomicBool::new(true));
+    let provider = Arc::clone(provider);
+    let stub = Stub::start(move |request: Request<Bytes>| {
+        let (provider, theirs) = (Arc::clone(&provider), theirs.clone());
+        let overtakes = request.method() == Method::HEAD && once.swap(false, Ordering::Relaxed);
+        async move {
+            let answer = stub::pass_on(&provider.services.url(), request).await;
+            if overtakes {
+                let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+                provider.ctl(&theirs).await.ok();
+            }
+            answer.unwrap().map(full)
+        }
+    });
+    stub.await.unwrap()
+}
+
 #[tokio::test]
 async fn whoever_is_overtaken_tries_the_other_way() {
-    let provider = Provider::start().await;
-    let source = format!("@{}", provider.file("source", b"mine"));
-    let put = ["blob", "put", "b", &source, "-g", "shop"];
-    let created = |state: &mut bismuth_operator::fake::State| {
-        let entry = state.entry("theirs");
-        state.group("shop").blobs.insert("b".to_owned(), entry);
-    };
-    let deleted = |state: &mut bismuth_operator::fake::State| {
-        state.group("shop").blobs.remove("b");
-    };
-    for overtake in [created as fn(&mut _), deleted] {
-        provider.0.state().after_head = Some(overtake);
-        provider.ctl(&put).await.ok();
-        let state = provider.0.state();
-        assert!(state.after_head.is_none());
-        assert_eq!(state.groups["shop"].blobs["b"].value, "mine");
+    let provider = Arc::new(Provider::start().await);
+    let mine = format!("@{}", provider.file("source", b"mine"));
+    let theirs = format!("@{}", provider.file("other", b"theirs"));
+    let put = ["blob", "put", "b", &mine, "-g", "shop"];
+    let create = ["blob", "put", "b", &theirs, "-g", "shop"];
+    let delete = ["blob", "delete", "b", "-g", "shop"];
+    for overtake in [&create[..], &delete] {
+        let stub = overtaking(&provider, overtake).await;
+        provider.ctl_at(&stub.url(), &put).await.ok();
+        let get = ["blob", "get", "b", "-g", "shop"];
+        assert_eq!(provider.ctl(&get).await.stdout, "mine");
     }
     // A pipe is used up.
-    provider.0.state().after_head = Some(deleted);
+    let stub = overtaking(&provider, &delete).await;
     provider
-        .piped(&["blob", "put", "b", "-g", "shop"], b"mine")
+        .piped_at(&stub.url(), &["blob", "put", "b", "-g", "shop"], b"mine")
         .await
         .failed(1, &["blob b", "try again"]);
-    assert!(provider.0.state().groups.is_empty());
+    assert!(provider.groups().await.is_empty());
 }
 
 #[tokio::test]
@@ -177,5 +242,5 @@ async fn what_cannot_be_read_is_not_stored() {
     put("bare").await.failed_usage();
     // A directory opens, and breaks off when it is read.
     put("@/").await.failed(1, &[]);
-    assert!(provider.0.state().groups.is_empty());
+    assert!(provider.groups().await.is_empty());
 }

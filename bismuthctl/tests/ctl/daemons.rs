@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::process::Command;
 
 use crate::harness::{command, ctl, run};
 
@@ -197,4 +198,48 @@ async fn logs_are_printed_and_followed() {
     logs(&["--since", "1 h"])
         .await
         .failed(1, &["bismuth-api: since: no"]);
+}
+
+/// A log that would retitle the window and hide a line.
+async fn hostile(request: Request<Incoming>) -> Response<String> {
+    let line = "\u{1b}]0;owned\u{7}red \u{1b}[31m \u{9b}2J";
+    if request.uri().path().starts_with("/invoke") {
+        let problem = serde_json::json!({"component": "bismuthfe", "detail": line}).to_string();
+        let answer = Response::builder()
+            .status(503)
+            .header("x-bismuth-error", "x");
+        return answer.body(problem).unwrap();
+    }
+    Response::new(format!("{TIME} c stdout F {line}\n"))
+}
+
+/// What a terminal is sent when it runs the program.
+async fn on_a_terminal(args: &[&str]) -> String {
+    // No argument of these has a meaning to the shell.
+    let line = [&[env!("CARGO_BIN_EXE_bismuthctl")], args]
+        .concat()
+        .join(" ");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let ran = run(script.stdin(Stdio::null())).await;
+    ran.stdout.replace("\r\n", "\n")
+}
+
+#[tokio::test]
+async fn a_terminal_is_shown_what_a_function_would_command_it_and_a_pipe_gets_it_raw() {
+    let api = daemon(hostile).await;
+    let raw = "\u{1b}]0;owned\u{7}red \u{1b}[31m \u{9b}2J\n";
+    let escaped = "\\u{1b}]0;owned\\u{7}red \\u{1b}[31m \\u{9b}2J\n";
+    let logs = ["logs", ID, "--api", &api];
+    assert_eq!(on_a_terminal(&logs).await, escaped);
+    assert_eq!(on_a_terminal(&[&logs[..], &["--raw"]].concat()).await, raw);
+    assert_eq!(ctl(&logs).await.stdout, raw);
+}
+
+#[tokio::test]
+async fn an_error_in_anothers_words_cannot_command_the_terminal() {
+    let frontend = daemon(hostile).await;
+    ctl(&["invoke", ID, "--frontend", &frontend])
+        .await
+        .failed(1, &["bismuthfe: \\u{1b}]0;owned\\u{7}red"]);
 }

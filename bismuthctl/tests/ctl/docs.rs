@@ -37,13 +37,13 @@ async fn the_lines_for_operators_work_as_they_are_written() {
     let mut shell = Command::new("bash");
     shell
         .args(["-e", "-u", "-o", "pipefail", "-c", &lines()])
-        .current_dir(provider.0.scratch())
+        .current_dir(provider.scratch())
         .env("PATH", path)
         .env("id", id)
         .env("BISMUTH_ZOOKEEPER", world.zookeeper.connect_string())
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    provider.told(&mut shell);
+    shell.envs(provider.services.operator());
     let output = tokio::time::timeout(BOUND, shell.output())
         .await
         .expect("they end")
@@ -55,5 +55,5 @@ async fn the_lines_for_operators_work_as_they_are_written() {
     assert!(output.status.success(), "{said}\n{wrong}");
     assert!(said.contains("red") && said.contains("<svg/>"), "{said}");
     assert!(said.contains("\n11\n"), "1 and 10 visits: {said}");
-    assert!(provider.0.state().groups.is_empty());
+    assert!(provider.groups().await.is_empty());
 }

@@ -1,8 +1,17 @@
 //! Keys and groups.
 
+use bismuth_operator::{Call, Surface};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::Method;
+use http_body_util::Full;
 use serde_json::{Value, json};
 
+use crate::harness::SOON;
 use crate::provider::Provider;
+
+/// More than there are in a page.
+const BLOBS: usize = 1050;
 
 #[tokio::test]
 async fn a_value_is_put_got_and_deleted() {
@@ -62,8 +71,8 @@ async fn conditions_and_lifetimes_are_passed_on() {
     kv(&["put", "lock", "you", "--if-absent"])
         .await
         .failed(1, &["svcprovider: the condition does not hold"]);
-    let expires = provider.0.state().groups["shop"].kv["lock"].expires_ms;
-    assert!(expires.is_some());
+    let listed = kv(&["list", "-o", "json"]).await.json();
+    assert!(listed[0]["expires_ms"].is_u64(), "{listed}");
     // A shell takes the quotes away; both are the same ETag.
     let bare = first.trim_matches('"').to_owned();
     let second = kv(&["put", "lock", "me again", "--if-match", &bare]).await;
@@ -105,20 +114,27 @@ async fn numbers_are_added_to() {
     incr(&[]).await.failed(1, &["the value is not a number"]);
 }
 
+/// Makes 2500 keys below `key/` and one beside it, and as many blobs as are more than a page.
+async fn fill(provider: &Provider) {
+    let url = provider.services.url().parse().unwrap();
+    let surface = Surface::new(&url, provider.services.token_file(), SOON).unwrap();
+    let group = "shop".parse().unwrap();
+    let kv = (0..2500).map(|n| Call::kv(Method::PUT, &group, &format!("key/{n:05}")));
+    let other = Call::kv(Method::PUT, &group, "other");
+    let blobs = (0..BLOBS).map(|n| Call::blob(Method::POST, &group, &format!("key/{n:05}")));
+    let puts = kv.chain([other]).chain(blobs);
+    // The engine commits together what comes together.
+    let puts = puts.map(|put| surface.call(put, Full::new(Bytes::from("x"))));
+    let mut puts = stream::iter(puts).buffer_unordered(64);
+    while let Some(put) = puts.next().await {
+        put.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_list_is_followed_through_all_its_pages() {
     let provider = Provider::start().await;
-    {
-        let mut state = provider.0.state();
-        for n in 0..2500 {
-            let entry = state.entry("x");
-            let group = state.group("shop");
-            group.kv.insert(format!("key/{n:05}"), entry.clone());
-            group.blobs.insert(format!("key/{n:05}"), entry);
-        }
-        let entry = state.entry("x");
-        state.group("shop").kv.insert("other".to_owned(), entry);
-    }
+    fill(&provider).await;
     let list = async |what: &str, more: &[&str]| {
         let args = [&[what, "list", "-g", "shop"], more].concat();
         provider.ctl(&args).await
@@ -134,7 +150,7 @@ async fn a_list_is_followed_through_all_its_pages() {
     assert_eq!(keys.len(), 2500);
     assert!(keys.is_sorted_by_key(|key| key.as_str()));
     let blobs = list("blob", &["-o", "json"]).await.json();
-    assert_eq!(blobs.as_array().unwrap().len(), 2500);
+    assert_eq!(blobs.as_array().unwrap().len(), BLOBS);
     assert_eq!(blobs[0]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(
         list("kv", &["--prefix", "none"]).await.ok().lines().count(),

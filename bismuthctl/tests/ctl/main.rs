@@ -10,7 +10,6 @@ mod image;
 mod kv;
 mod provider;
 mod purge;
-mod real;
 mod secrets;
 mod usage;
 mod zookeeper;

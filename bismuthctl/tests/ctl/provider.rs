@@ -1,60 +1,88 @@
-//! The program with a twin of svcprovider.
+//! The program with a svcprovider: the real one, built, with embedded engines.
 
+use std::path::Path;
 use std::process::Stdio;
 
-use bismuth_operator::fake::Svcprovider;
+use bismuth_testkit::cluster::Services;
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::harness::{Ran, SOON, command, run};
 
-pub struct Provider(pub Svcprovider);
+pub struct Provider {
+    pub services: Services,
+    dir: TempDir,
+}
 
 impl Provider {
     pub async fn start() -> Self {
-        Self(Svcprovider::start().await.unwrap())
+        let dir = tempfile::tempdir().unwrap();
+        let services = Services::start_alone(dir.path()).await.unwrap();
+        Self { services, dir }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = command(args);
-        self.told(&mut command);
+        command.envs(self.services.operator());
         command
-    }
-
-    /// Tells a command where svcprovider is.
-    pub fn told(&self, command: &mut Command) {
-        command
-            .env("BISMUTH_SVCPROVIDER", self.0.url())
-            .env("BISMUTH_SVCPROVIDER_TOKEN_FILE", self.0.token_file());
     }
 
     pub async fn ctl(&self, args: &[&str]) -> Ran {
         run(&mut self.command(args)).await
     }
 
-    /// With these bytes on standard input, through a pipe.
-    pub async fn piped(&self, args: &[&str], input: &[u8]) -> Ran {
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_vec();
-        // A program that refuses does not read to the end.
-        let writing = tokio::spawn(async move { drop(stdin.write_all(&input).await) });
-        let output = tokio::time::timeout(SOON, child.wait_with_output())
-            .await
-            .expect("it ends")
-            .unwrap();
-        writing.await.unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+    /// Asks at `url`, where something is between the program and svcprovider.
+    pub async fn ctl_at(&self, url: &str, args: &[&str]) -> Ran {
+        run(self.command(args).env("BISMUTH_SVCPROVIDER", url)).await
     }
 
-    /// A file with this content, beside the twin's own.
+    /// With these bytes on standard input, through a pipe.
+    pub async fn piped(&self, args: &[&str], input: &[u8]) -> Ran {
+        piped(&mut self.command(args), input).await
+    }
+
+    /// As [`piped`](Self::piped), at `url`.
+    pub async fn piped_at(&self, url: &str, args: &[&str], input: &[u8]) -> Ran {
+        piped(self.command(args).env("BISMUTH_SVCPROVIDER", url), input).await
+    }
+
+    /// A directory for files of the test's own.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file with this content.
     pub fn file(&self, name: &str, content: &[u8]) -> String {
-        let path = self.0.scratch().join(name);
+        let path = self.scratch().join(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// The groups that have something.
+    pub async fn groups(&self) -> Vec<String> {
+        let listed = self.ctl(&["group", "list", "-o", "json"]).await.json();
+        let groups = listed.as_array().unwrap().iter();
+        groups
+            .map(|group| group["group"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+async fn piped(command: &mut Command, input: &[u8]) -> Ran {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A program that refuses does not read to the end.
+    let writing = tokio::spawn(async move { drop(stdin.write_all(&input).await) });
+    let output = tokio::time::timeout(SOON, child.wait_with_output())
+        .await
+        .expect("it ends")
+        .unwrap();
+    writing.await.unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }

@@ -2,8 +2,12 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
 
-use bismuth_operator::fake::{Misbehaviour, write_token};
+use bismuth_testkit::http::full;
+use bismuth_testkit::{Stub, stub};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use crate::harness::{ctl, run};
@@ -11,27 +15,39 @@ use crate::provider::Provider;
 
 const CANARY: &str = "canary-7f3c1e";
 
-fn versions(provider: &Provider, group: &str, name: &str) -> Vec<Vec<u8>> {
-    let state = provider.0.state();
-    let versions = &state.groups[group].secrets[name].versions;
-    versions.iter().map(|value| value.to_vec()).collect()
+/// Svcprovider, with what was written to it in the order that it came: no operator can read a secret.
+async fn listened_to(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
+    let (written, url) = (Arc::<Mutex<Vec<Bytes>>>::default(), provider.services.url());
+    let stub = Stub::start({
+        let written = Arc::clone(&written);
+        move |request: Request<Bytes>| {
+            let url = url.clone();
+            if matches!(*request.method(), Method::PUT | Method::POST) {
+                written.lock().unwrap().push(request.body().clone());
+            }
+            async move { stub::pass_on(&url, request).await.unwrap().map(full) }
+        }
+    });
+    (stub.await.unwrap(), written)
 }
 
 #[tokio::test]
 async fn a_secret_is_set_rotated_listed_and_deleted() {
     let provider = Provider::start().await;
+    let (stub, written) = listened_to(&provider).await;
+    let url = &stub.url();
     let set = ["secret", "set", "shop", "db-password"];
-    assert_eq!(provider.piped(&set, b"one\n").await.ok(), "1");
+    assert_eq!(provider.piped_at(url, &set, b"one\n").await.ok(), "1");
     let file = format!("@{}", provider.file("value", b"\x00two"));
     let rotate = ["secret", "rotate", "shop", "db-password", &file];
-    assert_eq!(provider.ctl(&rotate).await.ok(), "2");
+    assert_eq!(provider.ctl_at(url, &rotate).await.ok(), "2");
     let json = [&set[..], &["-", "-o", "json"]].concat();
     assert_eq!(
-        provider.piped(&json, b"three").await.json(),
+        provider.piped_at(url, &json, b"three").await.json(),
         json!({"name": "db-password", "version": 3})
     );
     assert_eq!(
-        versions(&provider, "shop", "db-password"),
+        *written.lock().unwrap(),
         [&b"one\n"[..], b"\x00two", b"three"],
         "bytes from pipes and files are kept as they are"
     );
@@ -50,13 +66,10 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
     assert_eq!(listed[0]["version"], 3);
     assert!(listed[0].get("value").is_none());
 
-    assert_eq!(
-        provider
-            .ctl(&["secret", "rewrap", "-o", "json"])
-            .await
-            .json(),
-        json!({"groups": 0, "master_key": "2026"})
-    );
+    let rewrap = provider.ctl(&["secret", "rewrap", "-o", "json"]).await;
+    let rewrapped = rewrap.json();
+    assert_eq!(rewrapped["groups"], 0);
+    assert!(rewrapped["master_key"].is_string(), "{rewrapped}");
     let delete = ["secret", "delete", "shop", "db-password"];
     provider.ctl(&delete).await.ok();
     provider
@@ -87,7 +100,7 @@ async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
             assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
         }
     }
-    assert!(provider.0.state().groups.is_empty());
+    assert!(provider.groups().await.is_empty());
 }
 
 #[tokio::test]
@@ -114,32 +127,36 @@ async fn what_cannot_be_a_secret_is_not_sent() {
 #[tokio::test]
 async fn nothing_that_is_said_holds_a_secret_or_the_token() {
     let provider = Provider::start().await;
-    let token = std::fs::read_to_string(provider.0.token_file()).unwrap();
+    let token = provider.services.token().unwrap();
+    let away = Stub::start(async |_| {
+        let problem = json!({"code": "store_unavailable", "component": "svcprovider", "detail": "the store does not answer"});
+        let mut answer = Response::new(full(problem.to_string()));
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        answer
+    });
+    let away = away.await.unwrap();
     let mut said = String::new();
-    for mood in [Misbehaviour::None, Misbehaviour::Unavailable] {
-        provider.0.state().misbehaviour = mood;
+    for url in [provider.services.url(), away.url()] {
         for act in ["set", "rotate"] {
             let args = ["-v", "secret", act, "shop", "name"];
-            let ran = provider.piped(&args, CANARY.as_bytes()).await;
+            let ran = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
             said = said + &ran.stdout + &ran.stderr;
         }
-        let ran = provider.ctl(&["-v", "secret", "list", "shop"]).await;
+        let list = ["-v", "secret", "list", "shop"];
+        let ran = provider.ctl_at(&url, &list).await;
         said = said + &ran.stdout + &ran.stderr;
     }
     assert!(
         said.contains("svcprovider: the store does not answer"),
         "{said}"
     );
-    assert!(
-        !said.contains(CANARY) && !said.contains(token.trim()),
-        "{said}"
-    );
+    assert!(!said.contains(CANARY) && !said.contains(&token), "{said}");
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
     let provider = Provider::start().await;
-    let (list, file) = (["group", "list"], provider.0.token_file());
+    let (list, file) = (["group", "list"], provider.services.token_file());
     let name = file.to_str().unwrap().to_owned();
     std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     provider
@@ -147,7 +164,7 @@ async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
         .await
         .failed(1, &[&name, "mode 0644", "chmod 600"]);
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    write_token(&file, "another").unwrap();
+    std::fs::write(&file, "another").unwrap();
     provider
         .ctl(&list)
         .await
@@ -173,8 +190,8 @@ async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
 #[tokio::test]
 async fn a_svcprovider_that_is_away_is_named() {
     let mut provider = Provider::start().await;
-    provider.0.stop().await;
-    let address = provider.0.url().replace("http://", "");
+    provider.services.daemon_mut().kill().await.unwrap();
+    let address = provider.services.url().replace("http://", "");
     provider
         .ctl(&["secret", "list", "shop"])
         .await

@@ -1,11 +1,12 @@
 //! One worker: a thread with its own runtime, listener and connections.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_daemon::Shutdown;
 use bismuth_daemon::listen::CoreListener;
+use bismuth_daemon::{AcceptLoop, Backlog, FinishSignal, Shutdown};
 use bismuth_http::{Body, ClientConn, Limits, Pool, PoolLimits, Problem, serve_connection};
 use bismuth_http::{headers, trace};
 use bismuth_model::ContainerId;
@@ -14,8 +15,7 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::container;
@@ -32,8 +32,6 @@ const IDLE: Duration = Duration::from_millis(1500);
 const IDLE_PER_PROGRAM: usize = 64;
 /// Idle connections to all programs, of one worker: each costs two descriptors.
 const IDLE_ALTOGETHER: usize = 1024;
-/// Accepting fails when descriptors run out; they come back as requests end.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// The largest head that a frontend can be told to take, 96 KiB, and room for what it adds.
 const HEAD_BYTES: usize = 112 * 1024;
@@ -47,6 +45,8 @@ pub struct WorkerMeans {
     pub logs: LogDirs,
     /// What it counts.
     pub metrics: Metrics,
+    /// Connections that one worker serves at a time.
+    pub max_connections: usize,
     /// How long requests may take to end after the shutdown.
     pub drain: Duration,
 }
@@ -72,7 +72,6 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), WorkerError> {
     let listener = listener.into_tokio().map_err(WorkerError::Listen)?;
-    let drain = means.drain;
     let pool = Pool::new(PoolLimits {
         max_idle_per_key: IDLE_PER_PROGRAM,
         max_idle: IDLE_ALTOGETHER,
@@ -89,54 +88,29 @@ pub async fn run(
             ..Limits::new(COMPONENT)
         },
     });
-    let connections = TaskTracker::new();
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = accept(&listener, &worker, &connections, &shutdown) => {}
-    }
-    drop(listener);
-    connections.close();
-    if tokio::time::timeout(drain, connections.wait())
-        .await
-        .is_err()
-    {
-        warn!(
-            connections = connections.len(),
-            "connections did not end in time"
-        );
+    let accept = AcceptLoop {
+        peers: "frontends",
+        max_connections: worker.means.max_connections,
+        first_byte_timeout: worker.limits.first_byte_timeout,
+        drain_timeout: worker.means.drain,
+        backlog: Backlog::Serve,
+    };
+    let served = accept.run(listener, shutdown.token(), |accepted| {
+        let worker = Rc::clone(&worker);
+        accepted.spawn_local(|stream, peer, finish| serve(worker, stream, peer, finish));
+    });
+    if let Err(cut_off) = served.await {
+        warn!("{cut_off}");
     }
     sweeper.abort();
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    worker: &Rc<Worker>,
-    connections: &TaskTracker,
-    shutdown: &Shutdown,
-) {
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "the peer was gone before it was served");
-            continue;
-        }
-        let worker = Rc::clone(worker);
-        let shutdown = shutdown.clone();
-        connections.spawn_local(async move {
-            let service = |request, client| answer(Rc::clone(&worker), request, client);
-            let served = serve_connection(stream, peer, &worker.limits, shutdown.cancelled(), service);
-            if let Err(error) = served.await {
-                debug!(%peer, error = bismuth_daemon::exit::chain(&error), "a connection ended early");
-            }
-        });
+async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, finish: FinishSignal) {
+    let service = |request, client| answer(Rc::clone(&worker), request, client);
+    let served = serve_connection(stream, peer, &worker.limits, finish.requested(), service);
+    if let Err(error) = served.await {
+        debug!(%peer, error = bismuth_daemon::exit::chain(&error), "a connection ended early");
     }
 }
 
@@ -241,7 +215,94 @@ fn invoke(id: ContainerId, rest: &str) -> Route {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::{JoinHandle, LocalSet};
+
     use super::*;
+
+    /// A worker on the test's own thread, with a table of no slots.
+    struct Running {
+        address: SocketAddr,
+        shutdown: Shutdown,
+        worker: JoinHandle<Result<(), WorkerError>>,
+    }
+
+    impl Running {
+        fn start(max_connections: usize) -> Self {
+            let listeners = bismuth_daemon::listen::bind_per_core(([127, 0, 0, 1], 0).into(), 1);
+            let listener = listeners.unwrap().remove(0);
+            let means = WorkerMeans {
+                table: Arc::default(),
+                logs: LogDirs::new("/nonexistent".into()),
+                metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
+                max_connections,
+                drain: Duration::from_secs(20),
+            };
+            let shutdown = Shutdown::new();
+            Self {
+                address: listener.local_addr().unwrap(),
+                shutdown: shutdown.clone(),
+                worker: tokio::task::spawn_local(run(listener, means, shutdown)),
+            }
+        }
+
+        async fn refusal(&self) -> String {
+            let mut client = TcpStream::connect(self.address).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    }
+
+    #[tokio::test]
+    async fn a_post_in_the_backlog_at_the_shutdown_is_answered() {
+        let local = LocalSet::new();
+        let backlog = local.run_until(async {
+            let running = Running::start(64);
+            // The worker waits for connections, and is not polled again before the shutdown.
+            running.refusal().await;
+            let request = format!(
+                "POST /invoke/{CONTAINER} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
+            );
+            let clients: Vec<_> = (0..20)
+                .map(|_| {
+                    let mut client = std::net::TcpStream::connect(running.address).unwrap();
+                    client.write_all(request.as_bytes()).unwrap();
+                    client
+                })
+                .collect();
+            running.shutdown.trigger();
+            running.worker.await.unwrap().unwrap();
+            clients
+        });
+        for mut client in backlog.await {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("it is not reset");
+            assert!(answer.contains("unknown_container"), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn more_silent_connections_than_allowed_do_not_keep_a_frontend_out() {
+        let local = LocalSet::new();
+        let bounded = local.run_until(async {
+            let running = Running::start(4);
+            let mut silent = Vec::new();
+            for _ in 0..40 {
+                silent.push(TcpStream::connect(running.address).await.unwrap());
+            }
+            assert!(running.refusal().await.contains("unknown_path"));
+            let mut byte = [0];
+            let closed = silent[0].read(&mut byte);
+            let read = tokio::time::timeout(Duration::from_secs(5), closed).await;
+            assert_eq!(read.expect("it made room").unwrap(), 0);
+        });
+        bounded.await;
+    }
 
     const CONTAINER: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 

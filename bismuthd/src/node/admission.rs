@@ -6,8 +6,9 @@
 //!                             └ full ─► refused: 429
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -20,6 +21,7 @@ pub struct Admission {
     concurrency: u32,
     waiting: AtomicUsize,
     queue: usize,
+    closing: AtomicBool,
 }
 
 /// Why a request was not let in.
@@ -64,6 +66,7 @@ impl Admission {
             concurrency,
             waiting: AtomicUsize::new(0),
             queue,
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -73,6 +76,10 @@ impl Admission {
         match Arc::clone(&self.inside).try_acquire_owned() {
             Ok(place) => return Ok(Permit { _place: place }),
             Err(TryAcquireError::Closed) => return Err(Refused::Closed),
+            // Whoever queued now would wait for the end of all who are inside, and then be refused.
+            Err(TryAcquireError::NoPermits) if self.closing.load(Ordering::Relaxed) => {
+                return Err(Refused::Closed);
+            }
             Err(TryAcquireError::NoPermits) => {}
         }
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -95,13 +102,16 @@ impl Admission {
         (self.concurrency as usize).saturating_sub(self.inside.available_permits())
     }
 
-    /// Waits at most `bound` until nobody is inside, and then lets nobody in any more.
-    /// Returns whether it became empty in time; the door is closed either way.
+    /// Lets those finish who are inside, and those who queue already, for at most `bound`; refuses who comes
+    /// later. Returns whether all had left in time; nobody enters any more either way.
     pub async fn close_when_empty(&self, bound: Duration) -> bool {
-        let all = Arc::clone(&self.inside).acquire_many_owned(self.concurrency);
-        let empty = matches!(tokio::time::timeout(bound, all).await, Ok(Ok(_)));
+        self.closing.store(true, Ordering::Relaxed);
+        let mut all = pin!(Arc::clone(&self.inside).acquire_many_owned(self.concurrency));
+        let held = tokio::time::timeout(bound, &mut all).await;
+        // While the places are still ours, all of them or those that were left in time: given back first, they
+        // would let in who queues.
         self.inside.close();
-        empty
+        matches!(held, Ok(Ok(_)))
     }
 }
 
@@ -153,5 +163,63 @@ mod tests {
         drop(inside);
         assert!(closing.await.unwrap());
         assert_eq!(door.enter(SOON).await.unwrap_err(), Refused::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_queued_before_the_closing_is_served_and_who_comes_later_is_refused_at_once() {
+        let door = Admission::new(1, 9);
+        let inside = door.enter(SOON).await.unwrap();
+        let mut queued = Box::pin(door.enter(10 * SOON));
+        assert!(futures_util::poll!(&mut queued).is_pending());
+        let mut closing = Box::pin(door.close_when_empty(10 * SOON));
+        assert!(futures_util::poll!(&mut closing).is_pending());
+        let mut late = Box::pin(door.enter(10 * SOON));
+        let refused = futures_util::poll!(&mut late).map(|entered| entered.unwrap_err());
+        assert_eq!(refused, std::task::Poll::Ready(Refused::Closed));
+        drop(inside);
+        drop(queued.await.unwrap());
+        assert!(closing.await);
+    }
+
+    /// Notes whether who queues is woken while the door is open.
+    struct Woken {
+        door: Arc<Admission>,
+        let_in: AtomicBool,
+    }
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let open = !self.door.inside.is_closed();
+            self.let_in.fetch_or(open, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_enters_between_the_last_ones_leaving_and_the_closing() {
+        for leaves_in_time in [true, false] {
+            let door = Arc::new(Admission::new(2, 9));
+            let inside = door.enter(SOON).await.unwrap();
+            let mut closing = Box::pin(door.close_when_empty(SOON));
+            assert!(futures_util::poll!(&mut closing).is_pending());
+            // Not by `enter`: a request may have looked just before the closing began.
+            let mut late = Box::pin(door.inside.acquire());
+            let woken = Arc::new(Woken {
+                door: Arc::clone(&door),
+                let_in: AtomicBool::new(false),
+            });
+            let waker = std::task::Waker::from(Arc::clone(&woken));
+            let mut context = std::task::Context::from_waker(&waker);
+            assert!(Future::poll(late.as_mut(), &mut context).is_pending());
+            let kept = if leaves_in_time {
+                drop(inside);
+                None
+            } else {
+                Some(inside)
+            };
+            assert_eq!(closing.await, leaves_in_time);
+            assert!(!woken.let_in.load(Ordering::Relaxed));
+            assert!(late.await.is_err());
+            drop(kept);
+        }
     }
 }

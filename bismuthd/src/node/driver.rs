@@ -14,8 +14,14 @@
 //!   any ── retired ─► drain ─► take down ─► forget ─► end
 //! ```
 //!
+//! *Wanted* is by a request. A slot that has never run proves a deployment, and perhaps no request can come to it: if
+//! its start fails for a reason that may pass (the registry is away, containerd restarts, the node is exhausted), the
+//! driver tries again by itself. Until it is known how that ends, the slot is reported as `Starting`, with the reason,
+//! and not as `Failed`: that would be the verdict on the deployment. A rollout that waits for it gives up by its own
+//! deadline; the driver does not, as long as the slot is assigned.
+//!
 //! Starts are single-flight because this is one task. A start is never dropped half-way: when the
-//! slot is retired meanwhile the start is called off and awaited, so that what it made is undone.
+//! slot is retired meanwhile the start is cancelled and awaited, so that what it made is undone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +29,6 @@ use std::time::{Duration, Instant};
 use bismuth_base::now_ms;
 use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerState, ContainerStatus};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::launch::{LaunchError, Launcher, Running, Start};
@@ -63,7 +68,6 @@ pub struct Driver {
     launcher: Arc<Launcher>,
     board: StatusBoard,
     bounds: StopBounds,
-    retired: CancellationToken,
     created_ms: u64,
     delays: Delays,
 }
@@ -71,17 +75,26 @@ pub struct Driver {
 enum State {
     Down,
     Up(Box<Running>),
-    Failed(Arc<StartFailure>),
+    /// With what the next start is for.
+    Failed(Arc<StartFailure>, Purpose),
+}
+
+/// What a start is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To prove a deployment. After a failure that may pass it is tried again by itself.
+    Proof,
+    /// To serve requests. It begins when one comes, or by itself where instances are to be kept running.
+    Serving,
 }
 
 impl Driver {
-    /// A driver for `slot`, which ends after `retired` is cancelled.
+    /// A driver for `slot`, which ends after that is retired.
     pub fn new(
         slot: Arc<Slot>,
         launcher: Arc<Launcher>,
         board: StatusBoard,
         bounds: StopBounds,
-        retired: CancellationToken,
         created_ms: u64,
     ) -> Self {
         Self {
@@ -89,7 +102,6 @@ impl Driver {
             launcher,
             board,
             bounds,
-            retired,
             created_ms,
             delays: BACKOFF.delays(),
         }
@@ -98,11 +110,11 @@ impl Driver {
     /// Drives the container until it is retired and nothing is left of it.
     pub async fn run(mut self, begin: Begin) {
         let mut state = self.begin(begin).await;
-        while !self.retired.is_cancelled() {
+        while !self.slot.retired().is_cancelled() {
             state = match state {
                 State::Down => self.down().await,
                 State::Up(running) => self.up(running).await,
-                State::Failed(failure) => self.failed(failure).await,
+                State::Failed(failure, next) => self.failed(failure, next).await,
             };
         }
         self.retire(state).await;
@@ -112,19 +124,16 @@ impl Driver {
         let saved = match begin {
             Begin::Remembered(saved) => saved,
             Begin::Fresh => {
-                if let Err(error) = self
-                    .launcher
-                    .remember(&self.slot, self.created_ms, None)
-                    .await
-                {
-                    return self.fail(error, None);
+                if let Err(error) = self.launcher.save(&self.slot, self.created_ms, None).await {
+                    return self.start_failed(error, Purpose::Proof);
                 }
-                return self.bring_up(true).await;
+                return self.bring_up(Purpose::Proof, None).await;
             }
         };
-        self.launcher.reserve_ids(&saved);
+        self.launcher
+            .reserve_ids(saved.function_id, saved.id_range());
         let proven = saved.run.as_ref().is_some_and(|run| run.proven);
-        let adopted = self.launcher.adopt(&self.slot, &saved, &self.retired);
+        let adopted = self.launcher.adopt(&self.slot, &saved, self.slot.retired());
         match adopted.await {
             Some(running) if proven => self.now_up(running),
             Some(running) => self.now_proven(running).await,
@@ -133,7 +142,8 @@ impl Driver {
                 self.tell(ContainerState::Stopped, None, None);
                 State::Down
             }
-            None => self.bring_up(!proven).await,
+            None if proven => self.bring_up(Purpose::Serving, None).await,
+            None => self.bring_up(Purpose::Proof, None).await,
         }
     }
 
@@ -144,56 +154,61 @@ impl Driver {
     async fn down(&mut self) -> State {
         self.slot.enter_phase(Phase::Down);
         tokio::select! {
-            () = self.retired.cancelled() => State::Down,
-            () = self.slot.wanted() => self.bring_up(false).await,
+            () = self.slot.retired().cancelled() => State::Down,
+            () = self.slot.wanted() => self.bring_up(Purpose::Serving, None).await,
         }
     }
 
-    async fn failed(&mut self, failure: Arc<StartFailure>) -> State {
+    async fn failed(&mut self, failure: Arc<StartFailure>, next: Purpose) -> State {
         let until = tokio::time::Instant::from_std(failure.until);
         tokio::select! {
-            () = self.retired.cancelled() => return State::Failed(failure),
+            () = self.slot.retired().cancelled() => return State::Failed(failure, next),
             // Requests are refused until then, so none can want it earlier.
             () = tokio::time::sleep_until(until) => {}
         }
-        if !self.keeps_warm() {
+        if next == Purpose::Serving && !self.keeps_warm() {
             tokio::select! {
-                () = self.retired.cancelled() => return State::Failed(failure),
+                () = self.slot.retired().cancelled() => return State::Failed(failure, next),
                 () = self.slot.wanted() => {}
             }
         }
-        self.bring_up(false).await
+        let waits_for = (next == Purpose::Proof).then_some(failure.reason.as_str());
+        self.bring_up(next, waits_for).await
     }
 
     async fn up(&mut self, running: Box<Running>) -> State {
         tokio::select! {
-            () = self.retired.cancelled() => State::Up(running),
+            () = self.slot.retired().cancelled() => State::Up(running),
             () = running.ended() => self.died(running).await,
         }
     }
 
-    async fn bring_up(&mut self, deployment: bool) -> State {
+    /// `waits_for` is why the last try failed, of a proof that is tried again: it is reported until there is news.
+    async fn bring_up(&mut self, purpose: Purpose, waits_for: Option<&str>) -> State {
+        if self.slot.retired().is_cancelled() {
+            return State::Down;
+        }
         let report = |state| {
             self.slot.enter_phase(Phase::Coming(state));
             self.slot.no_longer_wanted();
-            self.tell(state, None, None);
+            self.tell(state, waits_for, None);
         };
         let start = Start {
             created_ms: self.created_ms,
-            deployment,
-            called_off: &self.retired,
+            deployment: purpose == Purpose::Proof,
+            cancelled: self.slot.retired(),
         };
-        match self.launcher.up(&self.slot, start, &report).await {
+        match self.launcher.start(&self.slot, start, &report).await {
             Ok(running) => self.now_proven(running).await,
-            Err(LaunchError::CalledOff) => State::Down,
-            Err(error) => self.fail(error, None),
+            Err(LaunchError::Cancelled) => State::Down,
+            Err(error) => self.start_failed(error, purpose),
         }
     }
 
     async fn now_proven(&self, running: Running) -> State {
         // Requests first: what is remembered is for a process that comes after this one.
         let state = self.now_up(running);
-        if let Err(error) = self.launcher.remember_proven(self.slot.container_id).await {
+        if let Err(error) = self.launcher.save_proven(self.slot.container_id).await {
             warn!(
                 container = %self.slot.container_id, error = bismuth_daemon::exit::chain(&error),
                 "cannot remember that the container answers; after a restart it is waited for again"
@@ -214,17 +229,24 @@ impl Driver {
         // Requests must not wait for what follows: they are told at once that it is down.
         self.slot
             .enter_phase(Phase::Coming(ContainerState::Starting));
-        let reason = self.launcher.epitaph(id).await;
+        let reason = self.launcher.exit_reason(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
-        let failed = self.fail(LaunchError::Ended(reason), Some(ran));
-        drop(running);
-        self.launcher.down(id).await;
+        let was_well = ran >= WELL;
+        let failed = self.fail(LaunchError::Ended(reason), was_well, Purpose::Serving);
+        running.teardown().await;
         failed
     }
 
-    /// `ran` is how long it was up, if it was.
-    fn fail(&mut self, error: LaunchError, ran: Option<Duration>) -> State {
-        let was_well = ran.is_some_and(|ran| ran >= WELL);
+    fn start_failed(&mut self, error: LaunchError, purpose: Purpose) -> State {
+        let next = match purpose {
+            Purpose::Proof if error.is_transient() => Purpose::Proof,
+            _ => Purpose::Serving,
+        };
+        self.fail(error, false, next)
+    }
+
+    /// `was_well`: its end is not one more failure in a row.
+    fn fail(&mut self, error: LaunchError, was_well: bool, next: Purpose) -> State {
         let delay = if was_well {
             self.delays.reset();
             Duration::ZERO
@@ -236,9 +258,13 @@ impl Driver {
             container = %self.slot.container_id, function = %self.slot.function_id,
             reason = failure.reason, again_in_ms = delay.as_millis() as u64, "failed"
         );
-        self.tell(ContainerState::Failed, Some(&failure.reason), None);
+        let state = match next {
+            Purpose::Proof => ContainerState::Starting,
+            Purpose::Serving => ContainerState::Failed,
+        };
+        self.tell(state, Some(&failure.reason), None);
         self.slot.enter_phase(Phase::Failed(Arc::clone(&failure)));
-        State::Failed(failure)
+        State::Failed(failure, next)
     }
 
     fn tell(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
@@ -269,9 +295,12 @@ impl Driver {
                 .await;
         }
         let mut delays = TEARDOWN_AGAIN.delays();
-        while !(self.launcher.down(id).await && self.launcher.forget(id).await) {
+        while !(self.launcher.teardown(id).await && self.launcher.delete(id).await) {
             tokio::time::sleep(delays.next_delay()).await;
         }
         info!(container = %id, function = %self.slot.function_id, "removed");
     }
 }
+
+#[cfg(test)]
+mod tests;

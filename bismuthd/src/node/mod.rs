@@ -18,3 +18,6 @@ pub mod reconcile;
 pub mod slot;
 pub mod state_dir;
 pub mod status;
+
+#[cfg(test)]
+mod fakes;

@@ -15,12 +15,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bismuth_base::now_ms;
 use bismuth_containerd::TaskEvent;
+use bismuth_containerd::tasks::TaskStatus;
 use bismuth_daemon::{Policy, Shutdown, Tasks};
-use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
+use bismuth_model::{
+    ContainerId, ContainerState, ContainerStatus, FunctionDefinition, FunctionId, Revision,
+};
 use bismuth_registry::Assignment;
+use bismuth_sandbox::ids::IdRange;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::driver::{Begin, Driver, StopBounds};
@@ -59,17 +62,12 @@ pub struct Means {
     pub queue: usize,
 }
 
-struct Driven {
-    slot: Arc<Slot>,
-    retired: CancellationToken,
-}
-
 /// The loop's state.
 pub struct Reconciler {
     means: Means,
     table: Arc<SlotTable>,
     tasks: Tasks,
-    driven: BTreeMap<ContainerId, Driven>,
+    driven: BTreeMap<ContainerId, Arc<Slot>>,
     ended: mpsc::UnboundedReceiver<ContainerId>,
     end: mpsc::UnboundedSender<ContainerId>,
 }
@@ -117,7 +115,7 @@ impl Reconciler {
             }
             let latest = Arc::clone(&assignment.borrow_and_update());
             if latest.complete {
-                self.reconcile(&self.desired(&latest)).await;
+                self.reconcile(&latest).await;
             }
         }
     }
@@ -159,25 +157,18 @@ impl Reconciler {
         self.publish();
     }
 
-    async fn reconcile(&mut self, desired: &BTreeMap<ContainerId, Desired>) {
-        let observed = match self.observe().await {
-            Some(observed) => observed,
-            // Without the list nothing can be swept, but what is driven and desired is known.
-            None => Observed {
-                driven: self.driven.keys().copied().collect(),
-                ..Observed::default()
-            },
-        };
-        let steps = plan(desired, &observed);
+    async fn reconcile(&mut self, assignment: &Assignment) {
+        let desired = desired(assignment);
+        let steps = plan(&desired, &assignment.unresolved, &self.observe().await);
         if steps.is_empty() {
             return;
         }
         info!(steps = steps.len(), "reconciling");
         for step in &steps {
             if let Step::Retire(id) = step
-                && let Some(driven) = self.driven.get(id)
+                && let Some(slot) = self.driven.get(id)
             {
-                driven.retired.cancel();
+                slot.retire();
             }
         }
         self.publish();
@@ -185,7 +176,7 @@ impl Reconciler {
             match step {
                 Step::Retire(_) => {}
                 Step::Sweep(id) => self.sweep(id).await,
-                Step::Adopt(id) => self.adopt(id, desired).await,
+                Step::Adopt(id) => self.adopt(id, desired.get(&id)).await,
                 Step::Create(id) => {
                     if let Some(wanted) = desired.get(&id) {
                         self.serve(id, wanted.clone(), Begin::Fresh);
@@ -196,86 +187,118 @@ impl Reconciler {
         self.publish();
     }
 
-    /// What is assigned. A slot whose definition cannot be had now goes on as it is if it is
-    /// served here already; it cannot be started anew.
-    fn desired(&self, assignment: &Assignment) -> BTreeMap<ContainerId, Desired> {
-        let assigned = assignment.containers.iter().map(|(id, assigned)| {
-            let desired = Desired {
-                function_id: assigned.function_id,
-                revision: assigned.revision,
-                definition: Arc::clone(&assigned.definition),
-                created_ms: assigned.status_at_list.created_ms,
-            };
-            (*id, desired)
-        });
-        let kept = assignment.unresolved.keys().filter_map(|id| {
-            let slot = &self.driven.get(id)?.slot;
-            let desired = Desired {
-                function_id: slot.function_id,
-                revision: slot.revision,
-                definition: Arc::clone(&slot.definition),
-                created_ms: now_ms(),
-            };
-            Some((*id, desired))
-        });
-        kept.chain(assigned).collect()
-    }
-
-    async fn observe(&self) -> Option<Observed> {
-        let in_containerd = match self.means.launcher.in_containerd().await {
-            Ok(ids) => ids.into_iter().collect(),
-            Err(error) => {
-                warn!(
-                    error = bismuth_daemon::exit::chain(&error),
-                    "cannot list the containers in containerd"
-                );
-                return None;
-            }
-        };
-        let on_disk = match self.means.launcher.state().containers() {
-            Ok(ids) => ids,
-            Err(error) => {
-                warn!(
-                    error = bismuth_daemon::exit::chain(&error),
-                    "cannot list the containers on disk"
-                );
-                return None;
-            }
-        };
-        Some(Observed {
+    async fn observe(&self) -> Observed {
+        let in_containerd = self.means.launcher.in_containerd().await;
+        let on_disk = self.means.launcher.state().containers();
+        Observed {
             driven: self.driven.keys().copied().collect(),
-            in_containerd,
-            on_disk,
-        })
+            in_containerd: listed("the containers of containerd", in_containerd)
+                .map(|ids| ids.into_iter().collect()),
+            on_disk: listed("the containers on disk", on_disk),
+        }
     }
 
     async fn sweep(&self, id: ContainerId) {
         info!(container = %id, "nobody assigned it, removing what an earlier process left");
-        if self.means.launcher.down(id).await {
+        // It may have been left alone before, see `adopt`.
+        self.means.board.forget(id);
+        if self.means.launcher.teardown(id).await {
+            self.means.launcher.release_ids(ids_key(id));
             // Whatever failed is logged, and found again by the next round.
-            self.means.launcher.forget(id).await;
+            self.means.launcher.delete(id).await;
         }
     }
 
-    async fn adopt(&mut self, id: ContainerId, desired: &BTreeMap<ContainerId, Desired>) {
-        let Some(wanted) = desired.get(&id) else {
+    /// Goes on with what an earlier process left of an assigned slot; `wanted` if its definition is to be had.
+    ///
+    /// Its note, `slot.json`, may be unreadable. The container is not ended for that: it may be routed, and its
+    /// definition may have been replaced, so that nothing could be started in its stead. Nor is it adopted without the
+    /// note. Of what the note says the assignment has only a definition, if it is the current one; containerd has the
+    /// process and its environment, but neither whether it has answered, nor of which image it was made, nor where
+    /// executions begin; and a guess would send requests to a program that is not what was proven. So:
+    ///
+    /// - while a program of it runs, it is left alone, unserved: requests are told to go elsewhere, and the deployer to
+    ///   deploy again, which replaces the slot. Each round tries to read the note again, as the error may pass.
+    /// - when containerd does not say whether one runs, the next round asks again.
+    /// - when none runs, there is nothing to lose: it is started anew, if its definition is to be had.
+    async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
+        let unreadable = match self.means.launcher.state().load_slot(id) {
+            Ok(Some(saved)) => {
+                self.means.launcher.release_ids(ids_key(id));
+                return self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)));
+            }
+            Ok(None) => "nothing is remembered of it".to_owned(),
+            Err(error) => bismuth_daemon::exit::chain(&error),
+        };
+        let Some(pid) = self.program_of(id).await else {
             return;
         };
-        match self.means.launcher.state().load_slot(id) {
-            Ok(Some(saved)) => {
-                self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)))
-            }
-            Ok(None) | Err(_) => {
-                // Half of it is here and nothing tells what it is: start it properly.
-                self.means.launcher.down(id).await;
+        match (pid, wanted) {
+            (None, Some(wanted)) => {
+                warn!(container = %id, reason = unreadable, "half of it is here and nothing of it runs, it is started anew");
+                self.means.launcher.teardown(id).await;
+                self.means.launcher.release_ids(ids_key(id));
                 self.serve(id, wanted.clone(), Begin::Fresh);
             }
+            (None, None) => {
+                self.leave_alone(id, wanted, "its definition was replaced", &unreadable)
+            }
+            (Some(pid), _) => {
+                self.keep_ids(id, pid);
+                self.leave_alone(id, wanted, "its program is left running", &unreadable);
+            }
         }
+    }
+
+    /// The process id of the container's program, 0 if its shim does not say; the inner `None` if none runs, the outer
+    /// if containerd does not say.
+    async fn program_of(&self, id: ContainerId) -> Option<Option<u32>> {
+        let tasks = self.means.launcher.tasks().list_tasks().await;
+        let tasks = listed("the tasks of containerd", tasks)?;
+        let id = id.to_string();
+        let runs = |status| !matches!(status, TaskStatus::Stopped(_) | TaskStatus::Created);
+        let task = tasks.iter().find(|task| task.id == id && runs(task.status));
+        Some(task.map(|task| task.pid))
+    }
+
+    /// Keeps the user ids of a container that is left alone from other functions. Its note says neither which they are
+    /// nor whose; they are kept under the container's own id.
+    fn keep_ids(&self, id: ContainerId, pid: u32) {
+        match bismuth_sandbox::process::host_root_id(pid) {
+            Ok(host_start) => {
+                let size = IdRange::SIZE;
+                let range = IdRange { host_start, size };
+                self.means.launcher.reserve_ids(ids_key(id), range);
+            }
+            Err(error) => {
+                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot find the user ids of a container");
+            }
+        }
+    }
+
+    /// Says, once, that an assigned slot is not served.
+    fn leave_alone(&self, id: ContainerId, wanted: Option<&Desired>, how: &str, unreadable: &str) {
+        let reason = format!(
+            "the node cannot go on with the container, {how}; deploy the function again to replace it: {unreadable}"
+        );
+        let board = &self.means.board;
+        if board.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
+            return;
+        }
+        warn!(container = %id, reason, "left alone");
+        let changed_ms = now_ms();
+        let status = ContainerStatus {
+            state: ContainerState::Failed,
+            reason: Some(reason),
+            changed_ms,
+            ..ContainerStatus::assigned(wanted.map_or(changed_ms, |wanted| wanted.created_ms))
+        };
+        board.tell(id, status);
     }
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
         if let Begin::Remembered(saved) = &begin {
-            self.means.launcher.remember_services(id, saved);
+            self.means.launcher.recover_services(id, saved);
         }
         let slot = Arc::new(Slot::new(
             id,
@@ -284,13 +307,11 @@ impl Reconciler {
             wanted.definition,
             self.means.queue,
         ));
-        let retired = CancellationToken::new();
         let driver = Driver::new(
             Arc::clone(&slot),
             Arc::clone(&self.means.launcher),
             self.means.board.clone(),
             self.means.bounds,
-            retired.clone(),
             wanted.created_ms,
         );
         let end = EndNotice(self.end.clone(), id);
@@ -299,15 +320,15 @@ impl Reconciler {
                 let _told_also_on_panic = end;
                 driver.run(begin).await;
             });
-        self.driven.insert(id, Driven { slot, retired });
+        self.driven.insert(id, slot);
     }
 
     fn take_off(&mut self, id: ContainerId) {
-        let Some(driven) = self.driven.remove(&id) else {
+        let Some(slot) = self.driven.remove(&id) else {
             return;
         };
-        let function = driven.slot.function_id;
-        if !self.driven.values().any(|d| d.slot.function_id == function) {
+        let function = slot.function_id;
+        if !self.driven.values().any(|d| d.function_id == function) {
             self.means.launcher.release_ids(function);
         }
         self.publish();
@@ -318,8 +339,8 @@ impl Reconciler {
         let serving = self
             .driven
             .iter()
-            .filter(|(_, d)| !d.retired.is_cancelled());
-        let table: HashMap<_, _> = serving.map(|(id, d)| (*id, Arc::clone(&d.slot))).collect();
+            .filter(|(_, slot)| !slot.retired().is_cancelled());
+        let table: HashMap<_, _> = serving.map(|(id, slot)| (*id, Arc::clone(slot))).collect();
         self.table.store(Arc::new(table));
     }
 }
@@ -334,6 +355,36 @@ impl Drop for EndNotice {
     }
 }
 
+/// What is assigned and can be started.
+fn desired(assignment: &Assignment) -> BTreeMap<ContainerId, Desired> {
+    let desired = assignment.containers.iter().map(|(id, assigned)| {
+        let desired = Desired {
+            function_id: assigned.function_id,
+            revision: assigned.revision,
+            definition: Arc::clone(&assigned.definition),
+            created_ms: assigned.status_at_list.created_ms,
+        };
+        (*id, desired)
+    });
+    desired.collect()
+}
+
+/// Under which name the user ids of a container are kept whose function is not known.
+fn ids_key(id: ContainerId) -> FunctionId {
+    FunctionId::from_bytes(*id.as_bytes())
+}
+
+/// What a list has, if it is to be had.
+fn listed<T>(of: &'static str, list: Result<T, impl std::error::Error + 'static>) -> Option<T> {
+    list.map_err(|error| {
+        warn!(
+            error = bismuth_daemon::exit::chain(&error),
+            of, "cannot list"
+        );
+    })
+    .ok()
+}
+
 fn from_disk(saved: &SavedSlot) -> Desired {
     Desired {
         function_id: saved.function_id,
@@ -342,3 +393,6 @@ fn from_disk(saved: &SavedSlot) -> Desired {
         created_ms: saved.created_ms,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The driver of the container is the only writer of its [`Phase`]; the workers read it. A
-//! thousand requests that wait for one container wait for one change of one `watch`.
+//! thousand requests that wait for one container wait for one change of one `watch`, or for the slot to be
+//! [retired](Slot::retire): then they go elsewhere at once, whatever the driver is doing.
 
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use bismuth_model::{ContainerId, ContainerState, FunctionDefinition, FunctionId,
 use bismuth_sandbox::namespaces::Namespaces;
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::program::Program;
@@ -40,6 +42,7 @@ pub struct Slot {
     pub admission: Admission,
     phase: watch::Sender<Phase>,
     wanted: Notify,
+    retired: CancellationToken,
 }
 
 /// What a request finds.
@@ -183,7 +186,19 @@ impl Slot {
             definition,
             phase: watch::Sender::new(Phase::Down),
             wanted: Notify::new(),
+            retired: CancellationToken::new(),
         }
+    }
+
+    /// Takes the slot out of service for good, because it is no longer assigned: who waits for a start is sent
+    /// elsewhere at once, who is inside the running container may finish, and its driver takes the container down.
+    pub fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    /// Cancelled when the slot is retired.
+    pub fn retired(&self) -> &CancellationToken {
+        &self.retired
     }
 
     /// The running container at once, if it runs.
@@ -194,13 +209,16 @@ impl Slot {
         }
     }
 
-    /// The running container, started if it must be. Waits at most `bound`. Cancel safe.
+    /// The running container, started if it must be. Waits at most `bound`, and not at all once the slot is
+    /// retired. Cancel safe.
     pub async fn bring_up(&self, bound: Duration) -> Result<Arc<Live>, NotUp> {
         let mut phases = self.phase.subscribe();
         let wait = async {
             loop {
                 match &*phases.borrow_and_update() {
                     Phase::Up(live) => return Ok(Arc::clone(live)),
+                    // Nobody starts it any more, so no later phase is to be waited for.
+                    _ if self.retired.is_cancelled() => return Err(NotUp::Gone),
                     Phase::Gone => return Err(NotUp::Gone),
                     Phase::Failed(failure) if Instant::now() < failure.until => {
                         return Err(NotUp::Failed(Arc::clone(failure)));
@@ -208,8 +226,10 @@ impl Slot {
                     Phase::Down | Phase::Failed(_) => self.wanted.notify_one(),
                     Phase::Coming(_) => {}
                 }
-                if phases.changed().await.is_err() {
-                    return Err(NotUp::Gone);
+                tokio::select! {
+                    // The sender is the slot's own.
+                    _ = phases.changed() => {}
+                    () = self.retired.cancelled() => {}
                 }
             }
         };
@@ -322,6 +342,23 @@ mod tests {
         slot.no_longer_wanted();
         let again = tokio::time::timeout(Duration::from_secs(1), slot.wanted());
         assert!(again.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn retiring_sends_those_elsewhere_at_once_who_wait_for_a_start() {
+        for phase in [Phase::Down, Phase::Coming(ContainerState::Starting)] {
+            let slot = slot();
+            slot.enter_phase(phase);
+            let mut waiting = Box::pin(slot.bring_up(Duration::from_secs(60)));
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            slot.retire();
+            assert!(matches!(
+                futures_util::poll!(&mut waiting),
+                std::task::Poll::Ready(Err(NotUp::Gone))
+            ));
+            let later = slot.bring_up(Duration::from_secs(60));
+            assert!(matches!(later.await, Err(NotUp::Gone)));
+        }
     }
 
     #[tokio::test]

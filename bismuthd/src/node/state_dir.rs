@@ -1,4 +1,4 @@
-//! What a node remembers, so that a new process goes on where the old one stopped.
+//! The node's state directory: what a new process needs to go on where the old one stopped.
 //!
 //! ```text
 //!  {state}/lock                     held while a bismuthd lives; its process id inside
@@ -15,19 +15,21 @@
 //! Files are replaced by rename after `fsync`, so a reader finds the old or the new one whole.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
+use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::process::Identity;
 use rustix::fs::{FlockOperation, Mode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What went wrong with the node's memory.
+/// What went wrong with the state directory.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// Another process holds the lock.
@@ -60,7 +62,7 @@ pub enum StateError {
 
 type Result<T> = std::result::Result<T, StateError>;
 
-/// A container as it is remembered on disk.
+/// A container as it is saved on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedSlot {
     /// Whose slot it is.
@@ -109,6 +111,16 @@ fn answered() -> bool {
     true
 }
 
+impl SavedSlot {
+    /// The host ids of the function.
+    pub fn id_range(&self) -> IdRange {
+        IdRange {
+            host_start: self.id_range_start,
+            size: IdRange::SIZE,
+        }
+    }
+}
+
 impl SavedRun {
     /// The process, as the sandbox recognises it.
     pub fn identity(&self) -> Identity {
@@ -130,6 +142,10 @@ pub struct StateDir {
 
 /// 0711: whoever knows a name below may use it, subject to its own mode.
 const PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
+/// 0710: the directory of one container.
+const GROUP_PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP);
+/// 0600: a lock that others may open is one that they may hold.
+const LOCK_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
@@ -142,8 +158,8 @@ impl StateDir {
         for path in [root.to_owned(), root.join("containers"), root.join("logs")] {
             std::fs::create_dir_all(&path).map_err(failed("make directory", &path))?;
         }
-        // Container ids are walked through by the OCI runtime as the container's own root, on its
-        // way to the root filesystem: others may pass, and neither list nor read.
+        // Every container's OCI runtime walks through these two as the container's own root: others may pass, and neither list
+        // nor read.
         for (path, mode) in [
             (root.to_owned(), PASSAGE),
             (root.join("containers"), PASSAGE),
@@ -207,40 +223,51 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Remembers a container.
+    /// Saves a container.
     pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
         let dir = self.container_dir(id);
-        std::fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
-        rustix::fs::chmod(&dir, PASSAGE)
-            .map_err(|e| failed("protect directory", &dir)(e.into()))?;
+        make_container_dir(&dir, slot.id_range())?;
         write_json(&dir.join("slot.json"), slot)
     }
 
-    /// What is remembered of a container; `None` if nothing is.
+    /// What is saved of a container; `None` if nothing is.
     pub fn load_slot(&self, id: ContainerId) -> Result<Option<SavedSlot>> {
         read_json(&self.container_dir(id).join("slot.json"))
     }
 
     /// Removes a container's directory. What is mounted in it must be unmounted before.
-    pub fn forget_slot(&self, id: ContainerId) -> Result<()> {
+    pub fn delete_slot(&self, id: ContainerId) -> Result<()> {
         remove_tree(&self.container_dir(id))
     }
 
     /// Removes a container's log.
-    pub fn forget_log(&self, id: ContainerId) -> Result<()> {
+    pub fn delete_log(&self, id: ContainerId) -> Result<()> {
         remove_tree(&self.log_dir(id))
     }
 }
 
+/// Makes the directory of one container if it is not there, and lets in root and the container's own root only: as which
+/// the OCI runtime walks through it, on its way to the root filesystem and to bismuth-init's socket.
+pub fn make_container_dir(dir: &Path, ids: IdRange) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("make directory", dir)(e));
+        }
+        _ => {}
+    }
+    std::os::unix::fs::chown(dir, Some(0), Some(ids.host_start))
+        .map_err(failed("give away directory", dir))?;
+    rustix::fs::chmod(dir, GROUP_PASSAGE).map_err(|e| failed("protect directory", dir)(e.into()))
+}
+
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed("open", &path))?;
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).write(true).truncate(false);
+    options.mode(LOCK_FILE.as_raw_mode());
+    let mut file = options.open(&path).map_err(failed("open", &path))?;
+    // An earlier version may have made it.
+    rustix::fs::fchmod(&file, LOCK_FILE).map_err(|e| failed("protect", &path)(e.into()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -309,7 +336,24 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
     use super::*;
+
+    fn slot() -> SavedSlot {
+        SavedSlot {
+            function_id: FunctionId::new_random(),
+            revision: Revision::FIRST,
+            definition: Arc::new(FunctionDefinition::new(
+                "a".parse().unwrap(),
+                "exec:a".parse().unwrap(),
+            )),
+            id_range_start: 1_000_000,
+            created_ms: 1,
+            run: None,
+        }
+    }
 
     #[test]
     fn a_second_process_is_refused_by_name() {
@@ -324,6 +368,42 @@ mod tests {
         assert!(StateDir::open(dir.path()).is_ok());
     }
 
+    /// Mode, owner and group.
+    fn access(path: &Path) -> (u32, u32, u32) {
+        let found = std::fs::metadata(path).unwrap();
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    }
+
+    #[test]
+    fn other_users_cannot_hold_the_lock_also_where_an_earlier_version_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = dir.path().join("lock");
+        for earlier in [false, true] {
+            drop(StateDir::open(dir.path()).unwrap());
+            assert_eq!(access(&lock).0, 0o600, "of an earlier version: {earlier}");
+            std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_root_and_the_containers_own_root_may_enter_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let id = ContainerId::new_random();
+        let container = state.container_dir(id);
+        for earlier in [false, true] {
+            state.save_slot(id, &slot()).unwrap();
+            let wanted = (0o710, 0, 1_000_000);
+            assert_eq!(
+                access(&container),
+                wanted,
+                "of an earlier version: {earlier}"
+            );
+            std::os::unix::fs::chown(&container, Some(0), Some(0)).unwrap();
+            std::fs::set_permissions(&container, Permissions::from_mode(0o711)).unwrap();
+        }
+    }
+
     #[test]
     fn the_epoch_outlives_the_process() {
         let dir = tempfile::tempdir().unwrap();
@@ -332,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_remembers_of_a_container_is_understood() {
+    fn what_an_earlier_version_saved_of_a_container_is_understood() {
         let saved = r#"{"pid":1,"started_ticks":2,"boot_id":"b","started_ms":3,"image_digest":"d",
             "user":[1000,1000],"groups":[],"program":{"argv":["a"],"env":[],"cwd":"/"}}"#;
         let run: SavedRun = serde_json::from_str(saved).unwrap();
@@ -346,17 +426,7 @@ mod tests {
         let state = StateDir::open(dir.path()).unwrap();
         let id = ContainerId::new_random();
         assert_eq!(state.load_slot(id).unwrap(), None);
-        let slot = SavedSlot {
-            function_id: FunctionId::new_random(),
-            revision: Revision::FIRST,
-            definition: Arc::new(FunctionDefinition::new(
-                "a".parse().unwrap(),
-                "exec:a".parse().unwrap(),
-            )),
-            id_range_start: 1_000_000,
-            created_ms: 1,
-            run: None,
-        };
+        let slot = slot();
         state.save_slot(id, &slot).unwrap();
         assert_eq!(state.load_slot(id).unwrap(), Some(slot));
         std::fs::write(

@@ -1,9 +1,9 @@
 //! The services of a container: a socket at `169.254.169.254:9000` inside its network namespace, and who answers there.
 //!
 //! ```text
-//!  launch::up ── open(attachment, socket) ──► ┌────────┐
+//!  launch::start ─ open(attachment, socket) ► ┌────────┐
 //!  reconcile ─── remember(attachment, dir) ─► │ doors  │ ── changed ─► keeper ── detach, take back, make, attach ─► svcprovider
-//!  launch::down ─ close(container) ─────────► └────────┘                 ▲  connects again within 100 ms
+//!  launch::teardown close(container) ─────► └────────┘                 ▲  connects again within 100 ms
 //!                                                                        └─ provider: starts it, if told so
 //! ```
 //!

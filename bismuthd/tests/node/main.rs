@@ -2,7 +2,9 @@
 
 mod services;
 
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,13 +93,17 @@ impl TestNode {
 
     async fn deploy(&self, image: &str, mode: &str) -> Result<(FunctionId, ContainerId)> {
         let definition = FunctionDefinition::new(image.parse()?, mode.parse()?);
+        self.create(&definition).await
+    }
+
+    async fn create(&self, definition: &FunctionDefinition) -> Result<(FunctionId, ContainerId)> {
         let (function, container_id) = (FunctionId::new_random(), ContainerId::new_random());
         let slot = Backend {
             ip: IP,
             container_id,
         };
         self.registry
-            .create_function(function, &definition, &[slot])
+            .create_function(function, definition, &[slot])
             .await?;
         Ok((function, container_id))
     }
@@ -208,6 +214,62 @@ async fn what_cannot_run_fails_with_a_reason_that_names_it() -> Result<()> {
         ensure!(answer.status() == 502, "{answer:?}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_any_user_work_in_a_directory_that_only_root_and_their_own_root_may_enter()
+-> Result<()> {
+    let mut node = TestNode::start().await?;
+    let exec = "exec:/bin/sh -c 'id -u; echo to the log >&2'";
+    let server = "server:8080:/echo-server --port 8080";
+    let mut containers = Vec::new();
+    for (image, mode, user, answers) in [
+        ("alpine", exec, None, "1000\n"),
+        ("alpine", exec, Some("0:0"), "0\n"),
+        ("alpine", exec, Some("77:88"), "77\n"),
+        ("echo-server", server, Some("77:88"), "hello\n"),
+    ] {
+        let mut definition = FunctionDefinition::new(image.parse()?, mode.parse()?);
+        definition.user = user.map(str::to_owned);
+        let (_, id) = node.create(&definition).await?;
+        node.state(id, ContainerState::Running).await;
+        let dir = node._state.join("containers").join(id.to_string());
+        containers.push((id, dir, answers));
+    }
+    let check = async |node: &TestNode| {
+        for (id, dir, answers) in &containers {
+            let answer = http::get(&node.url(*id, "/")).await?;
+            ensure!(
+                answer.status() == 200 && answer.body() == *answers,
+                "{answer:?}"
+            );
+            let found = std::fs::metadata(dir)?;
+            // The root directory of the container belongs to its own root.
+            let group = std::fs::metadata(dir.join("root"))?.gid();
+            assert_ne!(group, 0);
+            let access = (found.mode() & 0o7777, found.uid(), found.gid());
+            assert_eq!(access, (0o710, 0, group), "{}", dir.display());
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    check(&node).await?;
+    node.daemon.kill().await?;
+    for (_, dir, _) in &containers {
+        // As an earlier version would have left it.
+        std::os::unix::fs::chown(dir, Some(0), Some(0))?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o711))?;
+    }
+    node.daemon.start()?;
+    for (id, ..) in &containers {
+        eventually("it answers again", SOON, async || {
+            match http::get(&node.url(*id, "/")).await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+    check(&node).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,6 +189,16 @@ impl Frontend {
         .await
     }
 
+    /// What monitoring sees.
+    pub async fn monitor(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     /// Asks until the answer is as wanted: for what becomes true a moment later.
     pub async fn eventually(&self, path: &str, wanted: &str) {
         in_time(async {

@@ -5,20 +5,10 @@ use std::time::Duration;
 
 use bismuth_registry::RoutingSnapshot;
 use bismuthfe::config::Config;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::harness::{Nodes, frontend, frontend_with, function, in_time, invoke, ok, snapshot};
-
-async fn admin(address: std::net::SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
 
 #[tokio::test]
 async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
@@ -31,11 +21,7 @@ async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
         ..Config::default()
     };
     let first = frontend_with(config.clone(), RoutingSnapshot::default()).await;
-    assert!(
-        admin(first.admin, "/readyz")
-            .await
-            .starts_with("HTTP/1.1 503")
-    );
+    assert!(first.monitor("/readyz").await.starts_with("HTTP/1.1 503"));
     first
         .routing
         .send_replace(snapshot(function(&[(node.ip, 1)])).into());
@@ -45,11 +31,7 @@ async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
 
     let second = frontend_with(config, RoutingSnapshot::default()).await;
     assert!(second.get(&invoke()).await.ends_with("still here"));
-    assert!(
-        admin(second.admin, "/readyz")
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(second.monitor("/readyz").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
@@ -58,13 +40,14 @@ async fn the_admin_endpoints_answer_on_their_own_address_only() {
     let node = nodes.start(|_| ok("function's own")).await;
     let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
     assert!(
-        admin(frontend.admin, "/healthz")
+        frontend
+            .monitor("/healthz")
             .await
             .starts_with("HTTP/1.1 200")
     );
     let request = "GET /healthz HTTP/1.1\r\nHost: fn.example\r\n\r\n";
     assert!(frontend.ask(request).await.ends_with("function's own"));
-    let metrics = admin(frontend.admin, "/metrics").await;
+    let metrics = frontend.monitor("/metrics").await;
     for line in [
         "bismuthfe_responses_total{class=\"2xx\"} 1",
         "bismuthfe_functions 1",
@@ -99,7 +82,8 @@ async fn a_drain_ends_what_is_in_flight_and_refuses_what_is_new() {
     frontend.shutdown.trigger();
     in_time(async { while TcpStream::connect(frontend.addr).await.is_ok() {} }).await;
     assert!(
-        admin(frontend.admin, "/readyz")
+        frontend
+            .monitor("/readyz")
             .await
             .starts_with("HTTP/1.1 503")
     );
@@ -141,7 +125,7 @@ async fn a_drain_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
+async fn silent_clients_beyond_the_limit_make_room_for_one_that_asks() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| ok("room for you")).await;
     let config = Config {
@@ -150,7 +134,7 @@ async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
         ..Config::default()
     };
     let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
-    let mut crowd = Vec::new();
+    let mut silent = Vec::new();
     for n in 0..100 {
         let mut client = frontend.connect().await;
         if n % 2 == 0 {
@@ -160,10 +144,10 @@ async fn a_crowd_of_silent_clients_makes_room_for_one_that_asks() {
                 .await;
             in_time(client.message()).await.expect("an answer");
         }
-        crowd.push(client);
+        silent.push(client);
     }
     for _ in 0..10 {
         assert!(frontend.get(&invoke()).await.ends_with("room for you"));
     }
-    drop(crowd);
+    drop(silent);
 }

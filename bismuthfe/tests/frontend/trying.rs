@@ -97,6 +97,41 @@ async fn a_slot_that_stays_unknown_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn while_every_node_is_down_a_fifth_of_the_requests_and_ten_are_sent_again() {
+    let nodes = Nodes::new().await;
+    let routed = snapshot(function(&[(nodes.nobody(), 1), (nodes.nobody(), 2)]));
+    let frontend = frontend(nodes.port, routed).await;
+    // Each on a connection of its own, so that every worker has some.
+    for _ in 0..100 {
+        let answer = frontend.get(&invoke()).await;
+        assert!(answer.contains("node_unreachable"), "{answer}");
+    }
+    // The first request found the budget full, and earned nothing.
+    let metrics = frontend.monitor("/metrics").await;
+    assert!(
+        metrics.contains("bismuthfe_retries_total 29\n"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn waiting_for_a_new_slot_takes_no_retries_from_others() {
+    let nodes = Nodes::new().await;
+    let asked = AtomicUsize::new(0);
+    let node = nodes
+        .start(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 4 {
+            3 => ok("known now"),
+            _ => unknown_container(),
+        })
+        .await;
+    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
+    for _ in 0..20 {
+        let answer = frontend.get(&invoke()).await;
+        assert!(answer.ends_with("known now"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_may_have_been_executed_is_not_repeated_unless_it_is_idempotent() {
     let nodes = Nodes::new().await;
     let (one, two) = (nodes.start(|_| None).await, nodes.start(|_| None).await);

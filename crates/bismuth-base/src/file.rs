@@ -1,4 +1,4 @@
-//! Files that are replaced whole: a reader, also one after a crash or a loss of power, finds the old bytes or the new ones.
+//! Files that are replaced whole, and names that outlive a loss of power: a reader, also one after a crash or a loss of power, finds the old bytes or the new ones.
 //!
 //! ```text
 //!   write PATH.new ── force it to disk ── rename over PATH ── force the directory to disk
@@ -7,9 +7,9 @@
 //!
 //! `.new` takes the place of the extension. There is one writer per file; what a crash left of an earlier attempt is overwritten.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Puts a file with these bytes and this mode (less the umask) in the place of what is there. After a loss of power it may be the
@@ -45,7 +45,33 @@ pub fn replace_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// What the system said.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(parent(path))?.sync_all()
+    sync_dir(parent(path))
+}
+
+/// Forces the names in a directory to disk.
+///
+/// # Errors
+/// What the system said.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory and its parents, for this user alone, and forces their names to disk. One that is there is left as it is.
+///
+/// # Errors
+/// What the system said; some of the parents may have been made.
+pub fn create_dir_all_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    create_dir_all_durably(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else was quicker, and may not have come to the next line.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    sync_dir(parent)
 }
 
 /// The directory that holds a name: the working directory for a bare one, and the root for itself.
@@ -84,6 +110,23 @@ mod tests {
         fs::create_dir(dir.path().join("a.new")).unwrap();
         assert!(replace(&path, b"new", 0o600).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_again_without_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir_all_durably(&deep).unwrap();
+        create_dir_all_durably(&deep).unwrap();
+        assert_eq!(fs::metadata(&deep).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_a_directory_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(create_dir_all_durably(&file.join("below")).is_err());
     }
 
     #[test]

@@ -22,7 +22,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Status};
+pub use tonic::Code;
+use tonic::Status;
 
 use self::state::{State, Stored, refuse};
 use crate::client::{Deadlines, ServerProcess};

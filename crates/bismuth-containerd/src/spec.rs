@@ -15,15 +15,15 @@
 mod limits;
 mod mounts;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    Capabilities, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
 };
 
 pub use limits::{CPU_PERIOD_US, DEFAULT_PIDS_LIMIT};
@@ -55,8 +55,6 @@ pub struct SpecInput {
     pub gid: u32,
     /// Supplementary groups inside the user namespace.
     pub additional_gids: Vec<u32>,
-    /// What the program may do beyond its ids; only for uid 0, because nothing is ambient.
-    pub capabilities: Vec<Capability>,
     /// Name inside the UTS namespace.
     pub hostname: String,
     /// The mounted root file system, writable.
@@ -93,8 +91,6 @@ pub struct SpecInput {
     pub memory_dirs: Vec<MemoryDir>,
     /// The system call filter.
     pub seccomp: Option<LinuxSeccomp>,
-    /// Annotations of our own making, never a tenant's.
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// A run of consecutive ids in a user namespace.
@@ -126,11 +122,6 @@ pub enum SpecError {
     Build(#[from] OciSpecError),
 }
 
-/// The capabilities of `bismuth-init`: to become the function's user, and to kill what it started.
-pub fn exec_agent_capabilities() -> Vec<Capability> {
-    vec![Capability::Setuid, Capability::Setgid, Capability::Kill]
-}
-
 /// Makes the complete runtime spec.
 ///
 /// # Errors
@@ -141,7 +132,6 @@ pub fn build(input: &SpecInput) -> Result<Spec, SpecError> {
         .path(input.root_path.clone())
         .readonly(false)
         .build()?;
-    let annotations: HashMap<_, _> = input.annotations.clone().into_iter().collect();
     let spec = SpecBuilder::default()
         .version(OCI_VERSION)
         .root(root)
@@ -149,7 +139,7 @@ pub fn build(input: &SpecInput) -> Result<Spec, SpecError> {
         .process(process(input)?)
         .mounts(mounts::all(input)?)
         .linux(linux(input)?)
-        .annotations(annotations)
+        .annotations(HashMap::new())
         .build()?;
     Ok(spec)
 }
@@ -172,7 +162,7 @@ fn process(input: &SpecInput) -> Result<Process, SpecError> {
         .args(input.args.clone())
         .env(input.env.clone())
         .cwd(input.cwd.clone())
-        .capabilities(capabilities(&input.capabilities)?)
+        .capabilities(no_capabilities()?)
         .rlimits(rlimits)
         .no_new_privileges(true)
         .oom_score_adj(input.oom_score_adj)
@@ -188,13 +178,11 @@ fn rlimit(typ: PosixRlimitType, limit: u64) -> Result<PosixRlimit, OciSpecError>
         .build()
 }
 
-/// Nothing inheritable and nothing ambient: a program that changes to another user leaves its capabilities behind.
-fn capabilities(granted: &[Capability]) -> Result<LinuxCapabilities, OciSpecError> {
-    let granted: Capabilities = granted.iter().copied().collect();
+fn no_capabilities() -> Result<LinuxCapabilities, OciSpecError> {
     LinuxCapabilitiesBuilder::default()
-        .bounding(granted.clone())
-        .effective(granted.clone())
-        .permitted(granted)
+        .bounding(Capabilities::new())
+        .effective(Capabilities::new())
+        .permitted(Capabilities::new())
         .inheritable(Capabilities::new())
         .ambient(Capabilities::new())
         .build()
@@ -283,9 +271,6 @@ fn validate(input: &SpecInput) -> Result<(), SpecError> {
             "uid_map",
             "a user namespace by path needs its mappings beside it",
         );
-    }
-    if input.uid != 0 && !input.capabilities.is_empty() {
-        return refuse("capabilities", "only uid 0 keeps them, as none are ambient");
     }
     limits::validate(input)
 }

@@ -1,7 +1,5 @@
 //! What can go wrong with the tree, in words that name the act and the path.
 
-use crate::tree::MAX_DATA_BYTES;
-
 /// The cause under an [`Error`], kept for the log.
 pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -64,8 +62,8 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The data of one node is above [`MAX_DATA_BYTES`]; it was not sent.
-    #[error("{act} {path}: {bytes} bytes are more than the {MAX_DATA_BYTES} bytes a node may hold")]
+    /// The data of one node is above [`MAX_DATA_BYTES`](crate::MAX_DATA_BYTES); it was not sent.
+    #[error("{act} {path}: {bytes} bytes are more than the {limit} bytes a node may hold")]
     TooLarge {
         /// What was attempted.
         act: &'static str,
@@ -73,6 +71,8 @@ pub enum Error {
         path: String,
         /// Size of the refused data.
         bytes: usize,
+        /// The most that is sent.
+        limit: usize,
     },
     /// The operations of one transaction do not fit into one request; it was not sent.
     #[error(

@@ -274,6 +274,7 @@ fn validate_data(act: &'static str, path: &str, data: &[u8]) -> Result<()> {
             act,
             path: path.to_owned(),
             bytes: data.len(),
+            limit: MAX_DATA_BYTES,
         });
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`: the door for load balancers, monitoring and people.
+//! The admin endpoints `/healthz`, `/readyz` and `/metrics`.
 //!
 //! ```text
 //!   GET /healthz  200 "ok"                       the process answers

@@ -1,4 +1,4 @@
-//! One thread per core, each with a runtime of its own: the shape of a data path.
+//! Thread-per-core runtimes: one thread per core, each with a current-thread runtime, for data paths.
 //!
 //! ```text
 //!   run_per_core(2, "fe", make)

@@ -1,4 +1,4 @@
-//! How a process ends: its exit code, and the one line that says why.
+//! Exit codes, and the one line on standard error that a failure prints.
 
 use std::{error::Error, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! How a Bismuth process lives: how it starts, says what it does, is watched over, and ends.
+//! The life cycle of a Bismuth process: logging, signals, supervised tasks, listeners, admin endpoints, drain, exit code.
 //!
 //! ```text
 //!   main ── telemetry ── config ── bind ── spawn ──────────── wait ───────── drain ── exit code
@@ -9,14 +9,16 @@
 //! ```
 //!
 //! - [`telemetry`]: logs on standard error, as text or JSON lines. Standard output is for answers to people.
-//! - [`Shutdown`]: the one token that says "end now", and whether that is a failure.
+//! - [`Shutdown`]: the cancellation token of the process, and whether it ends as a failure.
 //! - [`signals`](fn@signals): SIGTERM and SIGINT trigger it; the second one ends the process at once.
 //! - [`Tasks`]: every task has a name and a policy for its death.
 //! - [`Backoff`]: how long to wait before the next attempt; pure.
 //! - [`admin`]: `/healthz`, `/readyz`, `/metrics`.
 //! - [`cores`]: one thread and one runtime per core, for data paths.
-//! - [`limits`]: what the system lets a process have.
+//! - [`limits`]: the limit of open descriptors, and how many connections fit into it.
 //! - [`listen`]: listening sockets whose errors name the address.
+//! - [`AcceptLoop`]: accepts connections within bounds, and drains them at the shutdown.
+//! - [`serve_http`]: serves a hyper service on a connection.
 //! - [`exit`]: exit codes, and the one line that a failed start prints.
 //!
 //! # `main` is a table of contents
@@ -63,9 +65,11 @@
 //! }
 //! ```
 
+mod accept;
 pub mod admin;
 pub mod cores;
 pub mod exit;
+mod http;
 pub mod limits;
 pub mod listen;
 mod shutdown;
@@ -73,9 +77,11 @@ mod signals;
 mod tasks;
 pub mod telemetry;
 
+pub use accept::{AcceptLoop, Accepted, Backlog, CutOff, FinishSignal};
 pub use admin::{Admin, Condition};
 pub use bismuth_base::{Backoff, Delays};
 pub use cores::{CoreId, Cores, run_per_core};
+pub use http::{HttpOptions, serve_http};
 pub use shutdown::{Failure, Shutdown};
 pub use signals::{SignalsError, signals};
 pub use tasks::{Outcome, Policy, StillRunning, Tasks};

@@ -3,7 +3,6 @@
 //! ```text
 //!   bind            one listener; refused when anybody listens there
 //!   bind_per_core   refused when anybody listens there, then n listeners that share the address
-//!   bind_reuseport  one more listener on a shared address
 //! ```
 //!
 //! With `SO_REUSEPORT` the kernel spreads connections over the listeners, which is what one
@@ -20,7 +19,7 @@ use tokio::net::TcpListener;
 
 /// How many connections wait to be accepted. The kernel cuts it to `net.core.somaxconn`, which
 /// has been 4096 since Linux 5.4; a shorter queue drops connections in bursts.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -70,17 +69,6 @@ impl BindError {
 /// Names the address, and whether it is in use.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     open(address, false)
-        .and_then(TcpListener::from_std)
-        .map_err(|source| BindError::new(address, source))
-}
-
-/// A listener that shares its address (`SO_REUSEPORT`) with others of the same user. Call it
-/// inside the runtime that will accept on it.
-///
-/// # Errors
-/// Names the address, and whether it is in use by a listener that does not share.
-pub fn bind_reuseport(address: SocketAddr) -> Result<TcpListener, BindError> {
-    open(address, true)
         .and_then(TcpListener::from_std)
         .map_err(|source| BindError::new(address, source))
 }
@@ -188,13 +176,12 @@ mod tests {
                 format!("bind {address}: the address is in use by another process")
             );
         }
-        bind_reuseport(address).expect("whoever asks to share may");
     }
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_named() {
         let address: SocketAddr = "192.0.2.1:80".parse().expect("an address");
-        let error = bind_reuseport(address).expect_err("192.0.2.0/24 is for documentation");
+        let error = bind(address).expect_err("192.0.2.0/24 is for documentation");
         assert!(matches!(error, BindError::NotLocal { .. }), "{error}");
     }
 }

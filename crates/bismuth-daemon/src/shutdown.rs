@@ -1,4 +1,4 @@
-//! The token that says "end now".
+//! The cancellation token of a process, and the reason if it ends as a failure.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks, the second insists.
+//! Signal handling: the first SIGTERM or SIGINT begins the shutdown, the second one ends the process at once.
 
 use tokio::{
     runtime::Builder,

@@ -4,13 +4,12 @@
 //!   spawn ─► running ──► ended by itself, failed, or panicked
 //!               │              ├ after the shutdown was triggered: done
 //!               │              ├ EndsProcess: the shutdown is triggered, as a failure
-//!               │              ├ BestEffort:  logged, done
-//!               │              └ restarting:  logged ─► backoff ─► running
+//!               │              └ BestEffort:  logged, done
 //!               └─ drain(deadline) ─► named, aborted
 //! ```
 //!
-//! A task is for something that has a name: an accept loop, a watcher, a driver. Requests and
-//! connections are too many for it; their loop owns them in a `JoinSet` or a `TaskTracker`.
+//! A task is for something that has a name: an accept loop, a watcher, a driver. Connections and
+//! requests are too many for it; the accept loop owns them.
 
 use std::{
     collections::BTreeMap,
@@ -25,15 +24,12 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
-use crate::{Backoff, Shutdown, telemetry::panic_message};
+use crate::{Shutdown, telemetry::panic_message};
 
 /// What the end of a task means.
-///
-/// The third policy, starting again after a backoff, is [`Tasks::spawn_restarting`]: a future can
-/// run only once, so that takes what makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// The process cannot live without it: the shutdown is triggered, as a failure.
@@ -113,25 +109,6 @@ impl Tasks {
         let number = entry.number;
         let work = supervise(entry, policy, self.shutdown.clone(), work);
         self.owned(number, self.tracker.spawn_local(work).abort_handle())
-    }
-
-    /// Runs what `make` makes under `name`, and again after a delay of `backoff` whenever it ends
-    /// before the shutdown, in whatever way. A run longer than `backoff.max` resets the delays.
-    pub fn spawn_restarting<M, F>(
-        &self,
-        name: impl Into<String>,
-        backoff: Backoff,
-        make: M,
-    ) -> AbortHandle
-    where
-        M: FnMut() -> F + Send + 'static,
-        F: Future<Output: Outcome> + Send + 'static,
-    {
-        let name: Arc<str> = name.into().into();
-        let entry = Running::enter(&self.running, &name);
-        let number = entry.number;
-        let work = restart(entry, backoff, self.shutdown.clone(), make);
-        self.owned(number, self.tracker.spawn(work).abort_handle())
     }
 
     /// The names of the tasks that run now, sorted.
@@ -223,40 +200,6 @@ where
         }
         (Policy::BestEffort, End::ByItself) => tracing::debug!(task, "task done"),
         (Policy::BestEffort, end) => tracing::error!(task, "task {end}"),
-    }
-}
-
-async fn restart<M, F>(entry: Entry, backoff: Backoff, shutdown: Shutdown, mut make: M)
-where
-    M: FnMut() -> F,
-    F: Future<Output: Outcome>,
-{
-    let task = &*entry.name;
-    let mut delays = backoff.delays();
-    loop {
-        let started = Instant::now();
-        // `make` is called inside, so that a panic in it is caught as well.
-        let end = run(async { make().await }).await;
-        if shutdown.is_triggered() {
-            match end {
-                End::ByItself => tracing::debug!(task, "task done"),
-                end => tracing::error!(task, "task {end} (while the process was ending)"),
-            }
-            return;
-        }
-        if started.elapsed() > backoff.max {
-            delays.reset();
-        }
-        let delay = delays.next_delay();
-        tracing::error!(
-            task,
-            restart_in_ms = delay.as_millis() as u64,
-            "task {end}; it is started again"
-        );
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = shutdown.cancelled() => return,
-        }
     }
 }
 

@@ -1,14 +1,8 @@
 //! Supervision, as sentences.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use bismuth_daemon::{Backoff, Policy, Shutdown, Tasks};
+use bismuth_daemon::{Policy, Shutdown, Tasks};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -77,37 +71,6 @@ async fn a_best_effort_task_may_panic_and_nothing_else_happens() {
     }
     assert!(!shutdown.is_triggered());
     assert_eq!(tasks.names(), Vec::<String>::new());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_restarting_task_is_started_again_however_it_ends_until_the_shutdown() {
-    let shutdown = Shutdown::new();
-    let tasks = Tasks::new(&shutdown);
-    let runs = Arc::new(AtomicU32::new(0));
-    let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-    let (made, token) = (runs.clone(), shutdown.clone());
-    tasks.spawn_restarting("session", backoff, move || {
-        let run = made.fetch_add(1, Ordering::SeqCst);
-        let token = token.clone();
-        assert_ne!(run, 0, "making it panics the first time");
-        async move {
-            match run {
-                1 => Err(std::io::Error::other("refused")),
-                2 => panic!("running it panics"),
-                3 => Ok(()),
-                _ => {
-                    token.cancelled().await;
-                    Ok(())
-                }
-            }
-        }
-    });
-    while runs.load(Ordering::SeqCst) < 5 {
-        tokio::time::advance(Duration::from_millis(5)).await;
-    }
-    assert!(!shutdown.is_triggered());
-    tasks.drain(LONG).await.expect("it listens to the shutdown");
-    assert_eq!(runs.load(Ordering::SeqCst), 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode};
@@ -109,12 +109,15 @@ fn lock(path: &Path) -> Result<File, BindError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);
-    let lock = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
+    let mode = Mode::RUSR | Mode::WUSR;
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(false);
+    options.mode(mode.as_raw_mode());
+    let lock = options
         .open(&lock_path)
         .map_err(failed("open", &lock_path))?;
+    // A lock that others may open is one that they may hold, and an earlier version may have made it.
+    rustix::fs::fchmod(&lock, mode).map_err(|e| failed("protect", &lock_path)(e.into()))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(BindError::InUse {

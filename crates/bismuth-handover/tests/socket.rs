@@ -1,8 +1,10 @@
 //! Both sides over real sockets.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bismuth_handover::{
     Answer, Attachment, BindError, CallError, Client, Connection, Held, Listener, NodeName,
@@ -216,7 +218,13 @@ async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
     assert!(matches!(second, BindError::InUse { .. }), "{second}");
     drop(first);
     assert!(path.exists(), "a crash would have left it as well");
+    let lock = dir.path().join("made/on/the/way.sock.lock");
+    let mode = || std::fs::metadata(&lock).expect("it is kept").mode() & 0o777;
+    assert_eq!(mode(), 0o600, "others could hold it");
+    // As an earlier version made it.
+    std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).expect("it is ours");
     let second = Listener::bind(&path).expect("nobody serves it any more");
+    assert_eq!(mode(), 0o600, "others could hold it");
     let name = node();
     let (client, greeted) = tokio::join!(Client::connect(&path, &name), async {
         let mut connection = second.accept().await.expect("somebody connects");

@@ -26,7 +26,6 @@
 
 pub mod body;
 pub mod client;
-pub mod crowd;
 mod expect;
 pub mod forward;
 mod framing;
@@ -42,7 +41,6 @@ pub mod tunnel;
 
 pub use body::{Body, BodyError, End, OnEnd, Outcome};
 pub use client::{Connection, Transport};
-pub use crowd::{Crowd, Place};
 pub use forward::{Deadlines, ExchangeError, Reply, exchange};
 pub use pool::{Lease, Pool, PoolLimits};
 pub use problem::Problem;

@@ -101,7 +101,6 @@ impl<K: Eq + Hash + Clone> Pool<K> {
         Some(Lease {
             connection,
             shelf: Rc::downgrade(&shelf),
-            reused: true,
         })
     }
 
@@ -117,7 +116,6 @@ impl<K: Eq + Hash + Clone> Pool<K> {
         Lease {
             connection,
             shelf: Rc::downgrade(shelf),
-            reused: false,
         }
     }
 
@@ -206,7 +204,6 @@ impl Drop for Shelf {
 pub struct Lease {
     connection: Connection,
     shelf: Weak<Shelf>,
-    reused: bool,
 }
 
 impl Lease {
@@ -215,13 +212,7 @@ impl Lease {
         Lease {
             connection,
             shelf: Weak::new(),
-            reused: false,
         }
-    }
-
-    /// Whether the connection carried an exchange before this one: then its upstream may be closing it just now.
-    pub fn is_reused(&self) -> bool {
-        self.reused
     }
 
     pub(crate) fn connection(&mut self) -> &mut Connection {

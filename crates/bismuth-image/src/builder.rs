@@ -91,12 +91,6 @@ impl Builder {
         self.entry(path, 0o777, Kind::Symlink(target.into()))
     }
 
-    /// A hard link at `path` to the image's `target`.
-    #[must_use]
-    pub fn hardlink(self, path: &str, target: &str) -> Self {
-        self.entry(path, 0o755, Kind::Hardlink(target.into()))
-    }
-
     /// Removes `path` of a lower layer.
     #[must_use]
     pub fn whiteout(self, path: &str) -> Self {

@@ -40,7 +40,6 @@ pub(crate) enum Kind {
     Directory,
     File(Vec<u8>),
     Symlink(String),
-    Hardlink(String),
 }
 
 impl Changes {
@@ -94,10 +93,6 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, entry: &Entry) -> Result<()> {
         Kind::Symlink(target) => {
             header.set_entry_type(EntryType::Symlink);
             tar.append_link(&mut header, path, target)?;
-        }
-        Kind::Hardlink(target) => {
-            header.set_entry_type(EntryType::Link);
-            tar.append_link(&mut header, path, target.trim_start_matches('/'))?;
         }
     }
     Ok(())

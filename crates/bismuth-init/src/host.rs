@@ -33,20 +33,16 @@
 //! When sending fails (`EPIPE`, `ECONNRESET`), read all the same: init may have said why.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
-        unix::{
-            fs::{PermissionsExt as _, chown},
-            net::UnixStream,
-        },
+        unix::fs::{PermissionsExt as _, chown},
     },
     path::Path,
 };
 
 use crate::{
-    protocol::{DESCRIPTORS, Delivery, ExecRequest, RequestError},
+    protocol::{DESCRIPTORS, ExecRequest, RequestError},
     scm,
 };
 
@@ -106,16 +102,6 @@ pub fn send_request(
 ) -> Result<(), RequestError> {
     OutgoingRequest::new(request, fds)?
         .advance(socket.as_fd())
-        .map_err(RequestError::Send)
-}
-
-/// Sends a delivery over a blocking socket.
-///
-/// # Errors
-/// When it cannot be encoded, or the socket not be written.
-pub fn send_delivery(mut socket: &UnixStream, delivery: &Delivery) -> Result<(), RequestError> {
-    socket
-        .write_all(&delivery.encode()?)
         .map_err(RequestError::Send)
 }
 

@@ -49,7 +49,7 @@ pub mod protocol;
 mod scm;
 mod sys;
 
-pub use host::{OutgoingRequest, send_delivery, send_request};
+pub use host::{OutgoingRequest, send_request};
 pub use protocol::{
     Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, Request, SecretFile, Then,
 };

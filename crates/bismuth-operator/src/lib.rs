@@ -12,8 +12,6 @@ mod answers;
 mod call;
 mod error;
 mod exchange;
-#[cfg(feature = "fake")]
-pub mod fake;
 mod patience;
 mod token;
 

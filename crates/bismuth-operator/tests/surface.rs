@@ -1,4 +1,4 @@
-//! Calls to the twin, and to servers that misbehave.
+//! Calls to svcprovider, and to servers that misbehave.
 
 #![allow(clippy::unwrap_used)] // What fails here fails the test.
 
@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
-use bismuth_operator::fake::{Svcprovider, write_token};
 use bismuth_operator::{Call, CallError, Purged, Surface, json, whole};
+use bismuth_testkit::cluster::Services;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::Method;
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
+use tempfile::{NamedTempFile, TempDir};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
@@ -23,14 +24,27 @@ fn surface(url: &str, token_file: &Path) -> Surface {
     Surface::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
 }
 
+/// A svcprovider, and where it keeps its data.
+async fn start() -> (Services, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Services::start_alone(dir.path()).await.unwrap(), dir)
+}
+
+/// A token for a server that does not look at it.
+fn any_token() -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(&file, "token").unwrap();
+    file
+}
+
 fn group() -> ServiceGroup {
     "shop".parse().unwrap()
 }
 
 #[tokio::test]
 async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
-    let twin = Svcprovider::start().await.unwrap();
-    let surface = surface(&twin.url(), &twin.token_file());
+    let (services, _dir) = start().await;
+    let surface = surface(&services.url(), &services.token_file());
     surface.probe().await.unwrap();
     let put = Call::secret(Method::PUT, &group(), "a b/c");
     let body = Full::new(Bytes::from("value"));
@@ -54,25 +68,26 @@ async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
 
 #[tokio::test]
 async fn the_token_is_read_anew_for_every_call() {
-    let twin = Svcprovider::start().await.unwrap();
-    let surface = surface(&twin.url(), &twin.token_file());
+    let (services, _dir) = start().await;
+    let file = services.token_file();
+    let surface = surface(&services.url(), &file);
     surface.probe().await.unwrap();
-    let right = std::fs::read_to_string(twin.token_file()).unwrap();
-    write_token(&twin.token_file(), "another").unwrap();
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "another\n").unwrap();
     let error = surface.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Unauthorized { .. }), "{error}");
-    write_token(&twin.token_file(), right.trim()).unwrap();
+    std::fs::write(&file, right).unwrap();
     surface.probe().await.unwrap();
-    std::fs::remove_file(twin.token_file()).unwrap();
+    std::fs::remove_file(&file).unwrap();
     let error = surface.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Token(_)), "{error}");
 }
 
 #[tokio::test]
 async fn where_nobody_listens_nothing_was_done() {
-    let mut twin = Svcprovider::start().await.unwrap();
-    let surface = surface(&twin.url(), &twin.token_file());
-    twin.stop().await;
+    let (mut services, _dir) = start().await;
+    let surface = surface(&services.url(), &services.token_file());
+    services.daemon_mut().kill().await.unwrap();
     let begun = Instant::now();
     let error = surface.purge(&group()).await.unwrap_err();
     assert!(matches!(error, CallError::Connect { .. }), "{error}");
@@ -125,9 +140,9 @@ async fn refuses_early(ends: bool) -> String {
 
 #[tokio::test]
 async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
-    let twin = Svcprovider::start().await.unwrap();
+    let token = any_token();
     for ends in [false, true] {
-        let surface = surface(&refuses_early(ends).await, &twin.token_file());
+        let surface = surface(&refuses_early(ends).await, token.path());
         let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
         let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
         let call = Call::blob(Method::PUT, &group(), "large");
@@ -154,11 +169,11 @@ async fn falls_silent(says: &'static str) -> String {
 
 #[tokio::test]
 async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
-    let twin = Svcprovider::start().await.unwrap();
+    let token = any_token();
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
     for says in ["", "HTTP/1.1 200", head] {
         let url = falls_silent(says).await;
-        let surface = surface(&url, &twin.token_file()).silent_for_at_most(SILENCE);
+        let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
         let asking = async {
             let answer = surface.ask(Call::kv(Method::GET, &group(), "k")).await?;
             whole(&surface, answer).await
@@ -173,9 +188,9 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn an_upload_that_is_not_taken_is_given_up() {
-    let twin = Svcprovider::start().await.unwrap();
+    let token = any_token();
     let url = falls_silent("").await;
-    let surface = surface(&url, &twin.token_file()).silent_for_at_most(SILENCE);
+    let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
     let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
     let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
     let uploading = surface.call(Call::blob(Method::PUT, &group(), "large"), endless);
@@ -186,13 +201,15 @@ async fn an_upload_that_is_not_taken_is_given_up() {
 
 #[tokio::test]
 async fn a_slow_pipe_is_not_svcprovider_s_silence() {
-    let twin = Svcprovider::start().await.unwrap();
-    let surface = surface(&twin.url(), &twin.token_file()).silent_for_at_most(SILENCE);
+    let (services, _dir) = start().await;
+    let surface = surface(&services.url(), &services.token_file()).silent_for_at_most(SILENCE);
     let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {
         tokio::time::sleep(SILENCE * 2).await;
         Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)))
     });
-    let put = Call::blob(Method::POST, &group(), "slow");
-    surface.call(put, StreamBody::new(slow)).await.unwrap();
-    assert_eq!(twin.state().groups["shop"].blobs["slow"].value, "abc");
+    let post = Call::blob(Method::POST, &group(), "slow");
+    surface.call(post, StreamBody::new(slow)).await.unwrap();
+    let get = Call::blob(Method::GET, &group(), "slow");
+    let stored = surface.ask(get).await.unwrap();
+    assert_eq!(whole(&surface, stored).await.unwrap(), "abc");
 }

@@ -5,8 +5,8 @@
 //!                      │
 //!                  the tree  ── layout.rs (every path) · codec (every byte)
 //!                      │
-//!   bismuthfe ◄── watch_routing      list, watch, swap whole
-//!   bismuthd  ◄── watch_assignment   ──► update_container_status, announce_node
+//!   bismuthfe ◄── follow_routing     list, watch, swap whole
+//!   bismuthd  ◄── follow_assignment  ──► update_container_status, announce_node
 //!   ctl       ◄── audit, repair
 //! ```
 //!

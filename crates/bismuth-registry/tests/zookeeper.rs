@@ -11,7 +11,7 @@ use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_model::{
     Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode, NodeFacts, Route,
 };
-use bismuth_registry::{Presence, Registry};
+use bismuth_registry::{Assignment, Presence, Registry, RoutingSnapshot};
 use bismuth_testkit::ZooKeeper;
 use tokio::sync::watch;
 
@@ -51,6 +51,12 @@ async fn forget_sessions(server: &ZooKeeper) {
     }
 }
 
+/// What `follow_*` shows, followed in a task of its own.
+fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
+    tokio::spawn(following);
+    shown
+}
+
 async fn shows<T: Clone>(
     watch: &mut watch::Receiver<T>,
     what: &str,
@@ -76,8 +82,9 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
     };
     let announcement = registry.announce_node(NODE, &facts).await.unwrap();
     let mut presence = announcement.presence();
-    let mut routing = registry.watch_routing(pending());
-    let mut assignment = registry.watch_assignment(NODE, pending());
+    let mut routing = spawned(registry.follow_routing(RoutingSnapshot::default(), pending()));
+    let mut assignment =
+        spawned(registry.follow_assignment(NODE, Assignment::default(), pending()));
     shows(&mut routing, "everything", |s| s.complete).await;
     shows(&mut assignment, "everything", |s| s.complete).await;
 

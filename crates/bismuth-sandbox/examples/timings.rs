@@ -38,7 +38,7 @@ fn main() {
     sockets(&state);
     root_filesystems(scratch.path(), &state);
     freezer();
-    mounts::unmake_shared_dir(&state).unwrap();
+    mounts::unmount_under(&state).unwrap();
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

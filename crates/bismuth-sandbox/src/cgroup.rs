@@ -164,29 +164,6 @@ impl Cgroup {
         self.number("memory", file)
     }
 
-    /// Processes and threads in use: `pids.current`.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub fn pids_current(&self) -> Result<u64, Error> {
-        self.number("pids", "pids.current")
-    }
-
-    /// Processor time used: `cpuacct.usage`, or `usage_usec` of `cpu.stat`.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub fn cpu_time(&self) -> Result<Duration, Error> {
-        match self.version() {
-            Version::V2 => self
-                .keyed("cpu", "cpu.stat", "usage_usec")
-                .map(Duration::from_micros),
-            Version::V1 | Version::Hybrid => self
-                .number("cpuacct", "cpuacct.usage")
-                .map(Duration::from_nanos),
-        }
-    }
-
     /// How many processes the kernel killed because the memory limit was reached: `oom_kill` of
     /// `memory.oom_control` or `memory.events`.
     ///
@@ -321,29 +298,19 @@ mod tests {
                 "memory.events",
                 "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n",
             ),
-            ("pids.current", "7\n"),
-            (
-                "cpu.stat",
-                "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n",
-            ),
         ]);
         assert_eq!(cgroup.spec_path(), "/bismuth/c");
         assert_eq!(cgroup.memory_bytes().expect("read"), 1 << 20);
         assert_eq!(cgroup.oom_kills().expect("read"), 2);
-        assert_eq!(cgroup.pids_current().expect("read"), 7);
-        assert_eq!(
-            cgroup.cpu_time().expect("read"),
-            Duration::from_micros(1500)
-        );
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let (_dir, cgroup) = v2_fixture(&[("pids.current", "many\n")]);
-        let error = cgroup.pids_current().expect_err("no number");
-        assert!(error.to_string().contains("pids.current"), "{error}");
-        let error = cgroup.memory_bytes().expect_err("no file");
+        let (_dir, cgroup) = v2_fixture(&[("memory.current", "much\n")]);
+        let error = cgroup.memory_bytes().expect_err("no number");
         assert!(error.to_string().contains("memory.current"), "{error}");
+        let error = cgroup.oom_kills().expect_err("no file");
+        assert!(error.to_string().contains("memory.events"), "{error}");
     }
 
     #[test]

@@ -36,11 +36,6 @@ impl IdRange {
             .then(|| self.host_start.checked_add(inside))
             .flatten()
     }
-
-    /// The first host id behind the range; `u64` because the last range may end at 2^32.
-    fn end(&self) -> u64 {
-        u64::from(self.host_start) + u64::from(self.size)
-    }
 }
 
 /// Where ranges come from: `count` ranges of [`IdRange::SIZE`] ids from `base` up.
@@ -230,12 +225,6 @@ impl<K: Ord> IdAllocator<K> {
         self.assigned.get(key).copied()
     }
 
-    /// All assignments: the state to keep, and to give to [`IdAllocator::reserve`] one by one
-    /// after a restart.
-    pub fn assignments(&self) -> &BTreeMap<K, IdRange> {
-        &self.assigned
-    }
-
     fn take(&mut self, key: K, index: u32) {
         self.assigned.insert(key, self.pool.range(index));
         self.taken.insert(index);
@@ -243,15 +232,15 @@ impl<K: Ord> IdAllocator<K> {
     }
 }
 
-/// Whether two ranges share an id.
-pub fn overlap(a: &IdRange, b: &IdRange) -> bool {
-    u64::from(a.host_start) < b.end() && u64::from(b.host_start) < a.end()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn overlap(a: &IdRange, b: &IdRange) -> bool {
+        let end = |range: &IdRange| u64::from(range.host_start) + u64::from(range.size);
+        u64::from(a.host_start) < end(b) && u64::from(b.host_start) < end(a)
+    }
 
     #[test]
     fn a_function_keeps_its_range() {
@@ -281,14 +270,14 @@ mod tests {
         let mut before = IdAllocator::new(pool);
         before.allocate("a".to_owned()).expect("free");
         before.allocate("b".to_owned()).expect("free");
-        let kept = serde_json::to_string(before.assignments()).expect("plain data");
+        let kept = serde_json::to_string(&before.assigned).expect("plain data");
 
         let kept: BTreeMap<String, IdRange> = serde_json::from_str(&kept).expect("plain data");
         let mut after = IdAllocator::new(pool);
         for (key, range) in kept.clone() {
             after.reserve(key, range).expect("as it was");
         }
-        assert_eq!(after.assignments(), before.assignments());
+        assert_eq!(after.assigned, before.assigned);
 
         let range = kept["a"];
         assert_eq!(
@@ -328,7 +317,7 @@ mod tests {
             let mut ids = IdAllocator::new(IdPool::new(70_000, 12).expect("in bounds"));
             for (key, keep) in steps {
                 if keep { let _ = ids.allocate(key); } else { ids.release(&key); }
-                let ranges: Vec<_> = ids.assignments().values().collect();
+                let ranges: Vec<_> = ids.assigned.values().collect();
                 for (i, a) in ranges.iter().enumerate() {
                     prop_assert!(ranges[i + 1..].iter().all(|b| !overlap(a, b)));
                 }

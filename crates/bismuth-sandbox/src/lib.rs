@@ -42,6 +42,7 @@ pub mod netns;
 pub mod process;
 pub mod rootfs;
 mod sys;
+pub mod timer;
 
 pub use failures::Failures;
 pub use ids::IdRange;

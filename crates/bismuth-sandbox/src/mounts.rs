@@ -176,23 +176,6 @@ pub fn make_shared_dir(dir: &Path) -> Result<(), Error> {
     })
 }
 
-/// Undoes [`make_shared_dir`]: removes the bind of `dir` onto itself, if there is one. Any other
-/// mount at `dir` (a disk of its own) is left alone.
-///
-/// # Errors
-/// [`Error::Unmount`] with `EBUSY` while something is mounted or open under it.
-pub fn unmake_shared_dir(dir: &Path) -> Result<(), Error> {
-    let dir = resolve(dir)?;
-    let mounts = table()?;
-    if !table::is_bound_onto_itself(&mounts, &dir) {
-        return Ok(());
-    }
-    rustix::mount::unmount(&dir, UnmountFlags::NOFOLLOW).map_err(|source| Error::Unmount {
-        path: dir,
-        source: source.into(),
-    })
-}
-
 fn resolve(path: &Path) -> Result<PathBuf, Error> {
     path.canonicalize().map_err(|source| Error::Resolve {
         path: path.to_owned(),

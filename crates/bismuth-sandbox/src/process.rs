@@ -159,14 +159,6 @@ impl Process {
         }
     }
 
-    /// Whether it has ended.
-    ///
-    /// # Errors
-    /// [`Error::Wait`].
-    pub fn has_ended(&self) -> Result<bool, Error> {
-        self.wait(Duration::ZERO)
-    }
-
     /// Waits at most `bound` for it to end and says whether it has.
     ///
     /// # Errors
@@ -213,6 +205,23 @@ impl Watched {
         self.identity.pid
     }
 
+    /// What to keep in order to [`Process::adopt`] it later.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Wait`].
+    pub fn has_ended(&self) -> Result<bool, Error> {
+        let pidfd = self.pidfd.get_ref().as_fd();
+        poll_readable(pidfd, PollFlags::IN, Duration::ZERO).map_err(|source| Error::Wait {
+            pid: self.pid(),
+            source,
+        })
+    }
+
     /// Returns when the process has ended. Cancel safe; at once if it has ended already.
     pub async fn ended(&self) {
         // A pidfd stays readable, so readiness is never cleared; the only error is that the
@@ -248,6 +257,22 @@ pub fn start_time(pid: u32) -> Result<u64, Error> {
     let path = format!("/proc/{pid}/stat");
     let stat = read(&path)?;
     parse_start_time(&stat).ok_or(Error::Malformed { path })
+}
+
+/// The host id of user 0 in the user namespace of a process (first line of `/proc/{pid}/uid_map`).
+///
+/// # Errors
+/// [`Error::Read`] with `ENOENT` or `ESRCH` if there is no such process, [`Error::Malformed`].
+pub fn host_root_id(pid: u32) -> Result<u32, Error> {
+    let path = format!("/proc/{pid}/uid_map");
+    let map = read(&path)?;
+    parse_host_root_id(&map).ok_or(Error::Malformed { path })
+}
+
+/// Inside, outside, count: user_namespaces(7).
+fn parse_host_root_id(map: &str) -> Option<u32> {
+    let mut fields = map.split_ascii_whitespace();
+    (fields.next()? == "0").then(|| fields.next()?.parse().ok())?
 }
 
 /// The id of this boot of the machine.
@@ -323,6 +348,13 @@ mod tests {
     use std::process::Command;
 
     #[test]
+    fn the_host_id_of_a_containers_root_is_read_from_its_map() {
+        let map = "         0    1065536      65536\n";
+        assert_eq!(parse_host_root_id(map), Some(1_065_536));
+        assert_eq!(parse_host_root_id("1000 0 1\n"), None);
+    }
+
+    #[test]
     fn the_start_time_is_found_behind_a_hostile_name() {
         let stat = "7 (a) R 1 (b) 2) S 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
         assert_eq!(parse_start_time(stat), Some(4242));
@@ -336,7 +368,7 @@ mod tests {
             .spawn()
             .expect("spawn cat");
         let process = Process::open(child.id()).expect("open");
-        assert!(!process.has_ended().expect("poll"));
+        assert!(!process.wait(Duration::ZERO).expect("poll"));
         let again = Process::adopt(process.identity()).expect("adopt");
         assert_eq!(again.expect("still there").pid(), child.id());
 

@@ -173,15 +173,6 @@ pub struct RootfsSpec<'a> {
     pub disk_bytes: u64,
 }
 
-/// How full the upper directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskUsage {
-    /// What the container has written, in bytes.
-    pub used_bytes: u64,
-    /// What it may write, in bytes.
-    pub limit_bytes: u64,
-}
-
 /// Mounts the root filesystem at `dir/root` and returns that path, in the way that this kernel
 /// offers.
 ///
@@ -261,23 +252,6 @@ pub fn is_mounted(dir: &Path) -> Result<bool, Error> {
             source: source.into(),
         }),
     }
-}
-
-/// How much the container in `dir` has written. Costs one system call.
-///
-/// # Errors
-/// [`Error::Examine`].
-pub fn disk_usage(dir: &Path) -> Result<DiskUsage, Error> {
-    let root = dir.join(ROOT);
-    // overlayfs answers for its upper filesystem.
-    let found = rustix::fs::statvfs(&root).map_err(|source| Error::Examine {
-        path: root,
-        source: source.into(),
-    })?;
-    Ok(DiskUsage {
-        used_bytes: (found.f_blocks - found.f_bfree) * found.f_frsize,
-        limit_bytes: found.f_blocks * found.f_frsize,
-    })
 }
 
 /// Finds out whether layers in `dir` can be id-mapped, by doing it once. To be called when the

@@ -148,9 +148,6 @@ fn a_container_writes_as_much_as_its_disk_and_no_more() {
         };
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         assert!((3 * MIB..=4 * MIB).contains(&written), "{written}");
-        let usage = rootfs::disk_usage(&fixture.dir).unwrap();
-        assert_eq!(usage.limit_bytes, 4 * MIB);
-        assert!(usage.used_bytes >= written, "{usage:?}");
         drop(file);
         rootfs::unmount(&fixture.dir).unwrap();
     }

@@ -36,6 +36,7 @@ pub mod process;
 pub mod registry;
 pub mod run;
 pub mod s3;
+pub mod stub;
 mod sweep;
 pub mod zookeeper;
 
@@ -50,4 +51,5 @@ pub use postgres::PostgreSql;
 pub use process::Process;
 pub use registry::Registry;
 pub use s3::S3Server;
+pub use stub::Stub;
 pub use zookeeper::ZooKeeper;

@@ -21,12 +21,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::run;
+use crate::sweep::OWNER_MARK;
 
 /// Environment variable that marks a process as ours; its value is the run directory.
 pub(crate) const RUN_MARK: &str = "BISMUTH_TESTKIT_RUN";
-/// Environment variable that names the directory of the server that a process belongs to.
-pub(crate) const OWNER_MARK: &str = "BISMUTH_TESTKIT_OWNER";
-
 /// How much of a log is shown when a server fails: enough for a Java stack trace.
 const LOG_TAIL_LINES: usize = 60;
 /// A killed process is gone within milliseconds unless the disk hangs; this bounds the wait for that.

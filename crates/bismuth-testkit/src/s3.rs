@@ -5,12 +5,15 @@
 //!                   └─ kill ───► gone ────── restart ► serving     same port, same data
 //! ```
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, mount};
 use tokio::net::TcpStream;
 
 use crate::{Daemon, Process, eventually, ports, run};
@@ -38,6 +41,24 @@ impl S3Server {
     /// When `s3-server` has not been built or does not serve.
     pub async fn start() -> Result<Self> {
         let dir = run::subdir("s3")?;
+        Self::start_in(dir).await
+    }
+
+    /// Starts an empty server whose disk has room for so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and when nothing can be mounted.
+    pub async fn start_with_disk_of(bytes: u64) -> Result<Self> {
+        let dir = run::subdir("s3")?;
+        let size = CString::new(format!("size={bytes}"))?;
+        // `run::remove` unmounts it.
+        mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), size.as_c_str())
+            .with_context(|| format!("mount a tmpfs on {}", dir.display()))?;
+        Self::start_in(dir).await
+    }
+
+    async fn start_in(dir: PathBuf) -> Result<Self> {
         let port = ports::reserve()?;
         let data = dir.join("data");
         fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
@@ -86,6 +107,23 @@ impl S3Server {
             }
         }
         Ok(contents)
+    }
+
+    /// Fills its disk, which must be one [of its own](Self::start_with_disk_of), until what is returned is removed.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails otherwise.
+    pub fn fill_disk(&self) -> Result<PathBuf> {
+        let path = self.dir.join("ballast");
+        let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        loop {
+            match file.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(path),
+                Err(error) => return Err(error).context("fill a disk"),
+            }
+        }
     }
 
     /// Kills the server (`SIGKILL`). Harmless when it is down.

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::OWNER_MARK;
-
+/// Environment variable that names the directory of the server that a process belongs to.
+pub(crate) const OWNER_MARK: &str = "BISMUTH_TESTKIT_OWNER";
 /// A killed process leaves within milliseconds; a container's init waits for all of its children.
 const KILL_BOUND: Duration = Duration::from_secs(10);
 /// There is nothing to wait on for other people's children, so they are looked at this often.

@@ -3,7 +3,7 @@
 //! ```text
 //! binaries ──► registry ──► model
 //!    │            └───────► coord
-//!    └──► daemon  http  handover  operator  containerd  sandbox  init        (each stands alone; model is vocabulary for all)
+//!    └──► daemon  http  handover  operator  store  containerd  sandbox  init (each stands alone; model is vocabulary for all)
 //! ```
 //!
 //! Below all of them is base, which any of them may use.
@@ -74,6 +74,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bismuth-daemon",
             "bismuth-http",
             "bismuth-handover",
+            "bismuth-store",
         ],
     ),
     ("bismuth-base", &[]),
@@ -87,6 +88,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bismuth-init", &[]),
     ("bismuth-handover", &["bismuth-model"]),
     ("bismuth-operator", &["bismuth-model"]),
+    ("bismuth-store", &[]),
     ("bismuth-image", &[]),
     (
         "bismuth-testkit",
@@ -134,10 +136,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rtnetlink", &["bismuth-sandbox"]),
     ("nftables", &["bismuth-sandbox"]),
     ("axum", &["bismuth-api"]),
-    ("redb", &["svcprovider"]),
-    ("tokio-postgres", &["svcprovider"]),
-    ("deadpool-postgres", &["svcprovider"]),
-    ("object_store", &["svcprovider"]),
+    ("redb", &["bismuth-store"]),
+    ("tokio-postgres", &["bismuth-store"]),
+    ("deadpool-postgres", &["bismuth-store"]),
+    ("object_store", &["bismuth-store"]),
     ("s3s", &["s3-server"]),
     ("s3s-fs", &["s3-server"]),
 ];

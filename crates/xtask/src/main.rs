@@ -8,10 +8,14 @@
 
 mod arrows;
 mod build;
+mod circles;
 mod command;
 mod packages;
+mod sources;
 mod test;
 mod tidy;
+mod tokens;
+mod words;
 
 use std::process::ExitCode;
 
@@ -52,8 +56,11 @@ enum Chore {
         #[arg(last = true)]
         nextest: Vec<String>,
     },
-    /// Check format, lints, docs, dependency arrows and fences.
-    Tidy,
+    /// Check format, lints, docs, dependency arrows and fences, circles and words.
+    Tidy {
+        /// Only these: format, lints, docs, arrows, sources, circles, words, scripts, deny.toml.
+        only: Vec<String>,
+    },
     /// Build with optimisation, then run the benchmarks.
     Bench {
         /// exec, cold, warm; all unless told otherwise. After them `--rounds N` and `--seconds N`.
@@ -76,7 +83,7 @@ fn main() -> ExitCode {
         } => build::in_containers(release),
         Chore::Build { release, .. } => build::programs(release),
         Chore::Test { nextest } => test::run(&nextest),
-        Chore::Tidy => tidy::run(),
+        Chore::Tidy { only } => tidy::run(&only),
         Chore::Bench { bench } => build::bench(&bench),
         Chore::DemoImage { output } => build::demo_image(&output),
     };

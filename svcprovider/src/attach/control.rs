@@ -7,11 +7,11 @@ use bismuth_daemon::exit::chain;
 use bismuth_handover::{
     Answer, Connection, NodeName, Received, Request, SecretValue, TransportError,
 };
+use bismuth_store::secrets::SecretStore;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::doors::Doors;
-use crate::http::SecretStore;
 
 /// bismuthd greets as soon as it is connected.
 const GREETING: Duration = Duration::from_secs(5);

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bismuth_daemon::Shutdown;
 use bismuth_handover::{Attachment, Held, NodeName, TokenDigest};
 use bismuth_model::ContainerId;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,19 @@ impl DoorsHandle {
     /// How many there are now.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Collector for DoorsHandle {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let count = ConstGauge::new(i64::try_from(self.count()).unwrap_or(i64::MAX));
+        let metric = encoder.encode_descriptor(
+            "containers",
+            "Containers whose sockets are held",
+            None,
+            count.metric_type(),
+        )?;
+        count.encode(metric)
     }
 }
 

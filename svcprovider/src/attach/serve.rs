@@ -1,22 +1,21 @@
 //! A thread that serves sockets, and what the control side knows of it.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bismuth_daemon::Shutdown;
+use bismuth_daemon::{AcceptLoop, Backlog, FinishSignal, Shutdown};
 use bismuth_http::{Limits, serve_connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::ACCEPT_AGAIN;
 use crate::http::{self, Caller, Services};
 
 /// Connections of one container at a time; more wait in its backlog. A function has 100 requests at a time by default.
@@ -133,7 +132,7 @@ struct Means {
     services: Services,
     limits: Limits,
     end_bound: Duration,
-    connections: TaskTracker,
+    sockets: TaskTracker,
 }
 
 /// The work of one thread: serves the sockets that arrive, until the shutdown and what was in flight then.
@@ -159,24 +158,25 @@ pub(super) async fn run(
             ..Limits::new("svcprovider")
         },
         end_bound,
-        connections: TaskTracker::new(),
+        sockets: TaskTracker::new(),
     });
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             arrived = arrivals.recv() => match arrived {
-                Some((arrival, counted)) => drop(tokio::task::spawn_local(accept(arrival, counted, Rc::clone(&means)))),
+                Some((arrival, counted)) => drop(means.sockets.spawn_local(accept(arrival, counted, Rc::clone(&means)))),
                 None => break,
             }
         }
     }
     shutdown.cancelled().await;
-    means.connections.close();
-    // Each connection keeps the bound by itself.
-    means.connections.wait().await;
+    means.sockets.close();
+    // Each drains within the bound by itself.
+    means.sockets.wait().await;
 }
 
-/// Accepts on one socket until it is told to stop.
+/// Serves one socket until it is told to stop, and then what is in flight. What is not accepted yet waits for the next
+/// svcprovider: bismuthd holds the socket, too.
 async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
     let Arrival {
         listener,
@@ -184,57 +184,39 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
         stop,
     } = arrival;
     let caller = Rc::new(caller);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_PER_CONTAINER));
-    // When descriptors run out, every socket says so, again and again: once each is enough for a log.
-    let mut warned = false;
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            next = next => next,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                if !std::mem::replace(&mut warned, true) {
-                    warn!(%error, "cannot accept a function's connections for now");
-                }
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(ACCEPT_AGAIN) => continue,
-                }
-            }
-        };
-        warned = false;
-        let (caller, served, stop) = (Rc::clone(&caller), Rc::clone(&means), stop.clone());
-        means.connections.spawn_local(async move {
-            let _place = place;
-            let _counted = served.services.metrics.connection();
-            serve(stream, &caller, &served, stop).await;
+    let accept = AcceptLoop {
+        peers: "functions",
+        max_connections: CONNECTIONS_PER_CONTAINER,
+        first_byte_timeout: means.limits.first_byte_timeout,
+        drain_timeout: means.end_bound,
+        backlog: Backlog::Leave,
+    };
+    let served = accept.run(listener, stop, |accepted| {
+        let (caller, means) = (Rc::clone(&caller), Rc::clone(&means));
+        let counted = means.services.metrics.connection();
+        accepted.spawn_local(async move |stream, peer, finish| {
+            let _counted = counted;
+            serve(stream, peer, finish, &caller, &means).await;
         });
+    });
+    if let Err(cut_off) = served.await {
+        debug!("functions: {cut_off}");
     }
 }
 
-async fn serve(stream: TcpStream, caller: &Caller, means: &Means, stop: CancellationToken) {
-    let peer = match stream.set_nodelay(true).and_then(|()| stream.peer_addr()) {
-        Ok(peer) => peer,
-        Err(error) => return debug!(%error, "a function was gone before it was served"),
-    };
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    finish: FinishSignal,
+    caller: &Caller,
+    means: &Means,
+) {
     let service = |request, _connection| http::answer(&means.services, caller, request);
-    let served = serve_connection(stream, peer, &means.limits, stop.cancelled(), service);
-    let too_long = async {
-        stop.cancelled().await;
-        tokio::time::sleep(means.end_bound).await;
-    };
-    // Whatever is dropped here was told to end, and did not.
-    tokio::select! {
-        served = served => if let Err(error) = served {
-            debug!(error = bismuth_daemon::exit::chain(&error), "a function's connection ended early");
-        },
-        () = too_long => debug!("a function's connection did not end in time"),
+    let served = serve_connection(stream, peer, &means.limits, finish.requested(), service);
+    if let Err(error) = served.await {
+        debug!(
+            error = bismuth_daemon::exit::chain(&error),
+            "a function's connection ended early"
+        );
     }
 }

@@ -23,6 +23,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bismuth_http::Body;
+use bismuth_store::Key;
+use bismuth_store::records::{
+    Change, EngineError, Keyspace, Record, RecordKey, Write, Written, write_with_room,
+};
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
@@ -30,14 +34,12 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Conditions, etag};
-use super::key::Key;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
 use super::{Caller, Services, body};
-use crate::records::{Change, EngineError, Place, Record, Space, Write, Written, write_with_room};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;
@@ -119,7 +121,7 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(caller.rooms(services), body, MAX_BYTES).await?;
+    let body = body::collect_twice(caller.budget(services), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {
@@ -147,34 +149,41 @@ async fn get(
     keys: Vec<String>,
 ) -> Result<Response<Body>, Refusal> {
     within(keys.len())?;
-    let mut places = Vec::with_capacity(keys.len());
+    let mut record_keys = Vec::with_capacity(keys.len());
     for (index, key) in keys.into_iter().enumerate() {
         let key =
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
-        places.push(caller.place(Space::Kv, key.into_string()));
+        record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
     }
-    let (found, room) = read(services, caller, &places).await?;
-    let values = places.into_iter().map(|place| place.key).zip(found);
+    let (found, permit) = read(services, caller, &record_keys).await?;
+    let values = record_keys
+        .into_iter()
+        .map(|record_key| record_key.key)
+        .zip(found);
     let values = values.map(|(key, record)| value(key, record)).collect();
-    json_in(room, &Values { values })
+    json_in(permit, &Values { values })
 }
 
 /// The records, and room for them. Most batches are small; what is not waits for room before it is read.
 async fn read(
     services: &Services,
     caller: &Caller,
-    places: &[Place],
-) -> Result<(Vec<Option<Record>>, Room), Refusal> {
-    match services.records.get_many(places, SMALL_BYTES).await {
+    record_keys: &[RecordKey],
+) -> Result<(Vec<Option<Record>>, MemoryPermit), Refusal> {
+    match services.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
-        found => return Ok((found?, Room::default())),
+        found => return Ok((found?, MemoryPermit::default())),
     }
-    let room = caller.rooms(services).take(ANSWER_BYTES).await?;
-    match services.records.get_many(places, MAX_BYTES as u64).await {
+    let permit = caller.budget(services).acquire(ANSWER_BYTES).await?;
+    match services
+        .records
+        .get_many(record_keys, MAX_BYTES as u64)
+        .await
+    {
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
-        found => Ok((found?, room)),
+        found => Ok((found?, permit)),
     }
 }
 
@@ -227,7 +236,7 @@ struct Asked {
 impl Asked {
     fn of(write: &Write) -> Self {
         Self {
-            key: write.place.key.clone(),
+            key: write.record_key.key.clone(),
             charge: charge_of(&write.change),
             deletes: matches!(write.change, Change::Delete),
         }
@@ -283,7 +292,7 @@ impl Wish {
             }
         };
         Ok(Write {
-            place: caller.place(Space::Kv, key.into_string()),
+            record_key: caller.record_key(Keyspace::Kv, key.into_string()),
             condition: conditions.of_write()?.unwrap_or_default(),
             change,
             limits: caller.kv_limits(),

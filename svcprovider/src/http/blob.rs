@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
+use bismuth_base::LogThrottle;
 use bismuth_http::{Body, BodyError};
+use bismuth_store::Key;
+use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use bismuth_store::records::decide::check;
+use bismuth_store::records::{Condition, EngineError, Refused, Revision};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
@@ -17,19 +22,14 @@ use hyper::body::Incoming;
 use tracing::error;
 
 use super::condition::{Conditions, etag_value};
-use super::key::{Key, encode};
 use super::kv::{absent, content_type, date, media_type};
 use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
-use super::{Caller, Services, body, digest, no_content, reads};
-use crate::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use super::{Caller, Services, body, digest, no_content, percent, reads};
 use crate::metrics::Metrics;
-use crate::records::decide::check;
-use crate::records::{Condition, EngineError, Refused, Revision};
-use crate::seldom::Seldom;
 
 pub(super) async fn answer(
     services: &Services,
@@ -68,7 +68,7 @@ async fn get(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     // Only GET has ranges.
     let sends = head.method == Method::GET;
@@ -139,12 +139,12 @@ fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> R
 }
 
 /// Bytes on their way out. If they break, so does the connection: its reader has seen a length and can tell.
-fn outgoing(bytes: crate::blobs::Body, metrics: &Metrics) -> Body {
-    static BREAKS: Seldom = Seldom::new();
+fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
+    static BREAKS: LogThrottle = LogThrottle::new();
     let metrics = metrics.clone();
     let frames = bytes.map_ok(Frame::data).map_err(move |engine| {
         metrics.broken();
-        if let Some(left_out) = BREAKS.now() {
+        if let Some(left_out) = BREAKS.admit() {
             error!(error = %engine, left_out, "a blob breaks off on its way to a function");
         }
         BodyError::Source(Box::new(engine))
@@ -160,7 +160,7 @@ async fn put(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let explicit = conditions.of_write()?;
@@ -220,7 +220,7 @@ async fn delete(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let mut condition = conditions.of_write()?.unwrap_or_default();
@@ -261,12 +261,12 @@ async fn list(
     let page = params.page()?;
     let group = caller.group().to_owned();
     // The array of all is streamed, a page at a time.
-    let room = match params.is_empty() {
-        true => Room::default(),
+    let permit = match params.is_empty() {
+        true => MemoryPermit::default(),
         false => {
             caller
-                .rooms(services)
-                .take(page.limit.get() * ENTRY_BYTES)
+                .budget(services)
+                .acquire(page.limit.get() * ENTRY_BYTES)
                 .await?
         }
     };
@@ -277,19 +277,19 @@ async fn list(
             limit,
         } = page;
         let described = services.blobs.list_described(&group, &prefix, after, limit);
-        return json_in(room, &BlobPage::from(described.await?));
+        return json_in(permit, &BlobPage::from(described.await?));
     }
     let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
     if params.is_empty() {
         return Ok(json_body(all(services, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
-    let mut response = json_in(room, &keys)?;
+    let mut response = json_in(permit, &keys)?;
     if let (true, Some(last)) = (more, keys.last()) {
         let next = format!(
             "</blob/v1/?prefix={}&after={}&limit={}>; rel=\"next\"",
-            encode(&page.prefix),
-            encode(last),
+            percent::encode(&page.prefix),
+            percent::encode(last),
             page.limit
         );
         if let Ok(next) = HeaderValue::try_from(next) {

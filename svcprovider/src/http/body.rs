@@ -1,36 +1,14 @@
 //! Bodies of requests.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use thiserror::Error;
 
-use super::memory::Rooms;
+use super::broken::{BodyBroken, SILENCE, WHOLE};
+use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
-
-/// A function that sends nothing for so long does not send.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// A megabyte in a minute is slower than any network inside a machine: who takes longer keeps room from others.
-const WHOLE: Duration = Duration::from_secs(60);
-
-/// Why a body did not come whole.
-#[derive(Debug, Error)]
-pub(crate) enum BodyBroken {
-    /// The connection ended, or its framing did.
-    #[error("the body was cut off")]
-    CutOff(#[source] hyper::Error),
-    /// Nothing came.
-    #[error("the body was silent for {} s", SILENCE.as_secs())]
-    Silent,
-    /// It came in drops.
-    #[error("the body did not come within {} s", WHOLE.as_secs())]
-    Slow,
-}
 
 /// The next bytes; `None` at the end.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
@@ -53,24 +31,24 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
 
 /// The whole body, if it has at most `most` bytes. Its end, and that of all that is cut out of it, gives its room back.
 pub(crate) async fn collect(
-    rooms: Rooms<'_>,
+    budget: RequestBudget<'_>,
     body: Incoming,
     most: usize,
 ) -> Result<Bytes, Refusal> {
-    collect_with(rooms, body, most, 1).await
+    collect_with(budget, body, most, 1).await
 }
 
 /// As [`collect`], with room for what is made of it as well.
 pub(crate) async fn collect_twice(
-    rooms: Rooms<'_>,
+    budget: RequestBudget<'_>,
     body: Incoming,
     most: usize,
 ) -> Result<Bytes, Refusal> {
-    collect_with(rooms, body, most, 2).await
+    collect_with(budget, body, most, 2).await
 }
 
 async fn collect_with(
-    rooms: Rooms<'_>,
+    budget: RequestBudget<'_>,
     body: Incoming,
     most: usize,
     times: usize,
@@ -84,10 +62,10 @@ async fn collect_with(
         .size_hint()
         .exact()
         .map_or(most, |exact| exact as usize);
-    let room = rooms.take(bytes * times).await?;
+    let permit = budget.acquire(bytes * times).await?;
     let whole = tokio::time::timeout(WHOLE, whole(body, announced as usize, most));
     let whole = whole.await.map_err(|_elapsed| BodyBroken::Slow)??;
-    Ok(room.keep(whole))
+    Ok(permit.keep(whole))
 }
 
 async fn whole(mut body: Incoming, announced: usize, most: usize) -> Result<Bytes, Refusal> {

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use bismuth_handover::{Attachment, TokenDigest};
 use bismuth_model::{ServiceGroup, ServiceQuotas};
+use bismuth_store::records::{Keyspace, Limits, RecordKey};
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 
-use super::memory::Rooms;
+use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
 use super::shared_rate::Denied;
 use super::{Services, bearer};
-use crate::records::{Limits, Place, Space};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
 const HOSTS: [&[u8]; 2] = [b"169.254.169.254:9000", b"169.254.169.254"];
@@ -57,14 +57,18 @@ impl Caller {
     }
 
     /// Where a key of this caller's group is.
-    pub(super) fn place(&self, space: Space, key: String) -> Place {
+    pub(super) fn record_key(&self, keyspace: Keyspace, key: String) -> RecordKey {
         let group = self.group().to_owned();
-        Place { group, space, key }
+        RecordKey {
+            group,
+            keyspace,
+            key,
+        }
     }
 
-    /// Where the bytes of its request and of the answer have room.
-    pub(super) fn rooms<'a>(&'a self, services: &'a Services) -> Rooms<'a> {
-        Rooms {
+    /// What the bytes of its request and of the answer are taken out of.
+    pub(super) fn budget<'a>(&'a self, services: &'a Services) -> RequestBudget<'a> {
+        RequestBudget {
             group: self.proof.as_ref().map(|proof| proof.bucket.memory()),
             process: &services.memory,
         }

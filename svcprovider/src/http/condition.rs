@@ -7,14 +7,14 @@
 //!
 //! A date is ignored where it is none, stands in several fields, or there is nothing that has one: secrets, and what is absent.
 
+use bismuth_store::records::decide::check;
+use bismuth_store::records::{Condition, Refused, Revision};
 use http::header::{
     HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
 };
 use http::{HeaderMap, StatusCode};
 
 use super::problems::{Refusal, bad_condition};
-use crate::records::decide::check;
-use crate::records::{Condition, Refused, Revision};
 
 /// The tag of a state.
 pub(super) fn etag(revision: Revision) -> String {

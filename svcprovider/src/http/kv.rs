@@ -1,6 +1,11 @@
 //! `/kv/v1/`.
 
 use bismuth_http::Body;
+use bismuth_store::Key;
+use bismuth_store::records::{
+    Change, Condition, EngineError, Keyspace, Meta, Query, Record, RecordKey, Write, Written,
+    write_with_room,
+};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, LAST_MODIFIED};
 use http::request::Parts;
@@ -10,16 +15,11 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::condition::{Conditions, etag_value};
-use super::key::Key;
 use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
-use super::{Caller, Services, batch, body, digest, no_content, reads};
-use crate::records::{
-    Change, Condition, EngineError, Meta, Place, Query, Record, Space, Write, Written,
-    write_with_room,
-};
+use super::{Caller, Services, batch, body, digest, no_content, percent, reads};
 
 /// Bytes of the largest value.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -64,13 +64,13 @@ async fn get(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
-    let place = caller.place(Space::Kv, key.into_string());
-    let Some((Record { value, meta }, room)) = read(services, caller, &place).await? else {
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
+    let Some((Record { value, meta }, permit)) = read(services, caller, &record_key).await? else {
         return Err(absent(&conditions, "key"));
     };
-    let value = room.keep(value);
+    let value = permit.keep(value);
     match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
         None => Ok(described(StatusCode::OK, value, &meta)),
         Some(StatusCode::NOT_MODIFIED) => {
@@ -84,19 +84,19 @@ async fn get(
 async fn read(
     services: &Services,
     caller: &Caller,
-    place: &Place,
-) -> Result<Option<(Record, Room)>, Refusal> {
-    let rooms = caller.rooms(services);
-    let Some(record) = services.records.get(place).await? else {
+    record_key: &RecordKey,
+) -> Result<Option<(Record, MemoryPermit)>, Refusal> {
+    let budget = caller.budget(services);
+    let Some(record) = services.records.get(record_key).await? else {
         return Ok(None);
     };
-    if let Some(room) = rooms.try_take(record.value.len()) {
-        return Ok(Some((record, room)));
+    if let Some(permit) = budget.try_acquire(record.value.len()) {
+        return Ok(Some((record, permit)));
     }
     drop(record);
-    let room = rooms.take(MAX_VALUE_BYTES).await?;
-    let record = services.records.get(place).await?;
-    Ok(record.map(|record| (record, room)))
+    let permit = budget.acquire(MAX_VALUE_BYTES).await?;
+    let record = services.records.get(record_key).await?;
+    Ok(record.map(|record| (record, permit)))
 }
 
 /// A read found nothing.
@@ -142,13 +142,13 @@ async fn set(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["ttl"])?;
-    let key = Key::from_path(key)?;
+    let key = percent::key(key)?;
     let content_type = content_type(&head.headers)?;
     let ttl_ms = params.ttl_ms()?;
-    let place = caller.place(Space::Kv, key.as_str().to_owned());
-    let condition = condition(services, head, &place).await?;
+    let record_key = caller.record_key(Keyspace::Kv, key.as_str().to_owned());
+    let condition = condition(services, head, &record_key).await?;
     let announced = digest::announced(&head.headers)?;
-    let value = body::collect(caller.rooms(services), body, MAX_VALUE_BYTES).await?;
+    let value = body::collect(caller.budget(services), body, MAX_VALUE_BYTES).await?;
     if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
         return Err(problems::digest_mismatch());
     }
@@ -156,7 +156,7 @@ async fn set(
         condition,
         change: put(&key, value, content_type, ttl_ms),
         limits: caller.kv_limits(),
-        place,
+        record_key,
     };
     let written = write_one(services, write).await?;
     let status = match written.before {
@@ -171,14 +171,18 @@ async fn set(
 }
 
 /// What a write of a key must find.
-async fn condition(services: &Services, head: &Parts, place: &Place) -> Result<Condition, Refusal> {
+async fn condition(
+    services: &Services,
+    head: &Parts,
+    record_key: &RecordKey,
+) -> Result<Condition, Refusal> {
     let conditions = Conditions::of(&head.headers)?;
     let since = conditions.unmodified_since();
     let condition = conditions.of_write()?.unwrap_or_default();
     let Some(since) = since else {
         return Ok(condition);
     };
-    let found = services.records.get(place).await?;
+    let found = services.records.get(record_key).await?;
     let current = found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms));
     let pinned = since.pin(&condition, current);
     pinned.map_err(|no| problems::refused(&no, "key", 0))
@@ -225,11 +229,11 @@ async fn delete(
     key: &str,
 ) -> Result<Response<Body>, Refusal> {
     Params::parse(head.uri.query(), &[])?;
-    let key = Key::from_path(key)?;
-    let place = caller.place(Space::Kv, key.into_string());
+    let key = percent::key(key)?;
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
     let write = Write {
-        condition: condition(services, head, &place).await?,
-        place,
+        condition: condition(services, head, &record_key).await?,
+        record_key,
         change: Change::Delete,
         limits: caller.kv_limits(),
     };
@@ -253,10 +257,10 @@ async fn increment(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
-    let key = Key::from_path(key)?;
-    let place = caller.place(Space::Kv, key.into_string());
-    let condition = condition(services, head, &place).await?;
-    let body = body::collect(caller.rooms(services), body, MAX_INCREMENT_BYTES).await?;
+    let key = percent::key(key)?;
+    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
+    let condition = condition(services, head, &record_key).await?;
+    let body = body::collect(caller.budget(services), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
         false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
@@ -267,7 +271,7 @@ async fn increment(
         _ => params.ttl_ms()?,
     };
     let write = Write {
-        place,
+        record_key,
         condition,
         change: Change::Add { delta, ttl_ms },
         limits: caller.kv_limits(),
@@ -287,20 +291,20 @@ async fn list(
 ) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
     let page = params.page()?;
-    let room = caller
-        .rooms(services)
-        .take(page.limit.get() * ENTRY_BYTES)
+    let permit = caller
+        .budget(services)
+        .acquire(page.limit.get() * ENTRY_BYTES)
         .await?;
     let query = Query {
         group: caller.group().to_owned(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         prefix: page.prefix,
         after: page.after,
         limit: page.limit,
     };
     let found = services.records.list(&query).await?;
     let keys = found.entries.into_iter().map(Into::into).collect();
-    json_in(room, &KeyPage::new(keys, found.more))
+    json_in(permit, &KeyPage::new(keys, found.more))
 }
 
 /// What a change counts for, as far as it is known before it is made.

@@ -1,15 +1,15 @@
 //! Listings as JSON.
 
 use bismuth_http::Body;
+use bismuth_store::blobs;
+use bismuth_store::records::Meta;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::condition::etag;
-use super::memory::Room;
+use super::memory::MemoryPermit;
 use super::problems::{Refusal, bad_json};
-use crate::blobs;
-use crate::records::Meta;
 
 /// Bytes of one entry of a listing, and of its JSON: most have fewer.
 pub(super) const ENTRY_BYTES: usize = 1024;
@@ -111,9 +111,12 @@ pub(crate) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal>
 }
 
 /// A JSON answer that gives room back with its last byte.
-pub(crate) fn json_in(room: Room, document: &impl Serialize) -> Result<Response<Body>, Refusal> {
+pub(crate) fn json_in(
+    permit: MemoryPermit,
+    document: &impl Serialize,
+) -> Result<Response<Body>, Refusal> {
     let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
-    Ok(json_body(Body::full(room.keep(bytes.into()))))
+    Ok(json_body(Body::full(permit.keep(bytes.into()))))
 }
 
 /// An answer whose body is JSON.

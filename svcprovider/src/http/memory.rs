@@ -1,8 +1,8 @@
-//! How much of requests and answers is in memory at a time.
+//! The memory budget: how much of requests and answers is in memory at a time.
 //!
 //! ```text
-//!   body or answer above 16 KiB ─► room of the group (32 MiB) ─► room of the process (256 MiB) ─► given back with its last byte
-//!                                     └ none for a second: 429       └ none for a second: 503
+//!   body or answer above 16 KiB ─► budget of the group (32 MiB) ─► budget of the process (256 MiB) ─► given back with its last byte
+//!                                     └ none for a second: 429         └ none for a second: 503
 //! ```
 //!
 //! One process serves all containers of a node, so that one of them must not be able to have it killed for its memory. What is streamed
@@ -24,13 +24,13 @@ const OF_A_GROUP_KIB: usize = 32 << 10;
 /// Eight groups that take all they can get leave a ninth nothing; one does not.
 const OF_THE_PROCESS_KIB: usize = 256 << 10;
 /// Who had room gives it back when its connection has taken the bytes: some milliseconds, for those who take them.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Room for a group's bytes, or for those of all.
+/// Memory for a group's bytes, or for those of all.
 #[derive(Clone, Debug)]
-pub struct Memory(Arc<Semaphore>);
+pub struct MemoryBudget(Arc<Semaphore>);
 
-impl Memory {
+impl MemoryBudget {
     /// What all groups have together.
     #[must_use]
     pub fn of_the_process() -> Self {
@@ -43,26 +43,32 @@ impl Memory {
         Self(Arc::new(Semaphore::new(OF_A_GROUP_KIB)))
     }
 
-    fn try_take(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+    fn try_acquire(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_many_owned(kib).ok()
     }
 
-    async fn take(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
+    async fn acquire(&self, kib: u32) -> Option<OwnedSemaphorePermit> {
         let taken = Arc::clone(&self.0).acquire_many_owned(kib);
-        tokio::time::timeout(PATIENCE, taken).await.ok()?.ok()
+        tokio::time::timeout(ACQUIRE_TIMEOUT, taken)
+            .await
+            .ok()?
+            .ok()
     }
 }
 
-/// Room that was taken; dropping gives it back.
+/// Memory that was taken out of the budgets; dropping gives it back.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>);
+pub(crate) struct MemoryPermit(Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>);
 
-impl Room {
-    /// The bytes, whose end gives the room back.
+impl MemoryPermit {
+    /// The bytes, whose end gives the permit back.
     pub(crate) fn keep(self, bytes: Bytes) -> Bytes {
         match self.0 {
             None => bytes,
-            room => Bytes::from_owner(Kept { bytes, _room: room }),
+            permit => Bytes::from_owner(Kept {
+                bytes,
+                _room: permit,
+            }),
         }
     }
 }
@@ -78,45 +84,45 @@ impl<T> AsRef<[u8]> for Kept<T> {
     }
 }
 
-/// Where a request's bytes have room.
+/// The budgets that a request's bytes are taken out of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rooms<'a> {
+pub(crate) struct RequestBudget<'a> {
     /// An operator's requests are of no group's account.
-    pub(crate) group: Option<&'a Memory>,
-    pub(crate) process: &'a Memory,
+    pub(crate) group: Option<&'a MemoryBudget>,
+    pub(crate) process: &'a MemoryBudget,
 }
 
-impl Rooms<'_> {
-    /// Room for so many bytes, if there is some at once.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<Room> {
+impl RequestBudget<'_> {
+    /// A permit for so many bytes, if there is one at once.
+    pub(crate) fn try_acquire(&self, bytes: usize) -> Option<MemoryPermit> {
         let Some(kib) = kib(bytes) else {
-            return Some(Room::default());
+            return Some(MemoryPermit::default());
         };
         let group = match self.group {
-            Some(group) => Some(group.try_take(kib)?),
+            Some(group) => Some(group.try_acquire(kib)?),
             None => None,
         };
-        Some(Room(Some((group, self.process.try_take(kib)?))))
+        Some(MemoryPermit(Some((group, self.process.try_acquire(kib)?))))
     }
 
-    /// Room for so many bytes.
+    /// A permit for so many bytes.
     ///
     /// # Errors
     /// When there is none for a second.
-    pub(crate) async fn take(&self, bytes: usize) -> Result<Room, Refusal> {
+    pub(crate) async fn acquire(&self, bytes: usize) -> Result<MemoryPermit, Refusal> {
         let Some(kib) = kib(bytes) else {
-            return Ok(Room::default());
+            return Ok(MemoryPermit::default());
         };
         let group = match self.group {
             Some(group) => {
-                let taken = group.take(kib).await;
+                let taken = group.acquire(kib).await;
                 Some(taken.ok_or_else(problems::group_takes_too_much)?)
             }
             None => None,
         };
-        let process = self.process.take(kib).await;
+        let process = self.process.acquire(kib).await;
         let process = process.ok_or_else(problems::all_take_too_much)?;
-        Ok(Room(Some((group, process))))
+        Ok(MemoryPermit(Some((group, process))))
     }
 }
 
@@ -132,41 +138,41 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_group_that_has_all_its_room_waits_and_is_refused_and_others_are_not() {
         let (process, greedy, other) = (
-            Memory::of_the_process(),
-            Memory::of_a_group(),
-            Memory::of_a_group(),
+            MemoryBudget::of_the_process(),
+            MemoryBudget::of_a_group(),
+            MemoryBudget::of_a_group(),
         );
-        let rooms = |group| Rooms {
+        let budget = |group| RequestBudget {
             group: Some(group),
             process: &process,
         };
-        let all = rooms(&greedy).take(OF_A_GROUP_KIB * KIB).await.unwrap();
-        assert!(rooms(&greedy).try_take(SMALL).is_some());
-        assert!(rooms(&greedy).try_take(SMALL + 1).is_none());
-        assert!(rooms(&greedy).take(1 << 20).await.is_err());
-        assert!(rooms(&other).take(1 << 20).await.is_ok());
+        let all = budget(&greedy).acquire(OF_A_GROUP_KIB * KIB).await.unwrap();
+        assert!(budget(&greedy).try_acquire(SMALL).is_some());
+        assert!(budget(&greedy).try_acquire(SMALL + 1).is_none());
+        assert!(budget(&greedy).acquire(1 << 20).await.is_err());
+        assert!(budget(&other).acquire(1 << 20).await.is_ok());
 
         let bytes = all.keep(Bytes::from_static(b"sent"));
         let half = bytes.slice(..2);
         drop(bytes);
-        assert!(rooms(&greedy).try_take(1 << 20).is_none());
+        assert!(budget(&greedy).try_acquire(1 << 20).is_none());
         drop(half);
-        assert!(rooms(&greedy).try_take(1 << 20).is_some());
+        assert!(budget(&greedy).try_acquire(1 << 20).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_together_have_no_more_than_the_process() {
-        let process = Memory::of_the_process();
-        let groups: Vec<_> = (0..9).map(|_| Memory::of_a_group()).collect();
+        let process = MemoryBudget::of_the_process();
+        let groups: Vec<_> = (0..9).map(|_| MemoryBudget::of_a_group()).collect();
         let mut taken = Vec::new();
         for (index, group) in groups.iter().enumerate() {
-            let rooms = Rooms {
+            let budget = RequestBudget {
                 group: Some(group),
                 process: &process,
             };
-            let room = rooms.take(OF_A_GROUP_KIB * KIB).await;
-            assert_eq!(room.is_ok(), index < 8, "{index}");
-            taken.push(room);
+            let permit = budget.acquire(OF_A_GROUP_KIB * KIB).await;
+            assert_eq!(permit.is_ok(), index < 8, "{index}");
+            taken.push(permit);
         }
     }
 }

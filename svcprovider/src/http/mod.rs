@@ -33,37 +33,37 @@ pub mod batch;
 pub(crate) mod bearer;
 mod blob;
 pub(crate) mod body;
+mod broken;
 pub mod caller;
 pub(crate) mod coding;
 mod condition;
 mod digest;
-pub mod key;
 mod kv;
 pub(crate) mod listing;
 pub mod memory;
 pub(crate) mod params;
+pub(crate) mod percent;
 pub(crate) mod problems;
 mod range;
 pub mod rate;
-pub mod secret;
+mod secret;
 mod shared_rate;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bismuth_http::{Body, trace};
+use bismuth_store::blobs::Blobs;
+use bismuth_store::records::Records;
+use bismuth_store::secrets::SecretStore;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use caller::Caller;
-pub use key::{Key, KeyError};
-pub use memory::Memory;
-pub use secret::{Secret, SecretStore};
+pub use memory::MemoryBudget;
 
-use crate::blobs::Blobs;
 use crate::metrics::{Metrics, Service};
-use crate::records::Records;
 use problems::Refusal;
 
 /// What is served.
@@ -77,8 +77,8 @@ pub struct Services {
     pub secrets: Arc<dyn SecretStore>,
     /// Whether other nodes use the same records, so that a group's rate is to be counted there.
     pub has_other_nodes: bool,
-    /// Where the bytes of requests and answers have room, all together.
-    pub memory: Memory,
+    /// What the bytes of all requests and answers are taken out of.
+    pub memory: MemoryBudget,
     /// What is counted.
     pub metrics: Metrics,
 }

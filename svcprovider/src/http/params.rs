@@ -3,7 +3,9 @@
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use super::key::{self, Key};
+use bismuth_store::Key;
+
+use super::percent;
 use super::problems::{Refusal, bad_query};
 
 /// Keys of one page, unless the request says.
@@ -102,5 +104,5 @@ pub(crate) fn ttl_ms(ttl: u64) -> Result<u64, Refusal> {
 /// In a query `+` is a space (the form encoding that libraries write).
 fn decode(text: &str) -> Result<String, Refusal> {
     let plain = |byte| if byte == b'+' { b' ' } else { byte };
-    key::decode(text.as_bytes(), plain).map_err(|error| bad_query(error.to_string()))
+    percent::decode(text.as_bytes(), plain).map_err(|error| bad_query(error.to_string()))
 }

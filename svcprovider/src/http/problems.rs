@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
+use bismuth_base::LogThrottle;
 use bismuth_daemon::exit::chain;
 use bismuth_http::{Body, Problem};
+use bismuth_store::KeyError;
+use bismuth_store::blobs::PutError;
+use bismuth_store::records::{EngineError, Refused};
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_RANGE, ETAG, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
-use super::body::BodyBroken;
+use super::broken::BodyBroken;
 use super::condition::etag_value;
-use super::key::KeyError;
-use crate::blobs::PutError;
-use crate::records::{EngineError, Refused};
-use crate::seldom::Seldom;
+use super::percent::PercentError;
 
 /// Who says so.
 pub(crate) const COMPONENT: &str = "svcprovider";
@@ -234,10 +235,10 @@ pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
     Refusal::new(status, code, detail)
 }
 
-/// Each of what can be wrong with an engine is said for itself, whoever asked.
-static AWAY: Seldom = Seldom::new();
-static FULL: Seldom = Seldom::new();
-static BROKEN: Seldom = Seldom::new();
+/// Each of what can be wrong with an engine is logged for itself, whoever asked.
+static AWAY: LogThrottle = LogThrottle::new();
+static FULL: LogThrottle = LogThrottle::new();
+static BROKEN: LogThrottle = LogThrottle::new();
 
 /// An engine did not do what it should.
 impl From<EngineError> for Refusal {
@@ -245,7 +246,7 @@ impl From<EngineError> for Refusal {
         let said = engine.to_string();
         match engine {
             EngineError::Unavailable { .. } => {
-                if let Some(left_out) = AWAY.now() {
+                if let Some(left_out) = AWAY.admit() {
                     warn!(error = said, left_out, "an engine is away");
                 }
                 let detail = "the store does not answer; whether a write was made is unknown";
@@ -253,7 +254,7 @@ impl From<EngineError> for Refusal {
                 Self::new(status, "store_unavailable", detail).again_after(1)
             }
             EngineError::Full { .. } => {
-                if let Some(left_out) = FULL.now() {
+                if let Some(left_out) = FULL.admit() {
                     warn!(error = said, left_out, "a disk is full");
                 }
                 let detail = "the disk of the store is full; nothing was changed";
@@ -269,7 +270,7 @@ impl From<EngineError> for Refusal {
             EngineError::Broken { .. }
             | EngineError::Refused { .. }
             | EngineError::TooLarge { .. } => {
-                if let Some(left_out) = BROKEN.now() {
+                if let Some(left_out) = BROKEN.admit() {
                     error!(error = said, left_out, "an engine is broken");
                 }
                 let detail = "the store is broken; its operator finds more in the log";
@@ -309,6 +310,12 @@ pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
         }
         PutError::Engine(engine) => engine.into(),
+    }
+}
+
+impl From<PercentError> for Refusal {
+    fn from(error: PercentError) -> Self {
+        bad("bad_key", error.to_string())
     }
 }
 

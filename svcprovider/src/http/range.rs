@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use bismuth_store::records::Revision;
 use http::HeaderMap;
 use http::header::{IF_RANGE, RANGE};
 
 use super::condition::strong_tag;
 use super::problems::{Refusal, bad_range};
-use crate::records::Revision;
 
 /// What a request wants of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
 
-use super::Memory;
+use super::MemoryBudget;
 use super::shared_rate::SharedRate;
 
 const SECOND: u64 = 1_000_000_000;
@@ -22,7 +22,7 @@ pub struct Bucket {
     /// Nanoseconds since `started`.
     full_at: AtomicU64,
     /// What the group may have in memory, too.
-    memory: Memory,
+    memory: MemoryBudget,
     /// What it has of the tokens that all nodes share, where they do.
     shared: SharedRate,
 }
@@ -32,7 +32,7 @@ impl Default for Bucket {
         Self {
             started: Instant::now(),
             full_at: AtomicU64::new(0),
-            memory: Memory::of_a_group(),
+            memory: MemoryBudget::of_a_group(),
             shared: SharedRate::default(),
         }
     }
@@ -44,8 +44,8 @@ impl Bucket {
         &self.shared
     }
 
-    /// Where the bytes of the group's requests and answers have room.
-    pub(super) fn memory(&self) -> &Memory {
+    /// What the bytes of the group's requests and answers are taken out of.
+    pub(super) fn memory(&self) -> &MemoryBudget {
         &self.memory
     }
 

@@ -12,11 +12,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-
-use crate::records::{
-    Change, Condition, EngineError, Limits, Place, Records, Space, Write, now_ms,
+use bismuth_store::records::{
+    Change, Condition, EngineError, Keyspace, Limits, RecordKey, Records, Write, now_ms,
 };
+use tokio::sync::Mutex;
 
 /// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
 const EXACT: u64 = 100;
@@ -103,9 +102,9 @@ async fn refill(
 ) -> Result<Window, Denied> {
     let wanted = (rate / EXACT).max(1);
     let write = Write {
-        place: Place {
+        record_key: RecordKey {
             group: group.to_owned(),
-            space: Space::Rate,
+            keyspace: Keyspace::Rate,
             key: second.to_string(),
         },
         condition: Condition::Always,

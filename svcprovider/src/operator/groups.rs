@@ -5,6 +5,9 @@ use std::num::NonZeroUsize;
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
+use bismuth_store::records::{
+    Change, Condition, EngineError, Keyspace, Limits, Query, RecordKey, Refused, Usage, Write,
+};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -14,9 +17,6 @@ use super::{Operator, only, secrets_failed};
 use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
-use crate::records::{
-    Change, Condition, EngineError, Limits, Place, Query, Refused, Space, Usage, Write,
-};
 
 /// Records that are removed at a time: one transaction of some milliseconds.
 const PURGED_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
@@ -48,8 +48,8 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<B
     let params = Params::parse(head.uri.query(), &["after", "limit"])?;
     let page = params.page()?;
     let mut names = BTreeSet::new();
-    for space in [Space::Kv, Space::Blob, Space::Secret] {
-        names.extend(operator.services.records.groups(space).await?);
+    for keyspace in [Keyspace::Kv, Keyspace::Blob, Keyspace::Secret] {
+        names.extend(operator.services.records.groups(keyspace).await?);
     }
     let after = |name: &&String| page.after.as_ref().is_none_or(|after| *name > after);
     let mut left = names.iter().filter(after);
@@ -91,7 +91,7 @@ async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
     let records = &operator.services.records;
     Ok(Group {
         group: name.to_owned(),
-        kv: records.usage(name, Space::Kv).await?.into(),
+        kv: records.usage(name, Keyspace::Kv).await?.into(),
         blob: operator.services.blobs.usage(name).await?.into(),
         // Not opened: a group that cannot be is shown, and mended by a purge.
         secrets: operator.secrets.count(name).await?,
@@ -141,9 +141,9 @@ async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
 
 /// Removes the entry of a blob that cannot be read. Nobody can know which object it had, and nothing else would ever remove it.
 async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), EngineError> {
-    let entry = Place {
+    let entry = RecordKey {
         group: group.to_owned(),
-        space: Space::Blob,
+        keyspace: Keyspace::Blob,
         key: key.to_owned(),
     };
     match operator.services.records.write(vec![deletion(entry)]).await {
@@ -156,9 +156,9 @@ async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), 
     }
 }
 
-fn deletion(place: Place) -> Write {
+fn deletion(record_key: RecordKey) -> Write {
     Write {
-        place,
+        record_key,
         condition: Condition::Always,
         change: Change::Delete,
         limits: Limits::default(),
@@ -169,7 +169,7 @@ async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> 
     let records = &operator.services.records;
     let query = Query {
         group: group.to_owned(),
-        space: Space::Kv,
+        keyspace: Keyspace::Kv,
         prefix: String::new(),
         after: None,
         limit: PURGED_AT_ONCE,
@@ -180,13 +180,13 @@ async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> 
         if page.entries.is_empty() {
             return Ok(removed);
         }
-        let place = |(key, _)| Place {
+        let record_key = |(key, _)| RecordKey {
             group: group.to_owned(),
-            space: Space::Kv,
+            keyspace: Keyspace::Kv,
             key,
         };
-        let places = page.entries.into_iter().map(place);
-        let batch: Vec<Write> = places.map(deletion).collect();
+        let record_keys = page.entries.into_iter().map(record_key);
+        let batch: Vec<Write> = record_keys.map(deletion).collect();
         let count = batch.len();
         match records.write(batch).await {
             Ok(_) => removed += count,

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use bismuth_model::ServiceGroup;
+use bismuth_store::secrets::{SecretError, Secrets};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -30,12 +31,10 @@ use serde_json::json;
 pub use serve::{OperatorError, run};
 pub use token::{OperatorToken, TokenError};
 
-use crate::http::key;
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{Caller, Services, no_content};
+use crate::http::{Caller, Services, no_content, percent};
 use crate::metrics::Service;
-use crate::secrets::{SecretError, Secrets};
 
 /// What the surface works with.
 #[derive(Clone)]
@@ -109,7 +108,7 @@ impl Operator {
 }
 
 fn group_of(encoded: &str) -> Result<ServiceGroup, Refusal> {
-    let name = key::decode(encoded.as_bytes(), |byte| byte)?;
+    let name = percent::decode(encoded.as_bytes(), |byte| byte)?;
     name.parse().map_err(|error| {
         let detail = format!("{name:?} is no group: {error}");
         Refusal::new(StatusCode::BAD_REQUEST, "bad_group", detail)

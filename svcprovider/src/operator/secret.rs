@@ -2,6 +2,8 @@
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
+use bismuth_store::Key;
+use bismuth_store::secrets::{MAX_VALUE_BYTES, SecretError};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,12 +11,10 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Operator, only};
-use crate::http::Key;
-use crate::http::memory::Rooms;
+use crate::http::memory::RequestBudget;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
-use crate::http::{body, coding, listing};
-use crate::secrets::{MAX_VALUE_BYTES, SecretError};
+use crate::http::{body, coding, listing, percent};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
@@ -40,7 +40,7 @@ pub(super) async fn answer(
     if let Some(name) = name.strip_suffix("/rotate")
         && head.method == Method::POST
     {
-        let (name, value) = (Key::from_path(name)?, value(operator, body).await?);
+        let (name, value) = (percent::key(name)?, value(operator, body).await?);
         let version = secrets.rotate(group, &name, &value).await;
         let version = version.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str(), "version": version }));
@@ -50,7 +50,7 @@ pub(super) async fn answer(
         &[Method::PUT, Method::DELETE],
         "PUT, DELETE, and POST of /rotate",
     )?;
-    let name = Key::from_path(name)?;
+    let name = percent::key(name)?;
     if head.method == Method::DELETE {
         let deleted = secrets.delete(group, &name).await;
         deleted.map_err(|error| refusal(error, &name))?;
@@ -67,11 +67,11 @@ pub(super) async fn answer(
 }
 
 async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let rooms = Rooms {
+    let budget = RequestBudget {
         group: None,
         process: &operator.services.memory,
     };
-    let bytes = body::collect(rooms, body, MAX_VALUE_BYTES).await?;
+    let bytes = body::collect(budget, body, MAX_VALUE_BYTES).await?;
     if bytes.is_empty() {
         let detail = "a secret has at least one byte";
         let status = StatusCode::BAD_REQUEST;

@@ -1,22 +1,20 @@
 //! The thread that serves operators.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bismuth_daemon::listen::CoreListener;
-use bismuth_daemon::{Shutdown, cores, run_per_core};
-use bismuth_http::{Crowd, Limits, serve_connection};
+use bismuth_daemon::{AcceptLoop, Backlog, FinishSignal, Shutdown, cores, run_per_core};
+use bismuth_http::{Limits, serve_connection};
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::Operator;
 
 /// Operators are few. When there are more, those that came first make room, at once if they say nothing.
 const CONNECTIONS: usize = 256;
-/// Accepting fails when descriptors run out; they come back as connections end.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why operators cannot be served.
 #[derive(Debug, Error)]
@@ -62,59 +60,40 @@ async fn serve(
 ) -> Result<(), OperatorError> {
     let listener = listener.into_tokio().map_err(OperatorError::Listen)?;
     let operator = Rc::new(operator);
-    let connections = TaskTracker::new();
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = accept(&listener, &operator, &connections, &shutdown) => {}
-    }
-    drop(listener);
-    connections.close();
-    if tokio::time::timeout(drain, connections.wait())
-        .await
-        .is_err()
-    {
-        warn!(
-            connections = connections.len(),
-            "connections of operators did not end in time"
-        );
+    let limits = Limits::new("svcprovider");
+    let accept = AcceptLoop {
+        peers: "operators",
+        max_connections: CONNECTIONS,
+        first_byte_timeout: limits.first_byte_timeout,
+        drain_timeout: drain,
+        backlog: Backlog::Serve,
+    };
+    let limits = Rc::new(limits);
+    let served = accept.run(listener, shutdown.token(), |accepted| {
+        let (operator, limits) = (Rc::clone(&operator), Rc::clone(&limits));
+        accepted.spawn_local(async move |stream, peer, finish| {
+            connection(stream, peer, finish, &operator, &limits).await;
+        });
+    });
+    if let Err(cut_off) = served.await {
+        warn!("operators: {cut_off}");
     }
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    operator: &Rc<Operator>,
-    connections: &TaskTracker,
-    shutdown: &Shutdown,
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    finish: FinishSignal,
+    operator: &Operator,
+    limits: &Limits,
 ) {
-    let crowd = Crowd::new(CONNECTIONS);
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "cannot accept an operator");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-        };
-        let mut place = crowd.enter().await;
-        let (operator, shutdown) = (Rc::clone(operator), shutdown.clone());
-        connections.spawn_local(async move {
-            let drain = async {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = place.wanted() => {}
-                }
-            };
-            let limits = Limits::new("svcprovider");
-            let service = |request, _client| operator.answer(request);
-            let served = serve_connection(stream, peer, &limits, drain, service);
-            if let Err(error) = served.await {
-                debug!(
-                    error = bismuth_daemon::exit::chain(&error),
-                    "an operator's connection ended early"
-                );
-            }
-        });
+    let service = |request, _client| operator.answer(request);
+    let served = serve_connection(stream, peer, limits, finish.requested(), service);
+    if let Err(error) = served.await {
+        debug!(
+            error = bismuth_daemon::exit::chain(&error),
+            "an operator's connection ended early"
+        );
     }
 }

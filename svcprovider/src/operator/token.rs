@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bismuth_base::file;
 use bismuth_handover::TokenDigest;
 use http::HeaderMap;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::durable;
 use crate::http::bearer;
 
 /// As a key of 256 bits: nobody guesses it.
@@ -86,7 +86,7 @@ fn make(path: &Path) -> Result<(), TokenError> {
     getrandom::fill(&mut bytes[..]).map_err(TokenError::Random)?;
     let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]) + "\n");
     // Whole or not at all: a token that was cut short by a crash would be one that is easy to guess.
-    durable::replace(path, text.as_bytes()).map_err(failed("make", path))
+    file::replace_durably(path, text.as_bytes(), 0o600).map_err(failed("make", path))
 }
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TokenError {

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, BoxStream};
-use svcprovider::http::{Secret, SecretStore};
-use svcprovider::objects::{ObjectId, ObjectWriter, Objects};
-use svcprovider::records::decide::decide;
-use svcprovider::records::{
-    EngineError, Owner, Page, Place, Query, Record, Records, Revision, Space, Usage, Write,
+use bismuth_store::objects::{ObjectId, ObjectWriter, Objects};
+use bismuth_store::records::decide::decide;
+use bismuth_store::records::{
+    EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Revision, Usage, Write,
     Written, now_ms,
 };
+use bismuth_store::secrets::{Secret, SecretStore};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
 use zeroize::Zeroizing;
 
 /// One store for everything.
@@ -33,8 +33,8 @@ type Name = (String, String);
 
 #[derive(Clone, Default)]
 struct State {
-    records: BTreeMap<Place, Record>,
-    usage: BTreeMap<(String, Space), Usage>,
+    records: BTreeMap<RecordKey, Record>,
+    usage: BTreeMap<(String, Keyspace), Usage>,
     revision: u64,
 }
 
@@ -57,28 +57,31 @@ impl Store {
 
 #[async_trait]
 impl Records for Store {
-    async fn get(&self, place: &Place) -> Result<Option<Record>, EngineError> {
+    async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         let state = self.state()?;
         let found = state
             .records
-            .get(place)
+            .get(record_key)
             .filter(|r| r.meta.is_live(now_ms()));
         Ok(found.cloned())
     }
 
     async fn get_many(
         &self,
-        places: &[Place],
+        record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
         let state = self.state()?;
-        let get = |place| {
+        let get = |record_key| {
             state
                 .records
-                .get(place)
+                .get(record_key)
                 .filter(|r| r.meta.is_live(now_ms()))
         };
-        let found: Vec<_> = places.iter().map(|place| get(place).cloned()).collect();
+        let found: Vec<_> = record_keys
+            .iter()
+            .map(|record_key| get(record_key).cloned())
+            .collect();
         let bytes: usize = found.iter().flatten().map(|it| it.value.len()).sum();
         match bytes as u64 > most_bytes {
             true => Err(EngineError::TooLarge { limit: most_bytes }),
@@ -88,11 +91,14 @@ impl Records for Store {
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
         let state = self.state()?;
-        let fits = |place: &Place| {
-            place.group == query.group
-                && place.space == query.space
-                && place.key.starts_with(&query.prefix)
-                && query.after.as_ref().is_none_or(|after| place.key > *after)
+        let fits = |record_key: &RecordKey| {
+            record_key.group == query.group
+                && record_key.keyspace == query.keyspace
+                && record_key.key.starts_with(&query.prefix)
+                && query
+                    .after
+                    .as_ref()
+                    .is_none_or(|after| record_key.key > *after)
         };
         let live = state
             .records
@@ -112,16 +118,25 @@ impl Records for Store {
         let mut next = state.clone();
         let mut written = Vec::new();
         for (index, write) in batch.into_iter().enumerate() {
-            let (place, key) = (&write.place, (write.place.group.clone(), write.place.space));
+            let (record_key, key) = (
+                &write.record_key,
+                (write.record_key.group.clone(), write.record_key.keyspace),
+            );
             next.revision += 1;
             let revision = Revision(next.revision);
             let usage = next.usage.entry(key).or_default();
-            let decision = decide(next.records.get(place), *usage, now_ms(), revision, &write)
-                .map_err(|refused| EngineError::Refused { index, refused })?;
+            let decision = decide(
+                next.records.get(record_key),
+                *usage,
+                now_ms(),
+                revision,
+                &write,
+            )
+            .map_err(|refused| EngineError::Refused { index, refused })?;
             *usage = decision.usage;
             match decision.after {
-                Some(record) => drop(next.records.insert(place.clone(), record)),
-                None => drop(next.records.remove(place)),
+                Some(record) => drop(next.records.insert(record_key.clone(), record)),
+                None => drop(next.records.remove(record_key)),
             }
             written.push(Written {
                 revision,
@@ -134,12 +149,16 @@ impl Records for Store {
         Ok(written)
     }
 
-    async fn usage(&self, group: &str, space: Space) -> Result<Usage, EngineError> {
-        let usage = self.state()?.usage.get(&(group.to_owned(), space)).copied();
+    async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
+        let usage = self
+            .state()?
+            .usage
+            .get(&(group.to_owned(), keyspace))
+            .copied();
         Ok(usage.unwrap_or_default())
     }
 
-    async fn groups(&self, _space: Space) -> Result<Vec<String>, EngineError> {
+    async fn groups(&self, _space: Keyspace) -> Result<Vec<String>, EngineError> {
         Ok(Vec::new())
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bismuth_model::ServiceQuotas;
-use svcprovider::records::now_ms;
+use bismuth_store::records::now_ms;
 
 use crate::rig::{HOST, Rig};
 

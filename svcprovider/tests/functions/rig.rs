@@ -9,14 +9,14 @@ use std::time::Duration;
 use bismuth_daemon::Shutdown;
 use bismuth_handover::{Attachment, Client, NodeName, TokenDigest};
 use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
+use bismuth_store::blobs::{Blobs, Settings};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
-use svcprovider::blobs::{Blobs, Settings};
-use svcprovider::http::{Memory, Services};
+use svcprovider::http::{MemoryBudget, Services};
 use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -63,7 +63,7 @@ impl Rig {
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
             has_other_nodes,
-            memory: Memory::of_the_process(),
+            memory: MemoryBudget::of_the_process(),
             metrics: Metrics::default(),
         };
         let (doors, metrics) = (attach.handle(), services.metrics.clone());

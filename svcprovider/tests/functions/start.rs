@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bismuth_store::records::embedded::Embedded;
+use bismuth_store::secrets::{Keyring, Secrets};
 use clap::Parser as _;
-use svcprovider::records::embedded::Embedded;
-use svcprovider::secrets::{Keyring, Secrets};
 use svcprovider::{Args, Service};
 
 const NODE: &str = "10.0.0.7";

@@ -2,11 +2,11 @@
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, Purged, json};
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Write};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use svcprovider::records::{Change, Condition, Limits, Place, Space, Write};
 
 use crate::rig::Rig;
 
@@ -21,11 +21,11 @@ async fn set(rig: &Rig, name: &str) {
 }
 
 /// Writes over a record of a group.
-async fn tamper(rig: &Rig, name: &str, space: Space, key: &str) {
+async fn tamper(rig: &Rig, name: &str, keyspace: Keyspace, key: &str) {
     let write = Write {
-        place: Place {
+        record_key: RecordKey {
             group: name.to_owned(),
-            space,
+            keyspace,
             key: key.to_owned(),
         },
         condition: Condition::Present,
@@ -61,7 +61,7 @@ async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
         set(&rig, name).await;
     }
     // What its secrets are listed in.
-    tamper(&rig, "broken", Space::Secret, "m").await;
+    tamper(&rig, "broken", Keyspace::Secret, "m").await;
     let call = Call::secrets(Method::GET, &group("broken"));
     let error = rig.surface.ask(call).await.unwrap_err();
     let refused = error.refused_with();
@@ -94,7 +94,7 @@ async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
         let body = Full::new(Bytes::from("value"));
         rig.surface.call(call, body).await.unwrap();
     }
-    tamper(&rig, "g", Space::Blob, "broken").await;
+    tamper(&rig, "g", Keyspace::Blob, "broken").await;
     let list = Call::blob(Method::GET, &group("g"), "").query("details", "true");
     let listed: Value = json(&rig.surface, rig.surface.ask(list).await.unwrap())
         .await

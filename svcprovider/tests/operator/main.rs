@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
 mod broken;
+mod calls;
 mod crowd;
 mod daemon;
 mod rig;
-mod twin;

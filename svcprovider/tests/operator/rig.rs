@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bismuth_daemon::{Shutdown, listen};
 use bismuth_operator::Surface;
-use svcprovider::blobs::{Blobs, Settings};
-use svcprovider::http::{Memory, Services};
+use bismuth_store::blobs::{Blobs, Settings};
+use bismuth_store::objects::files::Files;
+use bismuth_store::records::Records;
+use bismuth_store::records::embedded::Embedded;
+use bismuth_store::secrets::{Keyring, Secrets};
+use svcprovider::http::{MemoryBudget, Services};
 use svcprovider::metrics::Metrics;
-use svcprovider::objects::files::Files;
 use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
-use svcprovider::records::Records;
-use svcprovider::records::embedded::Embedded;
-use svcprovider::secrets::{Keyring, Secrets};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -44,7 +44,7 @@ impl Rig {
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: false,
-                memory: Memory::of_the_process(),
+                memory: MemoryBudget::of_the_process(),
                 metrics: Metrics::default(),
             },
             secrets,

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_base::now_ms;
-use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, Watched};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::up::Wait;
+use super::readiness::Wait;
+use super::start::Container;
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, ground};
+use super::{LaunchError, Launcher, Running, blocking, sandbox};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
-use crate::node::state_dir::SavedSlot;
+use crate::node::state_dir::{self, SavedSlot};
 use crate::services::SecretEnv;
 
 impl Launcher {
@@ -24,30 +24,43 @@ impl Launcher {
     ///
     /// One that had not answered yet when the earlier process ended is waited for as long as it has left.
     pub async fn adopt(
-        &self,
-        slot: &Slot,
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
         saved: &SavedSlot,
-        called_off: &CancellationToken,
+        cancelled: &CancellationToken,
     ) -> Option<Running> {
-        match self.try_adopt(slot, saved, called_off).await {
+        self.restrict_dir(slot, saved).await;
+        match self.try_adopt(slot, saved, cancelled).await {
             Ok(Some(running)) => Some(running),
             Ok(None) => {
-                self.down(slot.container_id).await;
+                self.teardown(slot.container_id).await;
                 None
             }
             Err(error) => {
                 warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot go on with a container, it is started anew");
-                self.down(slot.container_id).await;
+                self.teardown(slot.container_id).await;
                 None
             }
         }
     }
 
+    /// Earlier versions let every local user into a container's directory.
+    async fn restrict_dir(&self, slot: &Slot, saved: &SavedSlot) {
+        let (dir, ids) = (
+            self.state.container_dir(slot.container_id),
+            saved.id_range(),
+        );
+        let restricted = blocking(move || Ok(state_dir::make_container_dir(&dir, ids)?));
+        if let Err(error) = restricted.await {
+            warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot restrict the directory of a container");
+        }
+    }
+
     async fn try_adopt(
-        &self,
-        slot: &Slot,
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
         saved: &SavedSlot,
-        called_off: &CancellationToken,
+        cancelled: &CancellationToken,
     ) -> Result<Option<Running>, LaunchError> {
         let Some(run) = &saved.run else {
             return Ok(None);
@@ -59,19 +72,16 @@ impl Launcher {
         let Some(process) = Process::adopt(&run.identity()).map_err(LaunchError::Process)? else {
             return Ok(None);
         };
+        let process = Watched::new(process).map_err(LaunchError::Watch)?;
         let dir = self.state.container_dir(slot.container_id);
         let log_dir = self.state.log_dir(slot.container_id);
-        let range = IdRange {
-            host_start: saved.id_range_start,
-            size: IdRange::SIZE,
-        };
         let user = User {
             uid: run.user.0,
             gid: run.user.1,
             groups: run.groups.clone(),
             home: String::new(),
         };
-        let owner = ground::host_owner(range, &user);
+        let owner = sandbox::host_owner(saved.id_range(), &user);
         let limits = self.config.log_limits;
         let (namespaces, pump) = blocking(move || {
             let namespaces = Namespaces::open(&dir).map_err(LaunchError::Namespaces)?;
@@ -87,21 +97,18 @@ impl Launcher {
         });
         let target = self.target(slot, run.program.clone(), &user, stderr, secrets);
         self.logs.spawn(slot.container_id, pump);
-        let (namespaces, process) = if run.proven {
-            (namespaces, process)
-        } else {
+        if !run.proven {
             let ran = Duration::from_millis(now_ms().saturating_sub(run.started_ms));
             let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
             let left = bound.saturating_sub(ran);
             let wait = Wait {
                 bound: left,
                 delivery: None,
-                called_off,
+                cancelled,
             };
-            let ready = self.wait_until_ready(slot, namespaces, process, wait);
-            let (namespaces, process, _connection) = ready.await?;
-            (namespaces, process)
-        };
+            let ready = self.wait_until_ready(slot, &namespaces, &process, wait);
+            let _connection = ready.await?;
+        }
         info!(container = %slot.container_id, pid = run.pid, "adopted");
         Ok(Some(Running {
             live: Arc::new(Live::new(
@@ -110,8 +117,12 @@ impl Launcher {
                 run.image_digest.clone(),
                 None,
             )),
-            process: Watched::new(process).map_err(LaunchError::Watch)?,
+            process,
             started_ms: run.started_ms,
+            container: Container {
+                launcher: Arc::clone(self),
+                slot: Arc::clone(slot),
+            },
         }))
     }
 }

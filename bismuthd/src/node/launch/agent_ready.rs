@@ -1,17 +1,17 @@
-//! Waiting until bismuth-init takes connections, and then taking its socket's directory away from
+//! Waits until bismuth-init takes connections, and then takes its socket's directory away from
 //! the function's user, so that nothing in the container can put another socket in its place.
-//!
-//! It blocks its thread, as waiting for a server does and for the same reasons.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bismuth_init::host;
-use bismuth_sandbox::process::Process;
+use bismuth_sandbox::process::Watched;
 use thiserror::Error;
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
+
+use super::attempts::Attempts;
 
 /// bismuth-init is up in about a millisecond.
 const FIRST_WAIT: Duration = Duration::from_micros(100);
@@ -28,11 +28,11 @@ pub enum AgentNotReady {
     #[error("bismuth-init does not listen after {} ms", .0.as_millis())]
     Late(Duration),
     /// It is no longer wanted.
-    #[error("the start was called off")]
-    CalledOff,
-    /// Watching its process failed.
-    #[error("watch bismuth-init")]
-    Watch(#[source] bismuth_sandbox::process::Error),
+    #[error("the start was cancelled")]
+    Cancelled,
+    /// A system call failed.
+    #[error("wait for bismuth-init")]
+    System(#[from] io::Error),
     /// Its directory could not be taken away from the function.
     #[error("seal {}", path.display())]
     Seal {
@@ -43,30 +43,37 @@ pub enum AgentNotReady {
     },
 }
 
-/// Blocks until the socket at `run_dir`/[`bismuth_init::SOCKET_NAME`] takes a connection.
-pub(super) fn wait(
+/// Returns when the socket at `run_dir`/[`bismuth_init::SOCKET_NAME`] takes connections and is sealed.
+pub(super) async fn wait(
     run_dir: &Path,
-    process: &Process,
+    process: &Watched,
     bound: Duration,
-    called_off: &CancellationToken,
+    cancelled: &CancellationToken,
 ) -> Result<(), AgentNotReady> {
-    let started = Instant::now();
-    let mut delay = FIRST_WAIT;
-    let socket = super::agent_socket(run_dir);
-    while UnixStream::connect(&socket).is_err() {
-        if called_off.is_cancelled() {
-            return Err(AgentNotReady::CalledOff);
-        }
-        if started.elapsed() >= bound {
-            return Err(AgentNotReady::Late(started.elapsed()));
-        }
-        if process.wait(delay).map_err(AgentNotReady::Watch)? {
-            return Err(AgentNotReady::Died);
-        }
-        delay = (delay * 2).min(LONGEST_WAIT);
+    tokio::select! {
+        biased;
+        listens = listens(run_dir, bound) => listens?,
+        () = process.ended() => return Err(AgentNotReady::Died),
+        () = cancelled.cancelled() => return Err(AgentNotReady::Cancelled),
     }
-    host::seal(run_dir).map_err(|source| AgentNotReady::Seal {
+    let dir = run_dir.to_owned();
+    // Changing a directory may wait for the disk.
+    let sealed = tokio::task::spawn_blocking(move || host::seal(&dir)).await;
+    let sealed = sealed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    sealed.map_err(|source| AgentNotReady::Seal {
         path: run_dir.to_owned(),
         source,
     })
+}
+
+async fn listens(run_dir: &Path, bound: Duration) -> Result<(), AgentNotReady> {
+    let socket = super::agent_socket(run_dir);
+    let mut attempts = Attempts::begin(FIRST_WAIT, LONGEST_WAIT)?;
+    while UnixStream::connect(&socket).await.is_err() {
+        if attempts.elapsed() >= bound {
+            return Err(AgentNotReady::Late(attempts.elapsed()));
+        }
+        attempts.next().await?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! A container in the words of the OCI runtime spec. Pure.
+//! Builds the OCI runtime spec of a container. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,8 @@ use bismuth_containerd::spec::{
     IdMapping, MemoryDir, SpecInput,
 };
 use bismuth_sandbox::cgroup;
-use bismuth_sandbox::ids::IdRange;
 
-use super::ground::Ground;
+use super::sandbox::Sandbox;
 use crate::node::program::Program;
 use crate::node::slot::Slot;
 
@@ -25,8 +24,7 @@ fn run_inside() -> &'static Path {
 /// A server container: the definition's command is its init.
 pub(super) fn spec_input(
     slot: &Slot,
-    range: IdRange,
-    ground: &Ground,
+    sandbox: &Sandbox,
     program: &Program,
     limit_swap: bool,
     nofile: u64,
@@ -34,8 +32,8 @@ pub(super) fn spec_input(
     let id = slot.container_id.to_string();
     let whole_range = vec![IdMapping {
         container: 0,
-        host: range.host_start,
-        size: range.size,
+        host: sandbox.ids.host_start,
+        size: sandbox.ids.size,
     }];
     SpecInput {
         // The first block of the id: short enough for a prompt, and what `ctr` lists begin with.
@@ -44,15 +42,14 @@ pub(super) fn spec_input(
         args: program.argv.clone(),
         env: program.env.clone(),
         cwd: PathBuf::from(&program.cwd),
-        uid: ground.user.uid,
-        gid: ground.user.gid,
-        additional_gids: ground.user.groups.clone(),
-        capabilities: Vec::new(),
-        root_path: ground.root.clone(),
+        uid: sandbox.user.uid,
+        gid: sandbox.user.gid,
+        additional_gids: sandbox.user.groups.clone(),
+        root_path: sandbox.root.clone(),
         uid_map: whole_range.clone(),
         gid_map: whole_range,
-        userns_path: ground.namespaces.user_path().to_owned(),
-        netns_path: ground.namespaces.net_path().to_owned(),
+        userns_path: sandbox.namespaces.user_path().to_owned(),
+        netns_path: sandbox.namespaces.net_path().to_owned(),
         cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
@@ -62,20 +59,19 @@ pub(super) fn spec_input(
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
         mounts: Vec::new(),
-        memory_dirs: secrets_dir(slot, ground),
+        memory_dirs: secrets_dir(slot, sandbox),
         seccomp: None,
-        annotations: std::collections::BTreeMap::new(),
     }
 }
 
 /// Room for the files that the definition asks for, if it does.
-fn secrets_dir(slot: &Slot, ground: &Ground) -> Vec<MemoryDir> {
+fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
     let dir = || MemoryDir {
         destination: PathBuf::from(bismuth_init::SECRETS_DIR),
         bytes: SECRETS_BYTES,
-        uid: ground.user.uid,
-        gid: ground.user.gid,
+        uid: sandbox.user.uid,
+        gid: sandbox.user.gid,
     };
     asked.then(dir).into_iter().collect()
 }

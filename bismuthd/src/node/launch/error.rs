@@ -8,7 +8,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::agent_ready::AgentNotReady;
-use super::deliver::DeliveryError;
+use super::inject::InjectError;
 use super::ready::NotReady;
 use super::user::UserError;
 use crate::logs::pump::PumpError;
@@ -39,7 +39,7 @@ pub enum LaunchError {
     Secrets(#[from] SecretsError),
     /// They did not reach it.
     #[error(transparent)]
-    Delivery(DeliveryError),
+    Inject(InjectError),
     /// Its root filesystem.
     #[error("mount the root filesystem")]
     Rootfs(#[source] bismuth_sandbox::rootfs::Error),
@@ -56,12 +56,12 @@ pub enum LaunchError {
     #[error("start the container")]
     Containerd(#[source] bismuth_containerd::Error),
     /// The program is not in the image, or cannot be executed.
-    #[error("the program {program:?} cannot be run: {words}")]
+    #[error("the program {program:?} cannot be run: {message}")]
     Program {
         /// What the definition names.
         program: String,
         /// What the OCI runtime says.
-        words: String,
+        message: String,
     },
     /// Watching the process.
     #[error("watch the process")]
@@ -101,12 +101,12 @@ pub enum LaunchError {
     /// bismuth-init does not answer.
     #[error("reach bismuth-init in the container")]
     Agent(#[source] AgentNotReady),
-    /// The node's memory.
-    #[error("remember the container")]
+    /// The node's state directory.
+    #[error("save the container")]
     State(#[from] StateError),
     /// The slot was taken away while it was being started.
-    #[error("the start was called off")]
-    CalledOff,
+    #[error("the start was cancelled")]
+    Cancelled,
     /// A thread of ours panicked; logged there.
     #[error("an internal step of the start failed")]
     Internal,
@@ -128,8 +128,43 @@ impl LaunchError {
                 (StatusCode::SERVICE_UNAVAILABLE, "secrets_unavailable")
             }
             Self::Secrets(_) => (StatusCode::BAD_GATEWAY, "secret_unusable"),
-            Self::CalledOff => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
+            Self::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "container_removed"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "node_failure"),
+        }
+    }
+
+    /// Whether the same start may succeed later without the deployer changing anything: the registry is away,
+    /// containerd restarts, the node has run out of something, or a step of ours failed. What the deployer has to mend
+    /// is not (the image, the user, the program, a secret), nor is a program that does not answer.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Image(error) => error.is_transient(),
+            Self::Secrets(error) => matches!(error, SecretsError::Unavailable { .. }),
+            Self::Inject(error) => matches!(error, InjectError::Io(_)),
+            // The runtime's own words may be about the definition, such as a working directory that is not there.
+            Self::Containerd(bismuth_containerd::Error::Failed(failure)) => {
+                is_about_exhaustion(failure.source.message())
+            }
+            Self::User(_)
+            | Self::Program { .. }
+            | Self::Spec(_)
+            | Self::Died { .. }
+            | Self::Ended(_)
+            | Self::NotReady { .. }
+            | Self::Cancelled => false,
+            Self::Containerd(_)
+            | Self::Ids(_)
+            | Self::Namespaces(_)
+            | Self::Services(_)
+            | Self::Token(_)
+            | Self::Rootfs(_)
+            | Self::Log(_)
+            | Self::Process(_)
+            | Self::Watch(_)
+            | Self::Directory { .. }
+            | Self::Agent(_)
+            | Self::State(_)
+            | Self::Internal => true,
         }
     }
 
@@ -144,24 +179,25 @@ impl LaunchError {
         }
     }
 
-    /// Tells a program that cannot be run from a delivery that failed.
-    pub(super) fn from_delivery(error: DeliveryError, program: &str) -> Self {
+    /// Tells a program that cannot be run from secrets that could not be injected.
+    pub(super) fn from_inject(error: InjectError, command: &[String]) -> Self {
         if error.is_about_the_program() {
             return Self::Program {
-                program: program.to_owned(),
-                words: error.to_string(),
+                program: command.first().cloned().unwrap_or_default(),
+                message: error.to_string(),
             };
         }
-        Self::Delivery(error)
+        Self::Inject(error)
     }
 
-    /// Tells a program that cannot be run from a runtime that does not work, by the runtime's words.
+    /// Tells a program that cannot be run from a runtime that does not work, by the runtime's message.
     ///
     /// runc and crun report it only as text, which ends up in the RPC's message. runc 1.1: `exec: "/x": stat /x: no such
     /// file or directory`, `exec /x: exec format error`. crun 1.8: ``executable file `/x` not found``, `open executable:
     /// Permission denied`, ``exec container process `/x`: Exec format error``.
-    pub(super) fn from_start(error: bismuth_containerd::Error, program: &str) -> Self {
-        let words = bismuth_daemon::exit::chain(&error);
+    pub(super) fn from_start(error: bismuth_containerd::Error, command: &[String]) -> Self {
+        let program = command.first().map_or("", String::as_str);
+        let message = bismuth_daemon::exit::chain(&error);
         let about_program = [
             &format!("exec: \"{program}\""),
             &format!("exec {program}:"),
@@ -169,13 +205,77 @@ impl LaunchError {
             "open executable",
             "exec container process",
         ];
-        let about_program = about_program.iter().any(|part| words.contains(part));
+        let about_program = about_program.iter().any(|part| message.contains(part));
         if about_program {
             return Self::Program {
                 program: program.to_owned(),
-                words,
+                message,
             };
         }
         Self::Containerd(error)
+    }
+}
+
+/// Whether the machine had run out of something. containerd and the runtimes pass the operating system's errors on as text:
+/// ENOSPC, ENOMEM, EAGAIN (processes), EMFILE and ENFILE, in the words of Go's and C's libraries.
+fn is_about_exhaustion(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    [
+        "no space left on device",
+        "cannot allocate memory",
+        "resource temporarily unavailable",
+        "too many open files",
+    ]
+    .iter()
+    .any(|error| words.contains(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::fakes;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_the_deployer_has_to_mend() {
+        let died = LaunchError::Died {
+            exit: Exit {
+                status: 1,
+                at: std::time::SystemTime::UNIX_EPOCH,
+            },
+            tail: String::new(),
+        };
+        let user = UserError::Unknown {
+            kind: "user",
+            name: "nobody-here".into(),
+            file: "/etc/passwd",
+        };
+        let broken = ImageError::BrokenOff {
+            act: "get blob".into(),
+            reference: "image".into(),
+            registry: "registry".into(),
+            words: "end of file before message length reached".into(),
+        };
+        let secrets_away = SecretsError::Unavailable {
+            reason: "no answer".into(),
+        };
+        for (error, transient) in [
+            (LaunchError::Image(fakes::registry_away()), true),
+            (LaunchError::Image(fakes::image_unknown()), false),
+            (LaunchError::Image(broken), false),
+            (LaunchError::User(user), false),
+            (died, false),
+            (LaunchError::Secrets(secrets_away), true),
+            (LaunchError::Internal, true),
+        ] {
+            assert_eq!(error.is_transient(), transient, "{error}");
+        }
+    }
+
+    #[test]
+    fn exhaustion_is_recognised_in_the_words_of_the_runtime() {
+        let full = "OCI runtime create failed: mkdir /run/x: no space left on device: unknown";
+        let no_dir = "OCI runtime create failed: chdir to cwd (\"/a\"): no such file or directory";
+        assert!(is_about_exhaustion(full));
+        assert!(!is_about_exhaustion(no_dir));
     }
 }

@@ -1,25 +1,29 @@
-//! Bringing a container up, taking it down, and going on with one that runs.
+//! Starts containers, tears them down, and adopts those that run.
 //!
 //! ```text
-//!  up:    image ─► ids ─► namespaces ─► door to services ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
-//!  down:  task ◄───────────────────────────────────────────────────────────────────────────────────────────────┘
-//!           └─► door ─► log ─► root filesystem ─► namespaces ─► cgroup          (each repeatable, all tried)
-//!  adopt: remembered process alive? namespaces pinned? root mounted? ─► log ─► answers
+//!  start:    image ─► ids ─► namespaces ─► service socket ─► root filesystem ─► user ─► log ─► task ─► start ─► answers?
+//!  teardown: task ◄──────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!              └─► service socket ─► log ─► root filesystem ─► namespaces ─► cgroup       (each repeatable, all tried)
+//!  adopt:    saved process alive? namespaces pinned? root mounted? ─► log ─► answers
 //! ```
 //!
-//! `up` that fails half-way undoes what it did by `down`, which is written so that it can be run on
+//! A start is a chain of states, see `start.rs`. One that fails half-way undoes what it did by `teardown`, which is written so that it can be run on
 //! anything: a container that never was, one that is half made, one that a crashed process left.
 
 mod adopt;
 mod agent_ready;
-mod deliver;
+mod attempts;
 mod describe;
-mod down;
 mod error;
-mod ground;
+mod inject;
+mod readiness;
 mod ready;
 mod runtime;
-mod up;
+mod sandbox;
+mod start;
+mod teardown;
+#[cfg(test)]
+mod tests;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +52,7 @@ use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
 use crate::services::{SecretEnv, SecretSource, Services, Token};
 use runtime::Runtime;
+use start::Container;
 use user::User;
 
 /// How long the exit of a process that has ended may take to be known to its shim.
@@ -83,7 +88,7 @@ pub struct Start<'a> {
     /// Whether this proves a new revision: then a tag is asked for anew.
     pub deployment: bool,
     /// Ends the start early.
-    pub called_off: &'a CancellationToken,
+    pub cancelled: &'a CancellationToken,
 }
 
 /// Everything that starting and stopping needs. One per node.
@@ -95,7 +100,7 @@ pub struct Launcher {
     logs: LogThread,
     services: Services,
     ids: Mutex<IdAllocator<FunctionId>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     runtime: Runtime,
 }
 
@@ -108,6 +113,7 @@ pub struct Running {
     pub process: Watched,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_ms: u64,
+    container: Container,
 }
 
 /// Runs what blocks for more than a moment where it may.
@@ -121,7 +127,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Launcher {
-    /// A launcher that reserves the id ranges which remembered containers already use.
+    /// A launcher that reserves the id ranges which saved containers already use.
     pub fn new(
         config: LaunchConfig,
         tasks: Arc<dyn Tasks>,
@@ -131,6 +137,7 @@ impl Launcher {
         services: Services,
         pool: IdPool,
     ) -> Self {
+        let turns = STARTS_PER_CORE * bismuth_daemon::cores::available();
         Self {
             runtime: Runtime::new(config.runtime.clone()),
             config,
@@ -140,7 +147,7 @@ impl Launcher {
             logs,
             services,
             ids: Mutex::new(IdAllocator::new(pool)),
-            turns: Semaphore::new(STARTS_PER_CORE * bismuth_daemon::cores::available()),
+            turns: Arc::new(Semaphore::new(turns)),
         }
     }
 
@@ -155,14 +162,14 @@ impl Launcher {
         Ok(self.runtime.binary_for(server.pid))
     }
 
-    /// The node's memory.
+    /// The node's state directory.
     pub fn state(&self) -> &Arc<StateDir> {
         &self.state
     }
 
-    /// Says that a container which an earlier process started has a door to its services. Do so for each before svcprovider
+    /// Says that a container which an earlier process started has a service socket. Do so for each before svcprovider
     /// is spoken to: it lets go of what nobody names.
-    pub fn remember_services(&self, id: ContainerId, saved: &SavedSlot) {
+    pub fn recover_services(&self, id: ContainerId, saved: &SavedSlot) {
         let Some(run) = &saved.run else {
             return;
         };
@@ -177,15 +184,11 @@ impl Launcher {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves the range that a remembered container uses. A conflict is the memory's fault: the
-    /// container keeps running as it is, and its function gets another range at its next start.
-    pub fn reserve_ids(&self, saved: &SavedSlot) {
-        let range = IdRange {
-            host_start: saved.id_range_start,
-            size: IdRange::SIZE,
-        };
-        if let Err(error) = self.ids().reserve(saved.function_id, range) {
-            warn!(function = %saved.function_id, %error, "cannot keep the user ids of a function");
+    /// Reserves the range that a container of an earlier process uses. A conflict is the fault of what was saved:
+    /// the container keeps running as it is, and its function gets another range at its next start.
+    pub fn reserve_ids(&self, function: FunctionId, range: IdRange) {
+        if let Err(error) = self.ids().reserve(function, range) {
+            warn!(%function, %error, "cannot keep the user ids of a function");
         }
     }
 
@@ -194,8 +197,8 @@ impl Launcher {
         self.ids().release(&function);
     }
 
-    /// Remembers a slot that is not running.
-    pub async fn remember(
+    /// Saves a slot, and its process if it was started.
+    pub async fn save(
         &self,
         slot: &Slot,
         created_ms: u64,
@@ -217,8 +220,8 @@ impl Launcher {
         blocking(move || Ok(state.save_slot(id, &saved)?)).await
     }
 
-    /// Remembers that a started container has answered.
-    pub async fn remember_proven(&self, id: ContainerId) -> Result<(), LaunchError> {
+    /// Saves that a started container has answered.
+    pub async fn save_proven(&self, id: ContainerId) -> Result<(), LaunchError> {
         let state = Arc::clone(&self.state);
         blocking(move || {
             if let Some(mut saved) = state.load_slot(id)?
@@ -247,7 +250,7 @@ impl Launcher {
                     &self
                         .state
                         .container_dir(slot.container_id)
-                        .join(ground::RUN),
+                        .join(sandbox::RUN),
                 ),
                 program,
                 user: (user.uid, user.gid),
@@ -277,6 +280,14 @@ impl Running {
     /// Returns when its process has ended. Cancel safe.
     pub async fn ended(&self) {
         self.process.ended().await;
+    }
+
+    /// Takes down whatever there is of it, as [`Launcher::teardown`] does.
+    pub async fn teardown(self) {
+        let container = self.container;
+        // Their descriptors keep the namespaces alive.
+        drop((self.live, self.process));
+        container.teardown().await;
     }
 }
 

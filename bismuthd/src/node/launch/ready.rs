@@ -1,4 +1,4 @@
-//! Waiting until a server answers.
+//! Waits until a server answers.
 //!
 //! ```text
 //!  connect ── accepted ──► readiness path? ── below 400, or none ──► ready, with that connection
@@ -7,20 +7,22 @@
 //!     └──────────┘
 //! ```
 //!
-//! It blocks its thread: the first waits are a fraction of a millisecond, which is below what the
-//! runtime's timers can tell apart, and each wait is a `poll` of the process's pidfd, so that a
-//! death is seen at once.
+//! It holds no thread, however many wait: only a socket is made inside the container's network namespace, which takes
+//! microseconds; its connection, the pauses and the end of the process are awaited.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use bismuth_sandbox::netns;
-use bismuth_sandbox::process::Process;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use bismuth_sandbox::process::Watched;
 use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+use super::attempts::Attempts;
 
 /// The first wait; a small static server is up in about a millisecond.
 const FIRST_WAIT: Duration = Duration::from_micros(250);
@@ -30,6 +32,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(25);
 const CONNECT_BOUND: Duration = Duration::from_secs(1);
 /// How long one readiness request may take before it is given up and repeated.
 const PROBE_BOUND: Duration = Duration::from_secs(5);
+/// `HTTP/1.1 200` is all that matters of an answer.
+const STATUS_BYTES: usize = 12;
 
 /// Why a server does not answer.
 #[derive(Debug, Error)]
@@ -63,11 +67,11 @@ pub enum NotReady {
         last: String,
     },
     /// It is no longer wanted.
-    #[error("the start was called off")]
-    CalledOff,
+    #[error("the start was cancelled")]
+    Cancelled,
     /// A system call failed.
     #[error("reach into the container")]
-    System(#[source] io::Error),
+    System(#[from] io::Error),
 }
 
 fn others(listening: &[u16]) -> String {
@@ -84,7 +88,7 @@ pub struct Wait<'a> {
     /// The container's network namespace.
     pub net: BorrowedFd<'a>,
     /// The program.
-    pub process: &'a Process,
+    pub process: &'a Watched,
     /// Where it should listen.
     pub port: u16,
     /// What must answer below 400, if anything.
@@ -92,41 +96,41 @@ pub struct Wait<'a> {
     /// How long it may take.
     pub bound: Duration,
     /// Ends the waiting early.
-    pub called_off: &'a CancellationToken,
+    pub cancelled: &'a CancellationToken,
 }
 
-/// Blocks until the server answers. Returns the connection that was accepted; after a readiness
+/// Returns when the server answers, with the connection that was accepted; after a readiness
 /// request it is a fresh one.
-pub fn wait(wait: &Wait<'_>) -> Result<TcpStream, NotReady> {
-    let started = Instant::now();
-    let mut delay = FIRST_WAIT;
+pub async fn wait(wait: &Wait<'_>) -> Result<StdTcpStream, NotReady> {
+    tokio::select! {
+        biased;
+        answered = answers(wait) => answered,
+        () = wait.process.ended() => Err(NotReady::Died { port: wait.port }),
+        () = wait.cancelled.cancelled() => Err(NotReady::Cancelled),
+    }
+}
+
+async fn answers(wait: &Wait<'_>) -> Result<StdTcpStream, NotReady> {
+    let mut attempts = Attempts::begin(FIRST_WAIT, LONGEST_WAIT)?;
     let mut unhealthy = None;
     loop {
-        if let Some(connection) = connect(wait.net, wait.port)? {
-            match wait.path.map(|path| probe(connection.try_clone(), path)) {
-                None => return Ok(connection),
-                Some(Ok(())) => {
-                    if let Some(fresh) = connect(wait.net, wait.port)? {
-                        return Ok(fresh);
+        if let Some(connection) = connect(wait.net, wait.port).await? {
+            let Some(path) = wait.path else {
+                return Ok(connection.into_std()?);
+            };
+            match probe(connection, path).await {
+                Ok(()) => {
+                    if let Some(fresh) = connect(wait.net, wait.port).await? {
+                        return Ok(fresh.into_std()?);
                     }
                 }
-                Some(Err(last)) => unhealthy = Some(last),
+                Err(last) => unhealthy = Some(last),
             }
         }
-        if wait.called_off.is_cancelled() {
-            return Err(NotReady::CalledOff);
+        if attempts.elapsed() >= wait.bound {
+            return Err(too_late(wait, attempts.elapsed(), unhealthy));
         }
-        if started.elapsed() >= wait.bound {
-            return Err(too_late(wait, started.elapsed(), unhealthy));
-        }
-        let ended = wait
-            .process
-            .wait(delay)
-            .map_err(|e| NotReady::System(io::Error::other(e)))?;
-        if ended {
-            return Err(NotReady::Died { port: wait.port });
-        }
-        delay = (delay * 3 / 2).min(LONGEST_WAIT);
+        attempts.next().await?;
     }
 }
 
@@ -147,55 +151,33 @@ fn too_late(wait: &Wait<'_>, waited: Duration, unhealthy: Option<String>) -> Not
 }
 
 /// `None` if it was refused.
-fn connect(net: BorrowedFd<'_>, port: u16) -> Result<Option<TcpStream>, NotReady> {
-    let socket = netns::tcp_socket(net).map_err(|e| NotReady::System(io::Error::other(e)))?;
+async fn connect(net: BorrowedFd<'_>, port: u16) -> Result<Option<TcpStream>, NotReady> {
+    let socket = netns::tcp_socket(net).map_err(io::Error::from)?;
+    let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match rustix::net::connect(&socket, &address) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::INPROGRESS) => match finish_connect(socket.as_fd()) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(e) => return Err(NotReady::System(e)),
-        },
-        Err(rustix::io::Errno::CONNREFUSED) => return Ok(None),
-        Err(e) => return Err(NotReady::System(e.into())),
+    match tokio::time::timeout(CONNECT_BOUND, socket.connect(address)).await {
+        Ok(Ok(connection)) => Ok(Some(connection)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+        Ok(Err(error)) => Err(NotReady::System(error)),
+        Err(_elapsed) => Ok(None),
     }
-    Ok(Some(TcpStream::from(socket)))
-}
-
-fn finish_connect(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut polled = [PollFd::new(&socket, PollFlags::OUT)];
-    let bound = Timespec::try_from(CONNECT_BOUND).map_err(io::Error::other)?;
-    if rustix::event::poll(&mut polled, Some(&bound))? == 0 {
-        return Ok(false);
-    }
-    Ok(rustix::net::sockopt::socket_error(socket)?.is_ok())
 }
 
 /// One readiness request on a connection of its own; the error says what came instead.
-fn probe(connection: io::Result<TcpStream>, path: &str) -> Result<(), String> {
-    let exchange = || -> io::Result<Vec<u8>> {
-        let mut connection = connection?;
-        connection.set_nonblocking(false)?;
-        connection.set_read_timeout(Some(PROBE_BOUND))?;
-        connection.set_write_timeout(Some(PROBE_BOUND))?;
-        write!(
-            connection,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bismuthd\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut head = vec![0; 64];
-        let mut filled = 0;
-        // "HTTP/1.1 200" is all that matters.
-        while filled < 12 {
-            match connection.read(&mut head[filled..])? {
-                0 => break,
-                count => filled += count,
-            }
-        }
-        head.truncate(filled);
-        Ok(head)
+async fn probe(mut connection: TcpStream, path: &str) -> Result<(), String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bismuthd\r\nConnection: close\r\n\r\n"
+    );
+    let exchange = async {
+        connection.write_all(request.as_bytes()).await?;
+        let mut head = Vec::with_capacity(64);
+        while head.len() < STATUS_BYTES && connection.read_buf(&mut head).await? > 0 {}
+        Ok::<_, io::Error>(head)
     };
-    let head = exchange().map_err(|e| e.to_string())?;
+    let head = match tokio::time::timeout(PROBE_BOUND, exchange).await {
+        Ok(head) => head.map_err(|e| e.to_string())?,
+        Err(_elapsed) => return Err(format!("no answer in {} ms", PROBE_BOUND.as_millis())),
+    };
     match status_of(&head) {
         Some(status) if (200..400).contains(&status) => Ok(()),
         Some(status) => Err(format!("status {status}")),
@@ -239,6 +221,16 @@ fn parse_listening(table: &str) -> Vec<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::os::fd::AsFd as _;
+    use std::process::Command;
+    use std::thread::JoinHandle;
+
+    use bismuth_sandbox::ids::IdRange;
+    use bismuth_sandbox::namespaces::Namespaces;
+    use bismuth_sandbox::process::Process;
+
     use super::*;
 
     #[test]
@@ -256,6 +248,67 @@ mod tests {
             error.to_string(),
             "nothing listens on port 8000 of the container's loopback after 30 ms, but something does on port 8080"
         );
+    }
+
+    /// A program that listens in `net` a moment from now, and says these statuses to one request each.
+    fn serve(net: BorrowedFd<'_>, port: u16, statuses: &'static [u16]) -> JoinHandle<TcpListener> {
+        let net = net.try_clone_to_owned().unwrap();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let listener = netns::listen_tcp(net.as_fd(), address, 8).unwrap();
+            let listener = TcpListener::from(listener);
+            listener.set_nonblocking(false).unwrap();
+            for status in statuses {
+                let (mut connection, _) = listener.accept().unwrap();
+                let mut request = [0; 1024];
+                let read = connection.read(&mut request).unwrap();
+                assert!(request[..read].starts_with(b"GET /healthz HTTP/1.1\r\n"));
+                write!(connection, "HTTP/1.1 {status} x\r\n\r\n").unwrap();
+            }
+            listener
+        })
+    }
+
+    #[tokio::test]
+    async fn a_server_is_ready_when_it_accepts_and_its_readiness_path_agrees() {
+        let dir = bismuth_testkit::run::subdir("ready").unwrap();
+        let ids = IdRange {
+            host_start: 1 << 20,
+            size: IdRange::SIZE,
+        };
+        let namespaces = Namespaces::create(&dir, ids).unwrap();
+        let mut program = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Watched::new(Process::open(program.id()).unwrap()).unwrap();
+        let cancelled = CancellationToken::new();
+        let mut asked = Wait {
+            net: namespaces.net_fd(),
+            process: &process,
+            port: 80,
+            path: None,
+            bound: Duration::from_secs(10),
+            cancelled: &cancelled,
+        };
+        let serving = serve(asked.net, asked.port, &[]);
+        let connection = wait(&asked).await.unwrap();
+        let (_, peer) = serving.join().unwrap().accept().unwrap();
+        assert_eq!(connection.local_addr().unwrap(), peer);
+
+        (asked.port, asked.path) = (81, Some("/healthz"));
+        let serving = serve(asked.net, asked.port, &[503, 204]);
+        let connection = wait(&asked).await.unwrap();
+        let (_, peer) = serving.join().unwrap().accept().unwrap();
+        assert_eq!(connection.local_addr().unwrap(), peer, "it is a fresh one");
+
+        program.kill().unwrap();
+        asked.port = 82;
+        assert!(matches!(
+            wait(&asked).await,
+            Err(NotReady::Died { port: 82 })
+        ));
+        program.wait().unwrap();
+        Namespaces::remove(&dir).unwrap();
+        bismuth_testkit::run::remove(&dir).unwrap();
     }
 
     #[test]

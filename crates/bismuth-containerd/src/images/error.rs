@@ -58,6 +58,19 @@ pub enum ImageError {
         /// What happened, with its causes.
         words: String,
     },
+    /// The registry answered, and broke the content off. A few times it may be the network; every time, it is what the
+    /// registry holds.
+    #[error("{act} of {reference} from {registry}: {words}")]
+    BrokenOff {
+        /// "get blob sha256:…".
+        act: String,
+        /// The image asked for.
+        reference: String,
+        /// The endpoint.
+        registry: String,
+        /// What happened, with its causes.
+        words: String,
+    },
     /// Several endpoints are configured and all failed.
     #[error("{reference}: {}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     AllEndpointsFailed {
@@ -199,12 +212,24 @@ impl ImageError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::BrokenOff { .. }
             | Self::SizeMismatch { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Interrupted { .. } => true,
             Self::Containerd(error) => error.is_retryable(),
             Self::AllEndpointsFailed { failures, .. } => failures.iter().any(Self::is_retryable),
             _ => false,
+        }
+    }
+
+    /// As what a whole pull came to, with its own retries behind it: it may pass by itself later. Content that came too
+    /// short every time does not.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::BrokenOff { .. } | Self::SizeMismatch { .. } => false,
+            Self::DiskFull { .. } | Self::File { .. } => true,
+            Self::AllEndpointsFailed { failures, .. } => failures.iter().any(Self::is_transient),
+            other => other.is_retryable(),
         }
     }
 
@@ -216,6 +241,7 @@ impl ImageError {
                 | Self::Unauthorized { .. }
                 | Self::Refused { .. }
                 | Self::Unreachable { .. }
+                | Self::BrokenOff { .. }
                 | Self::DigestMismatch { .. }
                 | Self::SizeMismatch { .. }
                 | Self::ClientSetup { .. }

@@ -208,7 +208,7 @@ impl Fetcher {
                     break;
                 }
                 Err(error) => {
-                    broken = Some(remote.unreachable(&act, chain(&error)));
+                    broken = Some(remote.broken_off(&act, chain(&error)));
                     break;
                 }
             };

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::ImageSummary;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
-use super::store::{Parts, image_lock};
+use super::parts::{Parts, image_lock};
 
 /// When to remove which images.
 #[derive(Debug, Clone, PartialEq)]

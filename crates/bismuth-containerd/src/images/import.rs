@@ -25,7 +25,7 @@ use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, DOCKER_CONFIG, DOCKER_LAYER_TAR, DOCKER_MANIFEST, Descriptor,
     Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::store::{Parts, image_lock};
+use super::parts::{Parts, image_lock};
 
 /// Where Docker and containerd put an image's full name in an OCI layout.
 const FULL_NAME: &str = "io.containerd.image.name";

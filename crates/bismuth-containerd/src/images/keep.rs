@@ -13,9 +13,9 @@ use super::leases::image_lease;
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
+use super::parts::Parts;
 use super::progress::{Meter, Phase};
 use super::snapshots::{Snapshots, view_key};
-use super::store::Parts;
 
 /// The documents of one image.
 #[derive(Debug, Clone)]

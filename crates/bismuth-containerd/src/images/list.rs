@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::ImageSummary;
 use super::digest::Digest;
 use super::error::Result;
-use super::store::{LAST_USED_LABEL, PULLED_LABEL, Parts};
+use super::parts::{LAST_USED_LABEL, PULLED_LABEL, Parts};
 
 /// What names and leases say about an image.
 #[derive(Default)]

@@ -34,6 +34,7 @@ mod keep;
 mod leases;
 mod list;
 mod manifest;
+mod parts;
 mod platform;
 mod progress;
 mod pull;
@@ -54,12 +55,13 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{ImageError, Result};
 pub use garbage::{DiskPolicy, GarbagePolicy, GarbageReport};
 pub use manifest::ImageConfig;
+pub use parts::ImageStoreConfig;
 pub use platform::Platform;
 pub use progress::{Phase, PullProgress};
 pub use registry::config::{
     EndpointConfig, InvalidEndpoint, RegistryConfig, RegistryMirror, RetryPolicy,
 };
-pub use store::{ImageStore, ImageStoreConfig};
+pub use store::ImageStore;
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

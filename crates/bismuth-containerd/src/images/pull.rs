@@ -17,8 +17,8 @@ use super::keep::{Described, image_manifest, root_descriptor};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, choose,
 };
+use super::parts::{PULLED_LABEL, Parts, image_lock};
 use super::progress::{Meter, Phase};
-use super::store::{PULLED_LABEL, Parts, image_lock};
 
 /// How much longer than the longest pull a pull's lease lives: time to come back after a crash and go on from where it was.
 const RESUME_WINDOW: Duration = Duration::from_secs(3600);

@@ -356,6 +356,15 @@ impl Remote {
         }
     }
 
+    pub fn broken_off(&self, act: &str, words: String) -> ImageError {
+        ImageError::BrokenOff {
+            act: act.to_owned(),
+            reference: self.wanted.clone(),
+            registry: self.name.clone(),
+            words,
+        }
+    }
+
     fn unauthorized(&self, words: String) -> ImageError {
         ImageError::Unauthorized {
             reference: self.wanted.clone(),
@@ -412,6 +421,9 @@ impl Remote {
             },
             OciDistributionError::RequestError(error) if is_about_tls(&error) => {
                 self.refused(act, chain(&error))
+            }
+            OciDistributionError::RequestError(error) if error.is_body() || error.is_decode() => {
+                self.broken_off(act, chain(&error))
             }
             OciDistributionError::RequestError(error)
                 if !error.is_builder() && !error.is_redirect() =>

@@ -18,7 +18,6 @@ fn input() -> SpecInput {
         uid: 1000,
         gid: 1000,
         additional_gids: vec![44],
-        capabilities: Vec::new(),
         hostname: "6f9d7a52".to_owned(),
         root_path: state.join("root"),
         uid_map: vec![map],
@@ -49,7 +48,6 @@ fn input() -> SpecInput {
             },
         ],
         seccomp: None,
-        annotations: BTreeMap::new(),
     }
 }
 
@@ -73,27 +71,6 @@ fn the_whole_document_is_as_reviewed() {
     let golden: serde_json::Value = serde_json::from_str(golden).expect("the golden file is JSON");
     let built = built(|_| {});
     assert_eq!(built, golden, "built:\n{built:#}");
-}
-
-#[test]
-fn the_exec_agent_gets_three_capabilities_and_keeps_none_for_others() {
-    let spec = built(|input| {
-        (input.uid, input.gid) = (0, 0);
-        input.capabilities = exec_agent_capabilities();
-    });
-    let capabilities = &spec["process"]["capabilities"];
-    for set in ["bounding", "effective", "permitted"] {
-        let mut names: Vec<_> = capabilities[set]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .collect();
-        names.sort_by_key(|name| name.to_string());
-        assert_eq!(names, ["CAP_KILL", "CAP_SETGID", "CAP_SETUID"], "{set}");
-    }
-    for set in ["inheritable", "ambient"] {
-        assert_eq!(capabilities[set], serde_json::json!([]), "{set}");
-    }
 }
 
 #[test]
@@ -121,18 +98,9 @@ fn swap_is_limited_only_where_the_kernel_accounts_it() {
 }
 
 #[test]
-fn a_seccomp_profile_and_our_annotations_go_in_as_they_are() {
-    let spec = built(|input| {
-        input.seccomp = Some(LinuxSeccomp::default());
-        input
-            .annotations
-            .insert("dev.bismuth.x".to_owned(), "y".to_owned());
-    });
+fn a_seccomp_profile_goes_in_as_it_is() {
+    let spec = built(|input| input.seccomp = Some(LinuxSeccomp::default()));
     assert!(spec["linux"]["seccomp"]["defaultAction"].is_string());
-    assert_eq!(
-        spec["annotations"],
-        serde_json::json!({"dev.bismuth.x": "y"})
-    );
 }
 
 #[test]
@@ -148,10 +116,6 @@ fn an_input_that_no_runtime_would_accept_is_refused_by_field() {
     assert!(refused(|i| i.mounts[0].destination = "x".into()).starts_with(&prefix("mounts")));
     assert!(refused(|i| i.hostname = "x".repeat(65)).starts_with(&prefix("hostname")));
     assert!(refused(|i| i.uid_map.clear()).starts_with(&prefix("uid_map")));
-    assert!(
-        refused(|i| i.capabilities = exec_agent_capabilities())
-            .starts_with(&prefix("capabilities"))
-    );
     for cpu in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(refused(|i| i.cpu = cpu).starts_with(&prefix("cpu")));
     }

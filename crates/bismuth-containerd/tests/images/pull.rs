@@ -381,25 +381,3 @@ async fn a_layer_of_200_mb_passes_through_a_few_megabytes_of_memory() {
         SIZE
     );
 }
-
-/// Not a test of anything but a number: `cargo nextest run --run-ignored all --no-capture -E 'test(how_long)'`.
-#[tokio::test]
-#[ignore = "prints a measurement"]
-async fn how_long_an_image_that_is_there_takes() {
-    let registry = Faulty::start().await;
-    registry.put("1", &layered());
-    let node = Node::start().await;
-    let reference = registry.reference("demo/x:1");
-    node.ensure(&reference).await.unwrap();
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        let started = std::time::Instant::now();
-        node.ensure(&reference).await.unwrap();
-        times.push(started.elapsed());
-    }
-    times.sort();
-    println!(
-        "ensure of a present image: median {:?}, worst {:?}",
-        times[100], times[199]
-    );
-}

@@ -94,11 +94,7 @@ async fn after_a_crash_of_containerd_calls_heal_and_readers_are_told_to_list_aga
         matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
         "{exit:?}"
     );
-    node.client.teardown(&id).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&id).await
-    })
-    .await;
+    node.remove(&id).await?;
     Ok(())
 }
 
@@ -132,11 +128,7 @@ async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Re
         .await
         .context("nobody told us")??;
     assert_eq!(status, 137);
-    node.client.teardown(&id).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&id).await
-    })
-    .await;
+    node.remove(&id).await?;
     Ok(())
 }
 
@@ -153,11 +145,7 @@ async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
         matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
         "{exit:?}"
     );
-    node.client.teardown(&id).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&id).await
-    })
-    .await;
+    node.remove(&id).await?;
     Ok(())
 }
 
@@ -196,11 +184,7 @@ async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
     assert_eq!(status(&hung), Some(TaskStatus::Unknown));
     assert_eq!(status(&healthy), Some(TaskStatus::Running));
     torn_down?;
-    node.client.teardown(&hung).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&hung).await
-    })
-    .await;
+    node.remove(&hung).await?;
     Ok(())
 }
 
@@ -227,11 +211,7 @@ async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result
         matches!(error, Error::Failed(_)),
         "a missing program is not a missing object: {error:?}"
     );
-    node.client.teardown(&id).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&id).await
-    })
-    .await;
+    node.remove(&id).await?;
     Ok(())
 }
 
@@ -258,11 +238,7 @@ async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
             error.contains("/no/such/program") || error.contains("No such file"),
             "{runtime:?}: {error}"
         );
-        node.client.teardown(&id).await?;
-        eventually("nothing is left", SOON, async || {
-            node.check_nothing_left(&id).await
-        })
-        .await;
+        node.remove(&id).await?;
     }
     Ok(())
 }

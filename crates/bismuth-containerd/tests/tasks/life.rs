@@ -42,11 +42,7 @@ async fn a_program_runs_and_its_exit_code_arrives_as_an_event() -> Result<()> {
         matches!(&tasks[..], [task] if matches!(task.status, TaskStatus::Stopped(exit) if exit.status == 3)),
         "{tasks:?}"
     );
-    node.client.teardown(&id).await?;
-    eventually("nothing is left", SOON, async || {
-        node.check_nothing_left(&id).await
-    })
-    .await;
+    node.remove(&id).await?;
     Ok(())
 }
 

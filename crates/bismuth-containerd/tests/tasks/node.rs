@@ -1,6 +1,6 @@
 //! What the tests of this directory share: a containerd, a namespace pair, a busybox root, and what is left of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,6 @@ impl Node {
             uid: 1000,
             gid: 1000,
             additional_gids: Vec::new(),
-            capabilities: Vec::new(),
             hostname: "function".to_owned(),
             root_path: self.root.clone(),
             uid_map: vec![IDS],
@@ -92,7 +91,6 @@ impl Node {
             mounts: Vec::new(),
             memory_dirs: Vec::new(),
             seccomp: None,
-            annotations: BTreeMap::new(),
             id: id.clone(),
         };
         Ok(NewContainer {
@@ -140,6 +138,16 @@ impl Node {
             .read_write(true)
             .open_receiver(&path)?;
         Ok((path, receiver))
+    }
+
+    /// Tears a container down, and waits until nothing of it is left.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        self.client.teardown(id).await?;
+        eventually("nothing is left", SOON, async || {
+            self.check_nothing_left(id).await
+        })
+        .await;
+        Ok(())
     }
 
     /// Fails unless nothing of the container is left: process, shim, bundle, cgroup, record.

@@ -1,4 +1,4 @@
-//! What the kernel knows about this process, read when somebody asks.
+//! The `process_*` metrics, read from procfs when they are scraped.
 //!
 //! Names and meanings are those of the Prometheus client libraries ("Writing client libraries",
 //! "Process metrics"); formats are from proc(5).

@@ -1,4 +1,4 @@
-//! Named conditions, all of which must hold for the process to be ready.
+//! Readiness conditions: the process is ready when all of them are met.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

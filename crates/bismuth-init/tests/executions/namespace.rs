@@ -1,7 +1,12 @@
 //! As process 1: what a function cannot do to it, and what the host can.
 
 use std::{
-    ffi::CStr, fs, io::Read as _, os::unix::net::UnixStream, path::PathBuf, process::Command,
+    ffi::CStr,
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::Command,
 };
 
 use bismuth_init::{
@@ -237,7 +242,8 @@ fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else
 /// What init says after its greeting, until it closes the connection.
 fn deliver(init: &Init, delivery: &Delivery) -> Vec<Reply> {
     let mut stream = init.connect();
-    host::send_delivery(&stream, delivery).expect("init listens");
+    let message = delivery.encode().expect("it is short");
+    stream.write_all(&message).expect("init listens");
     let mut said = Vec::new();
     stream.read_to_end(&mut said).expect("init closes it");
     let mut decoder = ReplyDecoder::new();

@@ -84,30 +84,9 @@ pub enum UnresolvedReason {
 }
 
 impl Registry {
-    /// Follows what is assigned to a node in a task of its own. The first snapshot is empty and not
-    /// [complete](Assignment::complete). The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn watch_assignment(
-        &self,
-        ip: Ipv4Addr,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> watch::Receiver<Arc<Assignment>> {
-        self.watch_assignment_from(ip, Assignment::default(), shutdown)
-    }
-
-    /// As [`Self::watch_assignment`], beginning with what was known earlier: definitions of revisions that are no
-    /// longer kept are taken from it, and it is not given up for a tree that is suddenly empty.
-    pub fn watch_assignment_from(
-        &self,
-        ip: Ipv4Addr,
-        earlier: Assignment,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> watch::Receiver<Arc<Assignment>> {
-        let (snapshots, following) = self.follow_assignment(ip, earlier, shutdown);
-        tokio::spawn(following);
-        snapshots
-    }
-
-    /// As [`Self::watch_assignment_from`], but leaves it to the caller to run the task.
+    /// Follows what is assigned to a node in a task that the caller runs. Begins with what was known earlier, not
+    /// [complete](Assignment::complete): definitions of revisions that are no longer kept are taken from it, and it is not given up for
+    /// a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
     pub fn follow_assignment(
         &self,
         ip: Ipv4Addr,

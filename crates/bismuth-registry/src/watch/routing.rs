@@ -62,19 +62,8 @@ impl RoutedFunction {
 }
 
 impl Registry {
-    /// Follows the routing in a task of its own. The first snapshot is empty and not
-    /// [complete](RoutingSnapshot::complete). The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn watch_routing(
-        &self,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> watch::Receiver<Arc<RoutingSnapshot>> {
-        let (snapshots, following) = self.follow_routing(RoutingSnapshot::default(), shutdown);
-        tokio::spawn(following);
-        snapshots
-    }
-
-    /// As [`Self::watch_routing`], but leaves it to the caller to run the task, and begins with what was known earlier:
-    /// that is the first snapshot, and it is not given up for a tree that is suddenly empty.
+    /// Follows the routing in a task that the caller runs. Begins with what was known earlier: that is the first snapshot, and it is
+    /// not given up for a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
     pub fn follow_routing(
         &self,
         earlier: RoutingSnapshot,

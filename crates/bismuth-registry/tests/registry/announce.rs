@@ -2,36 +2,27 @@
 
 use bismuth_coord::Tree;
 use bismuth_registry::{Error, Presence};
+use tokio::sync::watch;
 
 use crate::fixture::{Fixture, NODES, facts, shows};
+
+async fn becomes(shown: &mut watch::Receiver<Presence>, wanted: Presence) {
+    shows(shown, &format!("{wanted:?}"), |shown| *shown == wanted).await;
+}
 
 #[tokio::test]
 async fn an_announced_node_is_alive_until_it_is_withdrawn() {
     let f = Fixture::new().await;
-    let announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
-    assert_eq!(
-        f.registry.node(NODES[0]).await.unwrap().unwrap().facts,
-        Some(facts("e"))
-    );
+    let announcement = f.announce("e").await;
+    assert_eq!(f.node().await.facts, Some(facts("e")));
     announcement.withdraw().await.unwrap();
-    assert_eq!(
-        f.registry.node(NODES[0]).await.unwrap().unwrap().facts,
-        None
-    );
+    assert_eq!(f.node().await.facts, None);
 }
 
 #[tokio::test]
 async fn a_second_owner_of_another_epoch_is_refused() {
     let f = Fixture::new().await;
-    let _announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("first"))
-        .await
-        .unwrap();
+    let _announcement = f.announce("first").await;
     let error = f
         .other()
         .registry
@@ -49,18 +40,8 @@ async fn a_restarted_owner_replaces_what_it_left_behind() {
     let f = Fixture::new().await;
     let before = f.other();
     // Killed: nothing is withdrawn, and the session is still there.
-    drop(
-        before
-            .registry
-            .announce_node(NODES[0], &facts("e"))
-            .await
-            .unwrap(),
-    );
-    let _announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
+    drop(before.announce("e").await);
+    let _announcement = f.announce("e").await;
     assert!(
         f.tree
             .get(&f.registry.layout().alive(NODES[0]))
@@ -87,43 +68,16 @@ async fn a_node_that_is_not_provisioned_cannot_be_announced() {
 async fn an_announcement_comes_back_after_the_session_is_lost() {
     let f = Fixture::new().await;
     let observer = f.other();
-    let announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
+    let announcement = f.announce("e").await;
     let mut presence = announcement.presence();
     for _ in 0..3 {
         f.tree.disconnect();
-        shows(&mut presence, "that it is absent", |shown| {
-            *shown == Presence::Absent
-        })
-        .await;
+        becomes(&mut presence, Presence::Absent).await;
         f.tree.expire();
-        assert!(
-            !observer
-                .registry
-                .node(NODES[0])
-                .await
-                .unwrap()
-                .unwrap()
-                .is_alive()
-        );
+        assert!(!observer.node().await.is_alive());
         f.tree.reconnect();
-        shows(&mut presence, "that it is present", |shown| {
-            *shown == Presence::Present
-        })
-        .await;
-        assert_eq!(
-            observer
-                .registry
-                .node(NODES[0])
-                .await
-                .unwrap()
-                .unwrap()
-                .facts,
-            Some(facts("e"))
-        );
+        becomes(&mut presence, Presence::Present).await;
+        assert_eq!(observer.node().await.facts, Some(facts("e")));
     }
 }
 
@@ -131,28 +85,17 @@ async fn an_announcement_comes_back_after_the_session_is_lost() {
 async fn an_announcement_made_without_a_connection_appears_when_there_is_one() {
     let f = Fixture::new().await;
     f.tree.disconnect();
-    let announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
+    let announcement = f.announce("e").await;
     let mut presence = announcement.presence();
     assert_eq!(*presence.borrow_and_update(), Presence::Absent);
     f.tree.reconnect();
-    shows(&mut presence, "that it is present", |shown| {
-        *shown == Presence::Present
-    })
-    .await;
+    becomes(&mut presence, Presence::Present).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_sign_of_life_is_made_again() {
     let f = Fixture::new().await;
-    let announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
+    let announcement = f.announce("e").await;
     let path = f.registry.layout().alive(NODES[0]);
     let mut events = f.tree.watch(&path).await.unwrap();
     f.remove(&path).await;
@@ -168,30 +111,14 @@ async fn a_deleted_sign_of_life_is_made_again() {
 async fn an_owner_that_lost_its_node_to_another_says_so_and_returns_when_that_is_gone() {
     let f = Fixture::new().await;
     let other = f.other();
-    let announcement = f
-        .registry
-        .announce_node(NODES[0], &facts("e"))
-        .await
-        .unwrap();
+    let announcement = f.announce("e").await;
     let mut presence = announcement.presence();
     f.tree.disconnect();
     f.tree.expire();
-    let theirs = other
-        .registry
-        .announce_node(NODES[0], &facts("other"))
-        .await
-        .unwrap();
+    let theirs = other.announce("other").await;
     f.tree.reconnect();
-    shows(&mut presence, "the other's epoch", |shown| {
-        *shown
-            == Presence::ServedByOther {
-                epoch: "other".into(),
-            }
-    })
-    .await;
+    let epoch = "other".into();
+    becomes(&mut presence, Presence::ServedByOther { epoch }).await;
     theirs.withdraw().await.unwrap();
-    shows(&mut presence, "that it is present", |shown| {
-        *shown == Presence::Present
-    })
-    .await;
+    becomes(&mut presence, Presence::Present).await;
 }

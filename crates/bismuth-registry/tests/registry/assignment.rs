@@ -9,12 +9,16 @@ use bismuth_model::{ContainerId, ContainerState, ContainerStatus, Revision};
 use bismuth_registry::{Assignment, UnresolvedReason};
 use tokio::sync::watch;
 
-use crate::fixture::{Fixture, NODES, definition, shows, slot};
+use crate::fixture::{Fixture, NODES, definition, shows, slot, spawned};
 
 type Shown = watch::Receiver<Arc<Assignment>>;
 
 async fn complete(f: &Fixture) -> Shown {
-    let mut assignment = f.registry.watch_assignment(NODES[0], pending());
+    let mut assignment = spawned(f.registry.follow_assignment(
+        NODES[0],
+        Assignment::default(),
+        pending(),
+    ));
     shows(&mut assignment, "everything", |shown| shown.complete).await;
     assignment
 }
@@ -88,10 +92,8 @@ async fn an_older_revision_keeps_its_definition() {
         }
     );
     let kept: Assignment = serde_json::from_slice(&serde_json::to_vec(&*shown).unwrap()).unwrap();
-    let mut seeded = f
-        .other()
-        .registry
-        .watch_assignment_from(NODES[0], kept, pending());
+    let other = f.other();
+    let mut seeded = spawned(other.registry.follow_assignment(NODES[0], kept, pending()));
     assert!(!seeded.borrow().complete && seeded.borrow().containers.len() == 2);
     let seeded = shows(&mut seeded, "everything", |s| s.complete).await;
     assert_eq!(seeded.containers, shown.containers);
@@ -176,7 +178,11 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_not_provisioned_knows_nothing() {
     let f = Fixture::bare().await;
-    let mut assignment = f.registry.watch_assignment(NODES[0], pending());
+    let mut assignment = spawned(f.registry.follow_assignment(
+        NODES[0],
+        Assignment::default(),
+        pending(),
+    ));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!assignment.borrow().complete);
     f.other().registry.provision_node(NODES[0]).await.unwrap();

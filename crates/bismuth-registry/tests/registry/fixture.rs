@@ -9,7 +9,7 @@ use bismuth_model::{
     Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
     NodeFacts, Route,
 };
-use bismuth_registry::Registry;
+use bismuth_registry::{Announcement, Node, Registry};
 use tokio::sync::watch;
 
 /// How long anything may take that takes no time: long enough for a machine that builds beside the test.
@@ -50,6 +50,17 @@ impl Fixture {
         let tree = self.tree.another_session();
         let registry = on(&tree);
         Self { tree, registry }
+    }
+
+    /// The first node says that it is alive.
+    pub async fn announce(&self, epoch: &str) -> Announcement {
+        let announced = self.registry.announce_node(NODES[0], &facts(epoch)).await;
+        announced.unwrap()
+    }
+
+    /// The first node.
+    pub async fn node(&self) -> Node {
+        self.registry.node(NODES[0]).await.unwrap().unwrap()
     }
 
     pub async fn function(&self, definition: &FunctionDefinition, slots: &[Backend]) -> FunctionId {
@@ -117,6 +128,12 @@ pub fn facts(epoch: &str) -> NodeFacts {
         versions: [("bismuthd".to_owned(), "0.1.0".to_owned())].into(),
         epoch: epoch.to_owned(),
     }
+}
+
+/// What `follow_*` shows, followed in a task of its own.
+pub fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
+    tokio::spawn(following);
+    shown
 }
 
 /// Waits until what a watch shows is as it should be.

@@ -10,12 +10,15 @@ use bismuth_registry::RoutingSnapshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fixture::{Fixture, NODES, definition, hostname, shows, slot};
+use crate::fixture::{Fixture, NODES, definition, hostname, shows, slot, spawned};
 
 type Shown = watch::Receiver<Arc<RoutingSnapshot>>;
 
 async fn complete(f: &Fixture) -> Shown {
-    let mut routing = f.registry.watch_routing(pending());
+    let mut routing = spawned(
+        f.registry
+            .follow_routing(RoutingSnapshot::default(), pending()),
+    );
     shows(&mut routing, "everything", |snapshot| snapshot.complete).await;
     routing
 }
@@ -122,7 +125,10 @@ async fn started_without_a_connection_it_is_incomplete_until_there_is_one() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[slot(NODES[0])]).await;
     f.tree.disconnect();
-    let mut routing = f.registry.watch_routing(pending());
+    let mut routing = spawned(
+        f.registry
+            .follow_routing(RoutingSnapshot::default(), pending()),
+    );
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(**routing.borrow(), RoutingSnapshot::default());
     f.tree.reconnect();

@@ -148,19 +148,6 @@ pub(super) fn holding<'a>(mounts: &'a [MountPoint], path: &Path) -> Option<&'a M
         .max_by_key(|mount| (mount.path.components().count(), depth.get(&mount.id)))
 }
 
-/// Whether the mount at `dir` shows the very directory that it covers.
-pub(super) fn is_bound_onto_itself(mounts: &[MountPoint], dir: &Path) -> bool {
-    let covers_itself = |mount: &MountPoint| {
-        let parent = mounts.iter().find(|parent| parent.id == mount.parent)?;
-        let within = dir.strip_prefix(&parent.path).ok()?;
-        Some(mount.device == parent.device && mount.root == parent.root.join(within))
-    };
-    holding(mounts, dir)
-        .filter(|mount| mount.path == dir)
-        .and_then(covers_itself)
-        .unwrap_or(false)
-}
-
 /// How many mounts lie below each one on the way to the root of the tree.
 fn depths(mounts: &[MountPoint]) -> HashMap<u64, usize> {
     let parents: HashMap<u64, u64> = mounts.iter().map(|m| (m.id, m.parent)).collect();
@@ -215,14 +202,6 @@ mod tests {
         let holder = holding(&mounts, Path::new("/s/a b/root/etc")).expect("held");
         assert_eq!(holder.id, 92);
         assert_eq!(holding(&mounts, Path::new("/home")).expect("held").id, 27);
-    }
-
-    #[test]
-    fn only_a_directory_bound_onto_itself_counts_as_such() {
-        let mounts = parse(TABLE).expect("well-formed");
-        assert!(is_bound_onto_itself(&mounts, Path::new("/var/lib")));
-        assert!(!is_bound_onto_itself(&mounts, Path::new("/s/a b")));
-        assert!(!is_bound_onto_itself(&mounts, Path::new("/var/lib/x")));
     }
 
     proptest! {

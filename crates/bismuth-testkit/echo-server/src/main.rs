@@ -3,6 +3,7 @@
 //! A package of its own, so that linking it statically builds a handful of libraries and not the testkit's.
 //! `cargo xtask build` puts it at `target/<profile>/static/echo-server`.
 
+mod answers;
 mod args;
 mod routes;
 mod streams;

@@ -20,23 +20,18 @@
 //! | `/exit?code=`, `/abort` | ends the process, by exit code or by a signal |
 //! | `/ws`, `/upgrade` | a WebSocket that echoes messages; a raw upgrade that echoes bytes |
 
-use std::convert::Infallible;
 use std::io::Write;
-use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use crate::answers::{Body, json_text, number, text, with_status};
 use crate::{streams, upgrade};
-
-pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -88,40 +83,6 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Response<Body>,
             format!("the function has no {other}\n"),
         ),
     })
-}
-
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never: Infallible| match never {})
-        .boxed_unsync()
-}
-
-pub(crate) fn text(content: impl Into<Bytes>) -> Response<Body> {
-    Response::new(full(content))
-}
-
-pub(crate) fn with_status(status: StatusCode, content: impl Into<Bytes>) -> Response<Body> {
-    let mut response = text(content);
-    *response.status_mut() = status;
-    response
-}
-
-pub(crate) fn json_text(value: &Value) -> Response<Body> {
-    let mut response = text(value.to_string());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    response
-}
-
-/// The value of `name` in a query string; zero (or the type's default) when it is not there.
-pub(crate) fn number<T: FromStr + Default>(query: &str, name: &str) -> T {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs
-        .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or_default()
 }
 
 fn echo(request: Request<Incoming>) -> Response<Body> {

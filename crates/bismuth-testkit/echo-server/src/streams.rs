@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::routes::{Body, number};
+use crate::answers::{Body, number};
 
 /// One permit for each event that may go.
 static TRIGGER: Semaphore = Semaphore::const_new(0);

@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::routes::{Body, full, with_status};
+use crate::answers::{Body, full, with_status};
 
 /// Answers a WebSocket handshake (RFC 6455) and echoes text and binary messages.
 pub(crate) fn websocket(request: Request<Incoming>) -> Response<Body> {

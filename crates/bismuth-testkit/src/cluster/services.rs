@@ -1,5 +1,6 @@
 //! svcprovider: keys, blobs and secrets for the functions of a cluster.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -35,6 +36,9 @@ impl Engines {
     }
 }
 
+/// The node that it is of, unless told otherwise.
+const NODE: &str = "127.0.0.1";
+
 /// A svcprovider.
 #[derive(Debug)]
 pub struct Services {
@@ -53,6 +57,20 @@ impl Services {
     /// When it does not become ready, with its log.
     pub async fn start(dir: &Path, zookeeper: &str, environment: &str) -> Result<Self> {
         Self::start_with(dir, zookeeper, environment, &[], &[]).await
+    }
+
+    /// Starts one that nobody but operators asks and that needs no ZooKeeper: it finds a store that this node served before.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready, with its log.
+    pub async fn start_alone(dir: &Path) -> Result<Self> {
+        let data_dir = dir.join("services");
+        fs::create_dir(&data_dir).with_context(|| format!("create {}", data_dir.display()))?;
+        let claimed = data_dir.join("claimed");
+        fs::write(&claimed, NODE).with_context(|| format!("write {}", claimed.display()))?;
+        let nobody = format!("127.0.0.1:{}", ports::reserve()?);
+        Self::start(dir, &nobody, "default").await
     }
 
     /// One of several, each with its own `dir` and all with the master keys at `keys`.
@@ -158,17 +176,25 @@ impl Services {
     /// What programs that work for operators have in their environment.
     #[must_use]
     pub fn operator(&self) -> [(&'static str, String); 2] {
-        let token = self.data_dir.join("operator.token");
         [
-            (
-                "BISMUTH_SVCPROVIDER",
-                format!("http://127.0.0.1:{}", self.operator_port),
-            ),
+            ("BISMUTH_SVCPROVIDER", self.url()),
             (
                 "BISMUTH_SVCPROVIDER_TOKEN_FILE",
-                token.display().to_string(),
+                self.token_file().display().to_string(),
             ),
         ]
+    }
+
+    /// Where it takes the calls of operators.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.operator_port)
+    }
+
+    /// The file with the operator's token.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.data_dir.join("operator.token")
     }
 
     /// The operator's token.
@@ -177,8 +203,8 @@ impl Services {
     ///
     /// When it was not made.
     pub fn token(&self) -> Result<String> {
-        let path = self.data_dir.join("operator.token");
-        let token = std::fs::read_to_string(&path);
+        let path = self.token_file();
+        let token = fs::read_to_string(&path);
         Ok(token
             .with_context(|| format!("read {}", path.display()))?
             .trim()

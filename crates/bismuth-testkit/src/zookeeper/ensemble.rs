@@ -46,10 +46,4 @@ impl Ensemble {
     pub fn servers(&self) -> &[ZooKeeper] {
         &self.servers
     }
-
-    /// The servers, to kill and restart them one by one.
-    #[must_use]
-    pub fn servers_mut(&mut self) -> &mut [ZooKeeper] {
-        &mut self.servers
-    }
 }

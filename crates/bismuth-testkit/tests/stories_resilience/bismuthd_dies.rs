@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::support::load::{Load, Outcome, Shot, shoot};
 use crate::support::{
-    SOON, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
-    server, status_soon, text,
+    SOON, Slot, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
+    server, slots, status_soon, text,
 };
 
 const PER_SECOND: u32 = 200;
@@ -184,6 +184,57 @@ async fn what_was_unassigned_while_bismuthd_was_down_is_removed_and_the_rest_ado
     answers_soon(&cluster, &stays).await;
     assert_eq!(pid(&cluster, &kept).await?, process);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_routed_container_whose_note_is_damaged_runs_on_until_a_deployment_replaces_it()
+-> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let id = cluster.deploy(&server(&[])).await?;
+    let container = only_slot(&cluster, &id).await?.container;
+    let process = pid(&cluster, &container).await?;
+    // The next revision never runs, so requests still go to this one, whose definition is kept in its note alone.
+    redeploy(&cluster, &id, &server(&["--exit-at-start", "3"])).await?;
+    slot_soon(&cluster, &id, "the next revision has failed", |slot| {
+        slot.container != container && slot.status == "Failed"
+    })
+    .await;
+
+    cluster.node_mut(0).daemon_mut().kill().await?;
+    let dir = cluster.nodes()[0].state_dir().join("containers");
+    std::fs::write(dir.join(&container).join("slot.json"), "{")?;
+    cluster.node_mut(0).daemon_mut().start()?;
+    slot_soon(&cluster, &id, "the deployer is told", |slot| {
+        slot.container == container && slot.reason.contains("slot.json")
+    })
+    .await;
+    assert_eq!(pid(&cluster, &container).await?, process);
+
+    redeploy(&cluster, &id, &server(&[])).await?;
+    gone_soon(&cluster, &container).await;
+    answers(&cluster, &id).await?;
+    Ok(())
+}
+
+async fn redeploy(cluster: &Cluster, id: &str, definition: &Value) -> Result<()> {
+    let path = format!("/function/{id}");
+    let answer = cluster.api_call(Method::PUT, &path, Some(definition));
+    let answer = answer.await?;
+    ensure!(answer.status() == StatusCode::OK, "{}", text(&answer));
+    Ok(())
+}
+
+async fn slot_soon(cluster: &Cluster, id: &str, what: &str, is: impl Fn(&Slot) -> bool) {
+    eventually(what, SOON, async || {
+        let slots = slots(cluster, id).await;
+        let slots = slots.map_err(|error| format!("{error:#}"))?;
+        if slots.iter().any(&is) {
+            Ok(())
+        } else {
+            Err(format!("{slots:?}"))
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,4 +9,5 @@ mod bismuthd_dies;
 mod containerd_dies;
 mod nodes;
 mod programs_die;
+mod registry_is_away;
 mod zookeeper_is_away;

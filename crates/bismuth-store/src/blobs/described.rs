@@ -1,0 +1,61 @@
+//! Listing blobs with what only the index knows of them.
+
+use std::num::NonZeroUsize;
+
+use super::index::Entry;
+use super::{Blobs, Listed, listed_as, record_key};
+use crate::records::{EngineError, NO_BOUND};
+
+/// A part of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DescribedPage {
+    /// In the order of their keys.
+    pub blobs: Vec<Described>,
+    /// After which key there are more.
+    pub next: Option<String>,
+}
+
+/// A blob in a listing, and its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// What is known without the index's entry.
+    pub listed: Listed,
+    /// SHA-256 of its bytes. `None` if its entry cannot be read: one that is broken must not hide the others.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl Blobs {
+    /// As [`Blobs::list`], with digests. These are in the entries themselves, which are read together after the page is known: one that was
+    /// written in between is listed as it is then, one that was removed is left out.
+    ///
+    /// # Errors
+    /// When the engine has one.
+    pub async fn list_described(
+        &self,
+        group: &str,
+        prefix: &str,
+        after: Option<String>,
+        limit: NonZeroUsize,
+    ) -> Result<DescribedPage, EngineError> {
+        let page = self.page(group, prefix, after, limit).await?;
+        let last = page.entries.last().filter(|_| page.more);
+        let next = last.map(|(key, _)| key.clone());
+        let keys = page.entries.into_iter();
+        let record_keys: Vec<_> = keys.map(|(key, _)| record_key(group, &key)).collect();
+        let records = self.records.get_many(&record_keys, NO_BOUND).await?;
+        let found = record_keys.into_iter().zip(records);
+        let blobs = found.filter_map(|(record_key, record)| {
+            let record = record?;
+            let meta = record.meta.clone();
+            let entry = Entry::decode(&record_key, record);
+            Some(Described {
+                listed: listed_as((record_key.key, meta)),
+                sha256: entry.ok().map(|entry| entry.blob.sha256),
+            })
+        });
+        Ok(DescribedPage {
+            blobs: blobs.collect(),
+            next,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! An upload in parts.
+//!
+//! ```text
+//!   begin ─► ship, arrived ─► … ─► complete
+//!     └───────────┴─ dropped ─► the part on its way ends ─► aborted in the background; if that fails, by whoever deletes the object
+//!                                 └─ nobody knows whether it arrived ─► left to who deletes the object later, when it has or never will
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::ObjectStoreExt as _;
+use object_store::multipart::{MultipartStore as _, PartId};
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::failure::{Failure, broken, unavailable, within};
+use super::part_budget::PartPermit;
+use super::write::transfer_bound;
+use super::{BOUND, Bucket};
+use crate::objects::ObjectId;
+use crate::records::EngineError;
+
+/// Putting parts together takes S3 some seconds for a gibibyte, and it may be asked again in between.
+const COMPLETE_BOUND: Duration = Duration::from_secs(30);
+
+pub(super) struct Upload {
+    bucket: Arc<Bucket>,
+    object: ObjectId,
+    /// What S3 calls it.
+    id: String,
+    shipped: usize,
+    in_flight: Option<AbortOnDropHandle<Result<PartId, Failure>>>,
+    arrived: Vec<PartId>,
+    /// Whether a part was sent of which nobody knows whether it arrived or still will.
+    unsure: bool,
+    /// Whether there is anything to abort.
+    open: bool,
+}
+
+impl Upload {
+    pub(super) async fn begin(bucket: Arc<Bucket>, object: ObjectId) -> Result<Self, EngineError> {
+        let path = bucket.object(object);
+        let id = within(BOUND, bucket.client.create_multipart(&path)).await?;
+        // From here on, to drop it is to abort it.
+        let upload = Self {
+            bucket,
+            object,
+            id,
+            shipped: 0,
+            in_flight: None,
+            arrived: Vec::new(),
+            unsure: false,
+            open: true,
+        };
+        let note = upload.bucket.note(object);
+        let noted = upload.bucket.client.put(&note, upload.id.clone().into());
+        within(BOUND, noted).await?;
+        Ok(upload)
+    }
+
+    /// Sends the next part in the background, and gives its room back then. The one before it has [`arrived`](Self::arrived).
+    pub(super) fn ship(&mut self, bytes: Bytes, permit: Option<PartPermit>) {
+        let bucket = Arc::clone(&self.bucket);
+        let (path, id, number) = (bucket.object(self.object), self.id.clone(), self.shipped);
+        self.shipped += 1;
+        let sent = async move {
+            let bound = transfer_bound(bytes.len());
+            let part = bucket.client.put_part(&path, &id, number, bytes.into());
+            let part = within(bound, part).await;
+            drop(permit);
+            part
+        };
+        self.in_flight = Some(AbortOnDropHandle::new(tokio::spawn(sent)));
+    }
+
+    /// Waits until nothing is on its way. Cut off, what is on its way is still what `drop` waits for.
+    pub(super) async fn arrived(&mut self) -> Result<(), EngineError> {
+        if let Some(part) = &mut self.in_flight {
+            let outcome = part.await;
+            self.in_flight = None;
+            let part = part_of(outcome).inspect_err(|error| self.unsure |= may_arrive(error))?;
+            self.arrived.push(part);
+        }
+        Ok(())
+    }
+
+    /// Makes an object of the parts.
+    pub(super) async fn complete(mut self) -> Result<(), EngineError> {
+        self.arrived().await?;
+        if self.arrived.len() != self.shipped {
+            return Err(broken("an object is written on after an error".into()));
+        }
+        let path = self.bucket.object(self.object);
+        let parts = std::mem::take(&mut self.arrived);
+        let client = &self.bucket.client;
+        let completed = client.complete_multipart(&path, &self.id, parts);
+        within(COMPLETE_BOUND, completed).await?;
+        self.open = false;
+        // It does no harm, and whoever deletes the object removes it.
+        if let Err(error) = self.bucket.remove(&self.bucket.note(self.object)).await {
+            tracing::debug!(?error, object = %self.object, "the note of an upload that is complete stays");
+        }
+        Ok(())
+    }
+}
+
+fn part_of(outcome: Result<Result<PartId, Failure>, JoinError>) -> Result<PartId, EngineError> {
+    Ok(outcome.map_err(|error| unavailable(error.to_string()))??)
+}
+
+/// Whether the server may have what was sent, or still get it.
+fn may_arrive(error: &EngineError) -> bool {
+    matches!(error, EngineError::Unavailable { .. })
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if !self.open {
+            return;
+        }
+        let (bucket, object) = (Arc::clone(&self.bucket), self.object);
+        let id = std::mem::take(&mut self.id);
+        let in_flight = self.in_flight.take();
+        let mut unsure = self.unsure;
+        let pending_abort = self.bucket.pending_aborts.begin(object);
+        runtime.spawn(async move {
+            // A part that arrives after the abort stays ("it might be necessary to abort a given multipart upload multiple times", S3's
+            // AbortMultipartUpload).
+            if let Some(part) = in_flight {
+                unsure |= part_of(part.await).is_err_and(|error| may_arrive(&error));
+            }
+            if unsure {
+                return pending_abort.leave_to_later();
+            }
+            let aborted = async {
+                bucket.abort(object, &id).await?;
+                bucket.remove(&bucket.note(object)).await
+            };
+            if let Err(error) = aborted.await {
+                tracing::debug!(?error, %object, "an upload is left to whoever deletes its object");
+            }
+            drop(pending_abort);
+        });
+    }
+}

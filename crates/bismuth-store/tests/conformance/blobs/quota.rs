@@ -1,0 +1,192 @@
+//! What blobs take up, and what they leave.
+
+use std::io;
+
+use bismuth_store::blobs::{NewBlob, PutError};
+use bismuth_store::records::{Condition, Keyspace, Limits, Refused};
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::{body, broken, fed, new, read};
+use crate::world::World;
+
+pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let limited = |key: &str, bytes, count| NewBlob {
+        limits: Limits {
+            bytes: Some(bytes),
+            count: Some(count),
+        },
+        ..new(key)
+    };
+    blobs
+        .put(limited("a", 10, 2), body(&[b"123"]))
+        .await
+        .unwrap();
+    blobs
+        .put(limited("b", 10, 2), body(&[b"12345"]))
+        .await
+        .unwrap();
+    let error = blobs.put(limited("c", 20, 2), body(&[])).await.unwrap_err();
+    assert!(
+        matches!(error, PutError::Refused(Refused::Count { limit: 2 })),
+        "{error:?}"
+    );
+    let error = blobs
+        .put(limited("b", 10, 2), body(&[b"123456"]))
+        .await
+        .unwrap_err();
+    let expected = Refused::Bytes {
+        needed: 11,
+        limit: 10,
+    };
+    assert!(
+        matches!(&error, PutError::Refused(it) if *it == expected),
+        "{error:?}"
+    );
+    // What is announced is refused before the first byte.
+    let announced = NewBlob {
+        length: Some(6),
+        ..limited("b", 10, 2)
+    };
+    let error = blobs.put(announced, broken(b"")).await.unwrap_err();
+    assert!(
+        matches!(&error, PutError::Refused(it) if *it == expected),
+        "{error:?}"
+    );
+    blobs
+        .put(limited("b", 1, 1), body(&[b"1234"]))
+        .await
+        .unwrap();
+    let usage = blobs.usage("group").await.unwrap();
+    assert_eq!((usage.bytes, usage.count), (9, 2));
+    blobs.collect().await.unwrap();
+    assert_eq!(world.object_count(), 2);
+}
+
+pub async fn uploads_at_once_take_no_more_than_the_group_may_have(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let limited = |key: &str| NewBlob {
+        limits: Limits {
+            bytes: Some(100),
+            count: None,
+        },
+        ..new(key)
+    };
+    // What does not say how much it is.
+    let endless = || stream::iter((0..50).map(|_| io::Result::Ok(Bytes::from_static(&[0; 10]))));
+    let error = blobs.put(limited("a"), endless()).await.unwrap_err();
+    let PutError::Refused(Refused::Bytes { needed, limit: 100 }) = error else {
+        panic!("{error:?}");
+    };
+    assert!((101..=110).contains(&needed), "it was refused at {needed}");
+
+    // One that has sent 60 bytes and goes on; another has room for 39 beside it.
+    let (feed, eaten) = fed();
+    let slow = tokio::spawn({
+        let (blobs, slow) = (blobs.clone(), limited("s"));
+        async move { blobs.put(slow, eaten).await }
+    });
+    for _ in 0..3 {
+        feed.send(Bytes::from_static(&[0; 20])).await.unwrap();
+    }
+    // The third was counted when what follows it was taken.
+    feed.send(Bytes::new()).await.unwrap();
+    feed.send(Bytes::new()).await.unwrap();
+    let announced = |length| NewBlob {
+        length: Some(length),
+        ..limited("b")
+    };
+    let error = blobs.put(announced(39), body(&[&[0; 39]])).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, PutError::Refused(Refused::Bytes { .. })),
+        "{error:?}"
+    );
+    blobs.put(announced(38), body(&[&[0; 38]])).await.unwrap();
+    drop(feed);
+    slow.await.unwrap().unwrap();
+    assert_eq!(blobs.usage("group").await.unwrap().bytes, 100);
+}
+
+pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
+    let blobs = world.blobs();
+    for n in 0..5 {
+        blobs
+            .put(new("key"), body(&[n.to_string().as_bytes()]))
+            .await
+            .unwrap();
+        blobs
+            .put(new(&format!("key-{n}")), body(&[b"x"]))
+            .await
+            .unwrap();
+    }
+    for n in 0..4 {
+        blobs
+            .delete("group", &format!("key-{n}"), &Condition::Always)
+            .await
+            .unwrap();
+    }
+    assert_eq!(world.object_count(), 10);
+    let collected = blobs.collect().await.unwrap();
+    assert_eq!((collected.removed, collected.failed), (8, None));
+    assert_eq!(world.object_count(), 2);
+    assert_eq!(read(&blobs, "key").await.unwrap(), b"4");
+    let states = world.records().groups(Keyspace::Object).await.unwrap();
+    assert_eq!(states, [""; 0]);
+    assert_eq!(blobs.collect().await.unwrap().removed, 0);
+}
+
+pub async fn writers_of_one_key_leave_one_whole_blob(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let tasks = (0..12_u8).map(|n| {
+        let blobs = blobs.clone();
+        tokio::spawn(async move {
+            let chunk = vec![n; 50_000];
+            blobs
+                .put(new("key"), body(&[&chunk, &chunk]))
+                .await
+                .unwrap();
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let bytes = read(&blobs, "key").await.unwrap();
+    assert!(bytes.len() == 100_000 && bytes.iter().all(|&byte| byte == bytes[0]));
+    blobs.collect().await.unwrap();
+    assert_eq!(world.object_count(), 1);
+    assert_eq!(blobs.usage("group").await.unwrap().bytes, 100_003);
+}
+
+pub async fn readers_see_the_old_blob_or_the_new_one_whole(world: &mut dyn World) {
+    let blobs = world.blobs();
+    let put = async |n: u8| {
+        let chunk = Bytes::from(vec![n; 40_000]);
+        blobs
+            .put(new("key"), body(&[&chunk, &chunk]))
+            .await
+            .unwrap();
+    };
+    put(0).await;
+    let readers = (0..4).map(|_| {
+        let blobs = blobs.clone();
+        tokio::spawn(async move {
+            let mut last = 0;
+            while last < 20 {
+                let bytes = read(&blobs, "key").await.unwrap();
+                assert!(bytes.len() == 80_000 && bytes.iter().all(|&byte| byte == bytes[0]));
+                assert!(bytes[0] >= last, "an older blob came back");
+                last = bytes[0];
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    for n in 1..=20 {
+        put(n).await;
+        blobs.collect().await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}

@@ -1,0 +1,104 @@
+//! What functions build on conditions: a lock, a counter, compare-and-swap; by many tasks at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bismuth_store::records::{Condition, EngineError, Records, Refused};
+
+use crate::world::{But, World, add, delete, get, make, one_of, put, value};
+
+const TASKS: usize = 24;
+
+/// Runs `work` in many tasks over both instances.
+async fn everywhere<F>(world: &dyn World, work: impl Fn(Arc<dyn Records>, usize) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let instances = [world.records(), world.others()];
+    let tasks = (0..TASKS).map(|n| tokio::spawn(work(Arc::clone(&instances[n % 2]), n)));
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+fn is_condition(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Refused {
+            refused: Refused::Condition { .. },
+            ..
+        }
+    )
+}
+
+pub async fn a_lock_is_held_by_one_at_a_time(world: &mut dyn World) {
+    let held = Arc::new(AtomicBool::new(false));
+    let turns = Arc::new(AtomicUsize::new(0));
+    everywhere(world, |records, n| {
+        let (held, turns) = (Arc::clone(&held), Arc::clone(&turns));
+        async move {
+            let take = || put("lock", n.to_string()).when(Condition::Absent);
+            let mine = loop {
+                match make(&records, take()).await {
+                    Ok(written) => break written.revision,
+                    Err(error) => assert!(is_condition(&error), "{error}"),
+                }
+            };
+            assert!(!held.swap(true, Ordering::SeqCst), "two hold the lock");
+            assert_eq!(value(&records, "lock").await.unwrap(), n.to_string());
+            turns.fetch_add(1, Ordering::SeqCst);
+            held.store(false, Ordering::SeqCst);
+            make(&records, delete("lock").when(one_of(mine)))
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    assert_eq!(turns.load(Ordering::SeqCst), TASKS);
+    assert_eq!(get(&world.records(), "lock").await, None);
+}
+
+pub async fn a_counter_counts_every_addition(world: &mut dyn World) {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    everywhere(world, |records, _| {
+        let seen = Arc::clone(&seen);
+        async move {
+            for _ in 0..10 {
+                let sum = make(&records, add("n", 1)).await.unwrap().sum.unwrap();
+                seen.lock().unwrap().push(sum);
+            }
+        }
+    })
+    .await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    let all: Vec<i64> = (1..=TASKS as i64 * 10).collect();
+    assert_eq!(seen, all);
+    assert_eq!(
+        value(&world.records(), "n").await.unwrap(),
+        (TASKS * 10).to_string()
+    );
+}
+
+pub async fn compare_and_swap_loses_no_update(world: &mut dyn World) {
+    make(&world.records(), put("list", "")).await.unwrap();
+    everywhere(world, |records, n| async move {
+        loop {
+            let old = get(&records, "list").await.unwrap();
+            let new = format!("{}{n},", std::str::from_utf8(&old.value).unwrap());
+            match make(&records, put("list", new).when(one_of(old.meta.revision))).await {
+                Ok(_) => return,
+                Err(error) => assert!(is_condition(&error), "{error}"),
+            }
+        }
+    })
+    .await;
+    let list = value(&world.records(), "list").await.unwrap();
+    let mut names: Vec<usize> = list
+        .trim_end_matches(',')
+        .split(',')
+        .map(|name| name.parse().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, (0..TASKS).collect::<Vec<_>>());
+}

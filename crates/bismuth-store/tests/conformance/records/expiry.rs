@@ -1,0 +1,117 @@
+//! Records whose time comes.
+
+use std::num::NonZeroUsize;
+
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms, write_with_room};
+use bismuth_testkit::eventually;
+
+use crate::world::{
+    But, PATIENCE, World, add, all, get, make, names, put, put_for, query, summed, usage, value,
+    write,
+};
+
+fn limit(limit: usize) -> NonZeroUsize {
+    NonZeroUsize::new(limit).unwrap()
+}
+
+pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swept(
+    world: &mut dyn World,
+) {
+    let records = world.records();
+    make(&records, put("stays", "1")).await.unwrap();
+    make(&records, put_for("goes", "1", 300)).await.unwrap();
+    eventually("it is gone", PATIENCE, async || {
+        match get(&records, "goes").await {
+            None => Ok(()),
+            Some(record) => Err(format!("at {} it is {record:?}", now_ms())),
+        }
+    })
+    .await;
+    assert_eq!(
+        names(&records.list(&query("", None, 9)).await.unwrap()),
+        ["stays"]
+    );
+    assert_eq!(usage(&records).await.count, 2);
+    assert_eq!(records.sweep(None, limit(10)).await.unwrap(), 1);
+    assert_eq!(usage(&records).await, Usage { bytes: 6, count: 1 });
+    assert_eq!(records.sweep(None, limit(10)).await.unwrap(), 0);
+    assert_eq!(value(&records, "stays").await.unwrap(), "1");
+}
+
+pub async fn a_sweep_keeps_to_its_limit_and_to_what_is_due(world: &mut dyn World) {
+    let records = world.records();
+    let (past, future) = (0, 3_600_000);
+    let mut batch: Vec<_> = (0..5)
+        .map(|n| put_for(&format!("due-{n}"), "", past))
+        .collect();
+    batch.push(put_for("later", "", future));
+    batch.push(put_for("saved", "", past));
+    batch.push(put("saved", "for ever"));
+    batch.push(put_for("hastened", "", future));
+    batch.push(put_for("hastened", "", past));
+    records.write(batch).await.unwrap();
+    assert_eq!(usage(&records).await.count, 8);
+    assert_eq!(records.sweep(None, limit(4)).await.unwrap(), 4);
+    assert_eq!(usage(&records).await.count, 4);
+    assert_eq!(records.sweep(None, limit(4)).await.unwrap(), 2);
+    assert_eq!(records.sweep(None, limit(4)).await.unwrap(), 0);
+    let left: Vec<_> = all(&records, 10)
+        .await
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(left, ["later", "saved"]);
+    assert_eq!(usage(&records).await, summed(&records).await);
+}
+
+pub async fn a_record_past_its_time_can_be_made_anew(world: &mut dyn World) {
+    let records = world.records();
+    make(&records, put_for("key", "old", 0)).await.unwrap();
+    let written = make(&records, put("key", "new").when(Condition::Absent))
+        .await
+        .unwrap();
+    assert_eq!(written.before, None);
+    assert_eq!(usage(&records).await, Usage { bytes: 6, count: 1 });
+    assert_eq!(records.sweep(None, limit(10)).await.unwrap(), 0);
+    assert_eq!(value(&records, "key").await.unwrap(), "new");
+
+    make(&records, put_for("n", "41", 0)).await.unwrap();
+    assert_eq!(make(&records, add("n", 1)).await.unwrap().sum, Some(1));
+    let (delta, ttl_ms) = (1, Some(3_600_000));
+    let timed = make(&records, write("n", Change::Add { delta, ttl_ms })).await;
+    let timed = timed.unwrap();
+    assert_eq!(timed.sum, Some(2));
+    make(&records, add("n", 1)).await.unwrap();
+    assert_eq!(
+        get(&records, "n").await.unwrap().meta.expires_ms,
+        Some(timed.modified_ms + 3_600_000)
+    );
+}
+
+pub async fn room_is_made_by_what_has_expired(world: &mut dyn World) {
+    let records = world.records();
+    let one = Limits {
+        bytes: None,
+        count: Some(1),
+    };
+    let limited = |key: &str| {
+        let mut write = put(key, "");
+        write.limits = one;
+        vec![write]
+    };
+    // As many as are swept at once are due before, and are nobody's business.
+    for start in [0, 500] {
+        let due =
+            (start..start + 500).map(|n| put_for(&format!("{n}"), "", 0).of("other", Keyspace::Kv));
+        records.write(due.collect()).await.unwrap();
+    }
+    make(&records, put_for("gone", "", 0)).await.unwrap();
+    assert!(records.write(limited("key")).await.is_err());
+    write_with_room(&*records, limited("key")).await.unwrap();
+    assert!(
+        write_with_room(&*records, limited("another"))
+            .await
+            .is_err()
+    );
+    assert_eq!(usage(&records).await.count, 1);
+}

@@ -1,0 +1,240 @@
+//! Whoever can write to the engine, and has no master key, breaks secrets and does not change them. The keys of records and what is in
+//! them are spelled out here, because they are what is stored.
+
+use std::sync::Arc;
+
+use bismuth_store::records::{EngineError, Keyspace, RecordKey, Records};
+use bismuth_store::secrets::SecretStore;
+use bismuth_store::secrets::{Flaw, SecretError, Secrets};
+use bytes::Bytes;
+
+use super::{Keys, flaw, key, read, set};
+use crate::world::{But, World, delete, make, put, record_key};
+
+fn record(group: &str, name: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, &format!("v/{name}"))
+}
+
+fn manifest(group: &str) -> RecordKey {
+    record_key(group, Keyspace::Secret, "m")
+}
+
+fn data_key(group: &str) -> RecordKey {
+    record_key(group, Keyspace::DataKey, "current")
+}
+
+async fn stored(records: &Arc<dyn Records>, record_key: &RecordKey) -> Bytes {
+    records.get(record_key).await.unwrap().unwrap().value
+}
+
+async fn plant(records: &Arc<dyn Records>, record_key: &RecordKey, value: impl Into<Bytes>) {
+    let write = put(&record_key.key, value).of(&record_key.group, record_key.keyspace);
+    make(records, write).await.unwrap();
+}
+
+async fn remove(records: &Arc<dyn Records>, record_key: &RecordKey) {
+    let write = delete(&record_key.key).of(&record_key.group, record_key.keyspace);
+    make(records, write).await.unwrap();
+}
+
+/// Two secrets, of which the second had another value before.
+async fn two(world: &dyn World) -> (Keys, Arc<Secrets>, Arc<dyn Records>) {
+    let keys = Keys::new();
+    let secrets = keys.secrets(world.records());
+    set(&secrets, "group", "a", "the value of a").await;
+    set(&secrets, "group", "b", "an older value").await;
+    set(&secrets, "group", "b", "the value of b").await;
+    (keys, secrets, world.records())
+}
+
+fn changed(name: &str) -> Flaw {
+    Flaw::Changed { name: name.into() }
+}
+
+async fn is_whole(secrets: &Secrets, name: &str) {
+    let (value, _) = read(secrets, "group", name).await.unwrap();
+    assert_eq!(value, format!("the value of {name}"));
+}
+
+pub async fn swapped_records_are_refused(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    let (a, b) = (record("group", "a"), record("group", "b"));
+    let of = (stored(&records, &a).await, stored(&records, &b).await);
+    plant(&records, &a, of.1.clone()).await;
+    assert_eq!(flaw(&secrets, "group", "a").await, changed("a"));
+    is_whole(&secrets, "b").await;
+    plant(&records, &b, of.0.clone()).await;
+    assert_eq!(flaw(&secrets, "group", "b").await, changed("b"));
+    // And are what they were when they are back.
+    plant(&records, &a, of.0).await;
+    plant(&records, &b, of.1).await;
+    is_whole(&secrets, "a").await;
+    is_whole(&secrets, "b").await;
+}
+
+pub async fn an_older_record_that_was_put_back_is_refused(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    let a = record("group", "a");
+    let older = stored(&records, &a).await;
+    set(&secrets, "group", "a", "the next value").await;
+    plant(&records, &a, older.clone()).await;
+    assert_eq!(flaw(&secrets, "group", "a").await, changed("a"));
+    is_whole(&secrets, "b").await;
+    // Also one of a secret that was deleted and made anew, with the same name and version.
+    secrets.delete("group", &key("a")).await.unwrap();
+    assert_eq!(set(&secrets, "group", "a", "another secret").await, 1);
+    plant(&records, &a, older).await;
+    assert_eq!(flaw(&secrets, "group", "a").await, changed("a"));
+}
+
+pub async fn an_older_manifest_that_was_put_back_is_refused(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    let older = stored(&records, &manifest("group")).await;
+    set(&secrets, "group", "b", "the next value").await;
+    set(&secrets, "group", "c", "the value of c").await;
+    plant(&records, &manifest("group"), older.clone()).await;
+    assert_eq!(flaw(&secrets, "group", "b").await, changed("b"));
+    let added = Flaw::Added { name: "c".into() };
+    assert_eq!(flaw(&secrets, "group", "c").await, added);
+    // Also with the group's next data key.
+    secrets.purge("group").await.unwrap();
+    set(&secrets, "group", "a", "the value of a").await;
+    plant(&records, &manifest("group"), older).await;
+    assert_eq!(flaw(&secrets, "group", "a").await, Flaw::Manifest);
+}
+
+pub async fn a_flipped_bit_is_refused_wherever_it_is(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    for record_key in [record("group", "b"), manifest("group"), data_key("group")] {
+        let whole = stored(&records, &record_key).await;
+        // Every byte of the head, and each part of the rest.
+        for at in (0..whole.len()).filter(|at| at % 7 == 0 || *at < 40) {
+            let mut edited = whole.to_vec();
+            edited[at] ^= 1;
+            plant(&records, &record_key, edited).await;
+            let read = secrets.get("group", "b", None).await;
+            let refused = matches!(
+                read,
+                Err(SecretError::Broken { .. } | SecretError::UnknownMasterKey { .. })
+            );
+            assert!(refused, "byte {at} of {record_key:?}: {read:?}");
+            let old = secrets.get("group", "b", Some(1)).await;
+            assert!(old.is_err(), "byte {at} of {record_key:?}: {old:?}");
+        }
+        for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
+            plant(&records, &record_key, whole.slice(..cut)).await;
+            let read = secrets.get("group", "b", None).await;
+            assert!(read.is_err(), "{cut} bytes of {record_key:?}: {read:?}");
+        }
+        plant(&records, &record_key, whole).await;
+        is_whole(&secrets, "b").await;
+    }
+}
+
+pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    remove(&records, &record("group", "a")).await;
+    let removed = Flaw::Removed { name: "a".into() };
+    assert_eq!(flaw(&secrets, "group", "a").await, removed);
+    let error = secrets.rotate("group", &key("a"), b"value").await;
+    assert!(
+        matches!(error, Err(SecretError::Broken { .. })),
+        "{error:?}"
+    );
+    is_whole(&secrets, "b").await;
+    // A function is told that the store is broken, by the engine's kind of error.
+    let store: Arc<dyn SecretStore> = secrets.clone();
+    let told = store.get("group", "a", None).await.unwrap_err();
+    assert!(matches!(told, EngineError::Broken { .. }), "{told}");
+
+    let whole = stored(&records, &manifest("group")).await;
+    remove(&records, &manifest("group")).await;
+    for name in ["a", "b", "none"] {
+        assert_eq!(flaw(&secrets, "group", name).await, Flaw::NoManifest);
+    }
+    plant(&records, &manifest("group"), whole).await;
+    remove(&records, &data_key("group")).await;
+    for name in ["a", "b", "none"] {
+        assert_eq!(flaw(&secrets, "group", name).await, Flaw::NoDataKey);
+    }
+    let error = secrets.set("group", &key("c"), b"value").await;
+    assert!(
+        matches!(error, Err(SecretError::Broken { .. })),
+        "{error:?}"
+    );
+}
+
+pub async fn an_added_record_is_refused(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    let of_b = stored(&records, &record("group", "b")).await;
+    for group in ["group", "without any"] {
+        plant(&records, &record(group, "c"), of_b.clone()).await;
+        let added = Flaw::Added { name: "c".into() };
+        assert_eq!(flaw(&secrets, group, "c").await, added);
+        let error = secrets.set(group, &key("c"), b"value").await;
+        assert!(
+            matches!(error, Err(SecretError::Broken { .. })),
+            "{error:?}"
+        );
+    }
+    is_whole(&secrets, "b").await;
+}
+
+pub async fn the_records_of_another_group_are_refused(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    set(&secrets, "other", "a", "the other's value").await;
+    set(&secrets, "other", "b", "the other's value").await;
+    // One record of it, its manifest too, everything of it.
+    let copies = [
+        record,
+        |group: &str, _: &str| manifest(group),
+        |group: &str, _: &str| data_key(group),
+    ];
+    let flaws = [
+        changed("a"),
+        Flaw::Manifest,
+        Flaw::DataKey {
+            master_key: "first".into(),
+        },
+    ];
+    for (copy, expected) in copies.into_iter().zip(flaws) {
+        let theirs = stored(&records, &copy("group", "a")).await;
+        plant(&records, &copy("other", "a"), theirs).await;
+        assert_eq!(flaw(&secrets, "other", "a").await, expected);
+    }
+    // Into a group that has nothing.
+    for copy in copies {
+        let theirs = stored(&records, &copy("group", "a")).await;
+        plant(&records, &copy("new", "a"), theirs).await;
+    }
+    let master_key = "first".into();
+    let expected = Flaw::DataKey { master_key };
+    assert_eq!(flaw(&secrets, "new", "a").await, expected);
+    is_whole(&secrets, "a").await;
+}
+
+pub async fn deleting_repairs_a_record_and_purging_a_group(world: &mut dyn World) {
+    let (_keys, secrets, records) = two(world).await;
+    set(&secrets, "group", "c", "the value of c").await;
+    plant(&records, &record("group", "a"), "edited").await;
+    remove(&records, &record("group", "b")).await;
+    plant(&records, &record("group", "d"), "added").await;
+    for name in ["a", "b", "d"] {
+        assert!(secrets.get("group", name, None).await.is_err());
+        secrets.delete("group", &key(name)).await.unwrap();
+        assert_eq!(read(&secrets, "group", name).await, None);
+    }
+    is_whole(&secrets, "c").await;
+    assert_eq!(set(&secrets, "group", "a", "the value of a").await, 1);
+    is_whole(&secrets, "a").await;
+
+    plant(&records, &manifest("group"), "edited").await;
+    let error = secrets.delete("group", &key("a")).await;
+    assert!(
+        matches!(error, Err(SecretError::Broken { .. })),
+        "{error:?}"
+    );
+    assert_eq!(secrets.purge("group").await.unwrap(), 2);
+    assert_eq!(set(&secrets, "group", "a", "the value of a").await, 1);
+    is_whole(&secrets, "a").await;
+}

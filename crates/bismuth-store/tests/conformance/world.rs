@@ -1,0 +1,186 @@
+//! What a case runs on, and the words it is written in.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bismuth_store::blobs::{Blobs, Settings};
+use bismuth_store::objects::Objects;
+use bismuth_store::records::{
+    Change, Condition, EngineError, Keyspace, Limits, Meta, Page, Query, Record, RecordKey,
+    Records, Refused, Revision, Usage, Write, Written,
+};
+use bytes::Bytes;
+
+/// How long is waited for what happens by itself. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two engines, which nobody else writes to.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// The records.
+    fn records(&self) -> Arc<dyn Records>;
+    /// The records as another process sees them, where the engine allows more than one.
+    fn others(&self) -> Arc<dyn Records>;
+    /// The objects.
+    fn objects(&self) -> Arc<dyn Objects>;
+    /// How many objects there are, half-written ones included.
+    fn object_count(&self) -> usize;
+    /// Ends the process that has the records, as it were, and begins another. Whoever has them must have dropped them.
+    async fn reopen(&mut self);
+
+    /// Blobs on both.
+    fn blobs(&self) -> Blobs {
+        self.blobs_with(Settings::default())
+    }
+
+    /// Blobs on both.
+    fn blobs_with(&self, settings: Settings) -> Blobs {
+        Blobs::new(self.records(), self.objects(), settings)
+    }
+}
+
+pub fn at(key: &str) -> RecordKey {
+    record_key("group", Keyspace::Kv, key)
+}
+
+pub fn record_key(group: &str, keyspace: Keyspace, key: &str) -> RecordKey {
+    RecordKey {
+        group: group.into(),
+        keyspace,
+        key: key.into(),
+    }
+}
+
+/// A write of `change` without a condition and a limit.
+pub fn write(key: &str, change: Change) -> Write {
+    Write {
+        record_key: at(key),
+        condition: Condition::Always,
+        change,
+        limits: Limits::default(),
+    }
+}
+
+pub fn put(key: &str, value: impl Into<Bytes>) -> Write {
+    write(key, put_change(key, value, None))
+}
+
+/// With `ttl_ms` of 0 its time has come when it is written.
+pub fn put_for(key: &str, value: &'static str, ttl_ms: u64) -> Write {
+    write(key, put_change(key, value, Some(ttl_ms)))
+}
+
+fn put_change(key: &str, value: impl Into<Bytes>, ttl_ms: Option<u64>) -> Change {
+    let value = value.into();
+    Change::Put {
+        charge: (key.len() + value.len()) as u64,
+        value,
+        content_type: None,
+        ttl_ms,
+    }
+}
+
+pub fn add(key: &str, delta: i64) -> Write {
+    let ttl_ms = None;
+    write(key, Change::Add { delta, ttl_ms })
+}
+
+pub fn delete(key: &str) -> Write {
+    write(key, Change::Delete)
+}
+
+/// The same write under a condition, within limits, elsewhere.
+pub trait But {
+    fn when(self, condition: Condition) -> Self;
+    fn within(self, bytes: Option<u64>, count: Option<u64>) -> Self;
+    fn of(self, group: &str, keyspace: Keyspace) -> Self;
+}
+
+impl But for Write {
+    fn when(mut self, condition: Condition) -> Self {
+        self.condition = condition;
+        self
+    }
+
+    fn within(mut self, bytes: Option<u64>, count: Option<u64>) -> Self {
+        self.limits = Limits { bytes, count };
+        self
+    }
+
+    fn of(mut self, group: &str, keyspace: Keyspace) -> Self {
+        self.record_key.group = group.into();
+        self.record_key.keyspace = keyspace;
+        self
+    }
+}
+
+/// Makes one write.
+pub async fn make(records: &Arc<dyn Records>, write: Write) -> Result<Written, EngineError> {
+    let mut written = records.write(vec![write]).await?;
+    assert_eq!(written.len(), 1);
+    Ok(written.remove(0))
+}
+
+/// Makes one write that is refused.
+pub async fn refused(records: &Arc<dyn Records>, write: Write) -> Refused {
+    match make(records, write.clone()).await {
+        Err(EngineError::Refused { index: 0, refused }) => refused,
+        other => panic!("{write:?} is not refused: {other:?}"),
+    }
+}
+
+pub async fn get(records: &Arc<dyn Records>, key: &str) -> Option<Record> {
+    records.get(&at(key)).await.unwrap()
+}
+
+pub async fn value(records: &Arc<dyn Records>, key: &str) -> Option<String> {
+    let record = get(records, key).await?;
+    Some(String::from_utf8(record.value.to_vec()).unwrap())
+}
+
+pub fn one_of(revision: Revision) -> Condition {
+    Condition::OneOf(vec![revision])
+}
+
+pub fn query(prefix: &str, after: Option<&str>, limit: usize) -> Query {
+    Query {
+        group: "group".into(),
+        keyspace: Keyspace::Kv,
+        prefix: prefix.into(),
+        after: after.map(Into::into),
+        limit: NonZeroUsize::new(limit).unwrap(),
+    }
+}
+
+pub fn names(page: &Page) -> Vec<&str> {
+    page.entries.iter().map(|(key, _)| key.as_str()).collect()
+}
+
+/// All records of the usual group, in pages.
+pub async fn all(records: &Arc<dyn Records>, page_size: usize) -> Vec<(String, Meta)> {
+    let mut all: Vec<(String, Meta)> = Vec::new();
+    loop {
+        let after = all.last().map(|(key, _)| key.as_str());
+        let page = records.list(&query("", after, page_size)).await.unwrap();
+        assert!(page.entries.len() <= page_size);
+        all.extend(page.entries);
+        if !page.more {
+            return all;
+        }
+    }
+}
+
+pub async fn usage(records: &Arc<dyn Records>) -> Usage {
+    records.usage("group", Keyspace::Kv).await.unwrap()
+}
+
+/// What the records that are listed add up to.
+pub async fn summed(records: &Arc<dyn Records>) -> Usage {
+    let all = all(records, 100).await;
+    Usage {
+        bytes: all.iter().map(|(_, meta)| meta.charge).sum(),
+        count: all.len() as u64,
+    }
+}

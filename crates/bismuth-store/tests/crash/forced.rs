@@ -1,0 +1,205 @@
+//! What is acknowledged was forced to disk: a killed process does not take the kernel's cache with it, so that this is seen in the system
+//! calls and not in what is left.
+//!
+//! ```text
+//!   writer (this binary again, under strace), one thing after the other:
+//!     try ─► … fdatasync(records.redb) … ─► did                                                       a record
+//!     try ─► … fsync(4e….part), rename, fsync(its directory) … fdatasync(records.redb) … ─► did        a blob
+//! ```
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use bismuth_store::blobs::{Blobs, NewBlob, Settings};
+use bismuth_store::objects::files::Files;
+use bismuth_store::records::embedded::Embedded;
+use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Records, Write};
+use bytes::Bytes;
+use futures_util::stream;
+
+const DIR_VARIABLE: &str = "BISMUTH_FORCED_DIR";
+const TIMES: usize = 5;
+
+/// What a system call says that matters here.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Said(String),
+    Forced(PathBuf),
+    Renamed(PathBuf),
+}
+
+#[test]
+fn what_is_acknowledged_was_forced_to_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let status = Command::new("strace")
+        .args(["-f", "-y", "-s", "300", "-e", "signal=none", "-e"])
+        .arg("trace=write,fsync,fdatasync,rename,renameat,renameat2")
+        .arg("-o")
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["forced::writer", "--exact", "--ignored", "--nocapture"])
+        .env(DIR_VARIABLE, dir.path().join("data"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let events = events(&trace);
+    for number in 0..TIMES {
+        for (what, forced) in [
+            ("record", record_is_forced as fn(&[Event]) -> bool),
+            ("blob", blob_is_forced),
+            ("deletion", record_is_forced),
+        ] {
+            let between = between(&events, &format!("{what} {number}")).unwrap();
+            assert!(forced(between), "{what} {number}: {between:?}");
+        }
+    }
+}
+
+fn between<'a>(events: &'a [Event], what: &str) -> Result<&'a [Event]> {
+    let said = |word: &str| {
+        let line = format!("{word} {what}");
+        let found = events
+            .iter()
+            .position(|it| *it == Event::Said(line.clone()));
+        found.with_context(|| format!("{line:?} was not said"))
+    };
+    let (begun, ended) = (said("try")?, said("did")?);
+    ensure!(begun < ended, "{what} ended before it began");
+    Ok(&events[begun..ended])
+}
+
+fn forced(events: &[Event], is_it: impl Fn(&Path) -> bool) -> Option<usize> {
+    let mut events = events.iter();
+    events.position(|event| matches!(event, Event::Forced(path) if is_it(path)))
+}
+
+fn record_is_forced(events: &[Event]) -> bool {
+    forced(events, |path| path.ends_with("records.redb")).is_some()
+}
+
+fn blob_is_forced(events: &[Event]) -> bool {
+    let renamed = events
+        .iter()
+        .enumerate()
+        .find_map(|(at, event)| match event {
+            Event::Renamed(to) => Some((at, to)),
+            _ => None,
+        });
+    let Some((at, to)) = renamed else {
+        return false;
+    };
+    let part = to.with_extension("part");
+    let content = forced(&events[..at], |path| path == part);
+    let after = &events[at..];
+    let name = forced(after, |path| Some(path) == to.parent());
+    content.is_some() && name.is_some_and(|at| record_is_forced(&after[at..]))
+}
+
+/// The calls in the order of their ends, but for what is said, which counts from its beginning.
+fn events(trace: &str) -> Vec<Event> {
+    let mut begun: HashMap<&str, &str> = HashMap::new();
+    let mut events = Vec::new();
+    for line in trace.lines() {
+        let Some((pid, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start();
+        let whole = match call.split_once(" resumed>") {
+            Some((_, end)) if end.ends_with("= 0") => begun.remove(pid),
+            Some(_) => None,
+            None if call.ends_with("<unfinished ...>") && !call.starts_with("write(") => {
+                begun.insert(pid, call);
+                None
+            }
+            None => Some(call),
+        };
+        events.extend(whole.and_then(event));
+    }
+    events
+}
+
+fn event(call: &str) -> Option<Event> {
+    let (name, arguments) = call.split_once('(')?;
+    match name {
+        "write" => {
+            let text = arguments.strip_prefix("1<")?.split('"').nth(1)?;
+            Some(Event::Said(text.strip_suffix("\\n")?.to_owned()))
+        }
+        "fsync" | "fdatasync" => {
+            let (_, path) = arguments.split_once('<')?;
+            Some(Event::Forced(path.split_once('>')?.0.into()))
+        }
+        _ => Some(Event::Renamed(arguments.split('"').nth(3)?.into())),
+    }
+}
+
+/// Not a test of its own.
+#[tokio::test]
+#[ignore = "started by what_is_acknowledged_was_forced_to_disk"]
+async fn writer() {
+    let Some(dir) = std::env::var_os(DIR_VARIABLE) else {
+        return;
+    };
+    write(dir.as_ref()).await.unwrap();
+}
+
+async fn write(dir: &Path) -> Result<()> {
+    say("")?;
+    let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
+    let objects = Arc::new(Files::open(&dir.join("objects"))?);
+    let blobs = Blobs::new(Arc::clone(&records), objects, Settings::default());
+    for number in 0..TIMES {
+        say(&format!("try record {number}"))?;
+        let value = Bytes::from(vec![7; number * 1000]);
+        let charge = 3;
+        let put = Change::Put {
+            value,
+            content_type: None,
+            ttl_ms: None,
+            charge,
+        };
+        records.write(vec![one(put)]).await?;
+        say(&format!("did record {number}"))?;
+
+        say(&format!("try blob {number}"))?;
+        let new = NewBlob {
+            group: "g".into(),
+            key: number.to_string(),
+            ..NewBlob::default()
+        };
+        let body = vec![std::io::Result::Ok(Bytes::from(vec![7; number << 16]))];
+        blobs.put(new, stream::iter(body)).await?;
+        say(&format!("did blob {number}"))?;
+
+        say(&format!("try deletion {number}"))?;
+        records.write(vec![one(Change::Delete)]).await?;
+        say(&format!("did deletion {number}"))?;
+    }
+    Ok(())
+}
+
+fn one(change: Change) -> Write {
+    Write {
+        record_key: RecordKey {
+            group: "g".into(),
+            keyspace: Keyspace::Kv,
+            key: "key".into(),
+        },
+        condition: Condition::Always,
+        change,
+        limits: Limits::default(),
+    }
+}
+
+fn say(line: &str) -> Result<()> {
+    // One call each, past the buffer of the standard output.
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes())?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,91 @@
+//! The workspace's sources, and what no line of them may do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::root;
+
+/// Programs that no source of ours may start: what they do is done by system call, netlink or gRPC.
+const NOT_SHELLED_OUT_TO: [&str; 10] = [
+    "ctr", "runc", "crun", "ip", "tc", "nft", "iptables", "nsenter", "mount", "umount",
+];
+/// Crates with `unsafe` code.
+const UNSAFE: [&str; 2] = ["crates/bismuth-sandbox", "crates/bismuth-init"];
+/// Crates that start other programs for a living.
+const STARTERS: [&str; 3] = [
+    "crates/bismuth-testkit",
+    "crates/bismuth-bench",
+    "crates/xtask",
+];
+
+/// Reads every source and reports every line that should not be.
+pub(crate) fn check() -> Result<()> {
+    let mut offences = Vec::new();
+    for path in rust_sources()? {
+        let text = fs::read_to_string(root().join(&path))
+            .with_context(|| format!("read {}", path.display()))?;
+        for (number, line) in text.lines().enumerate() {
+            if let Some(offence) = offence(&path, line) {
+                offences.push(format!("{}:{}: {offence}", path.display(), number + 1));
+            }
+        }
+    }
+    if offences.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", offences.join("\n"))
+    }
+}
+
+fn offence(path: &Path, line: &str) -> Option<String> {
+    let of_any = |crates: &[&str]| crates.iter().any(|name| path.starts_with(name));
+    let unsafe_allowed = concat!("allow(", "unsafe_code)");
+    if line.contains(unsafe_allowed) && !of_any(&UNSAFE) {
+        return Some(format!("{unsafe_allowed} outside {}", UNSAFE.join(" and ")));
+    }
+    let in_source = path.components().any(|part| part.as_os_str() == "src");
+    if !in_source || of_any(&STARTERS) {
+        return None;
+    }
+    let started = NOT_SHELLED_OUT_TO
+        .iter()
+        .find(|program| line.contains(&format!("Command::new(\"{program}\")")));
+    started.map(|program| format!("shells out to {program}"))
+}
+
+/// Every `.rs` file that git knows, relative to the root.
+pub(crate) fn rust_sources() -> Result<Vec<PathBuf>> {
+    let list = crate::command::output(
+        Command::new("git")
+            .args(["ls-files", "*.rs"])
+            .current_dir(root()),
+    )?;
+    Ok(list
+        .lines()
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).is_file())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_starts_ip_is_found_out() {
+        let line = "    Command::new(\"ip\").arg(\"link\")";
+        assert!(offence(Path::new("bismuthd/src/net.rs"), line).is_some());
+        assert!(offence(Path::new("crates/bismuth-testkit/src/net.rs"), line).is_none());
+        assert!(offence(Path::new("bismuthd/tests/net.rs"), line).is_none());
+    }
+
+    #[test]
+    fn unsafe_code_is_allowed_in_two_crates() {
+        let line = concat!("#![allow(", "unsafe_code)]");
+        assert!(offence(Path::new("bismuthd/src/lib.rs"), line).is_some());
+        assert!(offence(Path::new("crates/bismuth-init/src/lib.rs"), line).is_none());
+    }
+}

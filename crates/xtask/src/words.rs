@@ -1,0 +1,120 @@
+//! Names that are not to come back: `words.txt` lists identifiers, and nothing may be called by one of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::root;
+use crate::sources::rust_sources;
+use crate::tokens::{Token, tokens};
+
+/// In the workspace's root: `IDENTIFIER what the field says instead`, one in a line; `#` begins a comment.
+const LIST: &str = "words.txt";
+
+/// What is called by the identifier that follows.
+const DEFINES: [&str; 7] = ["struct", "enum", "union", "trait", "type", "fn", "mod"];
+
+/// Reads every source and reports every definition of a name that is listed.
+pub(crate) fn check() -> Result<()> {
+    let text = fs::read_to_string(root().join(LIST)).with_context(|| format!("read {LIST}"))?;
+    let words = parse(&text)?;
+    let mut found = Vec::new();
+    for path in rust_sources()? {
+        let source = fs::read_to_string(root().join(&path))
+            .with_context(|| format!("read {}", path.display()))?;
+        found.extend(offences(&words, &path, &source));
+    }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", found.join("\n"))
+    }
+}
+
+/// Each identifier with what to say instead, which may be nothing.
+fn parse(text: &str) -> Result<BTreeMap<&str, &str>> {
+    let mut words = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (word, instead) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let is_one = matches!(tokens(word).as_slice(), [token] if token.is_identifier());
+        if !is_one || words.insert(word, instead.trim()).is_some() {
+            bail!(
+                "{LIST}:{}: {word} is no identifier, or is listed twice",
+                number + 1
+            );
+        }
+    }
+    Ok(words)
+}
+
+fn offences(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<String> {
+    let path = path.display();
+    let says = |word: &str, line: usize| {
+        let instead = words.get(word)?;
+        let hint = if instead.is_empty() { "" } else { "; say " };
+        Some(format!(
+            "{path}:{line}: {word} is not to come back{hint}{instead}"
+        ))
+    };
+    let tokens = tokens(source);
+    let defined = tokens.windows(2).filter_map(|pair| match pair {
+        [Token { text, .. }, name] if DEFINES.contains(text) => says(name.text, name.line),
+        _ => None,
+    });
+    says(&module(&path.to_string()), 1)
+        .into_iter()
+        .chain(defined)
+        .collect()
+}
+
+/// The module that a file is.
+fn module(path: &str) -> String {
+    let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: &str = "# What was, and what is.\nCrowd  ConnectionLimiter\nshelf a pool # of what is idle\nMeans\n";
+
+    fn found(path: &str, source: &str) -> Vec<String> {
+        offences(&parse(WORDS).unwrap(), Path::new(path), source)
+    }
+
+    #[test]
+    fn a_type_a_function_and_a_module_of_a_listed_name_are_refused() {
+        assert_eq!(
+            found("a/src/x.rs", "//! A Crowd.\npub(crate) struct Crowd<T>(T);"),
+            ["a/src/x.rs:2: Crowd is not to come back; say ConnectionLimiter"]
+        );
+        assert_eq!(
+            found("a/src/x.rs", "trait Means { fn shelf(&self); }").len(),
+            2
+        );
+        assert_eq!(
+            found("a/src/shelf/mod.rs", ""),
+            ["a/src/shelf/mod.rs:1: shelf is not to come back; say a pool"]
+        );
+        assert_eq!(found("a/tests/shelf.rs", "mod shelf {}").len(), 2);
+    }
+
+    #[test]
+    fn other_names_variables_and_what_is_said_of_them_pass() {
+        let source = "/// No struct Crowd.\nstruct Crowds; fn f(shelf: u8) -> Means { \"mod shelf\"; g.shelf() }";
+        assert_eq!(found("a/src/shelves.rs", source), [""; 0]);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_meant_is_refused() {
+        assert!(parse("two-words\n").is_err());
+        assert!(parse("Crowd\nCrowd again\n").is_err());
+    }
+}
