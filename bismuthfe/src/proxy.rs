@@ -178,32 +178,35 @@ impl Proxy {
         let mut tried: Vec<ContainerId> = Vec::new();
         let mut last: Option<Failure> = None;
         let mut wait: Option<NewSlotWait> = None;
+        let mut round_begins = false;
         loop {
-            let Some(slot) = self.pick(&function, &tried, call) else {
-                let Some(failure) = last.take() else {
-                    return Err(Refused::NoBackend(function.id));
-                };
-                let wait =
-                    wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_patience));
-                match wait.next_delay() {
-                    Some(delay) if failure.is_unknown_container() => {
-                        tokio::time::sleep(delay).await
+            let slot = match (self.pick(&function, &tried, call), last.take()) {
+                (None, None) => return Err(Refused::NoBackend(function.id)),
+                (Some(slot), None) => slot,
+                // Each round of waiting asks one slot free of the budget: it has a bound of its own, and one function's first
+                // requests must not take all retries.
+                (Some(slot), Some(_)) if round_begins || self.budget.spend() => {
+                    self.metrics.retry();
+                    slot
+                }
+                // No slot is left to ask, or no retry to ask it with.
+                (_, Some(failure)) => {
+                    let wait =
+                        wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_patience));
+                    match wait.next_delay() {
+                        Some(delay) if failure.is_unknown_container() => {
+                            tokio::time::sleep(delay).await
+                        }
+                        _ => return Err(Refused::Failed(failure)),
                     }
-                    _ => return Err(Refused::Failed(failure)),
+                    function = self.function(function.id)?;
+                    tried.clear();
+                    last = Some(failure);
+                    round_begins = true;
+                    continue;
                 }
-                function = self.function(function.id)?;
-                tried.clear();
-                last = Some(failure);
-                continue;
             };
-            if let Some(failure) = last.take() {
-                // Waiting for a new slot has a bound of its own, and one function's first requests must not take all retries.
-                let waits = wait.is_some() && failure.is_unknown_container();
-                if !waits && !self.budget.spend() {
-                    return Err(Refused::Failed(failure));
-                }
-                self.metrics.retry();
-            }
+            round_begins = false;
             match self.attempt(slot, &function, call, client).await {
                 Ok(answered) => return Ok(answered),
                 Err(failure)

@@ -132,6 +132,25 @@ async fn waiting_for_a_new_slot_takes_no_retries_from_others() {
 }
 
 #[tokio::test]
+async fn a_burst_for_new_slots_waits_also_when_no_retry_is_left() {
+    let nodes = Nodes::new().await;
+    let asked = AtomicUsize::new(0);
+    let node = nodes
+        .start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+            0..60 => unknown_container(),
+            _ => ok("known now"),
+        })
+        .await;
+    let two = function(&[(node.ip, 1), (node.ip, 2)]);
+    let frontend = frontend(nodes.port, snapshot(two)).await;
+    let burst = (0..20).map(|_| async {
+        let answer = frontend.get(&invoke()).await;
+        assert!(answer.ends_with("known now"), "{answer}");
+    });
+    futures_util::future::join_all(burst).await;
+}
+
+#[tokio::test]
 async fn a_request_that_may_have_been_executed_is_not_repeated_unless_it_is_idempotent() {
     let nodes = Nodes::new().await;
     let (one, two) = (nodes.start(|_| None).await, nodes.start(|_| None).await);

@@ -12,8 +12,9 @@
 //! It spawns one task per connection, on the thread that it runs on ([`Accepted::spawn_local`]) or on a multi-threaded
 //! runtime ([`Accepted::spawn`]), and owns them: dropping the loop ends its connections.
 //!
-//! What closing a listener cannot avoid: a client whose handshake the kernel completes between the last accept and the
-//! close is reset. That is some microseconds; a client that arrives later is refused, and can tell that nothing was read.
+//! What closing a listener cannot avoid: a client whose handshake ends between the last accept and the close is reset, and so
+//! is one whose handshake has begun and not ended, for as long as its round trip takes. A client that arrives later is
+//! refused, and can tell that nothing was read.
 
 mod limiter;
 
@@ -298,6 +299,7 @@ impl Connection {
         let mut finish = FinishSignal {
             shutdown: self.shutdown,
             make_room,
+            given: None,
         };
         let first_byte_by = self.accepted_at + self.first_byte_timeout;
         let grace = first_byte_by.min(self.accepted_at + FIRST_BYTE_GRACE);
@@ -330,6 +332,8 @@ impl Connection {
 pub struct FinishSignal {
     shutdown: CancellationToken,
     make_room: oneshot::Receiver<()>,
+    /// The signal is given once and asked for twice: before the first byte, and by whoever serves.
+    given: Option<Reason>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -349,13 +353,18 @@ impl FinishSignal {
         let_arrived_bytes_be_read().await;
     }
 
+    /// Safe to cancel.
     async fn reason(&mut self) -> Reason {
-        tokio::select! {
+        if let Some(reason) = self.given {
+            return reason;
+        }
+        let reason = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Reason::Shutdown,
             // The sender is dropped with the accept loop only.
             Ok(()) = &mut self.make_room => Reason::MakeRoom,
-        }
+        };
+        *self.given.insert(reason)
     }
 }
 
@@ -363,4 +372,24 @@ impl FinishSignal {
 async fn let_arrived_bytes_be_read() {
     yield_now().await;
     yield_now().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_seen_before_the_first_byte_is_seen_again_by_whoever_serves() {
+        let (oldest, make_room) = oneshot::channel();
+        let mut finish = FinishSignal {
+            shutdown: CancellationToken::new(),
+            make_room,
+            given: None,
+        };
+        oldest.send(()).expect("it is awaited");
+        finish.reason().await;
+        timeout(Duration::from_secs(10), finish.requested())
+            .await
+            .expect("it was given");
+    }
 }

@@ -140,6 +140,7 @@ impl LaunchError {
         match self {
             Self::Image(error) => error.is_transient(),
             Self::Secrets(error) => matches!(error, SecretsError::Unavailable { .. }),
+            Self::NotReady { source, .. } => matches!(source, NotReady::System(_)),
             Self::Inject(error) => matches!(error, InjectError::Io(_)),
             // The runtime's own words may be about the definition, such as a working directory that is not there.
             Self::Containerd(bismuth_containerd::Error::Failed(failure)) => {
@@ -150,7 +151,6 @@ impl LaunchError {
             | Self::Spec(_)
             | Self::Died { .. }
             | Self::Ended(_)
-            | Self::NotReady { .. }
             | Self::Cancelled => false,
             Self::Containerd(_)
             | Self::Ids(_)
@@ -258,7 +258,12 @@ mod tests {
         let secrets_away = SecretsError::Unavailable {
             reason: "no answer".into(),
         };
+        let exhausted = LaunchError::NotReady {
+            source: NotReady::System(std::io::ErrorKind::OutOfMemory.into()),
+            tail: String::new(),
+        };
         for (error, transient) in [
+            (exhausted, true),
             (LaunchError::Image(fakes::registry_away()), true),
             (LaunchError::Image(fakes::image_unknown()), false),
             (LaunchError::Image(broken), false),

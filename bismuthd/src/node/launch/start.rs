@@ -91,20 +91,37 @@ impl Launcher {
         start: Start<'_>,
         report: &(dyn Fn(ContainerState) + Send + Sync),
     ) -> Result<Running, LaunchError> {
-        report(ContainerState::Pulling);
-        let image = self.image(&slot.definition, start).await?;
         let container = Container {
             launcher: Arc::clone(self),
             slot: Arc::clone(slot),
         };
-        let image = ImageReady { container, image };
+        let (image, secrets, turn) = match self.prepare(slot, start, report).await {
+            Ok(prepared) => prepared,
+            // Nothing was made yet, but an earlier start or process may have left something behind.
+            Err(error) => {
+                container.teardown().await;
+                return Err(error);
+            }
+        };
+        let sandbox = ImageReady { container, image }.make_sandbox(turn).await?;
+        let (created, turn) = sandbox.create().await?;
+        created.start(secrets, turn, start).await
+    }
+
+    /// Waits for what a start needs from elsewhere: the image, the secrets, its turn.
+    async fn prepare(
+        &self,
+        slot: &Slot,
+        start: Start<'_>,
+        report: &(dyn Fn(ContainerState) + Send + Sync),
+    ) -> Result<(PreparedImage, Secrets, Turn), LaunchError> {
+        report(ContainerState::Pulling);
+        let image = self.image(&slot.definition, start).await?;
         report(ContainerState::Starting);
         let group = slot.definition.service_group(slot.function_id);
         let asked = &slot.definition.secrets;
         let secrets = self.config.secrets.fetch(&group, asked).await?;
-        let sandbox = image.make_sandbox(self.turn().await?).await?;
-        let (created, turn) = sandbox.create().await?;
-        created.start(secrets, turn, start).await
+        Ok((image, secrets, self.turn().await?))
     }
 
     async fn image(
