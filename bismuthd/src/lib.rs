@@ -21,7 +21,7 @@ mod housekeeping;
 pub mod invoke;
 pub mod logs;
 pub mod node;
-mod presence;
+mod node_registration;
 pub mod service;
 pub mod services;
 

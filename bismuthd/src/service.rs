@@ -34,7 +34,7 @@ use crate::node::launch::{LaunchConfig, Launcher};
 use crate::node::reconcile::{Means, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
-use crate::presence::{self, Announced};
+use crate::node_registration::{self, Registered};
 use crate::services::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
 use crate::{facts, housekeeping};
 
@@ -221,11 +221,11 @@ impl Service {
         )?;
         tasks.spawn("workers", Policy::EndsProcess, workers.finished());
 
-        let (announce, announced) = Announced::channel();
+        let (set_registered, registered) = Registered::channel();
         tasks.spawn(
             "reconcile",
             Policy::EndsProcess,
-            reconciler.run(assignment, announced.clone(), shutdown.clone()),
+            reconciler.run(assignment, registered.clone(), shutdown.clone()),
         );
         let records = NodeRecords {
             registry: self.registry.clone(),
@@ -234,7 +234,7 @@ impl Service {
         let ending = shutdown.clone();
         tasks.spawn("status", Policy::EndsProcess, async move {
             tokio::select! {
-                () = announced.wait() => board.write_to(records, ending).await,
+                () = registered.wait() => board.write_to(records, ending).await,
                 () = ending.cancelled() => {}
             }
         });
@@ -245,9 +245,10 @@ impl Service {
         );
         let (containerd, launcher) = (self.containerd, Arc::clone(&self.launcher));
         let ending = shutdown.clone();
-        tasks.spawn("presence", Policy::EndsProcess, async move {
+        tasks.spawn("node registration", Policy::EndsProcess, async move {
             let facts = facts::gather(&containerd, &launcher).await;
-            presence::keep(zk, environment, ip, facts, announce, ending).await;
+            node_registration::keep_registered(zk, environment, ip, facts, set_registered, ending)
+                .await;
         });
         let state = Arc::clone(self.launcher.state());
         let logs = housekeeping::collect_logs(

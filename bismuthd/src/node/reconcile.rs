@@ -32,7 +32,7 @@ use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
 use super::state_dir::SavedSlot;
 use super::status::StatusBoard;
-use crate::presence::Announced;
+use crate::node_registration::Registered;
 
 /// How often the whole truth is looked at without a hint, so that what a hint missed is mended.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -87,16 +87,16 @@ impl Reconciler {
         }
     }
 
-    /// Follows the assignment until the shutdown, once the node is announced: before that another process may
+    /// Follows the assignment until the shutdown, once the node is registered: before that another process may
     /// be serving it.
     pub async fn run(
         mut self,
         mut assignment: watch::Receiver<Arc<Assignment>>,
-        announced: Announced,
+        registered: Registered,
         shutdown: Shutdown,
     ) {
         tokio::select! {
-            () = announced.wait() => {}
+            () = registered.wait() => {}
             () = shutdown.cancelled() => return,
         }
         let mut events = self.means.launcher.tasks().events();
