@@ -25,13 +25,13 @@ use tracing::info;
 
 use crate::config::Args;
 use crate::invoke::metrics::Metrics;
-use crate::invoke::worker::{self, WorkerMeans};
+use crate::invoke::worker::{self, WorkerDeps};
 use crate::logs::rotate::Limits;
 use crate::logs::serve::LogDirs;
 use crate::logs::thread::LogThread;
 use crate::node::driver::StopBounds;
 use crate::node::launch::{LaunchConfig, Launcher};
-use crate::node::reconcile::{Means, Reconciler, SlotTable};
+use crate::node::reconcile::{Deps, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::node_registration::{self, Registered};
@@ -182,7 +182,7 @@ impl Service {
                 });
         tasks.spawn("assignment", Policy::EndsProcess, following);
         let board = StatusBoard::default();
-        let means = Means {
+        let deps = Deps {
             launcher: Arc::clone(&self.launcher),
             board: board.clone(),
             bounds: StopBounds {
@@ -193,7 +193,7 @@ impl Service {
         };
         // Drivers end with the process and their containers do not: they are not waited for.
         let drivers = Tasks::new(&shutdown.child());
-        let mut reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
+        let mut reconciler = Reconciler::new(deps, Arc::clone(&table), drivers);
         reconciler.serve_remembered().await;
         adopted.met();
         // Not before what runs is remembered: svcprovider lets go of what nobody names.
@@ -209,7 +209,7 @@ impl Service {
         let count = self.listeners.len();
         let workers = start_workers(
             self.listeners,
-            WorkerMeans {
+            WorkerDeps {
                 table: Arc::clone(&table),
                 logs: LogDirs::new(self.launcher.state().root().join("logs")),
                 metrics,
@@ -320,7 +320,7 @@ fn provider_env(args: &Args, is_set: impl Fn(&str) -> bool) -> Vec<(&'static str
 
 fn start_workers(
     listeners: Vec<CoreListener>,
-    means: WorkerMeans,
+    deps: WorkerDeps,
     shutdown: &Shutdown,
 ) -> Result<cores::Cores, StartError> {
     let count = listeners.len();
@@ -331,10 +331,10 @@ fn start_workers(
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let listener = listeners.get_mut(core.index()).and_then(Option::take);
-        let (means, shutdown) = (means.clone(), shutdown.clone());
+        let (deps, shutdown) = (deps.clone(), shutdown.clone());
         async move {
             match listener {
-                Some(listener) => worker::run(listener, means, shutdown).await,
+                Some(listener) => worker::run(listener, deps, shutdown).await,
                 None => Ok(()),
             }
         }

@@ -38,7 +38,7 @@ const HEAD_BYTES: usize = 112 * 1024;
 
 /// What every worker is given.
 #[derive(Clone)]
-pub struct WorkerMeans {
+pub struct WorkerDeps {
     /// The slots of this node.
     pub table: Arc<SlotTable>,
     /// Where logs are.
@@ -60,7 +60,7 @@ pub enum WorkerError {
 }
 
 struct Worker {
-    means: WorkerMeans,
+    deps: WorkerDeps,
     pool: Incarnations,
     limits: Limits,
 }
@@ -68,7 +68,7 @@ struct Worker {
 /// Serves connections until the shutdown, and then what is in flight, bounded by the drain time.
 pub async fn run(
     listener: CoreListener,
-    means: WorkerMeans,
+    deps: WorkerDeps,
     shutdown: Shutdown,
 ) -> Result<(), WorkerError> {
     let listener = listener.into_tokio().map_err(WorkerError::Listen)?;
@@ -79,7 +79,7 @@ pub async fn run(
     });
     let sweeper = tokio::task::spawn_local(pool.clone().keep_swept());
     let worker = Rc::new(Worker {
-        means,
+        deps,
         pool,
         limits: Limits {
             // Frontends close a connection when their client has left, which may be right after the request.
@@ -90,9 +90,9 @@ pub async fn run(
     });
     let accept = AcceptLoop {
         peers: "frontends",
-        max_connections: worker.means.max_connections,
+        max_connections: worker.deps.max_connections,
         first_byte_timeout: worker.limits.first_byte_timeout,
-        drain_timeout: worker.means.drain,
+        drain_timeout: worker.deps.drain,
         backlog: Backlog::Serve,
     };
     let served = accept.run(listener, shutdown.token(), |accepted| {
@@ -121,13 +121,13 @@ async fn answer(
 ) -> Response<Body> {
     match route(request.uri().path_and_query()) {
         Route::Invoke(id, rest) => {
-            let slot = worker.means.table.load().get(&id).cloned();
+            let slot = worker.deps.table.load().get(&id).cloned();
             match slot {
                 Some(slot) => {
                     container::answer(
                         slot,
                         &worker.pool,
-                        &worker.means.metrics,
+                        &worker.deps.metrics,
                         request,
                         rest,
                         client,
@@ -137,11 +137,12 @@ async fn answer(
                 None => refuse(&worker, request, unknown_container(id)),
             }
         }
-        Route::Logs(id, query) => match log_serve::answer(&worker.means.logs, id, query.as_deref())
-        {
-            Ok(response) => response,
-            Err(problem) => refuse(&worker, request, problem),
-        },
+        Route::Logs(id, query) => {
+            match log_serve::answer(&worker.deps.logs, id, query.as_deref()) {
+                Ok(response) => response,
+                Err(problem) => refuse(&worker, request, problem),
+            }
+        }
         Route::Malformed(detail) => refuse(
             &worker,
             request,
@@ -160,7 +161,7 @@ async fn answer(
 }
 
 fn refuse(worker: &Worker, mut request: Request<Incoming>, problem: Problem) -> Response<Body> {
-    worker.means.metrics.refused(problem.code);
+    worker.deps.metrics.refused(problem.code);
     let id = headers::request_id(request.headers_mut());
     let mut response = problem.request_id(id.clone()).into_response();
     response.headers_mut().insert(trace::REQUEST_ID, id);
@@ -233,7 +234,7 @@ mod tests {
         fn start(max_connections: usize) -> Self {
             let listeners = bismuth_daemon::listen::bind_per_core(([127, 0, 0, 1], 0).into(), 1);
             let listener = listeners.unwrap().remove(0);
-            let means = WorkerMeans {
+            let deps = WorkerDeps {
                 table: Arc::default(),
                 logs: LogDirs::new("/nonexistent".into()),
                 metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
@@ -244,7 +245,7 @@ mod tests {
             Self {
                 address: listener.local_addr().unwrap(),
                 shutdown: shutdown.clone(),
-                worker: tokio::task::spawn_local(run(listener, means, shutdown)),
+                worker: tokio::task::spawn_local(run(listener, deps, shutdown)),
             }
         }
 

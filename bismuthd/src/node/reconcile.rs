@@ -51,7 +51,7 @@ struct Desired {
 
 /// What drivers of this node share.
 #[derive(Clone)]
-pub struct Means {
+pub struct Deps {
     /// Starts and stops.
     pub launcher: Arc<Launcher>,
     /// Where statuses go.
@@ -64,7 +64,7 @@ pub struct Means {
 
 /// The loop's state.
 pub struct Reconciler {
-    means: Means,
+    deps: Deps,
     table: Arc<SlotTable>,
     tasks: Tasks,
     driven: BTreeMap<ContainerId, Arc<Slot>>,
@@ -74,11 +74,11 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// A reconciler that publishes what it serves in `table` and runs its drivers in `tasks`.
-    pub fn new(means: Means, table: Arc<SlotTable>, tasks: Tasks) -> Self {
+    pub fn new(deps: Deps, table: Arc<SlotTable>, tasks: Tasks) -> Self {
         // Unbounded: each driver sends once, when it ends.
         let (end, ended) = mpsc::unbounded_channel();
         Self {
-            means,
+            deps,
             table,
             tasks,
             driven: BTreeMap::new(),
@@ -99,7 +99,7 @@ impl Reconciler {
             () = registered.wait() => {}
             () = shutdown.cancelled() => return,
         }
-        let mut events = self.means.launcher.tasks().events();
+        let mut events = self.deps.launcher.tasks().events();
         let mut timer = tokio::time::interval(RESYNC);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -123,7 +123,7 @@ impl Reconciler {
     /// Serves every container that is remembered, adopted or not. Before that no request is to be taken:
     /// it would be told that its container is unknown.
     pub async fn serve_remembered(&mut self) {
-        let state = Arc::clone(self.means.launcher.state());
+        let state = Arc::clone(self.deps.launcher.state());
         let read = tokio::task::spawn_blocking(move || {
             let ids = state.containers()?;
             Ok::<_, super::state_dir::StateError>(
@@ -188,8 +188,8 @@ impl Reconciler {
     }
 
     async fn observe(&self) -> Observed {
-        let in_containerd = self.means.launcher.in_containerd().await;
-        let on_disk = self.means.launcher.state().containers();
+        let in_containerd = self.deps.launcher.in_containerd().await;
+        let on_disk = self.deps.launcher.state().containers();
         Observed {
             driven: self.driven.keys().copied().collect(),
             in_containerd: listed("the containers of containerd", in_containerd)
@@ -201,11 +201,11 @@ impl Reconciler {
     async fn sweep(&self, id: ContainerId) {
         info!(container = %id, "nobody assigned it, removing what an earlier process left");
         // It may have been left alone before, see `adopt`.
-        self.means.board.forget(id);
-        if self.means.launcher.teardown(id).await {
-            self.means.launcher.release_ids(ids_key(id));
+        self.deps.board.forget(id);
+        if self.deps.launcher.teardown(id).await {
+            self.deps.launcher.release_ids(ids_key(id));
             // Whatever failed is logged, and found again by the next round.
-            self.means.launcher.delete(id).await;
+            self.deps.launcher.delete(id).await;
         }
     }
 
@@ -222,9 +222,9 @@ impl Reconciler {
     /// - when containerd does not say whether one runs, the next round asks again.
     /// - when none runs, there is nothing to lose: it is started anew, if its definition is to be had.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
-        let unreadable = match self.means.launcher.state().load_slot(id) {
+        let unreadable = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
-                self.means.launcher.release_ids(ids_key(id));
+                self.deps.launcher.release_ids(ids_key(id));
                 return self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)));
             }
             Ok(None) => "nothing is remembered of it".to_owned(),
@@ -236,8 +236,8 @@ impl Reconciler {
         match (pid, wanted) {
             (None, Some(wanted)) => {
                 warn!(container = %id, reason = unreadable, "half of it is here and nothing of it runs, it is started anew");
-                self.means.launcher.teardown(id).await;
-                self.means.launcher.release_ids(ids_key(id));
+                self.deps.launcher.teardown(id).await;
+                self.deps.launcher.release_ids(ids_key(id));
                 self.serve(id, wanted.clone(), Begin::Fresh);
             }
             (None, None) => {
@@ -253,7 +253,7 @@ impl Reconciler {
     /// The process id of the container's program, 0 if its shim does not say; the inner `None` if none runs, the outer
     /// if containerd does not say.
     async fn program_of(&self, id: ContainerId) -> Option<Option<u32>> {
-        let tasks = self.means.launcher.tasks().list_tasks().await;
+        let tasks = self.deps.launcher.tasks().list_tasks().await;
         let tasks = listed("the tasks of containerd", tasks)?;
         let id = id.to_string();
         let runs = |status| !matches!(status, TaskStatus::Stopped(_) | TaskStatus::Created);
@@ -268,7 +268,7 @@ impl Reconciler {
             Ok(host_start) => {
                 let size = IdRange::SIZE;
                 let range = IdRange { host_start, size };
-                self.means.launcher.reserve_ids(ids_key(id), range);
+                self.deps.launcher.reserve_ids(ids_key(id), range);
             }
             Err(error) => {
                 warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot find the user ids of a container");
@@ -281,7 +281,7 @@ impl Reconciler {
         let reason = format!(
             "the node cannot go on with the container, {how}; deploy the function again to replace it: {unreadable}"
         );
-        let board = &self.means.board;
+        let board = &self.deps.board;
         if board.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
             return;
         }
@@ -298,20 +298,20 @@ impl Reconciler {
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
         if let Begin::Remembered(saved) = &begin {
-            self.means.launcher.recover_services(id, saved);
+            self.deps.launcher.recover_services(id, saved);
         }
         let slot = Arc::new(Slot::new(
             id,
             wanted.function_id,
             wanted.revision,
             wanted.definition,
-            self.means.queue,
+            self.deps.queue,
         ));
         let driver = Driver::new(
             Arc::clone(&slot),
-            Arc::clone(&self.means.launcher),
-            self.means.board.clone(),
-            self.means.bounds,
+            Arc::clone(&self.deps.launcher),
+            self.deps.board.clone(),
+            self.deps.bounds,
             wanted.created_ms,
         );
         let end = EndNotice(self.end.clone(), id);
@@ -329,7 +329,7 @@ impl Reconciler {
         };
         let function = slot.function_id;
         if !self.driven.values().any(|d| d.function_id == function) {
-            self.means.launcher.release_ids(function);
+            self.deps.launcher.release_ids(function);
         }
         self.publish();
     }

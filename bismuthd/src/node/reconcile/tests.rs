@@ -18,7 +18,7 @@ struct World {
 fn world() -> World {
     let (fakes, board, shutdown) = (Fakes::new(), StatusBoard::default(), Shutdown::new());
     let table = Arc::new(SlotTable::default());
-    let means = Means {
+    let deps = Deps {
         launcher: Arc::clone(&fakes.launcher),
         board: board.clone(),
         bounds: StopBounds {
@@ -27,7 +27,7 @@ fn world() -> World {
         },
         queue: 1,
     };
-    let reconciler = Reconciler::new(means, Arc::clone(&table), Tasks::new(&shutdown));
+    let reconciler = Reconciler::new(deps, Arc::clone(&table), Tasks::new(&shutdown));
     World {
         fakes,
         reconciler,
