@@ -23,7 +23,7 @@ pub mod logs;
 pub mod node;
 mod node_registration;
 pub mod service;
-pub mod services;
+pub mod svcprovider;
 
 pub use config::Args;
 pub use service::{Service, StartError};

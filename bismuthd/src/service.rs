@@ -35,7 +35,7 @@ use crate::node::reconcile::{Deps, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::node_registration::{self, Registered};
-use crate::services::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
+use crate::svcprovider::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
 use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has

@@ -37,7 +37,7 @@ use super::agent::{AgentError, Execution};
 use super::cgi;
 use super::problems::{body_broken, body_silent, problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
-use crate::services::SecretsError;
+use crate::svcprovider::SecretsError;
 
 /// Runs the program for this request, in this start of the container.
 pub async fn run(

@@ -17,7 +17,7 @@ use super::slot::Slot;
 use super::state_dir::StateDir;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{SecretSource, Services};
+use crate::svcprovider::{SecretSource, Services};
 
 /// The name of the node that the containers in containerd belong to.
 pub const NODE: &str = "node";

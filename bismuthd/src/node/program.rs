@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId};
 use serde::{Deserialize, Serialize};
 
-use crate::services::{self, Token};
+use crate::svcprovider::{self, Token};
 
 /// Where programs are looked for when neither image nor definition says: Docker's default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -46,7 +46,7 @@ pub fn program(
     let (function, container) = (function.to_string(), container.to_string());
     env.insert("BISMUTH_FUNCTION_ID", &function);
     env.insert("BISMUTH_CONTAINER_ID", &container);
-    env.insert("BISMUTH_SERVICES", services::URL);
+    env.insert("BISMUTH_SERVICES", svcprovider::URL);
     env.extend([token.variable()]);
     let cwd = image.working_dir.filter(|dir| dir.starts_with('/'));
     Program {

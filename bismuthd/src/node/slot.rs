@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Admission;
 use super::program::Program;
 use crate::logs::pump::PrintingEnd;
-use crate::services::SecretEnv;
+use crate::svcprovider::SecretEnv;
 
 /// One container that this node has agreed to serve.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use super::{LaunchError, Launcher, Running, blocking, sandbox};
 use crate::logs::pump;
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::{self, SavedSlot};
-use crate::services::SecretEnv;
+use crate::svcprovider::SecretEnv;
 
 impl Launcher {
     /// Goes on with a container that an earlier process started; `None` if it does not run as it

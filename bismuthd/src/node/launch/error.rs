@@ -14,7 +14,7 @@ use super::user::UserError;
 use crate::logs::pump::PumpError;
 use crate::node::slot::StartFailure;
 use crate::node::state_dir::StateError;
-use crate::services::SecretsError;
+use crate::svcprovider::SecretsError;
 
 /// Why a container was not started.
 #[derive(Debug, Error)]

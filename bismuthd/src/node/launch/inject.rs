@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::user::User;
 use crate::node::program::Program;
-use crate::services::Secrets;
+use crate::svcprovider::Secrets;
 
 /// bismuth-init answers at once, unless the disk is slow from which it executes the program.
 const BOUND: Duration = Duration::from_secs(5);

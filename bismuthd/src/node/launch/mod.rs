@@ -50,7 +50,7 @@ use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{SecretEnv, SecretSource, Services, Token};
+use crate::svcprovider::{SecretEnv, SecretSource, Services, Token};
 use runtime::Runtime;
 use start::Container;
 use user::User;

@@ -20,7 +20,7 @@ use crate::logs::cri::Stream;
 use crate::logs::pump::{self, Pump, fifo_path};
 use crate::logs::rotate::Limits;
 use crate::node::state_dir;
-use crate::services;
+use crate::svcprovider;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
 pub(super) const RUN: &str = "run";
@@ -65,7 +65,7 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     state_dir::make_container_dir(&spec.dir, spec.ids)?;
     let namespaces = Namespaces::create(&spec.dir, spec.ids).map_err(LaunchError::Namespaces)?;
     // Before the program runs, so that its first connection finds it.
-    let service_socket = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
+    let service_socket = svcprovider::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
     let root = rootfs::mount(&RootfsSpec {
         lower_dirs: spec.layers.clone(),
         dir: spec.dir.clone(),

@@ -40,7 +40,7 @@ use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{Live, Slot};
 use crate::node::state_dir::SavedRun;
-use crate::services::{Secrets, Token};
+use crate::svcprovider::{Secrets, Token};
 
 /// One of the turns of [`Launcher::turn`].
 type Turn = OwnedSemaphorePermit;
