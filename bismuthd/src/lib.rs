@@ -6,7 +6,7 @@
 //!  ZooKeeper ──watch─┼─► node::reconcile ─► node::driver (one per container) ─► node::launch ───┼─► containerd, kernel
 //!            ◄─status┼── node::status ◄────────┘ │                                │             │
 //!                    └───────────────────────────┼──────────────┬─────────────────┼─────────────┘
-//!                                          slot table        services ─► svcprovider   logs (own thread)
+//!                                          slot table      svcprovider::sockets ─► svcprovider   logs (own thread)
 //!                    ┌───────────────────────────┼───────── one per core ─────────┼─────────────┐
 //!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► up? ─► server │ exec ─────┼─────────────┼─► the program
 //!                    └────────────────────────────────────────────────────────────┘

@@ -35,7 +35,9 @@ use crate::node::reconcile::{Deps, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
 use crate::node::status::{NodeRecords, StatusBoard};
 use crate::node_registration::{self, Registered};
-use crate::svcprovider::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
+use crate::svcprovider::{
+    ProviderConfig, SecretSource, ServiceSockets, SocketReconciler, SocketReconcilerConfig,
+};
 use crate::{facts, housekeeping};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
@@ -89,7 +91,7 @@ pub struct Service {
     images: Arc<dyn Images>,
     launcher: Arc<Launcher>,
     registry: Registry,
-    services: Services,
+    service_sockets: ServiceSockets,
 }
 
 impl Service {
@@ -128,14 +130,14 @@ impl Service {
         };
         let logs = LogThread::start().map_err(StartError::LogThread)?;
         let tasks: Arc<dyn ContainerTasks> = Arc::new(containerd.clone());
-        let services = Services::default();
+        let service_sockets = ServiceSockets::default();
         let launcher = Launcher::new(
             config,
             tasks,
             Arc::clone(&images),
             state,
             logs,
-            services.clone(),
+            service_sockets.clone(),
             args.id_pool,
         );
         let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
@@ -148,7 +150,7 @@ impl Service {
             images,
             launcher: Arc::new(launcher),
             registry,
-            services,
+            service_sockets,
         })
     }
 
@@ -197,11 +199,12 @@ impl Service {
         reconciler.serve_remembered().await;
         adopted.met();
         // Not before what runs is remembered: svcprovider lets go of what nobody names.
-        let keeper = Keeper::new(self.services, keeper_config(&self.args));
+        let socket_reconciler =
+            SocketReconciler::new(self.service_sockets, socket_reconciler_config(&self.args));
         tasks.spawn(
-            "services",
+            "service sockets",
             Policy::EndsProcess,
-            keeper.run(shutdown.clone()),
+            socket_reconciler.run(shutdown.clone()),
         );
         // A connection, one to its program, and as many for the containers: their logs, sockets and namespaces.
         let connections = limits::connections(self.args.max_connections, 4);
@@ -282,8 +285,8 @@ fn node_name(ip: Ipv4Addr) -> NodeName {
     NodeName::new(ip.to_string()).expect("an address is a name")
 }
 
-fn keeper_config(args: &Args) -> KeeperConfig {
-    KeeperConfig {
+fn socket_reconciler_config(args: &Args) -> SocketReconcilerConfig {
+    SocketReconcilerConfig {
         socket: args.svcprovider_socket.clone(),
         node: node_name(args.node_ip),
         provider: args.svcprovider_exec.clone().map(|program| ProviderConfig {

@@ -17,7 +17,7 @@ use super::slot::Slot;
 use super::state_dir::StateDir;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::svcprovider::{SecretSource, Services};
+use crate::svcprovider::{SecretSource, ServiceSockets};
 
 /// The name of the node that the containers in containerd belong to.
 pub const NODE: &str = "node";
@@ -48,7 +48,7 @@ impl Fakes {
             Arc::new(images.clone()),
             Arc::new(StateDir::open(&dir.path().join("state")).unwrap()),
             LogThread::start().unwrap(),
-            Services::default(),
+            ServiceSockets::default(),
             IdPool::new(1 << 20, 10).unwrap(),
         );
         Self {

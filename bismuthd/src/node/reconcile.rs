@@ -298,7 +298,7 @@ impl Reconciler {
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
         if let Begin::Remembered(saved) = &begin {
-            self.deps.launcher.recover_services(id, saved);
+            self.deps.launcher.recover_service_socket(id, saved);
         }
         let slot = Arc::new(Slot::new(
             id,

@@ -30,7 +30,7 @@ pub enum LaunchError {
     Namespaces(#[source] bismuth_sandbox::namespaces::Error),
     /// The socket of its services.
     #[error("listen for the container's service requests")]
-    Services(#[source] bismuth_sandbox::netns::Error),
+    ServiceSocket(#[source] bismuth_sandbox::netns::Error),
     /// The token for its services.
     #[error("make the container's token")]
     Token(#[source] std::io::Error),
@@ -155,7 +155,7 @@ impl LaunchError {
             Self::Containerd(_)
             | Self::Ids(_)
             | Self::Namespaces(_)
-            | Self::Services(_)
+            | Self::ServiceSocket(_)
             | Self::Token(_)
             | Self::Rootfs(_)
             | Self::Log(_)

@@ -50,7 +50,7 @@ use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::svcprovider::{SecretEnv, SecretSource, Services, Token};
+use crate::svcprovider::{SecretEnv, SecretSource, ServiceSockets, Token};
 use runtime::Runtime;
 use start::Container;
 use user::User;
@@ -98,7 +98,7 @@ pub struct Launcher {
     images: Arc<dyn Images>,
     state: Arc<StateDir>,
     logs: LogThread,
-    services: Services,
+    service_sockets: ServiceSockets,
     ids: Mutex<IdAllocator<FunctionId>>,
     turns: Arc<Semaphore>,
     runtime: Runtime,
@@ -134,7 +134,7 @@ impl Launcher {
         images: Arc<dyn Images>,
         state: Arc<StateDir>,
         logs: LogThread,
-        services: Services,
+        service_sockets: ServiceSockets,
         pool: IdPool,
     ) -> Self {
         let turns = STARTS_PER_CORE * bismuth_daemon::cores::available();
@@ -145,7 +145,7 @@ impl Launcher {
             images,
             state,
             logs,
-            services,
+            service_sockets,
             ids: Mutex::new(IdAllocator::new(pool)),
             turns: Arc::new(Semaphore::new(turns)),
         }
@@ -169,14 +169,14 @@ impl Launcher {
 
     /// Says that a container which an earlier process started has a service socket. Do so for each before svcprovider
     /// is spoken to: it lets go of what nobody names.
-    pub fn recover_services(&self, id: ContainerId, saved: &SavedSlot) {
+    pub fn recover_service_socket(&self, id: ContainerId, saved: &SavedSlot) {
         let Some(run) = &saved.run else {
             return;
         };
         if let Some(token) = Token::in_environment(&run.program.env) {
             let attachment = attachment(id, saved.function_id, &saved.definition, &token);
             let dir = self.state.container_dir(id);
-            self.services.remember(attachment, dir);
+            self.service_sockets.recover(attachment, dir);
         }
     }
 

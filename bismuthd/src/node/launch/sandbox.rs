@@ -65,7 +65,8 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     state_dir::make_container_dir(&spec.dir, spec.ids)?;
     let namespaces = Namespaces::create(&spec.dir, spec.ids).map_err(LaunchError::Namespaces)?;
     // Before the program runs, so that its first connection finds it.
-    let service_socket = svcprovider::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
+    let service_socket =
+        svcprovider::listen(namespaces.net_fd()).map_err(LaunchError::ServiceSocket)?;
     let root = rootfs::mount(&RootfsSpec {
         lower_dirs: spec.layers.clone(),
         dir: spec.dir.clone(),

@@ -161,7 +161,9 @@ impl ImageReady {
         let made = blocking(move || sandbox::make(&spec)).await?;
         let (id, function) = (slot.container_id, slot.function_id);
         let attachment = super::attachment(id, function, &slot.definition, &token);
-        launcher.services.open(attachment, made.service_socket);
+        launcher
+            .service_sockets
+            .add(attachment, made.service_socket);
         let stderr = made.pump.stderr_end().map_err(LaunchError::Watch)?;
         launcher.logs.spawn(id, made.pump);
         Ok((made.sandbox, token, stderr))

@@ -75,7 +75,7 @@ impl Launcher {
             clean = false;
         }
         // A socket keeps its network namespace alive.
-        self.services.close(id);
+        self.service_sockets.remove(id);
         self.logs.stop(id).await;
         let dir = self.state.container_dir(id);
         let removed = tokio::task::spawn_blocking(move || sandbox::remove(&dir, id)).await;

@@ -48,7 +48,7 @@ impl World {
             Arc::new(images.clone()),
             Arc::new(StateDir::open(&dir.join("n")).unwrap()),
             LogThread::start().unwrap(),
-            Services::default(),
+            ServiceSockets::default(),
             IdPool::new(1 << 20, 100).unwrap(),
         );
         Self {

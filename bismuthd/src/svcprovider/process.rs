@@ -28,14 +28,14 @@ pub struct ProviderConfig {
 
 /// The program, and its process if we started one.
 #[derive(Debug)]
-pub(super) struct Provider {
+pub(super) struct ProviderProcess {
     config: ProviderConfig,
     running: Option<(Child, Instant)>,
     not_before: Instant,
     delays: Delays,
 }
 
-impl Provider {
+impl ProviderProcess {
     pub(super) fn new(config: ProviderConfig) -> Self {
         Self {
             config,
@@ -107,7 +107,7 @@ mod tests {
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let env = vec![("SETTING", "a value".into())];
-        let mut provider = Provider::new(ProviderConfig { program, env });
+        let mut provider = ProviderProcess::new(ProviderConfig { program, env });
         let twice = async || {
             provider.start_if_gone();
             let said = std::fs::read_to_string(&said).unwrap_or_default();
