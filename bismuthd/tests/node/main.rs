@@ -1,6 +1,6 @@
 //! One node on the real parts: ZooKeeper, containerd, a registry, the kernel. No frontend, no API.
 
-mod services;
+mod service_sockets;
 
 use std::fs::Permissions;
 use std::net::Ipv4Addr;

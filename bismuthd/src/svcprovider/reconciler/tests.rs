@@ -14,13 +14,13 @@ use super::*;
 type Sockets = Arc<Mutex<BTreeMap<ContainerId, (TokenDigest, OwnedFd)>>>;
 
 /// A svcprovider that holds sockets and does nothing with them.
-struct Provider {
+struct FakeProvider {
     sockets: Sockets,
     connections: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
-impl Provider {
+impl FakeProvider {
     fn start(path: &Path, sockets: Sockets) -> Self {
         let listener = Listener::bind(path).unwrap();
         let shared = Arc::clone(&sockets);
@@ -156,7 +156,7 @@ async fn sockets_are_attached_replaced_and_detached_as_containers_start_and_end(
     service_sockets.add(attachment(1, 1), socket().0);
     // It is away at first.
     let reconciler = run(&service_sockets, &path, &shutdown);
-    let provider = Provider::start(&path, Sockets::default());
+    let provider = FakeProvider::start(&path, Sockets::default());
     provider.holds(&[(1, 1)]).await;
     service_sockets.add(attachment(2, 1), socket().0);
     provider.holds(&[(1, 1), (2, 1)]).await;
@@ -182,11 +182,11 @@ async fn a_restarted_svcprovider_is_given_every_socket_within_a_second() {
     }
     let all: Vec<_> = (1..=100).map(|n| (n, 1)).collect();
     let _reconciler = run(&service_sockets, &path, &shutdown);
-    let first = Provider::start(&path, Sockets::default());
+    let first = FakeProvider::start(&path, Sockets::default());
     first.holds(&all).await;
     first.die().await;
     let restarted = Instant::now();
-    let second = Provider::start(&path, Sockets::default());
+    let second = FakeProvider::start(&path, Sockets::default());
     second.holds(&all).await;
     assert!(
         restarted.elapsed() < Duration::from_secs(1),
@@ -207,7 +207,7 @@ async fn after_a_restart_the_sockets_of_recovered_containers_are_taken_back_and_
         let mut sockets = sockets.lock().unwrap();
         sockets.insert(attachment.container, (attachment.token, socket));
     }
-    let provider = Provider::start(&path, sockets);
+    let provider = FakeProvider::start(&path, sockets);
     let (service_sockets, shutdown) = (ServiceSockets::default(), Shutdown::new());
     service_sockets.recover(attachment(1, 1), dir.path().to_owned());
     let _reconciler = run(&service_sockets, &path, &shutdown);
