@@ -33,8 +33,8 @@ use zeroize::Zeroizing;
 
 use self::feed::Feed;
 use self::running::{Broken, Deadlines, Next, Output, Running};
-use super::agent::{AgentError, Execution};
 use super::cgi;
+use super::init_client::{Execution, InitClientError};
 use super::problems::{body_broken, body_silent, problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
 use crate::svcprovider::SecretsError;
@@ -149,10 +149,10 @@ fn no_streams(error: &io::Error) -> Problem {
     .retry_after(1)
 }
 
-fn spawn_failed(error: &AgentError) -> Problem {
+fn spawn_failed(error: &InitClientError) -> Problem {
     let detail = bismuth_daemon::exit::chain(error);
     match error {
-        AgentError::Spawn {
+        InitClientError::Spawn {
             kind: FailureKind::Exhausted,
             ..
         } => problem(
@@ -161,7 +161,7 @@ fn spawn_failed(error: &AgentError) -> Problem {
             detail,
         )
         .retry_after(1),
-        AgentError::Spawn {
+        InitClientError::Spawn {
             kind: FailureKind::ArgumentsTooLong,
             ..
         } => problem(
@@ -169,10 +169,10 @@ fn spawn_failed(error: &AgentError) -> Problem {
             "request_not_executable",
             detail,
         ),
-        AgentError::Spawn { .. } => {
+        InitClientError::Spawn { .. } => {
             problem(StatusCode::BAD_GATEWAY, "program_not_runnable", detail)
         }
-        AgentError::Silent => {
+        InitClientError::Silent => {
             problem(StatusCode::GATEWAY_TIMEOUT, "program_not_started", detail).retryable()
         }
         _ => problem(StatusCode::BAD_GATEWAY, "program_not_started", detail).retryable(),

@@ -9,10 +9,10 @@
 //!
 //! Nothing here waits for ZooKeeper, for the disk (but for reading logs), or for another worker.
 
-pub mod agent;
 pub mod cgi;
 pub mod container;
 pub mod exec;
+pub mod init_client;
 pub mod metrics;
 pub mod problems;
 pub mod server;

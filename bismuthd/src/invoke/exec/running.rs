@@ -26,7 +26,7 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, Sleep};
 
 use super::feed::Feed;
-use crate::invoke::agent::{AgentError, Execution};
+use crate::invoke::init_client::{Execution, InitClientError};
 
 /// Read from a program at once: the kernel's pipe buffer.
 const CHUNK: usize = 64 * 1024;
@@ -52,7 +52,7 @@ pub(super) enum Broken {
     #[error("the program ended with {0}")]
     Killed(Exit),
     #[error("learn how the program ended")]
-    Agent(#[source] AgentError),
+    Init(#[source] InitClientError),
 }
 
 /// How long a program may take.
@@ -90,7 +90,7 @@ enum State {
     /// It has closed its output.
     Closed,
     /// It has ended, and so many bytes of what it printed are in the pipe.
-    Ended(Result<Exit, AgentError>, u64),
+    Ended(Result<Exit, InitClientError>, u64),
     /// That it has ended was told.
     Told,
 }
@@ -207,8 +207,8 @@ impl Running {
         }
         match std::mem::replace(&mut self.state, State::Told) {
             State::Ended(Ok(exit), _) => Ok(Next::Ended(exit)),
-            State::Ended(Err(error), _) => Err(Broken::Agent(error)),
-            _ => Err(Broken::Agent(AgentError::HungUp)),
+            State::Ended(Err(error), _) => Err(Broken::Init(error)),
+            _ => Err(Broken::Init(InitClientError::Closed)),
         }
     }
 }

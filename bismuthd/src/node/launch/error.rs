@@ -7,7 +7,7 @@ use bismuth_containerd::tasks::Exit;
 use http::StatusCode;
 use thiserror::Error;
 
-use super::agent_ready::AgentNotReady;
+use super::init_ready::InitNotReady;
 use super::inject::InjectError;
 use super::ready::NotReady;
 use super::user::UserError;
@@ -100,7 +100,7 @@ pub enum LaunchError {
     Ended(String),
     /// bismuth-init does not answer.
     #[error("reach bismuth-init in the container")]
-    Agent(#[source] AgentNotReady),
+    Init(#[source] InitNotReady),
     /// The node's state directory.
     #[error("save the container")]
     State(#[from] StateError),
@@ -162,7 +162,7 @@ impl LaunchError {
             | Self::Process(_)
             | Self::Watch(_)
             | Self::Directory { .. }
-            | Self::Agent(_)
+            | Self::Init(_)
             | Self::State(_)
             | Self::Internal => true,
         }

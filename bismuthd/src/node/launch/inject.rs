@@ -34,8 +34,8 @@ pub enum InjectError {
     /// They cannot be sent.
     #[error("send the secrets")]
     Send(#[from] RequestError),
-    /// What it answers is none of its answers.
-    #[error("understand bismuth-init")]
+    /// Its reply cannot be decoded.
+    #[error("decode the reply of bismuth-init")]
     Protocol(#[from] ProtocolError),
     /// It could not do it.
     #[error("{what}")]
@@ -114,17 +114,18 @@ fn server(
 pub(super) async fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
     let message = Zeroizing::new(delivery.encode()?);
     let exchange = async {
-        let mut stream = UnixStream::connect(super::agent_socket(run_dir)).await?;
+        let mut stream = UnixStream::connect(super::init_socket(run_dir)).await?;
         // When sending fails, init may have said why.
         let sent = stream.write_all(&message).await;
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).await?;
-        Ok::<_, io::Error>((sent, said))
+        let mut replies = Vec::new();
+        stream.read_to_end(&mut replies).await?;
+        Ok::<_, io::Error>((sent, replies))
     };
     let exchanged = tokio::time::timeout(BOUND, exchange).await;
-    let (sent, said) = exchanged.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (sent, replies) =
+        exchanged.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut decoder = ReplyDecoder::new();
-    decoder.push(&said);
+    decoder.push(&replies);
     while let Some(reply) = decoder.next_reply()? {
         if let Reply::SpawnFailed { kind, what, .. } = reply {
             return Err(InjectError::Refused { kind, what });

@@ -11,10 +11,10 @@
 //! anything: a container that never was, one that is half made, one that a crashed process left.
 
 mod adopt;
-mod agent_ready;
 mod attempts;
 mod describe;
 mod error;
+mod init_ready;
 mod inject;
 mod readiness;
 mod ready;
@@ -246,7 +246,7 @@ impl Launcher {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
             InvokeMode::Executable(_) => Target::Exec(Box::new(ExecTarget {
-                socket: agent_socket(
+                socket: init_socket(
                     &self
                         .state
                         .container_dir(slot.container_id)
@@ -308,6 +308,6 @@ fn attachment(
 }
 
 /// The socket of bismuth-init in the directory that is mounted for it.
-fn agent_socket(run_dir: &Path) -> PathBuf {
+fn init_socket(run_dir: &Path) -> PathBuf {
     run_dir.join(bismuth_init::SOCKET_NAME)
 }

@@ -14,8 +14,8 @@ use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::Watched;
 use tokio_util::sync::CancellationToken;
 
-use super::agent_ready::{self, AgentNotReady};
 use super::error::LaunchError;
+use super::init_ready::{self, InitNotReady};
 use super::inject::{InjectError, inject};
 use super::ready::{self, NotReady};
 use super::{Launcher, sandbox};
@@ -23,7 +23,7 @@ use crate::node::slot::Slot;
 
 enum Unready {
     Server(NotReady),
-    Agent(AgentNotReady),
+    Init(InitNotReady),
     Inject(InjectError),
 }
 
@@ -69,8 +69,8 @@ impl Launcher {
         let run_dir = self.state.container_dir(slot.container_id);
         let run_dir = run_dir.join(sandbox::RUN);
         if executes || delivery.is_some() {
-            let listens = agent_ready::wait(&run_dir, process, bound, cancelled).await;
-            listens.map_err(Unready::Agent)?;
+            let listens = init_ready::wait(&run_dir, process, bound, cancelled).await;
+            listens.map_err(Unready::Init)?;
         }
         if let Some(delivery) = delivery {
             let injected = inject(&run_dir, &delivery).await;
@@ -96,7 +96,7 @@ impl Launcher {
         let id = slot.container_id;
         if matches!(
             unready,
-            Unready::Server(NotReady::Cancelled) | Unready::Agent(AgentNotReady::Cancelled)
+            Unready::Server(NotReady::Cancelled) | Unready::Init(InitNotReady::Cancelled)
         ) {
             return LaunchError::Cancelled;
         }
@@ -113,7 +113,7 @@ impl Launcher {
         }
         match unready {
             Unready::Server(source) => LaunchError::NotReady { source, tail },
-            Unready::Agent(source) => LaunchError::Agent(source),
+            Unready::Init(source) => LaunchError::Init(source),
             Unready::Inject(source) => LaunchError::Inject(source),
         }
     }

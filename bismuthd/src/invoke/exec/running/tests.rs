@@ -41,7 +41,7 @@ impl Program {
         let (ours, init) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         init.set_nonblocking(true).unwrap();
-        let execution = Execution::over(tokio::net::UnixStream::from_std(ours).unwrap());
+        let execution = Execution::on(tokio::net::UnixStream::from_std(ours).unwrap());
         let feed = Feed::start(body, Some(pipe::Sender::from_owned_fd(ours_in).unwrap()));
         let output = pipe::Receiver::from_owned_fd(ours_out).unwrap();
         let program = Self {
