@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::init_ready::InitNotReady;
 use super::inject::InjectError;
-use super::ready::NotReady;
+use super::server_ready::ServerNotReady;
 use super::user::UserError;
 use crate::logs::pump::PumpError;
 use crate::node::slot::StartFailure;
@@ -91,7 +91,7 @@ pub enum LaunchError {
     #[error("{source}{tail}")]
     NotReady {
         /// What was waited for.
-        source: NotReady,
+        source: ServerNotReady,
         /// The last lines it printed, introduced, or empty.
         tail: String,
     },
@@ -121,7 +121,7 @@ impl LaunchError {
             Self::Program { .. } => (StatusCode::BAD_GATEWAY, "program_not_runnable"),
             Self::Died { .. } | Self::Ended(_) => (StatusCode::BAD_GATEWAY, "program_ended"),
             Self::NotReady {
-                source: NotReady::NotListening { .. } | NotReady::NotHealthy { .. },
+                source: ServerNotReady::NotListening { .. } | ServerNotReady::NotHealthy { .. },
                 ..
             } => (StatusCode::GATEWAY_TIMEOUT, "startup_timeout"),
             Self::Secrets(SecretsError::Unavailable { .. }) => {

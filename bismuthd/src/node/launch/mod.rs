@@ -17,9 +17,9 @@ mod error;
 mod init_ready;
 mod inject;
 mod readiness;
-mod ready;
 mod runtime;
 mod sandbox;
+mod server_ready;
 mod start;
 mod teardown;
 #[cfg(test)]
@@ -41,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use error::LaunchError;
-pub use ready::NotReady;
 pub use runtime::WantedRuntime;
+pub use server_ready::ServerNotReady;
 
 use super::program::Program;
 use super::slot::{ExecTarget, Live, Slot, Target};

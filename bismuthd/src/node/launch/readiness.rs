@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::error::LaunchError;
 use super::init_ready::{self, InitNotReady};
 use super::inject::{InjectError, inject};
-use super::ready::{self, NotReady};
+use super::server_ready::{self, ServerNotReady};
 use super::{Launcher, sandbox};
 use crate::node::slot::Slot;
 
 enum Unready {
-    Server(NotReady),
+    Server(ServerNotReady),
     Init(InitNotReady),
     Inject(InjectError),
 }
@@ -79,7 +79,7 @@ impl Launcher {
         let InvokeMode::Server(_, port) = &definition.invoke_mode else {
             return Ok(None);
         };
-        let wait = ready::Wait {
+        let wait = server_ready::ServerWait {
             net: namespaces.net_fd(),
             process,
             port: *port,
@@ -87,7 +87,7 @@ impl Launcher {
             bound,
             cancelled,
         };
-        let answers = ready::wait(&wait).await;
+        let answers = server_ready::wait(&wait).await;
         answers.map(Some).map_err(Unready::Server)
     }
 
@@ -96,7 +96,7 @@ impl Launcher {
         let id = slot.container_id;
         if matches!(
             unready,
-            Unready::Server(NotReady::Cancelled) | Unready::Init(InitNotReady::Cancelled)
+            Unready::Server(ServerNotReady::Cancelled) | Unready::Init(InitNotReady::Cancelled)
         ) {
             return LaunchError::Cancelled;
         }
