@@ -50,7 +50,7 @@ pub enum LaunchError {
     #[error("open the log")]
     Log(#[from] PumpError),
     /// Its runtime spec.
-    #[error("describe the container")]
+    #[error("build the runtime spec of the container")]
     Spec(#[source] bismuth_containerd::spec::SpecError),
     /// containerd or the OCI runtime.
     #[error("start the container")]

@@ -12,7 +12,6 @@
 
 mod adopt;
 mod attempts;
-mod describe;
 mod error;
 mod init_ready;
 mod inject;
@@ -20,6 +19,7 @@ mod readiness;
 mod runtime;
 mod sandbox;
 mod server_ready;
+mod spec_input;
 mod start;
 mod teardown;
 #[cfg(test)]

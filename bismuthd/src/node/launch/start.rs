@@ -34,7 +34,7 @@ use super::inject::delivery;
 use super::readiness::Wait;
 use super::sandbox::{self, Sandbox, SandboxSpec};
 use super::user::User;
-use super::{Launcher, OWNER_LABEL, Running, Start, blocking, describe};
+use super::{Launcher, OWNER_LABEL, Running, Start, blocking, spec_input};
 use crate::logs::cri::Stream;
 use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
@@ -230,10 +230,10 @@ impl SandboxReady {
         let server = server.map_err(LaunchError::Containerd)?;
         let limit_swap = launcher.config.limit_swap;
         let mut input =
-            describe::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
+            spec_input::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
         if init_comes_first(&slot.definition) {
             let run_dir = dir.join(sandbox::RUN);
-            describe::put_init_in_front(&mut input, &launcher.config.init, &run_dir);
+            spec_input::put_init_in_front(&mut input, &launcher.config.init, &run_dir);
         }
         let container = NewContainer {
             id: id.clone(),

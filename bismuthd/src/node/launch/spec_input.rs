@@ -1,4 +1,4 @@
-//! Builds the OCI runtime spec of a container. Pure.
+//! Decides what goes into the OCI runtime spec of a container: program, user, namespaces, cgroup, mounts. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ fn run_inside() -> &'static Path {
     parent.unwrap_or(Path::new("/"))
 }
 
-/// A server container: the definition's command is its init.
+/// The spec of a server container, whose command is its first process.
 pub(super) fn spec_input(
     slot: &Slot,
     sandbox: &Sandbox,
@@ -64,7 +64,7 @@ pub(super) fn spec_input(
     }
 }
 
-/// Room for the files that the definition asks for, if it does.
+/// A tmpfs for the files that the definition asks for, if it does.
 fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
     let dir = || MemoryDir {
