@@ -12,6 +12,7 @@
 
 mod adopt;
 mod attempts;
+mod cgroup;
 mod error;
 mod init_ready;
 mod inject;

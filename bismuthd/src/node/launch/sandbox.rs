@@ -4,16 +4,15 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bismuth_model::ContainerId;
-use bismuth_sandbox::cgroup::{self, Cgroup};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::mounts;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::rootfs::{self, RootfsSpec};
 use tracing::warn;
 
+use super::cgroup;
 use super::error::LaunchError;
 use super::user::{self, User};
 use crate::logs::cri::Stream;
@@ -24,8 +23,6 @@ use crate::svcprovider;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
 pub(super) const RUN: &str = "run";
-/// How long the kernel may take to let go of an empty cgroup.
-const CGROUP_BOUND: Duration = Duration::from_secs(2);
 
 /// What a sandbox is made of.
 #[derive(Debug)]
@@ -109,31 +106,11 @@ pub(super) fn remove(dir: &Path, id: ContainerId) -> bool {
         }
         note(gone(std::fs::remove_dir_all(dir.join(RUN))).map_err(|e| e.to_string()));
     }
-    note(remove_cgroup(id));
+    note(cgroup::remove(id));
     for error in &errors {
         warn!(container = %id, error, "cannot remove a part of a container");
     }
     errors.is_empty()
-}
-
-fn cgroup_of(id: ContainerId) -> Result<Cgroup, cgroup::Error> {
-    cgroup::detect()?.container(&id.to_string())
-}
-
-fn remove_cgroup(id: ContainerId) -> Result<(), String> {
-    let cgroup = cgroup_of(id).map_err(|e| e.to_string())?;
-    cgroup.remove(CGROUP_BOUND).map_err(|e| e.to_string())
-}
-
-/// Whether the kernel killed something in the container because its memory was used up.
-pub(super) fn killed_for_memory(id: ContainerId) -> bool {
-    match cgroup_of(id).and_then(|cgroup| cgroup.oom_kills()) {
-        Ok(kills) => kills > 0,
-        Err(error) => {
-            tracing::debug!(container = %id, %error, "cannot tell whether it ran out of memory");
-            false
-        }
-    }
 }
 
 fn gone(result: io::Result<()>) -> io::Result<()> {

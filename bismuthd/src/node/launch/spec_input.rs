@@ -6,8 +6,8 @@ use bismuth_containerd::spec::{
     BindMount, DEFAULT_NOFILE_LIMIT, DEFAULT_OOM_SCORE_ADJ, DEFAULT_PIDS_LIMIT, DEFAULT_SHM_BYTES,
     IdMapping, MemoryDir, SpecInput,
 };
-use bismuth_sandbox::cgroup;
 
+use super::cgroup;
 use super::sandbox::Sandbox;
 use crate::node::program::Program;
 use crate::node::slot::Slot;
@@ -50,7 +50,7 @@ pub(super) fn spec_input(
         gid_map: whole_range,
         userns_path: sandbox.namespaces.user_path().to_owned(),
         netns_path: sandbox.namespaces.net_path().to_owned(),
-        cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
+        cgroup_path: cgroup::path_in_spec(slot.container_id),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
         limit_swap,

@@ -9,7 +9,7 @@ use bismuth_sandbox::process;
 use rustix::process::Signal;
 use tracing::{info, warn};
 
-use super::{EXIT_BOUND, Launcher, Running, sandbox};
+use super::{EXIT_BOUND, Launcher, Running, cgroup, sandbox};
 
 impl Launcher {
     /// How a container whose process has ended did so, if its shim can say it in time.
@@ -34,7 +34,7 @@ impl Launcher {
     /// Why a container that answered has ended, for its deployer.
     pub async fn exit_reason(&self, id: ContainerId) -> String {
         let exit = self.exit(id).await;
-        let out_of_memory = sandbox::killed_for_memory(id);
+        let out_of_memory = cgroup::killed_for_memory(id);
         self.logs.stop(id).await;
         let tail = self.logs.tail(&self.state.log_dir(id)).await;
         let how = exit.map_or_else(
