@@ -175,7 +175,7 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        let earlier = remembered(self.launcher.state());
+        let earlier = recovered(self.launcher.state());
         let ended = shutdown.clone();
         let (assignment, following) =
             self.registry
@@ -196,7 +196,7 @@ impl Service {
         // Drivers end with the process and their containers do not: they are not waited for.
         let drivers = Tasks::new(&shutdown.child());
         let mut reconciler = Reconciler::new(deps, Arc::clone(&table), drivers);
-        reconciler.serve_remembered().await;
+        reconciler.serve_recovered().await;
         adopted.met();
         // Not before what runs is remembered: svcprovider lets go of what nobody names.
         let socket_reconciler =
@@ -373,7 +373,7 @@ fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
 }
 
 /// What the node served before, as far as it can be read; the reconciler names what cannot.
-fn remembered(state: &StateDir) -> Assignment {
+fn recovered(state: &StateDir) -> Assignment {
     let ids = state.containers().unwrap_or_default();
     let slots = ids
         .into_iter()

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 
 use super::exec;
 use super::metrics::{Found, Metrics};
-use super::problems::{not_up, problem, refused};
+use super::problems::{not_ready, problem, refused};
 use super::server::{self, Incarnations, LiveServer};
 use crate::node::admission::Permit;
 use crate::node::slot::{Live, Slot, Target};
@@ -124,9 +124,9 @@ async fn running(slot: &Slot) -> Result<(Arc<Live>, Found), Problem> {
         return Ok((live, Found::Warm));
     }
     let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + LAST_WORDS;
-    match slot.bring_up(bound).await {
+    match slot.ensure_ready(bound).await {
         Ok(live) => Ok((live, Found::Cold)),
-        Err(why) => Err(not_up(slot.container_id, &why)),
+        Err(why) => Err(not_ready(slot.container_id, &why)),
     }
 }
 

@@ -8,7 +8,7 @@ use bismuth_model::{ContainerId, ContainerState};
 use http::StatusCode;
 
 use crate::node::admission::Refused;
-use crate::node::slot::{NotUp, Slot, StartFailure};
+use crate::node::slot::{NotReady, Slot, StartFailure};
 
 /// How long a request whose connection broke waits to learn whether the program has ended.
 const EPITAPH_BOUND: Duration = Duration::from_secs(1);
@@ -47,22 +47,22 @@ pub fn refused(id: ContainerId, refused: Refused) -> Problem {
 }
 
 /// There is no running container.
-pub fn not_up(id: ContainerId, not_up: &NotUp) -> Problem {
-    match not_up {
-        NotUp::Failed(failure) => start_failure(failure),
-        NotUp::StillComing(ContainerState::Pulling) => problem(
+pub fn not_ready(id: ContainerId, not_ready: &NotReady) -> Problem {
+    match not_ready {
+        NotReady::Failed(failure) => start_failure(failure),
+        NotReady::StillStarting(ContainerState::Pulling) => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "image_being_pulled",
             format!("the image of container {id} is still being pulled"),
         )
         .retry_after(5),
-        NotUp::StillComing(_) => problem(
+        NotReady::StillStarting(_) => problem(
             StatusCode::GATEWAY_TIMEOUT,
             "startup_timeout",
             format!("container {id} was not started in time"),
         )
         .retry_after(1),
-        NotUp::Gone => unknown_container(id),
+        NotReady::Removed => unknown_container(id),
     }
 }
 
@@ -79,7 +79,7 @@ pub fn start_failure(failure: &StartFailure) -> Problem {
 /// its program's death, and its driver knows the rest a moment later. `broken` if it still runs.
 pub async fn unless_it_ended(slot: &Slot, incarnation: u64, broken: Problem) -> Problem {
     match slot.why_it_ended(incarnation, EPITAPH_BOUND).await {
-        Some(NotUp::Failed(failure)) => start_failure(&failure),
+        Some(NotReady::Failed(failure)) => start_failure(&failure),
         _ => broken,
     }
 }

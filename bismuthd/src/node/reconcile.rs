@@ -26,7 +26,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::driver::{Begin, Driver, StopBounds};
+use super::driver::{Driver, Origin, StopBounds};
 use super::launch::Launcher;
 use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
@@ -122,7 +122,7 @@ impl Reconciler {
 
     /// Serves every container that is remembered, adopted or not. Before that no request is to be taken:
     /// it would be told that its container is unknown.
-    pub async fn serve_remembered(&mut self) {
+    pub async fn serve_recovered(&mut self) {
         let state = Arc::clone(self.deps.launcher.state());
         let read = tokio::task::spawn_blocking(move || {
             let ids = state.containers()?;
@@ -146,7 +146,7 @@ impl Reconciler {
         for (id, saved) in slots {
             match saved {
                 Ok(Some(saved)) => {
-                    self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)))
+                    self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)))
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -179,7 +179,7 @@ impl Reconciler {
                 Step::Adopt(id) => self.adopt(id, desired.get(&id)).await,
                 Step::Create(id) => {
                     if let Some(wanted) = desired.get(&id) {
-                        self.serve(id, wanted.clone(), Begin::Fresh);
+                        self.serve(id, wanted.clone(), Origin::New);
                     }
                 }
             }
@@ -225,7 +225,7 @@ impl Reconciler {
         let unreadable = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
                 self.deps.launcher.release_ids(ids_key(id));
-                return self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)));
+                return self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)));
             }
             Ok(None) => "nothing is remembered of it".to_owned(),
             Err(error) => bismuth_daemon::exit::chain(&error),
@@ -238,7 +238,7 @@ impl Reconciler {
                 warn!(container = %id, reason = unreadable, "half of it is here and nothing of it runs, it is started anew");
                 self.deps.launcher.teardown(id).await;
                 self.deps.launcher.release_ids(ids_key(id));
-                self.serve(id, wanted.clone(), Begin::Fresh);
+                self.serve(id, wanted.clone(), Origin::New);
             }
             (None, None) => {
                 self.leave_alone(id, wanted, "its definition was replaced", &unreadable)
@@ -296,8 +296,8 @@ impl Reconciler {
         board.tell(id, status);
     }
 
-    fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
-        if let Begin::Remembered(saved) = &begin {
+    fn serve(&mut self, id: ContainerId, wanted: Desired, origin: Origin) {
+        if let Origin::Recovered(saved) = &origin {
             self.deps.launcher.recover_service_socket(id, saved);
         }
         let slot = Arc::new(Slot::new(
@@ -318,7 +318,7 @@ impl Reconciler {
         self.tasks
             .spawn(format!("container {id}"), Policy::BestEffort, async move {
                 let _told_also_on_panic = end;
-                driver.run(begin).await;
+                driver.run(origin).await;
             });
         self.driven.insert(id, slot);
     }

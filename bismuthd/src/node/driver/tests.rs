@@ -3,7 +3,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::node::fakes::{self, Fakes};
-use crate::node::slot::NotUp;
+use crate::node::slot::NotReady;
 
 /// Far above what anything here takes, far below the drain bound.
 const SOON: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ fn drive(fakes: &Fakes, slot: &Arc<Slot>, board: &StatusBoard) -> JoinHandle<()>
     };
     let (slot, launcher) = (Arc::clone(slot), Arc::clone(&fakes.launcher));
     let driver = Driver::new(slot, launcher, board.clone(), bounds, 1);
-    tokio::spawn(driver.run(Begin::Fresh))
+    tokio::spawn(driver.run(Origin::New))
 }
 
 async fn reported(board: &StatusBoard, slot: &Slot, state: ContainerState, words: &str) {
@@ -43,7 +43,7 @@ async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
         let slot = Arc::clone(&slot);
         async move {
             let _permit = slot.admission.enter(SOON).await.unwrap();
-            slot.bring_up(10 * SOON).await.map(drop)
+            slot.ensure_ready(10 * SOON).await.map(drop)
         }
     });
     reported(&board, &slot, ContainerState::Pulling, "").await;
@@ -53,7 +53,7 @@ async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
     slot.retire();
     let released = tokio::time::timeout(SOON, waiting).await;
     let released = released.expect("the request goes elsewhere").unwrap();
-    assert!(matches!(released, Err(NotUp::Gone)), "{released:?}");
+    assert!(matches!(released, Err(NotReady::Removed)), "{released:?}");
     let ended = tokio::time::timeout(SOON, driver).await;
     ended.expect("nothing is left to wait for").unwrap();
     assert!(board.get(slot.container_id).is_none());
@@ -68,13 +68,16 @@ async fn a_slot_retired_while_down_keeps_nobody_waiting() {
     let driver = drive(&fakes, &slot, &board);
     reported(&board, &slot, ContainerState::Failed, "").await;
     // As after a stop: nothing is wrong, and a request may have come in the same moment.
-    slot.enter_phase(Phase::Down);
+    slot.enter_phase(Phase::Stopped);
     let _permit = slot.admission.enter(SOON).await.unwrap();
-    let mut waiting = Box::pin(slot.bring_up(10 * SOON));
+    let mut waiting = Box::pin(slot.ensure_ready(10 * SOON));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     slot.retire();
     let released = tokio::time::timeout(SOON, waiting).await;
-    assert!(matches!(released, Ok(Err(NotUp::Gone))), "{released:?}");
+    assert!(
+        matches!(released, Ok(Err(NotReady::Removed))),
+        "{released:?}"
+    );
     drop(_permit);
     let ended = tokio::time::timeout(SOON, driver).await;
     ended.expect("nothing is left to wait for").unwrap();

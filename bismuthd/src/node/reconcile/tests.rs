@@ -106,7 +106,7 @@ async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
     for assignment in [assigned(id), assigned_and_superseded(id)] {
         let mut world = world();
         world.left_with_an_unreadable_note(id).await;
-        world.reconciler.serve_remembered().await;
+        world.reconciler.serve_recovered().await;
         world.reconciler.reconcile(&assignment).await;
         assert!(world.runs(id));
         assert!(!world.is_served(id));
