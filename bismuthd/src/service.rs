@@ -33,7 +33,7 @@ use crate::node::driver::StopBounds;
 use crate::node::launch::{LaunchConfig, Launcher};
 use crate::node::reconcile::{Deps, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
-use crate::node::status::{NodeRecords, StatusBoard};
+use crate::node::status::{NodeRecords, StatusReporter};
 use crate::node_registration::{self, Registered};
 use crate::svcprovider::{
     ProviderConfig, SecretSource, ServiceSockets, SocketReconciler, SocketReconcilerConfig,
@@ -183,10 +183,10 @@ impl Service {
                     ended.cancelled().await
                 });
         tasks.spawn("assignment", Policy::EndsProcess, following);
-        let board = StatusBoard::default();
+        let reporter = StatusReporter::default();
         let deps = Deps {
             launcher: Arc::clone(&self.launcher),
-            board: board.clone(),
+            reporter: reporter.clone(),
             bounds: StopBounds {
                 drain,
                 grace: self.args.stop_grace,
@@ -237,7 +237,7 @@ impl Service {
         let ending = shutdown.clone();
         tasks.spawn("status", Policy::EndsProcess, async move {
             tokio::select! {
-                () = registered.wait() => board.write_to(records, ending).await,
+                () = registered.wait() => reporter.write_to(records, ending).await,
                 () = ending.cancelled() => {}
             }
         });

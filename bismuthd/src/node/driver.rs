@@ -34,7 +34,7 @@ use tracing::{info, warn};
 use super::launch::{LaunchError, Launcher, Running, Start};
 use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
-use super::status::StatusBoard;
+use super::status::StatusReporter;
 
 /// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -66,7 +66,7 @@ pub enum Origin {
 pub struct Driver {
     slot: Arc<Slot>,
     launcher: Arc<Launcher>,
-    board: StatusBoard,
+    reporter: StatusReporter,
     bounds: StopBounds,
     created_ms: u64,
     delays: Delays,
@@ -93,14 +93,14 @@ impl Driver {
     pub fn new(
         slot: Arc<Slot>,
         launcher: Arc<Launcher>,
-        board: StatusBoard,
+        reporter: StatusReporter,
         bounds: StopBounds,
         created_ms: u64,
     ) -> Self {
         Self {
             slot,
             launcher,
-            board,
+            reporter,
             bounds,
             created_ms,
             delays: BACKOFF.delays(),
@@ -139,7 +139,7 @@ impl Driver {
             Some(running) => self.enter_proven(running).await,
             // It was proven once, so it may wait for a request, as after a reboot of the machine.
             None if proven && !self.keeps_warm() => {
-                self.tell(ContainerState::Stopped, None, None);
+                self.report(ContainerState::Stopped, None, None);
                 State::Stopped
             }
             None if proven => self.start(Purpose::Serving, None).await,
@@ -191,7 +191,7 @@ impl Driver {
         let report = |state| {
             self.slot.enter_phase(Phase::Starting(state));
             self.slot.clear_start_request();
-            self.tell(state, waits_for, None);
+            self.report(state, waits_for, None);
         };
         let start = Start {
             created_ms: self.created_ms,
@@ -221,7 +221,7 @@ impl Driver {
         info!(container = %self.slot.container_id, function = %self.slot.function_id, pid = running.pid(), "running");
         self.slot
             .enter_phase(Phase::Ready(Arc::clone(&running.live)));
-        self.tell(ContainerState::Running, None, Some(&running));
+        self.report(ContainerState::Running, None, Some(&running));
         State::Running(Box::new(running))
     }
 
@@ -263,12 +263,12 @@ impl Driver {
             Purpose::Proof => ContainerState::Starting,
             Purpose::Serving => ContainerState::Failed,
         };
-        self.tell(state, Some(&failure.reason), None);
+        self.report(state, Some(&failure.reason), None);
         self.slot.enter_phase(Phase::Failed(Arc::clone(&failure)));
         State::Failed(failure, next)
     }
 
-    fn tell(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
+    fn report(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
         let status = ContainerStatus {
             state,
             reason: reason.map(str::to_owned),
@@ -278,7 +278,7 @@ impl Driver {
             started_ms: running.map(|r| r.started_ms),
             changed_ms: now_ms(),
         };
-        self.board.tell(self.slot.container_id, status);
+        self.reporter.report(self.slot.container_id, status);
     }
 
     async fn retire(self, state: State) {
@@ -289,7 +289,7 @@ impl Driver {
             warn!(container = %id, in_flight = self.slot.admission.in_flight(), "requests did not end in time, their container is taken down");
         }
         self.slot.enter_phase(Phase::Removed);
-        self.board.forget(id);
+        self.reporter.remove(id);
         if let State::Running(running) = state {
             self.launcher
                 .terminate(id, &running, self.bounds.grace)

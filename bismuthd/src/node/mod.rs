@@ -3,7 +3,7 @@
 //! ```text
 //!  ZooKeeper ─► assignment ─► reconcile ── plan ──► one driver per container ─► launcher ─► containerd
 //!               (or disk)        │                        │      │                 └─► sandbox
-//!                                ▼                        │      └─► status board ─► ZooKeeper
+//!                                ▼                        │      └─► status reporter ─► ZooKeeper
 //!                            slot table ◄── phase ────────┘
 //!                                │
 //!                             workers (requests)

@@ -31,7 +31,7 @@ use super::launch::Launcher;
 use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
 use super::state_dir::SavedSlot;
-use super::status::StatusBoard;
+use super::status::StatusReporter;
 use crate::node_registration::Registered;
 
 /// How often the whole truth is looked at without a hint, so that what a hint missed is mended.
@@ -55,7 +55,7 @@ pub struct Deps {
     /// Starts and stops.
     pub launcher: Arc<Launcher>,
     /// Where statuses go.
-    pub board: StatusBoard,
+    pub reporter: StatusReporter,
     /// How long a retired container may take.
     pub bounds: StopBounds,
     /// Requests that may wait before one container.
@@ -201,7 +201,7 @@ impl Reconciler {
     async fn sweep(&self, id: ContainerId) {
         info!(container = %id, "nobody assigned it, removing what an earlier process left");
         // It may have been left alone before, see `adopt`.
-        self.deps.board.forget(id);
+        self.deps.reporter.remove(id);
         if self.deps.launcher.teardown(id).await {
             self.deps.launcher.release_ids(ids_key(id));
             // Whatever failed is logged, and found again by the next round.
@@ -281,8 +281,8 @@ impl Reconciler {
         let reason = format!(
             "the node cannot go on with the container, {how}; deploy the function again to replace it: {unreadable}"
         );
-        let board = &self.deps.board;
-        if board.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
+        let reporter = &self.deps.reporter;
+        if reporter.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
             return;
         }
         warn!(container = %id, reason, "left alone");
@@ -293,7 +293,7 @@ impl Reconciler {
             changed_ms,
             ..ContainerStatus::assigned(wanted.map_or(changed_ms, |wanted| wanted.created_ms))
         };
-        board.tell(id, status);
+        reporter.report(id, status);
     }
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, origin: Origin) {
@@ -310,7 +310,7 @@ impl Reconciler {
         let driver = Driver::new(
             Arc::clone(&slot),
             Arc::clone(&self.deps.launcher),
-            self.deps.board.clone(),
+            self.deps.reporter.clone(),
             self.deps.bounds,
             wanted.created_ms,
         );

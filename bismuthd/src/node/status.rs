@@ -1,14 +1,14 @@
-//! How the containers of this node do, written to ZooKeeper by one task.
+//! Reports the status of this node's containers to ZooKeeper, from one task.
 //!
 //! ```text
-//!  drivers ── tell ──► board { id → latest status } ── wakes ──► writer ──► /node/{ip}/container/{id}
-//!                                        ▲                           │
-//!                                        └── differs? written again ◄┘ every minute, all are read
+//!  drivers ── report ──► entries { id → latest status } ── wakes ──► writer ──► /node/{ip}/container/{id}
+//!                                        ▲                             │
+//!                                        └─── differs? written again ◄─┘ every minute, all are read
 //! ```
 //!
-//! The board keeps the latest status only, so a container that changes faster than ZooKeeper takes
-//! costs nothing, and nothing is lost while ZooKeeper is away: when it is back, what is on the
-//! board is written. One that cannot be written waits by itself and holds up no other. No driver and
+//! Only the latest status is kept, so a container that changes faster than ZooKeeper takes
+//! costs nothing, and nothing is lost while ZooKeeper is away: when it is back, what is in the
+//! entries is written. One that cannot be written waits by itself and holds up no other. No driver and
 //! no request ever waits for any of it.
 
 use std::collections::BTreeMap;
@@ -34,9 +34,9 @@ const COMPARE: Duration = Duration::from_secs(60);
 /// A reason above this is cut: with the record around it, it must fit a znode many times over.
 const MAX_REASON: usize = 4096;
 
-/// Latest statuses; clones share it.
+/// The latest status of each container, and whether it was written; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct StatusBoard {
+pub struct StatusReporter {
     shared: Arc<Shared>,
 }
 
@@ -115,9 +115,9 @@ impl StatusSink for NodeRecords {
     }
 }
 
-impl StatusBoard {
-    /// Puts a container's new status up.
-    pub fn tell(&self, id: ContainerId, mut status: ContainerStatus) {
+impl StatusReporter {
+    /// Sets a container's status, to be written.
+    pub fn report(&self, id: ContainerId, mut status: ContainerStatus) {
         if let Some(reason) = &mut status.reason
             && reason.len() > MAX_REASON
         {
@@ -139,8 +139,8 @@ impl StatusBoard {
         self.shared.changed.notify_one();
     }
 
-    /// Takes a container off the board.
-    pub fn forget(&self, id: ContainerId) {
+    /// Removes a container's status: it is not written any more.
+    pub fn remove(&self, id: ContainerId) {
         self.entries().remove(&id);
     }
 
@@ -207,7 +207,7 @@ impl StatusBoard {
         }
     }
 
-    /// Writes what is put up, until the shutdown.
+    /// Writes what is reported, until the shutdown.
     pub async fn write_to(self, sink: impl StatusSink, shutdown: Shutdown) {
         let mut timer = tokio::time::interval_at(Instant::now() + COMPARE, COMPARE);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -313,12 +313,12 @@ mod tests {
             refused: vec![bad],
             ..Sink::default()
         };
-        let (board, shutdown) = (StatusBoard::default(), Shutdown::new());
-        board.tell(bad, status(ContainerState::Running));
-        board.tell(good, status(ContainerState::Running));
-        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        let (reporter, shutdown) = (StatusReporter::default(), Shutdown::new());
+        reporter.report(bad, status(ContainerState::Running));
+        reporter.report(good, status(ContainerState::Running));
+        let writer = tokio::spawn(reporter.clone().write_to(sink.clone(), shutdown.clone()));
         shows(&sink, good, ContainerState::Running).await;
-        board.tell(good, status(ContainerState::Failed));
+        reporter.report(good, status(ContainerState::Failed));
         shows(&sink, good, ContainerState::Failed).await;
         shutdown.trigger();
         writer.await.unwrap();
@@ -327,9 +327,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_somebody_else_wrote_is_set_right() {
         let id = ContainerId::from_bytes([1; 16]);
-        let (board, sink, shutdown) = (StatusBoard::default(), Sink::default(), Shutdown::new());
-        board.tell(id, status(ContainerState::Running));
-        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        let (reporter, sink, shutdown) =
+            (StatusReporter::default(), Sink::default(), Shutdown::new());
+        reporter.report(id, status(ContainerState::Running));
+        let writer = tokio::spawn(reporter.clone().write_to(sink.clone(), shutdown.clone()));
         shows(&sink, id, ContainerState::Running).await;
         let assigned = ContainerStatus::assigned(1);
         sink.kept.lock().unwrap().insert(id, assigned);

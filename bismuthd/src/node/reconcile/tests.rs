@@ -10,17 +10,17 @@ use crate::node::fakes::{self, Fakes, NODE};
 struct World {
     fakes: Fakes,
     reconciler: Reconciler,
-    board: StatusBoard,
+    reporter: StatusReporter,
     table: Arc<SlotTable>,
     _shutdown: Shutdown,
 }
 
 fn world() -> World {
-    let (fakes, board, shutdown) = (Fakes::new(), StatusBoard::default(), Shutdown::new());
+    let (fakes, reporter, shutdown) = (Fakes::new(), StatusReporter::default(), Shutdown::new());
     let table = Arc::new(SlotTable::default());
     let deps = Deps {
         launcher: Arc::clone(&fakes.launcher),
-        board: board.clone(),
+        reporter: reporter.clone(),
         bounds: StopBounds {
             drain: Duration::from_secs(1),
             grace: Duration::from_secs(1),
@@ -31,7 +31,7 @@ fn world() -> World {
     World {
         fakes,
         reconciler,
-        board,
+        reporter,
         table,
         _shutdown: shutdown,
     }
@@ -110,7 +110,7 @@ async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
         world.reconciler.reconcile(&assignment).await;
         assert!(world.runs(id));
         assert!(!world.is_served(id));
-        let status = world.board.get(id).unwrap();
+        let status = world.reporter.get(id).unwrap();
         let reason = status.reason.clone().unwrap();
         assert_eq!(status.state, ContainerState::Failed);
         assert!(
@@ -118,7 +118,7 @@ async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
             "{reason}"
         );
         world.reconciler.reconcile(&assignment).await;
-        assert_eq!(world.board.get(id), Some(status), "it is said once");
+        assert_eq!(world.reporter.get(id), Some(status), "it is said once");
 
         // No longer assigned, it goes as everything else does.
         let nothing = Assignment {
@@ -127,7 +127,7 @@ async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
         };
         world.reconciler.reconcile(&nothing).await;
         assert!(!world.runs(id));
-        assert_eq!(world.board.get(id), None);
+        assert_eq!(world.reporter.get(id), None);
     }
 }
 
