@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_SNAPSHOTTER", default_value = "overlayfs")]
     pub snapshotter: String,
 
-    /// What this node remembers; at most 45 characters, because sockets are below it.
+    /// Directory for what must outlive this process; at most 45 characters, because sockets are below it.
     #[arg(long, env = "BISMUTH_STATE_DIR", default_value = "/var/lib/bismuth")]
     pub state_dir: PathBuf,
 

@@ -198,7 +198,7 @@ impl Service {
         let mut reconciler = Reconciler::new(deps, Arc::clone(&table), drivers);
         reconciler.serve_recovered().await;
         adopted.met();
-        // Not before what runs is remembered: svcprovider lets go of what nobody names.
+        // Not before the recovered sockets are added: svcprovider lets go of what nobody names.
         let socket_reconciler =
             SocketReconciler::new(self.service_sockets, socket_reconciler_config(&self.args));
         tasks.spawn(

@@ -1,7 +1,7 @@
 //! One loop that makes the node match its assignment.
 //!
 //! ```text
-//!  start:  what is remembered on disk ─► adopt          (at once, without ZooKeeper)
+//!  start:  what is saved on disk  ─► adopt          (at once, without ZooKeeper)
 //!  then:   assignment changed │ 30 s passed │ a driver ended ─► the same step over the whole truth
 //! ```
 //!
@@ -107,7 +107,7 @@ impl Reconciler {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = assignment.changed() => if changed.is_err() { return },
-                Some(id) = self.ended.recv() => self.take_off(id),
+                Some(id) = self.ended.recv() => self.remove_driven(id),
                 // Drivers see the end of a process by its pidfd, earlier than containerd can say
                 // it; a gap in the events means that containerd was away.
                 event = events.next() => if event != Some(TaskEvent::Lost) { continue },
@@ -120,7 +120,7 @@ impl Reconciler {
         }
     }
 
-    /// Serves every container that is remembered, adopted or not. Before that no request is to be taken:
+    /// Serves every container that is saved on disk, adopted or not. Before that no request is to be taken:
     /// it would be told that its container is unknown.
     pub async fn serve_recovered(&mut self) {
         let state = Arc::clone(self.deps.launcher.state());
@@ -150,7 +150,7 @@ impl Reconciler {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot read what is remembered of a container")
+                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot read what is saved of a container")
                 }
             }
         }
@@ -227,7 +227,7 @@ impl Reconciler {
                 self.deps.launcher.release_ids(ids_key(id));
                 return self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)));
             }
-            Ok(None) => "nothing is remembered of it".to_owned(),
+            Ok(None) => "nothing of it is saved".to_owned(),
             Err(error) => bismuth_daemon::exit::chain(&error),
         };
         let Some(pid) = self.program_of(id).await else {
@@ -323,7 +323,7 @@ impl Reconciler {
         self.driven.insert(id, slot);
     }
 
-    fn take_off(&mut self, id: ContainerId) {
+    fn remove_driven(&mut self, id: ContainerId) {
         let Some(slot) = self.driven.remove(&id) else {
             return;
         };
