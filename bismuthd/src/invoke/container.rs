@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use super::exec;
 use super::metrics::{Found, Metrics};
 use super::problems::{not_ready, problem, refused};
-use super::server::{self, Incarnations, LiveServer};
+use super::server::{self, LiveServer, UpstreamPool};
 use crate::node::admission::Permit;
 use crate::node::slot::{Live, Slot, Target};
 
@@ -37,7 +37,7 @@ impl OnEnd for Leave {
 /// Answers a request. `rest` is the path after the container's own part.
 pub async fn answer(
     slot: Arc<Slot>,
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     metrics: &Metrics,
     mut request: Request<Incoming>,
     rest: PathAndQuery,
@@ -63,7 +63,7 @@ pub async fn answer(
 
 async fn try_answer(
     slot: &Slot,
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     metrics: &Metrics,
     request: Request<Incoming>,
     rest: PathAndQuery,
@@ -84,7 +84,7 @@ async fn try_answer(
             Answer::Proxied(server::forward(pool, slot, &server, request, client).await?)
         }
         Target::Exec(target) => {
-            Answer::Executed(exec::run(slot, live.incarnation, target, request).await?)
+            Answer::Executed(exec::run(slot, live.start_id, target, request).await?)
         }
     };
     metrics.answered(found);

@@ -42,7 +42,7 @@ use crate::svcprovider::SecretsError;
 /// Runs the program for this request, in this start of the container.
 pub async fn run(
     slot: &Slot,
-    incarnation: u64,
+    start_id: u64,
     target: &ExecTarget,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
@@ -59,7 +59,7 @@ pub async fn run(
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
     let stderr = match target.stderr.open() {
         Ok(stderr) => stderr,
-        Err(gone) => return Err(unless_it_ended(slot, incarnation, no_streams(&gone)).await),
+        Err(gone) => return Err(unless_it_ended(slot, start_id, no_streams(&gone)).await),
     };
     let fds = [
         streams.stdin.as_fd(),
@@ -70,7 +70,7 @@ pub async fn run(
     let execution = match execution {
         Ok(execution) => execution,
         Err(error) if error.is_broken() => {
-            return Err(unless_it_ended(slot, incarnation, spawn_failed(&error)).await);
+            return Err(unless_it_ended(slot, start_id, spawn_failed(&error)).await);
         }
         Err(error) => return Err(spawn_failed(&error)),
     };
@@ -83,12 +83,12 @@ pub async fn run(
         Err(broken) => {
             // Killed before anything is said about it.
             drop(running);
-            Err(explain(slot, incarnation, &broken).await)
+            Err(explain(slot, start_id, &broken).await)
         }
     }
 }
 
-async fn explain(slot: &Slot, incarnation: u64, broken: &Broken) -> Problem {
+async fn explain(slot: &Slot, start_id: u64, broken: &Broken) -> Problem {
     let detail = bismuth_daemon::exit::chain(broken);
     match broken {
         Broken::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
@@ -96,7 +96,7 @@ async fn explain(slot: &Slot, incarnation: u64, broken: &Broken) -> Problem {
         Broken::UploadSilent(_) => body_silent(detail),
         _ => {
             let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
-            unless_it_ended(slot, incarnation, broken).await
+            unless_it_ended(slot, start_id, broken).await
         }
     }
 }

@@ -77,8 +77,8 @@ pub fn start_failure(failure: &StartFailure) -> Problem {
 
 /// What to say of a connection into a container that failed or broke: that is often the first sign of
 /// its program's death, and its driver knows the rest a moment later. `broken` if it still runs.
-pub async fn unless_it_ended(slot: &Slot, incarnation: u64, broken: Problem) -> Problem {
-    match slot.why_it_ended(incarnation, EPITAPH_BOUND).await {
+pub async fn unless_it_ended(slot: &Slot, start_id: u64, broken: Problem) -> Problem {
+    match slot.why_it_ended(start_id, EPITAPH_BOUND).await {
         Some(NotReady::Failed(failure)) => start_failure(&failure),
         _ => broken,
     }

@@ -19,12 +19,12 @@ use crate::node::slot::{Live, Slot};
 /// Loopback connects at once or is refused; it waits only while the program's backlog is full.
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 
-/// Idle connections by start of a container, so that none outlives the process it leads to.
-pub type Incarnations = Pool<u64>;
+/// Pool of idle connections, keyed by the start of a container so that none outlives the process it leads to.
+pub type UpstreamPool = Pool<u64>;
 
 /// Sends the request to the program and returns the head of its answer.
 pub async fn forward(
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     slot: &Slot,
     live: &LiveServer,
     request: Request<Body>,
@@ -40,12 +40,12 @@ pub async fn forward(
     let (head, body) = request.into_parts();
     let replay = Replay::new(body, REPLAY_LIMIT);
     loop {
-        let (lease, reused) = match pool.checkout(&live.incarnation()) {
+        let (lease, reused) = match pool.checkout(&live.start_id()) {
             Some(lease) if pooled => (lease, true),
             _ => match connect(pool, live, pooled).await {
                 Ok(connected) => connected,
                 Err(refused) => {
-                    return Err(unless_it_ended(slot, live.incarnation(), refused).await);
+                    return Err(unless_it_ended(slot, live.start_id(), refused).await);
                 }
             },
         };
@@ -79,14 +79,14 @@ impl LiveServer {
         Self { live, port }
     }
 
-    fn incarnation(&self) -> u64 {
-        self.live.incarnation
+    fn start_id(&self) -> u64 {
+        self.live.start_id
     }
 }
 
 /// A connection, and whether it is older than the request: then the program may have closed it meanwhile.
 async fn connect(
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     live: &LiveServer,
     pooled: bool,
 ) -> Result<(Lease, bool), Problem> {
@@ -105,7 +105,7 @@ async fn connect(
         .await
         .map_err(|e| failed(std::io::Error::other(e)))?;
     let lease = if pooled {
-        pool.adopt(live.incarnation(), connection)
+        pool.adopt(live.start_id(), connection)
     } else {
         Lease::unpooled(connection)
     };
@@ -133,5 +133,5 @@ async fn explain(slot: &Slot, live: &LiveServer, error: &ExchangeError) -> Probl
     if !matches!(error, ExchangeError::Send(_)) {
         return failed;
     }
-    unless_it_ended(slot, live.incarnation(), failed).await
+    unless_it_ended(slot, live.start_id(), failed).await
 }

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::container;
 use super::metrics::Metrics;
 use super::problems::{COMPONENT, problem, unknown_container};
-use super::server::Incarnations;
+use super::server::UpstreamPool;
 use crate::logs::serve::{self as log_serve, LogDirs};
 use crate::node::reconcile::SlotTable;
 
@@ -61,7 +61,7 @@ pub enum WorkerError {
 
 struct Worker {
     deps: WorkerDeps,
-    pool: Incarnations,
+    pool: UpstreamPool,
     limits: Limits,
 }
 

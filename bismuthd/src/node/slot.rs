@@ -76,8 +76,8 @@ pub struct StartFailure {
 /// A running container, with all that is needed to send a request into it.
 #[derive(Debug)]
 pub struct Live {
-    /// Different for each start, in this process: keys pooled connections.
-    pub incarnation: u64,
+    /// Numbers the starts of containers in this process: the key of pooled connections.
+    pub start_id: u64,
     /// Its namespaces; requests come in over the loopback of the network namespace.
     pub namespaces: Namespaces,
     /// How requests reach the program.
@@ -134,9 +134,9 @@ impl Live {
         image_digest: String,
         first_connection: Option<TcpStream>,
     ) -> Self {
-        static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
+        static START_IDS: AtomicU64 = AtomicU64::new(1);
         Self {
-            incarnation: INCARNATIONS.fetch_add(1, Ordering::Relaxed),
+            start_id: START_IDS.fetch_add(1, Ordering::Relaxed),
             namespaces,
             target,
             image_digest,
@@ -241,12 +241,11 @@ impl Slot {
 
     /// Why this start of the container has ended, if it has or does within a moment; `None` if it
     /// still runs. `bound` limits the waiting for the details, not for the fact.
-    pub async fn why_it_ended(&self, incarnation: u64, bound: Duration) -> Option<NotReady> {
+    pub async fn why_it_ended(&self, start_id: u64, bound: Duration) -> Option<NotReady> {
         // A death is known within 100 ms even on a busy machine, but after the connection that it broke.
         const NOTICE: Duration = Duration::from_millis(100);
         let mut phases = self.phase.subscribe();
-        let runs =
-            |phase: &Phase| matches!(phase, Phase::Ready(live) if live.incarnation == incarnation);
+        let runs = |phase: &Phase| matches!(phase, Phase::Ready(live) if live.start_id == start_id);
         let still_runs = tokio::time::timeout(NOTICE, phases.wait_for(|phase| !runs(phase)))
             .await
             .is_err();
