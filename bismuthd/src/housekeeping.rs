@@ -130,9 +130,10 @@ pub async fn collect_images(
 fn in_use(table: &SlotTable) -> HashSet<String> {
     let slots = table.load();
     let named = slots.values().map(|slot| slot.definition.image.to_string());
-    let running = slots
-        .values()
-        .filter_map(|slot| slot.live().map(|live| live.image_digest.clone()));
+    let running = slots.values().filter_map(|slot| {
+        slot.endpoint()
+            .map(|endpoint| endpoint.image_digest.clone())
+    });
     named.chain(running).collect()
 }
 

@@ -18,9 +18,9 @@ use hyper::body::Incoming;
 use super::exec;
 use super::metrics::{Found, Metrics};
 use super::problems::{not_ready, problem, refused};
-use super::server::{self, LiveServer, UpstreamPool};
+use super::server::{self, ServerEndpoint, UpstreamPool};
 use crate::node::admission::Permit;
-use crate::node::slot::{Live, Slot, Target};
+use crate::node::slot::{ContainerEndpoint, Slot, Target};
 
 /// Beyond its own bound a start may take this long to say why it failed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -74,17 +74,17 @@ async fn try_answer(
     let permit = slot.admission.enter(timeout).await;
     let permit = permit.map_err(|r| refused(slot.container_id, r))?;
     let entered = Instant::now();
-    let (live, found) = running(slot).await?;
+    let (endpoint, found) = running(slot).await?;
     let started = Instant::now();
     let request = onwards(request, rest)?;
     let leave = Box::new(Leave { _permit: permit });
-    let mut reply = match &live.target {
+    let mut reply = match &endpoint.target {
         Target::Server { port } => {
-            let server = LiveServer::new(Arc::clone(&live), *port);
+            let server = ServerEndpoint::new(Arc::clone(&endpoint), *port);
             Answer::Proxied(server::forward(pool, slot, &server, request, client).await?)
         }
         Target::Exec(target) => {
-            Answer::Executed(exec::run(slot, live.start_id, target, request).await?)
+            Answer::Executed(exec::run(slot, endpoint.start_id, target, request).await?)
         }
     };
     metrics.answered(found);
@@ -119,13 +119,13 @@ impl Answer {
     }
 }
 
-async fn running(slot: &Slot) -> Result<(Arc<Live>, Found), Problem> {
-    if let Some(live) = slot.live() {
-        return Ok((live, Found::Warm));
+async fn running(slot: &Slot) -> Result<(Arc<ContainerEndpoint>, Found), Problem> {
+    if let Some(endpoint) = slot.endpoint() {
+        return Ok((endpoint, Found::Warm));
     }
     let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + LAST_WORDS;
     match slot.ensure_ready(bound).await {
-        Ok(live) => Ok((live, Found::Cold)),
+        Ok(endpoint) => Ok((endpoint, Found::Cold)),
         Err(why) => Err(not_ready(slot.container_id, &why)),
     }
 }

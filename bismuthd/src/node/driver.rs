@@ -220,7 +220,7 @@ impl Driver {
     fn enter_running(&self, running: Running) -> State {
         info!(container = %self.slot.container_id, function = %self.slot.function_id, pid = running.pid(), "running");
         self.slot
-            .enter_phase(Phase::Ready(Arc::clone(&running.live)));
+            .enter_phase(Phase::Ready(Arc::clone(&running.endpoint)));
         self.report(ContainerState::Running, None, Some(&running));
         State::Running(Box::new(running))
     }

@@ -53,7 +53,7 @@ pub enum Phase {
     /// Its image is being pulled, or it is being started.
     Starting(ContainerState),
     /// It answers.
-    Ready(Arc<Live>),
+    Ready(Arc<ContainerEndpoint>),
     /// Could not be started, or died.
     Failed(Arc<StartFailure>),
     /// Taken down for good.
@@ -73,9 +73,9 @@ pub struct StartFailure {
     pub until: Instant,
 }
 
-/// A running container, with all that is needed to send a request into it.
+/// Where requests reach a running container: what is needed to send one into it.
 #[derive(Debug)]
-pub struct Live {
+pub struct ContainerEndpoint {
     /// Numbers the starts of containers in this process: the key of pooled connections.
     pub start_id: u64,
     /// Its namespaces; requests come in over the loopback of the network namespace.
@@ -126,7 +126,7 @@ pub struct ExecTarget {
     pub stderr: PrintingEnd,
 }
 
-impl Live {
+impl ContainerEndpoint {
     /// A running container. `first_connection` is the one that proved that it answers.
     pub fn new(
         namespaces: Namespaces,
@@ -202,21 +202,21 @@ impl Slot {
     }
 
     /// The running container at once, if it runs.
-    pub fn live(&self) -> Option<Arc<Live>> {
+    pub fn endpoint(&self) -> Option<Arc<ContainerEndpoint>> {
         match &*self.phase.borrow() {
-            Phase::Ready(live) => Some(Arc::clone(live)),
+            Phase::Ready(endpoint) => Some(Arc::clone(endpoint)),
             _ => None,
         }
     }
 
     /// The running container, started if it must be. Waits at most `bound`, and not at all once the slot is
     /// retired. Cancel safe.
-    pub async fn ensure_ready(&self, bound: Duration) -> Result<Arc<Live>, NotReady> {
+    pub async fn ensure_ready(&self, bound: Duration) -> Result<Arc<ContainerEndpoint>, NotReady> {
         let mut phases = self.phase.subscribe();
         let wait = async {
             loop {
                 match &*phases.borrow_and_update() {
-                    Phase::Ready(live) => return Ok(Arc::clone(live)),
+                    Phase::Ready(endpoint) => return Ok(Arc::clone(endpoint)),
                     // Nobody starts it any more, so no later phase is to be waited for.
                     _ if self.retired.is_cancelled() => return Err(NotReady::Removed),
                     Phase::Removed => return Err(NotReady::Removed),
@@ -245,7 +245,7 @@ impl Slot {
         // A death is known within 100 ms even on a busy machine, but after the connection that it broke.
         const NOTICE: Duration = Duration::from_millis(100);
         let mut phases = self.phase.subscribe();
-        let runs = |phase: &Phase| matches!(phase, Phase::Ready(live) if live.start_id == start_id);
+        let runs = |phase: &Phase| matches!(phase, Phase::Ready(endpoint) if endpoint.start_id == start_id);
         let still_runs = tokio::time::timeout(NOTICE, phases.wait_for(|phase| !runs(phase)))
             .await
             .is_err();

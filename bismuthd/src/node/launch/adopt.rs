@@ -14,7 +14,7 @@ use super::start::Container;
 use super::user::User;
 use super::{LaunchError, Launcher, Running, blocking, sandbox};
 use crate::logs::pump;
-use crate::node::slot::{Live, Slot};
+use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::{self, SavedSlot};
 use crate::svcprovider::SecretEnv;
 
@@ -111,7 +111,7 @@ impl Launcher {
         }
         info!(container = %slot.container_id, pid = run.pid, "adopted");
         Ok(Some(Running {
-            live: Arc::new(Live::new(
+            endpoint: Arc::new(ContainerEndpoint::new(
                 namespaces,
                 target,
                 run.image_digest.clone(),

@@ -46,7 +46,7 @@ pub use runtime::WantedRuntime;
 pub use server_ready::ServerNotReady;
 
 use super::program::Program;
-use super::slot::{ExecTarget, Live, Slot, Target};
+use super::slot::{ContainerEndpoint, ExecTarget, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
 use crate::logs::pump::PrintingEnd;
 use crate::logs::rotate::Limits;
@@ -109,7 +109,7 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct Running {
     /// What requests need.
-    pub live: Arc<Live>,
+    pub endpoint: Arc<ContainerEndpoint>,
     /// Its process; readable when it has ended.
     pub process: Watched,
     /// When it was started, milliseconds since the Unix epoch.
@@ -287,7 +287,7 @@ impl Running {
     pub async fn teardown(self) {
         let container = self.container;
         // Their descriptors keep the namespaces alive.
-        drop((self.live, self.process));
+        drop((self.endpoint, self.process));
         container.teardown().await;
     }
 }

@@ -38,7 +38,7 @@ use super::{Launcher, OWNER_LABEL, Running, Start, blocking, spec_input};
 use crate::logs::cri::Stream;
 use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
-use crate::node::slot::{Live, Slot};
+use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::SavedRun;
 use crate::svcprovider::{Secrets, Token};
 
@@ -320,9 +320,10 @@ impl Created {
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
         let target = launcher.target(slot, self.program, &self.user, self.stderr, None);
-        let live = Live::new(self.namespaces, target, self.image_digest, connection);
+        let endpoint =
+            ContainerEndpoint::new(self.namespaces, target, self.image_digest, connection);
         Running {
-            live: Arc::new(live),
+            endpoint: Arc::new(endpoint),
             process: self.process,
             started_ms,
             container: self.container,
