@@ -31,7 +31,7 @@ use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerState, ContainerStatus};
 use tracing::{info, warn};
 
-use super::launch::{LaunchError, Launcher, Running, Start};
+use super::launch::{LaunchError, Launcher, RunningContainer, StartOptions};
 use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
 use super::status::StatusReporter;
@@ -74,7 +74,7 @@ pub struct Driver {
 
 enum State {
     Stopped,
-    Running(Box<Running>),
+    Running(Box<RunningContainer>),
     /// With what the next start is for.
     Failed(Arc<StartFailure>, Purpose),
 }
@@ -176,7 +176,7 @@ impl Driver {
         self.start(next, waits_for).await
     }
 
-    async fn running(&mut self, running: Box<Running>) -> State {
+    async fn running(&mut self, running: Box<RunningContainer>) -> State {
         tokio::select! {
             () = self.slot.retired().cancelled() => State::Running(running),
             () = running.ended() => self.died(running).await,
@@ -193,7 +193,7 @@ impl Driver {
             self.slot.clear_start_request();
             self.report(state, waits_for, None);
         };
-        let start = Start {
+        let start = StartOptions {
             created_ms: self.created_ms,
             deployment: purpose == Purpose::Proof,
             cancelled: self.slot.retired(),
@@ -205,7 +205,7 @@ impl Driver {
         }
     }
 
-    async fn enter_proven(&self, running: Running) -> State {
+    async fn enter_proven(&self, running: RunningContainer) -> State {
         // Requests first: what is saved is for a process that comes after this one.
         let state = self.enter_running(running);
         if let Err(error) = self.launcher.save_proven(self.slot.container_id).await {
@@ -217,7 +217,7 @@ impl Driver {
         state
     }
 
-    fn enter_running(&self, running: Running) -> State {
+    fn enter_running(&self, running: RunningContainer) -> State {
         info!(container = %self.slot.container_id, function = %self.slot.function_id, pid = running.pid(), "running");
         self.slot
             .enter_phase(Phase::Ready(Arc::clone(&running.endpoint)));
@@ -225,7 +225,7 @@ impl Driver {
         State::Running(Box::new(running))
     }
 
-    async fn died(&mut self, running: Box<Running>) -> State {
+    async fn died(&mut self, running: Box<RunningContainer>) -> State {
         let id = self.slot.container_id;
         // Requests must not wait for what follows: they are told at once that it is down.
         self.slot
@@ -268,12 +268,17 @@ impl Driver {
         State::Failed(failure, next)
     }
 
-    fn report(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
+    fn report(
+        &self,
+        state: ContainerState,
+        reason: Option<&str>,
+        running: Option<&RunningContainer>,
+    ) {
         let status = ContainerStatus {
             state,
             reason: reason.map(str::to_owned),
             ip: None,
-            pid: running.map(Running::pid),
+            pid: running.map(RunningContainer::pid),
             created_ms: self.created_ms,
             started_ms: running.map(|r| r.started_ms),
             changed_ms: now_ms(),

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::readiness::Wait;
 use super::start::Container;
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, sandbox};
+use super::{LaunchError, Launcher, RunningContainer, blocking, sandbox};
 use crate::logs::pump;
 use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::{self, SavedSlot};
@@ -28,7 +28,7 @@ impl Launcher {
         slot: &Arc<Slot>,
         saved: &SavedSlot,
         cancelled: &CancellationToken,
-    ) -> Option<Running> {
+    ) -> Option<RunningContainer> {
         self.restrict_dir(slot, saved).await;
         match self.try_adopt(slot, saved, cancelled).await {
             Ok(Some(running)) => Some(running),
@@ -61,7 +61,7 @@ impl Launcher {
         slot: &Arc<Slot>,
         saved: &SavedSlot,
         cancelled: &CancellationToken,
-    ) -> Result<Option<Running>, LaunchError> {
+    ) -> Result<Option<RunningContainer>, LaunchError> {
         let Some(run) = &saved.run else {
             return Ok(None);
         };
@@ -110,7 +110,7 @@ impl Launcher {
             let _connection = ready.await?;
         }
         info!(container = %slot.container_id, pid = run.pid, "adopted");
-        Ok(Some(Running {
+        Ok(Some(RunningContainer {
             endpoint: Arc::new(ContainerEndpoint::new(
                 namespaces,
                 target,

@@ -81,9 +81,9 @@ pub struct LaunchConfig {
     pub secrets: SecretSource,
 }
 
-/// One start of a container.
+/// How one start of a container is done.
 #[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
+pub struct StartOptions<'a> {
     /// When the slot was assigned, milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// Whether this proves a new revision: then a tag is asked for anew.
@@ -101,13 +101,13 @@ pub struct Launcher {
     logs: LogThread,
     service_sockets: ServiceSockets,
     ids: Mutex<IdAllocator<FunctionId>>,
-    turns: Arc<Semaphore>,
+    start_permits: Arc<Semaphore>,
     runtime: Runtime,
 }
 
 /// A started container, in the hands of its driver.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningContainer {
     /// What requests need.
     pub endpoint: Arc<ContainerEndpoint>,
     /// Its process; readable when it has ended.
@@ -138,7 +138,7 @@ impl Launcher {
         service_sockets: ServiceSockets,
         pool: IdPool,
     ) -> Self {
-        let turns = STARTS_PER_CORE * bismuth_daemon::cores::available();
+        let start_permits = STARTS_PER_CORE * bismuth_daemon::cores::available();
         Self {
             runtime: Runtime::new(config.runtime.clone()),
             config,
@@ -148,7 +148,7 @@ impl Launcher {
             logs,
             service_sockets,
             ids: Mutex::new(IdAllocator::new(pool)),
-            turns: Arc::new(Semaphore::new(turns)),
+            start_permits: Arc::new(Semaphore::new(start_permits)),
         }
     }
 
@@ -272,7 +272,7 @@ impl Launcher {
     }
 }
 
-impl Running {
+impl RunningContainer {
     /// Its process id on the node.
     pub fn pid(&self) -> u32 {
         self.process.pid()

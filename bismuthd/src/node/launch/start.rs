@@ -34,7 +34,7 @@ use super::inject::delivery;
 use super::readiness::Wait;
 use super::sandbox::{self, Sandbox, SandboxSpec};
 use super::user::User;
-use super::{Launcher, OWNER_LABEL, Running, Start, blocking, spec_input};
+use super::{Launcher, OWNER_LABEL, RunningContainer, StartOptions, blocking, spec_input};
 use crate::logs::cri::Stream;
 use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
@@ -42,8 +42,8 @@ use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::SavedRun;
 use crate::svcprovider::{Secrets, Token};
 
-/// One of the turns of [`Launcher::turn`].
-type Turn = OwnedSemaphorePermit;
+/// Permits the making of one container, see [`Launcher::start_permit`].
+type StartPermit = OwnedSemaphorePermit;
 
 /// Whose container it is, and who tears it down.
 #[derive(Clone)]
@@ -65,11 +65,11 @@ struct SandboxReady {
     sandbox: Sandbox,
     token: Token,
     stderr: PrintingEnd,
-    turn: Turn,
+    permit: StartPermit,
 }
 
 /// containerd has made the container's process, which waits before its program. It may stay so: it has neither secrets nor a
-/// turn, and costs only its start.
+/// permit, and costs only its start.
 struct Created {
     container: Container,
     namespaces: Namespaces,
@@ -88,9 +88,9 @@ impl Launcher {
     pub async fn start(
         self: &Arc<Self>,
         slot: &Arc<Slot>,
-        start: Start<'_>,
+        start: StartOptions<'_>,
         report: &(dyn Fn(ContainerState) + Send + Sync),
-    ) -> Result<Running, LaunchError> {
+    ) -> Result<RunningContainer, LaunchError> {
         report(ContainerState::Pulling);
         let image = self.image(&slot.definition, start).await?;
         let container = Container {
@@ -102,15 +102,15 @@ impl Launcher {
         let group = slot.definition.service_group(slot.function_id);
         let asked = &slot.definition.secrets;
         let secrets = self.config.secrets.fetch(&group, asked).await?;
-        let sandbox = image.make_sandbox(self.turn().await?).await?;
-        let (created, turn) = sandbox.create().await?;
-        created.start(secrets, turn, start).await
+        let sandbox = image.make_sandbox(self.start_permit().await?).await?;
+        let (created, permit) = sandbox.create().await?;
+        created.start(secrets, permit, start).await
     }
 
     async fn image(
         &self,
         definition: &FunctionDefinition,
-        start: Start<'_>,
+        start: StartOptions<'_>,
     ) -> Result<PreparedImage, LaunchError> {
         let (progress, _nobody_listens) = watch::channel(PullProgress::default());
         let policy = if start.deployment {
@@ -129,14 +129,14 @@ impl Launcher {
     }
 
     /// Waits until another container may be made.
-    async fn turn(&self) -> Result<Turn, LaunchError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|_never_closed| LaunchError::Internal)
+    async fn start_permit(&self) -> Result<StartPermit, LaunchError> {
+        let permit = Arc::clone(&self.start_permits).acquire_owned().await;
+        permit.map_err(|_never_closed| LaunchError::Internal)
     }
 }
 
 impl ImageReady {
-    async fn make_sandbox(self, turn: Turn) -> Result<SandboxReady, LaunchError> {
+    async fn make_sandbox(self, permit: StartPermit) -> Result<SandboxReady, LaunchError> {
         match self.try_make_sandbox().await {
             Ok((sandbox, token, stderr)) => Ok(SandboxReady {
                 container: self.container,
@@ -144,10 +144,10 @@ impl ImageReady {
                 sandbox,
                 token,
                 stderr,
-                turn,
+                permit,
             }),
             Err(error) => {
-                drop(turn);
+                drop(permit);
                 self.container.teardown().await;
                 Err(error)
             }
@@ -187,8 +187,8 @@ impl ImageReady {
 }
 
 impl SandboxReady {
-    /// Gives the turn back with the container, which may wait for its start without one.
-    async fn create(self) -> Result<(Created, Turn), LaunchError> {
+    /// Gives the permit back with the container, which may wait for its start without one.
+    async fn create(self) -> Result<(Created, StartPermit), LaunchError> {
         let program = self.program();
         match self.try_create(&program).await {
             Ok(process) => {
@@ -201,10 +201,10 @@ impl SandboxReady {
                     process,
                     image_digest: self.image.digest.to_string(),
                 };
-                Ok((created, self.turn))
+                Ok((created, self.permit))
             }
             Err(error) => {
-                drop(self.turn);
+                drop(self.permit);
                 self.container.teardown().await;
                 Err(error)
             }
@@ -257,14 +257,14 @@ impl SandboxReady {
 }
 
 impl Created {
-    /// The turn ends with the start of the program: waiting for its answer needs none.
+    /// The permit ends with the start of the program: waiting for its answer needs none.
     async fn start(
         self,
         secrets: Secrets,
-        turn: Turn,
-        start: Start<'_>,
-    ) -> Result<Running, LaunchError> {
-        match self.try_start(secrets, turn, start).await {
+        permit: StartPermit,
+        start: StartOptions<'_>,
+    ) -> Result<RunningContainer, LaunchError> {
+        match self.try_start(secrets, permit, start).await {
             Ok((connection, started_ms)) => Ok(self.into_running(connection, started_ms)),
             Err(error) => {
                 self.container.teardown().await;
@@ -276,15 +276,15 @@ impl Created {
     async fn try_start(
         &self,
         secrets: Secrets,
-        turn: Turn,
-        start: Start<'_>,
+        permit: StartPermit,
+        start: StartOptions<'_>,
     ) -> Result<(Option<TcpStream>, u64), LaunchError> {
         let Container { launcher, slot } = &self.container;
         let delivery = delivery(&slot.definition, &self.program, &self.user, secrets);
         let delivery = delivery.map_err(|error| LaunchError::Inject(error.into()))?;
         let started = launcher.tasks.start(&slot.container_id.to_string()).await;
         started.map_err(|error| LaunchError::from_start(error, &self.program.argv))?;
-        drop(turn);
+        drop(permit);
         let started_ms = now_ms();
         let saved = launcher.save(slot, start.created_ms, Some(self.saved_run(started_ms)));
         let wait = Wait {
@@ -315,14 +315,14 @@ impl Created {
         }
     }
 
-    fn into_running(self, connection: Option<TcpStream>, started_ms: u64) -> Running {
+    fn into_running(self, connection: Option<TcpStream>, started_ms: u64) -> RunningContainer {
         let Container { launcher, slot } = &self.container;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
         let target = launcher.target(slot, self.program, &self.user, self.stderr, None);
         let endpoint =
             ContainerEndpoint::new(self.namespaces, target, self.image_digest, connection);
-        Running {
+        RunningContainer {
             endpoint: Arc::new(endpoint),
             process: self.process,
             started_ms,

@@ -9,7 +9,7 @@ use bismuth_sandbox::process;
 use rustix::process::Signal;
 use tracing::{info, warn};
 
-use super::{EXIT_BOUND, Launcher, Running, cgroup, sandbox};
+use super::{EXIT_BOUND, Launcher, RunningContainer, cgroup, sandbox};
 
 impl Launcher {
     /// How a container whose process has ended did so, if its shim can say it in time.
@@ -46,7 +46,7 @@ impl Launcher {
     }
 
     /// Asks the program to end, if it handles the signal, and gives it `grace` to do so.
-    pub async fn terminate(&self, id: ContainerId, running: &Running, grace: Duration) {
+    pub async fn terminate(&self, id: ContainerId, running: &RunningContainer, grace: Duration) {
         // The kernel drops a signal that the first process of a pid namespace does not handle.
         match process::handles_signal(running.pid(), Signal::TERM) {
             Ok(true) => {}

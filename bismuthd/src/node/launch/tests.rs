@@ -81,7 +81,7 @@ impl World {
 
     async fn start(&self, slot: &Arc<Slot>, cancelled: &CancellationToken) -> LaunchError {
         self.containerd.next_pid(self.program.id());
-        let start = Start {
+        let start = StartOptions {
             created_ms: 0,
             deployment: false,
             cancelled,
@@ -178,10 +178,10 @@ async fn a_start_that_fails_at_any_step_leaves_nothing() {
     let error = world.start(&late, &never).await;
     assert_eq!(error.kind().1, "startup_timeout");
     assert_eq!(world.left_of(&late), Vec::<String>::new());
-    let turns = world.launcher.turns.available_permits();
+    let start_permits = world.launcher.start_permits.available_permits();
     assert_eq!(
-        turns,
+        start_permits,
         STARTS_PER_CORE * bismuth_daemon::cores::available(),
-        "turns that were not given back"
+        "permits that were not given back"
     );
 }
