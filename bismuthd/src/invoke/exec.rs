@@ -12,11 +12,11 @@
 //! answer off, so that nobody takes a part for the whole. A client that goes away, or whose body
 //! breaks off, kills the program: dropping the answer's body drops the [`Execution`].
 //!
-//! - `feed`: the body on its way in.
-//! - `running`: the output on its way out, and all that may end it.
+//! - `stdin`: copies the body to the program.
+//! - `running`: the output as the answer's body, and all that may end it.
 
-mod feed;
 mod running;
+mod stdin;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,8 +31,8 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
 
-use self::feed::Feed;
 use self::running::{Broken, Deadlines, Next, Output, Running};
+use self::stdin::StdinCopy;
 use super::cgi;
 use super::init_client::{Execution, InitClientError};
 use super::problems::{body_broken, body_silent, problem, unless_it_ended};
@@ -76,8 +76,8 @@ pub async fn run(
     };
     drop(stderr);
     let (stdin, output) = streams.into_ours();
-    let feed = Feed::start(body, stdin);
-    let mut running = Running::new(execution, output, feed, deadlines);
+    let stdin_copy = StdinCopy::start(body, stdin);
+    let mut running = Running::new(execution, output, stdin_copy, deadlines);
     match running.next().await {
         Ok(next) => answer(running, next),
         Err(broken) => {
@@ -184,7 +184,7 @@ fn spawn_failed(error: &InitClientError) -> Problem {
 struct Streams {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    feed: Option<pipe::Sender>,
+    input: Option<pipe::Sender>,
     output: pipe::Receiver,
 }
 
@@ -199,23 +199,23 @@ impl Streams {
             return Ok(Self {
                 stdin,
                 stdout,
-                feed: None,
+                input: None,
                 output,
             });
         }
         let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        let feed = Some(pipe::Sender::from_owned_fd(ours)?);
+        let input = Some(pipe::Sender::from_owned_fd(ours)?);
         Ok(Self {
             stdin,
             stdout,
-            feed,
+            input,
             output,
         })
     }
 
     /// Closes the program's ends here, so that their end is seen when the program closes them.
     fn into_ours(self) -> (Option<pipe::Sender>, pipe::Receiver) {
-        (self.feed, self.output)
+        (self.input, self.output)
     }
 }
 

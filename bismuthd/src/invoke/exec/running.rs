@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, Sleep};
 
-use super::feed::Feed;
+use super::stdin::StdinCopy;
 use crate::invoke::init_client::{Execution, InitClientError};
 
 /// Read from a program at once: the kernel's pipe buffer.
@@ -75,7 +75,7 @@ pub(super) struct Running {
     /// The first to be dropped: the program is to be killed before its input can end.
     execution: Execution,
     output: pipe::Receiver,
-    feed: Feed,
+    stdin_copy: StdinCopy,
     deadlines: Deadlines,
     buffer: BytesMut,
     state: State,
@@ -99,14 +99,14 @@ impl Running {
     pub(super) fn new(
         execution: Execution,
         output: pipe::Receiver,
-        feed: Feed,
+        stdin_copy: StdinCopy,
         deadlines: Deadlines,
     ) -> Self {
-        let look_at = feed.last() + deadlines.first_output.min(deadlines.idle);
+        let look_at = stdin_copy.last() + deadlines.first_output.min(deadlines.idle);
         Self {
             execution,
             output,
-            feed,
+            stdin_copy,
             deadlines,
             buffer: BytesMut::new(),
             state: State::Printing,
@@ -146,11 +146,11 @@ impl Running {
 
     fn deadline(&self, waits_since: Instant) -> (Instant, Broken) {
         let Deadlines { first_output, idle } = self.deadlines;
-        let moved = self.feed.last();
+        let moved = self.stdin_copy.last();
         if self.has_printed {
             // Before that nobody asked for output, so its silence says nothing.
             (moved.max(waits_since) + idle, Broken::Silent(idle))
-        } else if self.feed.waits_for_client() {
+        } else if self.stdin_copy.waits_for_client() {
             (moved + idle, Broken::UploadSilent(idle))
         } else {
             (moved + first_output, Broken::Late(first_output))
@@ -176,7 +176,7 @@ impl Running {
                 _ => return Poll::Ready(Ok(Next::Printed(self.buffer.split().freeze()))),
             }
         }
-        let error = ready!(self.feed.poll_failed(context));
+        let error = ready!(self.stdin_copy.poll_failed(context));
         Poll::Ready(Err(Broken::Upload(error)))
     }
 

@@ -42,14 +42,18 @@ impl Program {
         ours.set_nonblocking(true).unwrap();
         init.set_nonblocking(true).unwrap();
         let execution = Execution::on(tokio::net::UnixStream::from_std(ours).unwrap());
-        let feed = Feed::start(body, Some(pipe::Sender::from_owned_fd(ours_in).unwrap()));
+        let stdin_copy =
+            StdinCopy::start(body, Some(pipe::Sender::from_owned_fd(ours_in).unwrap()));
         let output = pipe::Receiver::from_owned_fd(ours_out).unwrap();
         let program = Self {
             init,
             stdin: stdin.into(),
             stdout: stdout.into(),
         };
-        (Running::new(execution, output, feed, DEADLINES), program)
+        (
+            Running::new(execution, output, stdin_copy, DEADLINES),
+            program,
+        )
     }
 
     fn ends(&mut self, exit: Exit) {
