@@ -31,7 +31,7 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
 
-use self::running::{Broken, Deadlines, Next, Output, Running};
+use self::running::{Deadlines, ExecError, Output, ProgramEvent, RunningProgram};
 use self::stdin::StdinCopy;
 use super::cgi;
 use super::init_client::{Execution, InitClientError};
@@ -55,7 +55,7 @@ pub async fn run(
         None => &[],
         Some(secrets) => secrets.get().await.map_err(|e| no_secrets(&e))?,
     };
-    let words = words(target, secrets, &head)?;
+    let exec_request = exec_request(target, secrets, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
     let stderr = match target.stderr.open() {
         Ok(stderr) => stderr,
@@ -66,7 +66,7 @@ pub async fn run(
         streams.stdout.as_fd(),
         stderr.as_fd(),
     ];
-    let execution = Execution::spawn(&target.socket, &words, fds).await;
+    let execution = Execution::spawn(&target.socket, &exec_request, fds).await;
     let execution = match execution {
         Ok(execution) => execution,
         Err(error) if error.is_broken() => {
@@ -77,7 +77,7 @@ pub async fn run(
     drop(stderr);
     let (stdin, output) = streams.into_ours();
     let stdin_copy = StdinCopy::start(body, stdin);
-    let mut running = Running::new(execution, output, stdin_copy, deadlines);
+    let mut running = RunningProgram::new(execution, output, stdin_copy, deadlines);
     match running.next().await {
         Ok(next) => answer(running, next),
         Err(broken) => {
@@ -88,12 +88,12 @@ pub async fn run(
     }
 }
 
-async fn explain(slot: &Slot, start_id: u64, broken: &Broken) -> Problem {
+async fn explain(slot: &Slot, start_id: u64, broken: &ExecError) -> Problem {
     let detail = bismuth_daemon::exit::chain(broken);
     match broken {
-        Broken::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
-        Broken::Upload(_) => body_broken(detail),
-        Broken::UploadSilent(_) => body_silent(detail),
+        ExecError::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
+        ExecError::Upload(_) => body_broken(detail),
+        ExecError::UploadSilent(_) => body_silent(detail),
         _ => {
             let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
             unless_it_ended(slot, start_id, broken).await
@@ -101,7 +101,7 @@ async fn explain(slot: &Slot, start_id: u64, broken: &Broken) -> Problem {
     }
 }
 
-fn words(
+fn exec_request(
     target: &ExecTarget,
     secrets: &[Zeroizing<Vec<u8>>],
     head: &http::request::Parts,
@@ -219,16 +219,16 @@ impl Streams {
     }
 }
 
-fn answer(running: Running, beginning: Next) -> Result<Response<Body>, Problem> {
+fn answer(running: RunningProgram, beginning: ProgramEvent) -> Result<Response<Body>, Problem> {
     let mut response = match beginning {
-        Next::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
-        Next::Ended(exit) => {
+        ProgramEvent::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
+        ProgramEvent::Ended(exit) => {
             let detail = format!(
                 "the program ended with {exit} and printed nothing; its standard error is in the function's log"
             );
             return Err(problem(StatusCode::BAD_GATEWAY, "program_failed", detail));
         }
-        Next::Printed(first) => {
+        ProgramEvent::Printed(first) => {
             let mut response = Response::new(Body::wrap(Output::new(running, first)));
             response.headers_mut().insert(
                 header::TRAILER,

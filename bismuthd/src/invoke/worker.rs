@@ -224,13 +224,13 @@ mod tests {
     use super::*;
 
     /// A worker on the test's own thread, with a table of no slots.
-    struct Running {
+    struct TestWorker {
         address: SocketAddr,
         shutdown: Shutdown,
         worker: JoinHandle<Result<(), WorkerError>>,
     }
 
-    impl Running {
+    impl TestWorker {
         fn start(max_connections: usize) -> Self {
             let listeners = bismuth_daemon::listen::bind_per_core(([127, 0, 0, 1], 0).into(), 1);
             let listener = listeners.unwrap().remove(0);
@@ -263,21 +263,21 @@ mod tests {
     async fn a_post_in_the_backlog_at_the_shutdown_is_answered() {
         let local = LocalSet::new();
         let backlog = local.run_until(async {
-            let running = Running::start(64);
+            let worker = TestWorker::start(64);
             // The worker waits for connections, and is not polled again before the shutdown.
-            running.refusal().await;
+            worker.refusal().await;
             let request = format!(
                 "POST /invoke/{CONTAINER} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
             );
             let clients: Vec<_> = (0..20)
                 .map(|_| {
-                    let mut client = std::net::TcpStream::connect(running.address).unwrap();
+                    let mut client = std::net::TcpStream::connect(worker.address).unwrap();
                     client.write_all(request.as_bytes()).unwrap();
                     client
                 })
                 .collect();
-            running.shutdown.trigger();
-            running.worker.await.unwrap().unwrap();
+            worker.shutdown.trigger();
+            worker.worker.await.unwrap().unwrap();
             clients
         });
         for mut client in backlog.await {
@@ -291,12 +291,12 @@ mod tests {
     async fn more_silent_connections_than_allowed_do_not_keep_a_frontend_out() {
         let local = LocalSet::new();
         let bounded = local.run_until(async {
-            let running = Running::start(4);
+            let worker = TestWorker::start(4);
             let mut silent = Vec::new();
             for _ in 0..40 {
-                silent.push(TcpStream::connect(running.address).await.unwrap());
+                silent.push(TcpStream::connect(worker.address).await.unwrap());
             }
-            assert!(running.refusal().await.contains("unknown_path"));
+            assert!(worker.refusal().await.contains("unknown_path"));
             let mut byte = [0];
             let closed = silent[0].read(&mut byte);
             let read = tokio::time::timeout(Duration::from_secs(5), closed).await;

@@ -35,7 +35,7 @@ struct Program {
 }
 
 impl Program {
-    fn start(body: Body) -> (Running, Self) {
+    fn start(body: Body) -> (RunningProgram, Self) {
         let (stdin, ours_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let (ours_out, stdout) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let (ours, init) = UnixStream::pair().unwrap();
@@ -51,7 +51,7 @@ impl Program {
             stdout: stdout.into(),
         };
         (
-            Running::new(execution, output, stdin_copy, DEADLINES),
+            RunningProgram::new(execution, output, stdin_copy, DEADLINES),
             program,
         )
     }
@@ -82,23 +82,23 @@ async fn settle() {
     }
 }
 
-async fn printed(running: &mut Running) -> Bytes {
+async fn printed(running: &mut RunningProgram) -> Bytes {
     match running.next().await {
-        Ok(Next::Printed(bytes)) => bytes,
-        Ok(Next::Ended(exit)) => panic!("ended with {exit}"),
+        Ok(ProgramEvent::Printed(bytes)) => bytes,
+        Ok(ProgramEvent::Ended(exit)) => panic!("ended with {exit}"),
         Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
     }
 }
 
-async fn ended(running: &mut Running) -> Exit {
+async fn ended(running: &mut RunningProgram) -> Exit {
     match running.next().await {
-        Ok(Next::Ended(exit)) => exit,
-        Ok(Next::Printed(bytes)) => panic!("printed {bytes:?}"),
+        Ok(ProgramEvent::Ended(exit)) => exit,
+        Ok(ProgramEvent::Printed(bytes)) => panic!("printed {bytes:?}"),
         Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
     }
 }
 
-async fn broken(running: &mut Running) -> Broken {
+async fn broken(running: &mut RunningProgram) -> ExecError {
     match running.next().await {
         Err(broken) => broken,
         Ok(_) => panic!("it went on"),
@@ -163,8 +163,8 @@ async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
         let mut taken = 0;
         let exit = loop {
             match running.next().await {
-                Ok(Next::Printed(bytes)) => taken += bytes.len(),
-                Ok(Next::Ended(exit)) => break exit,
+                Ok(ProgramEvent::Printed(bytes)) => taken += bytes.len(),
+                Ok(ProgramEvent::Ended(exit)) => break exit,
                 Err(broken) => panic!("{broken}"),
             }
             assert!(taken <= before, "it goes on");
@@ -202,7 +202,7 @@ async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
             };
             pieces.send(Err(silent)).unwrap();
             let broken = broken(&mut running).await;
-            assert!(matches!(broken, Broken::Upload(_)), "{broken}");
+            assert!(matches!(broken, ExecError::Upload(_)), "{broken}");
             assert_eq!(program.input(), Ok("half".to_owned()));
             assert_eq!(program.input(), Err(ErrorKind::WouldBlock));
             drop(running);
@@ -250,7 +250,7 @@ async fn a_program_may_close_its_input_early() {
 }
 
 /// Sends a piece each time so much has passed, in which nothing may come out.
-async fn trickle(running: &mut Running, pieces: &Pieces, every: Duration) {
+async fn trickle(running: &mut RunningProgram, pieces: &Pieces, every: Duration) {
     for _ in 0..5 {
         pieces.send(Ok("piece".into())).unwrap();
         let waited = tokio::time::timeout(every, running.next()).await;
@@ -268,7 +268,7 @@ async fn the_time_to_the_first_output_begins_anew_with_each_byte_that_goes_in() 
         settle().await;
         let began = Instant::now();
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, Broken::Late(_)), "{broken}");
+        assert!(matches!(broken, ExecError::Late(_)), "{broken}");
         assert_eq!(began.elapsed().as_secs(), DEADLINES.first_output.as_secs());
     })
     .await;
@@ -282,7 +282,7 @@ async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is
         pieces.send(Ok(vec![b'x'; 1 << 20].into())).unwrap();
         settle().await;
         let broken_off = broken(&mut running).await;
-        assert!(matches!(broken_off, Broken::Late(_)), "{broken_off}");
+        assert!(matches!(broken_off, ExecError::Late(_)), "{broken_off}");
 
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -291,7 +291,7 @@ async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is
         let began = Instant::now();
         let broken_off = broken(&mut running).await;
         assert!(
-            matches!(broken_off, Broken::UploadSilent(_)),
+            matches!(broken_off, ExecError::UploadSilent(_)),
             "{broken_off}"
         );
         assert_eq!(began.elapsed().as_secs(), DEADLINES.idle.as_secs());
@@ -315,7 +315,7 @@ async fn an_answer_is_silent_when_neither_direction_moves() {
             assert!(waited.is_err(), "it did not wait");
         }
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, Broken::Silent(_)), "{broken}");
+        assert!(matches!(broken, ExecError::Silent(_)), "{broken}");
     })
     .await;
 }
