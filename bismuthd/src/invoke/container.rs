@@ -1,7 +1,7 @@
 //! One request for one container.
 //!
 //! ```text
-//!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the place inside is free again
+//!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the permit is released
 //!   (queue)      (start)         (run)
 //! ```
 
@@ -16,21 +16,21 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::exec;
-use super::metrics::{Found, Metrics};
+use super::metrics::{Metrics, StartKind};
 use super::problems::{not_ready, problem, refused};
 use super::server::{self, ServerEndpoint, UpstreamPool};
 use crate::node::admission::Permit;
 use crate::node::slot::{ContainerEndpoint, Slot, Target};
 
 /// Beyond its own bound a start may take this long to say why it failed.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
-/// Frees the place inside when the answer has gone out, however it ended.
-struct Leave {
+/// Releases the permit when the answer has gone out, however it ended.
+struct ReleasePermit {
     _permit: Permit,
 }
 
-impl OnEnd for Leave {
+impl OnEnd for ReleasePermit {
     fn on_end(&mut self, _end: End) {}
 }
 
@@ -76,8 +76,8 @@ async fn try_answer(
     let entered = Instant::now();
     let (endpoint, found) = running(slot).await?;
     let started = Instant::now();
-    let request = onwards(request, rest)?;
-    let leave = Box::new(Leave { _permit: permit });
+    let request = upstream_request(request, rest)?;
+    let release = Box::new(ReleasePermit { _permit: permit });
     let mut reply = match &endpoint.target {
         Target::Server { port } => {
             let server = ServerEndpoint::new(Arc::clone(&endpoint), *port);
@@ -100,8 +100,8 @@ async fn try_answer(
         ],
     );
     Ok(match reply {
-        Answer::Proxied(reply) => reply.deliver(client, Some(leave)),
-        Answer::Executed(response) => response.map(|body| body.with_end(leave)),
+        Answer::Proxied(reply) => reply.deliver(client, Some(release)),
+        Answer::Executed(response) => response.map(|body| body.with_end(release)),
     })
 }
 
@@ -119,19 +119,22 @@ impl Answer {
     }
 }
 
-async fn running(slot: &Slot) -> Result<(Arc<ContainerEndpoint>, Found), Problem> {
+async fn running(slot: &Slot) -> Result<(Arc<ContainerEndpoint>, StartKind), Problem> {
     if let Some(endpoint) = slot.endpoint() {
-        return Ok((endpoint, Found::Warm));
+        return Ok((endpoint, StartKind::Warm));
     }
-    let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + LAST_WORDS;
+    let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + FAILURE_BOUND;
     match slot.ensure_ready(bound).await {
-        Ok(endpoint) => Ok((endpoint, Found::Cold)),
+        Ok(endpoint) => Ok((endpoint, StartKind::Cold)),
         Err(why) => Err(not_ready(slot.container_id, &why)),
     }
 }
 
-/// The request as the program shall see it.
-fn onwards(request: Request<Incoming>, rest: PathAndQuery) -> Result<Request<Body>, Problem> {
+/// The request as it is sent to the program.
+fn upstream_request(
+    request: Request<Incoming>,
+    rest: PathAndQuery,
+) -> Result<Request<Body>, Problem> {
     let (mut head, body) = request.into_parts();
     head.uri = Uri::from(rest);
     headers::strip_request(&mut head.headers);
