@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::program::Program;
-use crate::logs::pump::PrintingEnd;
+use crate::logs::copier::PrintingEnd;
 use crate::svcprovider::SecretEnv;
 
 /// One container that this node has agreed to serve.

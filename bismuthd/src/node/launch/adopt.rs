@@ -13,7 +13,7 @@ use super::readiness::Wait;
 use super::start::Container;
 use super::user::User;
 use super::{LaunchError, Launcher, RunningContainer, blocking, sandbox};
-use crate::logs::pump;
+use crate::logs::copier;
 use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::{self, SavedSlot};
 use crate::svcprovider::SecretEnv;
@@ -83,20 +83,20 @@ impl Launcher {
         };
         let owner = sandbox::host_owner(saved.id_range(), &user);
         let limits = self.config.log_limits;
-        let (namespaces, pump) = blocking(move || {
+        let (namespaces, copier) = blocking(move || {
             let namespaces = Namespaces::open(&dir).map_err(LaunchError::Namespaces)?;
-            let pump = pump::open(&dir, owner, &log_dir, limits)?;
-            Ok((namespaces, pump))
+            let copier = copier::open(&dir, owner, &log_dir, limits)?;
+            Ok((namespaces, copier))
         })
         .await?;
-        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
+        let stderr = copier.stderr_end().map_err(LaunchError::Watch)?;
         let secrets = (!run.init_has_variables).then(|| {
             let group = slot.definition.service_group(slot.function_id);
             let source = self.config.secrets.clone();
             SecretEnv::new(source, group, &slot.definition.secrets)
         });
         let target = self.target(slot, run.program.clone(), &user, stderr, secrets);
-        self.logs.spawn(slot.container_id, pump);
+        self.logs.spawn(slot.container_id, copier);
         if !run.proven {
             let ran = Duration::from_millis(now_ms().saturating_sub(run.started_ms));
             let bound = Duration::from_millis(slot.definition.startup_timeout_ms);

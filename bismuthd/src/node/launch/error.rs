@@ -11,7 +11,7 @@ use super::init_ready::InitNotReady;
 use super::inject::InjectError;
 use super::server_ready::ServerNotReady;
 use super::user::UserError;
-use crate::logs::pump::PumpError;
+use crate::logs::copier::LogCopierError;
 use crate::node::slot::StartFailure;
 use crate::node::state_dir::StateError;
 use crate::svcprovider::SecretsError;
@@ -48,7 +48,7 @@ pub enum LaunchError {
     User(#[from] UserError),
     /// Its log.
     #[error("open the log")]
-    Log(#[from] PumpError),
+    Log(#[from] LogCopierError),
     /// Its runtime spec.
     #[error("build the runtime spec of the container")]
     Spec(#[source] bismuth_containerd::spec::SpecError),

@@ -15,8 +15,8 @@ use tracing::warn;
 use super::cgroup;
 use super::error::LaunchError;
 use super::user::{self, User};
+use crate::logs::copier::{self, LogCopier, fifo_path};
 use crate::logs::cri::Stream;
-use crate::logs::pump::{self, Pump, fifo_path};
 use crate::logs::rotate::Limits;
 use crate::node::state_dir;
 use crate::svcprovider;
@@ -52,7 +52,7 @@ pub(super) struct Sandbox {
 pub(super) struct MadeSandbox {
     pub sandbox: Sandbox,
     /// Moves the output of the container into its log.
-    pub pump: Pump,
+    pub copier: LogCopier,
     /// Takes the connections to its services.
     pub service_socket: OwnedFd,
 }
@@ -78,7 +78,7 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
         let run = spec.dir.join(RUN);
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }
-    let pump = pump::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
+    let copier = copier::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
     let sandbox = Sandbox {
         ids: spec.ids,
         namespaces,
@@ -87,7 +87,7 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     };
     Ok(MadeSandbox {
         sandbox,
-        pump,
+        copier,
         service_socket,
     })
 }

@@ -35,8 +35,8 @@ use super::readiness::Wait;
 use super::sandbox::{self, Sandbox, SandboxSpec};
 use super::user::User;
 use super::{Launcher, OWNER_LABEL, RunningContainer, StartOptions, blocking, spec_input};
+use crate::logs::copier::{PrintingEnd, fifo_path};
 use crate::logs::cri::Stream;
-use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::SavedRun;
@@ -164,8 +164,8 @@ impl ImageReady {
         launcher
             .service_sockets
             .add(attachment, made.service_socket);
-        let stderr = made.pump.stderr_end().map_err(LaunchError::Watch)?;
-        launcher.logs.spawn(id, made.pump);
+        let stderr = made.copier.stderr_end().map_err(LaunchError::Watch)?;
+        launcher.logs.spawn(id, made.copier);
         Ok((made.sandbox, token, stderr))
     }
 
