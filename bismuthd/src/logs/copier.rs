@@ -1,4 +1,4 @@
-//! Moves what a container prints from its FIFOs into its log.
+//! Copies the standard output and error of a container from their FIFOs into its log.
 //!
 //! One task per container, on the log thread. It reads at most 64 KiB before it writes
 //! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
@@ -9,7 +9,7 @@
 //! that and not to a descriptor: a program that cleared it would have the copier's next read wait,
 //! and all containers' logs with it; and one that found it set would lose output. The shim opens
 //! the FIFO by its path, and gives its program another pipe; a program that is started without the
-//! shim gets what [`PrintingEnd::open`] opens for it alone.
+//! shim gets what [`StderrFifo::open`] opens for it alone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -113,19 +113,19 @@ fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, LogCopierEr
     Ok(fifo)
 }
 
-/// Where a program that is started without the shim prints.
+/// The standard error of programs that are started without the shim.
 ///
 /// It names the FIFO without having it open, so it survives that the path is removed and keeps
 /// neither end alive.
 #[derive(Debug)]
-pub struct PrintingEnd(OwnedFd);
+pub struct StderrFifo(OwnedFd);
 
-impl PrintingEnd {
+impl StderrFifo {
     fn of(fifo: impl AsFd) -> io::Result<Self> {
         open_anew(fifo, OFlags::PATH).map(Self)
     }
 
-    /// A descriptor to print on, which waits while the FIFO is full. Each program must be given
+    /// A descriptor to write to, which waits while the FIFO is full. Each program must be given
     /// its own: Node.js, for one, sets `O_NONBLOCK` on its standard streams.
     ///
     /// # Errors
@@ -149,9 +149,9 @@ fn open_anew(file: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
 }
 
 impl LogCopier {
-    /// Where programs print their standard error that are started without the shim.
-    pub fn stderr_end(&self) -> io::Result<PrintingEnd> {
-        PrintingEnd::of(&self.stderr)
+    /// The standard error of programs that are started without the shim.
+    pub fn stderr_fifo(&self) -> io::Result<StderrFifo> {
+        StderrFifo::of(&self.stderr)
     }
 
     /// Copies until `stop` fires (or its sender is dropped), then takes what is left without
@@ -170,7 +170,7 @@ impl LogCopier {
             tokio::select! {
                 biased;
                 _ = &mut stop => break,
-                () = flush, if sink.holds_back() => sink.flush_what_waits(),
+                () = flush, if sink.has_partial_line() => sink.flush_overdue(),
                 ready = first.1.readable() => {
                     ready?;
                     sink.take(first.0, first.1);
@@ -214,8 +214,8 @@ impl Source {
 
     /// When its unfinished line has waited long enough, if it has one.
     fn flush_at(&self) -> Option<Instant> {
-        let holds_back = self.splitter.holds_back();
-        holds_back.then(|| self.read_at + PARTIAL_LINE_DELAY)
+        let has_partial_line = self.splitter.has_partial_line();
+        has_partial_line.then(|| self.read_at + PARTIAL_LINE_DELAY)
     }
 }
 
@@ -261,8 +261,8 @@ impl Sink {
         self.append(count as u64);
     }
 
-    fn holds_back(&self) -> bool {
-        self.stdout.splitter.holds_back() || self.stderr.splitter.holds_back()
+    fn has_partial_line(&self) -> bool {
+        self.stdout.splitter.has_partial_line() || self.stderr.splitter.has_partial_line()
     }
 
     /// When the first unfinished line has waited long enough; nobody asks if there is none.
@@ -276,7 +276,7 @@ impl Sink {
     }
 
     /// Writes out the unfinished lines that have waited long enough.
-    fn flush_what_waits(&mut self) {
+    fn flush_overdue(&mut self) {
         let now = Instant::now();
         for source in [&mut self.stdout, &mut self.stderr] {
             if source.flush_at().is_some_and(|at| at <= now) {
@@ -365,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log_dir = dir.path().join("log");
         let copier = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
-        let mut err = std::fs::File::from(copier.stderr_end().unwrap().open().unwrap());
+        let mut err = std::fs::File::from(copier.stderr_fifo().unwrap().open().unwrap());
         err.write_all(b"password: ").unwrap();
         let (_stop, stopped) = oneshot::channel();
         let task = tokio::spawn(copier.run(stopped));
@@ -386,7 +386,7 @@ mod tests {
     fn programs_print_on_descriptions_of_their_own_that_wait() {
         let dir = tempfile::tempdir().unwrap();
         let copier = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
-        let end = copier.stderr_end().unwrap();
+        let end = copier.stderr_fifo().unwrap();
         let (mut one, other) = (
             std::fs::File::from(end.open().unwrap()),
             end.open().unwrap(),
@@ -409,12 +409,12 @@ mod tests {
     }
 
     /// Prints on standard output without pause, on a thread of its own, until it is dropped.
-    struct Chatterbox(
+    struct ContinuousWriter(
         Option<std::thread::JoinHandle<()>>,
         std::sync::Arc<AtomicBool>,
     );
 
-    impl Chatterbox {
+    impl ContinuousWriter {
         fn on(dir: &Path) -> Self {
             let path = fifo_path(dir, Stream::Stdout);
             let quiet = std::sync::Arc::new(AtomicBool::new(false));
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    impl Drop for Chatterbox {
+    impl Drop for ContinuousWriter {
         fn drop(&mut self) {
             self.1.store(true, Ordering::Relaxed);
             let _ended = self.0.take().map(std::thread::JoinHandle::join);
@@ -470,8 +470,8 @@ mod tests {
             files: 1,
         };
         let copier = open(dir.path(), me(), &log_dir, limits).unwrap();
-        let mut err = std::fs::File::from(copier.stderr_end().unwrap().open().unwrap());
-        let _chatterbox = Chatterbox::on(dir.path());
+        let mut err = std::fs::File::from(copier.stderr_fifo().unwrap().open().unwrap());
+        let _writer = ContinuousWriter::on(dir.path());
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

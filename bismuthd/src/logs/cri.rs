@@ -125,7 +125,7 @@ impl Splitter {
     }
 
     /// Whether an unfinished line is held back.
-    pub fn holds_back(&self) -> bool {
+    pub fn has_partial_line(&self) -> bool {
         !self.partial.is_empty()
     }
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::program::Program;
-use crate::logs::copier::PrintingEnd;
+use crate::logs::copier::StderrFifo;
 use crate::svcprovider::SecretEnv;
 
 /// One container that this node has agreed to serve.
@@ -123,7 +123,7 @@ pub struct ExecTarget {
     /// What each execution is to have in its environment besides; `None` if bismuth-init sees to it.
     pub secrets: Option<SecretEnv>,
     /// Where its standard error goes: the container's log.
-    pub stderr: PrintingEnd,
+    pub stderr: StderrFifo,
 }
 
 impl ContainerEndpoint {

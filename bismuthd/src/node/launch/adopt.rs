@@ -89,7 +89,7 @@ impl Launcher {
             Ok((namespaces, copier))
         })
         .await?;
-        let stderr = copier.stderr_end().map_err(LaunchError::Watch)?;
+        let stderr = copier.stderr_fifo().map_err(LaunchError::Watch)?;
         let secrets = (!run.init_has_variables).then(|| {
             let group = slot.definition.service_group(slot.function_id);
             let source = self.config.secrets.clone();

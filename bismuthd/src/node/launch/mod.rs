@@ -48,7 +48,7 @@ pub use server_ready::ServerNotReady;
 use super::program::Program;
 use super::slot::{ContainerEndpoint, ExecTarget, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
-use crate::logs::copier::PrintingEnd;
+use crate::logs::copier::StderrFifo;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
 use crate::svcprovider::{SecretEnv, SecretSource, ServiceSockets, Token};
@@ -241,7 +241,7 @@ impl Launcher {
         slot: &Slot,
         program: Program,
         user: &User,
-        stderr: PrintingEnd,
+        stderr: StderrFifo,
         secrets: Option<SecretEnv>,
     ) -> Target {
         match &slot.definition.invoke_mode {

@@ -35,7 +35,7 @@ use super::readiness::Wait;
 use super::sandbox::{self, Sandbox, SandboxSpec};
 use super::user::User;
 use super::{Launcher, OWNER_LABEL, RunningContainer, StartOptions, blocking, spec_input};
-use crate::logs::copier::{PrintingEnd, fifo_path};
+use crate::logs::copier::{StderrFifo, fifo_path};
 use crate::logs::cri::Stream;
 use crate::node::program::{ImageDefaults, Program, program};
 use crate::node::slot::{ContainerEndpoint, Slot};
@@ -64,7 +64,7 @@ struct SandboxReady {
     image: PreparedImage,
     sandbox: Sandbox,
     token: Token,
-    stderr: PrintingEnd,
+    stderr: StderrFifo,
     permit: StartPermit,
 }
 
@@ -75,7 +75,7 @@ struct Created {
     namespaces: Namespaces,
     user: User,
     program: Program,
-    stderr: PrintingEnd,
+    stderr: StderrFifo,
     process: Watched,
     image_digest: String,
 }
@@ -154,7 +154,7 @@ impl ImageReady {
         }
     }
 
-    async fn try_make_sandbox(&self) -> Result<(Sandbox, Token, PrintingEnd), LaunchError> {
+    async fn try_make_sandbox(&self) -> Result<(Sandbox, Token, StderrFifo), LaunchError> {
         let Container { launcher, slot } = &self.container;
         let spec = self.sandbox_spec()?;
         let token = Token::random().map_err(LaunchError::Token)?;
@@ -164,7 +164,7 @@ impl ImageReady {
         launcher
             .service_sockets
             .add(attachment, made.service_socket);
-        let stderr = made.copier.stderr_end().map_err(LaunchError::Watch)?;
+        let stderr = made.copier.stderr_fifo().map_err(LaunchError::Watch)?;
         launcher.logs.spawn(id, made.copier);
         Ok((made.sandbox, token, stderr))
     }
