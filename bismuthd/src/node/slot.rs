@@ -38,7 +38,7 @@ pub struct Slot {
     pub revision: Revision,
     /// That definition.
     pub definition: Arc<FunctionDefinition>,
-    /// Its door.
+    /// Its limit of concurrent requests, and their queue.
     pub admission: Admission,
     phase: watch::Sender<Phase>,
     start_requested: Notify,

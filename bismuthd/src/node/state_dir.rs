@@ -141,11 +141,11 @@ pub struct StateDir {
 }
 
 /// 0711: whoever knows a name below may use it, subject to its own mode.
-const PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
+const DIR_MODE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
 /// 0710: the directory of one container.
-const GROUP_PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP);
+const CONTAINER_DIR_MODE: Mode = Mode::RWXU.union(Mode::XGRP);
 /// 0600: a lock that others may open is one that they may hold.
-const LOCK_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+const LOCK_FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
@@ -161,8 +161,8 @@ impl StateDir {
         // Every container's OCI runtime walks through these two as the container's own root: others may pass, and neither list
         // nor read.
         for (path, mode) in [
-            (root.to_owned(), PASSAGE),
-            (root.join("containers"), PASSAGE),
+            (root.to_owned(), DIR_MODE),
+            (root.join("containers"), DIR_MODE),
             (root.join("logs"), Mode::RWXU),
         ] {
             rustix::fs::chmod(&path, mode)
@@ -257,17 +257,18 @@ pub fn make_container_dir(dir: &Path, ids: IdRange) -> Result<()> {
     }
     std::os::unix::fs::chown(dir, Some(0), Some(ids.host_start))
         .map_err(failed("give away directory", dir))?;
-    rustix::fs::chmod(dir, GROUP_PASSAGE).map_err(|e| failed("protect directory", dir)(e.into()))
+    rustix::fs::chmod(dir, CONTAINER_DIR_MODE)
+        .map_err(|e| failed("protect directory", dir)(e.into()))
 }
 
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
     let mut options = OpenOptions::new();
     options.create(true).read(true).write(true).truncate(false);
-    options.mode(LOCK_FILE.as_raw_mode());
+    options.mode(LOCK_FILE_MODE.as_raw_mode());
     let mut file = options.open(&path).map_err(failed("open", &path))?;
     // An earlier version may have made it.
-    rustix::fs::fchmod(&file, LOCK_FILE).map_err(|e| failed("protect", &path)(e.into()))?;
+    rustix::fs::fchmod(&file, LOCK_FILE_MODE).map_err(|e| failed("protect", &path)(e.into()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
