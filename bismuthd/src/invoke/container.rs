@@ -71,7 +71,7 @@ async fn try_answer(
 ) -> Result<Response<Body>, Problem> {
     let timeout = Duration::from_millis(slot.definition.timeout_ms);
     let came = Instant::now();
-    let permit = slot.admission.enter(timeout).await;
+    let permit = slot.admission.admit(timeout).await;
     let permit = permit.map_err(|r| refused(slot.container_id, r))?;
     let entered = Instant::now();
     let (endpoint, found) = running(slot).await?;

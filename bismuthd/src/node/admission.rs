@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The concurrency limit and the queue of one container.
 #[derive(Debug)]
 pub struct Admission {
-    inside: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     concurrency: u32,
     waiting: AtomicUsize,
     queue: usize,
@@ -62,7 +62,7 @@ impl Admission {
     /// Admits `concurrency` requests at a time, and lets `queue` more wait.
     pub fn new(concurrency: u32, queue: usize) -> Self {
         Self {
-            inside: Arc::new(Semaphore::new(concurrency as usize)),
+            permits: Arc::new(Semaphore::new(concurrency as usize)),
             concurrency,
             waiting: AtomicUsize::new(0),
             queue,
@@ -71,9 +71,9 @@ impl Admission {
     }
 
     /// Admits one request, waiting at most `bound`. Cancel safe: a dropped call holds no permit.
-    pub async fn enter(&self, bound: Duration) -> Result<Permit, Refused> {
+    pub async fn admit(&self, bound: Duration) -> Result<Permit, Refused> {
         use tokio::sync::TryAcquireError;
-        match Arc::clone(&self.inside).try_acquire_owned() {
+        match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => return Ok(Permit { _permit: permit }),
             Err(TryAcquireError::Closed) => return Err(Refused::Closed),
             // A request that queued now would wait for the end of all in flight, and then be refused.
@@ -90,7 +90,7 @@ impl Admission {
                 queue: self.queue,
             });
         }
-        match tokio::time::timeout(bound, Arc::clone(&self.inside).acquire_owned()).await {
+        match tokio::time::timeout(bound, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Permit { _permit: permit }),
             Ok(Err(_closed)) => Err(Refused::Closed),
             Err(_elapsed) => Err(Refused::WaitedTooLong(bound)),
@@ -99,18 +99,18 @@ impl Admission {
 
     /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
-        (self.concurrency as usize).saturating_sub(self.inside.available_permits())
+        (self.concurrency as usize).saturating_sub(self.permits.available_permits())
     }
 
     /// Lets the requests in flight and those in the queue finish, for at most `bound`; refuses later ones.
     /// Returns whether all had ended in time; none is admitted any more either way.
     pub async fn close_when_empty(&self, bound: Duration) -> bool {
         self.closing.store(true, Ordering::Relaxed);
-        let mut all = pin!(Arc::clone(&self.inside).acquire_many_owned(self.concurrency));
+        let mut all = pin!(Arc::clone(&self.permits).acquire_many_owned(self.concurrency));
         let held = tokio::time::timeout(bound, &mut all).await;
         // While the permits are still ours, all of them or those that were released in time: given back first, they
         // would admit the requests in the queue.
-        self.inside.close();
+        self.permits.close();
         matches!(held, Ok(Ok(_)))
     }
 }
@@ -124,8 +124,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_bounded_in_length_and_time() {
         let admission = Admission::new(1, 1);
-        let inside = admission.enter(SOON).await.unwrap();
-        let (second, third) = tokio::join!(admission.enter(SOON), admission.enter(SOON));
+        let inside = admission.admit(SOON).await.unwrap();
+        let (second, third) = tokio::join!(admission.admit(SOON), admission.admit(SOON));
         assert_eq!(second.unwrap_err(), Refused::WaitedTooLong(SOON));
         assert_eq!(
             third.unwrap_err(),
@@ -135,15 +135,15 @@ mod tests {
             }
         );
         drop(inside);
-        assert!(admission.enter(SOON).await.is_ok());
+        assert!(admission.admit(SOON).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_request_that_is_cancelled_while_it_waits_leaves_the_queue() {
         let admission = Admission::new(1, 1);
-        let inside = admission.enter(SOON).await.unwrap();
+        let inside = admission.admit(SOON).await.unwrap();
         for _ in 0..5 {
-            let mut waiting = Box::pin(admission.enter(SOON));
+            let mut waiting = Box::pin(admission.admit(SOON));
             assert!(futures_util::poll!(&mut waiting).is_pending());
         }
         assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn closing_waits_for_requests_in_flight() {
         let admission = Arc::new(Admission::new(3, 1));
-        let inside = admission.enter(SOON).await.unwrap();
+        let inside = admission.admit(SOON).await.unwrap();
         assert_eq!(admission.in_flight(), 1);
         let closing = tokio::spawn({
             let admission = Arc::clone(&admission);
@@ -162,18 +162,18 @@ mod tests {
         tokio::task::yield_now().await;
         drop(inside);
         assert!(closing.await.unwrap());
-        assert_eq!(admission.enter(SOON).await.unwrap_err(), Refused::Closed);
+        assert_eq!(admission.admit(SOON).await.unwrap_err(), Refused::Closed);
     }
 
     #[tokio::test(start_paused = true)]
     async fn closing_serves_the_requests_in_the_queue_and_refuses_later_ones_at_once() {
         let admission = Admission::new(1, 9);
-        let inside = admission.enter(SOON).await.unwrap();
-        let mut queued = Box::pin(admission.enter(10 * SOON));
+        let inside = admission.admit(SOON).await.unwrap();
+        let mut queued = Box::pin(admission.admit(10 * SOON));
         assert!(futures_util::poll!(&mut queued).is_pending());
         let mut closing = Box::pin(admission.close_when_empty(10 * SOON));
         assert!(futures_util::poll!(&mut closing).is_pending());
-        let mut late = Box::pin(admission.enter(10 * SOON));
+        let mut late = Box::pin(admission.admit(10 * SOON));
         let refused = futures_util::poll!(&mut late).map(|entered| entered.unwrap_err());
         assert_eq!(refused, std::task::Poll::Ready(Refused::Closed));
         drop(inside);
@@ -189,7 +189,7 @@ mod tests {
 
     impl std::task::Wake for Woken {
         fn wake(self: Arc<Self>) {
-            let open = !self.admission.inside.is_closed();
+            let open = !self.admission.permits.is_closed();
             self.let_in.fetch_or(open, Ordering::Relaxed);
         }
     }
@@ -198,11 +198,11 @@ mod tests {
     async fn no_request_is_admitted_between_the_end_of_the_last_one_and_the_closing() {
         for leaves_in_time in [true, false] {
             let admission = Arc::new(Admission::new(2, 9));
-            let inside = admission.enter(SOON).await.unwrap();
+            let inside = admission.admit(SOON).await.unwrap();
             let mut closing = Box::pin(admission.close_when_empty(SOON));
             assert!(futures_util::poll!(&mut closing).is_pending());
-            // Not by `enter`: a request may have looked just before the closing began.
-            let mut late = Box::pin(admission.inside.acquire());
+            // Not by `admit`: a request may have looked just before the closing began.
+            let mut late = Box::pin(admission.permits.acquire());
             let woken = Arc::new(Woken {
                 admission: Arc::clone(&admission),
                 let_in: AtomicBool::new(false),

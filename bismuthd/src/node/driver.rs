@@ -38,9 +38,9 @@ use super::status::StatusReporter;
 
 /// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A container that ran this long was well; its death is not a crash loop, and the next request
+/// A container that ran this long was stable; its death is not a crash loop, and the next request
 /// starts it at once.
-const WELL: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A teardown that failed is tried again after this; containerd or a shim may have hung.
 const TEARDOWN_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
@@ -232,8 +232,8 @@ impl Driver {
             .enter_phase(Phase::Starting(ContainerState::Starting));
         let reason = self.launcher.exit_reason(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
-        let was_well = ran >= WELL;
-        let failed = self.fail(LaunchError::Ended(reason), was_well, Purpose::Serving);
+        let was_stable = ran >= STABLE_AFTER;
+        let failed = self.fail(LaunchError::Ended(reason), was_stable, Purpose::Serving);
         running.teardown().await;
         failed
     }
@@ -246,9 +246,9 @@ impl Driver {
         self.fail(error, false, next)
     }
 
-    /// `was_well`: its end is not one more failure in a row.
-    fn fail(&mut self, error: LaunchError, was_well: bool, next: Purpose) -> State {
-        let delay = if was_well {
+    /// `was_stable`: its end is not one more failure in a row.
+    fn fail(&mut self, error: LaunchError, was_stable: bool, next: Purpose) -> State {
+        let delay = if was_stable {
             self.delays.reset();
             Duration::ZERO
         } else {

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 /// The first start after an end comes at once; one that does not stay is tried ever less often.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-/// One that ran this long was well.
-const WELL: Duration = Duration::from_secs(10);
+/// One that ran this long was stable.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// What to start, and with which settings.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl ProviderProcess {
             Ok(Some(status)) => warn!(pid = child.id(), %status, "svcprovider ended"),
             Err(error) => warn!(pid = child.id(), %error, "cannot learn how svcprovider ended"),
         }
-        if started.elapsed() >= WELL {
+        if started.elapsed() >= STABLE_AFTER {
             self.delays.reset();
             self.not_before = Instant::now();
         }
@@ -117,7 +117,7 @@ mod tests {
                 Err(format!("{said:?}"))
             }
         };
-        let said = bismuth_testkit::eventually("it ran twice", WELL, twice).await;
+        let said = bismuth_testkit::eventually("it ran twice", STABLE_AFTER, twice).await;
         // What it is not told it has from us.
         let expected = format!("1 a value {}", std::env::var("PATH").unwrap());
         assert!(said.lines().all(|line| line == expected), "{said}");

@@ -42,7 +42,7 @@ async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
     let waiting = tokio::spawn({
         let slot = Arc::clone(&slot);
         async move {
-            let _permit = slot.admission.enter(SOON).await.unwrap();
+            let _permit = slot.admission.admit(SOON).await.unwrap();
             slot.ensure_ready(10 * SOON).await.map(drop)
         }
     });
@@ -69,7 +69,7 @@ async fn a_slot_retired_while_down_keeps_nobody_waiting() {
     reported(&reporter, &slot, ContainerState::Failed, "").await;
     // As after a stop: nothing is wrong, and a request may have come in the same moment.
     slot.enter_phase(Phase::Stopped);
-    let _permit = slot.admission.enter(SOON).await.unwrap();
+    let _permit = slot.admission.admit(SOON).await.unwrap();
     let mut waiting = Box::pin(slot.ensure_ready(10 * SOON));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     slot.retire();
