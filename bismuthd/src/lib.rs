@@ -17,7 +17,7 @@
 
 pub mod config;
 mod facts;
-mod housekeeping;
+mod garbage_collection;
 pub mod invoke;
 pub mod logs;
 pub mod node;

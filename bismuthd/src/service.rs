@@ -38,7 +38,7 @@ use crate::node_registration::{self, Registered};
 use crate::svcprovider::{
     ProviderConfig, SecretSource, ServiceSockets, SocketReconciler, SocketReconcilerConfig,
 };
-use crate::{facts, housekeeping};
+use crate::{facts, garbage_collection};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
 /// `/containers/`, an id of 36, and `/run/init.sock`.
@@ -254,7 +254,7 @@ impl Service {
                 .await;
         });
         let state = Arc::clone(self.launcher.state());
-        let logs = housekeeping::collect_logs(
+        let logs = garbage_collection::collect_logs(
             state,
             Arc::clone(&table),
             self.args.log_retention,
@@ -262,7 +262,7 @@ impl Service {
         );
         tasks.spawn("old logs", Policy::EndsProcess, logs);
         let root = self.args.containerd_root;
-        let images = housekeeping::collect_images(
+        let images = garbage_collection::collect_images(
             self.images,
             table,
             root,
