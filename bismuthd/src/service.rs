@@ -400,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_svcprovider_that_is_started_here_has_the_settings_that_were_given_as_flags() {
+    fn a_svcprovider_started_here_gets_the_settings_given_as_flags() {
         let args = Args::parse_from([
             "bismuthd",
             "--node-ip=10.0.0.7",

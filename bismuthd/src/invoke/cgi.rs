@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_escape_stays_and_a_nul_is_not_passed_on() {
+    fn an_invalid_percent_escape_is_kept_and_a_nul_is_left_out() {
         assert_eq!(percent_decoded("/%4"), b"/%4");
         assert_eq!(percent_decoded("/%zz%41%+1"), b"/%zzA%+1");
         assert!(

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_container_id_is_named() {
+    fn a_malformed_container_id_is_named_in_the_error() {
         assert!(
             matches!(routed("/invoke/nonsense/x"), Route::Malformed(d) if d.contains("nonsense"))
         );

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_that_was_printed_before_the_stop_is_in_the_log() {
+    async fn all_output_before_the_stop_is_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let copier = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
         let mut out = std::fs::File::options()
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_print_on_descriptions_of_their_own_that_wait() {
+    fn each_program_gets_a_blocking_open_file_description_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let copier = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
         let end = copier.stderr_fifo().unwrap();

@@ -164,7 +164,7 @@ mod tests {
 
     /// Log shippers read these bytes.
     #[test]
-    fn golden_line() {
+    fn golden_record() {
         let mut out = Vec::new();
         encode(
             &mut out,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn since_is_a_time_or_a_distance() {
+    fn since_is_a_time_or_a_duration() {
         let now = at(1_000_000_000);
         assert_eq!(parse_since("5", now), Some(at(5_000)));
         assert_eq!(parse_since("10m", now), Some(at(999_400_000)));
@@ -206,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_printed_can_be_put_together_again(
+        fn output_can_be_restored_from_its_records(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..20),
         ) {
             let mut splitter = Splitter::new(Stream::Stdout);

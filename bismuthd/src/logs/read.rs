@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_reaches_over_rotated_files() {
+    fn the_tail_spans_rotated_files() {
         let mut log = TestLog::new(400);
         log.lines(20);
         for tail in [0, 1, 3, 9, 10, 17] {

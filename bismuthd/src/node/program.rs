@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_goes_over_the_image_and_bismuth_over_both() {
+    fn the_definition_overrides_the_image_and_bismuth_overrides_both() {
         let mut definition =
             FunctionDefinition::new("a".parse().unwrap(), "exec:/bin/ls -l".parse().unwrap());
         definition.env.insert("LANG".into(), "C".into());

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_refused_by_name() {
+    fn a_second_process_is_refused_and_the_first_one_named() {
         let dir = tempfile::tempdir().unwrap();
         let first = StateDir::open(dir.path()).unwrap();
         let error = StateDir::open(dir.path()).unwrap_err().to_string();
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn other_users_cannot_hold_the_lock_also_where_an_earlier_version_made_it() {
+    fn other_users_cannot_take_the_lock_even_one_made_by_an_earlier_version() {
         let dir = tempfile::tempdir().unwrap();
         let lock = dir.path().join("lock");
         for earlier in [false, true] {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_saved_of_a_container_is_understood() {
+    fn slot_json_of_an_earlier_version_is_read() {
         let saved = r#"{"pid":1,"started_ticks":2,"boot_id":"b","started_ms":3,"image_digest":"d",
             "user":[1000,1000],"groups":[],"program":{"argv":["a"],"env":[],"cwd":"/"}}"#;
         let run: SavedRun = serde_json::from_str(saved).unwrap();

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_cannot_be_written_holds_up_no_other() {
+    async fn a_status_that_cannot_be_written_delays_no_other() {
         let (bad, good) = (
             ContainerId::from_bytes([0; 16]),
             ContainerId::from_bytes([1; 16]),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_somebody_else_wrote_is_set_right() {
+    async fn a_status_that_somebody_overwrote_is_written_again() {
         let id = ContainerId::from_bytes([1; 16]);
         let (reporter, sink, shutdown) =
             (StatusReporter::default(), Sink::default(), Shutdown::new());

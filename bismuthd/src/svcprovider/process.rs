@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_started_in_a_session_of_its_own_told_its_settings_and_started_again_when_it_ended()
+    async fn svcprovider_is_started_in_its_own_session_with_its_settings_and_restarted_when_it_ends()
      {
         let dir = tempfile::tempdir().unwrap();
         let (program, said) = (dir.path().join("program"), dir.path().join("said"));

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_goes_where_the_definition_says_and_is_never_shown() {
+    fn secrets_become_variables_and_files_and_are_never_in_debug_output() {
         let group: ServiceGroup = "g".parse().unwrap();
         let secrets = assemble(&group, &uses(), vec![value(b"1"), value(b"canary")]).unwrap();
         let env: Vec<&[u8]> = secrets.env.iter().map(|line| line.as_slice()).collect();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_given_is_named() {
+    fn a_missing_or_unusable_secret_is_named() {
         let group: ServiceGroup = "g".parse().unwrap();
         let missing = assemble(&group, &uses(), vec![value(b"1"), None]).unwrap_err();
         assert!(
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_svcprovider_that_is_away_is_waited_for_and_then_named() {
+    async fn an_unreachable_svcprovider_is_retried_and_then_named() {
         let node = NodeName::new("127.0.0.1").unwrap();
         let source = SecretSource::new("/nonexistent/socket".into(), node);
         let group: ServiceGroup = "g".parse().unwrap();

@@ -34,7 +34,7 @@ async fn reported(reporter: &StatusReporter, slot: &Slot, state: ContainerState,
 }
 
 #[tokio::test]
-async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
+async fn a_slot_retired_during_its_cold_start_releases_its_requests_and_ends() {
     let (fakes, slot, reporter) = (Fakes::new(), fakes::slot(), StatusReporter::default());
     let image = slot.definition.image.as_reference();
     fakes.images.hold(image);
@@ -60,7 +60,7 @@ async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_slot_retired_while_down_keeps_nobody_waiting() {
+async fn a_slot_retired_while_stopped_releases_its_requests_and_ends() {
     let (fakes, slot, reporter) = (Fakes::new(), fakes::slot(), StatusReporter::default());
     fakes
         .images
@@ -84,7 +84,7 @@ async fn a_slot_retired_while_down_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proof_that_fails_for_a_reason_that_may_pass_is_tried_again_until_there_is_a_verdict() {
+async fn a_first_start_is_retried_after_transient_failures_until_a_permanent_one() {
     let (fakes, slot, reporter) = (Fakes::new(), fakes::slot(), StatusReporter::default());
     let image = slot.definition.image.as_reference();
     fakes.images.fail(image, fakes::registry_away());

@@ -236,7 +236,7 @@ mod tests {
     use crate::node::fakes;
 
     #[test]
-    fn what_may_pass_is_told_from_what_the_deployer_has_to_mend() {
+    fn transient_failures_are_told_from_those_the_deployer_has_to_fix() {
         let died = LaunchError::Died {
             exit: Exit {
                 status: 1,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn exhaustion_is_recognised_in_the_words_of_the_runtime() {
+    fn exhaustion_is_recognised_in_messages_of_the_runtime() {
         let full = "OCI runtime create failed: mkdir /run/x: no space left on device: unknown";
         let no_dir = "OCI runtime create failed: chdir to cwd (\"/a\"): no such file or directory";
         assert!(is_about_exhaustion(full));

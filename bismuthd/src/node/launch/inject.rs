@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_have_variables_and_a_server_its_whole_environment_with_each_name_once() {
+    fn executions_get_secret_variables_and_a_server_its_whole_environment_with_each_name_once() {
         let variables = Then::Serve(vec![c"KEY=canary".into()]);
         assert_eq!(delivered("exec:/run"), variables);
         let Then::Become(program) = delivered("server:80:/run") else {

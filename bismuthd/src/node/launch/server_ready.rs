@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_names_where_something_else_listens() {
+    fn the_error_names_ports_where_something_else_listens() {
         let table = "  sl  local_address rem_address   st\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n\
             1: 0100007F:1F90 0100007F:D431 01 00000000:00000000\n";

@@ -106,7 +106,7 @@ async fn broken(running: &mut RunningProgram) -> ExecError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_exit_ends_the_output_that_a_left_over_holds() {
+async fn the_answer_ends_with_the_exit_while_a_child_process_holds_the_pipe() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         program.ends(Exit::Code(3));
@@ -122,7 +122,7 @@ async fn the_exit_ends_the_output_that_a_left_over_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_a_break_has_a_turn_to_go_out() {
+async fn output_before_a_failure_is_flushed_before_the_answer_breaks_off() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         program.stdout.write_all(b"part").unwrap();
@@ -148,7 +148,7 @@ async fn what_came_before_a_break_has_a_turn_to_go_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
+async fn a_child_process_that_keeps_printing_does_not_prolong_the_answer() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         let fill = |program: &mut Program| {
@@ -176,7 +176,7 @@ async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_body_is_the_end_of_the_input() {
+async fn the_end_of_the_body_closes_the_standard_input() {
     locally(async {
         let (_running, mut program) = Program::start(Body::full("whole"));
         settle().await;
@@ -187,7 +187,7 @@ async fn the_end_of_the_body_is_the_end_of_the_input() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
+async fn a_body_that_breaks_off_kills_the_program_before_its_input_is_closed() {
     locally(async {
         for output in ["", "some"] {
             let (pieces, body) = channel_body();
@@ -215,7 +215,7 @@ async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_is_no_end_of_the_input_either() {
+async fn a_client_that_disconnects_does_not_close_the_input_before_the_program_is_dead() {
     locally(async {
         let (pieces, body) = channel_body();
         let (running, mut program) = Program::start(body);
@@ -231,7 +231,7 @@ async fn a_client_that_leaves_is_no_end_of_the_input_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_may_close_its_input_early() {
+async fn a_program_that_closes_its_input_early_still_answers() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, mut program) = Program::start(body);
@@ -259,7 +259,7 @@ async fn trickle(running: &mut RunningProgram, pieces: &Pieces, every: Duration)
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_to_the_first_output_begins_anew_with_each_byte_that_goes_in() {
+async fn each_byte_of_input_restarts_the_time_to_the_first_output() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -275,7 +275,7 @@ async fn the_time_to_the_first_output_begins_anew_with_each_byte_that_goes_in() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is_silent() {
+async fn a_program_that_reads_nothing_and_a_client_that_sends_nothing_time_out_differently() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -300,7 +300,7 @@ async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_silent_when_neither_direction_moves() {
+async fn an_answer_times_out_when_neither_direction_moves() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, mut program) = Program::start(body);
