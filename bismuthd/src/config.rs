@@ -1,4 +1,4 @@
-//! How a node is told what to be: flags, each with an environment variable.
+//! Command-line flags of bismuthd, each with an environment variable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What goes when nobody needs it any more: logs of containers that are gone, and images.
+//! Garbage collection: old logs of removed containers, and unused images.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! bismuthd: one per worker node. It makes reality match what ZooKeeper assigns to this node,
-//! starts containers when needed, and forwards requests into them.
+//! bismuthd: one per worker node. It makes the containers of the node match what ZooKeeper assigns to it,
+//! starts them when needed, and forwards requests into them.
 //!
 //! ```text
 //!                    ┌──────────────────────────── control runtime ─────────────────────────────┐

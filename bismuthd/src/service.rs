@@ -1,4 +1,4 @@
-//! A node put together: flags in, running parts out.
+//! Builds bismuthd from its flags, and runs its tasks until the shutdown.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! A request as environment variables: RFC 3875, The Common Gateway Interface. Pure.
+//! Turns a request into environment variables, by RFC 3875, The Common Gateway Interface. Pure.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::request::Parts;

@@ -1,4 +1,4 @@
-//! One request for one container.
+//! Answers one request for one container: admission, cold start, forwarding or execution.
 //!
 //! ```text
 //!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the permit is released

@@ -1,4 +1,4 @@
-//! What a node answers when it cannot do what was asked.
+//! The error answers that a node makes itself, as problem details (RFC 9457).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Server mode: the request goes on, as it is, over a connection made inside the container's
+//! Server mode: forwards the request to the program, over a connection made inside the container's
 //! network namespace to its loopback.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};

@@ -1,4 +1,4 @@
-//! One line of a CRI log file.
+//! Encodes and decodes the records of CRI log files, one per line.
 //!
 //! ```text
 //! 2026-01-02T03:04:05.678901234Z stdout F a whole line

@@ -1,4 +1,4 @@
-//! What containers print, kept as files.
+//! The logs of containers: their output, kept in rotated files and served over HTTP.
 //!
 //! ```text
 //!  program ─► pipe ─► shim ─► FIFO ─► copier ─► CRI lines ─► {container}/0.log, 1.log, 2.log

@@ -1,4 +1,4 @@
-//! Reading a container's log: the last lines, those since a time, and those to come.
+//! Reads a container's log: the last lines, those since a time, and those to come.
 //!
 //! ```text
 //!  oldest file ─► … ─► 0.log ─► (at its end, following: wait) ─► renamed? read on in the next newer

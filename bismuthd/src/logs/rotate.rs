@@ -1,4 +1,4 @@
-//! A log that never grows beyond its files.
+//! A log that is rotated by size and keeps a fixed number of files.
 //!
 //! ```text
 //!  append ─► 0.log ──full──► 1.log ──► 2.log ──► gone

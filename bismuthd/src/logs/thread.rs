@@ -1,4 +1,4 @@
-//! The thread on which all containers' output is moved.
+//! The thread that copies the output of all containers into their logs.
 //!
 //! Writing a log blocks on the disk, so it happens on a thread of its own and never on one that
 //! moves requests or decides about containers.

@@ -47,7 +47,7 @@ const TEARDOWN_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::f
 /// How long a retired container may take to end.
 #[derive(Clone, Copy, Debug)]
 pub struct StopBounds {
-    /// For the requests inside, on top of which none are let in.
+    /// For the requests in flight; no other is admitted.
     pub drain: Duration,
     /// From SIGTERM to SIGKILL, for programs that handle SIGTERM.
     pub grace: Duration,

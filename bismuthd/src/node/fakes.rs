@@ -1,5 +1,5 @@
-//! A launcher on scripted images and a scripted containerd, for tests of what is decided above it. Nothing can be started
-//! with it: that needs a real root filesystem.
+//! A launcher on fake images and a fake containerd, for tests of the layers above it. It cannot start a container: that
+//! needs a real root filesystem.
 
 use std::path::PathBuf;
 use std::sync::Arc;

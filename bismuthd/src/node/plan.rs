@@ -1,4 +1,4 @@
-//! What to do about the difference between what should be and what is. Pure.
+//! Plans the steps from the observed containers to the assigned ones. Pure.
 //!
 //! ```text
 //!  desired: ZooKeeper's assignment (or the last one on disk)  ─┐

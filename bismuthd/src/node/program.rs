@@ -1,4 +1,4 @@
-//! What runs in a container: the definition's command, on top of what the image says. Pure.
+//! The program of a container: arguments, environment and directory, from image and definition. Pure.
 
 use std::collections::BTreeMap;
 

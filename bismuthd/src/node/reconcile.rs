@@ -1,4 +1,4 @@
-//! One loop that makes the node match its assignment.
+//! The reconcile loop: makes the containers of the node match its assignment.
 //!
 //! ```text
 //!  start:  what is saved on disk  ─► adopt          (at once, without ZooKeeper)
@@ -211,14 +211,14 @@ impl Reconciler {
 
     /// Goes on with what an earlier process left of an assigned slot; `wanted` if its definition is to be had.
     ///
-    /// Its note, `slot.json`, may be unreadable. The container is not ended for that: it may be routed, and its
+    /// Its `slot.json` may be unreadable. The container is not ended for that: it may be routed, and its
     /// definition may have been replaced, so that nothing could be started in its stead. Nor is it adopted without the
-    /// note. Of what the note says the assignment has only a definition, if it is the current one; containerd has the
+    /// file. Of what the file says the assignment has only a definition, if it is the current one; containerd has the
     /// process and its environment, but neither whether it has answered, nor of which image it was made, nor where
     /// executions begin; and a guess would send requests to a program that is not what was proven. So:
     ///
     /// - while a program of it runs, it is left alone, unserved: requests are told to go elsewhere, and the deployer to
-    ///   deploy again, which replaces the slot. Each round tries to read the note again, as the error may pass.
+    ///   deploy again, which replaces the slot. Each round tries to read the file again, as the error may pass.
     /// - when containerd does not say whether one runs, the next round asks again.
     /// - when none runs, there is nothing to lose: it is started anew, if its definition is to be had.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
@@ -261,7 +261,7 @@ impl Reconciler {
         Some(task.map(|task| task.pid))
     }
 
-    /// Keeps the user ids of a container that is left alone from other functions. Its note says neither which they are
+    /// Keeps the user ids of a container that is left alone from other functions. Its `slot.json` says neither which they are
     /// nor whose; they are kept under the container's own id.
     fn keep_ids(&self, id: ContainerId, pid: u32) {
         match bismuth_sandbox::process::host_root_id(pid) {

@@ -190,8 +190,8 @@ impl Slot {
         }
     }
 
-    /// Takes the slot out of service for good, because it is no longer assigned: who waits for a start is sent
-    /// elsewhere at once, who is inside the running container may finish, and its driver takes the container down.
+    /// Takes the slot out of service for good, because it is no longer assigned: requests that wait for a start are sent
+    /// elsewhere at once, requests in flight may finish, and its driver takes the container down.
     pub fn retire(&self) {
         self.retired.cancel();
     }

@@ -1,4 +1,4 @@
-//! The node's state directory: what a new process needs to go on where the old one stopped.
+//! The node's state directory: what a new process needs to adopt the containers of the old one.
 //!
 //! ```text
 //!  {state}/lock                     held while a bismuthd lives; its process id inside

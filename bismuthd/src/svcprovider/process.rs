@@ -1,4 +1,4 @@
-//! Starting svcprovider, where no init system does.
+//! Starts the svcprovider process, where no init system does.
 //!
 //! It gets a session of its own and is never killed from here: it goes on when this process ends, and the next one finds it by
 //! its socket. A second one on the same socket refuses to start, so starting it once too often does no harm.

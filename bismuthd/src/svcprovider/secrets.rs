@@ -1,4 +1,4 @@
-//! Secrets that a definition asks for, as svcprovider has them when the container starts.
+//! Fetches the secrets of a function from svcprovider when its container starts.
 //!
 //! They are asked for over a connection of their own: a start does not wait behind the reconciler's work. They go to the container over
 //! bismuth-init's socket, and so are never in its spec, on a disk, or in what this process saves: bismuth-init has them as

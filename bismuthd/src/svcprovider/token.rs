@@ -1,4 +1,4 @@
-//! What a program proves with that a request is its own.
+//! The bearer token with which a program calls its service socket.
 
 use std::fmt;
 

@@ -5,7 +5,7 @@
 //!   ├─ its end ─────────────────► stdin is closed: the program reads the end
 //!   ├─ the program closed stdin ► nothing more is sent, which is no failure
 //!   ├─ it breaks ── reported ─┐
-//!   └─ StdinCopy is dropped ┴────► stdin stays open until nobody can read from it
+//!   └─ StdinCopy is dropped ──┴─► stdin stays open until nobody can read from it
 //! ```
 //!
 //! A program takes the end of its input for the end of the request. So the pipe is closed early

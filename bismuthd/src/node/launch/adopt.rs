@@ -1,4 +1,4 @@
-//! Going on with a container that an earlier process started.
+//! Adopts a running container that an earlier process started.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Paces the attempts to reach a program that is starting: close together at first, then further apart.
+//! Paces the connection attempts to a program that is starting: close together at first, then further apart.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Why a container was not started, and what that means for who asked.
+//! The errors of a start, and the status and code that requests get for each.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Waits until bismuth-init takes connections, and then takes its socket's directory away from
+//! Waits until bismuth-init accepts connections, and then takes its socket's directory away from
 //! the function's user, so that nothing in the container can put another socket in its place.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Which OCI runtime is behind containerd.
+//! Chooses the OCI runtime that containerd uses: crun or runc.
 //!
 //! crun starts a container in half of runc's time, and refuses machines on which control groups of both versions are mounted. What counts
 //! is what containerd's own mount namespace shows: it may have one to itself in which only one version is left.

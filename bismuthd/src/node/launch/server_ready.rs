@@ -1,4 +1,4 @@
-//! Waits until a server answers.
+//! Waits until a server accepts connections and its readiness path, if any, answers.
 //!
 //! ```text
 //!  connect ── accepted ──► readiness path? ── below 400, or none ──► ready, with that connection

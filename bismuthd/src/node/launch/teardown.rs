@@ -1,4 +1,4 @@
-//! Tears a container down, and says how it ended.
+//! Tears a container down, and finds its exit reason.
 
 use std::sync::Arc;
 use std::time::Duration;

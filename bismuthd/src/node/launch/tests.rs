@@ -1,4 +1,4 @@
-//! Starts with a scripted containerd, in real sandboxes.
+//! Starts with a fake containerd, in real sandboxes.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
