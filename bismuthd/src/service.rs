@@ -65,11 +65,11 @@ pub enum StartError {
     /// bismuth-init is not where it should be.
     #[error("there is no bismuth-init at {}; give its path with --init", .0.display())]
     NoInit(PathBuf),
-    /// The socket or namespace of containerd makes no sense.
-    #[error("use containerd")]
+    /// The socket or namespace of containerd is invalid.
+    #[error("configure the connection to containerd")]
     Containerd(#[source] bismuth_containerd::Error),
-    /// A mirror makes no sense.
-    #[error("use the registry mirrors")]
+    /// A mirror is invalid.
+    #[error("configure the registry mirrors")]
     Mirror(#[source] InvalidEndpoint),
     /// The log thread.
     #[error("start the log thread")]
@@ -154,12 +154,12 @@ impl Service {
         })
     }
 
-    /// Where requests are taken.
+    /// The address that accepts requests.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.first()?.local_addr().ok()
     }
 
-    /// Runs until the shutdown, and then lets requests in flight end. Containers live on.
+    /// Runs until the shutdown, and then lets requests in flight end. Containers keep running.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut registry = prometheus_client::registry::Registry::with_prefix("bismuthd");
         let metrics = Metrics::register(&mut registry);
@@ -272,7 +272,7 @@ impl Service {
         tasks.spawn("old images", Policy::EndsProcess, images);
 
         shutdown.cancelled().await;
-        info!("ending; the containers live on");
+        info!("shutting down; the containers keep running");
         // The workers drain by themselves within the same bound.
         let drained = tasks.drain(drain + Duration::from_secs(5)).await;
         shutdown.outcome()?;

@@ -107,7 +107,7 @@ fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, LogCopierEr
         rustix::fs::Uid::from_raw(uid),
         rustix::fs::Gid::from_raw(gid),
     );
-    rustix::fs::fchown(&fifo, Some(uid), Some(gid)).map_err(failed("give away"))?;
+    rustix::fs::fchown(&fifo, Some(uid), Some(gid)).map_err(failed("change the owner of"))?;
     // Refused when the user's pipe quota is used up; the default size works too.
     let _ = rustix::pipe::fcntl_setpipe_size(&fifo, PIPE_BYTES);
     Ok(fifo)

@@ -220,7 +220,7 @@ impl Reconciler {
     /// - while a program of it runs, it is left alone, unserved: requests are told to go elsewhere, and the deployer to
     ///   deploy again, which replaces the slot. Each round tries to read the file again, as the error may pass.
     /// - when containerd does not say whether one runs, the next round asks again.
-    /// - when none runs, there is nothing to lose: it is started anew, if its definition is to be had.
+    /// - when none runs, there is nothing to lose: it is started again, if its definition is available.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
         let unreadable = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
@@ -235,7 +235,7 @@ impl Reconciler {
         };
         match (pid, wanted) {
             (None, Some(wanted)) => {
-                warn!(container = %id, reason = unreadable, "half of it is here and nothing of it runs, it is started anew");
+                warn!(container = %id, reason = unreadable, "a part of it is left and nothing of it runs, it is started again");
                 self.deps.launcher.teardown(id).await;
                 self.deps.launcher.release_ids(ids_key(id));
                 self.serve(id, wanted.clone(), Origin::New);
@@ -261,8 +261,8 @@ impl Reconciler {
         Some(task.map(|task| task.pid))
     }
 
-    /// Keeps the user ids of a container that is left alone from other functions. Its `slot.json` says neither which they are
-    /// nor whose; they are kept under the container's own id.
+    /// Keeps the user ids of a container that is left alone from other functions. Its `slot.json` cannot say which they
+    /// are, nor whose; they are kept under the container's own id.
     fn keep_ids(&self, id: ContainerId, pid: u32) {
         match bismuth_sandbox::process::host_root_id(pid) {
             Ok(host_start) => {
@@ -279,7 +279,7 @@ impl Reconciler {
     /// Says, once, that an assigned slot is not served.
     fn leave_alone(&self, id: ContainerId, wanted: Option<&Desired>, how: &str, unreadable: &str) {
         let reason = format!(
-            "the node cannot go on with the container, {how}; deploy the function again to replace it: {unreadable}"
+            "the node cannot adopt the container, {how}; deploy the function again to replace it: {unreadable}"
         );
         let reporter = &self.deps.reporter;
         if reporter.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {

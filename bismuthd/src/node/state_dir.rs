@@ -166,7 +166,7 @@ impl StateDir {
             (root.join("logs"), Mode::RWXU),
         ] {
             rustix::fs::chmod(&path, mode)
-                .map_err(|e| failed("protect directory", &path)(e.into()))?;
+                .map_err(|e| failed("change the mode of directory", &path)(e.into()))?;
         }
         let lock = lock(root)?;
         let epoch = epoch(root)?;
@@ -256,9 +256,9 @@ pub fn make_container_dir(dir: &Path, ids: IdRange) -> Result<()> {
         _ => {}
     }
     std::os::unix::fs::chown(dir, Some(0), Some(ids.host_start))
-        .map_err(failed("give away directory", dir))?;
+        .map_err(failed("change the owner of directory", dir))?;
     rustix::fs::chmod(dir, CONTAINER_DIR_MODE)
-        .map_err(|e| failed("protect directory", dir)(e.into()))
+        .map_err(|e| failed("change the mode of directory", dir)(e.into()))
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -268,7 +268,8 @@ fn lock(root: &Path) -> Result<File> {
     options.mode(LOCK_FILE_MODE.as_raw_mode());
     let mut file = options.open(&path).map_err(failed("open", &path))?;
     // An earlier version may have made it.
-    rustix::fs::fchmod(&file, LOCK_FILE_MODE).map_err(|e| failed("protect", &path)(e.into()))?;
+    rustix::fs::fchmod(&file, LOCK_FILE_MODE)
+        .map_err(|e| failed("change the mode of", &path)(e.into()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

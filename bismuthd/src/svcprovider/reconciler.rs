@@ -78,7 +78,7 @@ impl SocketReconciler {
         }
     }
 
-    /// Runs until the shutdown; svcprovider and its sockets live on.
+    /// Runs until the shutdown; svcprovider keeps running and holds its sockets.
     pub async fn run(mut self, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -97,7 +97,10 @@ impl SocketReconciler {
                     delays.reset();
                     away_since = None;
                     if let Err(lost) = self.serve(client).await {
-                        warn!(error = exit::chain(&lost), "lost svcprovider");
+                        warn!(
+                            error = exit::chain(&lost),
+                            "lost the connection to svcprovider"
+                        );
                     }
                 }
                 Err(error) => {

@@ -37,7 +37,7 @@ impl Launcher {
                 None
             }
             Err(error) => {
-                warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot go on with a container, it is started anew");
+                warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot adopt a container, it is started again");
                 self.teardown(slot.container_id).await;
                 None
             }

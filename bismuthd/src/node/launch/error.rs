@@ -99,10 +99,10 @@ pub enum LaunchError {
     #[error("{0}")]
     Ended(String),
     /// bismuth-init does not answer.
-    #[error("reach bismuth-init in the container")]
+    #[error("wait for bismuth-init in the container")]
     Init(#[source] InitNotReady),
     /// The node's state directory.
-    #[error("save the container")]
+    #[error("save the state of the container")]
     State(#[from] StateError),
     /// The slot was taken away while it was being started.
     #[error("the start was cancelled")]

@@ -70,7 +70,7 @@ pub enum ServerNotReady {
     #[error("the start was cancelled")]
     Cancelled,
     /// A system call failed.
-    #[error("reach into the container")]
+    #[error("connect into the container")]
     System(#[from] io::Error),
 }
 
