@@ -8,7 +8,7 @@
 //!                    └───────────────────────────┼──────────────┬─────────────────┼─────────────┘
 //!                                          slot table      svcprovider::sockets ─► svcprovider   logs (own thread)
 //!                    ┌───────────────────────────┼───────── one per core ─────────┼─────────────┐
-//!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► up? ─► server │ exec ─────┼─────────────┼─► the program
+//!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► ready? ─► server │ exec ──┼─────────────┼─► the program
 //!                    └────────────────────────────────────────────────────────────┘
 //! ```
 //!

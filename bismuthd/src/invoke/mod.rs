@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  worker (one per core: own runtime, listener, pool)
-//!    accept ─► serve_connection ─► /invoke/{container}/… ─► slot? ─► admission ─► up? ─┬─► server: proxy
-//!                                  /logs/{container}          │          │         │     └─► exec: one process
+//!    accept ─► serve_connection ─► /invoke/{container}/… ─► slot? ─► admission ─► ready? ┬─► server: proxy
+//!                                  /logs/{container}          │          │         │       └─► exec: one process
 //!                                                            404        429     start, or why not
 //! ```
 //!

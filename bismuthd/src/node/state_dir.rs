@@ -51,7 +51,7 @@ pub enum StateError {
         source: io::Error,
     },
     /// A file does not hold what this program writes.
-    #[error("understand {}", path.display())]
+    #[error("parse {}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
