@@ -35,7 +35,7 @@ use self::running::{Deadlines, ExecError, Output, ProgramEvent, RunningProgram};
 use self::stdin::StdinCopy;
 use super::cgi;
 use super::init_client::{Execution, InitClientError};
-use super::problems::{body_broken, body_silent, problem, unless_it_ended};
+use super::problems::{body_broken, body_timeout, problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
 use crate::svcprovider::SecretsError;
 
@@ -91,9 +91,11 @@ pub async fn run(
 async fn explain(slot: &Slot, start_id: u64, broken: &ExecError) -> Problem {
     let detail = bismuth_daemon::exit::chain(broken);
     match broken {
-        ExecError::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
+        ExecError::FirstOutputTimeout(_) => {
+            problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail)
+        }
         ExecError::Upload(_) => body_broken(detail),
-        ExecError::UploadSilent(_) => body_silent(detail),
+        ExecError::UploadTimeout(_) => body_timeout(detail),
         _ => {
             let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
             unless_it_ended(slot, start_id, broken).await
@@ -172,7 +174,7 @@ fn spawn_failed(error: &InitClientError) -> Problem {
         InitClientError::Spawn { .. } => {
             problem(StatusCode::BAD_GATEWAY, "program_not_runnable", detail)
         }
-        InitClientError::Silent => {
+        InitClientError::Timeout => {
             problem(StatusCode::GATEWAY_TIMEOUT, "program_not_started", detail).retryable()
         }
         _ => problem(StatusCode::BAD_GATEWAY, "program_not_started", detail).retryable(),

@@ -43,7 +43,7 @@ pub enum InitClientError {
     Closed,
     /// It does not answer.
     #[error("bismuth-init did not start the program within {} s", SPAWN_BOUND.as_secs())]
-    Silent,
+    Timeout,
     /// The program could not be started.
     #[error("{what}")]
     Spawn {
@@ -77,7 +77,7 @@ impl Execution {
     ) -> Result<Self, InitClientError> {
         tokio::time::timeout(SPAWN_BOUND, Self::try_spawn(socket, request, fds))
             .await
-            .unwrap_or(Err(InitClientError::Silent))
+            .unwrap_or(Err(InitClientError::Timeout))
     }
 
     async fn try_spawn(

@@ -85,7 +85,7 @@ pub async fn unless_it_ended(slot: &Slot, start_id: u64, broken: Problem) -> Pro
 }
 
 /// The client stopped sending the body that it had announced.
-pub fn body_silent(detail: String) -> Problem {
+pub fn body_timeout(detail: String) -> Problem {
     problem(StatusCode::REQUEST_TIMEOUT, "request_body_timeout", detail)
 }
 
@@ -103,7 +103,7 @@ pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
             "function_timeout",
             format!("the function did not answer within {timeout_ms} ms"),
         ),
-        ExchangeError::RequestSilent { .. } => body_silent(detail),
+        ExchangeError::RequestSilent { .. } => body_timeout(detail),
         ExchangeError::RequestBody(_) => body_broken(detail),
         _ if error.is_malformed_response() => {
             problem(StatusCode::BAD_GATEWAY, "function_answer_malformed", detail)

@@ -62,7 +62,7 @@ enum Lost {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("svcprovider did not answer within {} ms", CALL_BOUND.as_millis())]
-    Silent,
+    Timeout,
     #[error("svcprovider closed the connection")]
     Closed,
 }
@@ -125,7 +125,7 @@ impl SocketReconciler {
         match tokio::time::timeout(CALL_BOUND, connect).await {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => Err(exit::chain(&error)),
-            Err(_elapsed) => Err(Lost::Silent.to_string()),
+            Err(_elapsed) => Err(Lost::Timeout.to_string()),
         }
     }
 
@@ -244,7 +244,7 @@ async fn list(client: &mut Client) -> Result<BTreeMap<ContainerId, TokenDigest>,
 async fn bounded<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, Lost> {
     match tokio::time::timeout(CALL_BOUND, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_elapsed) => Err(Lost::Silent),
+        Err(_elapsed) => Err(Lost::Timeout),
     }
 }
 

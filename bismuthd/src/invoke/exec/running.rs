@@ -4,7 +4,7 @@
 //!  exit?   ── known ──► what the pipe holds at that moment, then Ended
 //!  output? ── bytes ──► Printed            ── its end ──► only the exit is waited for
 //!  body?   ── broke ──► ExecError::Upload
-//!  clock?  ── late  ──► ExecError::Late, Silent, UploadSilent
+//!  clock?  ── late  ──► ExecError::FirstOutputTimeout, IdleTimeout, UploadTimeout
 //! ```
 //!
 //! The exit is looked at first, and it ends the output: what a program has printed is in the pipe
@@ -42,11 +42,11 @@ pub(super) enum ExecError {
     #[error("read the program's output")]
     Output(#[source] io::Error),
     #[error("the program printed nothing within {} ms and was killed", .0.as_millis())]
-    Late(Duration),
+    FirstOutputTimeout(Duration),
     #[error("nothing went into the program or out of it for {} ms", .0.as_millis())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     #[error("the request body was silent for {} ms", .0.as_millis())]
-    UploadSilent(Duration),
+    UploadTimeout(Duration),
     #[error("the request body could not be read")]
     Upload(#[source] BodyError),
     #[error("the program ended with {0}")]
@@ -149,11 +149,14 @@ impl RunningProgram {
         let moved = self.stdin_copy.last();
         if self.has_printed {
             // Before that nobody asked for output, so its silence says nothing.
-            (moved.max(waits_since) + idle, ExecError::Silent(idle))
+            (moved.max(waits_since) + idle, ExecError::IdleTimeout(idle))
         } else if self.stdin_copy.waits_for_client() {
-            (moved + idle, ExecError::UploadSilent(idle))
+            (moved + idle, ExecError::UploadTimeout(idle))
         } else {
-            (moved + first_output, ExecError::Late(first_output))
+            (
+                moved + first_output,
+                ExecError::FirstOutputTimeout(first_output),
+            )
         }
     }
 

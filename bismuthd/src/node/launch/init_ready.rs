@@ -26,7 +26,7 @@ pub enum InitNotReady {
     Died,
     /// It does not listen.
     #[error("bismuth-init does not listen after {} ms", .0.as_millis())]
-    Late(Duration),
+    Timeout(Duration),
     /// It is no longer wanted.
     #[error("the start was cancelled")]
     Cancelled,
@@ -71,7 +71,7 @@ async fn listens(run_dir: &Path, bound: Duration) -> Result<(), InitNotReady> {
     let mut attempts = Attempts::begin(FIRST_WAIT, LONGEST_WAIT)?;
     while UnixStream::connect(&socket).await.is_err() {
         if attempts.elapsed() >= bound {
-            return Err(InitNotReady::Late(attempts.elapsed()));
+            return Err(InitNotReady::Timeout(attempts.elapsed()));
         }
         attempts.next().await?;
     }

@@ -128,13 +128,13 @@ async fn answers(wait: &ServerWait<'_>) -> Result<StdTcpStream, ServerNotReady> 
             }
         }
         if attempts.elapsed() >= wait.bound {
-            return Err(too_late(wait, attempts.elapsed(), unhealthy));
+            return Err(timed_out(wait, attempts.elapsed(), unhealthy));
         }
         attempts.next().await?;
     }
 }
 
-fn too_late(wait: &ServerWait<'_>, waited: Duration, unhealthy: Option<String>) -> ServerNotReady {
+fn timed_out(wait: &ServerWait<'_>, waited: Duration, unhealthy: Option<String>) -> ServerNotReady {
     match (wait.path, unhealthy) {
         (Some(path), Some(last)) => ServerNotReady::NotHealthy {
             port: wait.port,

@@ -268,7 +268,10 @@ async fn each_byte_of_input_restarts_the_time_to_the_first_output() {
         settle().await;
         let began = Instant::now();
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, ExecError::Late(_)), "{broken}");
+        assert!(
+            matches!(broken, ExecError::FirstOutputTimeout(_)),
+            "{broken}"
+        );
         assert_eq!(began.elapsed().as_secs(), DEADLINES.first_output.as_secs());
     })
     .await;
@@ -282,7 +285,10 @@ async fn a_program_that_reads_nothing_and_a_client_that_sends_nothing_time_out_d
         pieces.send(Ok(vec![b'x'; 1 << 20].into())).unwrap();
         settle().await;
         let broken_off = broken(&mut running).await;
-        assert!(matches!(broken_off, ExecError::Late(_)), "{broken_off}");
+        assert!(
+            matches!(broken_off, ExecError::FirstOutputTimeout(_)),
+            "{broken_off}"
+        );
 
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -291,7 +297,7 @@ async fn a_program_that_reads_nothing_and_a_client_that_sends_nothing_time_out_d
         let began = Instant::now();
         let broken_off = broken(&mut running).await;
         assert!(
-            matches!(broken_off, ExecError::UploadSilent(_)),
+            matches!(broken_off, ExecError::UploadTimeout(_)),
             "{broken_off}"
         );
         assert_eq!(began.elapsed().as_secs(), DEADLINES.idle.as_secs());
@@ -315,7 +321,7 @@ async fn an_answer_times_out_when_neither_direction_moves() {
             assert!(waited.is_err(), "it did not wait");
         }
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, ExecError::Silent(_)), "{broken}");
+        assert!(matches!(broken, ExecError::IdleTimeout(_)), "{broken}");
     })
     .await;
 }
