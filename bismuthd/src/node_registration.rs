@@ -28,7 +28,7 @@ impl Registered {
     }
 }
 
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Registers the node until the shutdown. A node that is not provisioned, or served by another
 /// bismuthd, ends the process: it could only do harm.
@@ -40,7 +40,7 @@ pub async fn keep_registered(
     registered: watch::Sender<bool>,
     shutdown: Shutdown,
 ) {
-    let mut delays = AGAIN.delays();
+    let mut delays = RETRY_BACKOFF.delays();
     let announcement = loop {
         let announcement = tokio::select! {
             announcement = registry.announce_node(ip, &facts) => announcement,

@@ -175,7 +175,7 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        let earlier = recovered(self.launcher.state());
+        let earlier = recovered_assignment(self.launcher.state());
         let ended = shutdown.clone();
         let (assignment, following) =
             self.registry
@@ -373,7 +373,7 @@ fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
 }
 
 /// What the node served before, as far as it can be read; the reconciler names what cannot.
-fn recovered(state: &StateDir) -> Assignment {
+fn recovered_assignment(state: &StateDir) -> Assignment {
     let ids = state.containers().unwrap_or_default();
     let slots = ids
         .into_iter()

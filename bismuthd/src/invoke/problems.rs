@@ -78,7 +78,7 @@ pub fn start_failure(failure: &StartFailure) -> Problem {
 /// What to say of a connection into a container that failed or broke: that is often the first sign of
 /// its program's death, and its driver knows the rest a moment later. `broken` if it still runs.
 pub async fn unless_it_ended(slot: &Slot, start_id: u64, broken: Problem) -> Problem {
-    match slot.why_it_ended(start_id, EXIT_REASON_BOUND).await {
+    match slot.end_reason(start_id, EXIT_REASON_BOUND).await {
         Some(NotReady::Failed(failure)) => start_failure(&failure),
         _ => broken,
     }

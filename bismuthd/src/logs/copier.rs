@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::cri::{Splitter, Stream, encode};
+use super::cri::{RecordSplitter, Stream, encode};
 use super::rotate::{Limits, LogFileError, RotatingLog};
 
 /// Read at once: the kernel's pipe buffer.
@@ -200,14 +200,14 @@ struct Sink {
 
 /// One stream on its way into records.
 struct Source {
-    splitter: Splitter,
+    splitter: RecordSplitter,
     read_at: Instant,
 }
 
 impl Source {
     fn new(stream: Stream) -> Self {
         Self {
-            splitter: Splitter::new(stream),
+            splitter: RecordSplitter::new(stream),
             read_at: Instant::now(),
         }
     }

@@ -84,12 +84,12 @@ pub fn decode(line: &[u8]) -> Option<Record<'_>> {
 
 /// Cuts a byte stream into records, keeping the unfinished end of the last line.
 #[derive(Debug)]
-pub struct Splitter {
+pub struct RecordSplitter {
     stream: Stream,
     partial: Vec<u8>,
 }
 
-impl Splitter {
+impl RecordSplitter {
     /// A splitter for one stream of one container.
     pub fn new(stream: Stream) -> Self {
         Self {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_long_line_becomes_parts_and_memory_stays_bounded() {
-        let mut splitter = Splitter::new(Stream::Stdout);
+        let mut splitter = RecordSplitter::new(Stream::Stdout);
         let mut out = Vec::new();
         for _ in 0..10 {
             splitter.push(at(0), &[b'x'; 5000], &mut out);
@@ -209,7 +209,7 @@ mod tests {
         fn output_can_be_restored_from_its_records(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..20),
         ) {
-            let mut splitter = Splitter::new(Stream::Stdout);
+            let mut splitter = RecordSplitter::new(Stream::Stdout);
             let (mut out, mut printed) = (Vec::new(), Vec::new());
             for chunk in &chunks {
                 splitter.push(at(1), chunk, &mut out);

@@ -23,11 +23,11 @@ use super::read::{Reader, Selection};
 use crate::invoke::problems::problem;
 
 /// Blocks of 64 KiB that may wait for a slow client.
-const AHEAD: usize = 4;
+const BLOCKS_AHEAD: usize = 4;
 /// How soon a follower sees what was printed.
-const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// Each reader holds a thread; tokio has 512 for blocking work.
-const READERS: usize = 128;
+const MAX_READERS: usize = 128;
 
 /// Where the logs of this node are, and how many may be read at a time. Clones share the bound.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl LogDirs {
     pub fn new(logs: PathBuf) -> Self {
         Self {
             logs,
-            readers: Arc::new(Semaphore::new(READERS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         }
     }
 }
@@ -71,7 +71,7 @@ pub fn answer(
         ));
     }
     let Ok(permit) = Arc::clone(&dirs.readers).try_acquire_owned() else {
-        let detail = format!("{READERS} logs are being read already");
+        let detail = format!("{MAX_READERS} logs are being read already");
         return Err(problem(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_log_readers",
@@ -79,7 +79,7 @@ pub fn answer(
         )
         .retry_after(5));
     };
-    let (blocks, receiver) = mpsc::channel(AHEAD);
+    let (blocks, receiver) = mpsc::channel(BLOCKS_AHEAD);
     // Ends when the receiver is dropped; the permit goes with it.
     tokio::task::spawn_blocking(move || read(dir, &query, &blocks, permit));
     let mut response = Response::new(Body::wrap(Blocks(receiver)));
@@ -147,7 +147,7 @@ fn read(
                 }
             }
             Ok(None) if query.follow && dir.is_dir() && !blocks.is_closed() => {
-                std::thread::sleep(FOLLOW_EVERY)
+                std::thread::sleep(FOLLOW_INTERVAL)
             }
             Ok(None) => return,
             Err(error) => return drop(blocks.blocking_send(Err(error))),

@@ -37,12 +37,12 @@ use super::state_dir::SavedSlot;
 use super::status::StatusReporter;
 
 /// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+const START_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// A container that ran this long was stable; its death is not a crash loop, and the next request
 /// starts it at once.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A teardown that failed is tried again after this; containerd or a shim may have hung.
-const TEARDOWN_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+const TEARDOWN_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long a retired container may take to end.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +103,7 @@ impl Driver {
             reporter,
             bounds,
             created_ms,
-            delays: BACKOFF.delays(),
+            delays: START_BACKOFF.delays(),
         }
     }
 
@@ -300,7 +300,7 @@ impl Driver {
                 .terminate(id, &running, self.bounds.grace)
                 .await;
         }
-        let mut delays = TEARDOWN_AGAIN.delays();
+        let mut delays = TEARDOWN_BACKOFF.delays();
         while !(self.launcher.teardown(id).await && self.launcher.delete(id).await) {
             tokio::time::sleep(delays.next_delay()).await;
         }

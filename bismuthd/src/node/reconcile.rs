@@ -35,7 +35,7 @@ use super::status::StatusReporter;
 use crate::node_registration::Registered;
 
 /// How often the whole truth is looked at without a hint, so that what a hint missed is mended.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The slots that this node serves, swapped whole.
 pub type SlotTable = ArcSwap<HashMap<ContainerId, Arc<Slot>>>;
@@ -100,7 +100,7 @@ impl Reconciler {
             () = shutdown.cancelled() => return,
         }
         let mut events = self.deps.launcher.tasks().events();
-        let mut timer = tokio::time::interval(RESYNC);
+        let mut timer = tokio::time::interval(RESYNC_INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Each arm only says that something may have changed; all are safe to cancel.

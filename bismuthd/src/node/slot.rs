@@ -241,7 +241,7 @@ impl Slot {
 
     /// Why this start of the container has ended, if it has or does within a moment; `None` if it
     /// still runs. `bound` limits the waiting for the details, not for the fact.
-    pub async fn why_it_ended(&self, start_id: u64, bound: Duration) -> Option<NotReady> {
+    pub async fn end_reason(&self, start_id: u64, bound: Duration) -> Option<NotReady> {
         // A death is known within 100 ms even on a busy machine, but after the connection that it broke.
         const NOTICE: Duration = Duration::from_millis(100);
         let mut phases = self.phase.subscribe();

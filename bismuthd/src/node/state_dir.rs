@@ -83,7 +83,7 @@ pub struct SavedSlot {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedRun {
     /// Whether it has answered. One that has not is waited for by the process that goes on with it.
-    #[serde(default = "answered")]
+    #[serde(default = "default_proven")]
     pub proven: bool,
     /// Process id inside the machine.
     pub pid: u32,
@@ -107,7 +107,7 @@ pub struct SavedRun {
 }
 
 /// Earlier versions said nothing of it.
-fn answered() -> bool {
+fn default_proven() -> bool {
     true
 }
 

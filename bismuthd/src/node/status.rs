@@ -26,10 +26,10 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 /// ZooKeeper is away for seconds when a server fails, for longer when all do.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// How often what is written is compared with what should be. One list and one read per container.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A reason above this is cut: with the record around it, it must fit a znode many times over.
 const MAX_REASON: usize = 4096;
@@ -189,7 +189,7 @@ impl StatusReporter {
         let entry = entries.get_mut(&id)?;
         let (_, delays) = entry
             .again
-            .get_or_insert_with(|| (Instant::now(), AGAIN.delays()));
+            .get_or_insert_with(|| (Instant::now(), RETRY_BACKOFF.delays()));
         let delay = delays.next_delay();
         if let Some((at, _)) = &mut entry.again {
             *at = Instant::now() + delay;
@@ -209,7 +209,8 @@ impl StatusReporter {
 
     /// Writes what is reported, until the shutdown.
     pub async fn write_to(self, sink: impl StatusSink, shutdown: Shutdown) {
-        let mut timer = tokio::time::interval_at(Instant::now() + COMPARE, COMPARE);
+        let mut timer =
+            tokio::time::interval_at(Instant::now() + COMPARE_INTERVAL, COMPARE_INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let again = match self.next(Instant::now()) {
@@ -220,7 +221,7 @@ impl StatusReporter {
                     }
                 }
                 Next::WaitUntil(at) => at,
-                Next::Wait => Instant::now() + COMPARE,
+                Next::Wait => Instant::now() + COMPARE_INTERVAL,
             };
             tokio::select! {
                 () = self.shared.changed.notified() => {}
@@ -299,7 +300,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let bound = COMPARE + Duration::from_secs(1);
+        let bound = COMPARE_INTERVAL + Duration::from_secs(1);
         tokio::time::timeout(bound, shown).await.unwrap();
     }
 

@@ -13,7 +13,7 @@ use bismuth_sandbox::process;
 use tracing::{info, warn};
 
 /// The first start after an end comes at once; one that does not stay is tried ever less often.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
 /// One that ran this long was stable.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -41,7 +41,7 @@ impl ProviderProcess {
             config,
             running: None,
             not_before: Instant::now(),
-            delays: AGAIN.delays(),
+            delays: RETRY_BACKOFF.delays(),
         }
     }
 

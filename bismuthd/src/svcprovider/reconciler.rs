@@ -29,13 +29,13 @@ use super::process::{ProviderConfig, ProviderProcess};
 use super::sockets::{ServiceSockets, SocketState};
 
 /// Functions wait for their services meanwhile; a connect to a socket that is not there costs microseconds.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
 /// svcprovider answers from memory.
 const CALL_BOUND: Duration = Duration::from_secs(1);
 /// How often the whole truth is looked at without a hint.
-const RESYNC: Duration = Duration::from_secs(5);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// The same, while something could not be done.
-const RESYNC_SOON: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where svcprovider is.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ impl SocketReconciler {
     }
 
     async fn keep_connected(&mut self) {
-        let mut delays = AGAIN.delays();
+        let mut delays = RETRY_BACKOFF.delays();
         let mut away_since = None;
         let mut look_again = Instant::now();
         loop {
@@ -112,7 +112,7 @@ impl SocketReconciler {
                     }
                     if Instant::now() >= look_again {
                         self.make_lost_sockets().await;
-                        look_again = Instant::now() + RESYNC_SOON;
+                        look_again = Instant::now() + RETRY_INTERVAL;
                     }
                 }
             }
@@ -138,7 +138,11 @@ impl SocketReconciler {
                     undone += 1;
                 }
             }
-            let resync = if undone > 0 { RESYNC_SOON } else { RESYNC };
+            let resync = if undone > 0 {
+                RETRY_INTERVAL
+            } else {
+                RESYNC_INTERVAL
+            };
             // All arms are safe to cancel.
             tokio::select! {
                 () = self.service_sockets.changed() => {}

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 /// svcprovider answers from its store within a second, and is back within one when it was restarted.
 const BOUND: Duration = Duration::from_secs(3);
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
 
 /// Why a program cannot be given its secrets.
 #[derive(Debug, Error)]
@@ -87,7 +87,7 @@ impl SecretSource {
             return Ok(Secrets::default());
         }
         let end = Instant::now() + BOUND;
-        let mut delays = AGAIN.delays();
+        let mut delays = RETRY_BACKOFF.delays();
         loop {
             let asked = tokio::time::timeout_at(end, self.ask(group, uses)).await;
             let reason = match asked {

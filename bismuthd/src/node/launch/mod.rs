@@ -251,7 +251,7 @@ impl Launcher {
                     &self
                         .state
                         .container_dir(slot.container_id)
-                        .join(sandbox::RUN),
+                        .join(sandbox::RUN_DIR),
                 ),
                 program,
                 user: (user.uid, user.gid),

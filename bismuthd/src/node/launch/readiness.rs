@@ -67,7 +67,7 @@ impl Launcher {
         let definition = &slot.definition;
         let executes = matches!(definition.invoke_mode, InvokeMode::Executable(_));
         let run_dir = self.state.container_dir(slot.container_id);
-        let run_dir = run_dir.join(sandbox::RUN);
+        let run_dir = run_dir.join(sandbox::RUN_DIR);
         if executes || delivery.is_some() {
             let listens = init_ready::wait(&run_dir, process, bound, cancelled).await;
             listens.map_err(Unready::Init)?;

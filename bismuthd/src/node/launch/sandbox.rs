@@ -22,7 +22,7 @@ use crate::node::state_dir;
 use crate::svcprovider;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
-pub(super) const RUN: &str = "run";
+pub(super) const RUN_DIR: &str = "run";
 
 /// What a sandbox is made of.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     let user = user::resolve(&root, spec.user.as_deref())?;
     let owner = host_owner(spec.ids, &user);
     if spec.init {
-        let run = spec.dir.join(RUN);
+        let run = spec.dir.join(RUN_DIR);
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }
     let copier = copier::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
@@ -104,7 +104,7 @@ pub(super) fn remove(dir: &Path, id: ContainerId) -> bool {
         for stream in [Stream::Stdout, Stream::Stderr] {
             note(gone(std::fs::remove_file(fifo_path(dir, stream))).map_err(|e| e.to_string()));
         }
-        note(gone(std::fs::remove_dir_all(dir.join(RUN))).map_err(|e| e.to_string()));
+        note(gone(std::fs::remove_dir_all(dir.join(RUN_DIR))).map_err(|e| e.to_string()));
     }
     note(cgroup::remove(id));
     for error in &errors {

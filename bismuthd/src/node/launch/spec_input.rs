@@ -16,7 +16,7 @@ use crate::node::slot::Slot;
 const SECRETS_BYTES: u64 = 2 << 20;
 
 /// The directory of bismuth-init's socket inside an exec container.
-fn run_inside() -> &'static Path {
+fn run_dir_in_container() -> &'static Path {
     let parent = Path::new(bismuth_init::SOCKET_PATH).parent();
     parent.unwrap_or(Path::new("/"))
 }
@@ -76,8 +76,8 @@ fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     asked.then(dir).into_iter().collect()
 }
 
-/// Makes bismuth-init the container's init: it spawns the command for each request, or takes the secrets and becomes it.
-pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Path) {
+/// Makes bismuth-init the entrypoint: it spawns the command for each request, or takes the secrets and becomes it.
+pub(super) fn set_init_as_entrypoint(input: &mut SpecInput, init: &Path, run_dir: &Path) {
     input.args = vec![bismuth_init::PROGRAM_PATH.to_owned()];
     // The directory may not exist in the image; each execution goes to its own.
     input.cwd = PathBuf::from("/");
@@ -89,7 +89,7 @@ pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Pa
     });
     input.mounts.push(BindMount {
         source: run_dir.to_owned(),
-        destination: run_inside().to_owned(),
+        destination: run_dir_in_container().to_owned(),
         writable: true,
         executable: false,
     });

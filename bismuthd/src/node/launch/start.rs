@@ -181,7 +181,7 @@ impl ImageReady {
             disk_bytes: slot.definition.disk,
             user: slot.definition.user.clone().or_else(image_user),
             ids: ids.map_err(LaunchError::Ids)?,
-            init: init_comes_first(&slot.definition),
+            init: uses_init(&slot.definition),
         })
     }
 }
@@ -231,9 +231,9 @@ impl SandboxReady {
         let limit_swap = launcher.config.limit_swap;
         let mut input =
             spec_input::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
-        if init_comes_first(&slot.definition) {
-            let run_dir = dir.join(sandbox::RUN);
-            spec_input::put_init_in_front(&mut input, &launcher.config.init, &run_dir);
+        if uses_init(&slot.definition) {
+            let run_dir = dir.join(sandbox::RUN_DIR);
+            spec_input::set_init_as_entrypoint(&mut input, &launcher.config.init, &run_dir);
         }
         let container = NewContainer {
             id: id.clone(),
@@ -345,6 +345,6 @@ impl fmt::Debug for Container {
 }
 
 /// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
-fn init_comes_first(definition: &FunctionDefinition) -> bool {
+fn uses_init(definition: &FunctionDefinition) -> bool {
     matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
 }
