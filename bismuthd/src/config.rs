@@ -1,4 +1,4 @@
-//! How a node is told what to be: flags, each with an environment variable.
+//! Command-line flags of bismuthd, each with an environment variable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_NODE_IP", default_value = "127.0.0.1")]
     pub node_ip: Ipv4Addr,
 
-    /// Where requests from frontends are taken. There is no authentication here: loopback, or a
+    /// Address that accepts requests from frontends. There is no authentication here: loopback, or a
     /// network that only frontends and the API are on.
     #[arg(long, env = "BISMUTH_LISTEN", default_value = "127.0.0.1:8001")]
     pub listen: SocketAddr,
@@ -29,11 +29,11 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_ADMIN_LISTEN", default_value = "127.0.0.1:8011")]
     pub admin_listen: SocketAddr,
 
-    /// Threads that move requests; the number of cores by default.
+    /// Threads that forward requests; the number of cores by default.
     #[arg(long, env = "BISMUTH_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// Connections at a time; when there are more, those that were idle longest make room
+    /// Connections at a time; when there are more, those that were idle longest are closed
     /// [default: 10000, or fewer where so many descriptors cannot be opened].
     #[arg(long, env = "BISMUTH_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_SNAPSHOTTER", default_value = "overlayfs")]
     pub snapshotter: String,
 
-    /// What this node remembers; at most 45 characters, because sockets are below it.
+    /// Directory for what must outlive this process; at most 45 characters, because sockets are below it.
     #[arg(long, env = "BISMUTH_STATE_DIR", default_value = "/var/lib/bismuth")]
     pub state_dir: PathBuf,
 
@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_INIT")]
     pub init: Option<PathBuf>,
 
-    /// The socket on which svcprovider takes the service sockets of containers.
+    /// The socket on which svcprovider accepts the service sockets of containers.
     #[arg(
         long,
         env = "BISMUTH_SVCPROVIDER_SOCKET",
@@ -82,7 +82,7 @@ pub struct Args {
     )]
     pub svcprovider_socket: PathBuf,
 
-    /// The svcprovider to start when nobody answers on its socket. It outlives this process, and is told the socket, node
+    /// The svcprovider to start when nobody answers on its socket. It outlives this process, and is given the socket, node
     /// address, ZooKeeper and environment given here; its other flags are set by their BISMUTH_… variables. Without this flag
     /// somebody else starts it, such as an init system.
     #[arg(long, env = "BISMUTH_SVCPROVIDER_EXEC", value_name = "PATH")]

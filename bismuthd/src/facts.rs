@@ -1,4 +1,4 @@
-//! What a node says of itself.
+//! Collects the facts that a node registers with: cores, memory, versions.
 
 use std::collections::BTreeMap;
 

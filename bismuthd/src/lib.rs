@@ -1,14 +1,14 @@
-//! bismuthd: one per worker node. It makes reality match what ZooKeeper assigns to this node,
-//! starts containers when needed, and forwards requests into them.
+//! bismuthd: one per worker node. It makes the containers of the node match what ZooKeeper assigns to it,
+//! starts them when needed, and forwards requests into them.
 //!
 //! ```text
 //!                    ┌──────────────────────────── control runtime ─────────────────────────────┐
 //!  ZooKeeper ──watch─┼─► node::reconcile ─► node::driver (one per container) ─► node::launch ───┼─► containerd, kernel
 //!            ◄─status┼── node::status ◄────────┘ │                                │             │
 //!                    └───────────────────────────┼──────────────┬─────────────────┼─────────────┘
-//!                                          slot table        services ─► svcprovider   logs (own thread)
+//!                                          slot table      svcprovider::sockets ─► svcprovider   logs (own thread)
 //!                    ┌───────────────────────────┼───────── one per core ─────────┼─────────────┐
-//!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► up? ─► server │ exec ─────┼─────────────┼─► the program
+//!  bismuthfe ──HTTP──┼─► invoke::worker ─► admission ─► ready? ─► server │ exec ──┼─────────────┼─► the program
 //!                    └────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -17,13 +17,13 @@
 
 pub mod config;
 mod facts;
-mod housekeeping;
+mod garbage_collection;
 pub mod invoke;
 pub mod logs;
 pub mod node;
-mod presence;
+mod node_registration;
 pub mod service;
-pub mod services;
+pub mod svcprovider;
 
 pub use config::Args;
 pub use service::{Service, StartError};

@@ -1,4 +1,4 @@
-//! A node put together: flags in, running parts out.
+//! Builds bismuthd from its flags, and runs its tasks until the shutdown.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,18 +25,20 @@ use tracing::info;
 
 use crate::config::Args;
 use crate::invoke::metrics::Metrics;
-use crate::invoke::worker::{self, WorkerMeans};
+use crate::invoke::worker::{self, WorkerDeps};
 use crate::logs::rotate::Limits;
 use crate::logs::serve::LogDirs;
 use crate::logs::thread::LogThread;
 use crate::node::driver::StopBounds;
 use crate::node::launch::{LaunchConfig, Launcher};
-use crate::node::reconcile::{Means, Reconciler, SlotTable};
+use crate::node::reconcile::{Deps, Reconciler, SlotTable};
 use crate::node::state_dir::{StateDir, StateError};
-use crate::node::status::{NodeRecords, StatusBoard};
-use crate::presence::{self, Announced};
-use crate::services::{Keeper, KeeperConfig, ProviderConfig, SecretSource, Services};
-use crate::{facts, housekeeping};
+use crate::node::status::{NodeRecords, StatusReporter};
+use crate::node_registration::{self, Registered};
+use crate::svcprovider::{
+    ProviderConfig, SecretSource, ServiceSockets, SocketReconciler, SocketReconcilerConfig,
+};
+use crate::{facts, garbage_collection};
 
 /// `sun_path` holds 107 characters (unix(7)); below the state directory a socket's path has
 /// `/containers/`, an id of 36, and `/run/init.sock`.
@@ -63,11 +65,11 @@ pub enum StartError {
     /// bismuth-init is not where it should be.
     #[error("there is no bismuth-init at {}; give its path with --init", .0.display())]
     NoInit(PathBuf),
-    /// The socket or namespace of containerd makes no sense.
-    #[error("use containerd")]
+    /// The socket or namespace of containerd is invalid.
+    #[error("configure the connection to containerd")]
     Containerd(#[source] bismuth_containerd::Error),
-    /// A mirror makes no sense.
-    #[error("use the registry mirrors")]
+    /// A mirror is invalid.
+    #[error("configure the registry mirrors")]
     Mirror(#[source] InvalidEndpoint),
     /// The log thread.
     #[error("start the log thread")]
@@ -89,7 +91,7 @@ pub struct Service {
     images: Arc<dyn Images>,
     launcher: Arc<Launcher>,
     registry: Registry,
-    services: Services,
+    service_sockets: ServiceSockets,
 }
 
 impl Service {
@@ -128,14 +130,14 @@ impl Service {
         };
         let logs = LogThread::start().map_err(StartError::LogThread)?;
         let tasks: Arc<dyn ContainerTasks> = Arc::new(containerd.clone());
-        let services = Services::default();
+        let service_sockets = ServiceSockets::default();
         let launcher = Launcher::new(
             config,
             tasks,
             Arc::clone(&images),
             state,
             logs,
-            services.clone(),
+            service_sockets.clone(),
             args.id_pool,
         );
         let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());
@@ -148,16 +150,16 @@ impl Service {
             images,
             launcher: Arc::new(launcher),
             registry,
-            services,
+            service_sockets,
         })
     }
 
-    /// Where requests are taken.
+    /// The address that accepts requests.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.first()?.local_addr().ok()
     }
 
-    /// Runs until the shutdown, and then lets requests in flight end. Containers live on.
+    /// Runs until the shutdown, and then lets requests in flight end. Containers keep running.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut registry = prometheus_client::registry::Registry::with_prefix("bismuthd");
         let metrics = Metrics::register(&mut registry);
@@ -173,7 +175,7 @@ impl Service {
             Policy::EndsProcess,
             admin::serve(self.admin_listener, admin, shutdown.clone()),
         );
-        let earlier = remembered(self.launcher.state());
+        let earlier = recovered_assignment(self.launcher.state());
         let ended = shutdown.clone();
         let (assignment, following) =
             self.registry
@@ -181,10 +183,10 @@ impl Service {
                     ended.cancelled().await
                 });
         tasks.spawn("assignment", Policy::EndsProcess, following);
-        let board = StatusBoard::default();
-        let means = Means {
+        let reporter = StatusReporter::default();
+        let deps = Deps {
             launcher: Arc::clone(&self.launcher),
-            board: board.clone(),
+            reporter: reporter.clone(),
             bounds: StopBounds {
                 drain,
                 grace: self.args.stop_grace,
@@ -193,15 +195,16 @@ impl Service {
         };
         // Drivers end with the process and their containers do not: they are not waited for.
         let drivers = Tasks::new(&shutdown.child());
-        let mut reconciler = Reconciler::new(means, Arc::clone(&table), drivers);
-        reconciler.serve_remembered().await;
+        let mut reconciler = Reconciler::new(deps, Arc::clone(&table), drivers);
+        reconciler.serve_recovered().await;
         adopted.met();
-        // Not before what runs is remembered: svcprovider lets go of what nobody names.
-        let keeper = Keeper::new(self.services, keeper_config(&self.args));
+        // Not before the recovered sockets are added: svcprovider lets go of what nobody names.
+        let socket_reconciler =
+            SocketReconciler::new(self.service_sockets, socket_reconciler_config(&self.args));
         tasks.spawn(
-            "services",
+            "service sockets",
             Policy::EndsProcess,
-            keeper.run(shutdown.clone()),
+            socket_reconciler.run(shutdown.clone()),
         );
         // A connection, one to its program, and as many for the containers: their logs, sockets and namespaces.
         let connections = limits::connections(self.args.max_connections, 4);
@@ -209,7 +212,7 @@ impl Service {
         let count = self.listeners.len();
         let workers = start_workers(
             self.listeners,
-            WorkerMeans {
+            WorkerDeps {
                 table: Arc::clone(&table),
                 logs: LogDirs::new(self.launcher.state().root().join("logs")),
                 metrics,
@@ -221,11 +224,11 @@ impl Service {
         )?;
         tasks.spawn("workers", Policy::EndsProcess, workers.finished());
 
-        let (announce, announced) = Announced::channel();
+        let (set_registered, registered) = Registered::channel();
         tasks.spawn(
             "reconcile",
             Policy::EndsProcess,
-            reconciler.run(assignment, announced.clone(), shutdown.clone()),
+            reconciler.run(assignment, registered.clone(), shutdown.clone()),
         );
         let records = NodeRecords {
             registry: self.registry.clone(),
@@ -234,7 +237,7 @@ impl Service {
         let ending = shutdown.clone();
         tasks.spawn("status", Policy::EndsProcess, async move {
             tokio::select! {
-                () = announced.wait() => board.write_to(records, ending).await,
+                () = registered.wait() => reporter.write_to(records, ending).await,
                 () = ending.cancelled() => {}
             }
         });
@@ -245,12 +248,13 @@ impl Service {
         );
         let (containerd, launcher) = (self.containerd, Arc::clone(&self.launcher));
         let ending = shutdown.clone();
-        tasks.spawn("presence", Policy::EndsProcess, async move {
+        tasks.spawn("node registration", Policy::EndsProcess, async move {
             let facts = facts::gather(&containerd, &launcher).await;
-            presence::keep(zk, environment, ip, facts, announce, ending).await;
+            node_registration::keep_registered(zk, environment, ip, facts, set_registered, ending)
+                .await;
         });
         let state = Arc::clone(self.launcher.state());
-        let logs = housekeeping::collect_logs(
+        let logs = garbage_collection::collect_logs(
             state,
             Arc::clone(&table),
             self.args.log_retention,
@@ -258,7 +262,7 @@ impl Service {
         );
         tasks.spawn("old logs", Policy::EndsProcess, logs);
         let root = self.args.containerd_root;
-        let images = housekeeping::collect_images(
+        let images = garbage_collection::collect_images(
             self.images,
             table,
             root,
@@ -268,7 +272,7 @@ impl Service {
         tasks.spawn("old images", Policy::EndsProcess, images);
 
         shutdown.cancelled().await;
-        info!("ending; the containers live on");
+        info!("shutting down; the containers keep running");
         // The workers drain by themselves within the same bound.
         let drained = tasks.drain(drain + Duration::from_secs(5)).await;
         shutdown.outcome()?;
@@ -281,8 +285,8 @@ fn node_name(ip: Ipv4Addr) -> NodeName {
     NodeName::new(ip.to_string()).expect("an address is a name")
 }
 
-fn keeper_config(args: &Args) -> KeeperConfig {
-    KeeperConfig {
+fn socket_reconciler_config(args: &Args) -> SocketReconcilerConfig {
+    SocketReconcilerConfig {
         socket: args.svcprovider_socket.clone(),
         node: node_name(args.node_ip),
         provider: args.svcprovider_exec.clone().map(|program| ProviderConfig {
@@ -319,7 +323,7 @@ fn provider_env(args: &Args, is_set: impl Fn(&str) -> bool) -> Vec<(&'static str
 
 fn start_workers(
     listeners: Vec<CoreListener>,
-    means: WorkerMeans,
+    deps: WorkerDeps,
     shutdown: &Shutdown,
 ) -> Result<cores::Cores, StartError> {
     let count = listeners.len();
@@ -330,10 +334,10 @@ fn start_workers(
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let listener = listeners.get_mut(core.index()).and_then(Option::take);
-        let (means, shutdown) = (means.clone(), shutdown.clone());
+        let (deps, shutdown) = (deps.clone(), shutdown.clone());
         async move {
             match listener {
-                Some(listener) => worker::run(listener, means, shutdown).await,
+                Some(listener) => worker::run(listener, deps, shutdown).await,
                 None => Ok(()),
             }
         }
@@ -369,7 +373,7 @@ fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {
 }
 
 /// What the node served before, as far as it can be read; the reconciler names what cannot.
-fn remembered(state: &StateDir) -> Assignment {
+fn recovered_assignment(state: &StateDir) -> Assignment {
     let ids = state.containers().unwrap_or_default();
     let slots = ids
         .into_iter()
@@ -396,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_svcprovider_that_is_started_here_has_the_settings_that_were_given_as_flags() {
+    fn a_svcprovider_started_here_gets_the_settings_given_as_flags() {
         let args = Args::parse_from([
             "bismuthd",
             "--node-ip=10.0.0.7",

@@ -1,4 +1,4 @@
-//! A request as environment variables: RFC 3875, The Common Gateway Interface. Pure.
+//! Turns a request into environment variables, by RFC 3875, The Common Gateway Interface. Pure.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::request::Parts;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_escape_stays_and_a_nul_is_not_passed_on() {
+    fn an_invalid_percent_escape_is_kept_and_a_nul_is_left_out() {
         assert_eq!(percent_decoded("/%4"), b"/%4");
         assert_eq!(percent_decoded("/%zz%41%+1"), b"/%zzA%+1");
         assert!(

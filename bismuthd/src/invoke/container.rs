@@ -1,7 +1,7 @@
-//! One request for one container.
+//! Answers one request for one container: admission, cold start, forwarding or execution.
 //!
 //! ```text
-//!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the place inside is free again
+//!  admission ─► running? ─► proxy or execute ─► head ─► body … end ─► the permit is released
 //!   (queue)      (start)         (run)
 //! ```
 
@@ -16,28 +16,28 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::exec;
-use super::metrics::{Found, Metrics};
-use super::problems::{not_up, problem, refused};
-use super::server::{self, Incarnations, LiveServer};
+use super::metrics::{Metrics, StartKind};
+use super::problems::{not_ready, problem, refused};
+use super::server::{self, ServerEndpoint, UpstreamPool};
 use crate::node::admission::Permit;
-use crate::node::slot::{Live, Slot, Target};
+use crate::node::slot::{ContainerEndpoint, Slot, Target};
 
 /// Beyond its own bound a start may take this long to say why it failed.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
-/// Frees the place inside when the answer has gone out, however it ended.
-struct Leave {
+/// Releases the permit when the answer has gone out, however it ended.
+struct ReleasePermit {
     _permit: Permit,
 }
 
-impl OnEnd for Leave {
+impl OnEnd for ReleasePermit {
     fn on_end(&mut self, _end: End) {}
 }
 
 /// Answers a request. `rest` is the path after the container's own part.
 pub async fn answer(
     slot: Arc<Slot>,
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     metrics: &Metrics,
     mut request: Request<Incoming>,
     rest: PathAndQuery,
@@ -63,7 +63,7 @@ pub async fn answer(
 
 async fn try_answer(
     slot: &Slot,
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     metrics: &Metrics,
     request: Request<Incoming>,
     rest: PathAndQuery,
@@ -71,20 +71,20 @@ async fn try_answer(
 ) -> Result<Response<Body>, Problem> {
     let timeout = Duration::from_millis(slot.definition.timeout_ms);
     let came = Instant::now();
-    let permit = slot.admission.enter(timeout).await;
+    let permit = slot.admission.admit(timeout).await;
     let permit = permit.map_err(|r| refused(slot.container_id, r))?;
     let entered = Instant::now();
-    let (live, found) = running(slot).await?;
+    let (endpoint, found) = running(slot).await?;
     let started = Instant::now();
-    let request = onwards(request, rest)?;
-    let leave = Box::new(Leave { _permit: permit });
-    let mut reply = match &live.target {
+    let request = upstream_request(request, rest)?;
+    let release = Box::new(ReleasePermit { _permit: permit });
+    let mut reply = match &endpoint.target {
         Target::Server { port } => {
-            let server = LiveServer::new(Arc::clone(&live), *port);
+            let server = ServerEndpoint::new(Arc::clone(&endpoint), *port);
             Answer::Proxied(server::forward(pool, slot, &server, request, client).await?)
         }
         Target::Exec(target) => {
-            Answer::Executed(exec::run(slot, live.incarnation, target, request).await?)
+            Answer::Executed(exec::run(slot, endpoint.start_id, target, request).await?)
         }
     };
     metrics.answered(found);
@@ -100,8 +100,8 @@ async fn try_answer(
         ],
     );
     Ok(match reply {
-        Answer::Proxied(reply) => reply.deliver(client, Some(leave)),
-        Answer::Executed(response) => response.map(|body| body.with_end(leave)),
+        Answer::Proxied(reply) => reply.deliver(client, Some(release)),
+        Answer::Executed(response) => response.map(|body| body.with_end(release)),
     })
 }
 
@@ -119,19 +119,22 @@ impl Answer {
     }
 }
 
-async fn running(slot: &Slot) -> Result<(Arc<Live>, Found), Problem> {
-    if let Some(live) = slot.live() {
-        return Ok((live, Found::Warm));
+async fn running(slot: &Slot) -> Result<(Arc<ContainerEndpoint>, StartKind), Problem> {
+    if let Some(endpoint) = slot.endpoint() {
+        return Ok((endpoint, StartKind::Warm));
     }
-    let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + LAST_WORDS;
-    match slot.bring_up(bound).await {
-        Ok(live) => Ok((live, Found::Cold)),
-        Err(why) => Err(not_up(slot.container_id, &why)),
+    let bound = Duration::from_millis(slot.definition.startup_timeout_ms) + FAILURE_BOUND;
+    match slot.ensure_ready(bound).await {
+        Ok(endpoint) => Ok((endpoint, StartKind::Cold)),
+        Err(why) => Err(not_ready(slot.container_id, &why)),
     }
 }
 
-/// The request as the program shall see it.
-fn onwards(request: Request<Incoming>, rest: PathAndQuery) -> Result<Request<Body>, Problem> {
+/// The request as it is sent to the program.
+fn upstream_request(
+    request: Request<Incoming>,
+    rest: PathAndQuery,
+) -> Result<Request<Body>, Problem> {
     let (mut head, body) = request.into_parts();
     head.uri = Uri::from(rest);
     headers::strip_request(&mut head.headers);

@@ -12,11 +12,11 @@
 //! answer off, so that nobody takes a part for the whole. A client that goes away, or whose body
 //! breaks off, kills the program: dropping the answer's body drops the [`Execution`].
 //!
-//! - `feed`: the body on its way in.
-//! - `running`: the output on its way out, and all that may end it.
+//! - `stdin`: copies the body to the program.
+//! - `running`: the output as the answer's body, and all that may end it.
 
-mod feed;
 mod running;
+mod stdin;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,18 +31,18 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
 
-use self::feed::Feed;
-use self::running::{Broken, Deadlines, Next, Output, Running};
-use super::agent::{AgentError, Execution};
+use self::running::{Deadlines, ExecError, Output, ProgramEvent, RunningProgram};
+use self::stdin::StdinCopy;
 use super::cgi;
-use super::problems::{body_broken, body_silent, problem, unless_it_ended};
+use super::init_client::{Execution, InitClientError};
+use super::problems::{body_broken, body_timeout, problem, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
-use crate::services::SecretsError;
+use crate::svcprovider::SecretsError;
 
 /// Runs the program for this request, in this start of the container.
 pub async fn run(
     slot: &Slot,
-    incarnation: u64,
+    start_id: u64,
     target: &ExecTarget,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
@@ -55,53 +55,55 @@ pub async fn run(
         None => &[],
         Some(secrets) => secrets.get().await.map_err(|e| no_secrets(&e))?,
     };
-    let words = words(target, secrets, &head)?;
+    let exec_request = exec_request(target, secrets, &head)?;
     let streams = Streams::open(body.is_end_stream()).map_err(|e| no_streams(&e))?;
     let stderr = match target.stderr.open() {
         Ok(stderr) => stderr,
-        Err(gone) => return Err(unless_it_ended(slot, incarnation, no_streams(&gone)).await),
+        Err(gone) => return Err(unless_it_ended(slot, start_id, no_streams(&gone)).await),
     };
     let fds = [
         streams.stdin.as_fd(),
         streams.stdout.as_fd(),
         stderr.as_fd(),
     ];
-    let execution = Execution::spawn(&target.socket, &words, fds).await;
+    let execution = Execution::spawn(&target.socket, &exec_request, fds).await;
     let execution = match execution {
         Ok(execution) => execution,
         Err(error) if error.is_broken() => {
-            return Err(unless_it_ended(slot, incarnation, spawn_failed(&error)).await);
+            return Err(unless_it_ended(slot, start_id, spawn_failed(&error)).await);
         }
         Err(error) => return Err(spawn_failed(&error)),
     };
     drop(stderr);
     let (stdin, output) = streams.into_ours();
-    let feed = Feed::start(body, stdin);
-    let mut running = Running::new(execution, output, feed, deadlines);
+    let stdin_copy = StdinCopy::start(body, stdin);
+    let mut running = RunningProgram::new(execution, output, stdin_copy, deadlines);
     match running.next().await {
         Ok(next) => answer(running, next),
         Err(broken) => {
             // Killed before anything is said about it.
             drop(running);
-            Err(explain(slot, incarnation, &broken).await)
+            Err(explain(slot, start_id, &broken).await)
         }
     }
 }
 
-async fn explain(slot: &Slot, incarnation: u64, broken: &Broken) -> Problem {
+async fn explain(slot: &Slot, start_id: u64, broken: &ExecError) -> Problem {
     let detail = bismuth_daemon::exit::chain(broken);
     match broken {
-        Broken::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
-        Broken::Upload(_) => body_broken(detail),
-        Broken::UploadSilent(_) => body_silent(detail),
+        ExecError::FirstOutputTimeout(_) => {
+            problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail)
+        }
+        ExecError::Upload(_) => body_broken(detail),
+        ExecError::UploadTimeout(_) => body_timeout(detail),
         _ => {
             let broken = problem(StatusCode::BAD_GATEWAY, "program_unreachable", detail);
-            unless_it_ended(slot, incarnation, broken).await
+            unless_it_ended(slot, start_id, broken).await
         }
     }
 }
 
-fn words(
+fn exec_request(
     target: &ExecTarget,
     secrets: &[Zeroizing<Vec<u8>>],
     head: &http::request::Parts,
@@ -149,10 +151,10 @@ fn no_streams(error: &io::Error) -> Problem {
     .retry_after(1)
 }
 
-fn spawn_failed(error: &AgentError) -> Problem {
+fn spawn_failed(error: &InitClientError) -> Problem {
     let detail = bismuth_daemon::exit::chain(error);
     match error {
-        AgentError::Spawn {
+        InitClientError::Spawn {
             kind: FailureKind::Exhausted,
             ..
         } => problem(
@@ -161,7 +163,7 @@ fn spawn_failed(error: &AgentError) -> Problem {
             detail,
         )
         .retry_after(1),
-        AgentError::Spawn {
+        InitClientError::Spawn {
             kind: FailureKind::ArgumentsTooLong,
             ..
         } => problem(
@@ -169,10 +171,10 @@ fn spawn_failed(error: &AgentError) -> Problem {
             "request_not_executable",
             detail,
         ),
-        AgentError::Spawn { .. } => {
+        InitClientError::Spawn { .. } => {
             problem(StatusCode::BAD_GATEWAY, "program_not_runnable", detail)
         }
-        AgentError::Silent => {
+        InitClientError::Timeout => {
             problem(StatusCode::GATEWAY_TIMEOUT, "program_not_started", detail).retryable()
         }
         _ => problem(StatusCode::BAD_GATEWAY, "program_not_started", detail).retryable(),
@@ -184,7 +186,7 @@ fn spawn_failed(error: &AgentError) -> Problem {
 struct Streams {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    feed: Option<pipe::Sender>,
+    input: Option<pipe::Sender>,
     output: pipe::Receiver,
 }
 
@@ -199,36 +201,36 @@ impl Streams {
             return Ok(Self {
                 stdin,
                 stdout,
-                feed: None,
+                input: None,
                 output,
             });
         }
         let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        let feed = Some(pipe::Sender::from_owned_fd(ours)?);
+        let input = Some(pipe::Sender::from_owned_fd(ours)?);
         Ok(Self {
             stdin,
             stdout,
-            feed,
+            input,
             output,
         })
     }
 
     /// Closes the program's ends here, so that their end is seen when the program closes them.
     fn into_ours(self) -> (Option<pipe::Sender>, pipe::Receiver) {
-        (self.feed, self.output)
+        (self.input, self.output)
     }
 }
 
-fn answer(running: Running, beginning: Next) -> Result<Response<Body>, Problem> {
+fn answer(running: RunningProgram, beginning: ProgramEvent) -> Result<Response<Body>, Problem> {
     let mut response = match beginning {
-        Next::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
-        Next::Ended(exit) => {
+        ProgramEvent::Ended(exit) if exit.is_success() => Response::new(Body::empty()),
+        ProgramEvent::Ended(exit) => {
             let detail = format!(
                 "the program ended with {exit} and printed nothing; its standard error is in the function's log"
             );
             return Err(problem(StatusCode::BAD_GATEWAY, "program_failed", detail));
         }
-        Next::Printed(first) => {
+        ProgramEvent::Printed(first) => {
             let mut response = Response::new(Body::wrap(Output::new(running, first)));
             response.headers_mut().insert(
                 header::TRAILER,

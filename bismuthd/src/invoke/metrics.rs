@@ -1,20 +1,20 @@
-//! What a node counts.
+//! Prometheus counters of the data path.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// How a request found its container.
+/// Whether a request found its container running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Found {
+pub enum StartKind {
     /// It was running.
     Warm,
     /// It was started for it.
     Cold,
 }
 
-impl Found {
+impl StartKind {
     /// The mark in `Server-Timing`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,14 +26,14 @@ impl Found {
 
 /// Labels of a request that reached a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Answered {
+pub struct AnsweredLabels {
     /// How it found its container.
-    pub found: Found,
+    pub found: StartKind,
 }
 
 /// Labels of a request that did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Refusal {
+pub struct RefusedLabels {
     /// The problem's code.
     pub code: &'static str,
 }
@@ -41,8 +41,8 @@ pub struct Refusal {
 /// Counters of the data path; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    answered: Family<Answered, Counter>,
-    refused: Family<Refusal, Counter>,
+    answered: Family<AnsweredLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
 }
 
 impl Metrics {
@@ -63,12 +63,12 @@ impl Metrics {
     }
 
     /// One request was answered by a program.
-    pub fn answered(&self, found: Found) {
-        self.answered.get_or_create(&Answered { found }).inc();
+    pub fn answered(&self, found: StartKind) {
+        self.answered.get_or_create(&AnsweredLabels { found }).inc();
     }
 
     /// One request was answered by us.
     pub fn refused(&self, code: &'static str) {
-        self.refused.get_or_create(&Refusal { code }).inc();
+        self.refused.get_or_create(&RefusedLabels { code }).inc();
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!  worker (one per core: own runtime, listener, pool)
-//!    accept ─► serve_connection ─► /invoke/{container}/… ─► slot? ─► admission ─► up? ─┬─► server: proxy
-//!                                  /logs/{container}          │          │         │     └─► exec: one process
+//!    accept ─► serve_connection ─► /invoke/{container}/… ─► slot? ─► admission ─► ready? ┬─► server: proxy
+//!                                  /logs/{container}          │          │         │       └─► exec: one process
 //!                                                            404        429     start, or why not
 //! ```
 //!
 //! Nothing here waits for ZooKeeper, for the disk (but for reading logs), or for another worker.
 
-pub mod agent;
 pub mod cgi;
 pub mod container;
 pub mod exec;
+pub mod init_client;
 pub mod metrics;
 pub mod problems;
 pub mod server;

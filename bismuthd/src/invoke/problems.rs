@@ -1,4 +1,4 @@
-//! What a node answers when it cannot do what was asked.
+//! The error answers that a node makes itself, as problem details (RFC 9457).
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use bismuth_model::{ContainerId, ContainerState};
 use http::StatusCode;
 
 use crate::node::admission::Refused;
-use crate::node::slot::{NotUp, Slot, StartFailure};
+use crate::node::slot::{NotReady, Slot, StartFailure};
 
 /// How long a request whose connection broke waits to learn whether the program has ended.
-const EPITAPH_BOUND: Duration = Duration::from_secs(1);
+const EXIT_REASON_BOUND: Duration = Duration::from_secs(1);
 
 /// Who says so.
 pub const COMPONENT: &str = "bismuthd";
@@ -47,22 +47,22 @@ pub fn refused(id: ContainerId, refused: Refused) -> Problem {
 }
 
 /// There is no running container.
-pub fn not_up(id: ContainerId, not_up: &NotUp) -> Problem {
-    match not_up {
-        NotUp::Failed(failure) => start_failure(failure),
-        NotUp::StillComing(ContainerState::Pulling) => problem(
+pub fn not_ready(id: ContainerId, not_ready: &NotReady) -> Problem {
+    match not_ready {
+        NotReady::Failed(failure) => start_failure(failure),
+        NotReady::StillStarting(ContainerState::Pulling) => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "image_being_pulled",
             format!("the image of container {id} is still being pulled"),
         )
         .retry_after(5),
-        NotUp::StillComing(_) => problem(
+        NotReady::StillStarting(_) => problem(
             StatusCode::GATEWAY_TIMEOUT,
             "startup_timeout",
             format!("container {id} was not started in time"),
         )
         .retry_after(1),
-        NotUp::Gone => unknown_container(id),
+        NotReady::Removed => unknown_container(id),
     }
 }
 
@@ -77,15 +77,15 @@ pub fn start_failure(failure: &StartFailure) -> Problem {
 
 /// What to say of a connection into a container that failed or broke: that is often the first sign of
 /// its program's death, and its driver knows the rest a moment later. `broken` if it still runs.
-pub async fn unless_it_ended(slot: &Slot, incarnation: u64, broken: Problem) -> Problem {
-    match slot.why_it_ended(incarnation, EPITAPH_BOUND).await {
-        Some(NotUp::Failed(failure)) => start_failure(&failure),
+pub async fn unless_it_ended(slot: &Slot, start_id: u64, broken: Problem) -> Problem {
+    match slot.end_reason(start_id, EXIT_REASON_BOUND).await {
+        Some(NotReady::Failed(failure)) => start_failure(&failure),
         _ => broken,
     }
 }
 
 /// The client stopped sending the body that it had announced.
-pub fn body_silent(detail: String) -> Problem {
+pub fn body_timeout(detail: String) -> Problem {
     problem(StatusCode::REQUEST_TIMEOUT, "request_body_timeout", detail)
 }
 
@@ -103,7 +103,7 @@ pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
             "function_timeout",
             format!("the function did not answer within {timeout_ms} ms"),
         ),
-        ExchangeError::RequestSilent { .. } => body_silent(detail),
+        ExchangeError::RequestSilent { .. } => body_timeout(detail),
         ExchangeError::RequestBody(_) => body_broken(detail),
         _ if error.is_malformed_response() => {
             problem(StatusCode::BAD_GATEWAY, "function_answer_malformed", detail)

@@ -1,4 +1,4 @@
-//! Server mode: the request goes on, as it is, over a connection made inside the container's
+//! Server mode: forwards the request to the program, over a connection made inside the container's
 //! network namespace to its loopback.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
@@ -14,19 +14,19 @@ use http::{Request, StatusCode};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::problems::{exchange_failed, problem, unless_it_ended};
-use crate::node::slot::{Live, Slot};
+use crate::node::slot::{ContainerEndpoint, Slot};
 
 /// Loopback connects at once or is refused; it waits only while the program's backlog is full.
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 
-/// Idle connections by start of a container, so that none outlives the process it leads to.
-pub type Incarnations = Pool<u64>;
+/// Pool of idle connections, keyed by the start of a container so that none outlives the process it leads to.
+pub type UpstreamPool = Pool<u64>;
 
 /// Sends the request to the program and returns the head of its answer.
 pub async fn forward(
-    pool: &Incarnations,
+    pool: &UpstreamPool,
     slot: &Slot,
-    live: &LiveServer,
+    server: &ServerEndpoint,
     request: Request<Body>,
     client: &ClientConn,
 ) -> Result<Reply, Problem> {
@@ -40,12 +40,12 @@ pub async fn forward(
     let (head, body) = request.into_parts();
     let replay = Replay::new(body, REPLAY_LIMIT);
     loop {
-        let (lease, reused) = match pool.checkout(&live.incarnation()) {
+        let (lease, reused) = match pool.checkout(&server.start_id()) {
             Some(lease) if pooled => (lease, true),
-            _ => match connect(pool, live, pooled).await {
+            _ => match connect(pool, server, pooled).await {
                 Ok(connected) => connected,
                 Err(refused) => {
-                    return Err(unless_it_ended(slot, live.incarnation(), refused).await);
+                    return Err(unless_it_ended(slot, server.start_id(), refused).await);
                 }
             },
         };
@@ -61,43 +61,43 @@ pub async fn forward(
             Ok(reply) => return Ok(reply),
             // It closed an idle connection as we took it: nothing was written, a fresh one is due.
             Err(error) if reused && error.never_written() && replay.can_restart() => {}
-            Err(error) => return Err(explain(slot, live, &error).await),
+            Err(error) => return Err(explain(slot, server, &error).await),
         }
     }
 }
 
-/// A running server as one worker uses it.
+/// Where one worker reaches a running server.
 #[derive(Debug)]
-pub struct LiveServer {
-    live: std::sync::Arc<Live>,
+pub struct ServerEndpoint {
+    endpoint: std::sync::Arc<ContainerEndpoint>,
     port: u16,
 }
 
-impl LiveServer {
+impl ServerEndpoint {
     /// `port` is where the program listens.
-    pub fn new(live: std::sync::Arc<Live>, port: u16) -> Self {
-        Self { live, port }
+    pub fn new(endpoint: std::sync::Arc<ContainerEndpoint>, port: u16) -> Self {
+        Self { endpoint, port }
     }
 
-    fn incarnation(&self) -> u64 {
-        self.live.incarnation
+    fn start_id(&self) -> u64 {
+        self.endpoint.start_id
     }
 }
 
 /// A connection, and whether it is older than the request: then the program may have closed it meanwhile.
 async fn connect(
-    pool: &Incarnations,
-    live: &LiveServer,
+    pool: &UpstreamPool,
+    server: &ServerEndpoint,
     pooled: bool,
 ) -> Result<(Lease, bool), Problem> {
-    let first = live.live.take_first_connection();
+    let first = server.endpoint.take_first_connection();
     let older = first.is_some();
     let stream = match first {
         Some(first) => adopt(first),
-        None => open(live).await,
+        None => open(server).await,
     };
     let failed = |source: std::io::Error| {
-        let detail = format!("connect to port {} in the container: {source}", live.port);
+        let detail = format!("connect to port {} in the container: {source}", server.port);
         problem(StatusCode::BAD_GATEWAY, "function_not_listening", detail).retryable()
     };
     let stream = stream.map_err(failed)?;
@@ -105,7 +105,7 @@ async fn connect(
         .await
         .map_err(|e| failed(std::io::Error::other(e)))?;
     let lease = if pooled {
-        pool.adopt(live.incarnation(), connection)
+        pool.adopt(server.start_id(), connection)
     } else {
         Lease::unpooled(connection)
     };
@@ -118,20 +118,21 @@ fn adopt(stream: StdTcpStream) -> std::io::Result<TcpStream> {
     TcpStream::from_std(stream)
 }
 
-async fn open(live: &LiveServer) -> std::io::Result<TcpStream> {
-    let socket = netns::tcp_socket(live.live.namespaces.net_fd()).map_err(std::io::Error::other)?;
+async fn open(server: &ServerEndpoint) -> std::io::Result<TcpStream> {
+    let socket =
+        netns::tcp_socket(server.endpoint.namespaces.net_fd()).map_err(std::io::Error::other)?;
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
     socket.set_nodelay(true)?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, live.port));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port));
     tokio::time::timeout(CONNECT_BOUND, socket.connect(address))
         .await
         .map_err(|_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
-async fn explain(slot: &Slot, live: &LiveServer, error: &ExchangeError) -> Problem {
+async fn explain(slot: &Slot, server: &ServerEndpoint, error: &ExchangeError) -> Problem {
     let failed = exchange_failed(error, slot.definition.timeout_ms);
     if !matches!(error, ExchangeError::Send(_)) {
         return failed;
     }
-    unless_it_ended(slot, live.incarnation(), failed).await
+    unless_it_ended(slot, server.start_id(), failed).await
 }

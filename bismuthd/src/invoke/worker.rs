@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::container;
 use super::metrics::Metrics;
 use super::problems::{COMPONENT, problem, unknown_container};
-use super::server::Incarnations;
+use super::server::UpstreamPool;
 use crate::logs::serve::{self as log_serve, LogDirs};
 use crate::node::reconcile::SlotTable;
 
@@ -38,7 +38,7 @@ const HEAD_BYTES: usize = 112 * 1024;
 
 /// What every worker is given.
 #[derive(Clone)]
-pub struct WorkerMeans {
+pub struct WorkerDeps {
     /// The slots of this node.
     pub table: Arc<SlotTable>,
     /// Where logs are.
@@ -60,15 +60,15 @@ pub enum WorkerError {
 }
 
 struct Worker {
-    means: WorkerMeans,
-    pool: Incarnations,
+    deps: WorkerDeps,
+    pool: UpstreamPool,
     limits: Limits,
 }
 
 /// Serves connections until the shutdown, and then what is in flight, bounded by the drain time.
 pub async fn run(
     listener: CoreListener,
-    means: WorkerMeans,
+    deps: WorkerDeps,
     shutdown: Shutdown,
 ) -> Result<(), WorkerError> {
     let listener = listener.into_tokio().map_err(WorkerError::Listen)?;
@@ -79,7 +79,7 @@ pub async fn run(
     });
     let sweeper = tokio::task::spawn_local(pool.clone().keep_swept());
     let worker = Rc::new(Worker {
-        means,
+        deps,
         pool,
         limits: Limits {
             // Frontends close a connection when their client has left, which may be right after the request.
@@ -90,9 +90,9 @@ pub async fn run(
     });
     let accept = AcceptLoop {
         peers: "frontends",
-        max_connections: worker.means.max_connections,
+        max_connections: worker.deps.max_connections,
         first_byte_timeout: worker.limits.first_byte_timeout,
-        drain_timeout: worker.means.drain,
+        drain_timeout: worker.deps.drain,
         backlog: Backlog::Serve,
     };
     let served = accept.run(listener, shutdown.token(), |accepted| {
@@ -121,13 +121,13 @@ async fn answer(
 ) -> Response<Body> {
     match route(request.uri().path_and_query()) {
         Route::Invoke(id, rest) => {
-            let slot = worker.means.table.load().get(&id).cloned();
+            let slot = worker.deps.table.load().get(&id).cloned();
             match slot {
                 Some(slot) => {
                     container::answer(
                         slot,
                         &worker.pool,
-                        &worker.means.metrics,
+                        &worker.deps.metrics,
                         request,
                         rest,
                         client,
@@ -137,11 +137,12 @@ async fn answer(
                 None => refuse(&worker, request, unknown_container(id)),
             }
         }
-        Route::Logs(id, query) => match log_serve::answer(&worker.means.logs, id, query.as_deref())
-        {
-            Ok(response) => response,
-            Err(problem) => refuse(&worker, request, problem),
-        },
+        Route::Logs(id, query) => {
+            match log_serve::answer(&worker.deps.logs, id, query.as_deref()) {
+                Ok(response) => response,
+                Err(problem) => refuse(&worker, request, problem),
+            }
+        }
         Route::Malformed(detail) => refuse(
             &worker,
             request,
@@ -160,7 +161,7 @@ async fn answer(
 }
 
 fn refuse(worker: &Worker, mut request: Request<Incoming>, problem: Problem) -> Response<Body> {
-    worker.means.metrics.refused(problem.code);
+    worker.deps.metrics.refused(problem.code);
     let id = headers::request_id(request.headers_mut());
     let mut response = problem.request_id(id.clone()).into_response();
     response.headers_mut().insert(trace::REQUEST_ID, id);
@@ -223,17 +224,17 @@ mod tests {
     use super::*;
 
     /// A worker on the test's own thread, with a table of no slots.
-    struct Running {
+    struct TestWorker {
         address: SocketAddr,
         shutdown: Shutdown,
         worker: JoinHandle<Result<(), WorkerError>>,
     }
 
-    impl Running {
+    impl TestWorker {
         fn start(max_connections: usize) -> Self {
             let listeners = bismuth_daemon::listen::bind_per_core(([127, 0, 0, 1], 0).into(), 1);
             let listener = listeners.unwrap().remove(0);
-            let means = WorkerMeans {
+            let deps = WorkerDeps {
                 table: Arc::default(),
                 logs: LogDirs::new("/nonexistent".into()),
                 metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
@@ -244,7 +245,7 @@ mod tests {
             Self {
                 address: listener.local_addr().unwrap(),
                 shutdown: shutdown.clone(),
-                worker: tokio::task::spawn_local(run(listener, means, shutdown)),
+                worker: tokio::task::spawn_local(run(listener, deps, shutdown)),
             }
         }
 
@@ -262,21 +263,21 @@ mod tests {
     async fn a_post_in_the_backlog_at_the_shutdown_is_answered() {
         let local = LocalSet::new();
         let backlog = local.run_until(async {
-            let running = Running::start(64);
+            let worker = TestWorker::start(64);
             // The worker waits for connections, and is not polled again before the shutdown.
-            running.refusal().await;
+            worker.refusal().await;
             let request = format!(
                 "POST /invoke/{CONTAINER} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
             );
             let clients: Vec<_> = (0..20)
                 .map(|_| {
-                    let mut client = std::net::TcpStream::connect(running.address).unwrap();
+                    let mut client = std::net::TcpStream::connect(worker.address).unwrap();
                     client.write_all(request.as_bytes()).unwrap();
                     client
                 })
                 .collect();
-            running.shutdown.trigger();
-            running.worker.await.unwrap().unwrap();
+            worker.shutdown.trigger();
+            worker.worker.await.unwrap().unwrap();
             clients
         });
         for mut client in backlog.await {
@@ -290,12 +291,12 @@ mod tests {
     async fn more_silent_connections_than_allowed_do_not_keep_a_frontend_out() {
         let local = LocalSet::new();
         let bounded = local.run_until(async {
-            let running = Running::start(4);
+            let worker = TestWorker::start(4);
             let mut silent = Vec::new();
             for _ in 0..40 {
-                silent.push(TcpStream::connect(running.address).await.unwrap());
+                silent.push(TcpStream::connect(worker.address).await.unwrap());
             }
-            assert!(running.refusal().await.contains("unknown_path"));
+            assert!(worker.refusal().await.contains("unknown_path"));
             let mut byte = [0];
             let closed = silent[0].read(&mut byte);
             let read = tokio::time::timeout(Duration::from_secs(5), closed).await;
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_container_id_is_named() {
+    fn a_malformed_container_id_is_named_in_the_error() {
         assert!(
             matches!(routed("/invoke/nonsense/x"), Route::Malformed(d) if d.contains("nonsense"))
         );

@@ -1,4 +1,4 @@
-//! One line of a CRI log file.
+//! Encodes and decodes the records of CRI log files, one per line.
 //!
 //! ```text
 //! 2026-01-02T03:04:05.678901234Z stdout F a whole line
@@ -84,12 +84,12 @@ pub fn decode(line: &[u8]) -> Option<Record<'_>> {
 
 /// Cuts a byte stream into records, keeping the unfinished end of the last line.
 #[derive(Debug)]
-pub struct Splitter {
+pub struct RecordSplitter {
     stream: Stream,
     partial: Vec<u8>,
 }
 
-impl Splitter {
+impl RecordSplitter {
     /// A splitter for one stream of one container.
     pub fn new(stream: Stream) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Splitter {
     }
 
     /// Whether an unfinished line is held back.
-    pub fn holds_back(&self) -> bool {
+    pub fn has_partial_line(&self) -> bool {
         !self.partial.is_empty()
     }
 
@@ -164,7 +164,7 @@ mod tests {
 
     /// Log shippers read these bytes.
     #[test]
-    fn golden_line() {
+    fn golden_record() {
         let mut out = Vec::new();
         encode(
             &mut out,
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_long_line_becomes_parts_and_memory_stays_bounded() {
-        let mut splitter = Splitter::new(Stream::Stdout);
+        let mut splitter = RecordSplitter::new(Stream::Stdout);
         let mut out = Vec::new();
         for _ in 0..10 {
             splitter.push(at(0), &[b'x'; 5000], &mut out);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn since_is_a_time_or_a_distance() {
+    fn since_is_a_time_or_a_duration() {
         let now = at(1_000_000_000);
         assert_eq!(parse_since("5", now), Some(at(5_000)));
         assert_eq!(parse_since("10m", now), Some(at(999_400_000)));
@@ -206,10 +206,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_printed_can_be_put_together_again(
+        fn output_can_be_restored_from_its_records(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..20),
         ) {
-            let mut splitter = Splitter::new(Stream::Stdout);
+            let mut splitter = RecordSplitter::new(Stream::Stdout);
             let (mut out, mut printed) = (Vec::new(), Vec::new());
             for chunk in &chunks {
                 splitter.push(at(1), chunk, &mut out);

@@ -1,4 +1,4 @@
-//! Reading a container's log: the last lines, those since a time, and those to come.
+//! Reads a container's log: the last lines, those since a time, and those to come.
 //!
 //! ```text
 //!  oldest file ─► … ─► 0.log ─► (at its end, following: wait) ─► renamed? read on in the next newer
@@ -213,13 +213,13 @@ mod tests {
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
 
-    struct Written {
+    struct TestLog {
         dir: tempfile::TempDir,
         log: RotatingLog,
         next: u64,
     }
 
-    impl Written {
+    impl TestLog {
         fn new(file_bytes: u64) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let log = RotatingLog::open(
@@ -266,11 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_reaches_over_rotated_files() {
-        let mut written = Written::new(400);
-        written.lines(20);
+    fn the_tail_spans_rotated_files() {
+        let mut log = TestLog::new(400);
+        log.lines(20);
         for tail in [0, 1, 3, 9, 10, 17] {
-            let mut reader = written.reader(Selection {
+            let mut reader = log.reader(Selection {
                 tail: Some(tail),
                 since: None,
             });
@@ -281,20 +281,20 @@ mod tests {
 
     #[test]
     fn since_skips_what_is_older() {
-        let mut written = Written::new(100_000);
-        written.lines(20);
+        let mut log = TestLog::new(100_000);
+        log.lines(20);
         let since = Some(UNIX_EPOCH + Duration::from_secs(15));
-        let mut reader = written.reader(Selection { tail: None, since });
+        let mut reader = log.reader(Selection { tail: None, since });
         assert_eq!(numbers(&mut reader), [15, 16, 17, 18, 19]);
     }
 
     #[test]
     fn a_follower_misses_nothing_while_the_log_rotates() {
-        let mut written = Written::new(400);
-        let mut reader = written.reader(Selection::default());
+        let mut log = TestLog::new(400);
+        let mut reader = log.reader(Selection::default());
         let mut read = numbers(&mut reader);
         for _ in 0..40 {
-            written.lines(7);
+            log.lines(7);
             read.extend(numbers(&mut reader));
         }
         assert_eq!(read, (0..280).collect::<Vec<_>>());

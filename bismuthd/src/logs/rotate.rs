@@ -1,4 +1,4 @@
-//! A log that never grows beyond its files.
+//! A log that is rotated by size and keeps a fixed number of files.
 //!
 //! ```text
 //!  append ─► 0.log ──full──► 1.log ──► 2.log ──► gone
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_goes_on_after_a_restart() {
+    fn a_log_is_appended_to_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             let mut log = RotatingLog::open(dir.path(), Limits::default()).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_is_a_log_too() {
+    fn a_log_of_one_file_rotates_too() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = RotatingLog::open(
             dir.path(),

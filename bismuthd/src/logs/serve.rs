@@ -23,11 +23,11 @@ use super::read::{Reader, Selection};
 use crate::invoke::problems::problem;
 
 /// Blocks of 64 KiB that may wait for a slow client.
-const AHEAD: usize = 4;
+const BLOCKS_AHEAD: usize = 4;
 /// How soon a follower sees what was printed.
-const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// Each reader holds a thread; tokio has 512 for blocking work.
-const READERS: usize = 128;
+const MAX_READERS: usize = 128;
 
 /// Where the logs of this node are, and how many may be read at a time. Clones share the bound.
 #[derive(Clone, Debug)]
@@ -41,14 +41,14 @@ impl LogDirs {
     pub fn new(logs: PathBuf) -> Self {
         Self {
             logs,
-            readers: Arc::new(Semaphore::new(READERS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         }
     }
 }
 
-/// What a query asks for.
+/// The query string of a request for a log.
 #[derive(Debug, PartialEq)]
-struct Asked {
+struct LogQuery {
     tail: Option<usize>,
     since: Option<SystemTime>,
     follow: bool,
@@ -60,7 +60,7 @@ pub fn answer(
     id: ContainerId,
     query: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let asked = parse(query.unwrap_or(""), SystemTime::now())
+    let query = parse(query.unwrap_or(""), SystemTime::now())
         .map_err(|detail| problem(StatusCode::BAD_REQUEST, "malformed_query", detail))?;
     let dir = dirs.logs.join(id.to_string());
     if !dir.is_dir() {
@@ -70,8 +70,8 @@ pub fn answer(
             format!("there is no log of container {id} on this node"),
         ));
     }
-    let Ok(place) = Arc::clone(&dirs.readers).try_acquire_owned() else {
-        let detail = format!("{READERS} logs are being read already");
+    let Ok(permit) = Arc::clone(&dirs.readers).try_acquire_owned() else {
+        let detail = format!("{MAX_READERS} logs are being read already");
         return Err(problem(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_log_readers",
@@ -79,27 +79,27 @@ pub fn answer(
         )
         .retry_after(5));
     };
-    let (blocks, receiver) = mpsc::channel(AHEAD);
+    let (blocks, receiver) = mpsc::channel(BLOCKS_AHEAD);
     // Ends when the receiver is dropped; the permit goes with it.
-    tokio::task::spawn_blocking(move || read(dir, &asked, &blocks, place));
+    tokio::task::spawn_blocking(move || read(dir, &query, &blocks, permit));
     let mut response = Response::new(Body::wrap(Blocks(receiver)));
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     Ok(response)
 }
 
-fn parse(query: &str, now: SystemTime) -> Result<Asked, String> {
-    let mut asked = Asked {
+fn parse(text: &str, now: SystemTime) -> Result<LogQuery, String> {
+    let mut query = LogQuery {
         tail: None,
         since: None,
         follow: false,
     };
-    for pair in query.split('&').filter(|p| !p.is_empty()) {
+    for pair in text.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            "tail" if value == "all" => asked.tail = None,
+            "tail" if value == "all" => query.tail = None,
             "tail" => {
-                asked.tail = Some(
+                query.tail = Some(
                     value
                         .parse()
                         .map_err(|_| format!("tail: {value:?} is not a number of lines"))?,
@@ -107,12 +107,12 @@ fn parse(query: &str, now: SystemTime) -> Result<Asked, String> {
             }
             "since" => {
                 let since = parse_since(&value.replace("%3A", ":").replace("%3a", ":"), now);
-                asked.since = Some(since.ok_or_else(|| {
+                query.since = Some(since.ok_or_else(|| {
                     format!("since: {value:?} is neither an RFC 3339 time, nor seconds since 1970, nor a duration such as 10m")
                 })?);
             }
             "follow" => {
-                asked.follow = match value {
+                query.follow = match value {
                     "" | "true" | "1" => true,
                     "false" | "0" => false,
                     _ => return Err(format!("follow: {value:?} is neither true nor false")),
@@ -121,18 +121,18 @@ fn parse(query: &str, now: SystemTime) -> Result<Asked, String> {
             _ => return Err(format!("{name}: unknown, expected tail, since or follow")),
         }
     }
-    Ok(asked)
+    Ok(query)
 }
 
 fn read(
     dir: PathBuf,
-    asked: &Asked,
+    query: &LogQuery,
     blocks: &mpsc::Sender<std::io::Result<Bytes>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 ) {
     let selection = Selection {
-        tail: asked.tail,
-        since: asked.since,
+        tail: query.tail,
+        since: query.since,
     };
     let mut reader = match Reader::open(&dir, selection) {
         Ok(reader) => reader,
@@ -146,8 +146,8 @@ fn read(
                     return;
                 }
             }
-            Ok(None) if asked.follow && dir.is_dir() && !blocks.is_closed() => {
-                std::thread::sleep(FOLLOW_EVERY)
+            Ok(None) if query.follow && dir.is_dir() && !blocks.is_closed() => {
+                std::thread::sleep(FOLLOW_INTERVAL)
             }
             Ok(None) => return,
             Err(error) => return drop(blocks.blocking_send(Err(error))),

@@ -1,4 +1,4 @@
-//! The thread on which all containers' output is moved.
+//! The thread that copies the output of all containers into their logs.
 //!
 //! Writing a log blocks on the disk, so it happens on a thread of its own and never on one that
 //! moves requests or decides about containers.
@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use super::copier::LogCopier;
 use super::cri::decode;
-use super::pump::Pump;
 use super::read::{Reader, Selection};
 
 /// What is left in the pipes after a container's end is at most two pipe buffers.
@@ -30,12 +30,12 @@ const TAIL_BYTES: usize = 2048;
 #[derive(Clone, Debug)]
 pub struct LogThread {
     runtime: Handle,
-    pumps: Arc<Mutex<HashMap<ContainerId, Pumping>>>,
+    copiers: Arc<Mutex<HashMap<ContainerId, RunningCopier>>>,
     _alive: Arc<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
-struct Pumping {
+struct RunningCopier {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -54,37 +54,37 @@ impl LogThread {
             .spawn(move || runtime.block_on(async move { drop(ended.await) }))?;
         Ok(Self {
             runtime: handle,
-            pumps: Arc::default(),
+            copiers: Arc::default(),
             _alive: Arc::new(alive),
         })
     }
 
-    fn pumps(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Pumping>> {
-        self.pumps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn copiers(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, RunningCopier>> {
+        self.copiers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves a container's output from now on, until [`LogThread::stop`].
-    pub fn spawn(&self, id: ContainerId, pump: Pump) {
+    pub fn spawn(&self, id: ContainerId, copier: LogCopier) {
         let (stop, stopped) = oneshot::channel();
         let task = self.runtime.spawn(async move {
-            if let Err(error) = pump.run(stopped).await {
+            if let Err(error) = copier.run(stopped).await {
                 warn!(container = %id, %error, "the output of a container is no longer kept");
             }
         });
-        if let Some(earlier) = self.pumps().insert(id, Pumping { stop, task }) {
-            // Dropping its sender stops it; its FIFOs are the ones the new pump reads on.
+        if let Some(earlier) = self.copiers().insert(id, RunningCopier { stop, task }) {
+            // Dropping its sender stops it; its FIFOs are the ones the new copier reads on.
             drop(earlier.stop);
         }
     }
 
-    /// Takes what is left of a container's output and stops. Harmless if there is no such pump.
+    /// Takes what is left of a container's output and stops. Harmless if there is no such copier.
     pub async fn stop(&self, id: ContainerId) {
-        let Some(pumping) = self.pumps().remove(&id) else {
+        let Some(copier) = self.copiers().remove(&id) else {
             return;
         };
         // It may have ended by itself after an error, which it has logged.
-        let _ = pumping.stop.send(());
-        let mut task = pumping.task;
+        let _ = copier.stop.send(());
+        let mut task = copier.task;
         if tokio::time::timeout(STOP_BOUND, &mut task).await.is_err() {
             warn!(container = %id, "the log of a container did not end in time");
             task.abort();

@@ -1,9 +1,9 @@
-//! Who may enter a container: `concurrency` requests inside, a bounded queue before the door.
+//! Limits the requests of a container: at most `concurrency` in flight, and a bounded queue.
 //!
 //! ```text
-//!  request ─► inside? ── room ──► Permit (dropped: the next one enters, first come first served)
-//!                └ full ─► queue? ── room ──► waits, until its deadline
-//!                             └ full ─► refused: 429
+//!  request ─► in flight? ── below the limit ──► Permit (dropped: the next one is admitted, first come first served)
+//!                └ at the limit ─► queue? ── not full ──► waits, until its deadline
+//!                                     └ full ─► refused: 429
 //! ```
 
 use std::pin::pin;
@@ -14,10 +14,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The door of one container.
+/// The concurrency limit and the queue of one container.
 #[derive(Debug)]
 pub struct Admission {
-    inside: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     concurrency: u32,
     waiting: AtomicUsize,
     queue: usize,
@@ -27,12 +27,12 @@ pub struct Admission {
 /// Why a request was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// Inside and before the door all places are taken.
+    /// The limit is reached and the queue is full.
     #[error("the container handles {concurrency} requests at a time and {queue} more are waiting")]
     QueueFull {
-        /// Places inside.
+        /// Requests that may be in flight.
         concurrency: u32,
-        /// Places before the door.
+        /// Requests that may wait.
         queue: usize,
     },
     /// It waited as long as it may.
@@ -43,13 +43,13 @@ pub enum Refused {
     Closed,
 }
 
-/// A place inside; leaving is dropping it.
+/// Admits one request; dropping it admits the next.
 #[derive(Debug)]
 pub struct Permit {
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// Counts one request before the door, also when it is given up while it waits.
+/// Counts one waiting request, also when it is cancelled while it waits.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -59,10 +59,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Admission {
-    /// A door with `concurrency` places inside and `queue` before it.
+    /// Admits `concurrency` requests at a time, and lets `queue` more wait.
     pub fn new(concurrency: u32, queue: usize) -> Self {
         Self {
-            inside: Arc::new(Semaphore::new(concurrency as usize)),
+            permits: Arc::new(Semaphore::new(concurrency as usize)),
             concurrency,
             waiting: AtomicUsize::new(0),
             queue,
@@ -70,13 +70,13 @@ impl Admission {
         }
     }
 
-    /// Enters, waiting at most `bound`. Cancel safe: a dropped call has taken no place.
-    pub async fn enter(&self, bound: Duration) -> Result<Permit, Refused> {
+    /// Admits one request, waiting at most `bound`. Cancel safe: a dropped call holds no permit.
+    pub async fn admit(&self, bound: Duration) -> Result<Permit, Refused> {
         use tokio::sync::TryAcquireError;
-        match Arc::clone(&self.inside).try_acquire_owned() {
-            Ok(place) => return Ok(Permit { _place: place }),
+        match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => return Ok(Permit { _permit: permit }),
             Err(TryAcquireError::Closed) => return Err(Refused::Closed),
-            // Whoever queued now would wait for the end of all who are inside, and then be refused.
+            // A request that queued now would wait for the end of all in flight, and then be refused.
             Err(TryAcquireError::NoPermits) if self.closing.load(Ordering::Relaxed) => {
                 return Err(Refused::Closed);
             }
@@ -90,27 +90,27 @@ impl Admission {
                 queue: self.queue,
             });
         }
-        match tokio::time::timeout(bound, Arc::clone(&self.inside).acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place }),
+        match tokio::time::timeout(bound, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Permit { _permit: permit }),
             Ok(Err(_closed)) => Err(Refused::Closed),
             Err(_elapsed) => Err(Refused::WaitedTooLong(bound)),
         }
     }
 
-    /// Requests inside at this moment.
+    /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
-        (self.concurrency as usize).saturating_sub(self.inside.available_permits())
+        (self.concurrency as usize).saturating_sub(self.permits.available_permits())
     }
 
-    /// Lets those finish who are inside, and those who queue already, for at most `bound`; refuses who comes
-    /// later. Returns whether all had left in time; nobody enters any more either way.
+    /// Lets the requests in flight and those in the queue finish, for at most `bound`; refuses later ones.
+    /// Returns whether all had ended in time; none is admitted any more either way.
     pub async fn close_when_empty(&self, bound: Duration) -> bool {
         self.closing.store(true, Ordering::Relaxed);
-        let mut all = pin!(Arc::clone(&self.inside).acquire_many_owned(self.concurrency));
+        let mut all = pin!(Arc::clone(&self.permits).acquire_many_owned(self.concurrency));
         let held = tokio::time::timeout(bound, &mut all).await;
-        // While the places are still ours, all of them or those that were left in time: given back first, they
-        // would let in who queues.
-        self.inside.close();
+        // While the permits are still ours, all of them or those that were released in time: given back first, they
+        // would admit the requests in the queue.
+        self.permits.close();
         matches!(held, Ok(Ok(_)))
     }
 }
@@ -122,10 +122,10 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn the_queue_is_bounded_and_a_wait_too() {
-        let door = Admission::new(1, 1);
-        let inside = door.enter(SOON).await.unwrap();
-        let (second, third) = tokio::join!(door.enter(SOON), door.enter(SOON));
+    async fn the_queue_is_bounded_in_length_and_time() {
+        let admission = Admission::new(1, 1);
+        let inside = admission.admit(SOON).await.unwrap();
+        let (second, third) = tokio::join!(admission.admit(SOON), admission.admit(SOON));
         assert_eq!(second.unwrap_err(), Refused::WaitedTooLong(SOON));
         assert_eq!(
             third.unwrap_err(),
@@ -135,45 +135,45 @@ mod tests {
             }
         );
         drop(inside);
-        assert!(door.enter(SOON).await.is_ok());
+        assert!(admission.admit(SOON).await.is_ok());
     }
 
     #[tokio::test]
-    async fn who_gives_up_waiting_frees_the_place_in_the_queue() {
-        let door = Admission::new(1, 1);
-        let inside = door.enter(SOON).await.unwrap();
+    async fn a_request_that_is_cancelled_while_it_waits_leaves_the_queue() {
+        let admission = Admission::new(1, 1);
+        let inside = admission.admit(SOON).await.unwrap();
         for _ in 0..5 {
-            let mut waiting = Box::pin(door.enter(SOON));
+            let mut waiting = Box::pin(admission.admit(SOON));
             assert!(futures_util::poll!(&mut waiting).is_pending());
         }
-        assert_eq!(door.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);
         drop(inside);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn closing_waits_for_who_is_inside() {
-        let door = Arc::new(Admission::new(3, 1));
-        let inside = door.enter(SOON).await.unwrap();
-        assert_eq!(door.in_flight(), 1);
+    async fn closing_waits_for_requests_in_flight() {
+        let admission = Arc::new(Admission::new(3, 1));
+        let inside = admission.admit(SOON).await.unwrap();
+        assert_eq!(admission.in_flight(), 1);
         let closing = tokio::spawn({
-            let door = Arc::clone(&door);
-            async move { door.close_when_empty(10 * SOON).await }
+            let admission = Arc::clone(&admission);
+            async move { admission.close_when_empty(10 * SOON).await }
         });
         tokio::task::yield_now().await;
         drop(inside);
         assert!(closing.await.unwrap());
-        assert_eq!(door.enter(SOON).await.unwrap_err(), Refused::Closed);
+        assert_eq!(admission.admit(SOON).await.unwrap_err(), Refused::Closed);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_queued_before_the_closing_is_served_and_who_comes_later_is_refused_at_once() {
-        let door = Admission::new(1, 9);
-        let inside = door.enter(SOON).await.unwrap();
-        let mut queued = Box::pin(door.enter(10 * SOON));
+    async fn closing_serves_the_requests_in_the_queue_and_refuses_later_ones_at_once() {
+        let admission = Admission::new(1, 9);
+        let inside = admission.admit(SOON).await.unwrap();
+        let mut queued = Box::pin(admission.admit(10 * SOON));
         assert!(futures_util::poll!(&mut queued).is_pending());
-        let mut closing = Box::pin(door.close_when_empty(10 * SOON));
+        let mut closing = Box::pin(admission.close_when_empty(10 * SOON));
         assert!(futures_util::poll!(&mut closing).is_pending());
-        let mut late = Box::pin(door.enter(10 * SOON));
+        let mut late = Box::pin(admission.admit(10 * SOON));
         let refused = futures_util::poll!(&mut late).map(|entered| entered.unwrap_err());
         assert_eq!(refused, std::task::Poll::Ready(Refused::Closed));
         drop(inside);
@@ -181,30 +181,30 @@ mod tests {
         assert!(closing.await);
     }
 
-    /// Notes whether who queues is woken while the door is open.
+    /// Notes whether who queues is woken before the admission is closed.
     struct Woken {
-        door: Arc<Admission>,
+        admission: Arc<Admission>,
         let_in: AtomicBool,
     }
 
     impl std::task::Wake for Woken {
         fn wake(self: Arc<Self>) {
-            let open = !self.door.inside.is_closed();
+            let open = !self.admission.permits.is_closed();
             self.let_in.fetch_or(open, Ordering::Relaxed);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_enters_between_the_last_ones_leaving_and_the_closing() {
+    async fn no_request_is_admitted_between_the_end_of_the_last_one_and_the_closing() {
         for leaves_in_time in [true, false] {
-            let door = Arc::new(Admission::new(2, 9));
-            let inside = door.enter(SOON).await.unwrap();
-            let mut closing = Box::pin(door.close_when_empty(SOON));
+            let admission = Arc::new(Admission::new(2, 9));
+            let inside = admission.admit(SOON).await.unwrap();
+            let mut closing = Box::pin(admission.close_when_empty(SOON));
             assert!(futures_util::poll!(&mut closing).is_pending());
-            // Not by `enter`: a request may have looked just before the closing began.
-            let mut late = Box::pin(door.inside.acquire());
+            // Not by `admit`: a request may have looked just before the closing began.
+            let mut late = Box::pin(admission.permits.acquire());
             let woken = Arc::new(Woken {
-                door: Arc::clone(&door),
+                admission: Arc::clone(&admission),
                 let_in: AtomicBool::new(false),
             });
             let waker = std::task::Waker::from(Arc::clone(&woken));

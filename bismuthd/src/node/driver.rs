@@ -1,20 +1,20 @@
-//! The owner of one container: the only task that starts it, stops it and says how it does.
+//! Drives one container: the only task that starts it, stops it and reports its status.
 //!
 //! ```text
-//!                 Fresh            Remembered
+//!                  New             Recovered
 //!                   │                  │ adopt ─────────────┐
 //!                   ▼                  ▼ (does not run)     │
-//!   ┌────────► bring up ◄─wanted─── Down                    │
+//!   ┌────────────► start ◄─request─ Stopped                 │
 //!   │              │ ok      failed                         │
 //!   │              ▼           └──────────► Failed{until}   │
-//!   │             Up ◄──────────────────────────────────────┘
+//!   │           Running ◄───────────────────────────────────┘
 //!   │              │ the process ended ───► Failed{until} ──┐
-//!   └──────────────────── wanted, or min_instances ◄────────┘
+//!   └───────────────── request, or min_instances ◄──────────┘
 //!
-//!   any ── retired ─► drain ─► take down ─► forget ─► end
+//!   any ── retired ─► drain ─► teardown ─► delete ─► end
 //! ```
 //!
-//! *Wanted* is by a request. A slot that has never run proves a deployment, and perhaps no request can come to it: if
+//! A slot that has never run proves a deployment, and perhaps no request can come to it: if
 //! its start fails for a reason that may pass (the registry is away, containerd restarts, the node is exhausted), the
 //! driver tries again by itself. Until it is known how that ends, the slot is reported as `Starting`, with the reason,
 //! and not as `Failed`: that would be the verdict on the deployment. A rollout that waits for it gives up by its own
@@ -31,50 +31,50 @@ use bismuth_daemon::{Backoff, Delays};
 use bismuth_model::{ContainerState, ContainerStatus};
 use tracing::{info, warn};
 
-use super::launch::{LaunchError, Launcher, Running, Start};
+use super::launch::{LaunchError, Launcher, RunningContainer, StartOptions};
 use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
-use super::status::StatusBoard;
+use super::status::StatusReporter;
 
 /// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A container that ran this long was well; its death is not a crash loop, and the next request
+const START_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// A container that ran this long was stable; its death is not a crash loop, and the next request
 /// starts it at once.
-const WELL: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A teardown that failed is tried again after this; containerd or a shim may have hung.
-const TEARDOWN_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+const TEARDOWN_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long a retired container may take to end.
 #[derive(Clone, Copy, Debug)]
 pub struct StopBounds {
-    /// For the requests inside, on top of which none are let in.
+    /// For the requests in flight; no other is admitted.
     pub drain: Duration,
     /// From SIGTERM to SIGKILL, for programs that handle SIGTERM.
     pub grace: Duration,
 }
 
-/// Where a driver begins.
+/// Where a slot comes from.
 #[derive(Debug)]
-pub enum Begin {
+pub enum Origin {
     /// The slot is new: it is started once, to prove the definition.
-    Fresh,
+    New,
     /// An earlier process served it.
-    Remembered(Box<SavedSlot>),
+    Recovered(Box<SavedSlot>),
 }
 
-/// The owner of one container.
+/// Owns one container.
 pub struct Driver {
     slot: Arc<Slot>,
     launcher: Arc<Launcher>,
-    board: StatusBoard,
+    reporter: StatusReporter,
     bounds: StopBounds,
     created_ms: u64,
     delays: Delays,
 }
 
 enum State {
-    Down,
-    Up(Box<Running>),
+    Stopped,
+    Running(Box<RunningContainer>),
     /// With what the next start is for.
     Failed(Arc<StartFailure>, Purpose),
 }
@@ -93,41 +93,41 @@ impl Driver {
     pub fn new(
         slot: Arc<Slot>,
         launcher: Arc<Launcher>,
-        board: StatusBoard,
+        reporter: StatusReporter,
         bounds: StopBounds,
         created_ms: u64,
     ) -> Self {
         Self {
             slot,
             launcher,
-            board,
+            reporter,
             bounds,
             created_ms,
-            delays: BACKOFF.delays(),
+            delays: START_BACKOFF.delays(),
         }
     }
 
     /// Drives the container until it is retired and nothing is left of it.
-    pub async fn run(mut self, begin: Begin) {
-        let mut state = self.begin(begin).await;
+    pub async fn run(mut self, origin: Origin) {
+        let mut state = self.first_state(origin).await;
         while !self.slot.retired().is_cancelled() {
             state = match state {
-                State::Down => self.down().await,
-                State::Up(running) => self.up(running).await,
+                State::Stopped => self.stopped().await,
+                State::Running(running) => self.running(running).await,
                 State::Failed(failure, next) => self.failed(failure, next).await,
             };
         }
         self.retire(state).await;
     }
 
-    async fn begin(&mut self, begin: Begin) -> State {
-        let saved = match begin {
-            Begin::Remembered(saved) => saved,
-            Begin::Fresh => {
+    async fn first_state(&mut self, origin: Origin) -> State {
+        let saved = match origin {
+            Origin::Recovered(saved) => saved,
+            Origin::New => {
                 if let Err(error) = self.launcher.save(&self.slot, self.created_ms, None).await {
                     return self.start_failed(error, Purpose::Proof);
                 }
-                return self.bring_up(Purpose::Proof, None).await;
+                return self.start(Purpose::Proof, None).await;
             }
         };
         self.launcher
@@ -135,15 +135,15 @@ impl Driver {
         let proven = saved.run.as_ref().is_some_and(|run| run.proven);
         let adopted = self.launcher.adopt(&self.slot, &saved, self.slot.retired());
         match adopted.await {
-            Some(running) if proven => self.now_up(running),
-            Some(running) => self.now_proven(running).await,
+            Some(running) if proven => self.enter_running(running),
+            Some(running) => self.enter_proven(running).await,
             // It was proven once, so it may wait for a request, as after a reboot of the machine.
             None if proven && !self.keeps_warm() => {
-                self.tell(ContainerState::Stopped, None, None);
-                State::Down
+                self.report(ContainerState::Stopped, None, None);
+                State::Stopped
             }
-            None if proven => self.bring_up(Purpose::Serving, None).await,
-            None => self.bring_up(Purpose::Proof, None).await,
+            None if proven => self.start(Purpose::Serving, None).await,
+            None => self.start(Purpose::Proof, None).await,
         }
     }
 
@@ -151,11 +151,11 @@ impl Driver {
         self.slot.definition.min_instances > 0
     }
 
-    async fn down(&mut self) -> State {
-        self.slot.enter_phase(Phase::Down);
+    async fn stopped(&mut self) -> State {
+        self.slot.enter_phase(Phase::Stopped);
         tokio::select! {
-            () = self.slot.retired().cancelled() => State::Down,
-            () = self.slot.wanted() => self.bring_up(Purpose::Serving, None).await,
+            () = self.slot.retired().cancelled() => State::Stopped,
+            () = self.slot.start_requested() => self.start(Purpose::Serving, None).await,
         }
     }
 
@@ -169,70 +169,71 @@ impl Driver {
         if next == Purpose::Serving && !self.keeps_warm() {
             tokio::select! {
                 () = self.slot.retired().cancelled() => return State::Failed(failure, next),
-                () = self.slot.wanted() => {}
+                () = self.slot.start_requested() => {}
             }
         }
         let waits_for = (next == Purpose::Proof).then_some(failure.reason.as_str());
-        self.bring_up(next, waits_for).await
+        self.start(next, waits_for).await
     }
 
-    async fn up(&mut self, running: Box<Running>) -> State {
+    async fn running(&mut self, running: Box<RunningContainer>) -> State {
         tokio::select! {
-            () = self.slot.retired().cancelled() => State::Up(running),
+            () = self.slot.retired().cancelled() => State::Running(running),
             () = running.ended() => self.died(running).await,
         }
     }
 
     /// `waits_for` is why the last try failed, of a proof that is tried again: it is reported until there is news.
-    async fn bring_up(&mut self, purpose: Purpose, waits_for: Option<&str>) -> State {
+    async fn start(&mut self, purpose: Purpose, waits_for: Option<&str>) -> State {
         if self.slot.retired().is_cancelled() {
-            return State::Down;
+            return State::Stopped;
         }
         let report = |state| {
-            self.slot.enter_phase(Phase::Coming(state));
-            self.slot.no_longer_wanted();
-            self.tell(state, waits_for, None);
+            self.slot.enter_phase(Phase::Starting(state));
+            self.slot.clear_start_request();
+            self.report(state, waits_for, None);
         };
-        let start = Start {
+        let start = StartOptions {
             created_ms: self.created_ms,
             deployment: purpose == Purpose::Proof,
             cancelled: self.slot.retired(),
         };
         match self.launcher.start(&self.slot, start, &report).await {
-            Ok(running) => self.now_proven(running).await,
-            Err(LaunchError::Cancelled) => State::Down,
+            Ok(running) => self.enter_proven(running).await,
+            Err(LaunchError::Cancelled) => State::Stopped,
             Err(error) => self.start_failed(error, purpose),
         }
     }
 
-    async fn now_proven(&self, running: Running) -> State {
-        // Requests first: what is remembered is for a process that comes after this one.
-        let state = self.now_up(running);
+    async fn enter_proven(&self, running: RunningContainer) -> State {
+        // Requests first: what is saved is for a process that comes after this one.
+        let state = self.enter_running(running);
         if let Err(error) = self.launcher.save_proven(self.slot.container_id).await {
             warn!(
                 container = %self.slot.container_id, error = bismuth_daemon::exit::chain(&error),
-                "cannot remember that the container answers; after a restart it is waited for again"
+                "cannot save that the container answers; after a restart it is waited for again"
             );
         }
         state
     }
 
-    fn now_up(&self, running: Running) -> State {
+    fn enter_running(&self, running: RunningContainer) -> State {
         info!(container = %self.slot.container_id, function = %self.slot.function_id, pid = running.pid(), "running");
-        self.slot.enter_phase(Phase::Up(Arc::clone(&running.live)));
-        self.tell(ContainerState::Running, None, Some(&running));
-        State::Up(Box::new(running))
+        self.slot
+            .enter_phase(Phase::Ready(Arc::clone(&running.endpoint)));
+        self.report(ContainerState::Running, None, Some(&running));
+        State::Running(Box::new(running))
     }
 
-    async fn died(&mut self, running: Box<Running>) -> State {
+    async fn died(&mut self, running: Box<RunningContainer>) -> State {
         let id = self.slot.container_id;
         // Requests must not wait for what follows: they are told at once that it is down.
         self.slot
-            .enter_phase(Phase::Coming(ContainerState::Starting));
+            .enter_phase(Phase::Starting(ContainerState::Starting));
         let reason = self.launcher.exit_reason(id).await;
         let ran = Duration::from_millis(now_ms().saturating_sub(running.started_ms));
-        let was_well = ran >= WELL;
-        let failed = self.fail(LaunchError::Ended(reason), was_well, Purpose::Serving);
+        let was_stable = ran >= STABLE_AFTER;
+        let failed = self.fail(LaunchError::Ended(reason), was_stable, Purpose::Serving);
         running.teardown().await;
         failed
     }
@@ -245,9 +246,9 @@ impl Driver {
         self.fail(error, false, next)
     }
 
-    /// `was_well`: its end is not one more failure in a row.
-    fn fail(&mut self, error: LaunchError, was_well: bool, next: Purpose) -> State {
-        let delay = if was_well {
+    /// `was_stable`: its end is not one more failure in a row.
+    fn fail(&mut self, error: LaunchError, was_stable: bool, next: Purpose) -> State {
+        let delay = if was_stable {
             self.delays.reset();
             Duration::ZERO
         } else {
@@ -262,22 +263,27 @@ impl Driver {
             Purpose::Proof => ContainerState::Starting,
             Purpose::Serving => ContainerState::Failed,
         };
-        self.tell(state, Some(&failure.reason), None);
+        self.report(state, Some(&failure.reason), None);
         self.slot.enter_phase(Phase::Failed(Arc::clone(&failure)));
         State::Failed(failure, next)
     }
 
-    fn tell(&self, state: ContainerState, reason: Option<&str>, running: Option<&Running>) {
+    fn report(
+        &self,
+        state: ContainerState,
+        reason: Option<&str>,
+        running: Option<&RunningContainer>,
+    ) {
         let status = ContainerStatus {
             state,
             reason: reason.map(str::to_owned),
             ip: None,
-            pid: running.map(Running::pid),
+            pid: running.map(RunningContainer::pid),
             created_ms: self.created_ms,
             started_ms: running.map(|r| r.started_ms),
             changed_ms: now_ms(),
         };
-        self.board.tell(self.slot.container_id, status);
+        self.reporter.report(self.slot.container_id, status);
     }
 
     async fn retire(self, state: State) {
@@ -287,14 +293,14 @@ impl Driver {
         if !self.slot.admission.close_when_empty(bound).await {
             warn!(container = %id, in_flight = self.slot.admission.in_flight(), "requests did not end in time, their container is taken down");
         }
-        self.slot.enter_phase(Phase::Gone);
-        self.board.forget(id);
-        if let State::Up(running) = state {
+        self.slot.enter_phase(Phase::Removed);
+        self.reporter.remove(id);
+        if let State::Running(running) = state {
             self.launcher
                 .terminate(id, &running, self.bounds.grace)
                 .await;
         }
-        let mut delays = TEARDOWN_AGAIN.delays();
+        let mut delays = TEARDOWN_BACKOFF.delays();
         while !(self.launcher.teardown(id).await && self.launcher.delete(id).await) {
             tokio::time::sleep(delays.next_delay()).await;
         }

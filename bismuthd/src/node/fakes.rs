@@ -1,5 +1,5 @@
-//! A launcher on scripted images and a scripted containerd, for tests of what is decided above it. Nothing can be started
-//! with it: that needs a real root filesystem.
+//! A launcher on fake images and a fake containerd, for tests of the layers above it. It cannot start a container: that
+//! needs a real root filesystem.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::slot::Slot;
 use super::state_dir::StateDir;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{SecretSource, Services};
+use crate::svcprovider::{SecretSource, ServiceSockets};
 
 /// The name of the node that the containers in containerd belong to.
 pub const NODE: &str = "node";
@@ -48,7 +48,7 @@ impl Fakes {
             Arc::new(images.clone()),
             Arc::new(StateDir::open(&dir.path().join("state")).unwrap()),
             LogThread::start().unwrap(),
-            Services::default(),
+            ServiceSockets::default(),
             IdPool::new(1 << 20, 10).unwrap(),
         );
         Self {

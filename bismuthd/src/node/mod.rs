@@ -1,9 +1,9 @@
-//! The control side of a node: making what is here match what is assigned.
+//! The control side of a node: makes its containers match its assignment.
 //!
 //! ```text
 //!  ZooKeeper ─► assignment ─► reconcile ── plan ──► one driver per container ─► launcher ─► containerd
 //!               (or disk)        │                        │      │                 └─► sandbox
-//!                                ▼                        │      └─► status board ─► ZooKeeper
+//!                                ▼                        │      └─► status reporter ─► ZooKeeper
 //!                            slot table ◄── phase ────────┘
 //!                                │
 //!                             workers (requests)

@@ -1,4 +1,4 @@
-//! What to do about the difference between what should be and what is. Pure.
+//! Plans the steps from the observed containers to the assigned ones. Pure.
 //!
 //! ```text
 //!  desired: ZooKeeper's assignment (or the last one on disk)  ─┐
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_crash_the_assigned_are_adopted_and_the_others_swept() {
+    fn after_a_crash_assigned_containers_are_adopted_and_others_swept() {
         let observed = Observed {
             driven: ids(&[]),
             in_containerd: Some(ids(&[1, 3])),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_as_it_should_is_left_alone() {
+    fn assigned_containers_that_run_need_no_step() {
         let observed = Observed {
             driven: ids(&[1]),
             in_containerd: Some(ids(&[1])),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_assigned_without_a_definition_is_adopted_if_it_is_here_and_never_removed() {
+    fn a_container_assigned_without_a_definition_is_adopted_if_present_and_never_removed() {
         let observed = Observed {
             driven: ids(&[1]),
             in_containerd: Some(ids(&[1, 2])),
@@ -146,8 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn where_containerd_does_not_say_what_it_has_nothing_is_swept_and_where_the_disk_does_not_nothing_is_begun()
-     {
+    fn nothing_is_swept_without_containerds_list_and_nothing_started_without_the_list_on_disk() {
         let mut observed = Observed {
             driven: ids(&[1]),
             in_containerd: None,

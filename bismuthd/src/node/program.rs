@@ -1,11 +1,11 @@
-//! What runs in a container: the definition's command, on top of what the image says. Pure.
+//! The program of a container: arguments, environment and directory, from image and definition. Pure.
 
 use std::collections::BTreeMap;
 
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId};
 use serde::{Deserialize, Serialize};
 
-use crate::services::{self, Token};
+use crate::svcprovider::{self, Token};
 
 /// Where programs are looked for when neither image nor definition says: Docker's default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -46,7 +46,7 @@ pub fn program(
     let (function, container) = (function.to_string(), container.to_string());
     env.insert("BISMUTH_FUNCTION_ID", &function);
     env.insert("BISMUTH_CONTAINER_ID", &container);
-    env.insert("BISMUTH_SERVICES", services::URL);
+    env.insert("BISMUTH_SERVICES", svcprovider::URL);
     env.extend([token.variable()]);
     let cwd = image.working_dir.filter(|dir| dir.starts_with('/'));
     Program {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_goes_over_the_image_and_bismuth_over_both() {
+    fn the_definition_overrides_the_image_and_bismuth_overrides_both() {
         let mut definition =
             FunctionDefinition::new("a".parse().unwrap(), "exec:/bin/ls -l".parse().unwrap());
         definition.env.insert("LANG".into(), "C".into());

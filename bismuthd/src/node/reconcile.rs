@@ -1,7 +1,7 @@
-//! One loop that makes the node match its assignment.
+//! The reconcile loop: makes the containers of the node match its assignment.
 //!
 //! ```text
-//!  start:  what is remembered on disk ─► adopt          (at once, without ZooKeeper)
+//!  start:  what is saved on disk  ─► adopt          (at once, without ZooKeeper)
 //!  then:   assignment changed │ 30 s passed │ a driver ended ─► the same step over the whole truth
 //! ```
 //!
@@ -26,16 +26,16 @@ use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::driver::{Begin, Driver, StopBounds};
+use super::driver::{Driver, Origin, StopBounds};
 use super::launch::Launcher;
 use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
 use super::state_dir::SavedSlot;
-use super::status::StatusBoard;
-use crate::presence::Announced;
+use super::status::StatusReporter;
+use crate::node_registration::Registered;
 
 /// How often the whole truth is looked at without a hint, so that what a hint missed is mended.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The slots that this node serves, swapped whole.
 pub type SlotTable = ArcSwap<HashMap<ContainerId, Arc<Slot>>>;
@@ -51,11 +51,11 @@ struct Desired {
 
 /// What drivers of this node share.
 #[derive(Clone)]
-pub struct Means {
+pub struct Deps {
     /// Starts and stops.
     pub launcher: Arc<Launcher>,
     /// Where statuses go.
-    pub board: StatusBoard,
+    pub reporter: StatusReporter,
     /// How long a retired container may take.
     pub bounds: StopBounds,
     /// Requests that may wait before one container.
@@ -64,7 +64,7 @@ pub struct Means {
 
 /// The loop's state.
 pub struct Reconciler {
-    means: Means,
+    deps: Deps,
     table: Arc<SlotTable>,
     tasks: Tasks,
     driven: BTreeMap<ContainerId, Arc<Slot>>,
@@ -74,11 +74,11 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// A reconciler that publishes what it serves in `table` and runs its drivers in `tasks`.
-    pub fn new(means: Means, table: Arc<SlotTable>, tasks: Tasks) -> Self {
+    pub fn new(deps: Deps, table: Arc<SlotTable>, tasks: Tasks) -> Self {
         // Unbounded: each driver sends once, when it ends.
         let (end, ended) = mpsc::unbounded_channel();
         Self {
-            means,
+            deps,
             table,
             tasks,
             driven: BTreeMap::new(),
@@ -87,27 +87,27 @@ impl Reconciler {
         }
     }
 
-    /// Follows the assignment until the shutdown, once the node is announced: before that another process may
+    /// Follows the assignment until the shutdown, once the node is registered: before that another process may
     /// be serving it.
     pub async fn run(
         mut self,
         mut assignment: watch::Receiver<Arc<Assignment>>,
-        announced: Announced,
+        registered: Registered,
         shutdown: Shutdown,
     ) {
         tokio::select! {
-            () = announced.wait() => {}
+            () = registered.wait() => {}
             () = shutdown.cancelled() => return,
         }
-        let mut events = self.means.launcher.tasks().events();
-        let mut timer = tokio::time::interval(RESYNC);
+        let mut events = self.deps.launcher.tasks().events();
+        let mut timer = tokio::time::interval(RESYNC_INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Each arm only says that something may have changed; all are safe to cancel.
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = assignment.changed() => if changed.is_err() { return },
-                Some(id) = self.ended.recv() => self.take_off(id),
+                Some(id) = self.ended.recv() => self.remove_driven(id),
                 // Drivers see the end of a process by its pidfd, earlier than containerd can say
                 // it; a gap in the events means that containerd was away.
                 event = events.next() => if event != Some(TaskEvent::Lost) { continue },
@@ -120,10 +120,10 @@ impl Reconciler {
         }
     }
 
-    /// Serves every container that is remembered, adopted or not. Before that no request is to be taken:
+    /// Serves every container that is saved on disk, adopted or not. Before that no request is to be taken:
     /// it would be told that its container is unknown.
-    pub async fn serve_remembered(&mut self) {
-        let state = Arc::clone(self.means.launcher.state());
+    pub async fn serve_recovered(&mut self) {
+        let state = Arc::clone(self.deps.launcher.state());
         let read = tokio::task::spawn_blocking(move || {
             let ids = state.containers()?;
             Ok::<_, super::state_dir::StateError>(
@@ -146,11 +146,11 @@ impl Reconciler {
         for (id, saved) in slots {
             match saved {
                 Ok(Some(saved)) => {
-                    self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)))
+                    self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)))
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot read what is remembered of a container")
+                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot read what is saved of a container")
                 }
             }
         }
@@ -179,7 +179,7 @@ impl Reconciler {
                 Step::Adopt(id) => self.adopt(id, desired.get(&id)).await,
                 Step::Create(id) => {
                     if let Some(wanted) = desired.get(&id) {
-                        self.serve(id, wanted.clone(), Begin::Fresh);
+                        self.serve(id, wanted.clone(), Origin::New);
                     }
                 }
             }
@@ -188,8 +188,8 @@ impl Reconciler {
     }
 
     async fn observe(&self) -> Observed {
-        let in_containerd = self.means.launcher.in_containerd().await;
-        let on_disk = self.means.launcher.state().containers();
+        let in_containerd = self.deps.launcher.in_containerd().await;
+        let on_disk = self.deps.launcher.state().containers();
         Observed {
             driven: self.driven.keys().copied().collect(),
             in_containerd: listed("the containers of containerd", in_containerd)
@@ -201,33 +201,33 @@ impl Reconciler {
     async fn sweep(&self, id: ContainerId) {
         info!(container = %id, "nobody assigned it, removing what an earlier process left");
         // It may have been left alone before, see `adopt`.
-        self.means.board.forget(id);
-        if self.means.launcher.teardown(id).await {
-            self.means.launcher.release_ids(ids_key(id));
+        self.deps.reporter.remove(id);
+        if self.deps.launcher.teardown(id).await {
+            self.deps.launcher.release_ids(ids_key(id));
             // Whatever failed is logged, and found again by the next round.
-            self.means.launcher.delete(id).await;
+            self.deps.launcher.delete(id).await;
         }
     }
 
     /// Goes on with what an earlier process left of an assigned slot; `wanted` if its definition is to be had.
     ///
-    /// Its note, `slot.json`, may be unreadable. The container is not ended for that: it may be routed, and its
+    /// Its `slot.json` may be unreadable. The container is not ended for that: it may be routed, and its
     /// definition may have been replaced, so that nothing could be started in its stead. Nor is it adopted without the
-    /// note. Of what the note says the assignment has only a definition, if it is the current one; containerd has the
+    /// file. Of what the file says the assignment has only a definition, if it is the current one; containerd has the
     /// process and its environment, but neither whether it has answered, nor of which image it was made, nor where
     /// executions begin; and a guess would send requests to a program that is not what was proven. So:
     ///
     /// - while a program of it runs, it is left alone, unserved: requests are told to go elsewhere, and the deployer to
-    ///   deploy again, which replaces the slot. Each round tries to read the note again, as the error may pass.
+    ///   deploy again, which replaces the slot. Each round tries to read the file again, as the error may pass.
     /// - when containerd does not say whether one runs, the next round asks again.
-    /// - when none runs, there is nothing to lose: it is started anew, if its definition is to be had.
+    /// - when none runs, there is nothing to lose: it is started again, if its definition is available.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
-        let unreadable = match self.means.launcher.state().load_slot(id) {
+        let unreadable = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
-                self.means.launcher.release_ids(ids_key(id));
-                return self.serve(id, from_disk(&saved), Begin::Remembered(Box::new(saved)));
+                self.deps.launcher.release_ids(ids_key(id));
+                return self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)));
             }
-            Ok(None) => "nothing is remembered of it".to_owned(),
+            Ok(None) => "nothing of it is saved".to_owned(),
             Err(error) => bismuth_daemon::exit::chain(&error),
         };
         let Some(pid) = self.program_of(id).await else {
@@ -235,10 +235,10 @@ impl Reconciler {
         };
         match (pid, wanted) {
             (None, Some(wanted)) => {
-                warn!(container = %id, reason = unreadable, "half of it is here and nothing of it runs, it is started anew");
-                self.means.launcher.teardown(id).await;
-                self.means.launcher.release_ids(ids_key(id));
-                self.serve(id, wanted.clone(), Begin::Fresh);
+                warn!(container = %id, reason = unreadable, "a part of it is left and nothing of it runs, it is started again");
+                self.deps.launcher.teardown(id).await;
+                self.deps.launcher.release_ids(ids_key(id));
+                self.serve(id, wanted.clone(), Origin::New);
             }
             (None, None) => {
                 self.leave_alone(id, wanted, "its definition was replaced", &unreadable)
@@ -253,7 +253,7 @@ impl Reconciler {
     /// The process id of the container's program, 0 if its shim does not say; the inner `None` if none runs, the outer
     /// if containerd does not say.
     async fn program_of(&self, id: ContainerId) -> Option<Option<u32>> {
-        let tasks = self.means.launcher.tasks().list_tasks().await;
+        let tasks = self.deps.launcher.tasks().list_tasks().await;
         let tasks = listed("the tasks of containerd", tasks)?;
         let id = id.to_string();
         let runs = |status| !matches!(status, TaskStatus::Stopped(_) | TaskStatus::Created);
@@ -261,14 +261,14 @@ impl Reconciler {
         Some(task.map(|task| task.pid))
     }
 
-    /// Keeps the user ids of a container that is left alone from other functions. Its note says neither which they are
-    /// nor whose; they are kept under the container's own id.
+    /// Keeps the user ids of a container that is left alone from other functions. Its `slot.json` cannot say which they
+    /// are, nor whose; they are kept under the container's own id.
     fn keep_ids(&self, id: ContainerId, pid: u32) {
         match bismuth_sandbox::process::host_root_id(pid) {
             Ok(host_start) => {
                 let size = IdRange::SIZE;
                 let range = IdRange { host_start, size };
-                self.means.launcher.reserve_ids(ids_key(id), range);
+                self.deps.launcher.reserve_ids(ids_key(id), range);
             }
             Err(error) => {
                 warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot find the user ids of a container");
@@ -279,10 +279,10 @@ impl Reconciler {
     /// Says, once, that an assigned slot is not served.
     fn leave_alone(&self, id: ContainerId, wanted: Option<&Desired>, how: &str, unreadable: &str) {
         let reason = format!(
-            "the node cannot go on with the container, {how}; deploy the function again to replace it: {unreadable}"
+            "the node cannot adopt the container, {how}; deploy the function again to replace it: {unreadable}"
         );
-        let board = &self.means.board;
-        if board.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
+        let reporter = &self.deps.reporter;
+        if reporter.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
             return;
         }
         warn!(container = %id, reason, "left alone");
@@ -293,43 +293,43 @@ impl Reconciler {
             changed_ms,
             ..ContainerStatus::assigned(wanted.map_or(changed_ms, |wanted| wanted.created_ms))
         };
-        board.tell(id, status);
+        reporter.report(id, status);
     }
 
-    fn serve(&mut self, id: ContainerId, wanted: Desired, begin: Begin) {
-        if let Begin::Remembered(saved) = &begin {
-            self.means.launcher.recover_services(id, saved);
+    fn serve(&mut self, id: ContainerId, wanted: Desired, origin: Origin) {
+        if let Origin::Recovered(saved) = &origin {
+            self.deps.launcher.recover_service_socket(id, saved);
         }
         let slot = Arc::new(Slot::new(
             id,
             wanted.function_id,
             wanted.revision,
             wanted.definition,
-            self.means.queue,
+            self.deps.queue,
         ));
         let driver = Driver::new(
             Arc::clone(&slot),
-            Arc::clone(&self.means.launcher),
-            self.means.board.clone(),
-            self.means.bounds,
+            Arc::clone(&self.deps.launcher),
+            self.deps.reporter.clone(),
+            self.deps.bounds,
             wanted.created_ms,
         );
         let end = EndNotice(self.end.clone(), id);
         self.tasks
             .spawn(format!("container {id}"), Policy::BestEffort, async move {
                 let _told_also_on_panic = end;
-                driver.run(begin).await;
+                driver.run(origin).await;
             });
         self.driven.insert(id, slot);
     }
 
-    fn take_off(&mut self, id: ContainerId) {
+    fn remove_driven(&mut self, id: ContainerId) {
         let Some(slot) = self.driven.remove(&id) else {
             return;
         };
         let function = slot.function_id;
         if !self.driven.values().any(|d| d.function_id == function) {
-            self.means.launcher.release_ids(function);
+            self.deps.launcher.release_ids(function);
         }
         self.publish();
     }

@@ -1,9 +1,9 @@
-//! A slot as requests see it: may I enter, and does it answer?
+//! The slot of one container, as requests see it: its phase, its admission, and how to wait until it is ready.
 //!
 //! ```text
-//!            ┌────────── a request wakes the driver ──────────┐
-//!            ▼                                                │
-//!  Down ─► Coming ─► Up(Live) ─► Failed { until } ─ later ─► Coming …        any ─► Gone
+//!               ┌────────── a request asks for a start ──────────────┐
+//!               ▼                                                    │
+//!  Stopped ─► Starting ─► Ready(endpoint) ─► Failed { until } ─ later ─► Starting …        any ─► Removed
 //! ```
 //!
 //! The driver of the container is the only writer of its [`Phase`]; the workers read it. A
@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::program::Program;
-use crate::logs::pump::PrintingEnd;
-use crate::services::SecretEnv;
+use crate::logs::copier::StderrFifo;
+use crate::svcprovider::SecretEnv;
 
 /// One container that this node has agreed to serve.
 #[derive(Debug)]
@@ -38,26 +38,26 @@ pub struct Slot {
     pub revision: Revision,
     /// That definition.
     pub definition: Arc<FunctionDefinition>,
-    /// Its door.
+    /// Its limit of concurrent requests, and their queue.
     pub admission: Admission,
     phase: watch::Sender<Phase>,
-    wanted: Notify,
+    start_requested: Notify,
     retired: CancellationToken,
 }
 
-/// What a request finds.
+/// What a request finds of the container.
 #[derive(Clone, Debug)]
 pub enum Phase {
     /// Not running, nothing is wrong.
-    Down,
-    /// On its way: being pulled or started.
-    Coming(ContainerState),
-    /// Answers.
-    Up(Arc<Live>),
+    Stopped,
+    /// Its image is being pulled, or it is being started.
+    Starting(ContainerState),
+    /// It answers.
+    Ready(Arc<ContainerEndpoint>),
     /// Could not be started, or died.
     Failed(Arc<StartFailure>),
     /// Taken down for good.
-    Gone,
+    Removed,
 }
 
 /// Why a container does not run, in words for its deployer.
@@ -73,11 +73,11 @@ pub struct StartFailure {
     pub until: Instant,
 }
 
-/// A running container, with all that is needed to send a request into it.
+/// Where requests reach a running container: what is needed to send one into it.
 #[derive(Debug)]
-pub struct Live {
-    /// Different for each start, in this process: keys pooled connections.
-    pub incarnation: u64,
+pub struct ContainerEndpoint {
+    /// Numbers the starts of containers in this process: the key of pooled connections.
+    pub start_id: u64,
     /// Its namespaces; requests come in over the loopback of the network namespace.
     pub namespaces: Namespaces,
     /// How requests reach the program.
@@ -123,10 +123,10 @@ pub struct ExecTarget {
     /// What each execution is to have in its environment besides; `None` if bismuth-init sees to it.
     pub secrets: Option<SecretEnv>,
     /// Where its standard error goes: the container's log.
-    pub stderr: PrintingEnd,
+    pub stderr: StderrFifo,
 }
 
-impl Live {
+impl ContainerEndpoint {
     /// A running container. `first_connection` is the one that proved that it answers.
     pub fn new(
         namespaces: Namespaces,
@@ -134,9 +134,9 @@ impl Live {
         image_digest: String,
         first_connection: Option<TcpStream>,
     ) -> Self {
-        static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
+        static START_IDS: AtomicU64 = AtomicU64::new(1);
         Self {
-            incarnation: INCARNATIONS.fetch_add(1, Ordering::Relaxed),
+            start_id: START_IDS.fetch_add(1, Ordering::Relaxed),
             namespaces,
             target,
             image_digest,
@@ -160,17 +160,17 @@ impl Live {
 
 /// Why a request found no running container.
 #[derive(Clone, Debug)]
-pub enum NotUp {
+pub enum NotReady {
     /// It could not be started, or died a moment ago.
     Failed(Arc<StartFailure>),
-    /// It did not come up while the request waited; the state it was in.
-    StillComing(ContainerState),
+    /// It did not become ready while the request waited; the state it was in.
+    StillStarting(ContainerState),
     /// It was taken down.
-    Gone,
+    Removed,
 }
 
 impl Slot {
-    /// A slot that is down.
+    /// A slot whose container does not run yet.
     pub fn new(
         container_id: ContainerId,
         function_id: FunctionId,
@@ -184,14 +184,14 @@ impl Slot {
             revision,
             admission: Admission::new(definition.concurrency, queue),
             definition,
-            phase: watch::Sender::new(Phase::Down),
-            wanted: Notify::new(),
+            phase: watch::Sender::new(Phase::Stopped),
+            start_requested: Notify::new(),
             retired: CancellationToken::new(),
         }
     }
 
-    /// Takes the slot out of service for good, because it is no longer assigned: who waits for a start is sent
-    /// elsewhere at once, who is inside the running container may finish, and its driver takes the container down.
+    /// Takes the slot out of service for good, because it is no longer assigned: requests that wait for a start are sent
+    /// elsewhere at once, requests in flight may finish, and its driver takes the container down.
     pub fn retire(&self) {
         self.retired.cancel();
     }
@@ -202,29 +202,29 @@ impl Slot {
     }
 
     /// The running container at once, if it runs.
-    pub fn live(&self) -> Option<Arc<Live>> {
+    pub fn endpoint(&self) -> Option<Arc<ContainerEndpoint>> {
         match &*self.phase.borrow() {
-            Phase::Up(live) => Some(Arc::clone(live)),
+            Phase::Ready(endpoint) => Some(Arc::clone(endpoint)),
             _ => None,
         }
     }
 
     /// The running container, started if it must be. Waits at most `bound`, and not at all once the slot is
     /// retired. Cancel safe.
-    pub async fn bring_up(&self, bound: Duration) -> Result<Arc<Live>, NotUp> {
+    pub async fn ensure_ready(&self, bound: Duration) -> Result<Arc<ContainerEndpoint>, NotReady> {
         let mut phases = self.phase.subscribe();
         let wait = async {
             loop {
                 match &*phases.borrow_and_update() {
-                    Phase::Up(live) => return Ok(Arc::clone(live)),
+                    Phase::Ready(endpoint) => return Ok(Arc::clone(endpoint)),
                     // Nobody starts it any more, so no later phase is to be waited for.
-                    _ if self.retired.is_cancelled() => return Err(NotUp::Gone),
-                    Phase::Gone => return Err(NotUp::Gone),
+                    _ if self.retired.is_cancelled() => return Err(NotReady::Removed),
+                    Phase::Removed => return Err(NotReady::Removed),
                     Phase::Failed(failure) if Instant::now() < failure.until => {
-                        return Err(NotUp::Failed(Arc::clone(failure)));
+                        return Err(NotReady::Failed(Arc::clone(failure)));
                     }
-                    Phase::Down | Phase::Failed(_) => self.wanted.notify_one(),
-                    Phase::Coming(_) => {}
+                    Phase::Stopped | Phase::Failed(_) => self.start_requested.notify_one(),
+                    Phase::Starting(_) => {}
                 }
                 tokio::select! {
                     // The sender is the slot's own.
@@ -235,37 +235,36 @@ impl Slot {
         };
         match tokio::time::timeout(bound, wait).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(self.what_it_waits_for()),
+            Err(_elapsed) => Err(self.not_ready_yet()),
         }
     }
 
     /// Why this start of the container has ended, if it has or does within a moment; `None` if it
     /// still runs. `bound` limits the waiting for the details, not for the fact.
-    pub async fn why_it_ended(&self, incarnation: u64, bound: Duration) -> Option<NotUp> {
+    pub async fn end_reason(&self, start_id: u64, bound: Duration) -> Option<NotReady> {
         // A death is known within 100 ms even on a busy machine, but after the connection that it broke.
         const NOTICE: Duration = Duration::from_millis(100);
         let mut phases = self.phase.subscribe();
-        let runs =
-            |phase: &Phase| matches!(phase, Phase::Up(live) if live.incarnation == incarnation);
+        let runs = |phase: &Phase| matches!(phase, Phase::Ready(endpoint) if endpoint.start_id == start_id);
         let still_runs = tokio::time::timeout(NOTICE, phases.wait_for(|phase| !runs(phase)))
             .await
             .is_err();
         if still_runs {
             return None;
         }
-        let told = phases.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Gone));
+        let told = phases.wait_for(|phase| matches!(phase, Phase::Failed(_) | Phase::Removed));
         match tokio::time::timeout(bound, told).await.ok()?.ok()?.clone() {
-            Phase::Failed(failure) => Some(NotUp::Failed(failure)),
-            _ => Some(NotUp::Gone),
+            Phase::Failed(failure) => Some(NotReady::Failed(failure)),
+            _ => Some(NotReady::Removed),
         }
     }
 
-    fn what_it_waits_for(&self) -> NotUp {
+    fn not_ready_yet(&self) -> NotReady {
         match &*self.phase.borrow() {
-            Phase::Coming(state) => NotUp::StillComing(*state),
-            Phase::Failed(failure) => NotUp::Failed(Arc::clone(failure)),
-            Phase::Gone => NotUp::Gone,
-            Phase::Down | Phase::Up(_) => NotUp::StillComing(ContainerState::Starting),
+            Phase::Starting(state) => NotReady::StillStarting(*state),
+            Phase::Failed(failure) => NotReady::Failed(Arc::clone(failure)),
+            Phase::Removed => NotReady::Removed,
+            Phase::Stopped | Phase::Ready(_) => NotReady::StillStarting(ContainerState::Starting),
         }
     }
 
@@ -274,18 +273,18 @@ impl Slot {
         self.phase.send_replace(phase);
     }
 
-    /// The driver's side: returns when a request wants the container. Cancel safe: a wish that
+    /// The driver's side: returns when a request wants the container. Cancel safe: a request for a start that
     /// nobody waited for is kept.
-    pub(crate) async fn wanted(&self) {
-        self.wanted.notified().await;
+    pub(crate) async fn start_requested(&self) {
+        self.start_requested.notified().await;
     }
 
-    /// The driver's side: a start begins, so the wishes of all who wait are being fulfilled. Without this one that
+    /// The driver's side: a start begins, so all who wait are served by it. Without this a request for a start that
     /// came beside another would start the container once more after its end.
-    pub(crate) fn no_longer_wanted(&self) {
-        let wish = std::pin::pin!(self.wanted.notified());
+    pub(crate) fn clear_start_request(&self) {
+        let requested = std::pin::pin!(self.start_requested.notified());
         // Takes the permit if there is one. Nobody else waits for it: there is one driver.
-        let _ = futures_util::FutureExt::now_or_never(wish);
+        let _ = futures_util::FutureExt::now_or_never(requested);
     }
 
     /// The driver's side: what requests find now.
@@ -319,58 +318,58 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_wakes_the_driver_once_and_waits_within_its_bound() {
+    async fn a_request_asks_for_one_start_and_waits_no_longer_than_its_bound() {
         let slot = slot();
-        let waited = slot.bring_up(Duration::from_secs(3));
-        assert!(matches!(waited.await, Err(NotUp::StillComing(_))));
-        slot.wanted().await;
-        let again = tokio::time::timeout(Duration::from_secs(1), slot.wanted());
+        let waited = slot.ensure_ready(Duration::from_secs(3));
+        assert!(matches!(waited.await, Err(NotReady::StillStarting(_))));
+        slot.start_requested().await;
+        let again = tokio::time::timeout(Duration::from_secs(1), slot.start_requested());
         assert!(again.await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_two_wishes_none_is_left_once_a_start_has_begun() {
+    async fn a_start_clears_every_earlier_start_request() {
         let slot = slot();
         let (mut one, mut two) = (
-            Box::pin(slot.bring_up(Duration::from_secs(9))),
-            Box::pin(slot.bring_up(Duration::from_secs(9))),
+            Box::pin(slot.ensure_ready(Duration::from_secs(9))),
+            Box::pin(slot.ensure_ready(Duration::from_secs(9))),
         );
         assert!(futures_util::poll!(&mut one).is_pending());
-        slot.wanted().await;
+        slot.start_requested().await;
         assert!(futures_util::poll!(&mut two).is_pending());
-        slot.enter_phase(Phase::Coming(ContainerState::Starting));
-        slot.no_longer_wanted();
-        let again = tokio::time::timeout(Duration::from_secs(1), slot.wanted());
+        slot.enter_phase(Phase::Starting(ContainerState::Starting));
+        slot.clear_start_request();
+        let again = tokio::time::timeout(Duration::from_secs(1), slot.start_requested());
         assert!(again.await.is_err());
     }
 
     #[tokio::test]
-    async fn retiring_sends_those_elsewhere_at_once_who_wait_for_a_start() {
-        for phase in [Phase::Down, Phase::Coming(ContainerState::Starting)] {
+    async fn requests_that_wait_for_a_start_are_refused_at_once_when_the_slot_is_retired() {
+        for phase in [Phase::Stopped, Phase::Starting(ContainerState::Starting)] {
             let slot = slot();
             slot.enter_phase(phase);
-            let mut waiting = Box::pin(slot.bring_up(Duration::from_secs(60)));
+            let mut waiting = Box::pin(slot.ensure_ready(Duration::from_secs(60)));
             assert!(futures_util::poll!(&mut waiting).is_pending());
             slot.retire();
             assert!(matches!(
                 futures_util::poll!(&mut waiting),
-                std::task::Poll::Ready(Err(NotUp::Gone))
+                std::task::Poll::Ready(Err(NotReady::Removed))
             ));
-            let later = slot.bring_up(Duration::from_secs(60));
-            assert!(matches!(later.await, Err(NotUp::Gone)));
+            let later = slot.ensure_ready(Duration::from_secs(60));
+            assert!(matches!(later.await, Err(NotReady::Removed)));
         }
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_at_once_until_its_backoff_ends() {
+    async fn requests_are_refused_with_the_failure_until_its_backoff_ends() {
         let slot = slot();
         slot.enter_phase(failure(Instant::now() + Duration::from_secs(60)));
-        let told = slot.bring_up(Duration::from_secs(60)).await;
-        assert!(matches!(told, Err(NotUp::Failed(f)) if f.reason == "it died"));
+        let told = slot.ensure_ready(Duration::from_secs(60)).await;
+        assert!(matches!(told, Err(NotReady::Failed(f)) if f.reason == "it died"));
         slot.enter_phase(failure(Instant::now()));
-        let mut waiting = Box::pin(slot.bring_up(Duration::from_secs(60)));
+        let mut waiting = Box::pin(slot.ensure_ready(Duration::from_secs(60)));
         assert!(futures_util::poll!(&mut waiting).is_pending());
-        slot.enter_phase(Phase::Gone);
-        assert!(matches!(waiting.await, Err(NotUp::Gone)));
+        slot.enter_phase(Phase::Removed);
+        assert!(matches!(waiting.await, Err(NotReady::Removed)));
     }
 }

@@ -1,4 +1,4 @@
-//! The node's state directory: what a new process needs to go on where the old one stopped.
+//! The node's state directory: what a new process needs to adopt the containers of the old one.
 //!
 //! ```text
 //!  {state}/lock                     held while a bismuthd lives; its process id inside
@@ -51,7 +51,7 @@ pub enum StateError {
         source: io::Error,
     },
     /// A file does not hold what this program writes.
-    #[error("understand {}", path.display())]
+    #[error("parse {}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -83,7 +83,7 @@ pub struct SavedSlot {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedRun {
     /// Whether it has answered. One that has not is waited for by the process that goes on with it.
-    #[serde(default = "answered")]
+    #[serde(default = "default_proven")]
     pub proven: bool,
     /// Process id inside the machine.
     pub pid: u32,
@@ -107,7 +107,7 @@ pub struct SavedRun {
 }
 
 /// Earlier versions said nothing of it.
-fn answered() -> bool {
+fn default_proven() -> bool {
     true
 }
 
@@ -141,11 +141,11 @@ pub struct StateDir {
 }
 
 /// 0711: whoever knows a name below may use it, subject to its own mode.
-const PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
+const DIR_MODE: Mode = Mode::RWXU.union(Mode::XGRP).union(Mode::XOTH);
 /// 0710: the directory of one container.
-const GROUP_PASSAGE: Mode = Mode::RWXU.union(Mode::XGRP);
+const CONTAINER_DIR_MODE: Mode = Mode::RWXU.union(Mode::XGRP);
 /// 0600: a lock that others may open is one that they may hold.
-const LOCK_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+const LOCK_FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
@@ -161,12 +161,12 @@ impl StateDir {
         // Every container's OCI runtime walks through these two as the container's own root: others may pass, and neither list
         // nor read.
         for (path, mode) in [
-            (root.to_owned(), PASSAGE),
-            (root.join("containers"), PASSAGE),
+            (root.to_owned(), DIR_MODE),
+            (root.join("containers"), DIR_MODE),
             (root.join("logs"), Mode::RWXU),
         ] {
             rustix::fs::chmod(&path, mode)
-                .map_err(|e| failed("protect directory", &path)(e.into()))?;
+                .map_err(|e| failed("change the mode of directory", &path)(e.into()))?;
         }
         let lock = lock(root)?;
         let epoch = epoch(root)?;
@@ -256,18 +256,20 @@ pub fn make_container_dir(dir: &Path, ids: IdRange) -> Result<()> {
         _ => {}
     }
     std::os::unix::fs::chown(dir, Some(0), Some(ids.host_start))
-        .map_err(failed("give away directory", dir))?;
-    rustix::fs::chmod(dir, GROUP_PASSAGE).map_err(|e| failed("protect directory", dir)(e.into()))
+        .map_err(failed("change the owner of directory", dir))?;
+    rustix::fs::chmod(dir, CONTAINER_DIR_MODE)
+        .map_err(|e| failed("change the mode of directory", dir)(e.into()))
 }
 
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
     let mut options = OpenOptions::new();
     options.create(true).read(true).write(true).truncate(false);
-    options.mode(LOCK_FILE.as_raw_mode());
+    options.mode(LOCK_FILE_MODE.as_raw_mode());
     let mut file = options.open(&path).map_err(failed("open", &path))?;
     // An earlier version may have made it.
-    rustix::fs::fchmod(&file, LOCK_FILE).map_err(|e| failed("protect", &path)(e.into()))?;
+    rustix::fs::fchmod(&file, LOCK_FILE_MODE)
+        .map_err(|e| failed("change the mode of", &path)(e.into()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_refused_by_name() {
+    fn a_second_process_is_refused_and_the_first_one_named() {
         let dir = tempfile::tempdir().unwrap();
         let first = StateDir::open(dir.path()).unwrap();
         let error = StateDir::open(dir.path()).unwrap_err().to_string();
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn other_users_cannot_hold_the_lock_also_where_an_earlier_version_made_it() {
+    fn other_users_cannot_take_the_lock_even_one_made_by_an_earlier_version() {
         let dir = tempfile::tempdir().unwrap();
         let lock = dir.path().join("lock");
         for earlier in [false, true] {
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_saved_of_a_container_is_understood() {
+    fn slot_json_of_an_earlier_version_is_read() {
         let saved = r#"{"pid":1,"started_ticks":2,"boot_id":"b","started_ms":3,"image_digest":"d",
             "user":[1000,1000],"groups":[],"program":{"argv":["a"],"env":[],"cwd":"/"}}"#;
         let run: SavedRun = serde_json::from_str(saved).unwrap();

@@ -1,14 +1,14 @@
-//! How the containers of this node do, written to ZooKeeper by one task.
+//! Reports the status of this node's containers to ZooKeeper, from one task.
 //!
 //! ```text
-//!  drivers ── tell ──► board { id → latest status } ── wakes ──► writer ──► /node/{ip}/container/{id}
-//!                                        ▲                           │
-//!                                        └── differs? written again ◄┘ every minute, all are read
+//!  drivers ── report ──► entries { id → latest status } ── wakes ──► writer ──► /node/{ip}/container/{id}
+//!                                        ▲                             │
+//!                                        └─── differs? written again ◄─┘ every minute, all are read
 //! ```
 //!
-//! The board keeps the latest status only, so a container that changes faster than ZooKeeper takes
-//! costs nothing, and nothing is lost while ZooKeeper is away: when it is back, what is on the
-//! board is written. One that cannot be written waits by itself and holds up no other. No driver and
+//! Only the latest status is kept, so a container that changes faster than ZooKeeper takes
+//! costs nothing, and nothing is lost while ZooKeeper is away: when it is back, what is in the
+//! entries is written. One that cannot be written waits by itself and holds up no other. No driver and
 //! no request ever waits for any of it.
 
 use std::collections::BTreeMap;
@@ -26,17 +26,17 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 /// ZooKeeper is away for seconds when a server fails, for longer when all do.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// How often what is written is compared with what should be. One list and one read per container.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A reason above this is cut: with the record around it, it must fit a znode many times over.
 const MAX_REASON: usize = 4096;
 
-/// Latest statuses; clones share it.
+/// The latest status of each container, and whether it was written; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct StatusBoard {
+pub struct StatusReporter {
     shared: Arc<Shared>,
 }
 
@@ -115,9 +115,9 @@ impl StatusSink for NodeRecords {
     }
 }
 
-impl StatusBoard {
-    /// Puts a container's new status up.
-    pub fn tell(&self, id: ContainerId, mut status: ContainerStatus) {
+impl StatusReporter {
+    /// Sets a container's status, to be written.
+    pub fn report(&self, id: ContainerId, mut status: ContainerStatus) {
         if let Some(reason) = &mut status.reason
             && reason.len() > MAX_REASON
         {
@@ -139,8 +139,8 @@ impl StatusBoard {
         self.shared.changed.notify_one();
     }
 
-    /// Takes a container off the board.
-    pub fn forget(&self, id: ContainerId) {
+    /// Removes a container's status: it is not written any more.
+    pub fn remove(&self, id: ContainerId) {
         self.entries().remove(&id);
     }
 
@@ -189,7 +189,7 @@ impl StatusBoard {
         let entry = entries.get_mut(&id)?;
         let (_, delays) = entry
             .again
-            .get_or_insert_with(|| (Instant::now(), AGAIN.delays()));
+            .get_or_insert_with(|| (Instant::now(), RETRY_BACKOFF.delays()));
         let delay = delays.next_delay();
         if let Some((at, _)) = &mut entry.again {
             *at = Instant::now() + delay;
@@ -207,9 +207,10 @@ impl StatusBoard {
         }
     }
 
-    /// Writes what is put up, until the shutdown.
+    /// Writes what is reported, until the shutdown.
     pub async fn write_to(self, sink: impl StatusSink, shutdown: Shutdown) {
-        let mut timer = tokio::time::interval_at(Instant::now() + COMPARE, COMPARE);
+        let mut timer =
+            tokio::time::interval_at(Instant::now() + COMPARE_INTERVAL, COMPARE_INTERVAL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let again = match self.next(Instant::now()) {
@@ -220,7 +221,7 @@ impl StatusBoard {
                     }
                 }
                 Next::WaitUntil(at) => at,
-                Next::Wait => Instant::now() + COMPARE,
+                Next::Wait => Instant::now() + COMPARE_INTERVAL,
             };
             tokio::select! {
                 () = self.shared.changed.notified() => {}
@@ -299,12 +300,12 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let bound = COMPARE + Duration::from_secs(1);
+        let bound = COMPARE_INTERVAL + Duration::from_secs(1);
         tokio::time::timeout(bound, shown).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_cannot_be_written_holds_up_no_other() {
+    async fn a_status_that_cannot_be_written_delays_no_other() {
         let (bad, good) = (
             ContainerId::from_bytes([0; 16]),
             ContainerId::from_bytes([1; 16]),
@@ -313,23 +314,24 @@ mod tests {
             refused: vec![bad],
             ..Sink::default()
         };
-        let (board, shutdown) = (StatusBoard::default(), Shutdown::new());
-        board.tell(bad, status(ContainerState::Running));
-        board.tell(good, status(ContainerState::Running));
-        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        let (reporter, shutdown) = (StatusReporter::default(), Shutdown::new());
+        reporter.report(bad, status(ContainerState::Running));
+        reporter.report(good, status(ContainerState::Running));
+        let writer = tokio::spawn(reporter.clone().write_to(sink.clone(), shutdown.clone()));
         shows(&sink, good, ContainerState::Running).await;
-        board.tell(good, status(ContainerState::Failed));
+        reporter.report(good, status(ContainerState::Failed));
         shows(&sink, good, ContainerState::Failed).await;
         shutdown.trigger();
         writer.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_somebody_else_wrote_is_set_right() {
+    async fn a_status_that_somebody_overwrote_is_written_again() {
         let id = ContainerId::from_bytes([1; 16]);
-        let (board, sink, shutdown) = (StatusBoard::default(), Sink::default(), Shutdown::new());
-        board.tell(id, status(ContainerState::Running));
-        let writer = tokio::spawn(board.clone().write_to(sink.clone(), shutdown.clone()));
+        let (reporter, sink, shutdown) =
+            (StatusReporter::default(), Sink::default(), Shutdown::new());
+        reporter.report(id, status(ContainerState::Running));
+        let writer = tokio::spawn(reporter.clone().write_to(sink.clone(), shutdown.clone()));
         shows(&sink, id, ContainerState::Running).await;
         let assigned = ContainerStatus::assigned(1);
         sink.kept.lock().unwrap().insert(id, assigned);

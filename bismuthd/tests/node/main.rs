@@ -1,6 +1,6 @@
 //! One node on the real parts: ZooKeeper, containerd, a registry, the kernel. No frontend, no API.
 
-mod services;
+mod service_sockets;
 
 use std::fs::Permissions;
 use std::net::Ipv4Addr;
@@ -150,7 +150,7 @@ async fn an_exec_function_answers_with_what_its_program_prints() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_function_is_started_once_and_survives_the_daemon() -> Result<()> {
+async fn a_server_function_is_started_once_and_survives_a_restart_of_the_daemon() -> Result<()> {
     let mut node = TestNode::start().await?;
     let (_, id) = node
         .deploy("echo-server", "server:8080:/echo-server --port 8080")
@@ -187,7 +187,7 @@ async fn a_server_function_is_started_once_and_survives_the_daemon() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_run_fails_with_a_reason_that_names_it() -> Result<()> {
+async fn a_container_that_cannot_start_fails_with_a_reason_that_names_the_cause() -> Result<()> {
     let node = TestNode::start().await?;
     for (image, mode, words) in [
         ("nosuchimage", "exec:/bin/ls", "nosuchimage"),
@@ -273,7 +273,7 @@ async fn containers_of_any_user_work_in_a_directory_that_only_root_and_their_own
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_function_leaves_nothing() -> Result<()> {
+async fn a_deleted_function_leaves_nothing_on_the_node() -> Result<()> {
     let node = TestNode::start().await?;
     let before = node.containerd.inventory().await?;
     let (function, id) = node

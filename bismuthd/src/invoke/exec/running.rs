@@ -1,10 +1,10 @@
-//! A program that runs, and its output as an answer's body.
+//! Reads the output of a running program, and streams it as the body of the answer.
 //!
 //! ```text
 //!  exit?   ── known ──► what the pipe holds at that moment, then Ended
 //!  output? ── bytes ──► Printed            ── its end ──► only the exit is waited for
-//!  body?   ── broke ──► Broken::Upload
-//!  clock?  ── late  ──► Broken::Late, Silent, UploadSilent
+//!  body?   ── broke ──► ExecError::Upload
+//!  clock?  ── late  ──► ExecError::FirstOutputTimeout, IdleTimeout, UploadTimeout
 //! ```
 //!
 //! The exit is looked at first, and it ends the output: what a program has printed is in the pipe
@@ -25,34 +25,34 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, Sleep};
 
-use super::feed::Feed;
-use crate::invoke::agent::{AgentError, Execution};
+use super::stdin::StdinCopy;
+use crate::invoke::init_client::{Execution, InitClientError};
 
 /// Read from a program at once: the kernel's pipe buffer.
 const CHUNK: usize = 64 * 1024;
-/// With less room than this a new buffer is made.
-const LEAST: usize = 4 * 1024;
+/// With less capacity than this a new buffer is made.
+const MIN_CAPACITY: usize = 4 * 1024;
 
 /// The exit code, as a trailer.
 const EXIT_CODE: HeaderName = HeaderName::from_static("x-bismuth-exit-code");
 
 /// Why there is no answer, or why it broke off.
 #[derive(Debug, Error)]
-pub(super) enum Broken {
+pub(super) enum ExecError {
     #[error("read the program's output")]
     Output(#[source] io::Error),
     #[error("the program printed nothing within {} ms and was killed", .0.as_millis())]
-    Late(Duration),
+    FirstOutputTimeout(Duration),
     #[error("nothing went into the program or out of it for {} ms", .0.as_millis())]
-    Silent(Duration),
+    IdleTimeout(Duration),
     #[error("the request body was silent for {} ms", .0.as_millis())]
-    UploadSilent(Duration),
+    UploadTimeout(Duration),
     #[error("the request body could not be read")]
     Upload(#[source] BodyError),
     #[error("the program ended with {0}")]
     Killed(Exit),
     #[error("learn how the program ended")]
-    Agent(#[source] AgentError),
+    Init(#[source] InitClientError),
 }
 
 /// How long a program may take.
@@ -65,21 +65,21 @@ pub(super) struct Deadlines {
 }
 
 /// What a program does next.
-pub(super) enum Next {
+pub(super) enum ProgramEvent {
     Printed(Bytes),
     Ended(Exit),
 }
 
 /// A program whose output is being read. Dropping it kills the program.
-pub(super) struct Running {
+pub(super) struct RunningProgram {
     /// The first to be dropped: the program is to be killed before its input can end.
     execution: Execution,
     output: pipe::Receiver,
-    feed: Feed,
+    stdin_copy: StdinCopy,
     deadlines: Deadlines,
     buffer: BytesMut,
     state: State,
-    alarm: Pin<Box<Sleep>>,
+    deadline_timer: Pin<Box<Sleep>>,
     has_printed: bool,
     /// Since when somebody waits, if they do.
     waits_since: Option<Instant>,
@@ -90,39 +90,39 @@ enum State {
     /// It has closed its output.
     Closed,
     /// It has ended, and so many bytes of what it printed are in the pipe.
-    Ended(Result<Exit, AgentError>, u64),
-    /// That it has ended was told.
-    Told,
+    Ended(Result<Exit, InitClientError>, u64),
+    /// Its end was reported to the caller.
+    Reported,
 }
 
-impl Running {
+impl RunningProgram {
     pub(super) fn new(
         execution: Execution,
         output: pipe::Receiver,
-        feed: Feed,
+        stdin_copy: StdinCopy,
         deadlines: Deadlines,
     ) -> Self {
-        let look_at = feed.last() + deadlines.first_output.min(deadlines.idle);
+        let look_at = stdin_copy.last() + deadlines.first_output.min(deadlines.idle);
         Self {
             execution,
             output,
-            feed,
+            stdin_copy,
             deadlines,
             buffer: BytesMut::new(),
             state: State::Printing,
-            alarm: Box::pin(tokio::time::sleep_until(look_at)),
+            deadline_timer: Box::pin(tokio::time::sleep_until(look_at)),
             has_printed: false,
             waits_since: None,
         }
     }
 
     /// Waits for what it does next. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Next, Broken> {
+    pub(super) async fn next(&mut self) -> Result<ProgramEvent, ExecError> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, Broken>> {
-        let next = self.poll_unclocked(context);
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<ProgramEvent, ExecError>> {
+        let next = self.poll_before_deadline(context);
         if next.is_ready() {
             self.waits_since = None;
             self.has_printed = true;
@@ -130,7 +130,7 @@ impl Running {
         }
         let now = Instant::now();
         let since = *self.waits_since.get_or_insert(now);
-        while self.alarm.as_mut().poll(context).is_ready() {
+        while self.deadline_timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             let (deadline, late) = self.deadline(since);
             if deadline <= now {
@@ -139,56 +139,62 @@ impl Running {
             // Whose turn it is may change unseen, and with it the deadline.
             let Deadlines { first_output, idle } = self.deadlines;
             let look_at = deadline.min(now + first_output.min(idle));
-            self.alarm.as_mut().reset(look_at);
+            self.deadline_timer.as_mut().reset(look_at);
         }
         Poll::Pending
     }
 
-    fn deadline(&self, waits_since: Instant) -> (Instant, Broken) {
+    fn deadline(&self, waits_since: Instant) -> (Instant, ExecError) {
         let Deadlines { first_output, idle } = self.deadlines;
-        let moved = self.feed.last();
+        let moved = self.stdin_copy.last();
         if self.has_printed {
             // Before that nobody asked for output, so its silence says nothing.
-            (moved.max(waits_since) + idle, Broken::Silent(idle))
-        } else if self.feed.waits_for_client() {
-            (moved + idle, Broken::UploadSilent(idle))
+            (moved.max(waits_since) + idle, ExecError::IdleTimeout(idle))
+        } else if self.stdin_copy.waits_for_client() {
+            (moved + idle, ExecError::UploadTimeout(idle))
         } else {
-            (moved + first_output, Broken::Late(first_output))
+            (
+                moved + first_output,
+                ExecError::FirstOutputTimeout(first_output),
+            )
         }
     }
 
-    fn poll_unclocked(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, Broken>> {
+    fn poll_before_deadline(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<ProgramEvent, ExecError>> {
         if let State::Printing | State::Closed = self.state
             && let Poll::Ready(ended) = self.execution.poll_exited(context)
         {
             let left = rustix::io::ioctl_fionread(&self.output);
-            let left = left.map_err(|error| Broken::Output(error.into()))?;
+            let left = left.map_err(|error| ExecError::Output(error.into()))?;
             self.state = State::Ended(ended, left);
         }
-        if let State::Ended(..) | State::Told = self.state {
+        if let State::Ended(..) | State::Reported = self.state {
             return Poll::Ready(self.take_rest());
         }
         if let State::Printing = self.state
             && let Poll::Ready(read) = self.poll_output(context)
         {
-            match read.map_err(Broken::Output)? {
+            match read.map_err(ExecError::Output)? {
                 0 => self.state = State::Closed,
-                _ => return Poll::Ready(Ok(Next::Printed(self.buffer.split().freeze()))),
+                _ => return Poll::Ready(Ok(ProgramEvent::Printed(self.buffer.split().freeze()))),
             }
         }
-        let error = ready!(self.feed.poll_failed(context));
-        Poll::Ready(Err(Broken::Upload(error)))
+        let error = ready!(self.stdin_copy.poll_failed(context));
+        Poll::Ready(Err(ExecError::Upload(error)))
     }
 
     fn poll_output(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() < LEAST {
+        if self.buffer.capacity() < MIN_CAPACITY {
             self.buffer.reserve(CHUNK);
         }
         pin!(self.output.read_buf(&mut self.buffer)).poll(context)
     }
 
     /// A left-over that still writes, or reads what is not its own, changes nothing of the bound.
-    fn take_rest(&mut self) -> Result<Next, Broken> {
+    fn take_rest(&mut self) -> Result<ProgramEvent, ExecError> {
         if let State::Ended(_, left) = &mut self.state
             && *left > 0
         {
@@ -199,16 +205,16 @@ impl Running {
                 Ok(count @ 1..) => {
                     *left -= count as u64;
                     self.buffer.truncate(count);
-                    return Ok(Next::Printed(self.buffer.split().freeze()));
+                    return Ok(ProgramEvent::Printed(self.buffer.split().freeze()));
                 }
                 Ok(0) | Err(rustix::io::Errno::AGAIN) => {}
-                Err(error) => return Err(Broken::Output(error.into())),
+                Err(error) => return Err(ExecError::Output(error.into())),
             }
         }
-        match std::mem::replace(&mut self.state, State::Told) {
-            State::Ended(Ok(exit), _) => Ok(Next::Ended(exit)),
-            State::Ended(Err(error), _) => Err(Broken::Agent(error)),
-            _ => Err(Broken::Agent(AgentError::HungUp)),
+        match std::mem::replace(&mut self.state, State::Reported) {
+            State::Ended(Ok(exit), _) => Ok(ProgramEvent::Ended(exit)),
+            State::Ended(Err(error), _) => Err(ExecError::Init(error)),
+            _ => Err(ExecError::Init(InitClientError::Closed)),
         }
     }
 }
@@ -216,14 +222,14 @@ impl Running {
 /// The program's output as a body. Dropped before its end, it kills the program.
 pub(super) struct Output {
     first: Option<Bytes>,
-    running: Option<Running>,
-    /// Told after one turn, in which hyper flushes what came before the break: an answer of which
+    running: Option<RunningProgram>,
+    /// Reported after one turn, in which hyper flushes what came before the break: an answer of which
     /// nothing arrives looks like a request that was never begun.
-    broken: Option<Broken>,
+    broken: Option<ExecError>,
 }
 
 impl Output {
-    pub(super) fn new(running: Running, first: Bytes) -> Self {
+    pub(super) fn new(running: RunningProgram, first: Bytes) -> Self {
         Self {
             first: Some(first),
             running: Some(running),
@@ -251,14 +257,14 @@ impl http_body::Body for Output {
             return Poll::Ready(None);
         };
         let broken = match ready!(running.poll_next(context)) {
-            Ok(Next::Printed(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Ok(ProgramEvent::Printed(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
             // Too late for the status; the code is a trailer, and a signal breaks the answer off.
-            Ok(Next::Ended(Exit::Code(code))) => {
+            Ok(ProgramEvent::Ended(Exit::Code(code))) => {
                 this.running = None;
                 let trailers = HeaderMap::from_iter([(EXIT_CODE, HeaderValue::from(code))]);
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
-            Ok(Next::Ended(killed @ Exit::Signal(_))) => Broken::Killed(killed),
+            Ok(ProgramEvent::Ended(killed @ Exit::Signal(_))) => ExecError::Killed(killed),
             Err(broken) => broken,
         };
         this.running = None;

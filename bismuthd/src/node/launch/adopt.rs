@@ -1,4 +1,4 @@
-//! Going on with a container that an earlier process started.
+//! Adopts a running container that an earlier process started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use tracing::{info, warn};
 use super::readiness::Wait;
 use super::start::Container;
 use super::user::User;
-use super::{LaunchError, Launcher, Running, blocking, sandbox};
-use crate::logs::pump;
-use crate::node::slot::{Live, Slot};
+use super::{LaunchError, Launcher, RunningContainer, blocking, sandbox};
+use crate::logs::copier;
+use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::{self, SavedSlot};
-use crate::services::SecretEnv;
+use crate::svcprovider::SecretEnv;
 
 impl Launcher {
     /// Goes on with a container that an earlier process started; `None` if it does not run as it
@@ -28,7 +28,7 @@ impl Launcher {
         slot: &Arc<Slot>,
         saved: &SavedSlot,
         cancelled: &CancellationToken,
-    ) -> Option<Running> {
+    ) -> Option<RunningContainer> {
         self.restrict_dir(slot, saved).await;
         match self.try_adopt(slot, saved, cancelled).await {
             Ok(Some(running)) => Some(running),
@@ -37,7 +37,7 @@ impl Launcher {
                 None
             }
             Err(error) => {
-                warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot go on with a container, it is started anew");
+                warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot adopt a container, it is started again");
                 self.teardown(slot.container_id).await;
                 None
             }
@@ -61,7 +61,7 @@ impl Launcher {
         slot: &Arc<Slot>,
         saved: &SavedSlot,
         cancelled: &CancellationToken,
-    ) -> Result<Option<Running>, LaunchError> {
+    ) -> Result<Option<RunningContainer>, LaunchError> {
         let Some(run) = &saved.run else {
             return Ok(None);
         };
@@ -83,20 +83,20 @@ impl Launcher {
         };
         let owner = sandbox::host_owner(saved.id_range(), &user);
         let limits = self.config.log_limits;
-        let (namespaces, pump) = blocking(move || {
+        let (namespaces, copier) = blocking(move || {
             let namespaces = Namespaces::open(&dir).map_err(LaunchError::Namespaces)?;
-            let pump = pump::open(&dir, owner, &log_dir, limits)?;
-            Ok((namespaces, pump))
+            let copier = copier::open(&dir, owner, &log_dir, limits)?;
+            Ok((namespaces, copier))
         })
         .await?;
-        let stderr = pump.stderr_end().map_err(LaunchError::Watch)?;
+        let stderr = copier.stderr_fifo().map_err(LaunchError::Watch)?;
         let secrets = (!run.init_has_variables).then(|| {
             let group = slot.definition.service_group(slot.function_id);
             let source = self.config.secrets.clone();
             SecretEnv::new(source, group, &slot.definition.secrets)
         });
         let target = self.target(slot, run.program.clone(), &user, stderr, secrets);
-        self.logs.spawn(slot.container_id, pump);
+        self.logs.spawn(slot.container_id, copier);
         if !run.proven {
             let ran = Duration::from_millis(now_ms().saturating_sub(run.started_ms));
             let bound = Duration::from_millis(slot.definition.startup_timeout_ms);
@@ -110,8 +110,8 @@ impl Launcher {
             let _connection = ready.await?;
         }
         info!(container = %slot.container_id, pid = run.pid, "adopted");
-        Ok(Some(Running {
-            live: Arc::new(Live::new(
+        Ok(Some(RunningContainer {
+            endpoint: Arc::new(ContainerEndpoint::new(
                 namespaces,
                 target,
                 run.image_digest.clone(),

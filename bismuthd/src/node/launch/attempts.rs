@@ -1,4 +1,4 @@
-//! Paces the attempts to reach a program that is starting: close together at first, then further apart.
+//! Paces the connection attempts to a program that is starting: close together at first, then further apart.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use bismuth_sandbox::timer::FineTimer;
 
 /// A start that takes long is seen this part of its time late at most, so that a thousand programs
 /// that never answer cost less the longer they do not.
-const LATE: u32 = 100;
+const DELAY_FRACTION: u32 = 100;
 
 /// Attempts that began with the making of this.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Attempts {
     /// When the runtime ends.
     pub(super) async fn next(&mut self) -> io::Result<()> {
         self.timer.sleep(self.delay).await?;
-        let longest = self.longest.max(self.elapsed() / LATE);
+        let longest = self.longest.max(self.elapsed() / DELAY_FRACTION);
         self.delay = (self.delay * 3 / 2).min(longest);
         Ok(())
     }

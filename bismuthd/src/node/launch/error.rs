@@ -1,4 +1,4 @@
-//! Why a container was not started, and what that means for who asked.
+//! The errors of a start, and the status and code that requests get for each.
 
 use std::time::Instant;
 
@@ -7,14 +7,14 @@ use bismuth_containerd::tasks::Exit;
 use http::StatusCode;
 use thiserror::Error;
 
-use super::agent_ready::AgentNotReady;
+use super::init_ready::InitNotReady;
 use super::inject::InjectError;
-use super::ready::NotReady;
+use super::server_ready::ServerNotReady;
 use super::user::UserError;
-use crate::logs::pump::PumpError;
+use crate::logs::copier::LogCopierError;
 use crate::node::slot::StartFailure;
 use crate::node::state_dir::StateError;
-use crate::services::SecretsError;
+use crate::svcprovider::SecretsError;
 
 /// Why a container was not started.
 #[derive(Debug, Error)]
@@ -30,7 +30,7 @@ pub enum LaunchError {
     Namespaces(#[source] bismuth_sandbox::namespaces::Error),
     /// The socket of its services.
     #[error("listen for the container's service requests")]
-    Services(#[source] bismuth_sandbox::netns::Error),
+    ServiceSocket(#[source] bismuth_sandbox::netns::Error),
     /// The token for its services.
     #[error("make the container's token")]
     Token(#[source] std::io::Error),
@@ -48,9 +48,9 @@ pub enum LaunchError {
     User(#[from] UserError),
     /// Its log.
     #[error("open the log")]
-    Log(#[from] PumpError),
+    Log(#[from] LogCopierError),
     /// Its runtime spec.
-    #[error("describe the container")]
+    #[error("build the runtime spec of the container")]
     Spec(#[source] bismuth_containerd::spec::SpecError),
     /// containerd or the OCI runtime.
     #[error("start the container")]
@@ -91,7 +91,7 @@ pub enum LaunchError {
     #[error("{source}{tail}")]
     NotReady {
         /// What was waited for.
-        source: NotReady,
+        source: ServerNotReady,
         /// The last lines it printed, introduced, or empty.
         tail: String,
     },
@@ -99,10 +99,10 @@ pub enum LaunchError {
     #[error("{0}")]
     Ended(String),
     /// bismuth-init does not answer.
-    #[error("reach bismuth-init in the container")]
-    Agent(#[source] AgentNotReady),
+    #[error("wait for bismuth-init in the container")]
+    Init(#[source] InitNotReady),
     /// The node's state directory.
-    #[error("save the container")]
+    #[error("save the state of the container")]
     State(#[from] StateError),
     /// The slot was taken away while it was being started.
     #[error("the start was cancelled")]
@@ -121,7 +121,7 @@ impl LaunchError {
             Self::Program { .. } => (StatusCode::BAD_GATEWAY, "program_not_runnable"),
             Self::Died { .. } | Self::Ended(_) => (StatusCode::BAD_GATEWAY, "program_ended"),
             Self::NotReady {
-                source: NotReady::NotListening { .. } | NotReady::NotHealthy { .. },
+                source: ServerNotReady::NotListening { .. } | ServerNotReady::NotHealthy { .. },
                 ..
             } => (StatusCode::GATEWAY_TIMEOUT, "startup_timeout"),
             Self::Secrets(SecretsError::Unavailable { .. }) => {
@@ -155,14 +155,14 @@ impl LaunchError {
             Self::Containerd(_)
             | Self::Ids(_)
             | Self::Namespaces(_)
-            | Self::Services(_)
+            | Self::ServiceSocket(_)
             | Self::Token(_)
             | Self::Rootfs(_)
             | Self::Log(_)
             | Self::Process(_)
             | Self::Watch(_)
             | Self::Directory { .. }
-            | Self::Agent(_)
+            | Self::Init(_)
             | Self::State(_)
             | Self::Internal => true,
         }
@@ -236,7 +236,7 @@ mod tests {
     use crate::node::fakes;
 
     #[test]
-    fn what_may_pass_is_told_from_what_the_deployer_has_to_mend() {
+    fn transient_failures_are_told_from_those_the_deployer_has_to_fix() {
         let died = LaunchError::Died {
             exit: Exit {
                 status: 1,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn exhaustion_is_recognised_in_the_words_of_the_runtime() {
+    fn exhaustion_is_recognised_in_messages_of_the_runtime() {
         let full = "OCI runtime create failed: mkdir /run/x: no space left on device: unknown";
         let no_dir = "OCI runtime create failed: chdir to cwd (\"/a\"): no such file or directory";
         assert!(is_about_exhaustion(full));

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::user::User;
 use crate::node::program::Program;
-use crate::services::Secrets;
+use crate::svcprovider::Secrets;
 
 /// bismuth-init answers at once, unless the disk is slow from which it executes the program.
 const BOUND: Duration = Duration::from_secs(5);
@@ -34,8 +34,8 @@ pub enum InjectError {
     /// They cannot be sent.
     #[error("send the secrets")]
     Send(#[from] RequestError),
-    /// What it answers is none of its answers.
-    #[error("understand bismuth-init")]
+    /// Its reply cannot be decoded.
+    #[error("decode the reply of bismuth-init")]
     Protocol(#[from] ProtocolError),
     /// It could not do it.
     #[error("{what}")]
@@ -114,17 +114,18 @@ fn server(
 pub(super) async fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
     let message = Zeroizing::new(delivery.encode()?);
     let exchange = async {
-        let mut stream = UnixStream::connect(super::agent_socket(run_dir)).await?;
+        let mut stream = UnixStream::connect(super::init_socket(run_dir)).await?;
         // When sending fails, init may have said why.
         let sent = stream.write_all(&message).await;
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).await?;
-        Ok::<_, io::Error>((sent, said))
+        let mut replies = Vec::new();
+        stream.read_to_end(&mut replies).await?;
+        Ok::<_, io::Error>((sent, replies))
     };
     let exchanged = tokio::time::timeout(BOUND, exchange).await;
-    let (sent, said) = exchanged.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (sent, replies) =
+        exchanged.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut decoder = ReplyDecoder::new();
-    decoder.push(&said);
+    decoder.push(&replies);
     while let Some(reply) = decoder.next_reply()? {
         if let Reply::SpawnFailed { kind, what, .. } = reply {
             return Err(InjectError::Refused { kind, what });
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_have_variables_and_a_server_its_whole_environment_with_each_name_once() {
+    fn executions_get_secret_variables_and_a_server_its_whole_environment_with_each_name_once() {
         let variables = Then::Serve(vec![c"KEY=canary".into()]);
         assert_eq!(delivered("exec:/run"), variables);
         let Then::Become(program) = delivered("server:80:/run") else {

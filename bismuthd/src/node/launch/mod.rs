@@ -11,15 +11,16 @@
 //! anything: a container that never was, one that is half made, one that a crashed process left.
 
 mod adopt;
-mod agent_ready;
 mod attempts;
-mod describe;
+mod cgroup;
 mod error;
+mod init_ready;
 mod inject;
 mod readiness;
-mod ready;
 mod runtime;
 mod sandbox;
+mod server_ready;
+mod spec_input;
 mod start;
 mod teardown;
 #[cfg(test)]
@@ -41,16 +42,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use error::LaunchError;
-pub use ready::NotReady;
 pub use runtime::WantedRuntime;
+pub use server_ready::ServerNotReady;
 
 use super::program::Program;
-use super::slot::{ExecTarget, Live, Slot, Target};
+use super::slot::{ContainerEndpoint, ExecTarget, Slot, Target};
 use super::state_dir::{SavedRun, SavedSlot, StateDir};
-use crate::logs::pump::PrintingEnd;
+use crate::logs::copier::StderrFifo;
 use crate::logs::rotate::Limits;
 use crate::logs::thread::LogThread;
-use crate::services::{SecretEnv, SecretSource, Services, Token};
+use crate::svcprovider::{SecretEnv, SecretSource, ServiceSockets, Token};
 use runtime::Runtime;
 use start::Container;
 use user::User;
@@ -80,9 +81,9 @@ pub struct LaunchConfig {
     pub secrets: SecretSource,
 }
 
-/// One start of a container.
+/// How one start of a container is done.
 #[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
+pub struct StartOptions<'a> {
     /// When the slot was assigned, milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// Whether this proves a new revision: then a tag is asked for anew.
@@ -98,17 +99,17 @@ pub struct Launcher {
     images: Arc<dyn Images>,
     state: Arc<StateDir>,
     logs: LogThread,
-    services: Services,
+    service_sockets: ServiceSockets,
     ids: Mutex<IdAllocator<FunctionId>>,
-    turns: Arc<Semaphore>,
+    start_permits: Arc<Semaphore>,
     runtime: Runtime,
 }
 
 /// A started container, in the hands of its driver.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningContainer {
     /// What requests need.
-    pub live: Arc<Live>,
+    pub endpoint: Arc<ContainerEndpoint>,
     /// Its process; readable when it has ended.
     pub process: Watched,
     /// When it was started, milliseconds since the Unix epoch.
@@ -134,10 +135,10 @@ impl Launcher {
         images: Arc<dyn Images>,
         state: Arc<StateDir>,
         logs: LogThread,
-        services: Services,
+        service_sockets: ServiceSockets,
         pool: IdPool,
     ) -> Self {
-        let turns = STARTS_PER_CORE * bismuth_daemon::cores::available();
+        let start_permits = STARTS_PER_CORE * bismuth_daemon::cores::available();
         Self {
             runtime: Runtime::new(config.runtime.clone()),
             config,
@@ -145,9 +146,9 @@ impl Launcher {
             images,
             state,
             logs,
-            services,
+            service_sockets,
             ids: Mutex::new(IdAllocator::new(pool)),
-            turns: Arc::new(Semaphore::new(turns)),
+            start_permits: Arc::new(Semaphore::new(start_permits)),
         }
     }
 
@@ -169,14 +170,14 @@ impl Launcher {
 
     /// Says that a container which an earlier process started has a service socket. Do so for each before svcprovider
     /// is spoken to: it lets go of what nobody names.
-    pub fn recover_services(&self, id: ContainerId, saved: &SavedSlot) {
+    pub fn recover_service_socket(&self, id: ContainerId, saved: &SavedSlot) {
         let Some(run) = &saved.run else {
             return;
         };
         if let Some(token) = Token::in_environment(&run.program.env) {
             let attachment = attachment(id, saved.function_id, &saved.definition, &token);
             let dir = self.state.container_dir(id);
-            self.services.remember(attachment, dir);
+            self.service_sockets.recover(attachment, dir);
         }
     }
 
@@ -240,17 +241,17 @@ impl Launcher {
         slot: &Slot,
         program: Program,
         user: &User,
-        stderr: PrintingEnd,
+        stderr: StderrFifo,
         secrets: Option<SecretEnv>,
     ) -> Target {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
             InvokeMode::Executable(_) => Target::Exec(Box::new(ExecTarget {
-                socket: agent_socket(
+                socket: init_socket(
                     &self
                         .state
                         .container_dir(slot.container_id)
-                        .join(sandbox::RUN),
+                        .join(sandbox::RUN_DIR),
                 ),
                 program,
                 user: (user.uid, user.gid),
@@ -271,7 +272,7 @@ impl Launcher {
     }
 }
 
-impl Running {
+impl RunningContainer {
     /// Its process id on the node.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -286,7 +287,7 @@ impl Running {
     pub async fn teardown(self) {
         let container = self.container;
         // Their descriptors keep the namespaces alive.
-        drop((self.live, self.process));
+        drop((self.endpoint, self.process));
         container.teardown().await;
     }
 }
@@ -308,6 +309,6 @@ fn attachment(
 }
 
 /// The socket of bismuth-init in the directory that is mounted for it.
-fn agent_socket(run_dir: &Path) -> PathBuf {
+fn init_socket(run_dir: &Path) -> PathBuf {
     run_dir.join(bismuth_init::SOCKET_NAME)
 }

@@ -14,16 +14,16 @@ use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::Watched;
 use tokio_util::sync::CancellationToken;
 
-use super::agent_ready::{self, AgentNotReady};
 use super::error::LaunchError;
+use super::init_ready::{self, InitNotReady};
 use super::inject::{InjectError, inject};
-use super::ready::{self, NotReady};
+use super::server_ready::{self, ServerNotReady};
 use super::{Launcher, sandbox};
 use crate::node::slot::Slot;
 
 enum Unready {
-    Server(NotReady),
-    Agent(AgentNotReady),
+    Server(ServerNotReady),
+    Init(InitNotReady),
     Inject(InjectError),
 }
 
@@ -67,10 +67,10 @@ impl Launcher {
         let definition = &slot.definition;
         let executes = matches!(definition.invoke_mode, InvokeMode::Executable(_));
         let run_dir = self.state.container_dir(slot.container_id);
-        let run_dir = run_dir.join(sandbox::RUN);
+        let run_dir = run_dir.join(sandbox::RUN_DIR);
         if executes || delivery.is_some() {
-            let listens = agent_ready::wait(&run_dir, process, bound, cancelled).await;
-            listens.map_err(Unready::Agent)?;
+            let listens = init_ready::wait(&run_dir, process, bound, cancelled).await;
+            listens.map_err(Unready::Init)?;
         }
         if let Some(delivery) = delivery {
             let injected = inject(&run_dir, &delivery).await;
@@ -79,7 +79,7 @@ impl Launcher {
         let InvokeMode::Server(_, port) = &definition.invoke_mode else {
             return Ok(None);
         };
-        let wait = ready::Wait {
+        let wait = server_ready::ServerWait {
             net: namespaces.net_fd(),
             process,
             port: *port,
@@ -87,7 +87,7 @@ impl Launcher {
             bound,
             cancelled,
         };
-        let answers = ready::wait(&wait).await;
+        let answers = server_ready::wait(&wait).await;
         answers.map(Some).map_err(Unready::Server)
     }
 
@@ -96,7 +96,7 @@ impl Launcher {
         let id = slot.container_id;
         if matches!(
             unready,
-            Unready::Server(NotReady::Cancelled) | Unready::Agent(AgentNotReady::Cancelled)
+            Unready::Server(ServerNotReady::Cancelled) | Unready::Init(InitNotReady::Cancelled)
         ) {
             return LaunchError::Cancelled;
         }
@@ -113,7 +113,7 @@ impl Launcher {
         }
         match unready {
             Unready::Server(source) => LaunchError::NotReady { source, tail },
-            Unready::Agent(source) => LaunchError::Agent(source),
+            Unready::Init(source) => LaunchError::Init(source),
             Unready::Inject(source) => LaunchError::Inject(source),
         }
     }

@@ -1,4 +1,4 @@
-//! Which OCI runtime is behind containerd.
+//! Chooses the OCI runtime that containerd uses: crun or runc.
 //!
 //! crun starts a container in half of runc's time, and refuses machines on which control groups of both versions are mounted. What counts
 //! is what containerd's own mount namespace shows: it may have one to itself in which only one version is left.
@@ -83,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_operator_names_is_not_second_guessed() {
+    fn a_runtime_that_the_operator_names_is_used() {
         let Ok(wanted) = "/opt/runtime".parse::<WantedRuntime>();
         assert_eq!(Runtime::new(wanted).binary_for(1), "/opt/runtime");
     }
 
     #[test]
-    fn the_choice_is_made_once_for_each_containerd() {
+    fn the_runtime_is_chosen_once_for_each_containerd_process() {
         let Ok(wanted) = "auto".parse::<WantedRuntime>();
         let runtime = Runtime::new(wanted);
         let first = runtime.binary_for(std::process::id());

@@ -4,28 +4,25 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bismuth_model::ContainerId;
-use bismuth_sandbox::cgroup::{self, Cgroup};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::mounts;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::rootfs::{self, RootfsSpec};
 use tracing::warn;
 
+use super::cgroup;
 use super::error::LaunchError;
 use super::user::{self, User};
+use crate::logs::copier::{self, LogCopier, fifo_path};
 use crate::logs::cri::Stream;
-use crate::logs::pump::{self, Pump, fifo_path};
 use crate::logs::rotate::Limits;
 use crate::node::state_dir;
-use crate::services;
+use crate::svcprovider;
 
 /// The directory, in a container's own, that holds the socket of bismuth-init.
-pub(super) const RUN: &str = "run";
-/// How long the kernel may take to let go of an empty cgroup.
-const CGROUP_BOUND: Duration = Duration::from_secs(2);
+pub(super) const RUN_DIR: &str = "run";
 
 /// What a sandbox is made of.
 #[derive(Debug)]
@@ -55,7 +52,7 @@ pub(super) struct Sandbox {
 pub(super) struct MadeSandbox {
     pub sandbox: Sandbox,
     /// Moves the output of the container into its log.
-    pub pump: Pump,
+    pub copier: LogCopier,
     /// Takes the connections to its services.
     pub service_socket: OwnedFd,
 }
@@ -65,7 +62,8 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     state_dir::make_container_dir(&spec.dir, spec.ids)?;
     let namespaces = Namespaces::create(&spec.dir, spec.ids).map_err(LaunchError::Namespaces)?;
     // Before the program runs, so that its first connection finds it.
-    let service_socket = services::listen(namespaces.net_fd()).map_err(LaunchError::Services)?;
+    let service_socket =
+        svcprovider::listen(namespaces.net_fd()).map_err(LaunchError::ServiceSocket)?;
     let root = rootfs::mount(&RootfsSpec {
         lower_dirs: spec.layers.clone(),
         dir: spec.dir.clone(),
@@ -77,10 +75,10 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     let user = user::resolve(&root, spec.user.as_deref())?;
     let owner = host_owner(spec.ids, &user);
     if spec.init {
-        let run = spec.dir.join(RUN);
+        let run = spec.dir.join(RUN_DIR);
         bismuth_init::host::prepare(&run, owner.0, owner.1).map_err(failed("prepare", &run))?;
     }
-    let pump = pump::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
+    let copier = copier::open(&spec.dir, owner, &spec.log_dir, spec.log_limits)?;
     let sandbox = Sandbox {
         ids: spec.ids,
         namespaces,
@@ -89,7 +87,7 @@ pub(super) fn make(spec: &SandboxSpec) -> Result<MadeSandbox, LaunchError> {
     };
     Ok(MadeSandbox {
         sandbox,
-        pump,
+        copier,
         service_socket,
     })
 }
@@ -106,33 +104,13 @@ pub(super) fn remove(dir: &Path, id: ContainerId) -> bool {
         for stream in [Stream::Stdout, Stream::Stderr] {
             note(gone(std::fs::remove_file(fifo_path(dir, stream))).map_err(|e| e.to_string()));
         }
-        note(gone(std::fs::remove_dir_all(dir.join(RUN))).map_err(|e| e.to_string()));
+        note(gone(std::fs::remove_dir_all(dir.join(RUN_DIR))).map_err(|e| e.to_string()));
     }
-    note(remove_cgroup(id));
+    note(cgroup::remove(id));
     for error in &errors {
         warn!(container = %id, error, "cannot remove a part of a container");
     }
     errors.is_empty()
-}
-
-fn cgroup_of(id: ContainerId) -> Result<Cgroup, cgroup::Error> {
-    cgroup::detect()?.container(&id.to_string())
-}
-
-fn remove_cgroup(id: ContainerId) -> Result<(), String> {
-    let cgroup = cgroup_of(id).map_err(|e| e.to_string())?;
-    cgroup.remove(CGROUP_BOUND).map_err(|e| e.to_string())
-}
-
-/// Whether the kernel killed something in the container because its memory was used up.
-pub(super) fn killed_for_memory(id: ContainerId) -> bool {
-    match cgroup_of(id).and_then(|cgroup| cgroup.oom_kills()) {
-        Ok(kills) => kills > 0,
-        Err(error) => {
-            tracing::debug!(container = %id, %error, "cannot tell whether it ran out of memory");
-            false
-        }
-    }
 }
 
 fn gone(result: io::Result<()>) -> io::Result<()> {

@@ -34,16 +34,16 @@ use super::inject::delivery;
 use super::readiness::Wait;
 use super::sandbox::{self, Sandbox, SandboxSpec};
 use super::user::User;
-use super::{Launcher, OWNER_LABEL, Running, Start, blocking, describe};
+use super::{Launcher, OWNER_LABEL, RunningContainer, StartOptions, blocking, spec_input};
+use crate::logs::copier::{StderrFifo, fifo_path};
 use crate::logs::cri::Stream;
-use crate::logs::pump::{PrintingEnd, fifo_path};
 use crate::node::program::{ImageDefaults, Program, program};
-use crate::node::slot::{Live, Slot};
+use crate::node::slot::{ContainerEndpoint, Slot};
 use crate::node::state_dir::SavedRun;
-use crate::services::{Secrets, Token};
+use crate::svcprovider::{Secrets, Token};
 
-/// One of the turns of [`Launcher::turn`].
-type Turn = OwnedSemaphorePermit;
+/// Permits the making of one container, see [`Launcher::start_permit`].
+type StartPermit = OwnedSemaphorePermit;
 
 /// Whose container it is, and who tears it down.
 #[derive(Clone)]
@@ -64,18 +64,18 @@ struct SandboxReady {
     image: PreparedImage,
     sandbox: Sandbox,
     token: Token,
-    stderr: PrintingEnd,
-    turn: Turn,
+    stderr: StderrFifo,
+    permit: StartPermit,
 }
 
 /// containerd has made the container's process, which waits before its program. It may stay so: it has neither secrets nor a
-/// turn, and costs only its start.
+/// permit, and costs only its start.
 struct Created {
     container: Container,
     namespaces: Namespaces,
     user: User,
     program: Program,
-    stderr: PrintingEnd,
+    stderr: StderrFifo,
     process: Watched,
     image_digest: String,
 }
@@ -88,14 +88,14 @@ impl Launcher {
     pub async fn start(
         self: &Arc<Self>,
         slot: &Arc<Slot>,
-        start: Start<'_>,
+        start: StartOptions<'_>,
         report: &(dyn Fn(ContainerState) + Send + Sync),
-    ) -> Result<Running, LaunchError> {
+    ) -> Result<RunningContainer, LaunchError> {
         let container = Container {
             launcher: Arc::clone(self),
             slot: Arc::clone(slot),
         };
-        let (image, secrets, turn) = match self.prepare(slot, start, report).await {
+        let (image, secrets, permit) = match self.prepare(slot, start, report).await {
             Ok(prepared) => prepared,
             // Nothing was made yet, but an earlier start or process may have left something behind.
             Err(error) => {
@@ -103,31 +103,31 @@ impl Launcher {
                 return Err(error);
             }
         };
-        let sandbox = ImageReady { container, image }.make_sandbox(turn).await?;
-        let (created, turn) = sandbox.create().await?;
-        created.start(secrets, turn, start).await
+        let sandbox = ImageReady { container, image }.make_sandbox(permit).await?;
+        let (created, permit) = sandbox.create().await?;
+        created.start(secrets, permit, start).await
     }
 
-    /// Waits for what a start needs from elsewhere: the image, the secrets, its turn.
+    /// Waits for what a start needs from elsewhere: the image, the secrets, a permit.
     async fn prepare(
         &self,
         slot: &Slot,
-        start: Start<'_>,
+        start: StartOptions<'_>,
         report: &(dyn Fn(ContainerState) + Send + Sync),
-    ) -> Result<(PreparedImage, Secrets, Turn), LaunchError> {
+    ) -> Result<(PreparedImage, Secrets, StartPermit), LaunchError> {
         report(ContainerState::Pulling);
         let image = self.image(&slot.definition, start).await?;
         report(ContainerState::Starting);
         let group = slot.definition.service_group(slot.function_id);
         let asked = &slot.definition.secrets;
         let secrets = self.config.secrets.fetch(&group, asked).await?;
-        Ok((image, secrets, self.turn().await?))
+        Ok((image, secrets, self.start_permit().await?))
     }
 
     async fn image(
         &self,
         definition: &FunctionDefinition,
-        start: Start<'_>,
+        start: StartOptions<'_>,
     ) -> Result<PreparedImage, LaunchError> {
         let (progress, _nobody_listens) = watch::channel(PullProgress::default());
         let policy = if start.deployment {
@@ -146,14 +146,14 @@ impl Launcher {
     }
 
     /// Waits until another container may be made.
-    async fn turn(&self) -> Result<Turn, LaunchError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|_never_closed| LaunchError::Internal)
+    async fn start_permit(&self) -> Result<StartPermit, LaunchError> {
+        let permit = Arc::clone(&self.start_permits).acquire_owned().await;
+        permit.map_err(|_never_closed| LaunchError::Internal)
     }
 }
 
 impl ImageReady {
-    async fn make_sandbox(self, turn: Turn) -> Result<SandboxReady, LaunchError> {
+    async fn make_sandbox(self, permit: StartPermit) -> Result<SandboxReady, LaunchError> {
         match self.try_make_sandbox().await {
             Ok((sandbox, token, stderr)) => Ok(SandboxReady {
                 container: self.container,
@@ -161,26 +161,28 @@ impl ImageReady {
                 sandbox,
                 token,
                 stderr,
-                turn,
+                permit,
             }),
             Err(error) => {
-                drop(turn);
+                drop(permit);
                 self.container.teardown().await;
                 Err(error)
             }
         }
     }
 
-    async fn try_make_sandbox(&self) -> Result<(Sandbox, Token, PrintingEnd), LaunchError> {
+    async fn try_make_sandbox(&self) -> Result<(Sandbox, Token, StderrFifo), LaunchError> {
         let Container { launcher, slot } = &self.container;
         let spec = self.sandbox_spec()?;
         let token = Token::random().map_err(LaunchError::Token)?;
         let made = blocking(move || sandbox::make(&spec)).await?;
         let (id, function) = (slot.container_id, slot.function_id);
         let attachment = super::attachment(id, function, &slot.definition, &token);
-        launcher.services.open(attachment, made.service_socket);
-        let stderr = made.pump.stderr_end().map_err(LaunchError::Watch)?;
-        launcher.logs.spawn(id, made.pump);
+        launcher
+            .service_sockets
+            .add(attachment, made.service_socket);
+        let stderr = made.copier.stderr_fifo().map_err(LaunchError::Watch)?;
+        launcher.logs.spawn(id, made.copier);
         Ok((made.sandbox, token, stderr))
     }
 
@@ -196,14 +198,14 @@ impl ImageReady {
             disk_bytes: slot.definition.disk,
             user: slot.definition.user.clone().or_else(image_user),
             ids: ids.map_err(LaunchError::Ids)?,
-            init: init_comes_first(&slot.definition),
+            init: uses_init(&slot.definition),
         })
     }
 }
 
 impl SandboxReady {
-    /// Gives the turn back with the container, which may wait for its start without one.
-    async fn create(self) -> Result<(Created, Turn), LaunchError> {
+    /// Gives the permit back with the container, which may wait for its start without one.
+    async fn create(self) -> Result<(Created, StartPermit), LaunchError> {
         let program = self.program();
         match self.try_create(&program).await {
             Ok(process) => {
@@ -216,10 +218,10 @@ impl SandboxReady {
                     process,
                     image_digest: self.image.digest.to_string(),
                 };
-                Ok((created, self.turn))
+                Ok((created, self.permit))
             }
             Err(error) => {
-                drop(self.turn);
+                drop(self.permit);
                 self.container.teardown().await;
                 Err(error)
             }
@@ -245,10 +247,10 @@ impl SandboxReady {
         let server = server.map_err(LaunchError::Containerd)?;
         let limit_swap = launcher.config.limit_swap;
         let mut input =
-            describe::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
-        if init_comes_first(&slot.definition) {
-            let run_dir = dir.join(sandbox::RUN);
-            describe::put_init_in_front(&mut input, &launcher.config.init, &run_dir);
+            spec_input::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
+        if uses_init(&slot.definition) {
+            let run_dir = dir.join(sandbox::RUN_DIR);
+            spec_input::set_init_as_entrypoint(&mut input, &launcher.config.init, &run_dir);
         }
         let container = NewContainer {
             id: id.clone(),
@@ -272,14 +274,14 @@ impl SandboxReady {
 }
 
 impl Created {
-    /// The turn ends with the start of the program: waiting for its answer needs none.
+    /// The permit ends with the start of the program: waiting for its answer needs none.
     async fn start(
         self,
         secrets: Secrets,
-        turn: Turn,
-        start: Start<'_>,
-    ) -> Result<Running, LaunchError> {
-        match self.try_start(secrets, turn, start).await {
+        permit: StartPermit,
+        start: StartOptions<'_>,
+    ) -> Result<RunningContainer, LaunchError> {
+        match self.try_start(secrets, permit, start).await {
             Ok((connection, started_ms)) => Ok(self.into_running(connection, started_ms)),
             Err(error) => {
                 self.container.teardown().await;
@@ -291,15 +293,15 @@ impl Created {
     async fn try_start(
         &self,
         secrets: Secrets,
-        turn: Turn,
-        start: Start<'_>,
+        permit: StartPermit,
+        start: StartOptions<'_>,
     ) -> Result<(Option<TcpStream>, u64), LaunchError> {
         let Container { launcher, slot } = &self.container;
         let delivery = delivery(&slot.definition, &self.program, &self.user, secrets);
         let delivery = delivery.map_err(|error| LaunchError::Inject(error.into()))?;
         let started = launcher.tasks.start(&slot.container_id.to_string()).await;
         started.map_err(|error| LaunchError::from_start(error, &self.program.argv))?;
-        drop(turn);
+        drop(permit);
         let started_ms = now_ms();
         let saved = launcher.save(slot, start.created_ms, Some(self.saved_run(started_ms)));
         let wait = Wait {
@@ -330,14 +332,15 @@ impl Created {
         }
     }
 
-    fn into_running(self, connection: Option<TcpStream>, started_ms: u64) -> Running {
+    fn into_running(self, connection: Option<TcpStream>, started_ms: u64) -> RunningContainer {
         let Container { launcher, slot } = &self.container;
         // For the request that waits. Where none does, the program would be left with a silent client.
         let connection = connection.filter(|_| slot.admission.in_flight() > 0);
         let target = launcher.target(slot, self.program, &self.user, self.stderr, None);
-        let live = Live::new(self.namespaces, target, self.image_digest, connection);
-        Running {
-            live: Arc::new(live),
+        let endpoint =
+            ContainerEndpoint::new(self.namespaces, target, self.image_digest, connection);
+        RunningContainer {
+            endpoint: Arc::new(endpoint),
             process: self.process,
             started_ms,
             container: self.container,
@@ -359,6 +362,6 @@ impl fmt::Debug for Container {
 }
 
 /// Whether the container begins with bismuth-init: it runs the executions, or takes the secrets.
-fn init_comes_first(definition: &FunctionDefinition) -> bool {
+fn uses_init(definition: &FunctionDefinition) -> bool {
     matches!(definition.invoke_mode, InvokeMode::Executable(_)) || !definition.secrets.is_empty()
 }

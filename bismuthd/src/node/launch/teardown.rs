@@ -1,4 +1,4 @@
-//! Tears a container down, and says how it ended.
+//! Tears a container down, and finds its exit reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bismuth_sandbox::process;
 use rustix::process::Signal;
 use tracing::{info, warn};
 
-use super::{EXIT_BOUND, Launcher, Running, sandbox};
+use super::{EXIT_BOUND, Launcher, RunningContainer, cgroup, sandbox};
 
 impl Launcher {
     /// How a container whose process has ended did so, if its shim can say it in time.
@@ -34,7 +34,7 @@ impl Launcher {
     /// Why a container that answered has ended, for its deployer.
     pub async fn exit_reason(&self, id: ContainerId) -> String {
         let exit = self.exit(id).await;
-        let out_of_memory = sandbox::killed_for_memory(id);
+        let out_of_memory = cgroup::killed_for_memory(id);
         self.logs.stop(id).await;
         let tail = self.logs.tail(&self.state.log_dir(id)).await;
         let how = exit.map_or_else(
@@ -46,7 +46,7 @@ impl Launcher {
     }
 
     /// Asks the program to end, if it handles the signal, and gives it `grace` to do so.
-    pub async fn terminate(&self, id: ContainerId, running: &Running, grace: Duration) {
+    pub async fn terminate(&self, id: ContainerId, running: &RunningContainer, grace: Duration) {
         // The kernel drops a signal that the first process of a pid namespace does not handle.
         match process::handles_signal(running.pid(), Signal::TERM) {
             Ok(true) => {}
@@ -75,7 +75,7 @@ impl Launcher {
             clean = false;
         }
         // A socket keeps its network namespace alive.
-        self.services.close(id);
+        self.service_sockets.remove(id);
         self.logs.stop(id).await;
         let dir = self.state.container_dir(id);
         let removed = tokio::task::spawn_blocking(move || sandbox::remove(&dir, id)).await;

@@ -1,4 +1,4 @@
-//! Starts with a scripted containerd, in real sandboxes.
+//! Starts with a fake containerd, in real sandboxes.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -17,7 +17,7 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(10);
 
-struct World {
+struct Harness {
     launcher: Arc<Launcher>,
     containerd: FakeContainerd,
     images: FakeImages,
@@ -26,7 +26,7 @@ struct World {
     program: Child,
 }
 
-impl World {
+impl Harness {
     fn new() -> Self {
         let dir = bismuth_testkit::run::subdir("launch").unwrap();
         let layer = dir.join("layer");
@@ -48,7 +48,7 @@ impl World {
             Arc::new(images.clone()),
             Arc::new(StateDir::open(&dir.join("n")).unwrap()),
             LogThread::start().unwrap(),
-            Services::default(),
+            ServiceSockets::default(),
             IdPool::new(1 << 20, 100).unwrap(),
         );
         Self {
@@ -81,7 +81,7 @@ impl World {
 
     async fn start(&self, slot: &Arc<Slot>, cancelled: &CancellationToken) -> LaunchError {
         self.containerd.next_pid(self.program.id());
-        let start = Start {
+        let start = StartOptions {
             created_ms: 0,
             deployment: false,
             cancelled,
@@ -102,7 +102,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Harness {
     fn drop(&mut self) {
         let _ended = self.program.kill().and_then(|()| self.program.wait());
         // Swept by the next run where a test has failed.
@@ -116,26 +116,26 @@ fn programs_that_never_listen_leave_blocking_threads_for_others() {
     runtime.worker_threads(1).max_blocking_threads(2);
     let runtime = runtime.enable_all().build().unwrap();
     runtime.block_on(async {
-        let world = Arc::new(World::new());
+        let harness = Arc::new(Harness::new());
         let cancelled = CancellationToken::new();
         let mut starts = JoinSet::new();
         for _ in 0..4 {
-            let (world, cancelled) = (Arc::clone(&world), cancelled.clone());
+            let (harness, cancelled) = (Arc::clone(&harness), cancelled.clone());
             starts.spawn(async move {
-                let slot = world.slot(|_as_it_is| ());
-                let error = world.start(&slot, &cancelled).await;
-                (error, world.left_of(&slot))
+                let slot = harness.slot(|_as_it_is| ());
+                let error = harness.start(&slot, &cancelled).await;
+                (error, harness.left_of(&slot))
             });
         }
-        let started = async || match world.containerd.count(Act::Start) {
+        let started = async || match harness.containerd.count(Act::Start) {
             4 => Ok(()),
             n => Err(format!("{n} are")),
         };
         eventually("four are started", SOON, started).await;
-        let other = world.slot(|_as_it_is| ());
+        let other = harness.slot(|_as_it_is| ());
         let removed = async {
-            world.launcher.teardown(other.container_id).await
-                && world.launcher.delete(other.container_id).await
+            harness.launcher.teardown(other.container_id).await
+                && harness.launcher.delete(other.container_id).await
         };
         let removed = tokio::time::timeout(Duration::from_secs(1), removed).await;
         assert_eq!(removed, Ok(true));
@@ -150,7 +150,7 @@ fn programs_that_never_listen_leave_blocking_threads_for_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_at_any_step_leaves_nothing() {
-    let world = World::new();
+    let harness = Harness::new();
     let fail = || Fault::Fail(Code::Unknown, "no".into());
     let unknown = || Fault::TakesEffectThenFails(Code::DeadlineExceeded, "late".into());
     let faults = [
@@ -163,25 +163,25 @@ async fn a_start_that_fails_at_any_step_leaves_nothing() {
     ];
     let never = CancellationToken::new();
     for (act, fault) in faults {
-        let slot = world.slot(|_as_it_is| ());
-        world.containerd.script(act, fault.clone());
-        let error = world.start(&slot, &never).await;
+        let slot = harness.slot(|_as_it_is| ());
+        harness.containerd.script(act, fault.clone());
+        let error = harness.start(&slot, &never).await;
         let wanted = matches!(error, LaunchError::Containerd(_));
         assert!(wanted, "{act:?} {fault:?}: {error:?}");
-        assert_eq!(world.left_of(&slot), Vec::<String>::new(), "{act:?}");
+        assert_eq!(harness.left_of(&slot), Vec::<String>::new(), "{act:?}");
     }
-    let nobody = world.slot(|definition| definition.user = Some("nobody".into()));
-    let error = world.start(&nobody, &never).await;
+    let nobody = harness.slot(|definition| definition.user = Some("nobody".into()));
+    let error = harness.start(&nobody, &never).await;
     assert!(matches!(error, LaunchError::User(_)), "{error:?}");
-    assert_eq!(world.left_of(&nobody), Vec::<String>::new());
-    let late = world.slot(|definition| definition.startup_timeout_ms = 20);
-    let error = world.start(&late, &never).await;
+    assert_eq!(harness.left_of(&nobody), Vec::<String>::new());
+    let late = harness.slot(|definition| definition.startup_timeout_ms = 20);
+    let error = harness.start(&late, &never).await;
     assert_eq!(error.kind().1, "startup_timeout");
-    assert_eq!(world.left_of(&late), Vec::<String>::new());
-    let turns = world.launcher.turns.available_permits();
+    assert_eq!(harness.left_of(&late), Vec::<String>::new());
+    let start_permits = harness.launcher.start_permits.available_permits();
     assert_eq!(
-        turns,
+        start_permits,
         STARTS_PER_CORE * bismuth_daemon::cores::available(),
-        "turns that were not given back"
+        "permits that were not given back"
     );
 }

@@ -1,4 +1,4 @@
-//! As whom a program runs: the names in a definition or an image, resolved with the image's own
+//! Resolves the user and group that a program runs as, with the image's own
 //! `/etc/passwd` and `/etc/group`.
 //!
 //! The image is somebody else's: files are opened below its root with `RESOLVE_IN_ROOT`, so that a

@@ -7,39 +7,39 @@ use bismuth_registry::{AssignedContainer, Unresolved, UnresolvedReason};
 use super::*;
 use crate::node::fakes::{self, Fakes, NODE};
 
-struct World {
+struct Harness {
     fakes: Fakes,
     reconciler: Reconciler,
-    board: StatusBoard,
+    reporter: StatusReporter,
     table: Arc<SlotTable>,
     _shutdown: Shutdown,
 }
 
-fn world() -> World {
-    let (fakes, board, shutdown) = (Fakes::new(), StatusBoard::default(), Shutdown::new());
+fn harness() -> Harness {
+    let (fakes, reporter, shutdown) = (Fakes::new(), StatusReporter::default(), Shutdown::new());
     let table = Arc::new(SlotTable::default());
-    let means = Means {
+    let deps = Deps {
         launcher: Arc::clone(&fakes.launcher),
-        board: board.clone(),
+        reporter: reporter.clone(),
         bounds: StopBounds {
             drain: Duration::from_secs(1),
             grace: Duration::from_secs(1),
         },
         queue: 1,
     };
-    let reconciler = Reconciler::new(means, Arc::clone(&table), Tasks::new(&shutdown));
-    World {
+    let reconciler = Reconciler::new(deps, Arc::clone(&table), Tasks::new(&shutdown));
+    Harness {
         fakes,
         reconciler,
-        board,
+        reporter,
         table,
         _shutdown: shutdown,
     }
 }
 
-impl World {
-    /// A container that an earlier process started, and whose note cannot be read.
-    async fn left_with_an_unreadable_note(&self, id: ContainerId) {
+impl Harness {
+    /// A container that an earlier process started, and whose `slot.json` cannot be read.
+    async fn left_with_unreadable_state(&self, id: ContainerId) {
         let containerd = &self.fakes.containerd;
         let container = NewContainer {
             id: id.to_string(),
@@ -101,69 +101,73 @@ fn assigned_and_superseded(id: ContainerId) -> Assignment {
 }
 
 #[tokio::test]
-async fn an_assigned_container_is_left_running_when_its_note_cannot_be_read() {
+async fn an_assigned_container_is_left_running_when_its_saved_state_cannot_be_read() {
     let id = ContainerId::new_random();
     for assignment in [assigned(id), assigned_and_superseded(id)] {
-        let mut world = world();
-        world.left_with_an_unreadable_note(id).await;
-        world.reconciler.serve_remembered().await;
-        world.reconciler.reconcile(&assignment).await;
-        assert!(world.runs(id));
-        assert!(!world.is_served(id));
-        let status = world.board.get(id).unwrap();
+        let mut harness = harness();
+        harness.left_with_unreadable_state(id).await;
+        harness.reconciler.serve_recovered().await;
+        harness.reconciler.reconcile(&assignment).await;
+        assert!(harness.runs(id));
+        assert!(!harness.is_served(id));
+        let status = harness.reporter.get(id).unwrap();
         let reason = status.reason.clone().unwrap();
         assert_eq!(status.state, ContainerState::Failed);
         assert!(
             reason.contains("left running") && reason.contains("slot.json"),
             "{reason}"
         );
-        world.reconciler.reconcile(&assignment).await;
-        assert_eq!(world.board.get(id), Some(status), "it is said once");
+        harness.reconciler.reconcile(&assignment).await;
+        assert_eq!(
+            harness.reporter.get(id),
+            Some(status),
+            "it is reported once"
+        );
 
         // No longer assigned, it goes as everything else does.
         let nothing = Assignment {
             complete: true,
             ..Assignment::default()
         };
-        world.reconciler.reconcile(&nothing).await;
-        assert!(!world.runs(id));
-        assert_eq!(world.board.get(id), None);
+        harness.reconciler.reconcile(&nothing).await;
+        assert!(!harness.runs(id));
+        assert_eq!(harness.reporter.get(id), None);
     }
 }
 
 #[tokio::test]
-async fn a_container_with_an_unreadable_note_is_started_anew_once_its_program_has_ended() {
-    let (id, mut world) = (ContainerId::new_random(), world());
-    world.left_with_an_unreadable_note(id).await;
-    world
+async fn a_container_with_unreadable_state_is_started_again_once_its_program_has_ended() {
+    let (id, mut harness) = (ContainerId::new_random(), harness());
+    harness.left_with_unreadable_state(id).await;
+    harness
         .fakes
         .images
         .hold(fakes::definition().image.as_reference());
-    world.reconciler.reconcile(&assigned(id)).await;
-    assert!(!world.is_served(id));
-    world.fakes.containerd.exit(&id.to_string(), 1);
-    world
+    harness.reconciler.reconcile(&assigned(id)).await;
+    assert!(!harness.is_served(id));
+    harness.fakes.containerd.exit(&id.to_string(), 1);
+    harness
         .reconciler
         .reconcile(&assigned_and_superseded(id))
         .await;
-    assert!(!world.is_served(id), "there is no definition to start");
-    assert!(world.runs(id));
-    world.reconciler.reconcile(&assigned(id)).await;
-    assert!(world.is_served(id));
+    assert!(!harness.is_served(id), "there is no definition to start");
+    assert!(harness.runs(id));
+    harness.reconciler.reconcile(&assigned(id)).await;
+    assert!(harness.is_served(id));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_container_is_left_alone_while_containerd_does_not_say_whether_it_runs() {
-    let (id, mut world) = (ContainerId::new_random(), world());
-    world.left_with_an_unreadable_note(id).await;
+    let (id, mut harness) = (ContainerId::new_random(), harness());
+    harness.left_with_unreadable_state(id).await;
     for acts in [
         &[Act::ListTasks][..],
         &[Act::ListContainers, Act::ListTasks],
     ] {
         for act in acts {
-            world.fakes.containerd.script(*act, Fault::Hang);
+            harness.fakes.containerd.script(*act, Fault::Hang);
         }
-        world.reconciler.reconcile(&assigned(id)).await;
-        assert!(world.runs(id) && !world.is_served(id));
+        harness.reconciler.reconcile(&assigned(id)).await;
+        assert!(harness.runs(id) && !harness.is_served(id));
     }
 }

@@ -35,21 +35,25 @@ struct Program {
 }
 
 impl Program {
-    fn start(body: Body) -> (Running, Self) {
+    fn start(body: Body) -> (RunningProgram, Self) {
         let (stdin, ours_in) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let (ours_out, stdout) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let (ours, init) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         init.set_nonblocking(true).unwrap();
-        let execution = Execution::over(tokio::net::UnixStream::from_std(ours).unwrap());
-        let feed = Feed::start(body, Some(pipe::Sender::from_owned_fd(ours_in).unwrap()));
+        let execution = Execution::on(tokio::net::UnixStream::from_std(ours).unwrap());
+        let stdin_copy =
+            StdinCopy::start(body, Some(pipe::Sender::from_owned_fd(ours_in).unwrap()));
         let output = pipe::Receiver::from_owned_fd(ours_out).unwrap();
         let program = Self {
             init,
             stdin: stdin.into(),
             stdout: stdout.into(),
         };
-        (Running::new(execution, output, feed, DEADLINES), program)
+        (
+            RunningProgram::new(execution, output, stdin_copy, DEADLINES),
+            program,
+        )
     }
 
     fn ends(&mut self, exit: Exit) {
@@ -78,23 +82,23 @@ async fn settle() {
     }
 }
 
-async fn printed(running: &mut Running) -> Bytes {
+async fn printed(running: &mut RunningProgram) -> Bytes {
     match running.next().await {
-        Ok(Next::Printed(bytes)) => bytes,
-        Ok(Next::Ended(exit)) => panic!("ended with {exit}"),
+        Ok(ProgramEvent::Printed(bytes)) => bytes,
+        Ok(ProgramEvent::Ended(exit)) => panic!("ended with {exit}"),
         Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
     }
 }
 
-async fn ended(running: &mut Running) -> Exit {
+async fn ended(running: &mut RunningProgram) -> Exit {
     match running.next().await {
-        Ok(Next::Ended(exit)) => exit,
-        Ok(Next::Printed(bytes)) => panic!("printed {bytes:?}"),
+        Ok(ProgramEvent::Ended(exit)) => exit,
+        Ok(ProgramEvent::Printed(bytes)) => panic!("printed {bytes:?}"),
         Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
     }
 }
 
-async fn broken(running: &mut Running) -> Broken {
+async fn broken(running: &mut RunningProgram) -> ExecError {
     match running.next().await {
         Err(broken) => broken,
         Ok(_) => panic!("it went on"),
@@ -102,7 +106,7 @@ async fn broken(running: &mut Running) -> Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_exit_ends_the_output_that_a_left_over_holds() {
+async fn the_answer_ends_with_the_exit_while_a_child_process_holds_the_pipe() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         program.ends(Exit::Code(3));
@@ -118,7 +122,7 @@ async fn the_exit_ends_the_output_that_a_left_over_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_a_break_has_a_turn_to_go_out() {
+async fn output_before_a_failure_is_flushed_before_the_answer_breaks_off() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         program.stdout.write_all(b"part").unwrap();
@@ -144,7 +148,7 @@ async fn what_came_before_a_break_has_a_turn_to_go_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
+async fn a_child_process_that_keeps_printing_does_not_prolong_the_answer() {
     locally(async {
         let (mut running, mut program) = Program::start(Body::empty());
         let fill = |program: &mut Program| {
@@ -159,8 +163,8 @@ async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
         let mut taken = 0;
         let exit = loop {
             match running.next().await {
-                Ok(Next::Printed(bytes)) => taken += bytes.len(),
-                Ok(Next::Ended(exit)) => break exit,
+                Ok(ProgramEvent::Printed(bytes)) => taken += bytes.len(),
+                Ok(ProgramEvent::Ended(exit)) => break exit,
                 Err(broken) => panic!("{broken}"),
             }
             assert!(taken <= before, "it goes on");
@@ -172,7 +176,7 @@ async fn a_left_over_that_prints_without_end_does_not_prolong_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_body_is_the_end_of_the_input() {
+async fn the_end_of_the_body_closes_the_standard_input() {
     locally(async {
         let (_running, mut program) = Program::start(Body::full("whole"));
         settle().await;
@@ -183,7 +187,7 @@ async fn the_end_of_the_body_is_the_end_of_the_input() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
+async fn a_body_that_breaks_off_kills_the_program_before_its_input_is_closed() {
     locally(async {
         for output in ["", "some"] {
             let (pieces, body) = channel_body();
@@ -198,7 +202,7 @@ async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
             };
             pieces.send(Err(silent)).unwrap();
             let broken = broken(&mut running).await;
-            assert!(matches!(broken, Broken::Upload(_)), "{broken}");
+            assert!(matches!(broken, ExecError::Upload(_)), "{broken}");
             assert_eq!(program.input(), Ok("half".to_owned()));
             assert_eq!(program.input(), Err(ErrorKind::WouldBlock));
             drop(running);
@@ -211,7 +215,7 @@ async fn a_broken_body_kills_the_program_before_it_sees_an_end_of_its_input() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_is_no_end_of_the_input_either() {
+async fn a_client_that_disconnects_does_not_close_the_input_before_the_program_is_dead() {
     locally(async {
         let (pieces, body) = channel_body();
         let (running, mut program) = Program::start(body);
@@ -227,7 +231,7 @@ async fn a_client_that_leaves_is_no_end_of_the_input_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_may_close_its_input_early() {
+async fn a_program_that_closes_its_input_early_still_answers() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, mut program) = Program::start(body);
@@ -246,7 +250,7 @@ async fn a_program_may_close_its_input_early() {
 }
 
 /// Sends a piece each time so much has passed, in which nothing may come out.
-async fn trickle(running: &mut Running, pieces: &Pieces, every: Duration) {
+async fn trickle(running: &mut RunningProgram, pieces: &Pieces, every: Duration) {
     for _ in 0..5 {
         pieces.send(Ok("piece".into())).unwrap();
         let waited = tokio::time::timeout(every, running.next()).await;
@@ -255,7 +259,7 @@ async fn trickle(running: &mut Running, pieces: &Pieces, every: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_to_the_first_output_begins_anew_with_each_byte_that_goes_in() {
+async fn each_byte_of_input_restarts_the_time_to_the_first_output() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -264,21 +268,27 @@ async fn the_time_to_the_first_output_begins_anew_with_each_byte_that_goes_in() 
         settle().await;
         let began = Instant::now();
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, Broken::Late(_)), "{broken}");
+        assert!(
+            matches!(broken, ExecError::FirstOutputTimeout(_)),
+            "{broken}"
+        );
         assert_eq!(began.elapsed().as_secs(), DEADLINES.first_output.as_secs());
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is_silent() {
+async fn a_program_that_reads_nothing_and_a_client_that_sends_nothing_time_out_differently() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
         pieces.send(Ok(vec![b'x'; 1 << 20].into())).unwrap();
         settle().await;
         let broken_off = broken(&mut running).await;
-        assert!(matches!(broken_off, Broken::Late(_)), "{broken_off}");
+        assert!(
+            matches!(broken_off, ExecError::FirstOutputTimeout(_)),
+            "{broken_off}"
+        );
 
         let (pieces, body) = channel_body();
         let (mut running, _program) = Program::start(body);
@@ -287,7 +297,7 @@ async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is
         let began = Instant::now();
         let broken_off = broken(&mut running).await;
         assert!(
-            matches!(broken_off, Broken::UploadSilent(_)),
+            matches!(broken_off, ExecError::UploadTimeout(_)),
             "{broken_off}"
         );
         assert_eq!(began.elapsed().as_secs(), DEADLINES.idle.as_secs());
@@ -296,7 +306,7 @@ async fn a_program_that_takes_nothing_is_late_and_a_client_that_sends_nothing_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_silent_when_neither_direction_moves() {
+async fn an_answer_times_out_when_neither_direction_moves() {
     locally(async {
         let (pieces, body) = channel_body();
         let (mut running, mut program) = Program::start(body);
@@ -311,7 +321,7 @@ async fn an_answer_is_silent_when_neither_direction_moves() {
             assert!(waited.is_err(), "it did not wait");
         }
         let broken = broken(&mut running).await;
-        assert!(matches!(broken, Broken::Silent(_)), "{broken}");
+        assert!(matches!(broken, ExecError::IdleTimeout(_)), "{broken}");
     })
     .await;
 }

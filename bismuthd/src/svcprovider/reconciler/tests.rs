@@ -1,4 +1,4 @@
-//! The keeper against a provider that only remembers.
+//! The reconciler against a fake svcprovider that only holds sockets.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::*;
 type Sockets = Arc<Mutex<BTreeMap<ContainerId, (TokenDigest, OwnedFd)>>>;
 
 /// A svcprovider that holds sockets and does nothing with them.
-struct Provider {
+struct FakeProvider {
     sockets: Sockets,
     connections: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
-impl Provider {
+impl FakeProvider {
     fn start(path: &Path, sockets: Sockets) -> Self {
         let listener = Listener::bind(path).unwrap();
         let shared = Arc::clone(&sockets);
@@ -138,55 +138,55 @@ fn socket() -> (OwnedFd, SocketAddr) {
     (listener.into(), address)
 }
 
-fn keep(services: &Services, path: &Path, shutdown: &Shutdown) -> JoinHandle<()> {
-    let config = KeeperConfig {
+fn run(service_sockets: &ServiceSockets, path: &Path, shutdown: &Shutdown) -> JoinHandle<()> {
+    let config = SocketReconcilerConfig {
         socket: path.to_owned(),
         node: NodeName::new("127.0.0.1").unwrap(),
         provider: None,
     };
-    let keeper = Keeper::new(services.clone(), config);
-    tokio::spawn(keeper.run(shutdown.clone()))
+    let reconciler = SocketReconciler::new(service_sockets.clone(), config);
+    tokio::spawn(reconciler.run(shutdown.clone()))
 }
 
 #[tokio::test]
-async fn doors_are_handed_over_replaced_and_taken_away_as_they_come_and_go() {
+async fn sockets_are_attached_replaced_and_detached_as_containers_start_and_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let (services, shutdown) = (Services::default(), Shutdown::new());
-    services.open(attachment(1, 1), socket().0);
+    let (service_sockets, shutdown) = (ServiceSockets::default(), Shutdown::new());
+    service_sockets.add(attachment(1, 1), socket().0);
     // It is away at first.
-    let keeper = keep(&services, &path, &shutdown);
-    let provider = Provider::start(&path, Sockets::default());
+    let reconciler = run(&service_sockets, &path, &shutdown);
+    let provider = FakeProvider::start(&path, Sockets::default());
     provider.holds(&[(1, 1)]).await;
-    services.open(attachment(2, 1), socket().0);
+    service_sockets.add(attachment(2, 1), socket().0);
     provider.holds(&[(1, 1), (2, 1)]).await;
-    services.open(attachment(1, 2), socket().0);
+    service_sockets.add(attachment(1, 2), socket().0);
     provider.holds(&[(1, 2), (2, 1)]).await;
-    services.close(attachment(2, 1).container);
-    services.close(attachment(3, 1).container);
+    service_sockets.remove(attachment(2, 1).container);
+    service_sockets.remove(attachment(3, 1).container);
     provider.holds(&[(1, 2)]).await;
     let connections = provider.connections.load(Ordering::SeqCst);
     assert_eq!(connections, 1, "one connection was enough for all of it");
     shutdown.trigger();
-    keeper.await.unwrap();
+    reconciler.await.unwrap();
     provider.holds(&[(1, 2)]).await;
 }
 
 #[tokio::test]
-async fn a_provider_that_was_restarted_is_told_everything_within_a_second() {
+async fn a_restarted_svcprovider_is_given_every_socket_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let (services, shutdown) = (Services::default(), Shutdown::new());
+    let (service_sockets, shutdown) = (ServiceSockets::default(), Shutdown::new());
     for n in 1..=100 {
-        services.open(attachment(n, 1), socket().0);
+        service_sockets.add(attachment(n, 1), socket().0);
     }
     let all: Vec<_> = (1..=100).map(|n| (n, 1)).collect();
-    let _keeper = keep(&services, &path, &shutdown);
-    let first = Provider::start(&path, Sockets::default());
+    let _reconciler = run(&service_sockets, &path, &shutdown);
+    let first = FakeProvider::start(&path, Sockets::default());
     first.holds(&all).await;
     first.die().await;
     let restarted = Instant::now();
-    let second = Provider::start(&path, Sockets::default());
+    let second = FakeProvider::start(&path, Sockets::default());
     second.holds(&all).await;
     assert!(
         restarted.elapsed() < Duration::from_secs(1),
@@ -196,25 +196,29 @@ async fn a_provider_that_was_restarted_is_told_everything_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_new_node_takes_its_sockets_back_and_has_the_others_let_go() {
+async fn after_a_restart_the_sockets_of_recovered_containers_are_taken_back_and_others_detached() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let sockets = Sockets::default();
-    let (remembered, address) = socket();
-    let (forgotten, _) = socket();
-    for (n, socket) in [(1, remembered), (2, forgotten)] {
+    let (recovered, address) = socket();
+    let (removed, _) = socket();
+    for (n, socket) in [(1, recovered), (2, removed)] {
         let attachment = attachment(n, 1);
         let mut sockets = sockets.lock().unwrap();
         sockets.insert(attachment.container, (attachment.token, socket));
     }
-    let provider = Provider::start(&path, sockets);
-    let (services, shutdown) = (Services::default(), Shutdown::new());
-    services.remember(attachment(1, 1), dir.path().to_owned());
-    let _keeper = keep(&services, &path, &shutdown);
+    let provider = FakeProvider::start(&path, sockets);
+    let (service_sockets, shutdown) = (ServiceSockets::default(), Shutdown::new());
+    service_sockets.recover(attachment(1, 1), dir.path().to_owned());
+    let _reconciler = run(&service_sockets, &path, &shutdown);
     provider.holds(&[(1, 1)]).await;
-    let back = async || match services.get(attachment(1, 1).container).unwrap().socket {
-        DoorSocket::Held(socket) => Ok(socket.try_clone().unwrap()),
-        DoorSocket::Lost(_) => Err("it was not taken back".to_owned()),
+    let back = async || match service_sockets
+        .get(attachment(1, 1).container)
+        .unwrap()
+        .state
+    {
+        SocketState::Held(socket) => Ok(socket.try_clone().unwrap()),
+        SocketState::Lost(_) => Err("it was not taken back".to_owned()),
     };
     let back =
         bismuth_testkit::eventually("the socket is here again", Duration::from_secs(5), back);

@@ -1,11 +1,11 @@
-//! The request's body on its way to the program.
+//! Copies the body of a request to the standard input of its program.
 //!
 //! ```text
 //!  body ─► pipe ─► stdin
 //!   ├─ its end ─────────────────► stdin is closed: the program reads the end
 //!   ├─ the program closed stdin ► nothing more is sent, which is no failure
-//!   ├─ it breaks ── told ─┐
-//!   └─ Feed is dropped ───┴─────► stdin stays open until nobody can read from it
+//!   ├─ it breaks ── reported ─┐
+//!   └─ StdinCopy is dropped ──┴─► stdin stays open until nobody can read from it
 //! ```
 //!
 //! A program takes the end of its input for the end of the request. So the pipe is closed early
@@ -33,7 +33,7 @@ const DEATH_BOUND: Duration = Duration::from_secs(30);
 
 /// A body that is being sent, or none. Drop it after the execution.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct StdinCopy {
     progress: Rc<Progress>,
     failure: Option<oneshot::Receiver<BodyError>>,
     /// Dropped with this: the program is not wanted any more.
@@ -54,7 +54,7 @@ impl Progress {
     }
 }
 
-impl Feed {
+impl StdinCopy {
     /// Begins to copy `body` to the program; without a pipe there is none.
     pub(super) fn start(body: Body, stdin: Option<pipe::Sender>) -> Self {
         let progress = Rc::new(Progress {
@@ -65,7 +65,7 @@ impl Feed {
         let failure = stdin.map(|stdin| {
             let (failed, failure) = oneshot::channel();
             let progress = Rc::clone(&progress);
-            tokio::task::spawn_local(carry(body, stdin, progress, failed, unwanted));
+            tokio::task::spawn_local(copy_until_unwanted(body, stdin, progress, failed, unwanted));
             failure
         });
         Self {
@@ -100,7 +100,7 @@ impl Feed {
     }
 }
 
-async fn carry(
+async fn copy_until_unwanted(
     body: Body,
     mut stdin: pipe::Sender,
     progress: Rc<Progress>,

@@ -1,7 +1,7 @@
-//! Secrets that a definition asks for, as svcprovider has them when the container starts.
+//! Fetches the secrets of a function from svcprovider when its container starts.
 //!
-//! They are asked for over a connection of their own: a start does not wait behind the keeper's work. They go to the container over
-//! bismuth-init's socket, and so are never in its spec, on a disk, or in what this process remembers: bismuth-init has them as
+//! They are asked for over a connection of their own: a start does not wait behind the reconciler's work. They go to the container over
+//! bismuth-init's socket, and so are never in its spec, on a disk, or in what this process saves: bismuth-init has them as
 //! long as the container lives.
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 /// svcprovider answers from its store within a second, and is back within one when it was restarted.
 const BOUND: Duration = Duration::from_secs(3);
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
 
 /// Why a program cannot be given its secrets.
 #[derive(Debug, Error)]
@@ -87,7 +87,7 @@ impl SecretSource {
             return Ok(Secrets::default());
         }
         let end = Instant::now() + BOUND;
-        let mut delays = AGAIN.delays();
+        let mut delays = RETRY_BACKOFF.delays();
         loop {
             let asked = tokio::time::timeout_at(end, self.ask(group, uses)).await;
             let reason = match asked {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_goes_where_the_definition_says_and_is_never_shown() {
+    fn secrets_become_variables_and_files_and_are_never_in_debug_output() {
         let group: ServiceGroup = "g".parse().unwrap();
         let secrets = assemble(&group, &uses(), vec![value(b"1"), value(b"canary")]).unwrap();
         let env: Vec<&[u8]> = secrets.env.iter().map(|line| line.as_slice()).collect();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_given_is_named() {
+    fn a_missing_or_unusable_secret_is_named() {
         let group: ServiceGroup = "g".parse().unwrap();
         let missing = assemble(&group, &uses(), vec![value(b"1"), None]).unwrap_err();
         assert!(
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_svcprovider_that_is_away_is_waited_for_and_then_named() {
+    async fn an_unreachable_svcprovider_is_retried_and_then_named() {
         let node = NodeName::new("127.0.0.1").unwrap();
         let source = SecretSource::new("/nonexistent/socket".into(), node);
         let group: ServiceGroup = "g".parse().unwrap();

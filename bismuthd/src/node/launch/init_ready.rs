@@ -1,4 +1,4 @@
-//! Waits until bismuth-init takes connections, and then takes its socket's directory away from
+//! Waits until bismuth-init accepts connections, and then takes its socket's directory away from
 //! the function's user, so that nothing in the container can put another socket in its place.
 
 use std::io;
@@ -20,13 +20,13 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Why bismuth-init does not answer.
 #[derive(Debug, Error)]
-pub enum AgentNotReady {
+pub enum InitNotReady {
     /// It ended.
     #[error("bismuth-init ended")]
     Died,
     /// It does not listen.
     #[error("bismuth-init does not listen after {} ms", .0.as_millis())]
-    Late(Duration),
+    Timeout(Duration),
     /// It is no longer wanted.
     #[error("the start was cancelled")]
     Cancelled,
@@ -49,29 +49,29 @@ pub(super) async fn wait(
     process: &Watched,
     bound: Duration,
     cancelled: &CancellationToken,
-) -> Result<(), AgentNotReady> {
+) -> Result<(), InitNotReady> {
     tokio::select! {
         biased;
         listens = listens(run_dir, bound) => listens?,
-        () = process.ended() => return Err(AgentNotReady::Died),
-        () = cancelled.cancelled() => return Err(AgentNotReady::Cancelled),
+        () = process.ended() => return Err(InitNotReady::Died),
+        () = cancelled.cancelled() => return Err(InitNotReady::Cancelled),
     }
     let dir = run_dir.to_owned();
     // Changing a directory may wait for the disk.
     let sealed = tokio::task::spawn_blocking(move || host::seal(&dir)).await;
     let sealed = sealed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    sealed.map_err(|source| AgentNotReady::Seal {
+    sealed.map_err(|source| InitNotReady::Seal {
         path: run_dir.to_owned(),
         source,
     })
 }
 
-async fn listens(run_dir: &Path, bound: Duration) -> Result<(), AgentNotReady> {
-    let socket = super::agent_socket(run_dir);
+async fn listens(run_dir: &Path, bound: Duration) -> Result<(), InitNotReady> {
+    let socket = super::init_socket(run_dir);
     let mut attempts = Attempts::begin(FIRST_WAIT, LONGEST_WAIT)?;
     while UnixStream::connect(&socket).await.is_err() {
         if attempts.elapsed() >= bound {
-            return Err(AgentNotReady::Late(attempts.elapsed()));
+            return Err(InitNotReady::Timeout(attempts.elapsed()));
         }
         attempts.next().await?;
     }

@@ -1,4 +1,4 @@
-//! Waits until a server answers.
+//! Waits until a server accepts connections and its readiness path, if any, answers.
 //!
 //! ```text
 //!  connect ── accepted ──► readiness path? ── below 400, or none ──► ready, with that connection
@@ -37,7 +37,7 @@ const STATUS_BYTES: usize = 12;
 
 /// Why a server does not answer.
 #[derive(Debug, Error)]
-pub enum NotReady {
+pub enum ServerNotReady {
     /// The process ended first.
     #[error("the program ended before it listened on port {port}")]
     Died {
@@ -70,7 +70,7 @@ pub enum NotReady {
     #[error("the start was cancelled")]
     Cancelled,
     /// A system call failed.
-    #[error("reach into the container")]
+    #[error("connect into the container")]
     System(#[from] io::Error),
 }
 
@@ -84,7 +84,7 @@ fn others(listening: &[u16]) -> String {
 
 /// What is waited for.
 #[derive(Debug)]
-pub struct Wait<'a> {
+pub struct ServerWait<'a> {
     /// The container's network namespace.
     pub net: BorrowedFd<'a>,
     /// The program.
@@ -101,16 +101,16 @@ pub struct Wait<'a> {
 
 /// Returns when the server answers, with the connection that was accepted; after a readiness
 /// request it is a fresh one.
-pub async fn wait(wait: &Wait<'_>) -> Result<StdTcpStream, NotReady> {
+pub async fn wait(wait: &ServerWait<'_>) -> Result<StdTcpStream, ServerNotReady> {
     tokio::select! {
         biased;
         answered = answers(wait) => answered,
-        () = wait.process.ended() => Err(NotReady::Died { port: wait.port }),
-        () = wait.cancelled.cancelled() => Err(NotReady::Cancelled),
+        () = wait.process.ended() => Err(ServerNotReady::Died { port: wait.port }),
+        () = wait.cancelled.cancelled() => Err(ServerNotReady::Cancelled),
     }
 }
 
-async fn answers(wait: &Wait<'_>) -> Result<StdTcpStream, NotReady> {
+async fn answers(wait: &ServerWait<'_>) -> Result<StdTcpStream, ServerNotReady> {
     let mut attempts = Attempts::begin(FIRST_WAIT, LONGEST_WAIT)?;
     let mut unhealthy = None;
     loop {
@@ -128,21 +128,21 @@ async fn answers(wait: &Wait<'_>) -> Result<StdTcpStream, NotReady> {
             }
         }
         if attempts.elapsed() >= wait.bound {
-            return Err(too_late(wait, attempts.elapsed(), unhealthy));
+            return Err(timed_out(wait, attempts.elapsed(), unhealthy));
         }
         attempts.next().await?;
     }
 }
 
-fn too_late(wait: &Wait<'_>, waited: Duration, unhealthy: Option<String>) -> NotReady {
+fn timed_out(wait: &ServerWait<'_>, waited: Duration, unhealthy: Option<String>) -> ServerNotReady {
     match (wait.path, unhealthy) {
-        (Some(path), Some(last)) => NotReady::NotHealthy {
+        (Some(path), Some(last)) => ServerNotReady::NotHealthy {
             port: wait.port,
             path: path.to_owned(),
             waited,
             last,
         },
-        _ => NotReady::NotListening {
+        _ => ServerNotReady::NotListening {
             port: wait.port,
             waited,
             listening: listening_ports(wait.process.pid()),
@@ -151,14 +151,14 @@ fn too_late(wait: &Wait<'_>, waited: Duration, unhealthy: Option<String>) -> Not
 }
 
 /// `None` if it was refused.
-async fn connect(net: BorrowedFd<'_>, port: u16) -> Result<Option<TcpStream>, NotReady> {
+async fn connect(net: BorrowedFd<'_>, port: u16) -> Result<Option<TcpStream>, ServerNotReady> {
     let socket = netns::tcp_socket(net).map_err(io::Error::from)?;
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match tokio::time::timeout(CONNECT_BOUND, socket.connect(address)).await {
         Ok(Ok(connection)) => Ok(Some(connection)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
-        Ok(Err(error)) => Err(NotReady::System(error)),
+        Ok(Err(error)) => Err(ServerNotReady::System(error)),
         Err(_elapsed) => Ok(None),
     }
 }
@@ -234,12 +234,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_names_where_something_else_listens() {
+    fn the_error_names_ports_where_something_else_listens() {
         let table = "  sl  local_address rem_address   st\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n\
             1: 0100007F:1F90 0100007F:D431 01 00000000:00000000\n";
         assert_eq!(parse_listening(table), [8080]);
-        let error = NotReady::NotListening {
+        let error = ServerNotReady::NotListening {
             port: 8000,
             waited: Duration::from_millis(30),
             listening: vec![8080],
@@ -281,7 +281,7 @@ mod tests {
         let mut program = Command::new("sleep").arg("600").spawn().unwrap();
         let process = Watched::new(Process::open(program.id()).unwrap()).unwrap();
         let cancelled = CancellationToken::new();
-        let mut asked = Wait {
+        let mut asked = ServerWait {
             net: namespaces.net_fd(),
             process: &process,
             port: 80,
@@ -304,7 +304,7 @@ mod tests {
         asked.port = 82;
         assert!(matches!(
             wait(&asked).await,
-            Err(NotReady::Died { port: 82 })
+            Err(ServerNotReady::Died { port: 82 })
         ));
         program.wait().unwrap();
         Namespaces::remove(&dir).unwrap();

@@ -1,9 +1,9 @@
-//! The owner of the connection to svcprovider.
+//! Reconciles the service sockets that svcprovider holds with those of this node's containers.
 //!
 //! ```text
 //!            ┌─────────────── lost ────────────────┐
 //!            ▼                                     │
-//!   ┌─► connect ─► list what is held ─► plan ─► act, step by step ─► wait: a door changed │ 5 s │ lost
+//!   ┌─► connect ─► list what is held ─► plan ─► act, step by step ─► wait: a socket changed │ 5 s │ lost
 //!   │       │ nobody                     ▲                                   │
 //!   │       ▼                            └───────────────────────────────────┘
 //!   └─ 20..100 ms: start it, if told so; make sockets that nobody holds
@@ -24,22 +24,22 @@ use bismuth_sandbox::namespaces::Namespaces;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::doors::{DoorSocket, Services};
 use super::plan::{Step, plan};
-use super::provider::{Provider, ProviderConfig};
+use super::process::{ProviderConfig, ProviderProcess};
+use super::sockets::{ServiceSockets, SocketState};
 
 /// Functions wait for their services meanwhile; a connect to a socket that is not there costs microseconds.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
 /// svcprovider answers from memory.
 const CALL_BOUND: Duration = Duration::from_secs(1);
 /// How often the whole truth is looked at without a hint.
-const RESYNC: Duration = Duration::from_secs(5);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// The same, while something could not be done.
-const RESYNC_SOON: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where svcprovider is.
 #[derive(Clone, Debug)]
-pub struct KeeperConfig {
+pub struct SocketReconcilerConfig {
     /// Its socket.
     pub socket: PathBuf,
     /// How this node is called there.
@@ -48,12 +48,12 @@ pub struct KeeperConfig {
     pub provider: Option<ProviderConfig>,
 }
 
-/// Keeps svcprovider told. One task per node.
+/// Makes svcprovider hold the service sockets of this node. One task per node.
 #[derive(Debug)]
-pub struct Keeper {
-    services: Services,
-    config: KeeperConfig,
-    provider: Option<Provider>,
+pub struct SocketReconciler {
+    service_sockets: ServiceSockets,
+    config: SocketReconcilerConfig,
+    provider: Option<ProviderProcess>,
 }
 
 /// Why a connection ended.
@@ -62,32 +62,32 @@ enum Lost {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("svcprovider did not answer within {} ms", CALL_BOUND.as_millis())]
-    Silent,
+    Timeout,
     #[error("svcprovider closed the connection")]
     Closed,
 }
 
-impl Keeper {
-    /// A keeper of these doors. Every container that an earlier process started must be remembered among them before it runs:
-    /// what is held for no door is let go of.
-    pub fn new(services: Services, config: KeeperConfig) -> Self {
+impl SocketReconciler {
+    /// Every container that an earlier process started must be in `service_sockets` before it runs:
+    /// svcprovider lets go of what it holds for no container.
+    pub fn new(service_sockets: ServiceSockets, config: SocketReconcilerConfig) -> Self {
         Self {
-            provider: config.provider.clone().map(Provider::new),
-            services,
+            provider: config.provider.clone().map(ProviderProcess::new),
+            service_sockets,
             config,
         }
     }
 
-    /// Runs until the shutdown; svcprovider and its sockets live on.
+    /// Runs until the shutdown; svcprovider keeps running and holds its sockets.
     pub async fn run(mut self, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = self.keep() => {}
+            () = self.keep_connected() => {}
         }
     }
 
-    async fn keep(&mut self) {
-        let mut delays = AGAIN.delays();
+    async fn keep_connected(&mut self) {
+        let mut delays = RETRY_BACKOFF.delays();
         let mut away_since = None;
         let mut look_again = Instant::now();
         loop {
@@ -97,7 +97,10 @@ impl Keeper {
                     delays.reset();
                     away_since = None;
                     if let Err(lost) = self.serve(client).await {
-                        warn!(error = exit::chain(&lost), "lost svcprovider");
+                        warn!(
+                            error = exit::chain(&lost),
+                            "lost the connection to svcprovider"
+                        );
                     }
                 }
                 Err(error) => {
@@ -109,7 +112,7 @@ impl Keeper {
                     }
                     if Instant::now() >= look_again {
                         self.make_lost_sockets().await;
-                        look_again = Instant::now() + RESYNC_SOON;
+                        look_again = Instant::now() + RETRY_INTERVAL;
                     }
                 }
             }
@@ -122,7 +125,7 @@ impl Keeper {
         match tokio::time::timeout(CALL_BOUND, connect).await {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => Err(exit::chain(&error)),
-            Err(_elapsed) => Err(Lost::Silent.to_string()),
+            Err(_elapsed) => Err(Lost::Timeout.to_string()),
         }
     }
 
@@ -130,19 +133,23 @@ impl Keeper {
         let mut held = list(&mut client).await?;
         loop {
             let mut undone = 0;
-            for step in plan(&self.services.wanted(), &held) {
+            for step in plan(&self.service_sockets.wanted(), &held) {
                 if !self.act(step, &mut client, &mut held).await? {
                     undone += 1;
                 }
             }
-            let resync = if undone > 0 { RESYNC_SOON } else { RESYNC };
+            let resync = if undone > 0 {
+                RETRY_INTERVAL
+            } else {
+                RESYNC_INTERVAL
+            };
             // All arms are safe to cancel.
             tokio::select! {
-                () = self.services.changed() => {}
+                () = self.service_sockets.changed() => {}
                 () = client.closed() => return Err(Lost::Closed),
                 () = tokio::time::sleep(resync) => {
                     held = list(&mut client).await?;
-                    self.provider.iter_mut().for_each(Provider::reap);
+                    self.provider.iter_mut().for_each(ProviderProcess::reap);
                 }
             }
         }
@@ -162,25 +169,26 @@ impl Keeper {
                 debug!(container = %id, "detached");
             }
             Step::TakeBack(id) => {
-                let Some(door) = self.services.get(id) else {
+                let Some(wanted) = self.service_sockets.get(id) else {
                     return Ok(true);
                 };
                 let Some(socket) = bounded(client.take_back(id)).await? else {
                     held.remove(&id);
                     return Ok(false);
                 };
-                self.services.found(id, door.attachment.token, socket);
+                self.service_sockets
+                    .set_held(id, wanted.attachment.token, socket);
             }
             Step::Make(id) => return Ok(self.make(id).await),
             Step::Attach(id) => {
-                let Some(door) = self.services.get(id) else {
+                let Some(wanted) = self.service_sockets.get(id) else {
                     return Ok(true);
                 };
-                let DoorSocket::Held(socket) = door.socket else {
+                let SocketState::Held(socket) = wanted.state else {
                     return Ok(false);
                 };
-                let token = door.attachment.token;
-                let attached = bounded(client.attach(door.attachment, socket.as_fd())).await;
+                let token = wanted.attachment.token;
+                let attached = bounded(client.attach(wanted.attachment, socket.as_fd())).await;
                 match attached {
                     Err(Lost::Call(refused)) if refused.is_refusal() => {
                         warn!(container = %id, error = %refused, "cannot attach a container");
@@ -198,7 +206,7 @@ impl Keeper {
     /// While svcprovider is away: if it died together with an earlier process of ours, its sockets are gone. One that is still
     /// held by it cannot be made a second time.
     async fn make_lost_sockets(&self) {
-        for step in plan(&self.services.wanted(), &BTreeMap::new()) {
+        for step in plan(&self.service_sockets.wanted(), &BTreeMap::new()) {
             if let Step::Make(id) = step {
                 self.make(id).await;
             }
@@ -206,10 +214,10 @@ impl Keeper {
     }
 
     async fn make(&self, id: ContainerId) -> bool {
-        let Some(door) = self.services.get(id) else {
+        let Some(wanted) = self.service_sockets.get(id) else {
             return true;
         };
-        let DoorSocket::Lost(dir) = door.socket else {
+        let SocketState::Lost(dir) = wanted.state else {
             return true;
         };
         let made = tokio::task::spawn_blocking(move || -> Result<OwnedFd, String> {
@@ -219,7 +227,8 @@ impl Keeper {
         match made.await {
             Ok(Ok(socket)) => {
                 info!(container = %id, "made the service socket of a running container anew");
-                self.services.found(id, door.attachment.token, socket);
+                self.service_sockets
+                    .set_held(id, wanted.attachment.token, socket);
                 true
             }
             Ok(Err(error)) => {
@@ -239,7 +248,7 @@ async fn list(client: &mut Client) -> Result<BTreeMap<ContainerId, TokenDigest>,
 async fn bounded<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, Lost> {
     match tokio::time::timeout(CALL_BOUND, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_elapsed) => Err(Lost::Silent),
+        Err(_elapsed) => Err(Lost::Timeout),
     }
 }
 

@@ -1,15 +1,15 @@
-//! Moves what a container prints from its FIFOs into its log.
+//! Copies the standard output and error of a container from their FIFOs into its log.
 //!
 //! One task per container, on the log thread. It reads at most 64 KiB before it writes
 //! them, so a program that prints faster than the disk takes waits on its own pipe and costs no
 //! memory here. A disk that refuses is reported and what was printed meanwhile is dropped, counted
 //! and said in the log: a full disk must not stall the program for ever.
 //!
-//! Who prints never shares an *open file description* with the pump, since `O_NONBLOCK` belongs to
-//! that and not to a descriptor: a program that cleared it would have the pump's next read wait,
+//! Who prints never shares an *open file description* with the copier, since `O_NONBLOCK` belongs to
+//! that and not to a descriptor: a program that cleared it would have the copier's next read wait,
 //! and all containers' logs with it; and one that found it set would lose output. The shim opens
 //! the FIFO by its path, and gives its program another pipe; a program that is started without the
-//! shim gets what [`PrintingEnd::open`] opens for it alone.
+//! shim gets what [`StderrFifo::open`] opens for it alone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::cri::{Splitter, Stream, encode};
+use super::cri::{RecordSplitter, Stream, encode};
 use super::rotate::{Limits, LogFileError, RotatingLog};
 
 /// Read at once: the kernel's pipe buffer.
@@ -39,7 +39,7 @@ const PARTIAL_LINE_DELAY: Duration = Duration::from_millis(500);
 
 /// What could not be done to which FIFO.
 #[derive(Debug, Error)]
-pub enum PumpError {
+pub enum LogCopierError {
     /// The FIFO itself.
     #[error("{act} FIFO {}", path.display())]
     Fifo {
@@ -57,7 +57,7 @@ pub enum PumpError {
 
 /// The FIFOs of one container, open, and the log they lead to.
 #[derive(Debug)]
-pub struct Pump {
+pub struct LogCopier {
     stdout: OwnedFd,
     stderr: OwnedFd,
     log: RotatingLog,
@@ -77,19 +77,19 @@ pub fn open(
     owner: (u32, u32),
     log_dir: &Path,
     limits: Limits,
-) -> Result<Pump, PumpError> {
+) -> Result<LogCopier, LogCopierError> {
     let log = RotatingLog::open(log_dir, limits)?;
-    Ok(Pump {
+    Ok(LogCopier {
         stdout: open_fifo(&fifo_path(container_dir, Stream::Stdout), owner)?,
         stderr: open_fifo(&fifo_path(container_dir, Stream::Stderr), owner)?,
         log,
     })
 }
 
-fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, PumpError> {
+fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, LogCopierError> {
     let failed = |act: &'static str| {
         let path = path.to_owned();
-        move |source: rustix::io::Errno| PumpError::Fifo {
+        move |source: rustix::io::Errno| LogCopierError::Fifo {
             act,
             path,
             source: source.into(),
@@ -107,29 +107,29 @@ fn open_fifo(path: &Path, (uid, gid): (u32, u32)) -> Result<OwnedFd, PumpError> 
         rustix::fs::Uid::from_raw(uid),
         rustix::fs::Gid::from_raw(gid),
     );
-    rustix::fs::fchown(&fifo, Some(uid), Some(gid)).map_err(failed("give away"))?;
+    rustix::fs::fchown(&fifo, Some(uid), Some(gid)).map_err(failed("change the owner of"))?;
     // Refused when the user's pipe quota is used up; the default size works too.
     let _ = rustix::pipe::fcntl_setpipe_size(&fifo, PIPE_BYTES);
     Ok(fifo)
 }
 
-/// Where a program that is started without the shim prints.
+/// The standard error of programs that are started without the shim.
 ///
 /// It names the FIFO without having it open, so it survives that the path is removed and keeps
 /// neither end alive.
 #[derive(Debug)]
-pub struct PrintingEnd(OwnedFd);
+pub struct StderrFifo(OwnedFd);
 
-impl PrintingEnd {
+impl StderrFifo {
     fn of(fifo: impl AsFd) -> io::Result<Self> {
         open_anew(fifo, OFlags::PATH).map(Self)
     }
 
-    /// A descriptor to print on, which waits while the FIFO is full. Each program must be given
+    /// A descriptor to write to, which waits while the FIFO is full. Each program must be given
     /// its own: Node.js, for one, sets `O_NONBLOCK` on its standard streams.
     ///
     /// # Errors
-    /// `ENXIO` when the pump is gone, and with it the container.
+    /// `ENXIO` when the copier is gone, and with it the container.
     pub fn open(&self) -> io::Result<OwnedFd> {
         // Without a reader a waiting open would wait for one.
         let end = open_anew(&self.0, OFlags::WRONLY | OFlags::NONBLOCK)?;
@@ -148,10 +148,10 @@ fn open_anew(file: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
     )?)
 }
 
-impl Pump {
-    /// Where programs print their standard error that are started without the shim.
-    pub fn stderr_end(&self) -> io::Result<PrintingEnd> {
-        PrintingEnd::of(&self.stderr)
+impl LogCopier {
+    /// The standard error of programs that are started without the shim.
+    pub fn stderr_fifo(&self) -> io::Result<StderrFifo> {
+        StderrFifo::of(&self.stderr)
     }
 
     /// Copies until `stop` fires (or its sender is dropped), then takes what is left without
@@ -170,7 +170,7 @@ impl Pump {
             tokio::select! {
                 biased;
                 _ = &mut stop => break,
-                () = flush, if sink.holds_back() => sink.flush_what_waits(),
+                () = flush, if sink.has_partial_line() => sink.flush_overdue(),
                 ready = first.1.readable() => {
                     ready?;
                     sink.take(first.0, first.1);
@@ -200,22 +200,22 @@ struct Sink {
 
 /// One stream on its way into records.
 struct Source {
-    splitter: Splitter,
+    splitter: RecordSplitter,
     read_at: Instant,
 }
 
 impl Source {
     fn new(stream: Stream) -> Self {
         Self {
-            splitter: Splitter::new(stream),
+            splitter: RecordSplitter::new(stream),
             read_at: Instant::now(),
         }
     }
 
     /// When its unfinished line has waited long enough, if it has one.
     fn flush_at(&self) -> Option<Instant> {
-        let holds_back = self.splitter.holds_back();
-        holds_back.then(|| self.read_at + PARTIAL_LINE_DELAY)
+        let has_partial_line = self.splitter.has_partial_line();
+        has_partial_line.then(|| self.read_at + PARTIAL_LINE_DELAY)
     }
 }
 
@@ -240,7 +240,7 @@ impl Sink {
     }
 
     /// Takes what the kernel still holds, at most one pipe buffer, and then stops: a program that
-    /// outlives its stop signal must not keep its pump alive.
+    /// outlives its stop signal must not keep its copier alive.
     fn drain(&mut self, stream: Stream, pipe: &pipe::Receiver) {
         for _ in 0..=PIPE_BYTES / CHUNK {
             match rustix::io::read(pipe, &mut self.chunk[..]) {
@@ -261,8 +261,8 @@ impl Sink {
         self.append(count as u64);
     }
 
-    fn holds_back(&self) -> bool {
-        self.stdout.splitter.holds_back() || self.stderr.splitter.holds_back()
+    fn has_partial_line(&self) -> bool {
+        self.stdout.splitter.has_partial_line() || self.stderr.splitter.has_partial_line()
     }
 
     /// When the first unfinished line has waited long enough; nobody asks if there is none.
@@ -276,7 +276,7 @@ impl Sink {
     }
 
     /// Writes out the unfinished lines that have waited long enough.
-    fn flush_what_waits(&mut self) {
+    fn flush_overdue(&mut self) {
         let now = Instant::now();
         for source in [&mut self.stdout, &mut self.stderr] {
             if source.flush_at().is_some_and(|at| at <= now) {
@@ -338,15 +338,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_that_was_printed_before_the_stop_is_in_the_log() {
+    async fn all_output_before_the_stop_is_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let pump = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
+        let copier = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
         let mut out = std::fs::File::options()
             .write(true)
             .open(fifo_path(dir.path(), Stream::Stdout))
             .unwrap();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(pump.run(stopped));
+        let task = tokio::spawn(copier.run(stopped));
         let printed = (0..20_000)
             .map(|i| format!("line {i}\n"))
             .collect::<String>();
@@ -364,11 +364,11 @@ mod tests {
     async fn an_unfinished_line_is_seen_after_a_moment() {
         let dir = tempfile::tempdir().unwrap();
         let log_dir = dir.path().join("log");
-        let pump = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
-        let mut err = std::fs::File::from(pump.stderr_end().unwrap().open().unwrap());
+        let copier = open(dir.path(), me(), &log_dir, Limits::default()).unwrap();
+        let mut err = std::fs::File::from(copier.stderr_fifo().unwrap().open().unwrap());
         err.write_all(b"password: ").unwrap();
         let (_stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(pump.run(stopped));
+        let task = tokio::spawn(copier.run(stopped));
         let path = super::super::rotate::file_path(&log_dir, 0);
         while std::fs::read(&path).unwrap().is_empty() {
             tokio::time::advance(Duration::from_millis(100)).await;
@@ -383,10 +383,10 @@ mod tests {
     }
 
     #[test]
-    fn programs_print_on_descriptions_of_their_own_that_wait() {
+    fn each_program_gets_a_blocking_open_file_description_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let pump = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
-        let end = pump.stderr_end().unwrap();
+        let copier = open(dir.path(), me(), &dir.path().join("log"), Limits::default()).unwrap();
+        let end = copier.stderr_fifo().unwrap();
         let (mut one, other) = (
             std::fs::File::from(end.open().unwrap()),
             end.open().unwrap(),
@@ -397,31 +397,31 @@ mod tests {
         assert!(!flags(&other).contains(OFlags::NONBLOCK), "shared by two");
         rustix::fs::fcntl_setfl(&one, OFlags::empty()).unwrap();
         assert!(
-            flags(&pump.stderr).contains(OFlags::NONBLOCK),
-            "shared with the pump"
+            flags(&copier.stderr).contains(OFlags::NONBLOCK),
+            "shared with the copier"
         );
         one.write_all(b"x").unwrap();
         std::fs::remove_file(fifo_path(dir.path(), Stream::Stderr)).unwrap();
         end.open().unwrap();
-        drop((pump, one, other));
+        drop((copier, one, other));
         let gone = end.open().unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(6), "ENXIO, not {gone}");
     }
 
     /// Prints on standard output without pause, on a thread of its own, until it is dropped.
-    struct Chatterbox(
+    struct ContinuousWriter(
         Option<std::thread::JoinHandle<()>>,
         std::sync::Arc<AtomicBool>,
     );
 
-    impl Chatterbox {
+    impl ContinuousWriter {
         fn on(dir: &Path) -> Self {
             let path = fifo_path(dir, Stream::Stdout);
             let quiet = std::sync::Arc::new(AtomicBool::new(false));
             let told = quiet.clone();
             let lines = "xxxxxxx\n".repeat(CHUNK / 8);
             let thread = std::thread::spawn(move || {
-                // Its own reader too, so that it is not killed when the pump ends first.
+                // Its own reader too, so that it is not killed when the copier ends first.
                 let fifo = std::fs::File::options().read(true).write(true).open(path);
                 let mut fifo = fifo.unwrap();
                 rustix::fs::fcntl_setfl(&fifo, OFlags::NONBLOCK).unwrap();
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    impl Drop for Chatterbox {
+    impl Drop for ContinuousWriter {
         fn drop(&mut self) {
             self.1.store(true, Ordering::Relaxed);
             let _ended = self.0.take().map(std::thread::JoinHandle::join);
@@ -469,16 +469,16 @@ mod tests {
             file_bytes: u64::MAX,
             files: 1,
         };
-        let pump = open(dir.path(), me(), &log_dir, limits).unwrap();
-        let mut err = std::fs::File::from(pump.stderr_end().unwrap().open().unwrap());
-        let _chatterbox = Chatterbox::on(dir.path());
+        let copier = open(dir.path(), me(), &log_dir, limits).unwrap();
+        let mut err = std::fs::File::from(copier.stderr_fifo().unwrap().open().unwrap());
+        let _writer = ContinuousWriter::on(dir.path());
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let task = runtime.spawn(async move { pump.run(stopped).await });
+        let task = runtime.spawn(async move { copier.run(stopped).await });
         err.write_all(b"whole\npart").unwrap();
         let path = super::super::rotate::file_path(&log_dir, 0);
         assert_eq!(errors(&path, 2), ["F whole", "P part"]);

@@ -1,4 +1,4 @@
-//! What goes when nobody needs it any more: logs of containers that are gone, and images.
+//! Garbage collection: old logs of removed containers, and unused images.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,18 +15,18 @@ use crate::node::reconcile::SlotTable;
 use crate::node::state_dir::StateDir;
 
 /// Retention is a matter of days; this is how far it may be off.
-const LONGEST_ROUND: Duration = Duration::from_secs(600);
+const MAX_INTERVAL: Duration = Duration::from_secs(600);
 /// For a retention of seconds, in tests and on tiny disks.
-const SHORTEST_ROUND: Duration = Duration::from_millis(500);
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
 /// The first round comes when a restarted node has found its containers again.
-const FIRST_ROUND: Duration = Duration::from_secs(60);
-/// containerd needs room to unpack the next image; kubelet collects between the same marks.
-const DISK_MARKS: (f64, f64) = (0.85, 0.80);
+const FIRST_DELAY: Duration = Duration::from_secs(60);
+/// containerd needs room to unpack the next image; kubelet collects between the same watermarks.
+const DISK_WATERMARKS: (f64, f64) = (0.85, 0.80);
 /// Somebody may be about to start a container from an image touched within this time.
 const IMAGE_GRACE: Duration = Duration::from_secs(300);
 
-fn round(retention: Duration) -> Duration {
-    (retention / 10).clamp(SHORTEST_ROUND, LONGEST_ROUND)
+fn interval(retention: Duration) -> Duration {
+    (retention / 10).clamp(MIN_INTERVAL, MAX_INTERVAL)
 }
 
 /// Removes logs whose container is gone and which nobody wrote to for `retention`.
@@ -36,8 +36,13 @@ pub async fn collect_logs(
     retention: Duration,
     shutdown: Shutdown,
 ) {
-    let mut first = FIRST_ROUND.min(round(retention));
-    while !pause(std::mem::replace(&mut first, round(retention)), &shutdown).await {
+    let mut first = FIRST_DELAY.min(interval(retention));
+    while !pause(
+        std::mem::replace(&mut first, interval(retention)),
+        &shutdown,
+    )
+    .await
+    {
         let (state, table) = (Arc::clone(&state), Arc::clone(&table));
         let swept =
             tokio::task::spawn_blocking(move || sweep_logs(&state, &table, retention)).await;
@@ -97,14 +102,19 @@ pub async fn collect_images(
             "containerd's root is not there, so images are not removed when its disk fills up; --containerd-root says where it is"
         );
     }
-    let mut first = FIRST_ROUND.min(round(retention));
-    while !pause(std::mem::replace(&mut first, round(retention)), &shutdown).await {
+    let mut first = FIRST_DELAY.min(interval(retention));
+    while !pause(
+        std::mem::replace(&mut first, interval(retention)),
+        &shutdown,
+    )
+    .await
+    {
         let policy = GarbagePolicy {
             max_unused_age: Some(retention),
             disk: containerd_root.is_dir().then(|| DiskPolicy {
                 path: containerd_root.clone(),
-                high_watermark: DISK_MARKS.0,
-                low_watermark: DISK_MARKS.1,
+                high_watermark: DISK_WATERMARKS.0,
+                low_watermark: DISK_WATERMARKS.1,
             }),
             in_use: in_use(&table),
             grace: IMAGE_GRACE.min(retention),
@@ -130,9 +140,10 @@ pub async fn collect_images(
 fn in_use(table: &SlotTable) -> HashSet<String> {
     let slots = table.load();
     let named = slots.values().map(|slot| slot.definition.image.to_string());
-    let running = slots
-        .values()
-        .filter_map(|slot| slot.live().map(|live| live.image_digest.clone()));
+    let running = slots.values().filter_map(|slot| {
+        slot.endpoint()
+            .map(|endpoint| endpoint.image_digest.clone())
+    });
     named.chain(running).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Keeping the node announced in ZooKeeper.
+//! Registers the node in ZooKeeper, and keeps it registered.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use bismuth_registry::{Error, Presence, Registry};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Whether the node was announced at least once, so that no other process serves it.
+/// Whether the node was registered at least once, so that no other process serves it.
 #[derive(Clone, Debug)]
-pub struct Announced(watch::Receiver<bool>);
+pub struct Registered(watch::Receiver<bool>);
 
-impl Announced {
+impl Registered {
     /// Says when it is.
     pub fn channel() -> (watch::Sender<bool>, Self) {
         let (sender, receiver) = watch::channel(false);
@@ -22,25 +22,25 @@ impl Announced {
 
     /// Returns when it is. For ever if that will not be: then the process is ending.
     pub async fn wait(mut self) {
-        if self.0.wait_for(|announced| *announced).await.is_err() {
+        if self.0.wait_for(|registered| *registered).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// Announces the node until the shutdown. A node that is not provisioned, or served by another
+/// Registers the node until the shutdown. A node that is not provisioned, or served by another
 /// bismuthd, ends the process: it could only do harm.
-pub async fn keep(
+pub async fn keep_registered(
     registry: Registry,
     environment: Environment,
     ip: Ipv4Addr,
     facts: NodeFacts,
-    announced: watch::Sender<bool>,
+    registered: watch::Sender<bool>,
     shutdown: Shutdown,
 ) {
-    let mut delays = AGAIN.delays();
+    let mut delays = RETRY_BACKOFF.delays();
     let announcement = loop {
         let announcement = tokio::select! {
             announcement = registry.announce_node(ip, &facts) => announcement,
@@ -58,7 +58,7 @@ pub async fn keep(
             }
             Err(error) => warn!(
                 error = bismuth_daemon::exit::chain(&error),
-                "cannot announce the node"
+                "cannot register the node"
             ),
         }
         tokio::select! {
@@ -70,8 +70,8 @@ pub async fn keep(
     loop {
         match &*presence.borrow_and_update() {
             Presence::Present => {
-                info!(%ip, "announced");
-                announced.send_replace(true);
+                info!(%ip, "registered");
+                registered.send_replace(true);
             }
             Presence::Absent => {
                 warn!(%ip, "ZooKeeper does not answer; the node goes on with what it knows")
@@ -91,7 +91,7 @@ pub async fn keep(
     if let Err(error) = announcement.withdraw().await {
         info!(
             error = bismuth_daemon::exit::chain(&error),
-            "the node's sign of life goes with its session"
+            "the registration of the node ends with its session"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The door of a real container to its services, with a svcprovider that answers everything with the token it was shown.
+//! The service socket of a real container, with a fake svcprovider that answers each request with the token it carries.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
@@ -25,21 +25,21 @@ use super::{SOON, TestNode};
 const SECRET: &str = "the secret";
 
 /// What the fake holds: for each container whose it is, the socket, and the task that answers on it.
-type Doors = Arc<Mutex<BTreeMap<ContainerId, (Attachment, Arc<TcpListener>, AbortHandle)>>>;
+type Sockets = Arc<Mutex<BTreeMap<ContainerId, (Attachment, Arc<TcpListener>, AbortHandle)>>>;
 
 /// What answers on them.
 type Tasks = Arc<Mutex<JoinSet<()>>>;
 
-struct Provider {
-    doors: Doors,
+struct FakeProvider {
+    sockets: Sockets,
     serving: JoinHandle<()>,
 }
 
-impl Provider {
+impl FakeProvider {
     fn start(path: &Path) -> Result<Self> {
         let listener = Listener::bind(path)?;
-        let doors = Doors::default();
-        let shared = Arc::clone(&doors);
+        let sockets = Sockets::default();
+        let shared = Arc::clone(&sockets);
         let serving = tokio::spawn(async move {
             // Dropped with it, as the connections and sockets of a process are at its end.
             let mut connections = JoinSet::new();
@@ -48,15 +48,15 @@ impl Provider {
                 connections.spawn(serve(connection, Arc::clone(&shared), Arc::clone(&tasks)));
             }
         });
-        Ok(Self { doors, serving })
+        Ok(Self { sockets, serving })
     }
 
     /// As `kill -9` would.
     async fn die(self) {
         self.serving.abort();
         let _aborted = self.serving.await;
-        let doors = std::mem::take(&mut *self.doors.lock().unwrap());
-        for (_, answering, task) in doors.into_values() {
+        let sockets = std::mem::take(&mut *self.sockets.lock().unwrap());
+        for (_, answering, task) in sockets.into_values() {
             task.abort();
             drop(answering);
         }
@@ -68,16 +68,16 @@ impl Provider {
             "the provider holds the container's socket",
             SOON,
             async || {
-                let doors = self.doors.lock().unwrap();
-                let door = doors.get(&id).map(|(attachment, ..)| attachment.clone());
-                door.context("it does not")
+                let sockets = self.sockets.lock().unwrap();
+                let socket = sockets.get(&id).map(|(attachment, ..)| attachment.clone());
+                socket.context("it does not")
             },
         )
         .await
     }
 }
 
-async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result<()> {
+async fn serve(mut connection: Connection, sockets: Sockets, tasks: Tasks) -> Result<()> {
     connection.greet().await?;
     loop {
         let received = connection.next().await?;
@@ -88,7 +88,7 @@ async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result
                     container: attachment.container,
                     token: attachment.token,
                 };
-                let held: Vec<Held> = doors.lock().unwrap().values().map(held).collect();
+                let held: Vec<Held> = sockets.lock().unwrap().values().map(held).collect();
                 connection.tell_held(received.number, &held).await?;
                 continue;
             }
@@ -97,19 +97,19 @@ async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result
                 let listener = Arc::new(TcpListener::from_std(StdListener::from(socket))?);
                 let answering = answer_all(Arc::clone(&listener));
                 let task = tasks.lock().unwrap().spawn(answering);
-                let door = (attachment.clone(), listener, task);
-                doors.lock().unwrap().insert(attachment.container, door);
+                let socket = (attachment.clone(), listener, task);
+                sockets.lock().unwrap().insert(attachment.container, socket);
                 Answer::Done
             }
             Request::Detach(id) => {
-                if let Some((_, _, task)) = doors.lock().unwrap().remove(&id) {
+                if let Some((_, _, task)) = sockets.lock().unwrap().remove(&id) {
                     task.abort();
                 }
                 Answer::Done
             }
             Request::Return(id) => {
-                let doors = doors.lock().unwrap();
-                back = doors
+                let sockets = sockets.lock().unwrap();
+                back = sockets
                     .get(&id)
                     .map(|(_, listener, _)| listener.as_fd().try_clone_to_owned());
                 back.as_ref().map_or(Answer::Absent, |_| Answer::Listener)
@@ -161,13 +161,13 @@ async fn asked(url: &str, token: TokenDigest) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -> Result<()> {
+async fn services_answer_across_restarts_of_bismuthd_of_svcprovider_and_of_both() -> Result<()> {
     let mut node = TestNode::start().await?;
     let (function, id) = node.deploy("alpine", ASKS).await?;
     // The start did not wait for a provider.
     node.state(id, ContainerState::Running).await;
     let url = node.url(id, "/");
-    let provider = Provider::start(&node.handover)?;
+    let provider = FakeProvider::start(&node.handover)?;
     let attachment = provider.holds(id).await;
     assert_eq!(attachment.function, function);
     assert_eq!(attachment.group.as_str(), function.to_string());
@@ -180,7 +180,7 @@ async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -
         async move { asked(&url, attachment.token).await }
     });
     let restarted = Instant::now();
-    let provider = Provider::start(&node.handover)?;
+    let provider = FakeProvider::start(&node.handover)?;
     provider.holds(id).await;
     assert!(
         restarted.elapsed() < Duration::from_secs(1),
@@ -199,7 +199,7 @@ async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -
     };
     eventually("it answers again", SOON, answers).await;
     provider.die().await;
-    let provider = Provider::start(&node.handover)?;
+    let provider = FakeProvider::start(&node.handover)?;
     assert_eq!(provider.holds(id).await.token, attachment.token);
     asked(&url, attachment.token).await?;
 
@@ -207,7 +207,7 @@ async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -
     node.daemon.kill().await?;
     provider.die().await;
     node.daemon.start()?;
-    let provider = Provider::start(&node.handover)?;
+    let provider = FakeProvider::start(&node.handover)?;
     provider.holds(id).await;
     eventually("it answers again", SOON, answers).await;
 
@@ -215,7 +215,7 @@ async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -
     eventually(
         "the provider has let go of it",
         SOON,
-        async || match provider.doors.lock().unwrap().is_empty() {
+        async || match provider.sockets.lock().unwrap().is_empty() {
             true => Ok(()),
             false => Err("it holds it"),
         },
@@ -225,10 +225,9 @@ async fn a_program_has_its_services_over_restarts_of_either_side_and_of_both() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_is_started_anew_has_a_new_token_and_the_old_socket_is_gone() -> Result<()>
-{
+async fn a_restarted_container_has_a_new_token_and_its_old_socket_is_gone() -> Result<()> {
     let node = TestNode::start().await?;
-    let provider = Provider::start(&node.handover)?;
+    let provider = FakeProvider::start(&node.handover)?;
     let (_, id) = node
         .deploy("echo-server", "server:8080:/echo-server --port 8080")
         .await?;
@@ -238,8 +237,8 @@ async fn a_container_that_is_started_anew_has_a_new_token_and_the_old_socket_is_
     let second = eventually("it is started again", SOON, async || {
         // A request wants it started, after its backoff.
         let _refused_until_then = http::get(&node.url(id, "/")).await;
-        let doors = provider.doors.lock().unwrap();
-        match doors.get(&id) {
+        let sockets = provider.sockets.lock().unwrap();
+        match sockets.get(&id) {
             Some((now, ..)) if now.token != first.token => Ok(now.clone()),
             Some(_) => Err("it is the first start"),
             None => Err("it does not run"),
@@ -251,8 +250,8 @@ async fn a_container_that_is_started_anew_has_a_new_token_and_the_old_socket_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_of_an_earlier_version_whose_init_has_no_variables_is_given_them_from_here()
--> Result<()> {
+async fn an_adopted_container_whose_init_has_no_secrets_gets_them_with_each_execution() -> Result<()>
+{
     let mut node = TestNode::start().await?;
     let (_, id) = node.deploy("alpine", "exec:/bin/sh -c 'echo $KEY'").await?;
     node.state(id, ContainerState::Running).await;
@@ -265,11 +264,10 @@ async fn a_container_of_an_earlier_version_whose_init_has_no_variables_is_given_
     let mut saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     saved["definition"]["secrets"] = serde_json::json!([{ "name": "key", "env": "KEY" }]);
     let run = saved["run"].as_object_mut().context("it ran")?;
-    run.remove("init_has_variables")
-        .context("it was remembered")?;
+    run.remove("init_has_variables").context("it was saved")?;
     std::fs::write(&path, saved.to_string())?;
 
-    let _provider = Provider::start(&node.handover)?;
+    let _provider = FakeProvider::start(&node.handover)?;
     node.daemon.start()?;
     eventually("it has its variable", SOON, async || {
         let answer = http::get(&node.url(id, "/")).await;

@@ -1,4 +1,4 @@
-//! Starting svcprovider, where no init system does.
+//! Starts the svcprovider process, where no init system does.
 //!
 //! It gets a session of its own and is never killed from here: it goes on when this process ends, and the next one finds it by
 //! its socket. A second one on the same socket refuses to start, so starting it once too often does no harm.
@@ -13,9 +13,9 @@ use bismuth_sandbox::process;
 use tracing::{info, warn};
 
 /// The first start after an end comes at once; one that does not stay is tried ever less often.
-const AGAIN: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-/// One that ran this long was well.
-const WELL: Duration = Duration::from_secs(10);
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+/// One that ran this long was stable.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// What to start, and with which settings.
 #[derive(Clone, Debug)]
@@ -28,20 +28,20 @@ pub struct ProviderConfig {
 
 /// The program, and its process if we started one.
 #[derive(Debug)]
-pub(super) struct Provider {
+pub(super) struct ProviderProcess {
     config: ProviderConfig,
     running: Option<(Child, Instant)>,
     not_before: Instant,
     delays: Delays,
 }
 
-impl Provider {
+impl ProviderProcess {
     pub(super) fn new(config: ProviderConfig) -> Self {
         Self {
             config,
             running: None,
             not_before: Instant::now(),
-            delays: AGAIN.delays(),
+            delays: RETRY_BACKOFF.delays(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Provider {
             Ok(Some(status)) => warn!(pid = child.id(), %status, "svcprovider ended"),
             Err(error) => warn!(pid = child.id(), %error, "cannot learn how svcprovider ended"),
         }
-        if started.elapsed() >= WELL {
+        if started.elapsed() >= STABLE_AFTER {
             self.delays.reset();
             self.not_before = Instant::now();
         }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_started_in_a_session_of_its_own_told_its_settings_and_started_again_when_it_ended()
+    async fn svcprovider_is_started_in_its_own_session_with_its_settings_and_restarted_when_it_ends()
      {
         let dir = tempfile::tempdir().unwrap();
         let (program, said) = (dir.path().join("program"), dir.path().join("said"));
@@ -107,7 +107,7 @@ mod tests {
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let env = vec![("SETTING", "a value".into())];
-        let mut provider = Provider::new(ProviderConfig { program, env });
+        let mut provider = ProviderProcess::new(ProviderConfig { program, env });
         let twice = async || {
             provider.start_if_gone();
             let said = std::fs::read_to_string(&said).unwrap_or_default();
@@ -117,7 +117,7 @@ mod tests {
                 Err(format!("{said:?}"))
             }
         };
-        let said = bismuth_testkit::eventually("it ran twice", WELL, twice).await;
+        let said = bismuth_testkit::eventually("it ran twice", STABLE_AFTER, twice).await;
         // What it is not told it has from us.
         let expected = format!("1 a value {}", std::env::var("PATH").unwrap());
         assert!(said.lines().all(|line| line == expected), "{said}");

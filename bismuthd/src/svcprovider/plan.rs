@@ -1,4 +1,4 @@
-//! What to tell svcprovider, from what should be and what it holds. Pure.
+//! Plans the steps that make svcprovider hold the service sockets it should. Pure.
 //!
 //! ```text
 //!  wanted: container → (digest, have we its socket?)  ─┐
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use bismuth_handover::TokenDigest;
 use bismuth_model::ContainerId;
 
-/// A door as far as planning needs it.
+/// A service socket as far as planning needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Which start of the container.
@@ -71,12 +71,12 @@ mod tests {
         TokenDigest([n; 32])
     }
 
-    fn wanted(doors: &[(u8, u8, bool)]) -> BTreeMap<ContainerId, Wanted> {
-        let door = |&(n, start, has_socket): &(u8, u8, bool)| {
+    fn wanted(service_sockets: &[(u8, u8, bool)]) -> BTreeMap<ContainerId, Wanted> {
+        let socket = |&(n, start, has_socket): &(u8, u8, bool)| {
             let token = token(start);
             (id(n), Wanted { token, has_socket })
         };
-        doors.iter().map(door).collect()
+        service_sockets.iter().map(socket).collect()
     }
 
     fn held(sockets: &[(u8, u8)]) -> BTreeMap<ContainerId, TokenDigest> {
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_provider_is_given_everything() {
+    fn a_new_svcprovider_is_given_every_socket() {
         let steps = plan(&wanted(&[(1, 1, true), (2, 1, true)]), &held(&[]));
         assert_eq!(steps, [Step::Attach(id(1)), Step::Attach(id(2))]);
     }
 
     #[test]
-    fn a_new_node_asks_back_what_is_held_and_makes_the_rest() {
+    fn after_a_restart_held_sockets_are_taken_back_and_the_others_made() {
         let steps = plan(
             &wanted(&[(1, 1, false), (2, 1, false)]),
             &held(&[(1, 1), (3, 1)]),
@@ -115,13 +115,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn carried_out_nothing_is_left_to_do(
-            doors in prop::collection::btree_map(0_u8..8, (0_u8..3, any::<bool>()), 0..8),
+        fn after_all_steps_nothing_is_left_to_do(
+            service_sockets in prop::collection::btree_map(0_u8..8, (0_u8..3, any::<bool>()), 0..8),
             sockets in prop::collection::btree_map(0_u8..8, 0_u8..3, 0..8),
         ) {
-            let doors: Vec<_> = doors.into_iter().map(|(n, (start, has))| (n, start, has)).collect();
+            let service_sockets: Vec<_> = service_sockets.into_iter().map(|(n, (start, has))| (n, start, has)).collect();
             let sockets: Vec<_> = sockets.into_iter().collect();
-            let (mut wanted, mut held) = (wanted(&doors), held(&sockets));
+            let (mut wanted, mut held) = (wanted(&service_sockets), held(&sockets));
             for step in plan(&wanted, &held) {
                 match step {
                     Step::Detach(id) => drop(held.remove(&id)),

@@ -1,4 +1,4 @@
-//! What a program proves with that a request is its own.
+//! The bearer token with which a program calls its service socket.
 
 use std::fmt;
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_differ_and_are_known_again_by_the_environment() {
+    fn tokens_are_unique_and_recovered_from_the_environment() {
         let (one, other) = (Token::random().unwrap(), Token::random().unwrap());
         assert_ne!(one.digest(), other.digest());
         let (name, value) = one.variable();

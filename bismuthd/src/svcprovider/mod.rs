@@ -1,30 +1,31 @@
-//! The services of a container: a socket at `169.254.169.254:9000` inside its network namespace, and who answers there.
+//! This node's side of svcprovider: the service socket of each container, the token it is called with, and secrets.
+//!
+//! A service socket listens on `169.254.169.254:9000` inside the container's network namespace; svcprovider answers on it.
 //!
 //! ```text
-//!  launch::start ─ open(attachment, socket) ► ┌────────┐
-//!  reconcile ─── remember(attachment, dir) ─► │ doors  │ ── changed ─► keeper ── detach, take back, make, attach ─► svcprovider
-//!  launch::teardown close(container) ─────► └────────┘                 ▲  connects again within 100 ms
-//!                                                                        └─ provider: starts it, if told so
+//!  launch::start ────── add(attachment, socket) ──► ┌─────────┐
+//!  reconcile ────── recover(attachment, dir) ─────► │ sockets │ ── changed ─► reconciler ── detach, take back, make, attach ─► svcprovider
+//!  launch::teardown ── remove(container) ─────────► └─────────┘                 ▲  connects again within 100 ms
+//!                                                                               └─ process: starts it, if told so
 //! ```
 //!
-//! - A door is made with its container, before the program runs, and is gone when the container is: a socket keeps its network
+//! - A socket is made with its container, before the program runs, and is gone when the container is: it keeps its network
 //!   namespace alive.
 //! - The token is new at each start. The program has it in its environment; svcprovider has its digest.
 //! - Starts and requests never wait for svcprovider: while it is away, connections wait in the socket's backlog.
-//! - After a restart of this process the doors are remembered and their sockets asked back from svcprovider; one that it does
-//!   not hold is made anew.
+//! - After a restart of this process the sockets are asked back from svcprovider; one that it does not hold is made anew.
 
-mod doors;
-mod keeper;
 mod plan;
-mod provider;
+mod process;
+mod reconciler;
 mod secrets;
+mod sockets;
 mod token;
 
-pub use doors::Services;
-pub use keeper::{Keeper, KeeperConfig};
-pub use provider::ProviderConfig;
+pub use process::ProviderConfig;
+pub use reconciler::{SocketReconciler, SocketReconcilerConfig};
 pub use secrets::{SecretEnv, SecretSource, Secrets, SecretsError};
+pub use sockets::ServiceSockets;
 pub use token::Token;
 
 use std::net::{SocketAddr, SocketAddrV4};

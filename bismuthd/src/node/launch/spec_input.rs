@@ -1,4 +1,4 @@
-//! Builds the OCI runtime spec of a container. Pure.
+//! Decides what goes into the OCI runtime spec of a container: program, user, namespaces, cgroup, mounts. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,8 @@ use bismuth_containerd::spec::{
     BindMount, DEFAULT_NOFILE_LIMIT, DEFAULT_OOM_SCORE_ADJ, DEFAULT_PIDS_LIMIT, DEFAULT_SHM_BYTES,
     IdMapping, MemoryDir, SpecInput,
 };
-use bismuth_sandbox::cgroup;
 
+use super::cgroup;
 use super::sandbox::Sandbox;
 use crate::node::program::Program;
 use crate::node::slot::Slot;
@@ -16,12 +16,12 @@ use crate::node::slot::Slot;
 const SECRETS_BYTES: u64 = 2 << 20;
 
 /// The directory of bismuth-init's socket inside an exec container.
-fn run_inside() -> &'static Path {
+fn run_dir_in_container() -> &'static Path {
     let parent = Path::new(bismuth_init::SOCKET_PATH).parent();
     parent.unwrap_or(Path::new("/"))
 }
 
-/// A server container: the definition's command is its init.
+/// The spec of a server container, whose command is its first process.
 pub(super) fn spec_input(
     slot: &Slot,
     sandbox: &Sandbox,
@@ -50,7 +50,7 @@ pub(super) fn spec_input(
         gid_map: whole_range,
         userns_path: sandbox.namespaces.user_path().to_owned(),
         netns_path: sandbox.namespaces.net_path().to_owned(),
-        cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
+        cgroup_path: cgroup::path_in_spec(slot.container_id),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
         limit_swap,
@@ -64,7 +64,7 @@ pub(super) fn spec_input(
     }
 }
 
-/// Room for the files that the definition asks for, if it does.
+/// A tmpfs for the files that the definition asks for, if it does.
 fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
     let dir = || MemoryDir {
@@ -76,8 +76,8 @@ fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
     asked.then(dir).into_iter().collect()
 }
 
-/// Makes bismuth-init the container's init: it spawns the command for each request, or takes the secrets and becomes it.
-pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Path) {
+/// Makes bismuth-init the entrypoint: it spawns the command for each request, or takes the secrets and becomes it.
+pub(super) fn set_init_as_entrypoint(input: &mut SpecInput, init: &Path, run_dir: &Path) {
     input.args = vec![bismuth_init::PROGRAM_PATH.to_owned()];
     // The directory may not exist in the image; each execution goes to its own.
     input.cwd = PathBuf::from("/");
@@ -89,7 +89,7 @@ pub(super) fn put_init_in_front(input: &mut SpecInput, init: &Path, run_dir: &Pa
     });
     input.mounts.push(BindMount {
         source: run_dir.to_owned(),
-        destination: run_inside().to_owned(),
+        destination: run_dir_in_container().to_owned(),
         writable: true,
         executable: false,
     });

@@ -1,4 +1,4 @@
-//! A conversation with bismuth-init: one connection, one execution.
+//! Client of bismuth-init: one connection, one execution.
 //!
 //! ```text
 //!  connect ─► request + 3 descriptors ─► Hello ─► Spawned ─► … ─► Exited
@@ -25,25 +25,25 @@ const SPAWN_BOUND: Duration = Duration::from_secs(10);
 
 /// Why there is no execution.
 #[derive(Debug, Error)]
-pub enum AgentError {
+pub enum InitClientError {
     /// The socket of bismuth-init does not take the connection.
     #[error("connect to bismuth-init")]
     Connect(#[source] io::Error),
     /// The request cannot be sent at all.
-    #[error("put the execution into words")]
+    #[error("encode the execution request")]
     Request(#[from] RequestError),
     /// The connection broke.
-    #[error("talk to bismuth-init")]
+    #[error("exchange messages with bismuth-init")]
     Broken(#[source] io::Error),
-    /// What came back makes no sense.
-    #[error("understand bismuth-init")]
+    /// Its reply cannot be decoded.
+    #[error("decode the reply of bismuth-init")]
     Protocol(#[from] ProtocolError),
     /// It closed the connection without the last reply.
-    #[error("bismuth-init hung up")]
-    HungUp,
+    #[error("bismuth-init closed the connection")]
+    Closed,
     /// It does not answer.
     #[error("bismuth-init did not start the program within {} s", SPAWN_BOUND.as_secs())]
-    Silent,
+    Timeout,
     /// The program could not be started.
     #[error("{what}")]
     Spawn {
@@ -54,10 +54,10 @@ pub enum AgentError {
     },
 }
 
-impl AgentError {
+impl InitClientError {
     /// Whether bismuth-init was not there, or went away: the sign of a container that has ended.
     pub fn is_broken(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Broken(_) | Self::HungUp)
+        matches!(self, Self::Connect(_) | Self::Broken(_) | Self::Closed)
     }
 }
 
@@ -74,20 +74,20 @@ impl Execution {
         socket: &Path,
         request: &ExecRequest,
         fds: [BorrowedFd<'_>; 3],
-    ) -> Result<Self, AgentError> {
+    ) -> Result<Self, InitClientError> {
         tokio::time::timeout(SPAWN_BOUND, Self::try_spawn(socket, request, fds))
             .await
-            .unwrap_or(Err(AgentError::Silent))
+            .unwrap_or(Err(InitClientError::Timeout))
     }
 
     async fn try_spawn(
         socket: &Path,
         request: &ExecRequest,
         fds: [BorrowedFd<'_>; 3],
-    ) -> Result<Self, AgentError> {
+    ) -> Result<Self, InitClientError> {
         let stream = UnixStream::connect(socket)
             .await
-            .map_err(AgentError::Connect)?;
+            .map_err(InitClientError::Connect)?;
         let mut outgoing = OutgoingRequest::new(request, fds)?;
         let sent = stream
             .async_io(Interest::WRITABLE, || outgoing.advance(stream.as_fd()))
@@ -102,20 +102,20 @@ impl Execution {
                 Ok(Reply::Hello { .. }) => {}
                 Ok(Reply::Spawned { .. }) => return Ok(execution),
                 Ok(Reply::SpawnFailed { kind, what, .. }) => {
-                    return Err(AgentError::Spawn { kind, what });
+                    return Err(InitClientError::Spawn { kind, what });
                 }
-                Ok(Reply::Exited(_) | Reply::Delivered) => return Err(AgentError::HungUp),
+                Ok(Reply::Exited(_) | Reply::Delivered) => return Err(InitClientError::Closed),
                 Err(error) => {
-                    sent.map_err(AgentError::Broken)?;
+                    sent.map_err(InitClientError::Broken)?;
                     return Err(error);
                 }
             }
         }
     }
 
-    /// A program that runs already, for tests that play bismuth-init.
+    /// A program that runs already, for tests that stand in for bismuth-init.
     #[cfg(test)]
-    pub(super) fn over(stream: UnixStream) -> Self {
+    pub(super) fn on(stream: UnixStream) -> Self {
         Self {
             stream,
             decoder: ReplyDecoder::new(),
@@ -123,7 +123,10 @@ impl Execution {
     }
 
     /// Ready when the program has ended.
-    pub fn poll_exited(&mut self, context: &mut Context<'_>) -> Poll<Result<Exit, AgentError>> {
+    pub fn poll_exited(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Exit, InitClientError>> {
         loop {
             if let Reply::Exited(exit) = ready!(self.poll_reply(context))? {
                 return Poll::Ready(Ok(exit));
@@ -131,23 +134,23 @@ impl Execution {
         }
     }
 
-    async fn next_reply(&mut self) -> Result<Reply, AgentError> {
+    async fn next_reply(&mut self) -> Result<Reply, InitClientError> {
         std::future::poll_fn(|context| self.poll_reply(context)).await
     }
 
     /// Keeps what was read in the decoder, so nothing is lost between two calls.
-    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, AgentError>> {
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, InitClientError>> {
         loop {
             if let Some(reply) = self.decoder.next_reply()? {
                 return Poll::Ready(Ok(reply));
             }
-            ready!(self.stream.poll_read_ready(context)).map_err(AgentError::Broken)?;
+            ready!(self.stream.poll_read_ready(context)).map_err(InitClientError::Broken)?;
             let mut buffer = [0; BUFFER];
             match self.stream.try_read(&mut buffer) {
-                Ok(0) => return Poll::Ready(Err(AgentError::HungUp)),
+                Ok(0) => return Poll::Ready(Err(InitClientError::Closed)),
                 Ok(count) => self.decoder.push(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(AgentError::Broken(error))),
+                Err(error) => return Poll::Ready(Err(InitClientError::Broken(error))),
             }
         }
     }
