@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::holdback::Evidence;
-use super::shelf::Shelf;
+use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
 use crate::error::{Error, Result};
@@ -116,14 +116,14 @@ enum Slot {
 
 struct Assigned {
     ip: Ipv4Addr,
-    slots: Shelf<ContainerId, Slot>,
+    slots: Mirror<ContainerId, Slot>,
     undecodable: Undecodable,
     complete: bool,
 }
 
 impl Assigned {
     fn new(ip: Ipv4Addr, earlier: &Assignment) -> Self {
-        let mut slots = Shelf::new("assigned containers", |_| true);
+        let mut slots = Mirror::new("assigned containers", |_| true);
         let resolved = earlier
             .containers
             .iter()
@@ -214,7 +214,7 @@ impl Assigned {
 
     fn snapshot_alarms(&self) -> Alarms {
         Alarms {
-            held_back: self.slots.held(),
+            held_back: self.slots.held_back(),
             undecodable: self.undecodable.paths.len(),
         }
     }
@@ -291,7 +291,8 @@ impl View for Assigned {
             .zip(slots)
             .filter_map(|(id, slot)| Some((id, slot?)));
         self.slots.replace(slots.collect());
-        self.slots.settle(Instant::now(), Evidence::Listing(begun));
+        self.slots
+            .update_published(Instant::now(), Evidence::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -312,12 +313,12 @@ impl View for Assigned {
         for (id, slot) in ids.into_iter().zip(slots) {
             self.slots.put(id, slot);
         }
-        self.slots.settle(Instant::now(), Evidence::Hint);
+        self.slots.update_published(Instant::now(), Evidence::Hint);
         Ok(Refreshed::Done)
     }
 
     fn len(&self) -> usize {
-        self.slots.shown().len()
+        self.slots.published().len()
     }
 
     fn confirm_at(&self) -> Option<Instant> {
@@ -330,7 +331,7 @@ impl View for Assigned {
             alarms: self.snapshot_alarms(),
             ..Assignment::default()
         };
-        for (id, slot) in self.slots.shown() {
+        for (id, slot) in self.slots.published() {
             match slot {
                 Slot::Resolved(container) => {
                     drop(assignment.containers.insert(*id, container.clone()))

@@ -15,8 +15,8 @@
 
 mod assignment;
 mod holdback;
+mod mirror;
 mod routing;
-mod shelf;
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::holdback::Evidence;
-use super::shelf::Shelf;
+use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
 use crate::error::Result;
@@ -79,19 +79,19 @@ impl Registry {
 }
 
 struct Routing {
-    functions: Shelf<FunctionId, RoutedFunction>,
-    routes: Shelf<Hostname, FunctionId>,
+    functions: Mirror<FunctionId, RoutedFunction>,
+    routes: Mirror<Hostname, FunctionId>,
     undecodable: Undecodable,
     complete: bool,
 }
 
 impl Routing {
     fn new(earlier: &RoutingSnapshot) -> Self {
-        let mut functions = Shelf::new("functions with backends", |function: &RoutedFunction| {
+        let mut functions = Mirror::new("functions with backends", |function: &RoutedFunction| {
             !function.backends.is_empty()
         });
         functions.seed(earlier.functions.clone());
-        let mut routes = Shelf::new("routes", |_| true);
+        let mut routes = Mirror::new("routes", |_| true);
         routes.seed(earlier.routes.clone());
         Self {
             functions,
@@ -143,10 +143,10 @@ impl Routing {
         Ok(targets)
     }
 
-    fn settle(&mut self, evidence: Evidence) {
+    fn update_published(&mut self, evidence: Evidence) {
         let now = Instant::now();
-        self.functions.settle(now, evidence);
-        self.routes.settle(now, evidence);
+        self.functions.update_published(now, evidence);
+        self.routes.update_published(now, evidence);
     }
 }
 
@@ -212,7 +212,7 @@ impl View for Routing {
         let read_routes = self.read_routes(registry, &hostnames).await?;
         self.functions.replace(present(ids, read_functions));
         self.routes.replace(present(hostnames, read_routes));
-        self.settle(Evidence::Listing(begun));
+        self.update_published(Evidence::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -240,13 +240,13 @@ impl View for Routing {
         for (hostname, target) in hostnames.into_iter().zip(routes) {
             self.routes.put(hostname, target);
         }
-        self.settle(Evidence::Hint);
+        self.update_published(Evidence::Hint);
         Ok(Refreshed::Done)
     }
 
     fn len(&self) -> usize {
         // A function is two nodes.
-        self.functions.shown().len() * 2 + self.routes.shown().len()
+        self.functions.published().len() * 2 + self.routes.published().len()
     }
 
     fn confirm_at(&self) -> Option<Instant> {
@@ -258,11 +258,11 @@ impl View for Routing {
 
     fn snapshot(&self) -> RoutingSnapshot {
         RoutingSnapshot {
-            functions: self.functions.shown().clone(),
-            routes: self.routes.shown().clone(),
+            functions: self.functions.published().clone(),
+            routes: self.routes.published().clone(),
             complete: self.complete,
             alarms: Alarms {
-                held_back: self.functions.held() + self.routes.held(),
+                held_back: self.functions.held_back() + self.routes.held_back(),
                 undecodable: self.undecodable.paths.len(),
             },
         }
