@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::holdback::Evidence;
+use super::mass_deletion_guard::Source;
 use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
@@ -292,7 +292,7 @@ impl View for Assigned {
             .filter_map(|(id, slot)| Some((id, slot?)));
         self.slots.replace(slots.collect());
         self.slots
-            .update_published(Instant::now(), Evidence::Listing(begun));
+            .update_published(Instant::now(), Source::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -313,7 +313,7 @@ impl View for Assigned {
         for (id, slot) in ids.into_iter().zip(slots) {
             self.slots.put(id, slot);
         }
-        self.slots.update_published(Instant::now(), Evidence::Hint);
+        self.slots.update_published(Instant::now(), Source::Hint);
         Ok(Refreshed::Done)
     }
 

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use tokio::time::Instant;
 
-use super::holdback::{Evidence, Holdback, WINDOW};
+use super::mass_deletion_guard::{MassDeletionGuard, Source, WINDOW};
 
 /// Entries of one kind. What was read is put in; [`update_published`](Self::update_published) decides what is published.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Mirror<K, V> {
     recent: HashMap<K, Instant>,
     /// Whether `published` was ever updated from a read. What a first list brings may be of any age.
     ever_published: bool,
-    holdback: Holdback<K>,
+    guard: MassDeletionGuard<K>,
     held: usize,
 }
 
@@ -37,7 +37,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Mirror<K, V> {
             serves,
             recent: HashMap::new(),
             ever_published: false,
-            holdback: Holdback::default(),
+            guard: MassDeletionGuard::default(),
             held: 0,
         }
     }
@@ -58,7 +58,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Mirror<K, V> {
     }
 
     pub(super) fn confirm_at(&self) -> Option<Instant> {
-        self.holdback.confirm_at()
+        self.guard.confirm_at()
     }
 
     /// The last good value.
@@ -80,7 +80,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Mirror<K, V> {
     }
 
     /// Decides what is published from now on.
-    pub(super) fn update_published(&mut self, now: Instant, evidence: Evidence) {
+    pub(super) fn update_published(&mut self, now: Instant, source: Source) {
         let serves = self.serves;
         let serving = |entries: &HashMap<K, V>, key: &K| entries.get(key).is_some_and(serves);
         self.recent.retain(|_, since| now < *since + WINDOW);
@@ -95,7 +95,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Mirror<K, V> {
             .map(|key| (*key).clone())
             .collect();
         let (known, gone) = (known.len(), missing.len());
-        let kept = self.holdback.judge(now, evidence, known, missing);
+        let kept = self.guard.entries_to_keep(now, source, known, missing);
         self.report(known, gone, kept.len());
         let mut published = self.observed.clone();
         for key in kept {
@@ -137,7 +137,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Mirror<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::holdback::FLOOR;
+    use super::super::mass_deletion_guard::FLOOR;
     use super::*;
 
     fn update_published(
@@ -146,7 +146,7 @@ mod tests {
         keys: std::ops::Range<usize>,
     ) -> usize {
         mirror.replace(keys.map(|key| (key, ())).collect());
-        mirror.update_published(now, Evidence::Hint);
+        mirror.update_published(now, Source::Hint);
         mirror.published().len()
     }
 

@@ -14,7 +14,7 @@
 //! what was read. A record that cannot be decoded is skipped, alarmed, and kept at its last good value.
 
 mod assignment;
-mod holdback;
+mod mass_deletion_guard;
 mod mirror;
 mod routing;
 

@@ -10,7 +10,7 @@ use bismuth_model::{Affinity, Backend, FunctionId, FunctionRecord, Hostname};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::holdback::Evidence;
+use super::mass_deletion_guard::Source;
 use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
@@ -143,10 +143,10 @@ impl Routing {
         Ok(targets)
     }
 
-    fn update_published(&mut self, evidence: Evidence) {
+    fn update_published(&mut self, source: Source) {
         let now = Instant::now();
-        self.functions.update_published(now, evidence);
-        self.routes.update_published(now, evidence);
+        self.functions.update_published(now, source);
+        self.routes.update_published(now, source);
     }
 }
 
@@ -212,7 +212,7 @@ impl View for Routing {
         let read_routes = self.read_routes(registry, &hostnames).await?;
         self.functions.replace(present(ids, read_functions));
         self.routes.replace(present(hostnames, read_routes));
-        self.update_published(Evidence::Listing(begun));
+        self.update_published(Source::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -240,7 +240,7 @@ impl View for Routing {
         for (hostname, target) in hostnames.into_iter().zip(routes) {
             self.routes.put(hostname, target);
         }
-        self.update_published(Evidence::Hint);
+        self.update_published(Source::Hint);
         Ok(Refreshed::Done)
     }
 
