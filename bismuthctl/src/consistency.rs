@@ -77,7 +77,7 @@ pub(crate) async fn record(
     };
     // Before it is asked for: what is none of ours is not shown, wherever it is.
     layout.json(&path, &[]).or_else(|error| match error {
-        bismuth_registry::JsonError::UnknownPlace { .. } => Err(error),
+        bismuth_registry::JsonError::UnknownPath { .. } => Err(error),
         bismuth_registry::JsonError::Record { .. } => Ok(serde_json::Value::Null),
     })?;
     let node = match session.registry.tree().get(&path).await {

@@ -232,7 +232,7 @@ impl Error {
             | Self::EmptyValue
             | Self::ValueTooLarge { .. }
             | Self::Mirror(_)
-            | Self::Record(JsonError::UnknownPlace { .. }) => USAGE,
+            | Self::Record(JsonError::UnknownPath { .. }) => USAGE,
             Self::Write(_) if self.is_nobody_reading() => 0,
             _ => FAILURE,
         }

@@ -216,7 +216,7 @@ async fn records_are_shown_as_json() {
     world
         .ctl(&["show", "/colour"])
         .await
-        .failed(2, &["/default/colour is not a place"]);
+        .failed(2, &["/default/colour is not a path that Bismuth uses"]);
 }
 
 /// Says as the node would how the slots of the newest revision do, once they are there.

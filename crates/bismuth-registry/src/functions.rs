@@ -12,7 +12,7 @@ use bismuth_model::{
 use crate::error::{Error, Result};
 use crate::layout::canonical;
 use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
-use crate::{MAX_BACKENDS, Place, Registry};
+use crate::{MAX_BACKENDS, Registry, ZnodeKind};
 
 /// A function as it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -269,15 +269,15 @@ impl Registry {
 
     /// Turns the refusal of a transaction about a function into words; `Ok` if it is worth trying again.
     pub(crate) async fn explain(&self, id: FunctionId, error: TreeError) -> Result<()> {
-        let place = error.path().and_then(|path| self.layout.place(path));
-        match (&error, place) {
-            (TreeError::AlreadyExists { .. }, Some(Place::Function(id))) => {
+        let kind = error.path().and_then(|path| self.layout.znode_kind(path));
+        match (&error, kind) {
+            (TreeError::AlreadyExists { .. }, Some(ZnodeKind::Function(id))) => {
                 Err(Error::FunctionExists { id })
             }
-            (TreeError::AlreadyExists { .. }, Some(Place::Container(ip, container))) => {
+            (TreeError::AlreadyExists { .. }, Some(ZnodeKind::Container(ip, container))) => {
                 Err(Error::ContainerExists { ip, container })
             }
-            (TreeError::AlreadyExists { path }, Some(Place::Route(hostname))) => {
+            (TreeError::AlreadyExists { path }, Some(ZnodeKind::Route(hostname))) => {
                 match self.read::<FunctionId>(path).await? {
                     Some(route) if route.record != id => Err(Error::RouteTaken {
                         hostname,
@@ -288,15 +288,16 @@ impl Registry {
             }
             (
                 TreeError::NotFound { act: "create", .. },
-                Some(Place::Function(_) | Place::Route(_)),
+                Some(ZnodeKind::Function(_) | ZnodeKind::Route(_)),
             ) => Err(self.not_bootstrapped()),
-            (TreeError::NotFound { .. }, Some(Place::Function(id) | Place::Backends(id))) => {
-                Err(Error::FunctionUnknown { id })
-            }
-            (TreeError::NotFound { .. }, Some(Place::Container(ip, _))) => {
+            (
+                TreeError::NotFound { .. },
+                Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)),
+            ) => Err(Error::FunctionUnknown { id }),
+            (TreeError::NotFound { .. }, Some(ZnodeKind::Container(ip, _))) => {
                 Err(Error::NodeUnknown { ip })
             }
-            (TreeError::BadVersion { .. }, Some(Place::Function(id))) => {
+            (TreeError::BadVersion { .. }, Some(ZnodeKind::Function(id))) => {
                 Err(Error::FunctionChanged { id })
             }
             _ if error.is_conflict() || error.is_not_found() => Ok(()),

@@ -50,7 +50,7 @@ pub use error::{Error, Result};
 pub use functions::{Function, FunctionPage};
 pub use groups::GroupUsers;
 pub use json::JsonError;
-pub use layout::{Layout, Place, name_of};
+pub use layout::{Layout, ZnodeKind, name_of};
 pub use nodes::Node;
 pub use watch::{
     Alarms, AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, Unresolved,

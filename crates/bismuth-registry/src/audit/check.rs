@@ -13,7 +13,7 @@ use super::scan::{Entry, Scan, Stray};
 use super::{Contradiction, Finding, Repair};
 use crate::codec::Record;
 use crate::transaction::{check as unchanged, create, delete, set};
-use crate::{Layout, Place};
+use crate::{Layout, ZnodeKind};
 
 /// Finds what contradicts. Slots created after `grace_begin_ms` may be unlisted.
 pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Finding> {
@@ -80,10 +80,15 @@ impl Audit<'_> {
         } in &self.scan.strays
         {
             // In these directories every name is an id, an address or a hostname, in every version of Bismuth.
-            let parent = path::parent(path).and_then(|parent| self.layout.place(parent));
+            let parent = path::parent(path).and_then(|parent| self.layout.znode_kind(parent));
             let misnamed = matches!(
                 parent,
-                Some(Place::Functions | Place::Nodes | Place::Containers(_) | Place::Routes)
+                Some(
+                    ZnodeKind::Functions
+                        | ZnodeKind::Nodes
+                        | ZnodeKind::Containers(_)
+                        | ZnodeKind::Routes
+                )
             );
             let ops = (misnamed && !has_children).then(|| vec![delete(path.clone(), *version)]);
             let what = Contradiction::Misplaced { path: path.clone() };

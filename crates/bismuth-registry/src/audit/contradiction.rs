@@ -140,7 +140,7 @@ impl fmt::Display for Contradiction {
         match self {
             Self::DirectoryMissing { path } => write!(f, "{path} does not exist"),
             Self::Misplaced { path } => {
-                write!(f, "{path} is not a place where Bismuth keeps anything")
+                write!(f, "{path} is not a path that Bismuth uses")
             }
             Self::Undecodable { path, reason } => write!(f, "{path} cannot be read: {reason}"),
             Self::ListMissing { function } => write!(f, "function {function} has no backend list"),

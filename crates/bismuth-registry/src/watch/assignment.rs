@@ -19,7 +19,7 @@ use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
 use crate::error::{Error, Result};
-use crate::layout::Place;
+use crate::layout::ZnodeKind;
 
 /// Everything that is assigned to one node at one time, immutable.
 ///
@@ -264,13 +264,15 @@ impl View for Assigned {
     }
 
     fn concerns(&self, registry: &Registry, event: &Event) -> bool {
-        let place = event.path().and_then(|path| registry.layout.place(path));
-        match (event, place) {
+        let kind = event
+            .path()
+            .and_then(|path| registry.layout.znode_kind(path));
+        match (event, kind) {
             // The echo of this node's own status.
-            (Event::Changed { .. }, Some(Place::Container(_, id))) => {
+            (Event::Changed { .. }, Some(ZnodeKind::Container(_, id))) => {
                 !matches!(self.slots.last(&id), Some(Slot::Resolved(_)))
             }
-            (_, place) => place.is_some(),
+            (_, kind) => kind.is_some(),
         }
     }
 
@@ -304,8 +306,8 @@ impl View for Assigned {
     ) -> Result<Refreshed> {
         let mut ids = Vec::with_capacity(paths.len());
         for path in paths {
-            match registry.layout.place(path) {
-                Some(Place::Container(_, id)) => ids.push(id),
+            match registry.layout.znode_kind(path) {
+                Some(ZnodeKind::Container(_, id)) => ids.push(id),
                 _ => return Ok(Refreshed::InDoubt),
             }
         }

@@ -15,7 +15,7 @@ use super::mirror::Mirror;
 use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
 use crate::Registry;
 use crate::error::Result;
-use crate::layout::Place;
+use crate::layout::ZnodeKind;
 
 /// All functions and routes at one time, immutable.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -185,7 +185,7 @@ impl View for Routing {
         // Misplaced nodes are the audit's business.
         event
             .path()
-            .is_some_and(|path| registry.layout.place(path).is_some())
+            .is_some_and(|path| registry.layout.znode_kind(path).is_some())
     }
 
     async fn list(&mut self, registry: &Registry) -> Result<()> {
@@ -224,9 +224,9 @@ impl View for Routing {
     ) -> Result<Refreshed> {
         let (mut ids, mut hostnames) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
-            match registry.layout.place(path) {
-                Some(Place::Function(id) | Place::Backends(id)) => drop(ids.insert(id)),
-                Some(Place::Route(hostname)) => drop(hostnames.insert(hostname)),
+            match registry.layout.znode_kind(path) {
+                Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => drop(ids.insert(id)),
+                Some(ZnodeKind::Route(hostname)) => drop(hostnames.insert(hostname)),
                 _ => return Ok(Refreshed::InDoubt),
             }
         }
