@@ -41,13 +41,13 @@ pub(crate) async fn run(
             (false, false) => format!("{}: {}\n", finding.what, finding.how_to_mend),
         };
         if shown.is_empty() {
-            return "Nothing contradicts.\n".to_owned();
+            return "No inconsistencies.\n".to_owned();
         }
         shown.iter().map(line).collect()
     })?;
     match left.len() {
         0 => Ok(()),
-        count => Err(Error::Contradictions(count, repair)),
+        count => Err(Error::Inconsistencies(count, repair)),
     }
 }
 

@@ -185,9 +185,9 @@ pub enum Error {
         "node {0} does not have the services' embedded store; `bismuthctl store show` says who has"
     )]
     StoreNotHeld(std::net::Ipv4Addr),
-    /// Contradictions are left.
-    #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
-    Contradictions(usize, bool),
+    /// Inconsistencies are left.
+    #[error("{0} inconsistenc{plural} {found}", plural = if *.0 == 1 { "y" } else { "ies" }, found = if *.1 { "left" } else { "found" })]
+    Inconsistencies(usize, bool),
     /// Standard output.
     #[error("write to standard output")]
     Write(#[source] io::Error),

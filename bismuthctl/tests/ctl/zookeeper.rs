@@ -341,7 +341,7 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
 }
 
 #[tokio::test]
-async fn contradictions_are_found_and_mended() {
+async fn inconsistencies_are_found_and_repaired() {
     let world = World::start().await;
     let (tree, registry) = connect(&world).await;
     world.ctl(&["bootstrap"]).await.ok();
@@ -372,7 +372,7 @@ async fn contradictions_are_found_and_mended() {
         "{}",
         found.stdout
     );
-    assert_eq!(found.stderr, "bismuthctl: error: 1 contradiction found\n");
+    assert_eq!(found.stderr, "bismuthctl: error: 1 inconsistency found\n");
     let mended = world
         .ctl(&["consistency", "--repair", "-o", "json"])
         .await

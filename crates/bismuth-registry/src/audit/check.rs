@@ -10,7 +10,7 @@ use bismuth_model::{
 use bytes::Bytes;
 
 use super::scan::{Entry, Scan, Stray};
-use super::{Contradiction, Finding, Repair};
+use super::{Finding, Inconsistency, Repair};
 use crate::codec::Record;
 use crate::transaction::{check as unchanged, create, delete, set};
 use crate::{Layout, ZnodeKind};
@@ -47,7 +47,7 @@ impl Audit<'_> {
     /// Adds a finding; `ops` that could not be made (a record too large) leave it without a repair.
     pub(super) fn find(
         &mut self,
-        what: Contradiction,
+        what: Inconsistency,
         how_to_mend: impl Into<String>,
         ops: Option<Vec<Op>>,
     ) {
@@ -64,7 +64,7 @@ impl Audit<'_> {
             if !self.scan.directories.contains(&path) {
                 let ops = vec![create(path.clone(), Bytes::new())];
                 self.find(
-                    Contradiction::DirectoryMissing { path },
+                    Inconsistency::DirectoryMissing { path },
                     "create it (bootstrap does)",
                     Some(ops),
                 );
@@ -91,7 +91,7 @@ impl Audit<'_> {
                 )
             );
             let ops = (misnamed && !has_children).then(|| vec![delete(path.clone(), *version)]);
-            let what = Contradiction::Misplaced { path: path.clone() };
+            let what = Inconsistency::Misplaced { path: path.clone() };
             self.find(
                 what,
                 "delete it, unless another program keeps it there",
@@ -114,7 +114,7 @@ impl Audit<'_> {
             let directory = self.layout.containers(*ip);
             if !self.scan.directories.contains(&directory) {
                 let ops = vec![create(directory, Bytes::new())];
-                let what = Contradiction::NodeWithoutDirectory { ip: *ip };
+                let what = Inconsistency::NodeWithoutDirectory { ip: *ip };
                 self.find(
                     what,
                     "create it (provisioning the node again does)",
@@ -125,7 +125,7 @@ impl Audit<'_> {
         for (ip, alive) in &self.scan.alive {
             let ops = || Some(vec![delete(alive.path.clone(), alive.version)]);
             if !alive.ephemeral {
-                let what = Contradiction::SignOfLifePersistent { ip: *ip };
+                let what = Inconsistency::AlivePersistent { ip: *ip };
                 self.find(
                     what,
                     "delete it; the node's bismuthd announces itself again",
@@ -158,7 +158,7 @@ impl Audit<'_> {
                         create(self.layout.backends(id), data),
                     ]
                 });
-                let what = Contradiction::ListMissing { function: id };
+                let what = Inconsistency::ListMissing { function: id };
                 self.find(
                     what,
                     "make it of the containers that are assigned for the current revision",
@@ -214,7 +214,7 @@ impl Audit<'_> {
             let backend = *backend;
             if !seen.insert(backend) {
                 self.find(
-                    Contradiction::BackendTwice {
+                    Inconsistency::BackendTwice {
                         function: id,
                         backend,
                     },
@@ -224,7 +224,7 @@ impl Audit<'_> {
                 continue;
             }
             if !self.scan.nodes.contains_key(&backend.ip) {
-                let what = Contradiction::BackendOnUnknownNode {
+                let what = Inconsistency::BackendOnUnknownNode {
                     function: id,
                     backend,
                 };
@@ -253,14 +253,14 @@ impl Audit<'_> {
                             ),
                         ])
                     });
-                    let what = Contradiction::BackendUnassigned {
+                    let what = Inconsistency::BackendUnassigned {
                         function: id,
                         backend,
                     };
                     self.find(what, "assign it to the node, or take it off the list", ops);
                 }
                 Some(Ok(record)) if record.function_id != id => {
-                    let what = Contradiction::BackendOfOther {
+                    let what = Inconsistency::BackendOfOther {
                         function: id,
                         backend,
                         serves: record.function_id,
@@ -293,7 +293,7 @@ impl Audit<'_> {
         };
         let id = record.function_id;
         let Some(function) = self.scan.functions.get(&id) else {
-            let what = Contradiction::ContainerOfMissingFunction {
+            let what = Inconsistency::ContainerOfMissingFunction {
                 container: slot,
                 function: id,
             };
@@ -330,7 +330,7 @@ impl Audit<'_> {
                 Some(remove())
             };
             let revision = record.revision;
-            let what = Contradiction::ContainerOfFutureRevision {
+            let what = Inconsistency::ContainerOfFutureRevision {
                 container: slot,
                 function: id,
                 revision,
@@ -344,7 +344,7 @@ impl Audit<'_> {
         } else if !listed && container.created_ms <= self.grace_begin_ms {
             let mut ops = vec![unchanged(list.path.clone(), list.version)];
             ops.extend(remove());
-            let what = Contradiction::ContainerUnlisted {
+            let what = Inconsistency::ContainerUnlisted {
                 container: slot,
                 function: id,
             };
@@ -368,8 +368,8 @@ impl Audit<'_> {
     }
 }
 
-pub(super) fn undecodable<R>(entry: &Entry<R>, reason: &str) -> Contradiction {
-    Contradiction::Undecodable {
+pub(super) fn undecodable<R>(entry: &Entry<R>, reason: &str) -> Inconsistency {
+    Inconsistency::Undecodable {
         path: entry.path.clone(),
         reason: reason.to_owned(),
     }

@@ -7,11 +7,11 @@
 //!
 //! The tree is not read at one instant, so what a change under way looks like halfway is found once and not twice.
 //! A repair is one transaction that checks the versions of all it concluded from: when anything changed since, it
-//! does nothing and says so. Nothing in normal operation leaves a contradiction; they come from hands, from
+//! does nothing and says so. Nothing in normal operation leaves a inconsistency; they come from hands, from
 //! restored backups, and from faults that this is here to show.
 
 mod check;
-mod contradiction;
+mod inconsistency;
 mod routes;
 mod scan;
 
@@ -25,7 +25,7 @@ use crate::Registry;
 use crate::error::{Error, Result};
 use crate::transaction::{Outcome, Proof};
 
-pub use contradiction::Contradiction;
+pub use inconsistency::Inconsistency;
 
 /// How long a slot may be assigned without being a backend: a deployment proves its slots before it switches, and
 /// pulling an image and starting takes at most ten minutes or so.
@@ -35,11 +35,11 @@ pub const DEPLOYMENT_GRACE: Duration = Duration::from_secs(15 * 60);
 /// finding, and those about one record are mended one after the other.
 const ROUNDS: usize = 32;
 
-/// A contradiction.
+/// A inconsistency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What contradicts.
-    pub what: Contradiction,
+    pub what: Inconsistency,
     /// What to do about it, for the operator.
     pub how_to_mend: String,
     /// What a program can do about it.

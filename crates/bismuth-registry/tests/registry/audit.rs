@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bismuth_coord::{Kind, Tree};
 use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId, Revision};
-use bismuth_registry::audit::{Contradiction, Finding};
+use bismuth_registry::audit::{Finding, Inconsistency};
 use bismuth_registry::codec::Record;
 use bismuth_registry::{Error, Layout};
 
@@ -38,7 +38,7 @@ impl Broken {
     }
 
     /// The one finding is this one; it is mended, and nothing is left.
-    async fn is_mended(&self, what: Contradiction) {
+    async fn is_mended(&self, what: Inconsistency) {
         let findings = self.audit().await;
         assert_eq!(
             findings
@@ -51,15 +51,15 @@ impl Broken {
         assert_eq!(self.audit().await, [], "after mending that {what}");
     }
 
-    fn undecodable(path: &str, findings: &[Finding]) -> Contradiction {
+    fn undecodable(path: &str, findings: &[Finding]) -> Inconsistency {
         let reason = findings.iter().find_map(|finding| match &finding.what {
-            Contradiction::Undecodable {
+            Inconsistency::Undecodable {
                 path: found,
                 reason,
             } if found == path => Some(reason.clone()),
             _ => None,
         });
-        Contradiction::Undecodable {
+        Inconsistency::Undecodable {
             path: path.to_owned(),
             reason: reason.expect("it is found"),
         }
@@ -106,9 +106,9 @@ async fn a_missing_directory() {
     let b = sound().await;
     let path = b.layout().elections();
     b.f.remove(&path).await;
-    b.is_mended(Contradiction::DirectoryMissing { path }).await;
+    b.is_mended(Inconsistency::DirectoryMissing { path }).await;
     b.f.remove(&b.layout().containers(NODES[1])).await;
-    b.is_mended(Contradiction::NodeWithoutDirectory { ip: NODES[1] })
+    b.is_mended(Inconsistency::NodeWithoutDirectory { ip: NODES[1] })
         .await;
 }
 
@@ -121,7 +121,7 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
         "/default/node/here",
     ] {
         b.f.put(path, b"?").await;
-        b.is_mended(Contradiction::Misplaced {
+        b.is_mended(Inconsistency::Misplaced {
             path: path.to_owned(),
         })
         .await;
@@ -141,7 +141,7 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
 async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
     let b = sound().await;
     b.f.remove(&b.layout().backends(b.id)).await;
-    b.is_mended(Contradiction::ListMissing { function: b.id })
+    b.is_mended(Inconsistency::ListMissing { function: b.id })
         .await;
     assert_eq!(b.backends().await, [b.slot]);
     let path = b.layout().backends(b.id);
@@ -154,7 +154,7 @@ async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
 async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
-    b.is_mended(Contradiction::BackendTwice {
+    b.is_mended(Inconsistency::BackendTwice {
         function: b.id,
         backend: b.slot,
     })
@@ -162,7 +162,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let nowhere = slot("10.0.0.1".parse().unwrap());
     b.list(&[nowhere, b.slot]).await;
-    b.is_mended(Contradiction::BackendOnUnknownNode {
+    b.is_mended(Inconsistency::BackendOnUnknownNode {
         function: b.id,
         backend: nowhere,
     })
@@ -170,7 +170,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let theirs = b.f.registry.add_backend(b.other, NODES[1]).await.unwrap();
     b.list(&[b.slot, theirs]).await;
-    b.is_mended(Contradiction::BackendOfOther {
+    b.is_mended(Inconsistency::BackendOfOther {
         function: b.id,
         backend: theirs,
         serves: b.other,
@@ -184,7 +184,7 @@ async fn a_backend_that_is_not_assigned_is_assigned() {
     let b = sound().await;
     b.f.remove(&b.layout().container(b.slot.ip, b.slot.container_id))
         .await;
-    b.is_mended(Contradiction::BackendUnassigned {
+    b.is_mended(Inconsistency::BackendUnassigned {
         function: b.id,
         backend: b.slot,
     })
@@ -206,20 +206,20 @@ async fn an_assignment_that_serves_nothing_is_removed() {
     let b = sound().await;
     let (stray, nobody) = (slot(NODES[1]), FunctionId::new_random());
     b.assign(stray, nobody, 1).await;
-    b.is_mended(Contradiction::ContainerOfMissingFunction {
+    b.is_mended(Inconsistency::ContainerOfMissingFunction {
         container: stray,
         function: nobody,
     })
     .await;
     b.assign(stray, b.id, 1).await;
-    b.is_mended(Contradiction::ContainerUnlisted {
+    b.is_mended(Inconsistency::ContainerUnlisted {
         container: stray,
         function: b.id,
     })
     .await;
     b.assign(stray, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Contradiction::ContainerOfFutureRevision {
+    b.is_mended(Inconsistency::ContainerOfFutureRevision {
         container: stray,
         function: b.id,
         revision,
@@ -240,7 +240,7 @@ async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current
     let b = sound().await;
     b.assign(b.slot, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Contradiction::ContainerOfFutureRevision {
+    b.is_mended(Inconsistency::ContainerOfFutureRevision {
         container: b.slot,
         function: b.id,
         revision,
@@ -273,13 +273,13 @@ async fn routes_that_lead_astray() {
     let lead = |id: FunctionId| id.encode().unwrap();
 
     b.f.remove(&path).await;
-    b.is_mended(Contradiction::RouteMissing {
+    b.is_mended(Inconsistency::RouteMissing {
         hostname: name.clone(),
         function: b.id,
     })
     .await;
     b.f.put(&path, &lead(b.other)).await;
-    b.is_mended(Contradiction::RouteElsewhere {
+    b.is_mended(Inconsistency::RouteElsewhere {
         hostname: name.clone(),
         function: b.id,
         leads_to: b.other,
@@ -291,13 +291,13 @@ async fn routes_that_lead_astray() {
     let (free, nobody) = (hostname("free.b"), FunctionId::new_random());
     let free_path = b.layout().route(&free);
     b.f.put(&free_path, &lead(nobody)).await;
-    b.is_mended(Contradiction::RouteToMissingFunction {
+    b.is_mended(Inconsistency::RouteToMissingFunction {
         hostname: free.clone(),
         function: nobody,
     })
     .await;
     b.f.put(&free_path, &lead(b.other)).await;
-    b.is_mended(Contradiction::RouteUnclaimed {
+    b.is_mended(Inconsistency::RouteUnclaimed {
         hostname: free,
         function: b.other,
     })
@@ -319,7 +319,7 @@ async fn a_hostname_of_two_functions_is_left_to_people() {
     assert_eq!(findings.len(), 1);
     assert_eq!(
         findings[0].what,
-        Contradiction::RouteContested {
+        Inconsistency::RouteContested {
             hostname: hostname("a.b"),
             functions
         }
@@ -349,7 +349,7 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
         .unwrap();
     b.undecodable_is_mended(&alive).await;
     b.f.put(&alive, b"").await;
-    b.is_mended(Contradiction::SignOfLifePersistent { ip: NODES[1] })
+    b.is_mended(Inconsistency::AlivePersistent { ip: NODES[1] })
         .await;
 
     let listed = b.layout().container(b.slot.ip, b.slot.container_id);

@@ -8,7 +8,7 @@ use bismuth_model::{Backend, FunctionId, Hostname, Revision};
 /// What can contradict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Contradiction {
+pub enum Inconsistency {
     /// A directory of the environment is missing.
     DirectoryMissing {
         /// Which.
@@ -128,14 +128,14 @@ pub enum Contradiction {
         /// Which node.
         ip: Ipv4Addr,
     },
-    /// A node's sign of life would outlive its bismuthd.
-    SignOfLifePersistent {
+    /// The `alive` znode of a node is not ephemeral and would outlive its bismuthd.
+    AlivePersistent {
         /// Which node.
         ip: Ipv4Addr,
     },
 }
 
-impl fmt::Display for Contradiction {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DirectoryMissing { path } => write!(f, "{path} does not exist"),
@@ -241,10 +241,10 @@ impl fmt::Display for Contradiction {
             Self::NodeWithoutDirectory { ip } => {
                 write!(f, "node {ip} has no directory for assignments")
             }
-            Self::SignOfLifePersistent { ip } => {
+            Self::AlivePersistent { ip } => {
                 write!(
                     f,
-                    "the sign of life of node {ip} is not ephemeral and would stay for ever"
+                    "the `alive` znode of node {ip} is not ephemeral and would stay for ever"
                 )
             }
         }
