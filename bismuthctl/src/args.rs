@@ -112,9 +112,9 @@ pub enum Command {
     Invoke(Invoke),
     /// Print what a function's containers print, through the API.
     Logs(Logs),
-    /// Find what contradicts in ZooKeeper, and say how to mend it.
+    /// Find inconsistencies between records in ZooKeeper, and show how to repair them.
     Consistency {
-        /// Mend what can be mended without a decision.
+        /// Repair what needs no decision of an operator.
         #[arg(long)]
         repair: bool,
     },

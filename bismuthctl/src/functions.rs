@@ -115,7 +115,7 @@ struct Shown {
 struct ShownSlot {
     backend: Backend,
     routed: bool,
-    /// Absent where a slot is routed and assigned to nobody, which `consistency` mends.
+    /// Absent where a slot is routed and assigned to nobody, which `consistency` repairs.
     #[serde(flatten)]
     record: Option<ShownRecord>,
 }

@@ -8,7 +8,7 @@
 //!                       output: a table or JSON on standard output, and nothing else there
 //! ```
 //!
-//! It speaks to ZooKeeper itself, so that a cluster can be mended while no daemon of ours runs. An
+//! It speaks to ZooKeeper itself, so that a cluster can be repaired while no daemon of ours runs. An
 //! error is one line on standard error; the exit code says of which kind it is ([`error::Error::exit_code`]).
 
 pub mod args;

@@ -373,11 +373,11 @@ async fn inconsistencies_are_found_and_repaired() {
         found.stdout
     );
     assert_eq!(found.stderr, "bismuthctl: error: 1 inconsistency found\n");
-    let mended = world
+    let repaired = world
         .ctl(&["consistency", "--repair", "-o", "json"])
         .await
         .json();
-    assert_eq!(mended[0]["mended"], true);
+    assert_eq!(repaired[0]["mended"], true);
     assert_eq!(
         world.ctl(&["consistency", "-o", "json"]).await.json(),
         json!([])

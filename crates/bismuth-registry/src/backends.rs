@@ -197,7 +197,7 @@ impl Registry {
     }
 
     /// The list of a function that is there. That the list itself is missing is a contradiction, which the next
-    /// change mends.
+    /// change repairs.
     async fn list(&self, id: FunctionId) -> Result<List> {
         match self.read::<Vec<Backend>>(&self.layout.backends(id)).await? {
             Some(list) => Ok(List {

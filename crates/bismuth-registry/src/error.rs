@@ -163,12 +163,12 @@ pub enum Error {
         what: String,
     },
     /// There is no repair that a program may decide on.
-    #[error("{what}: no automatic repair; {how_to_mend}")]
+    #[error("{what}: no automatic repair; {how_to_repair}")]
     NotRepairable {
         /// What was found.
         what: String,
         /// What to do.
-        how_to_mend: String,
+        how_to_repair: String,
     },
     /// The tree did not answer, or refused.
     #[error(transparent)]

@@ -48,13 +48,13 @@ impl Audit<'_> {
     pub(super) fn find(
         &mut self,
         what: Inconsistency,
-        how_to_mend: impl Into<String>,
+        how_to_repair: impl Into<String>,
         ops: Option<Vec<Op>>,
     ) {
         let repair = ops.map(|ops| Repair { ops });
         self.findings.push(Finding {
             what,
-            how_to_mend: how_to_mend.into(),
+            how_to_repair: how_to_repair.into(),
             repair,
         });
     }
@@ -169,9 +169,9 @@ impl Audit<'_> {
                 Err(reason) => {
                     let ops =
                         rebuild().map(|data| vec![set(list.path.clone(), data, list.version)]);
-                    let mend =
+                    let how =
                         "make it of the containers that are assigned for the current revision";
-                    self.find(undecodable(list, reason), mend, ops);
+                    self.find(undecodable(list, reason), how, ops);
                 }
                 Ok(backends) => self.backends(id, function, list, backends),
             },

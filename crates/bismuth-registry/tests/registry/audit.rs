@@ -1,4 +1,4 @@
-//! Each contradiction is found, and mended where a program may.
+//! Each contradiction is found, and repaired where a program may.
 
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ impl Broken {
         self.f.registry.audit_with(Duration::ZERO).await.unwrap()
     }
 
-    /// The one finding is this one; it is mended, and nothing is left.
-    async fn is_mended(&self, what: Inconsistency) {
+    /// The one finding is this one; it is repaired, and nothing is left.
+    async fn is_repaired(&self, what: Inconsistency) {
         let findings = self.audit().await;
         assert_eq!(
             findings
@@ -48,7 +48,7 @@ impl Broken {
             [&what]
         );
         self.f.registry.repair(&findings[0]).await.unwrap();
-        assert_eq!(self.audit().await, [], "after mending that {what}");
+        assert_eq!(self.audit().await, [], "after repairing that {what}");
     }
 
     fn undecodable(path: &str, findings: &[Finding]) -> Inconsistency {
@@ -65,9 +65,9 @@ impl Broken {
         }
     }
 
-    async fn undecodable_is_mended(&self, path: &str) {
+    async fn undecodable_is_repaired(&self, path: &str) {
         let what = Self::undecodable(path, &self.audit().await);
-        self.is_mended(what).await;
+        self.is_repaired(what).await;
     }
 
     async fn backends(&self) -> Vec<Backend> {
@@ -106,9 +106,10 @@ async fn a_missing_directory() {
     let b = sound().await;
     let path = b.layout().elections();
     b.f.remove(&path).await;
-    b.is_mended(Inconsistency::DirectoryMissing { path }).await;
+    b.is_repaired(Inconsistency::DirectoryMissing { path })
+        .await;
     b.f.remove(&b.layout().containers(NODES[1])).await;
-    b.is_mended(Inconsistency::NodeWithoutDirectory { ip: NODES[1] })
+    b.is_repaired(Inconsistency::NodeWithoutDirectory { ip: NODES[1] })
         .await;
 }
 
@@ -121,7 +122,7 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
         "/default/node/here",
     ] {
         b.f.put(path, b"?").await;
-        b.is_mended(Inconsistency::Misplaced {
+        b.is_repaired(Inconsistency::Misplaced {
             path: path.to_owned(),
         })
         .await;
@@ -141,12 +142,12 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
 async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
     let b = sound().await;
     b.f.remove(&b.layout().backends(b.id)).await;
-    b.is_mended(Inconsistency::ListMissing { function: b.id })
+    b.is_repaired(Inconsistency::ListMissing { function: b.id })
         .await;
     assert_eq!(b.backends().await, [b.slot]);
     let path = b.layout().backends(b.id);
     b.f.put(&path, b"cut off").await;
-    b.undecodable_is_mended(&path).await;
+    b.undecodable_is_repaired(&path).await;
     assert_eq!(b.backends().await, [b.slot]);
 }
 
@@ -154,7 +155,7 @@ async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
 async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
-    b.is_mended(Inconsistency::BackendTwice {
+    b.is_repaired(Inconsistency::BackendTwice {
         function: b.id,
         backend: b.slot,
     })
@@ -162,7 +163,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let nowhere = slot("10.0.0.1".parse().unwrap());
     b.list(&[nowhere, b.slot]).await;
-    b.is_mended(Inconsistency::BackendOnUnknownNode {
+    b.is_repaired(Inconsistency::BackendOnUnknownNode {
         function: b.id,
         backend: nowhere,
     })
@@ -170,7 +171,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let theirs = b.f.registry.add_backend(b.other, NODES[1]).await.unwrap();
     b.list(&[b.slot, theirs]).await;
-    b.is_mended(Inconsistency::BackendOfOther {
+    b.is_repaired(Inconsistency::BackendOfOther {
         function: b.id,
         backend: theirs,
         serves: b.other,
@@ -184,7 +185,7 @@ async fn a_backend_that_is_not_assigned_is_assigned() {
     let b = sound().await;
     b.f.remove(&b.layout().container(b.slot.ip, b.slot.container_id))
         .await;
-    b.is_mended(Inconsistency::BackendUnassigned {
+    b.is_repaired(Inconsistency::BackendUnassigned {
         function: b.id,
         backend: b.slot,
     })
@@ -206,20 +207,20 @@ async fn an_assignment_that_serves_nothing_is_removed() {
     let b = sound().await;
     let (stray, nobody) = (slot(NODES[1]), FunctionId::new_random());
     b.assign(stray, nobody, 1).await;
-    b.is_mended(Inconsistency::ContainerOfMissingFunction {
+    b.is_repaired(Inconsistency::ContainerOfMissingFunction {
         container: stray,
         function: nobody,
     })
     .await;
     b.assign(stray, b.id, 1).await;
-    b.is_mended(Inconsistency::ContainerUnlisted {
+    b.is_repaired(Inconsistency::ContainerUnlisted {
         container: stray,
         function: b.id,
     })
     .await;
     b.assign(stray, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Inconsistency::ContainerOfFutureRevision {
+    b.is_repaired(Inconsistency::ContainerOfFutureRevision {
         container: stray,
         function: b.id,
         revision,
@@ -240,7 +241,7 @@ async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current
     let b = sound().await;
     b.assign(b.slot, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Inconsistency::ContainerOfFutureRevision {
+    b.is_repaired(Inconsistency::ContainerOfFutureRevision {
         container: b.slot,
         function: b.id,
         revision,
@@ -273,37 +274,37 @@ async fn routes_that_lead_astray() {
     let lead = |id: FunctionId| id.encode().unwrap();
 
     b.f.remove(&path).await;
-    b.is_mended(Inconsistency::RouteMissing {
+    b.is_repaired(Inconsistency::RouteMissing {
         hostname: name.clone(),
         function: b.id,
     })
     .await;
     b.f.put(&path, &lead(b.other)).await;
-    b.is_mended(Inconsistency::RouteElsewhere {
+    b.is_repaired(Inconsistency::RouteElsewhere {
         hostname: name.clone(),
         function: b.id,
         leads_to: b.other,
     })
     .await;
     b.f.put(&path, b"\x01").await;
-    b.undecodable_is_mended(&path).await;
+    b.undecodable_is_repaired(&path).await;
 
     let (free, nobody) = (hostname("free.b"), FunctionId::new_random());
     let free_path = b.layout().route(&free);
     b.f.put(&free_path, &lead(nobody)).await;
-    b.is_mended(Inconsistency::RouteToMissingFunction {
+    b.is_repaired(Inconsistency::RouteToMissingFunction {
         hostname: free.clone(),
         function: nobody,
     })
     .await;
     b.f.put(&free_path, &lead(b.other)).await;
-    b.is_mended(Inconsistency::RouteUnclaimed {
+    b.is_repaired(Inconsistency::RouteUnclaimed {
         hostname: free,
         function: b.other,
     })
     .await;
     b.f.put(&free_path, b"").await;
-    b.undecodable_is_mended(&free_path).await;
+    b.undecodable_is_repaired(&free_path).await;
     assert!(!b.f.exists(&free_path).await);
 }
 
@@ -332,7 +333,7 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
     let b = sound().await;
     let node = b.layout().node(NODES[1]);
     b.f.put(&node, b"yes").await;
-    b.undecodable_is_mended(&node).await;
+    b.undecodable_is_repaired(&node).await;
     assert!(
         !b.f.registry
             .node(NODES[1])
@@ -347,18 +348,18 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
         .create(&alive, b"?", Kind::Ephemeral)
         .await
         .unwrap();
-    b.undecodable_is_mended(&alive).await;
+    b.undecodable_is_repaired(&alive).await;
     b.f.put(&alive, b"").await;
-    b.is_mended(Inconsistency::AlivePersistent { ip: NODES[1] })
+    b.is_repaired(Inconsistency::AlivePersistent { ip: NODES[1] })
         .await;
 
     let listed = b.layout().container(b.slot.ip, b.slot.container_id);
     b.f.put(&listed, b"\x01\x02").await;
-    b.undecodable_is_mended(&listed).await;
+    b.undecodable_is_repaired(&listed).await;
     assert!(b.f.exists(&listed).await);
     let unlisted = b.layout().container(NODES[2], ContainerId::new_random());
     b.f.put(&unlisted, b"").await;
-    b.undecodable_is_mended(&unlisted).await;
+    b.undecodable_is_repaired(&unlisted).await;
     assert!(!b.f.exists(&unlisted).await);
 }
 
@@ -387,7 +388,7 @@ async fn a_repair_of_what_changed_since_does_nothing() {
 }
 
 #[tokio::test]
-async fn everything_at_once_is_mended_in_rounds() {
+async fn everything_at_once_is_repaired_in_rounds() {
     let b = sound().await;
     let nowhere = [
         slot("10.0.0.1".parse().unwrap()),
@@ -398,7 +399,7 @@ async fn everything_at_once_is_mended_in_rounds() {
         .await;
     b.f.remove(&b.layout().route(&hostname("a.b"))).await;
     b.f.put("/default/node/10.0.0.999", b"").await;
-    let (mended, left) = b.f.registry.repair_all(Duration::ZERO).await.unwrap();
-    assert_eq!((mended.len(), left), (6, Vec::new()), "{mended:#?}");
+    let (repaired, left) = b.f.registry.repair_all(Duration::ZERO).await.unwrap();
+    assert_eq!((repaired.len(), left), (6, Vec::new()), "{repaired:#?}");
     assert_eq!(b.backends().await, [b.slot]);
 }
