@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bismuth_daemon::{Backoff, Shutdown};
 use bismuth_model::{Environment, NodeFacts};
-use bismuth_registry::{Error, Presence, Registry};
+use bismuth_registry::{Error, RegistrationState, Registry};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -43,7 +43,7 @@ pub async fn keep(
     let mut delays = AGAIN.delays();
     let announcement = loop {
         let announcement = tokio::select! {
-            announcement = registry.announce_node(ip, &facts) => announcement,
+            announcement = registry.register_node(ip, &facts) => announcement,
             () = shutdown.cancelled() => return,
         };
         match announcement {
@@ -66,18 +66,18 @@ pub async fn keep(
             () = shutdown.cancelled() => return,
         }
     };
-    let mut presence = announcement.presence();
+    let mut presence = announcement.state();
     loop {
         match &*presence.borrow_and_update() {
-            Presence::Present => {
+            RegistrationState::Registered => {
                 info!(%ip, "announced");
                 announced.send_replace(true);
             }
-            Presence::Absent => {
+            RegistrationState::Unregistered => {
                 warn!(%ip, "ZooKeeper does not answer; the node goes on with what it knows")
             }
-            Presence::NotProvisioned => warn!(%ip, "the node was deprovisioned"),
-            Presence::ServedByOther { epoch } => {
+            RegistrationState::NotProvisioned => warn!(%ip, "the node was deprovisioned"),
+            RegistrationState::ServedByOther { epoch } => {
                 return shutdown.fail(format!(
                     "node {ip} is served by another bismuthd, of epoch {epoch}"
                 ));
@@ -88,7 +88,7 @@ pub async fn keep(
             () = shutdown.cancelled() => break,
         }
     }
-    if let Err(error) = announcement.withdraw().await {
+    if let Err(error) = announcement.deregister().await {
         info!(
             error = bismuth_daemon::exit::chain(&error),
             "the node's sign of life goes with its session"

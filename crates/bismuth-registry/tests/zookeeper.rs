@@ -11,7 +11,7 @@ use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_model::{
     Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode, NodeFacts, Route,
 };
-use bismuth_registry::{Assignment, Presence, Registry, RoutingSnapshot};
+use bismuth_registry::{Assignment, RegistrationState, Registry, RoutingSnapshot};
 use bismuth_testkit::ZooKeeper;
 use tokio::sync::watch;
 
@@ -80,8 +80,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
         versions: [].into(),
         epoch: "e".into(),
     };
-    let announcement = registry.announce_node(NODE, &facts).await.unwrap();
-    let mut presence = announcement.presence();
+    let registration = registry.register_node(NODE, &facts).await.unwrap();
+    let mut state = registration.state();
     let mut routing = spawned(registry.follow_routing(RoutingSnapshot::default(), pending()));
     let mut assignment =
         spawned(registry.follow_assignment(NODE, Assignment::default(), pending()));
@@ -107,8 +107,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
 
     // Down: what was known stays.
     server.kill().await.unwrap();
-    shows(&mut presence, "that the node is absent", |shown| {
-        *shown == Presence::Absent
+    shows(&mut state, "that the node is absent", |shown| {
+        *shown == RegistrationState::Unregistered
     })
     .await;
     assert!(routing.borrow().functions.contains_key(&id));
@@ -121,8 +121,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
 
     // Up again: changes flow again.
     server.restart().await.unwrap();
-    shows(&mut presence, "that the node is present", |shown| {
-        *shown == Presence::Present
+    shows(&mut state, "that the node is present", |shown| {
+        *shown == RegistrationState::Registered
     })
     .await;
     let writer = connect(&server).await;
@@ -160,7 +160,7 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
     .await;
     shows(&mut assignment, "nothing", |s| s.containers.is_empty()).await;
     assert_eq!(observer.audit().await.unwrap(), []);
-    announcement.withdraw().await.unwrap();
+    registration.deregister().await.unwrap();
     assert!(!observer.node(NODE).await.unwrap().unwrap().is_alive());
 }
 

@@ -9,7 +9,7 @@ use bismuth_model::{
     Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
     NodeFacts, Route,
 };
-use bismuth_registry::{Announcement, Node, Registry};
+use bismuth_registry::{Node, NodeRegistration, Registry};
 use tokio::sync::watch;
 
 /// How long anything may take that takes no time: long enough for a machine that builds beside the test.
@@ -53,9 +53,9 @@ impl Fixture {
     }
 
     /// The first node says that it is alive.
-    pub async fn announce(&self, epoch: &str) -> Announcement {
-        let announced = self.registry.announce_node(NODES[0], &facts(epoch)).await;
-        announced.unwrap()
+    pub async fn register(&self, epoch: &str) -> NodeRegistration {
+        let registered = self.registry.register_node(NODES[0], &facts(epoch)).await;
+        registered.unwrap()
     }
 
     /// The first node.

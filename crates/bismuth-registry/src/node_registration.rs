@@ -3,11 +3,11 @@
 //! ```text
 //!            ┌──── session lost, node deleted, time to look again ────┐
 //!            ▼                                                         │
-//!  look ─► nothing there ──────────────────► create ─► Present ───────┘
-//!     ├──► ours of an earlier session ─────► replace ─► Present
+//!  look ─► nothing there ──────────────────► create ─► Registered ────┘
+//!     ├──► ours of an earlier session ─────► replace ─► Registered
 //!     │    (same epoch)
 //!     ├──► somebody else's (other epoch) ──► ServedByOther, look again later
-//!     └──► no answer ──────────────────────► Absent, look again soon
+//!     └──► no answer ──────────────────────► Unregistered, look again soon
 //! ```
 //!
 //! The epoch is written once to the node's state directory. So a restarted bismuthd recognises what it left behind
@@ -29,7 +29,7 @@ use crate::transaction::{Attempts, delete, encode};
 
 /// How often the sign of life is looked at when nothing hints at a change: the watch and the session tell, this
 /// is for what neither told.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The waits between attempts while there is no answer, or somebody else is there: soon enough after ZooKeeper is
 /// back, and rare enough for a cluster of nodes that all wait.
@@ -41,11 +41,11 @@ const REPLACED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_se
 
 /// How a node is known to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum RegistrationState {
     /// It is not, for the moment: ZooKeeper does not answer.
-    Absent,
+    Unregistered,
     /// It is alive.
-    Present,
+    Registered,
     /// Another bismuthd has this node.
     ServedByOther {
         /// Its epoch.
@@ -55,30 +55,30 @@ pub enum Presence {
     NotProvisioned,
 }
 
-/// Keeps a node announced until it is dropped or [withdrawn](Self::withdraw).
+/// Keeps a node announced until it is dropped or [deregistered](Self::deregister).
 ///
 /// When it is dropped, the sign of life stays until the session ends.
 #[derive(Debug)]
-pub struct Announcement {
+pub struct NodeRegistration {
     registry: Registry,
     ip: Ipv4Addr,
-    presence: watch::Receiver<Presence>,
-    keeper: JoinHandle<()>,
+    state: watch::Receiver<RegistrationState>,
+    reconciler: JoinHandle<()>,
 }
 
-impl Announcement {
+impl NodeRegistration {
     /// How the node is known to the others, now and from now on.
     #[must_use]
-    pub fn presence(&self) -> watch::Receiver<Presence> {
-        self.presence.clone()
+    pub fn state(&self) -> watch::Receiver<RegistrationState> {
+        self.state.clone()
     }
 
     /// Takes the sign of life away at once, for an orderly end.
     ///
     /// # Errors
     /// [`Error::Tree`]; then it goes with the session.
-    pub async fn withdraw(self) -> Result<()> {
-        self.keeper.abort();
+    pub async fn deregister(self) -> Result<()> {
+        self.reconciler.abort();
         let path = self.registry.layout.alive(self.ip);
         let node = match self.registry.tree.get(&path).await {
             Ok(node) => node,
@@ -95,55 +95,55 @@ impl Announcement {
     }
 }
 
-impl Drop for Announcement {
+impl Drop for NodeRegistration {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.reconciler.abort();
     }
 }
 
 /// What showing the sign of life took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
+enum EnsureOutcome {
     /// It was there, or was created.
-    Plainly,
+    InPlace,
     /// One of an earlier session was replaced.
     Replaced,
 }
 
 impl Registry {
     /// Announces that this process serves a node, and keeps it announced over lost sessions. While ZooKeeper does
-    /// not answer, the announcement is made but [absent](Presence::Absent), and appears as soon as it can.
+    /// not answer, the announcement is made but [unregistered](RegistrationState::Unregistered), and appears as soon as it can.
     ///
     /// # Errors
     /// [`Error::NodeAlreadyServed`] if a bismuthd of another epoch has the node, [`Error::NodeUnknown`] if it is not
     /// provisioned, [`Error::Record`] if the facts do not fit or what is there cannot be read.
-    pub async fn announce_node(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<Announcement> {
-        let first = match self.show_alive(ip, facts).await {
-            Ok(_) => Presence::Present,
+    pub async fn register_node(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<NodeRegistration> {
+        let first = match self.ensure_registered(ip, facts).await {
+            Ok(_) => RegistrationState::Registered,
             Err(error) if error.is_unavailable() => {
-                tracing::warn!(%ip, %error, "the node cannot be announced yet");
-                Presence::Absent
+                tracing::warn!(%ip, %error, "the node cannot be registered yet");
+                RegistrationState::Unregistered
             }
             Err(error) => return Err(error),
         };
-        let (sender, presence) = watch::channel(first);
-        let keeper = Keeper {
+        let (sender, state) = watch::channel(first);
+        let reconciler = RegistrationReconciler {
             registry: self.clone(),
             ip,
             facts: facts.clone(),
-            presence: sender,
+            state: sender,
         };
-        let keeper = tokio::spawn(keeper.run());
-        Ok(Announcement {
+        let reconciler = tokio::spawn(reconciler.run());
+        Ok(NodeRegistration {
             registry: self.clone(),
             ip,
-            presence,
-            keeper,
+            state,
+            reconciler,
         })
     }
 
     /// Makes sure that the sign of life is there, is of this session, and says these facts.
-    async fn show_alive(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<Shown> {
+    async fn ensure_registered(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<EnsureOutcome> {
         let path = self.layout.alive(ip);
         let data = encode(&path, facts)?;
         let create = Op::Create {
@@ -151,13 +151,13 @@ impl Registry {
             data: data.clone(),
             kind: Kind::Ephemeral,
         };
-        let mut attempts = Attempts::new(format!("announce node {ip}"));
+        let mut attempts = Attempts::new(format!("register node {ip}"));
         loop {
-            let (ops, shown) = match self.tree.get(&path).await {
-                Ok(node) if node.mine && node.data == data => return Ok(Shown::Plainly),
+            let (ops, outcome) = match self.tree.get(&path).await {
+                Ok(node) if node.mine && node.data == data => return Ok(EnsureOutcome::InPlace),
                 Ok(node) if node.mine => (
                     vec![delete(path.clone(), node.version), create.clone()],
-                    Shown::Plainly,
+                    EnsureOutcome::InPlace,
                 ),
                 Ok(node) => {
                     let theirs = NodeFacts::decode(&node.data).map_err(|source| Error::Record {
@@ -172,14 +172,16 @@ impl Registry {
                     }
                     (
                         vec![delete(path.clone(), node.version), create.clone()],
-                        Shown::Replaced,
+                        EnsureOutcome::Replaced,
                     )
                 }
-                Err(error) if error.is_not_found() => (vec![create.clone()], Shown::Plainly),
+                Err(error) if error.is_not_found() => {
+                    (vec![create.clone()], EnsureOutcome::InPlace)
+                }
                 Err(error) => return Err(error.into()),
             };
             match self.tree.commit(ops).await {
-                Ok(()) => return Ok(shown),
+                Ok(()) => return Ok(outcome),
                 // The node above is what is missing, unless ours went between the look and the replacement.
                 Err(error)
                     if error.is_not_found()
@@ -199,15 +201,15 @@ impl Registry {
     }
 }
 
-/// The task behind an [`Announcement`].
-struct Keeper {
+/// The task behind an [`NodeRegistration`].
+struct RegistrationReconciler {
     registry: Registry,
     ip: Ipv4Addr,
     facts: NodeFacts,
-    presence: watch::Sender<Presence>,
+    state: watch::Sender<RegistrationState>,
 }
 
-impl Keeper {
+impl RegistrationReconciler {
     async fn run(self) {
         let mut session = self.registry.tree.session();
         let mut hints = None;
@@ -221,13 +223,13 @@ impl Keeper {
                     .await
                     .ok();
             }
-            let wait = match self.look().await {
-                Some(Shown::Plainly) => {
+            let wait = match self.reconcile().await {
+                Some(EnsureOutcome::InPlace) => {
                     failures.reset();
                     replacements.reset();
-                    jittered(LOOK_AGAIN)
+                    jittered(RECHECK_INTERVAL)
                 }
-                Some(Shown::Replaced) => {
+                Some(EnsureOutcome::Replaced) => {
                     failures.reset();
                     tokio::time::sleep(replacements.next_delay()).await;
                     continue;
@@ -247,30 +249,30 @@ impl Keeper {
         }
     }
 
-    /// Looks, mends, and publishes how it stands; `None` if the node is not announced now.
-    async fn look(&self) -> Option<Shown> {
-        let shown = self.registry.show_alive(self.ip, &self.facts).await;
-        let presence = match &shown {
-            Ok(_) => Presence::Present,
-            Err(Error::NodeAlreadyServed { epoch, .. }) => Presence::ServedByOther {
+    /// Looks, mends, and publishes how it stands; `None` if the node is not registered now.
+    async fn reconcile(&self) -> Option<EnsureOutcome> {
+        let outcome = self.registry.ensure_registered(self.ip, &self.facts).await;
+        let state = match &outcome {
+            Ok(_) => RegistrationState::Registered,
+            Err(Error::NodeAlreadyServed { epoch, .. }) => RegistrationState::ServedByOther {
                 epoch: epoch.clone(),
             },
-            Err(Error::NodeUnknown { .. }) => Presence::NotProvisioned,
-            Err(_) => Presence::Absent,
+            Err(Error::NodeUnknown { .. }) => RegistrationState::NotProvisioned,
+            Err(_) => RegistrationState::Unregistered,
         };
         let ip = self.ip;
-        self.presence.send_if_modified(|current| {
-            if *current == presence {
+        self.state.send_if_modified(|current| {
+            if *current == state {
                 return false;
             }
-            match &shown {
-                Ok(_) => tracing::info!(%ip, "the node is announced"),
-                Err(error) => tracing::warn!(%ip, %error, "the node is not announced"),
+            match &outcome {
+                Ok(_) => tracing::info!(%ip, "the node is registered"),
+                Err(error) => tracing::warn!(%ip, %error, "the node is not registered"),
             }
-            *current = presence;
+            *current = state;
             true
         });
-        shown.ok()
+        outcome.ok()
     }
 }
 
