@@ -50,7 +50,7 @@ pub enum ZnodeKind {
     Nodes,
     /// A worker node.
     Node(Ipv4Addr),
-    /// The sign of life of a worker node.
+    /// The registration of a worker node, ephemeral (`NodeFacts`).
     Alive(Ipv4Addr),
     /// The directory of a worker node's assignments; no data.
     Containers(Ipv4Addr),
@@ -113,7 +113,7 @@ impl Layout {
         format!("{}/node/{ip}", self.root)
     }
 
-    /// The sign of life of a worker node.
+    /// The registration of a worker node, ephemeral (`NodeFacts`).
     #[must_use]
     pub fn alive(&self, ip: Ipv4Addr) -> String {
         format!("{}/node/{ip}/{ALIVE}", self.root)

@@ -1,4 +1,4 @@
-//! A node's sign of life: an ephemeral node that is there while its bismuthd is.
+//! Registers a worker node in ZooKeeper: keeps its ephemeral znode `/node/{ip}/alive` in place while its bismuthd runs.
 //!
 //! ```text
 //!            ┌──── session lost, node deleted, time to look again ────┐
@@ -27,26 +27,25 @@ use crate::codec::Record;
 use crate::error::{Error, Result};
 use crate::transaction::{Attempts, delete, encode};
 
-/// How often the sign of life is looked at when nothing hints at a change: the watch and the session tell, this
-/// is for what neither told.
+/// How often the registration is checked without a watch event or session change: for changes that neither reported.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The waits between attempts while there is no answer, or somebody else is there: soon enough after ZooKeeper is
+/// The waits between attempts while there is no answer, or another bismuthd is registered: soon enough after ZooKeeper is
 /// back, and rare enough for a cluster of nodes that all wait.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// The waits after having replaced a sign of life of our own epoch. Normally that happens once per session; when it
+/// The waits after replacing a registration of our own epoch. Normally that happens once per session; when it
 /// happens again and again, two processes share one state directory, and they shall not fight at full speed.
 const REPLACED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// How a node is known to the others.
+/// Whether a node is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistrationState {
-    /// It is not, for the moment: ZooKeeper does not answer.
+    /// Not at the moment: ZooKeeper does not answer.
     Unregistered,
-    /// It is alive.
+    /// Its `alive` znode exists and belongs to this session.
     Registered,
-    /// Another bismuthd has this node.
+    /// Another bismuthd is registered for this node.
     ServedByOther {
         /// Its epoch.
         epoch: String,
@@ -55,9 +54,9 @@ pub enum RegistrationState {
     NotProvisioned,
 }
 
-/// Keeps a node announced until it is dropped or [deregistered](Self::deregister).
+/// Keeps a node registered until it is dropped or [deregistered](Self::deregister).
 ///
-/// When it is dropped, the sign of life stays until the session ends.
+/// When it is dropped, the znode stays until the session ends.
 #[derive(Debug)]
 pub struct NodeRegistration {
     registry: Registry,
@@ -67,13 +66,13 @@ pub struct NodeRegistration {
 }
 
 impl NodeRegistration {
-    /// How the node is known to the others, now and from now on.
+    /// Whether the node is registered, now and from now on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<RegistrationState> {
         self.state.clone()
     }
 
-    /// Takes the sign of life away at once, for an orderly end.
+    /// Deletes the znode at once, for an orderly shutdown.
     ///
     /// # Errors
     /// [`Error::Tree`]; then it goes with the session.
@@ -101,18 +100,18 @@ impl Drop for NodeRegistration {
     }
 }
 
-/// What showing the sign of life took.
+/// What it took to have the registration in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EnsureOutcome {
-    /// It was there, or was created.
+    /// It existed, or was created.
     InPlace,
     /// One of an earlier session was replaced.
     Replaced,
 }
 
 impl Registry {
-    /// Announces that this process serves a node, and keeps it announced over lost sessions. While ZooKeeper does
-    /// not answer, the announcement is made but [unregistered](RegistrationState::Unregistered), and appears as soon as it can.
+    /// Registers that this process serves a node, and registers it again after a lost session. While ZooKeeper does
+    /// not answer, the result is [unregistered](RegistrationState::Unregistered), and is registered as soon as possible.
     ///
     /// # Errors
     /// [`Error::NodeAlreadyServed`] if a bismuthd of another epoch has the node, [`Error::NodeUnknown`] if it is not
@@ -142,7 +141,7 @@ impl Registry {
         })
     }
 
-    /// Makes sure that the sign of life is there, is of this session, and says these facts.
+    /// Makes sure that the `alive` znode exists, belongs to this session, and holds these facts.
     async fn ensure_registered(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<EnsureOutcome> {
         let path = self.layout.alive(ip);
         let data = encode(&path, facts)?;
@@ -182,14 +181,14 @@ impl Registry {
             };
             match self.tree.commit(ops).await {
                 Ok(()) => return Ok(outcome),
-                // The node above is what is missing, unless ours went between the look and the replacement.
+                // The node above is what is missing, unless ours was deleted between the read and the replacement.
                 Err(error)
                     if error.is_not_found()
                         && self.tree.exists(&self.layout.node(ip)).await?.is_none() =>
                 {
                     return Err(Error::NodeUnknown { ip });
                 }
-                // What became of it, the next look tells.
+                // The next read shows the outcome.
                 Err(error)
                     if error.is_unknown_outcome()
                         || error.is_conflict()
@@ -201,7 +200,7 @@ impl Registry {
     }
 }
 
-/// The task behind an [`NodeRegistration`].
+/// The task behind a [`NodeRegistration`].
 struct RegistrationReconciler {
     registry: Registry,
     ip: Ipv4Addr,
@@ -239,7 +238,7 @@ impl RegistrationReconciler {
             tokio::select! {
                 changed = session.changed() => {
                     if changed.is_err() {
-                        // The tree is gone, and with it whatever could be announced.
+                        // The tree is gone, and with it whatever could be registered.
                         return;
                     }
                 }
@@ -249,7 +248,7 @@ impl RegistrationReconciler {
         }
     }
 
-    /// Looks, mends, and publishes how it stands; `None` if the node is not registered now.
+    /// Reads, registers again where needed, and publishes the state; `None` if the node is not registered now.
     async fn reconcile(&self) -> Option<EnsureOutcome> {
         let outcome = self.registry.ensure_registered(self.ip, &self.facts).await;
         let state = match &outcome {
@@ -276,7 +275,7 @@ impl RegistrationReconciler {
     }
 }
 
-/// The next event of a watch; never, if there is none (the time to look again comes then).
+/// The next event of a watch; never, if there is none (the recheck interval ends then).
 async fn next_hint(hints: &mut Option<Watch>) -> Event {
     match hints {
         Some(watch) => watch.next().await,

@@ -1,4 +1,4 @@
-//! The sign of life of a node.
+//! Registration of a node: its ephemeral `alive` znode.
 
 use bismuth_coord::Tree;
 use bismuth_registry::{Error, RegistrationState};
@@ -39,7 +39,7 @@ async fn a_second_bismuthd_of_another_epoch_is_refused() {
 async fn a_restarted_bismuthd_replaces_its_earlier_registration() {
     let f = Fixture::new().await;
     let before = f.other();
-    // Killed: nothing is withdrawn, and the session is still there.
+    // Killed: nothing is deregistered, and the session is still there.
     drop(before.register("e").await);
     let _registration = f.register("e").await;
     assert!(
