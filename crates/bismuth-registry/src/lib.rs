@@ -53,7 +53,7 @@ pub use layout::{Layout, ZnodeKind, name_of};
 pub use node_registration::{NodeRegistration, RegistrationState};
 pub use nodes::Node;
 pub use watch::{
-    Alarms, AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, Unresolved,
+    AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, StaleCounts, Unresolved,
     UnresolvedReason,
 };
 

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 use super::mass_deletion_guard::Source;
 use super::mirror::Mirror;
-use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use super::{
+    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, run_view,
+};
 use crate::Registry;
 use crate::error::{Error, Result};
 use crate::layout::ZnodeKind;
@@ -38,7 +40,7 @@ pub struct Assignment {
     pub complete: bool,
     /// What is not as it should be.
     #[serde(skip)]
-    pub alarms: Alarms,
+    pub stale: StaleCounts,
 }
 
 /// A slot to serve.
@@ -98,12 +100,12 @@ impl Registry {
     ) {
         let earlier = Assignment {
             complete: false,
-            alarms: Alarms::default(),
+            stale: StaleCounts::default(),
             ..earlier
         };
         let view = Assigned::new(ip, &earlier);
         let (sender, receiver) = watch::channel(Arc::new(earlier));
-        (receiver, follow(self.clone(), view, sender, shutdown))
+        (receiver, run_view(self.clone(), view, sender, shutdown))
     }
 }
 
@@ -153,7 +155,7 @@ impl Assigned {
             .collect();
         let found = find_many::<ContainerRecord>(registry, &paths).await?;
         for (path, found) in paths.iter().zip(&found) {
-            self.undecodable.note(path, found);
+            self.undecodable.update(path, found);
         }
         let wanted = ids
             .iter()
@@ -185,12 +187,12 @@ impl Assigned {
         &mut self,
         registry: &Registry,
         ids: BTreeSet<FunctionId>,
-    ) -> Result<HashMap<FunctionId, Found<Newest>>> {
+    ) -> Result<HashMap<FunctionId, Found<CurrentDefinition>>> {
         let ids: Vec<FunctionId> = ids.into_iter().collect();
         let paths: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
         let found = find_many::<FunctionRecord>(registry, &paths).await?;
         let newest = found.into_iter().map(|found| match found {
-            Found::Good(record) => Found::Good(Newest {
+            Found::Good(record) => Found::Good(CurrentDefinition {
                 revision: record.revision,
                 definition: record.definition.into(),
             }),
@@ -212,8 +214,8 @@ impl Assigned {
         }
     }
 
-    fn snapshot_alarms(&self) -> Alarms {
-        Alarms {
+    fn stale_counts(&self) -> StaleCounts {
+        StaleCounts {
             held_back: self.slots.held_back(),
             undecodable: self.undecodable.paths.len(),
         }
@@ -221,12 +223,15 @@ impl Assigned {
 }
 
 /// The one definition of a function that is kept.
-struct Newest {
+struct CurrentDefinition {
     revision: Revision,
     definition: Arc<FunctionDefinition>,
 }
 
-fn resolve(record: ContainerRecord, functions: &HashMap<FunctionId, Found<Newest>>) -> Slot {
+fn resolve(
+    record: ContainerRecord,
+    functions: &HashMap<FunctionId, Found<CurrentDefinition>>,
+) -> Slot {
     let ContainerRecord {
         function_id,
         revision,
@@ -308,7 +313,7 @@ impl View for Assigned {
         for path in paths {
             match registry.layout.znode_kind(path) {
                 Some(ZnodeKind::Container(_, id)) => ids.push(id),
-                _ => return Ok(Refreshed::InDoubt),
+                _ => return Ok(Refreshed::NeedsList),
             }
         }
         let slots = self.read(registry, &ids).await?;
@@ -330,7 +335,7 @@ impl View for Assigned {
     fn snapshot(&self) -> Assignment {
         let mut assignment = Assignment {
             complete: self.complete,
-            alarms: self.snapshot_alarms(),
+            stale: self.stale_counts(),
             ..Assignment::default()
         };
         for (id, slot) in self.slots.published() {

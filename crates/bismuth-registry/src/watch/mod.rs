@@ -50,7 +50,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 
 /// What is not as it should be in a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alarms {
+pub struct StaleCounts {
     /// Entries that are gone from the tree and still shown, because too many went at once.
     pub held_back: usize,
     /// Records that cannot be decoded.
@@ -74,7 +74,7 @@ trait View: Send + 'static {
     /// Reads everything.
     fn list(&mut self, registry: &Registry) -> impl Future<Output = Result<()>> + Send;
 
-    /// Reads again what these paths name; [`Refreshed::InDoubt`] if only a whole list can tell.
+    /// Reads again what these paths name; [`Refreshed::NeedsList`] if only a whole list can tell.
     fn refresh(
         &mut self,
         registry: &Registry,
@@ -94,11 +94,11 @@ trait View: Send + 'static {
 /// Whether hints were enough.
 enum Refreshed {
     Done,
-    InDoubt,
+    NeedsList,
 }
 
 /// Keeps a view up to date until `shutdown`, or until nobody looks any more.
-async fn follow<V: View>(
+async fn run_view<V: View>(
     registry: Registry,
     mut view: V,
     snapshots: watch::Sender<Arc<V::Snapshot>>,
@@ -107,12 +107,12 @@ async fn follow<V: View>(
     tokio::select! {
         () = shutdown => {}
         () = snapshots.closed() => {}
-        () = keep(&registry, &mut view, &snapshots) => {}
+        () = list_and_watch(&registry, &mut view, &snapshots) => {}
     }
 }
 
 /// Never ends.
-async fn keep<V: View>(
+async fn list_and_watch<V: View>(
     registry: &Registry,
     view: &mut V,
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
@@ -120,7 +120,7 @@ async fn keep<V: View>(
     let mut session = registry.tree.session();
     let mut delays = RETRY.delays();
     loop {
-        let Err(error) = watch_and_list(registry, view, snapshots, &mut delays).await;
+        let Err(error) = watch_and_list_once(registry, view, snapshots, &mut delays).await;
         let wait = delays.next_delay();
         let message = "the last picture stays until everything can be listed again";
         // Once is enough for the operator; the attempts that follow are for whoever looks closer.
@@ -142,7 +142,7 @@ async fn keep<V: View>(
 }
 
 /// Ends with the first error; dropping the watches, so that nothing stale is left in them.
-async fn watch_and_list<V: View>(
+async fn watch_and_list_once<V: View>(
     registry: &Registry,
     view: &mut V,
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
@@ -160,7 +160,7 @@ async fn watch_and_list<V: View>(
         while let Some(paths) = hints_until(registry, view, &mut watches, due).await {
             match view.refresh(registry, &paths).await? {
                 Refreshed::Done => publish(view, snapshots),
-                Refreshed::InDoubt => break,
+                Refreshed::NeedsList => break,
             }
         }
     }
@@ -197,10 +197,10 @@ async fn hints_until<V: View>(
             (event, ..) = next => event,
             () = tokio::time::sleep_until(due) => return None,
         };
-        take(registry, view, &mut paths, event)?;
+        add_hint(registry, view, &mut paths, event)?;
         for watch in watches.iter_mut() {
             while let Some(event) = watch.try_next() {
-                take(registry, view, &mut paths, event)?;
+                add_hint(registry, view, &mut paths, event)?;
             }
         }
     }
@@ -208,7 +208,7 @@ async fn hints_until<V: View>(
 }
 
 /// Adds what an event names; `None` if events were lost.
-fn take<V: View>(
+fn add_hint<V: View>(
     registry: &Registry,
     view: &V,
     paths: &mut BTreeSet<String>,
@@ -252,7 +252,7 @@ struct Undecodable {
 }
 
 impl Undecodable {
-    fn note<R>(&mut self, path: &str, found: &Found<R>) {
+    fn update<R>(&mut self, path: &str, found: &Found<R>) {
         match found {
             Found::Undecodable(error) => {
                 if self.paths.insert(path.to_owned()) {

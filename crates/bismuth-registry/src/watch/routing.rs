@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::mass_deletion_guard::Source;
 use super::mirror::Mirror;
-use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use super::{
+    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, run_view,
+};
 use crate::Registry;
 use crate::error::Result;
 use crate::layout::ZnodeKind;
@@ -27,7 +29,7 @@ pub struct RoutingSnapshot {
     /// Whether everything was read at least once. Before that, what is not here may well exist.
     pub complete: bool,
     /// What is not as it should be.
-    pub alarms: Alarms,
+    pub stale: StaleCounts,
 }
 
 /// What a frontend needs to know of a function.
@@ -74,7 +76,7 @@ impl Registry {
     ) {
         let view = Routing::new(&earlier);
         let (sender, receiver) = watch::channel(Arc::new(earlier));
-        (receiver, follow(self.clone(), view, sender, shutdown))
+        (receiver, run_view(self.clone(), view, sender, shutdown))
     }
 }
 
@@ -113,8 +115,8 @@ impl Routing {
         let found_lists = find_many::<Vec<Backend>>(registry, &lists).await?;
         let mut functions = Vec::with_capacity(ids.len());
         for (index, (record, list)) in found_records.into_iter().zip(found_lists).enumerate() {
-            self.undecodable.note(&records[index], &record);
-            self.undecodable.note(&lists[index], &list);
+            self.undecodable.update(&records[index], &record);
+            self.undecodable.update(&lists[index], &list);
             functions.push(merge(record, list, self.functions.last(&ids[index])));
         }
         Ok(functions)
@@ -133,7 +135,7 @@ impl Routing {
         let found = find_many::<FunctionId>(registry, &paths).await?;
         let mut targets = Vec::with_capacity(hostnames.len());
         for ((hostname, path), found) in hostnames.iter().zip(&paths).zip(found) {
-            self.undecodable.note(path, &found);
+            self.undecodable.update(path, &found);
             targets.push(match found {
                 Found::Good(id) => Some(id),
                 Found::Missing => None,
@@ -227,7 +229,7 @@ impl View for Routing {
             match registry.layout.znode_kind(path) {
                 Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => drop(ids.insert(id)),
                 Some(ZnodeKind::Route(hostname)) => drop(hostnames.insert(hostname)),
-                _ => return Ok(Refreshed::InDoubt),
+                _ => return Ok(Refreshed::NeedsList),
             }
         }
         let ids: Vec<FunctionId> = ids.into_iter().collect();
@@ -261,7 +263,7 @@ impl View for Routing {
             functions: self.functions.published().clone(),
             routes: self.routes.published().clone(),
             complete: self.complete,
-            alarms: Alarms {
+            stale: StaleCounts {
                 held_back: self.functions.held_back() + self.routes.held_back(),
                 undecodable: self.undecodable.paths.len(),
             },

@@ -137,7 +137,7 @@ async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
         shown.unresolved[&bad].reason,
         UnresolvedReason::AssignmentUndecodable(_)
     ));
-    assert_eq!(shown.alarms.undecodable, 1);
+    assert_eq!(shown.stale.undecodable, 1);
 
     f.put(&f.registry.layout().function(id), &good).await;
     // The node's next list finds it; what changes its record makes it look at once.
@@ -164,7 +164,10 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(assignment.borrow().containers.len(), 20);
     f.tree.reconnect();
-    let held = shows(&mut assignment, "the alarm", |s| s.alarms.held_back == 20).await;
+    let held = shows(&mut assignment, "the held-back count", |s| {
+        s.stale.held_back == 20
+    })
+    .await;
     assert_eq!(held.containers.len(), 20);
     let begun = tokio::time::Instant::now();
     shows(&mut assignment, "nothing", |s| s.containers.is_empty()).await;

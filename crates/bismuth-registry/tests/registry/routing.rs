@@ -148,7 +148,10 @@ async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_
     f.put(&f.registry.layout().backends(ids[1]), b"cut").await;
     f.put(&f.registry.layout().route(&hostname("f2.example.com")), b"")
         .await;
-    let after = shows(&mut routing, "three alarms", |s| s.alarms.undecodable == 3).await;
+    let after = shows(&mut routing, "three undecodable", |s| {
+        s.stale.undecodable == 3
+    })
+    .await;
     assert_eq!(
         (&after.functions, &after.routes),
         (&before.functions, &before.routes)
@@ -156,13 +159,13 @@ async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_
 
     // A frontend that starts now has no last good value: it skips what it cannot read.
     let fresh = complete(&f.other()).await.borrow().clone();
-    assert_eq!(fresh.alarms.undecodable, 3);
+    assert_eq!(fresh.stale.undecodable, 3);
     assert!(!fresh.functions.contains_key(&ids[0]) && fresh.functions[&ids[1]].backends.is_empty());
     assert_eq!(fresh.functions[&ids[2]], before.functions[&ids[2]]);
 
     f.registry.delete_function(ids[0]).await.unwrap();
-    shows(&mut routing, "two alarms", |s| {
-        s.alarms.undecodable == 2 && !s.functions.contains_key(&ids[0])
+    shows(&mut routing, "two undecodable", |s| {
+        s.stale.undecodable == 2 && !s.functions.contains_key(&ids[0])
     })
     .await;
 }
@@ -177,7 +180,7 @@ async fn two_of_three_functions_are_deleted_at_once() {
         f.registry.delete_function(*id).await.unwrap();
     }
     let shown = shows(&mut routing, "one function", |s| s.functions.len() == 1).await;
-    assert_eq!(shown.alarms.held_back, 0);
+    assert_eq!(shown.stale.held_back, 0);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
@@ -195,8 +198,8 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
     }
     let added = writer.function(&definition(&[]), &[slot(NODES[0])]).await;
     f.tree.reconnect();
-    let held = shows(&mut routing, "the alarm and what is new", |s| {
-        s.alarms.held_back == 60 && s.functions.contains_key(&added)
+    let held = shows(&mut routing, "the held-back count and what is new", |s| {
+        s.stale.held_back == 60 && s.functions.contains_key(&added)
     })
     .await;
     assert_eq!(
@@ -204,7 +207,7 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
         (41, 40),
         "what went is still shown"
     );
-    let confirmed = shows(&mut routing, "what is left", |s| s.alarms.held_back == 0).await;
+    let confirmed = shows(&mut routing, "what is left", |s| s.stale.held_back == 0).await;
     assert_eq!(
         (confirmed.functions.len(), confirmed.routes.len()),
         (11, 10)
@@ -237,15 +240,18 @@ async fn what_comes_back_while_it_is_held_back_was_never_away() {
         writer.put(path, b"").await;
     }
     f.tree.reconnect();
-    let held = shows(&mut routing, "the alarm", |s| s.alarms.held_back == 20).await;
+    let held = shows(&mut routing, "the held-back count", |s| {
+        s.stale.held_back == 20
+    })
+    .await;
     assert_eq!(held.functions, before.functions);
     for (path, backends) in &lists {
         writer
             .put(path, &bismuth_model::Backend::encode_list(backends))
             .await;
     }
-    let after = shows(&mut routing, "the end of the alarm", |s| {
-        s.alarms.held_back == 0
+    let after = shows(&mut routing, "that nothing is held back", |s| {
+        s.stale.held_back == 0
     })
     .await;
     assert_eq!(after.functions, before.functions);
