@@ -5,8 +5,8 @@
 //!                      │
 //!                  the tree  ── layout.rs (every path) · codec (every byte)
 //!                      │
-//!   bismuthfe ◄── follow_routing     list, watch, swap whole
-//!   bismuthd  ◄── follow_assignment  ──► update_container_status, register_node
+//!   bismuthfe ◄── watch_routing     list, watch, swap whole
+//!   bismuthd  ◄── watch_assignment  ──► update_container_status, register_node
 //!   ctl       ◄── audit, repair
 //! ```
 //!

@@ -82,9 +82,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
     };
     let registration = registry.register_node(NODE, &facts).await.unwrap();
     let mut state = registration.state();
-    let mut routing = spawned(registry.follow_routing(RoutingSnapshot::default(), pending()));
-    let mut assignment =
-        spawned(registry.follow_assignment(NODE, Assignment::default(), pending()));
+    let mut routing = spawned(registry.watch_routing(RoutingSnapshot::default(), pending()));
+    let mut assignment = spawned(registry.watch_assignment(NODE, Assignment::default(), pending()));
     shows(&mut routing, "everything", |s| s.complete).await;
     shows(&mut assignment, "everything", |s| s.complete).await;
 

@@ -86,10 +86,10 @@ pub enum UnresolvedReason {
 }
 
 impl Registry {
-    /// Follows what is assigned to a node in a task that the caller runs. Begins with what was known earlier, not
+    /// Watches what is assigned to a node in a task that the caller runs. Begins with what was known earlier, not
     /// [complete](Assignment::complete): definitions of revisions that are no longer kept are taken from it, and it is not given up for
     /// a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn follow_assignment(
+    pub fn watch_assignment(
         &self,
         ip: Ipv4Addr,
         earlier: Assignment,

@@ -64,9 +64,9 @@ impl RoutedFunction {
 }
 
 impl Registry {
-    /// Follows the routing in a task that the caller runs. Begins with what was known earlier: that is the first snapshot, and it is
+    /// Watches the routing in a task that the caller runs. Begins with what was known earlier: that is the first snapshot, and it is
     /// not given up for a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn follow_routing(
+    pub fn watch_routing(
         &self,
         earlier: RoutingSnapshot,
         shutdown: impl Future<Output = ()> + Send + 'static,

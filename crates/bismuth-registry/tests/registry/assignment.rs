@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, NODES, definition, shows, slot, spawned};
 type Shown = watch::Receiver<Arc<Assignment>>;
 
 async fn complete(f: &Fixture) -> Shown {
-    let mut assignment = spawned(f.registry.follow_assignment(
+    let mut assignment = spawned(f.registry.watch_assignment(
         NODES[0],
         Assignment::default(),
         pending(),
@@ -93,7 +93,7 @@ async fn an_older_revision_keeps_its_definition() {
     );
     let kept: Assignment = serde_json::from_slice(&serde_json::to_vec(&*shown).unwrap()).unwrap();
     let other = f.other();
-    let mut seeded = spawned(other.registry.follow_assignment(NODES[0], kept, pending()));
+    let mut seeded = spawned(other.registry.watch_assignment(NODES[0], kept, pending()));
     assert!(!seeded.borrow().complete && seeded.borrow().containers.len() == 2);
     let seeded = shows(&mut seeded, "everything", |s| s.complete).await;
     assert_eq!(seeded.containers, shown.containers);
@@ -181,7 +181,7 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_not_provisioned_knows_nothing() {
     let f = Fixture::bare().await;
-    let mut assignment = spawned(f.registry.follow_assignment(
+    let mut assignment = spawned(f.registry.watch_assignment(
         NODES[0],
         Assignment::default(),
         pending(),

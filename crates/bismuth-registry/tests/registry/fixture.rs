@@ -130,7 +130,7 @@ pub fn facts(epoch: &str) -> NodeFacts {
     }
 }
 
-/// What `follow_*` shows, followed in a task of its own.
+/// What `watch_*` publishes, driven by a task of its own.
 pub fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
     tokio::spawn(following);
     shown

@@ -17,7 +17,7 @@ type Shown = watch::Receiver<Arc<RoutingSnapshot>>;
 async fn complete(f: &Fixture) -> Shown {
     let mut routing = spawned(
         f.registry
-            .follow_routing(RoutingSnapshot::default(), pending()),
+            .watch_routing(RoutingSnapshot::default(), pending()),
     );
     shows(&mut routing, "everything", |snapshot| snapshot.complete).await;
     routing
@@ -127,7 +127,7 @@ async fn started_without_a_connection_it_is_incomplete_until_there_is_one() {
     f.tree.disconnect();
     let mut routing = spawned(
         f.registry
-            .follow_routing(RoutingSnapshot::default(), pending()),
+            .watch_routing(RoutingSnapshot::default(), pending()),
     );
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(**routing.borrow(), RoutingSnapshot::default());
@@ -295,7 +295,7 @@ async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (mut routing, following) = f
         .registry
-        .follow_routing(RoutingSnapshot::default(), async { drop(stopped.await) });
+        .watch_routing(RoutingSnapshot::default(), async { drop(stopped.await) });
     let task = tokio::spawn(following);
     shows(&mut routing, "everything", |s| s.complete).await;
     stop.send(()).unwrap();
@@ -307,7 +307,7 @@ async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
 
     let (routing, following) = f
         .registry
-        .follow_routing(RoutingSnapshot::default(), pending());
+        .watch_routing(RoutingSnapshot::default(), pending());
     drop(routing);
     tokio::time::timeout(crate::fixture::BOUND, following)
         .await
