@@ -50,8 +50,8 @@ impl Registry {
             let mut ops = self.check_assigned(id, &new).await?;
             ops.push(self.put_list(id, data.clone(), current.version));
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -92,8 +92,8 @@ impl Registry {
                 self.create_container(&slot, id, function.record.revision, now_ms())?,
             ];
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(slot),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(slot),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -140,8 +140,8 @@ impl Registry {
                 None => Proof::Holds(self.layout.backends(id), data),
             };
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -183,8 +183,8 @@ impl Registry {
                 expected: None,
             });
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -244,7 +244,7 @@ impl Registry {
     }
 
     /// `Ok` if a transaction was refused because something changed since it was read, so that reading again tells.
-    fn overtaken(&self, error: bismuth_coord::Error) -> Result<()> {
+    fn retry_on_conflict(&self, error: bismuth_coord::Error) -> Result<()> {
         if error.is_conflict() || error.is_not_found() {
             Ok(())
         } else {

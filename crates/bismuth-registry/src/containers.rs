@@ -104,7 +104,7 @@ impl Registry {
                 .commit(attempts.act(), ops, &Proof::Holds(path.clone(), data))
                 .await?
             {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }

@@ -75,9 +75,9 @@ impl Registry {
         let mut attempts = Attempts::new(format!("create function {id}"));
         loop {
             match self.commit(attempts.act(), ops.clone(), &proof).await? {
-                Outcome::Made => return Ok(record),
+                Outcome::Committed => return Ok(record),
                 // A route that was taken a moment ago and is free now.
-                Outcome::Refused(error) => self.explain(id, error).await?,
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
@@ -206,8 +206,8 @@ impl Registry {
             );
             ops.extend(slots.iter().cloned());
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(record),
-                Outcome::Refused(error) => self.explain(id, error).await?,
+                Outcome::Committed => return Ok(record),
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
@@ -240,7 +240,7 @@ impl Registry {
             ops.extend(list_version.map(|version| delete(list, version)));
             ops.push(delete(path.clone(), version));
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }
@@ -268,7 +268,7 @@ impl Registry {
     }
 
     /// Turns the refusal of a transaction about a function into words; `Ok` if it is worth trying again.
-    pub(crate) async fn explain(&self, id: FunctionId, error: TreeError) -> Result<()> {
+    pub(crate) async fn explain_refusal(&self, id: FunctionId, error: TreeError) -> Result<()> {
         let kind = error.path().and_then(|path| self.layout.znode_kind(path));
         match (&error, kind) {
             (TreeError::AlreadyExists { .. }, Some(ZnodeKind::Function(id))) => {

@@ -25,7 +25,7 @@ impl Registry {
             }
             let op = create(path.clone(), data.clone());
             match self.commit(attempts.act(), vec![op], &proof).await? {
-                Outcome::Made => return Ok(claim.clone()),
+                Outcome::Committed => return Ok(claim.clone()),
                 Outcome::Refused(TreeError::NotFound { .. }) => self.make_services().await?,
                 Outcome::Refused(error) if error.is_conflict() => {}
                 Outcome::Refused(error) => return Err(error.into()),
@@ -58,7 +58,7 @@ impl Registry {
             };
             let op = delete(path.clone(), version);
             match self.commit(attempts.act(), vec![op], &proof).await? {
-                Outcome::Made => return Ok(true),
+                Outcome::Committed => return Ok(true),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }

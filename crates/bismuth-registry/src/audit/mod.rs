@@ -111,7 +111,7 @@ impl Registry {
             .commit(&format!("repair that {what}"), repair.ops.clone(), &proof)
             .await?
         {
-            Outcome::Made => Ok(()),
+            Outcome::Committed => Ok(()),
             Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                 Err(Error::FindingStale { what })
             }

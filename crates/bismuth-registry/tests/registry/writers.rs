@@ -17,13 +17,13 @@ use proptest::prelude::*;
 use crate::fixture::{Fixture, NODES, definition, slot};
 
 /// A connection on which others get in between at every step, and which sometimes loses an answer.
-struct Rough {
+struct FaultyTree {
     tree: MemoryTree,
     /// State of a small random generator (xorshift), so that a failure is found again from its seed.
     random: AtomicU64,
 }
 
-impl Rough {
+impl FaultyTree {
     fn new(tree: MemoryTree, seed: u64) -> Self {
         Self {
             tree,
@@ -40,7 +40,7 @@ impl Rough {
         (x >> 33) % below
     }
 
-    async fn others_go_first(&self) {
+    async fn let_others_run(&self) {
         for _ in 0..self.random(4) {
             tokio::task::yield_now().await;
         }
@@ -48,17 +48,17 @@ impl Rough {
 }
 
 #[async_trait]
-impl Tree for Rough {
+impl Tree for FaultyTree {
     async fn get(&self, path: &str) -> TreeResult<Versioned> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.get(path).await
     }
     async fn exists(&self, path: &str) -> TreeResult<Option<Version>> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.exists(path).await
     }
     async fn children(&self, path: &str) -> TreeResult<Vec<String>> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.children(path).await
     }
     async fn get_many(&self, paths: &[String]) -> Vec<TreeResult<Versioned>> {
@@ -69,19 +69,19 @@ impl Tree for Rough {
         found
     }
     async fn create(&self, path: &str, data: &[u8], kind: Kind) -> TreeResult<Version> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.create(path, data, kind).await
     }
     async fn set(&self, path: &str, data: &[u8], expected: Option<Version>) -> TreeResult<Version> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.set(path, data, expected).await
     }
     async fn delete(&self, path: &str, expected: Option<Version>) -> TreeResult<()> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.delete(path, expected).await
     }
     async fn commit(&self, ops: Vec<Op>) -> TreeResult<()> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         match self.random(8) {
             0 => self.tree.lose_next_answer(LostAnswer::BeforeChange),
             1 => self.tree.lose_next_answer(LostAnswer::AfterChange),
@@ -97,9 +97,9 @@ impl Tree for Rough {
     }
 }
 
-fn rough(f: &Fixture, seed: u64) -> Registry {
+fn faulty_registry(f: &Fixture, seed: u64) -> Registry {
     Registry::new(
-        Arc::new(Rough::new(f.tree.another_session(), seed)),
+        Arc::new(FaultyTree::new(f.tree.another_session(), seed)),
         Environment::default(),
     )
 }
@@ -231,7 +231,8 @@ fn run(scripts: Vec<Vec<Action>>, seed: u64) {
         let functions = Arc::new(Mutex::new(Vec::new()));
         let mut writers = tokio::task::JoinSet::new();
         for (index, script) in scripts.into_iter().enumerate() {
-            let registry = rough(&f, seed.wrapping_mul(31).wrapping_add(index as u64 * 7919));
+            let registry =
+                faulty_registry(&f, seed.wrapping_mul(31).wrapping_add(index as u64 * 7919));
             let writer = Writer {
                 registry,
                 functions: functions.clone(),
@@ -278,7 +279,7 @@ async fn every_backend_that_was_added_is_there_once() {
     let id = f.function(&definition(&[]), &[]).await;
     let mut writers = tokio::task::JoinSet::new();
     for seed in 0..6 {
-        let registry = rough(&f, 1 + seed * 104_729);
+        let registry = faulty_registry(&f, 1 + seed * 104_729);
         writers.spawn(async move {
             registry
                 .add_backend(id, NODES[seed as usize % 3])
@@ -301,7 +302,10 @@ async fn every_backend_that_was_added_is_there_once() {
 async fn of_two_that_want_one_route_exactly_one_gets_it() {
     for seed in 0..50 {
         let f = Fixture::new().await;
-        let (a, b) = (rough(&f, 3 + seed * 7), rough(&f, 5 + seed * 11));
+        let (a, b) = (
+            faulty_registry(&f, 3 + seed * 7),
+            faulty_registry(&f, 5 + seed * 11),
+        );
         let (one, two) = (FunctionId::new_random(), FunctionId::new_random());
         let wanted = definition(&["a.b"]);
         let (first, second) = tokio::join!(
