@@ -25,7 +25,7 @@ mod limits;
 mod node;
 mod secret_use;
 mod service_group;
-mod store;
+mod store_claim;
 mod validate;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
@@ -43,4 +43,4 @@ pub use limits::{DEFAULTS, Defaults, MAX_DEFINITION_BYTES};
 pub use node::{NodeFacts, NodeRecord};
 pub use secret_use::SecretUse;
 pub use service_group::{ServiceGroup, ServiceGroupError};
-pub use store::StoreClaim;
+pub use store_claim::StoreClaim;

@@ -35,7 +35,7 @@ mod layout;
 mod node_registration;
 mod nodes;
 mod routes;
-mod store;
+mod store_claim;
 mod transaction;
 mod watch;
 

@@ -51,7 +51,7 @@ async fn forget_sessions(server: &ZooKeeper) {
     }
 }
 
-/// What `follow_*` shows, followed in a task of its own.
+/// What `watch_*` publishes, driven by a task of its own.
 fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
     tokio::spawn(following);
     shown

@@ -10,5 +10,5 @@ mod groups;
 mod node_registration;
 mod nodes;
 mod routing;
-mod store;
+mod store_claim;
 mod writers;
