@@ -4,6 +4,8 @@
 //! of range, and names the field each time. A definition that came through it, or through
 //! [`FunctionDefinition::validate`], can be stored and run.
 
+mod validate;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 

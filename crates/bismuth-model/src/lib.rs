@@ -26,7 +26,6 @@ mod node;
 mod secret_use;
 mod service_group;
 mod store_claim;
-mod validate;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
 pub use container::{ContainerRecord, ContainerState, ContainerStatus, UnknownState};
