@@ -25,7 +25,7 @@
 //! anew on another connection (`WatchManager::resend_watches` never gets to the lists that hold them), so the
 //! pumps do, on each connection. What happened in between nobody tells (ZOOKEEPER-4698): hence [`Event::Lost`](crate::Event::Lost).
 
-mod hub;
+mod client;
 mod load;
 mod pump;
 mod request;
@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use tracing::debug;
 use zookeeper_client as zk;
 
-use self::hub::{Hub, Link, supervise};
+use self::client::{Link, ZkClient, supervise};
 use self::pump::{PumpGuard, pump};
 use self::request::{options_of, versioned};
 use crate::error::{Error, Result};
@@ -96,13 +96,13 @@ pub struct ZkTree {
 impl fmt::Debug for ZkTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ZkTree")
-            .field("servers", &self.inner.hub.servers)
+            .field("servers", &self.inner.client.servers)
             .finish_non_exhaustive()
     }
 }
 
 struct Inner {
-    hub: Arc<Hub>,
+    client: Arc<ZkClient>,
     abort: AbortHandle,
     // Taken by `close`, which waits for the task to be gone.
     supervisor: Mutex<Option<JoinHandle<()>>>,
@@ -121,7 +121,7 @@ impl ZkTree {
     /// [`Error::InvalidServers`]; [`Error::Connect`] if there is no session within `options.timeout`.
     pub async fn connect(servers: &str, options: ConnectOptions) -> Result<Self> {
         let tree = Self::supervised(servers.parse::<Servers>()?.as_str(), options);
-        let mut link = tree.inner.hub.link.subscribe();
+        let mut link = tree.inner.client.link.subscribe();
         let up = timeout(
             options.timeout,
             link.wait_for(|link| link.client().is_some()),
@@ -131,7 +131,7 @@ impl ZkTree {
         if up {
             return Ok(tree);
         }
-        let source = tree.inner.hub.trouble().into();
+        let source = tree.inner.client.disconnect_reason().into();
         Err(Error::Connect {
             servers: servers.to_owned(),
             source,
@@ -148,7 +148,7 @@ impl ZkTree {
     /// The number of the session in use, as the server's own log and `dump` call it; `None` while there is none.
     #[must_use]
     pub fn session_id(&self) -> Option<i64> {
-        match &*self.inner.hub.link.borrow() {
+        match &*self.inner.client.link.borrow() {
             Link::Up(client) => Some(client.session_id().0),
             Link::Down { .. } => None,
         }
@@ -169,11 +169,11 @@ impl ZkTree {
         let _aborted = supervisor.await;
         let link = self
             .inner
-            .hub
+            .client
             .link
             .send_replace(Link::down("closed by this process"));
         self.inner
-            .hub
+            .client
             .session
             .send_replace(SessionState::Disconnected);
         if let Link::Up(client) = link {
@@ -187,17 +187,17 @@ impl ZkTree {
     }
 
     fn supervised(servers: &str, options: ConnectOptions) -> Self {
-        let hub = Arc::new(Hub {
+        let client = Arc::new(ZkClient {
             servers: servers.to_owned(),
             options,
             link: Sender::new(Link::down("not connected yet")),
             session: Sender::new(SessionState::Disconnected),
         });
-        let supervisor = tokio::spawn(supervise(hub.clone()));
+        let supervisor = tokio::spawn(supervise(client.clone()));
         let abort = supervisor.abort_handle();
         Self {
             inner: Arc::new(Inner {
-                hub,
+                client,
                 abort,
                 supervisor: Mutex::new(Some(supervisor)),
             }),
@@ -213,26 +213,26 @@ impl Tree for ZkTree {
             let (data, stat) = client.get_data(path).await?;
             Ok(versioned(&client, data, stat))
         };
-        self.inner.hub.read("get", path, ask).await
+        self.inner.client.read("get", path, ask).await
     }
 
     async fn exists(&self, path: &str) -> Result<Option<Version>> {
         path::validate(path)?;
         let ask = |client: Arc<zk::Client>| async move { client.check_stat(path).await };
-        let stat = self.inner.hub.read("look for", path, ask).await?;
+        let stat = self.inner.client.read("look for", path, ask).await?;
         Ok(stat.map(|stat| Version(stat.version)))
     }
 
     async fn children(&self, path: &str) -> Result<Vec<String>> {
         path::validate(path)?;
         let ask = |client: Arc<zk::Client>| async move { client.list_children(path).await };
-        let mut names = self.inner.hub.read("list", path, ask).await?;
+        let mut names = self.inner.client.read("list", path, ask).await?;
         names.sort_unstable();
         Ok(names)
     }
 
     async fn get_many(&self, paths: &[String]) -> Vec<Result<Versioned>> {
-        self.inner.hub.load(paths).await
+        self.inner.client.load(paths).await
     }
 
     async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<Version> {
@@ -240,7 +240,7 @@ impl Tree for ZkTree {
         let ask = |client: Arc<zk::Client>| async move {
             client.create(path, data, &options_of(kind)).await
         };
-        let (stat, _) = self.inner.hub.change("create", path, ask).await?;
+        let (stat, _) = self.inner.client.change("create", path, ask).await?;
         Ok(Version(stat.version))
     }
 
@@ -249,7 +249,7 @@ impl Tree for ZkTree {
         let expected = expected.map(|Version(version)| version);
         let ask =
             |client: Arc<zk::Client>| async move { client.set_data(path, data, expected).await };
-        let stat = self.inner.hub.change("set", path, ask).await?;
+        let stat = self.inner.client.change("set", path, ask).await?;
         Ok(Version(stat.version))
     }
 
@@ -257,20 +257,20 @@ impl Tree for ZkTree {
         validate_delete(path)?;
         let expected = expected.map(|Version(version)| version);
         let ask = |client: Arc<zk::Client>| async move { client.delete(path, expected).await };
-        self.inner.hub.change("delete", path, ask).await
+        self.inner.client.change("delete", path, ask).await
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<()> {
         validate_ops(&ops)?;
-        self.inner.hub.commit(&ops).await
+        self.inner.client.commit(&ops).await
     }
 
     async fn watch(&self, path: &str) -> Result<Watch> {
         path::validate(path)?;
-        let watcher = self.inner.hub.set_watch(path).await?;
+        let watcher = self.inner.client.set_watch(path).await?;
         let (sender, watch) = watch::channel();
         let pump = tokio::spawn(pump(
-            self.inner.hub.clone(),
+            self.inner.client.clone(),
             path.to_owned(),
             watcher,
             sender,
@@ -283,6 +283,6 @@ impl Tree for ZkTree {
     }
 
     fn session(&self) -> Receiver<SessionState> {
-        self.inner.hub.session.subscribe()
+        self.inner.client.session.subscribe()
     }
 }

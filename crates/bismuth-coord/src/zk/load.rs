@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
-use super::hub::Hub;
+use super::client::ZkClient;
 use super::request::{Verdict, disconnected, judge, versioned};
 use super::zk;
 use crate::error::{Cause, Error, Result};
@@ -158,7 +158,7 @@ fn ask<'c>(
     }
 }
 
-impl Hub {
+impl ZkClient {
     /// Passes over what is missing until nothing is, or until one ends without progress and without time left.
     pub(super) async fn load(&self, paths: &[String]) -> Vec<Result<Versioned>> {
         let mut loading = Loading::new(paths);
@@ -170,7 +170,7 @@ impl Hub {
             };
             let client = match self.connected("get", &paths[first]).await {
                 Ok(client) => client,
-                Err(_) => return loading.finish(&self.trouble()),
+                Err(_) => return loading.finish(&self.disconnect_reason()),
             };
             let Err(why) = loading.pass(&client, self.options.timeout).await else {
                 continue;

@@ -6,7 +6,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::hub::Hub;
+use super::client::ZkClient;
 use super::{Inner, RETRY, zk};
 use crate::error::Result;
 use crate::watch::{Event, WatchSender};
@@ -25,7 +25,7 @@ impl Drop for PumpGuard {
 
 /// Carries events from the library's unbounded queue to the reader's bounded one, over any number of connections.
 pub(super) async fn pump(
-    hub: Arc<Hub>,
+    zk_client: Arc<ZkClient>,
     path: String,
     mut watcher: zk::PersistentWatcher,
     sender: WatchSender,
@@ -33,7 +33,7 @@ pub(super) async fn pump(
     loop {
         pump_connection(&mut watcher, &sender).await;
         // The old watcher goes when the new one is in place, so the library has nothing to take back.
-        watcher = hub.watch_again(&path).await;
+        watcher = zk_client.watch_again(&path).await;
         sender.send(Event::Lost);
     }
 }
@@ -56,14 +56,14 @@ async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSend
     }
 }
 
-impl Hub {
+impl ZkClient {
     /// Sets the watch on the next connection, however long it takes until there is one.
     async fn watch_again(&self, path: &str) -> zk::PersistentWatcher {
         let mut delays = RETRY.delays();
         let mut link = self.link.subscribe();
         loop {
             if link.wait_for(|link| link.client().is_some()).await.is_err() {
-                // The hub is ours, so its sender is there; waiting is the answer to what cannot be.
+                // This client is ours, so its sender is there; waiting is the answer to what cannot be.
                 std::future::pending::<()>().await;
             }
             match self.set_watch(path).await {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::hub::{Hub, Link};
+use super::client::{Link, ZkClient};
 use super::zk;
 use crate::error::{Cause, Error, Result};
 use crate::tree::{Kind, Version, Versioned};
@@ -14,7 +14,7 @@ use crate::tree::{Kind, Version, Versioned};
 /// Everybody may read and write: access to ZooKeeper is limited by the network it is in.
 const OPEN_TO_ALL: zk::Acls<'static> = zk::Acls::anyone_all();
 
-impl Hub {
+impl ZkClient {
     /// The client, as soon as it is connected, but not for longer than `connected_wait` after it was not.
     pub(super) async fn connected(&self, act: &'static str, path: &str) -> Result<Arc<zk::Client>> {
         let mut link = self.link.subscribe();
@@ -31,7 +31,7 @@ impl Hub {
         Err(Error::Unavailable {
             act,
             path: path.to_owned(),
-            source: self.trouble().into(),
+            source: self.disconnect_reason().into(),
         })
     }
 

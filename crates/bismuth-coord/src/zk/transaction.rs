@@ -2,13 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::hub::Hub;
+use super::client::ZkClient;
 use super::request::{Ended, answer, judge, options_of};
 use super::zk;
 use crate::error::{Error, Result};
 use crate::tree::{Op, Version};
 
-impl Hub {
+impl ZkClient {
     pub(super) async fn commit(&self, ops: &[Op]) -> Result<()> {
         let (act, path) = match ops {
             [] => return Ok(()),

@@ -10,7 +10,7 @@ use super::{ConnectOptions, RETRY, zk};
 use crate::tree::SessionState;
 
 /// What the supervisor publishes and everybody else looks at.
-pub(super) struct Hub {
+pub(super) struct ZkClient {
     pub(super) servers: String,
     pub(super) options: ConnectOptions,
     pub(super) link: Sender<Link>,
@@ -44,19 +44,19 @@ impl Link {
     }
 }
 
-pub(super) async fn supervise(hub: Arc<Hub>) {
+pub(super) async fn supervise(zk_client: Arc<ZkClient>) {
     loop {
-        let client = Arc::new(hub.establish().await);
-        let end = hub.follow(&client).await;
-        warn!(servers = %hub.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
-        hub.publish(
+        let client = Arc::new(zk_client.establish().await);
+        let end = zk_client.watch_session(&client).await;
+        warn!(servers = %zk_client.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
+        zk_client.publish(
             Link::down(format!("the session ended ({end})")),
             SessionState::Expired,
         );
     }
 }
 
-impl Hub {
+impl ZkClient {
     async fn establish(&self) -> zk::Client {
         let mut delays = RETRY.delays();
         let mut failures = 0_u32;
@@ -84,13 +84,13 @@ impl Hub {
                 debug!(servers = %self.servers, error = %why, failures, "cannot connect to ZooKeeper");
             }
             failures = failures.saturating_add(1);
-            self.explain(&why);
+            self.set_disconnect_reason(&why);
             sleep(delays.next_delay()).await;
         }
     }
 
     /// Publishes the states of the client's session until a final one, and answers that.
-    async fn follow(&self, client: &Arc<zk::Client>) -> zk::SessionState {
+    async fn watch_session(&self, client: &Arc<zk::Client>) -> zk::SessionState {
         let mut states = client.state_watcher();
         let mut state = states.state();
         while !state.is_terminated() {
@@ -116,7 +116,7 @@ impl Hub {
     }
 
     /// Replaces the reason for being down, and leaves the time at which that began.
-    fn explain(&self, why: &str) {
+    fn set_disconnect_reason(&self, why: &str) {
         self.link.send_modify(|link| {
             if let Link::Down { why: current, .. } = link {
                 *current = why.into();
@@ -124,7 +124,7 @@ impl Hub {
         });
     }
 
-    pub(super) fn trouble(&self) -> String {
+    pub(super) fn disconnect_reason(&self) -> String {
         match &*self.link.borrow() {
             Link::Down { why, .. } => {
                 format!("no connection to ZooKeeper at {}: {why}", self.servers)
