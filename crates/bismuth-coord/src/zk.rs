@@ -3,18 +3,19 @@
 //!
 //! ```text
 //!             ┌──────────── supervisor (one task per tree) ─────────────┐
-//!             │  connect ──► follow the session ──► dead: connect anew  │
+//!             │  connect ──► watch the session ──► ended: connect anew  │
 //!             └───────┬─────────────────────────────────────────────────┘
 //!                     ▼ publishes
-//!   Link { client | down since, why }          SessionState
+//!   ConnectionState { client | since, why }       SessionState
 //!         ▲                 ▲                        ▲
-//!      each call        each watch's pump         whoever owns
-//!   (fails fast while   (asks for its watch      ephemeral nodes
-//!    it is down)         again, says Lost)
+//!      each call        each watch's task        owners of
+//!   (fails fast while   (sets its watch          ephemeral nodes
+//!    disconnected)       again, sends Lost)
 //! ```
 //!
 //! What a call does:
-//! 1. take the client from the link; if it is down, wait for at most `connected_wait` from when it went down;
+//! 1. take the client from the connection state; while disconnected, wait for at most `connected_wait` from when the
+//!    connection was lost;
 //! 2. send the request and wait for the answer, the loss of the connection, or the deadline;
 //! 3. an answer is returned. Without one, a read starts over within its deadline; a change says
 //!    [`Error::UnknownOutcome`]. (The library keeps a request that found the connection gone and sends it on
@@ -43,7 +44,7 @@ use tokio::time::timeout;
 use tracing::debug;
 use zookeeper_client as zk;
 
-use self::client::{Link, ZkClient, supervise};
+use self::client::{ConnectionState, ZkClient, supervise};
 use self::pump::{PumpGuard, pump};
 use self::request::{options_of, versioned};
 use crate::error::{Error, Result};
@@ -121,10 +122,10 @@ impl ZkTree {
     /// [`Error::InvalidServers`]; [`Error::Connect`] if there is no session within `options.timeout`.
     pub async fn connect(servers: &str, options: ConnectOptions) -> Result<Self> {
         let tree = Self::supervised(servers.parse::<Servers>()?.as_str(), options);
-        let mut link = tree.inner.client.link.subscribe();
+        let mut connection = tree.inner.client.connection.subscribe();
         let up = timeout(
             options.timeout,
-            link.wait_for(|link| link.client().is_some()),
+            connection.wait_for(|connection| connection.client().is_some()),
         )
         .await
         .is_ok();
@@ -148,9 +149,9 @@ impl ZkTree {
     /// The number of the session in use, as the server's own log and `dump` call it; `None` while there is none.
     #[must_use]
     pub fn session_id(&self) -> Option<i64> {
-        match &*self.inner.client.link.borrow() {
-            Link::Up(client) => Some(client.session_id().0),
-            Link::Down { .. } => None,
+        match &*self.inner.client.connection.borrow() {
+            ConnectionState::Connected(client) => Some(client.session_id().0),
+            ConnectionState::Disconnected { .. } => None,
         }
     }
 
@@ -167,16 +168,16 @@ impl ZkTree {
         supervisor.abort();
         // It can only end by this abort; a panic in it was reported by the runtime.
         let _aborted = supervisor.await;
-        let link = self
+        let connection = self
             .inner
             .client
-            .link
-            .send_replace(Link::down("closed by this process"));
+            .connection
+            .send_replace(ConnectionState::disconnected("closed by this process"));
         self.inner
             .client
             .session
             .send_replace(SessionState::Disconnected);
-        if let Link::Up(client) = link {
+        if let ConnectionState::Connected(client) = connection {
             let mut states = client.state_watcher();
             drop(client);
             let closed = async { while !states.changed().await.is_terminated() {} };
@@ -190,7 +191,7 @@ impl ZkTree {
         let client = Arc::new(ZkClient {
             servers: servers.to_owned(),
             options,
-            link: Sender::new(Link::down("not connected yet")),
+            connection: Sender::new(ConnectionState::disconnected("not connected yet")),
             session: Sender::new(SessionState::Disconnected),
         });
         let supervisor = tokio::spawn(supervise(client.clone()));

@@ -13,32 +13,34 @@ use crate::tree::SessionState;
 pub(super) struct ZkClient {
     pub(super) servers: String,
     pub(super) options: ConnectOptions,
-    pub(super) link: Sender<Link>,
+    pub(super) connection: Sender<ConnectionState>,
     pub(super) session: Sender<SessionState>,
 }
 
 #[derive(Clone)]
-pub(super) enum Link {
-    Up(Arc<zk::Client>),
+pub(super) enum ConnectionState {
+    Connected(Arc<zk::Client>),
     /// The client may be there and be looking for a server, or there is none.
-    Down {
+    Disconnected {
         since: Instant,
         why: Arc<str>,
     },
 }
 
-impl Link {
-    pub(super) fn down(why: impl Into<Arc<str>>) -> Self {
-        Self::Down {
+impl ConnectionState {
+    pub(super) fn disconnected(why: impl Into<Arc<str>>) -> Self {
+        Self::Disconnected {
             since: Instant::now(),
             why: why.into(),
         }
     }
 
-    /// The client if it can be asked right now. The link may lag behind the client by a moment.
+    /// The client if it can be asked right now. The connection may lag behind the client by a moment.
     pub(super) fn client(&self) -> Option<&Arc<zk::Client>> {
         match self {
-            Self::Up(client) if client.state() == zk::SessionState::SyncConnected => Some(client),
+            Self::Connected(client) if client.state() == zk::SessionState::SyncConnected => {
+                Some(client)
+            }
             _ => None,
         }
     }
@@ -50,7 +52,7 @@ pub(super) async fn supervise(zk_client: Arc<ZkClient>) {
         let end = zk_client.watch_session(&client).await;
         warn!(servers = %zk_client.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
         zk_client.publish(
-            Link::down(format!("the session ended ({end})")),
+            ConnectionState::disconnected(format!("the session ended ({end})")),
             SessionState::Expired,
         );
     }
@@ -95,11 +97,14 @@ impl ZkClient {
         let mut state = states.state();
         while !state.is_terminated() {
             if state == zk::SessionState::SyncConnected {
-                self.publish(Link::Up(client.clone()), SessionState::Connected);
+                self.publish(
+                    ConnectionState::Connected(client.clone()),
+                    SessionState::Connected,
+                );
             } else {
                 warn!(servers = %self.servers, session = %client.session_id(), "lost the connection to ZooKeeper");
                 self.publish(
-                    Link::down("the connection was lost"),
+                    ConnectionState::disconnected("the connection was lost"),
                     SessionState::Disconnected,
                 );
             }
@@ -108,28 +113,30 @@ impl ZkClient {
         state
     }
 
-    // The link goes first: whoever is woken by the session's state finds it in place. Both always notify, also
+    // The connection goes first: whoever is woken by the session's state finds it in place. Both always notify, also
     // of an unchanged value, because a short disconnection may have been skipped.
-    fn publish(&self, link: Link, state: SessionState) {
-        self.link.send_replace(link);
+    fn publish(&self, connection: ConnectionState, state: SessionState) {
+        self.connection.send_replace(connection);
         self.session.send_replace(state);
     }
 
     /// Replaces the reason for being down, and leaves the time at which that began.
     fn set_disconnect_reason(&self, why: &str) {
-        self.link.send_modify(|link| {
-            if let Link::Down { why: current, .. } = link {
+        self.connection.send_modify(|connection| {
+            if let ConnectionState::Disconnected { why: current, .. } = connection {
                 *current = why.into();
             }
         });
     }
 
     pub(super) fn disconnect_reason(&self) -> String {
-        match &*self.link.borrow() {
-            Link::Down { why, .. } => {
+        match &*self.connection.borrow() {
+            ConnectionState::Disconnected { why, .. } => {
                 format!("no connection to ZooKeeper at {}: {why}", self.servers)
             }
-            Link::Up(_) => format!("no connection to ZooKeeper at {}", self.servers),
+            ConnectionState::Connected(_) => {
+                format!("no connection to ZooKeeper at {}", self.servers)
+            }
         }
     }
 }

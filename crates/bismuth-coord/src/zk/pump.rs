@@ -60,9 +60,13 @@ impl ZkClient {
     /// Sets the watch on the next connection, however long it takes until there is one.
     async fn watch_again(&self, path: &str) -> zk::PersistentWatcher {
         let mut delays = RETRY.delays();
-        let mut link = self.link.subscribe();
+        let mut connection = self.connection.subscribe();
         loop {
-            if link.wait_for(|link| link.client().is_some()).await.is_err() {
+            if connection
+                .wait_for(|connection| connection.client().is_some())
+                .await
+                .is_err()
+            {
                 // This client is ours, so its sender is there; waiting is the answer to what cannot be.
                 std::future::pending::<()>().await;
             }

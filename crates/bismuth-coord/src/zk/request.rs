@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::client::{Link, ZkClient};
+use super::client::{ConnectionState, ZkClient};
 use super::zk;
 use crate::error::{Cause, Error, Result};
 use crate::tree::{Kind, Version, Versioned};
@@ -17,14 +17,14 @@ const OPEN_TO_ALL: zk::Acls<'static> = zk::Acls::anyone_all();
 impl ZkClient {
     /// The client, as soon as it is connected, but not for longer than `connected_wait` after it was not.
     pub(super) async fn connected(&self, act: &'static str, path: &str) -> Result<Arc<zk::Client>> {
-        let mut link = self.link.subscribe();
-        let since = match &*link.borrow() {
-            Link::Down { since, .. } => *since,
-            Link::Up(_) => Instant::now(),
+        let mut connection = self.connection.subscribe();
+        let since = match &*connection.borrow() {
+            ConnectionState::Disconnected { since, .. } => *since,
+            ConnectionState::Connected(_) => Instant::now(),
         };
-        let up = link.wait_for(|link| link.client().is_some());
-        if let Ok(Ok(link)) = timeout_at(since + self.options.connected_wait, up).await
-            && let Some(client) = link.client()
+        let up = connection.wait_for(|connection| connection.client().is_some());
+        if let Ok(Ok(connection)) = timeout_at(since + self.options.connected_wait, up).await
+            && let Some(client) = connection.client()
         {
             return Ok(client.clone());
         }
