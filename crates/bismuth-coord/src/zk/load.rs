@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::client::ZkClient;
-use super::request::{Verdict, disconnected, judge, versioned};
+use super::request::{ErrorClass, classify, disconnected, versioned};
 use super::zk;
 use crate::error::{Cause, Error, Result};
 use crate::path;
@@ -44,9 +44,9 @@ impl<'a> Loading<'a> {
             .collect()
     }
 
-    /// Asks for all that is missing, over this connection, and takes what comes. Each answer has `patience` from
+    /// Asks for all that is missing, over this connection, and takes what comes. Each answer has `answer_timeout` from
     /// the one before. The error is why it ended early.
-    async fn pass(&mut self, client: &zk::Client, patience: Duration) -> Result<(), Cause> {
+    async fn pass(&mut self, client: &zk::Client, answer_timeout: Duration) -> Result<(), Cause> {
         let paths = self.paths;
         let missing = self.missing();
         let batches: Vec<Vec<usize>> = missing
@@ -57,7 +57,7 @@ impl<'a> Loading<'a> {
         let requests = batches.into_iter().map(|batch| ask(client, paths, batch));
         let mut answers = pin!(stream::iter(requests).buffered(REQUESTS_IN_FLIGHT));
         let mut lost = pin!(disconnected(client));
-        let mut patience_ends = pin!(sleep(patience));
+        let mut answer_timeout_ends = pin!(sleep(answer_timeout));
         loop {
             let (batch, answer) = tokio::select! {
                 biased;
@@ -66,10 +66,12 @@ impl<'a> Loading<'a> {
                     None => return Ok(()),
                 },
                 state = &mut lost => return Err(format!("the session is now {state}").into()),
-                () = &mut patience_ends => return Err("no answer came in time".into()),
+                () = &mut answer_timeout_ends => return Err("no answer came in time".into()),
             };
             self.take(client, &batch, answer)?;
-            patience_ends.as_mut().reset(Instant::now() + patience);
+            answer_timeout_ends
+                .as_mut()
+                .reset(Instant::now() + answer_timeout);
         }
     }
 
@@ -104,10 +106,10 @@ impl<'a> Loading<'a> {
 
     fn take_failure(&mut self, batch: &[usize], error: zk::Error) -> Result<(), Cause> {
         for &index in batch {
-            match judge("get", &self.paths[index], error.clone()) {
-                Verdict::Answer(error) => self.results[index] = Some(Err(error)),
-                Verdict::Odd(source) => self.refuse(index, source),
-                Verdict::Lost(source) => return Err(source),
+            match classify("get", &self.paths[index], error.clone()) {
+                ErrorClass::Answer(error) => self.results[index] = Some(Err(error)),
+                ErrorClass::Unexpected(source) => self.refuse(index, source),
+                ErrorClass::Lost(source) => return Err(source),
             }
         }
         Ok(())
