@@ -24,13 +24,13 @@
 //! Two things about the library (0.11) shape this file. It ends a session for good in the states `Expired`,
 //! `Closed` and `AuthFailed`; the supervisor then builds a new client. And it does not set its persistent watches
 //! anew on another connection (`WatchManager::resend_watches` never gets to the lists that hold them), so the
-//! pumps do, on each connection. What happened in between nobody tells (ZOOKEEPER-4698): hence [`Event::Lost`](crate::Event::Lost).
+//! watch tasks do, on each connection. What happened in between nobody tells (ZOOKEEPER-4698): hence [`Event::Lost`](crate::Event::Lost).
 
 mod client;
 mod load;
-mod pump;
 mod request;
 mod transaction;
+mod watch_task;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,8 +45,8 @@ use tracing::debug;
 use zookeeper_client as zk;
 
 use self::client::{ConnectionState, ZkClient, supervise};
-use self::pump::{PumpGuard, pump};
 use self::request::{options_of, versioned};
+use self::watch_task::{WatchTaskGuard, forward_events};
 use crate::error::{Error, Result};
 use crate::path;
 use crate::servers::Servers;
@@ -270,15 +270,15 @@ impl Tree for ZkTree {
         path::validate(path)?;
         let watcher = self.inner.client.set_watch(path).await?;
         let (sender, watch) = watch::channel();
-        let pump = tokio::spawn(pump(
+        let task = tokio::spawn(forward_events(
             self.inner.client.clone(),
             path.to_owned(),
             watcher,
             sender,
         ))
         .abort_handle();
-        Ok(watch.guarded_by(PumpGuard {
-            pump,
+        Ok(watch.guarded_by(WatchTaskGuard {
+            task,
             _tree: self.inner.clone(),
         }))
     }

@@ -11,35 +11,35 @@ use super::{Inner, RETRY, zk};
 use crate::error::Result;
 use crate::watch::{Event, WatchSender};
 
-/// Ends a watch's pump when the watch is dropped, and keeps the tree going until then.
-pub(super) struct PumpGuard {
-    pub(super) pump: AbortHandle,
+/// Ends a watch's task when the watch is dropped, and keeps the tree going until then.
+pub(super) struct WatchTaskGuard {
+    pub(super) task: AbortHandle,
     pub(super) _tree: Arc<Inner>,
 }
 
-impl Drop for PumpGuard {
+impl Drop for WatchTaskGuard {
     fn drop(&mut self) {
-        self.pump.abort();
+        self.task.abort();
     }
 }
 
 /// Carries events from the library's unbounded queue to the reader's bounded one, over any number of connections.
-pub(super) async fn pump(
+pub(super) async fn forward_events(
     zk_client: Arc<ZkClient>,
     path: String,
     mut watcher: zk::PersistentWatcher,
     sender: WatchSender,
 ) {
     loop {
-        pump_connection(&mut watcher, &sender).await;
+        forward_events_until_reconnect(&mut watcher, &sender).await;
         // The old watcher goes when the new one is in place, so the library has nothing to take back.
-        watcher = zk_client.watch_again(&path).await;
+        watcher = zk_client.set_watch_again(&path).await;
         sender.send(Event::Lost);
     }
 }
 
 /// Returns when the watch must be set anew: on another connection, or in another session.
-async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSender) {
+async fn forward_events_until_reconnect(watcher: &mut zk::PersistentWatcher, sender: &WatchSender) {
     loop {
         let event = watcher.changed().await;
         let path = event.path;
@@ -58,7 +58,7 @@ async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSend
 
 impl ZkClient {
     /// Sets the watch on the next connection, however long it takes until there is one.
-    async fn watch_again(&self, path: &str) -> zk::PersistentWatcher {
+    async fn set_watch_again(&self, path: &str) -> zk::PersistentWatcher {
         let mut delays = RETRY.delays();
         let mut connection = self.connection.subscribe();
         loop {
