@@ -31,7 +31,7 @@ pub use error::{Cause, Error, Result};
 pub use memory::MemoryTree;
 pub use servers::Servers;
 pub use tree::{
-    Kind, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
+    CreateMode, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
 };
 pub use watch::{Event, Watch};
 pub use zk::{ConnectOptions, ZkTree};

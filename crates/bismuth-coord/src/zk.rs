@@ -51,7 +51,7 @@ use crate::error::{Error, Result};
 use crate::path;
 use crate::servers::Servers;
 use crate::tree::{
-    Kind, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
+    CreateMode, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
     validate_ops, validate_set,
 };
 use crate::watch::{self, Watch};
@@ -236,10 +236,10 @@ impl Tree for ZkTree {
         self.inner.client.load(paths).await
     }
 
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<Version> {
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<Version> {
         validate_create(path, data)?;
         let ask = |client: Arc<zk::Client>| async move {
-            client.create(path, data, &options_of(kind)).await
+            client.create(path, data, &options_of(mode)).await
         };
         let (stat, _) = self.inner.client.change("create", path, ask).await?;
         Ok(Version(stat.version))

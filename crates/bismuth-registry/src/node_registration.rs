@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bismuth_base::backoff::{Backoff, jittered};
-use bismuth_coord::{Event, Kind, Op, Watch};
+use bismuth_coord::{CreateMode, Event, Op, Watch};
 use bismuth_model::NodeFacts;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -148,7 +148,7 @@ impl Registry {
         let create = Op::Create {
             path: path.clone(),
             data: data.clone(),
-            kind: Kind::Ephemeral,
+            mode: CreateMode::Ephemeral,
         };
         let mut attempts = Attempts::new(format!("register node {ip}"));
         loop {

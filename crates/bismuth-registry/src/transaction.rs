@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bismuth_base::{Backoff, Delays};
-use bismuth_coord::{Error as TreeError, Kind, Op, SessionState, Version, Versioned};
+use bismuth_coord::{CreateMode, Error as TreeError, Op, SessionState, Version, Versioned};
 use bytes::Bytes;
 
 use crate::Registry;
@@ -250,7 +250,7 @@ pub(crate) fn create(path: String, data: Bytes) -> Op {
     Op::Create {
         path,
         data,
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     }
 }
 

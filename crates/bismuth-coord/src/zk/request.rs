@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::client::{ConnectionState, ZkClient};
 use super::zk;
 use crate::error::{Cause, Error, Result};
-use crate::tree::{Kind, Version, Versioned};
+use crate::tree::{CreateMode, Version, Versioned};
 
 /// Everybody may read and write: access to ZooKeeper is limited by the network it is in.
 const OPEN_TO_ALL: zk::Acls<'static> = zk::Acls::anyone_all();
@@ -202,9 +202,9 @@ pub(super) fn versioned(client: &zk::Client, data: Vec<u8>, stat: zk::Stat) -> V
     }
 }
 
-pub(super) fn options_of(kind: Kind) -> zk::CreateOptions<'static> {
-    match kind {
-        Kind::Persistent => zk::CreateMode::Persistent.with_acls(OPEN_TO_ALL),
-        Kind::Ephemeral => zk::CreateMode::Ephemeral.with_acls(OPEN_TO_ALL),
+pub(super) fn options_of(mode: CreateMode) -> zk::CreateOptions<'static> {
+    match mode {
+        CreateMode::Persistent => zk::CreateMode::Persistent.with_acls(OPEN_TO_ALL),
+        CreateMode::Ephemeral => zk::CreateMode::Ephemeral.with_acls(OPEN_TO_ALL),
     }
 }

@@ -46,7 +46,7 @@ impl ZkClient {
 fn add(writer: &mut zk::MultiWriter<'_>, op: &Op) -> Result<(), zk::Error> {
     let number = |expected: &Option<Version>| expected.map(|Version(version)| version);
     match op {
-        Op::Create { path, data, kind } => writer.add_create(path, data, &options_of(*kind)),
+        Op::Create { path, data, mode } => writer.add_create(path, data, &options_of(*mode)),
         Op::Set {
             path,
             data,

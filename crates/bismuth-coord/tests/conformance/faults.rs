@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{Error, Event, Kind, Op, SessionState, Version};
+use bismuth_coord::{CreateMode, Error, Event, Op, SessionState, Version};
 
 use crate::world::{World, at, created, next, node, session, until};
 
@@ -27,7 +27,7 @@ pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn
                 .pop()
                 .and_then(Result::err)
         },
-        async { tree.create(&path, b"", Kind::Persistent).await.err() },
+        async { tree.create(&path, b"", CreateMode::Persistent).await.err() },
         async { tree.set(&path, b"", None).await.err() },
         async { tree.delete(&path, None).await.err() },
         async {
@@ -66,7 +66,7 @@ pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(world: &dyn Wo
     let missed = at(world, "missed");
     world
         .observer()
-        .create(&missed, b"", Kind::Persistent)
+        .create(&missed, b"", CreateMode::Persistent)
         .await
         .unwrap();
     world.heal();
@@ -76,7 +76,7 @@ pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(world: &dyn Wo
     let later = at(world, "later");
     world
         .observer()
-        .create(&later, b"", Kind::Persistent)
+        .create(&later, b"", CreateMode::Persistent)
         .await
         .unwrap();
     assert_eq!(next(&mut watch).await, created(&later));
@@ -85,7 +85,9 @@ pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(world: &dyn Wo
 pub async fn ephemeral_nodes_outlive_the_connection(world: &dyn World) {
     let tree = world.tree();
     let path = at(world, "ephemeral");
-    tree.create(&path, b"", Kind::Ephemeral).await.unwrap();
+    tree.create(&path, b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     world.cut();
     session(&tree, SessionState::Disconnected).await;
     world.heal();
@@ -96,7 +98,9 @@ pub async fn ephemeral_nodes_outlive_the_connection(world: &dyn World) {
 pub async fn after_an_expiry_a_fresh_session_follows_by_itself(world: &dyn World) {
     let tree = world.tree();
     let (path, kept) = (at(world, "ephemeral"), node(world, "kept", "").await);
-    tree.create(&path, b"1", Kind::Ephemeral).await.unwrap();
+    tree.create(&path, b"1", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     let mut watch = tree.watch(world.base()).await.unwrap();
 
     world.expire().await;
@@ -109,7 +113,9 @@ pub async fn after_an_expiry_a_fresh_session_follows_by_itself(world: &dyn World
     );
     assert_eq!(tree.exists(&kept).await.unwrap(), Some(Version(0)));
 
-    tree.create(&path, b"2", Kind::Ephemeral).await.unwrap();
+    tree.create(&path, b"2", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     assert!(tree.get(&path).await.unwrap().mine);
     until(&mut watch, &created(&path)).await;
     // And once more: the session that followed is as good as the first.
@@ -122,7 +128,7 @@ pub async fn an_expiry_is_seen_by_others_as_the_deletion_of_its_nodes(world: &dy
     let path = at(world, "ephemeral");
     world
         .tree()
-        .create(&path, b"", Kind::Ephemeral)
+        .create(&path, b"", CreateMode::Ephemeral)
         .await
         .unwrap();
     let mut watch = world.observer().watch(&path).await.unwrap();
@@ -135,7 +141,7 @@ pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(world: &dyn Wo
     let path = at(world, "doubtful");
     world.lose_next_answer(LostAnswer::AfterChange);
     let error = tree
-        .create(&path, b"made", Kind::Persistent)
+        .create(&path, b"made", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
@@ -167,7 +173,7 @@ pub async fn a_transaction_whose_answer_is_lost_is_made_whole_or_not_at_all(worl
         paths.iter().map(|path| Op::Create {
             path: path.clone(),
             data: "".into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         })
     };
     for (how, then) in [(LostAnswer::BeforeChange, 0), (LostAnswer::AfterChange, 2)] {

@@ -59,7 +59,7 @@ impl World for InMemory {
 async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one() {
     let tree = MemoryTree::new();
     let mut watch = tree.watch("/").await.unwrap();
-    tree.create("/mine", b"", bismuth_coord::Kind::Ephemeral)
+    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
         .await
         .unwrap();
     tree.disconnect();
@@ -78,7 +78,7 @@ async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one()
 async fn the_end_of_the_last_clone_and_watch_ends_the_session() {
     let observer = MemoryTree::new();
     let tree = observer.another_session();
-    tree.create("/mine", b"", bismuth_coord::Kind::Ephemeral)
+    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
         .await
         .unwrap();
     let watch = tree.watch("/").await.unwrap();

@@ -1,6 +1,6 @@
 //! What a tree answers while nothing goes wrong.
 
-use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Tree, Version};
+use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Tree, Version};
 use bytes::Bytes;
 
 use crate::world::{World, at, node};
@@ -10,7 +10,7 @@ pub async fn a_created_node_is_read_back(world: &dyn World) {
     let path = at(world, "a");
     let before = tree.get(world.base()).await.unwrap().created_ms;
     assert_eq!(
-        tree.create(&path, b"\0binary\xff", Kind::Persistent)
+        tree.create(&path, b"\0binary\xff", CreateMode::Persistent)
             .await
             .unwrap(),
         Version(0)
@@ -32,7 +32,7 @@ pub async fn a_create_needs_a_parent_and_a_free_path(world: &dyn World) {
     let tree = world.tree();
     let orphan = at(world, "missing/child");
     let error = tree
-        .create(&orphan, b"", Kind::Persistent)
+        .create(&orphan, b"", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
@@ -41,7 +41,7 @@ pub async fn a_create_needs_a_parent_and_a_free_path(world: &dyn World) {
     );
     let path = node(world, "taken", "first").await;
     let error = tree
-        .create(&path, b"second", Kind::Persistent)
+        .create(&path, b"second", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
@@ -74,7 +74,7 @@ pub async fn versions_count_the_changes_of_a_node(world: &dyn World) {
 
     tree.delete(&path, None).await.unwrap();
     assert_eq!(
-        tree.create(&path, b"again", Kind::Persistent)
+        tree.create(&path, b"again", CreateMode::Persistent)
             .await
             .unwrap(),
         Version(0)
@@ -177,12 +177,16 @@ pub async fn data_above_the_limit_is_refused_by_name(world: &dyn World) {
     let op = Op::Create {
         path: path.clone(),
         data: too_big.clone().into(),
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     };
-    tree.create(&path, &fits, Kind::Persistent).await.unwrap();
+    tree.create(&path, &fits, CreateMode::Persistent)
+        .await
+        .unwrap();
     assert_eq!(tree.get(&path).await.unwrap().data.len(), MAX_DATA_BYTES);
     let answers = [
-        tree.create(&path, &too_big, Kind::Persistent).await.err(),
+        tree.create(&path, &too_big, CreateMode::Persistent)
+            .await
+            .err(),
         tree.set(&path, &too_big, None).await.err(),
         tree.commit(vec![op]).await.err(),
     ];
@@ -201,7 +205,7 @@ pub async fn malformed_paths_are_refused(world: &dyn World) {
             tree.get(path).await.err(),
             tree.exists(path).await.err(),
             tree.children(path).await.err(),
-            tree.create(path, b"", Kind::Persistent).await.err(),
+            tree.create(path, b"", CreateMode::Persistent).await.err(),
             tree.set(path, b"", None).await.err(),
             tree.delete(path, None).await.err(),
             tree.watch(path).await.err(),
@@ -226,7 +230,7 @@ pub async fn the_root_is_always_there(world: &dyn World) {
     let tree = world.tree();
     assert!(tree.exists("/").await.unwrap().is_some());
     assert!(matches!(
-        tree.create("/", b"", Kind::Persistent).await,
+        tree.create("/", b"", CreateMode::Persistent).await,
         Err(Error::AlreadyExists { .. })
     ));
     assert!(matches!(
@@ -238,7 +242,9 @@ pub async fn the_root_is_always_there(world: &dyn World) {
 pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(world: &dyn World) {
     let tree = world.tree();
     let path = at(world, "ephemeral");
-    tree.create(&path, b"me", Kind::Ephemeral).await.unwrap();
+    tree.create(&path, b"me", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     let (mine, theirs) = (
         tree.get(&path).await.unwrap(),
         world.observer().get(&path).await.unwrap(),
@@ -247,7 +253,7 @@ pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(world: &dyn W
     assert!(theirs.ephemeral && !theirs.mine);
     let child = at(world, "ephemeral/child");
     let error = tree
-        .create(&child, b"", Kind::Persistent)
+        .create(&child, b"", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(

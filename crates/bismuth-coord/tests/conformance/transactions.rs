@@ -1,6 +1,6 @@
 //! Several changes as one.
 
-use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Version};
+use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Version};
 
 use crate::world::{World, at, changed, created, deleted, next, node};
 
@@ -8,7 +8,7 @@ fn create(path: &str, data: &str) -> Op {
     Op::Create {
         path: path.to_owned(),
         data: data.to_owned().into(),
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     }
 }
 
@@ -53,7 +53,7 @@ pub async fn a_transaction_makes_all_its_changes_in_order(world: &dyn World) {
         Op::Create {
             path: at(world, "ephemeral"),
             data: "e".into(),
-            kind: Kind::Ephemeral,
+            mode: CreateMode::Ephemeral,
         },
     ];
     tree.commit(ops).await.unwrap();

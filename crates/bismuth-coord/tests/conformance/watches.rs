@@ -1,6 +1,6 @@
 //! What a watch sees while nothing goes wrong.
 
-use bismuth_coord::Kind;
+use bismuth_coord::CreateMode;
 
 use crate::world::{World, at, changed, created, deleted, next, node};
 
@@ -11,8 +11,14 @@ pub async fn a_watch_sees_what_happens_at_and_below_its_path(world: &dyn World) 
     let (child, deep) = (at(world, "top/child"), at(world, "top/child/deep"));
     node(world, "topmost", "a sibling whose name begins alike").await;
     other.set(&top, b"x", None).await.unwrap();
-    other.create(&child, b"", Kind::Persistent).await.unwrap();
-    other.create(&deep, b"", Kind::Ephemeral).await.unwrap();
+    other
+        .create(&child, b"", CreateMode::Persistent)
+        .await
+        .unwrap();
+    other
+        .create(&deep, b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     other.set(&deep, b"x", None).await.unwrap();
     other.delete(&deep, None).await.unwrap();
     other.delete(&child, None).await.unwrap();
@@ -37,7 +43,7 @@ pub async fn a_watch_on_a_missing_node_sees_it_come_go_and_come_again(world: &dy
     for _ in 0..3 {
         world
             .observer()
-            .create(&path, b"", Kind::Persistent)
+            .create(&path, b"", CreateMode::Persistent)
             .await
             .unwrap();
         world.observer().delete(&path, None).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{Event, Kind, SessionState, Tree, Watch, path};
+use bismuth_coord::{CreateMode, Event, SessionState, Tree, Watch, path};
 
 /// No test waits longer than this for anything. Two loaded cores and a Java program under it are slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ pub async fn node(world: &dyn World, name: &str, data: &str) -> String {
     let path = at(world, name);
     world
         .tree()
-        .create(&path, data.as_bytes(), Kind::Persistent)
+        .create(&path, data.as_bytes(), CreateMode::Persistent)
         .await
         .unwrap();
     path

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{ConnectOptions, Error, Event, Kind, Op, SessionState, Tree, Version, ZkTree};
+use bismuth_coord::{
+    ConnectOptions, CreateMode, Error, Event, Op, SessionState, Tree, Version, ZkTree,
+};
 use bismuth_testkit::ZooKeeper;
 
 use crate::proxy::Proxy;
@@ -125,7 +127,9 @@ async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
     let mut server = server().await;
     let zk = connect(&server.connect_string()).await;
     let tree: Arc<dyn Tree> = Arc::new(zk.clone());
-    tree.create("/kept", b"1", Kind::Persistent).await.unwrap();
+    tree.create("/kept", b"1", CreateMode::Persistent)
+        .await
+        .unwrap();
     let mut watch = tree.watch("/").await.unwrap();
     let id = zk.session_id();
 
@@ -142,7 +146,10 @@ async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
     until(&mut watch, &Event::Lost).await;
     assert_eq!(&tree.get("/kept").await.unwrap().data[..], b"1");
     let other = connect(&server.connect_string()).await;
-    other.create("/later", b"", Kind::Persistent).await.unwrap();
+    other
+        .create("/later", b"", CreateMode::Persistent)
+        .await
+        .unwrap();
     assert_eq!(next(&mut watch).await, created("/later"));
     // A short outage does not end the session, unless this machine took longer than it lives.
     println!("session before {id:?}, after {:?}", zk.session_id());
@@ -163,14 +170,19 @@ async fn a_session_that_times_out_under_a_watch_is_replaced() {
     let first = zk.session_id().unwrap();
     let mut watch = tree.watch("/").await.unwrap();
     let mut seen = other.watch("/mine").await.unwrap();
-    tree.create("/mine", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/mine", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
 
     proxy.freeze();
     until(&mut seen, &deleted("/mine")).await;
     proxy.open();
     until(&mut watch, &Event::Lost).await;
     session(&tree, SessionState::Connected).await;
-    other.create("/later", b"", Kind::Persistent).await.unwrap();
+    other
+        .create("/later", b"", CreateMode::Persistent)
+        .await
+        .unwrap();
     until(&mut watch, &created("/later")).await;
     assert_ne!(zk.session_id(), Some(first));
 }
@@ -194,7 +206,7 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
     let (read, many, change) = tokio::join!(
         tree.get("/"),
         tree.get_many(&paths),
-        tree.create("/a", b"", Kind::Persistent)
+        tree.create("/a", b"", CreateMode::Persistent)
     );
     let took = started.elapsed();
     server.resume().unwrap();
@@ -284,7 +296,9 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     let mut watch = other.watch("/").await.unwrap();
     let tree = connect(&server.connect_string()).await;
     let kept_open = tree.watch("/").await.unwrap();
-    tree.create("/closed", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/closed", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     tree.close().await;
     until(&mut watch, &deleted("/closed")).await;
     assert!(tree.get("/").await.unwrap_err().is_unavailable());
@@ -292,7 +306,9 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     drop(kept_open);
 
     let tree = connect(&server.connect_string()).await;
-    tree.create("/dropped", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/dropped", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     drop(tree);
     until(&mut watch, &deleted("/dropped")).await;
 }
@@ -306,7 +322,7 @@ async fn fill(tree: &ZkTree, top: &str, count: usize) -> Vec<String> {
         let create = |path: &String| Op::Create {
             path: path.clone(),
             data: path.clone().into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         };
         tree.commit(paths.iter().map(create).collect())
             .await
@@ -404,7 +420,7 @@ async fn a_listing_above_one_mebibyte_comes_whole() {
         let create = |name: &String| Op::Create {
             path: format!("/listed/{name}"),
             data: "".into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         };
         tree.commit(names.iter().map(create).collect())
             .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bismuth_coord::{Kind, Tree};
+use bismuth_coord::{CreateMode, Tree};
 use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId, Revision};
 use bismuth_registry::audit::{Finding, Inconsistency};
 use bismuth_registry::codec::Record;
@@ -345,7 +345,7 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
 
     let alive = b.layout().alive(NODES[1]);
     b.f.tree
-        .create(&alive, b"?", Kind::Ephemeral)
+        .create(&alive, b"?", CreateMode::Ephemeral)
         .await
         .unwrap();
     b.undecodable_is_repaired(&alive).await;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_coord::{Kind, MemoryTree, Tree};
+use bismuth_coord::{CreateMode, MemoryTree, Tree};
 use bismuth_model::{
     Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
     NodeFacts, Route,
@@ -78,7 +78,7 @@ impl Fixture {
             Some(_) => drop(self.tree.set(path, data, None).await.unwrap()),
             None => drop(
                 self.tree
-                    .create(path, data, Kind::Persistent)
+                    .create(path, data, CreateMode::Persistent)
                     .await
                     .unwrap(),
             ),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{
-    Kind, MemoryTree, Op, Result as TreeResult, SessionState, Tree, Version, Versioned, Watch,
+    CreateMode, MemoryTree, Op, Result as TreeResult, SessionState, Tree, Version, Versioned, Watch,
 };
 use bismuth_model::{ContainerState, ContainerStatus, Environment, FunctionId};
 use bismuth_registry::{Error, Registry};
@@ -68,9 +68,9 @@ impl Tree for FaultyTree {
         }
         found
     }
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> TreeResult<Version> {
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> TreeResult<Version> {
         self.let_others_run().await;
-        self.tree.create(path, data, kind).await
+        self.tree.create(path, data, mode).await
     }
     async fn set(&self, path: &str, data: &[u8], expected: Option<Version>) -> TreeResult<Version> {
         self.let_others_run().await;
