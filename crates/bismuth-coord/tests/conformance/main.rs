@@ -3,12 +3,12 @@
 
 mod faults;
 mod frames;
+mod harness;
 mod memory;
 mod proxy;
 mod reads_and_changes;
 mod transactions;
 mod watches;
-mod world;
 mod zookeeper;
 
 /// Calls `$with!` with all cases of the suite.

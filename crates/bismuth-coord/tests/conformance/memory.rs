@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{MemoryTree, Tree};
 
-use crate::world::World;
+use crate::harness::TreeHarness;
 
 pub struct InMemory {
     tree: MemoryTree,
@@ -25,7 +25,7 @@ impl InMemory {
 }
 
 #[async_trait]
-impl World for InMemory {
+impl TreeHarness for InMemory {
     fn tree(&self) -> Arc<dyn Tree> {
         Arc::new(self.tree.clone())
     }

@@ -10,8 +10,8 @@ use bismuth_coord::{
 };
 use bismuth_testkit::ZooKeeper;
 
+use crate::harness::{TIMEOUT, TreeHarness, created, deleted, next, session, until};
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, created, deleted, next, session, until};
 
 /// How `get_many` asks, as the constants of `zk/load.rs` have it.
 const NODES_PER_REQUEST: usize = 32;
@@ -27,7 +27,7 @@ async fn server() -> ZooKeeper {
 async fn connect(servers: &str) -> ZkTree {
     // Opening the first session may take its time on a machine that is busy.
     let patient = ConnectOptions {
-        timeout: PATIENCE,
+        timeout: TIMEOUT,
         ..ConnectOptions::default()
     };
     ZkTree::connect(servers, patient).await.unwrap()
@@ -47,20 +47,20 @@ impl InZooKeeper {
         let tree = ZkTree::connect_lazy(&proxy.servers(), ConnectOptions::default());
         let base = format!("/conformance/{case}");
         observer.ensure(&base).await.unwrap();
-        let world = Self {
+        let harness = Self {
             server,
             proxy,
             tree,
             observer,
             base,
         };
-        session(&world.tree(), SessionState::Connected).await;
-        world
+        session(&harness.tree(), SessionState::Connected).await;
+        harness
     }
 }
 
 #[async_trait]
-impl World for InZooKeeper {
+impl TreeHarness for InZooKeeper {
     fn tree(&self) -> Arc<dyn Tree> {
         Arc::new(self.tree.clone())
     }
@@ -106,8 +106,8 @@ macro_rules! zookeeper_cases {
             $({
                 let (server, observer) = (server.clone(), observer.clone());
                 cases.push((stringify!($case), tokio::spawn(async move {
-                    let world = $crate::zookeeper::InZooKeeper::new(server, observer, stringify!($case)).await;
-                    $crate::$module::$case(&world).await;
+                    let harness = $crate::zookeeper::InZooKeeper::new(server, observer, stringify!($case)).await;
+                    $crate::$module::$case(&harness).await;
                 })));
             })*
             let mut failed = Vec::new();
@@ -229,7 +229,7 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
         }
     };
     assert_eq!(
-        tokio::time::timeout(PATIENCE, exists).await.unwrap(),
+        tokio::time::timeout(TIMEOUT, exists).await.unwrap(),
         Some(Version(0))
     );
 }
@@ -345,7 +345,7 @@ async fn five_thousand_nodes_are_loaded_in_one_pipelined_pass() {
     let load = async { tree.get_many(&paths).await };
     let release = async {
         let full = traffic.wait_for(|traffic| traffic.requests == before + REQUESTS_IN_FLIGHT);
-        tokio::time::timeout(PATIENCE, full)
+        tokio::time::timeout(TIMEOUT, full)
             .await
             .expect("the window fills")
             .unwrap();
@@ -389,7 +389,7 @@ async fn a_load_goes_on_over_a_lost_connection() {
     let load = async { tree.get_many(&paths).await };
     let disturb = async {
         let under_way = traffic.wait_for(|traffic| traffic.answers > before + 5);
-        tokio::time::timeout(PATIENCE, under_way)
+        tokio::time::timeout(TIMEOUT, under_way)
             .await
             .expect("the load begins")
             .unwrap();
