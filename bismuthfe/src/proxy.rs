@@ -1,10 +1,10 @@
 //! One request, from its head to its answer.
 //!
 //! ```text
-//! Call::read ─► resolve ─► pick ─► attempt ─► answer
-//!                           ▲         │ not executed: next slot, from the retry budget
-//!                           └─────────┤ every slot unknown to its node: again, for two seconds, outside the budget
-//!                                     └ executed, or perhaps: a problem (unless idempotent and unanswered)
+//! Call::read ─► resolve ─► select_slot ─► attempt ─► answer
+//!                           ▲              │ not executed: next slot, from the retry budget
+//!                           └──────────────┤ every slot unknown to its node: again, for two seconds, outside the budget
+//!                                          └ executed, or perhaps: a problem (unless idempotent and unanswered)
 //! ```
 
 use std::borrow::Cow;
@@ -27,10 +27,10 @@ use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::backend_selection::{self, Candidate};
 use crate::config::Config;
 use crate::follow::SharedTable;
 use crate::metrics::{Counted, Metrics};
-use crate::pick::{self, Candidate};
 use crate::resolve::resolve;
 use crate::retry::{NewSlotWait, RetryBudget};
 use crate::table::{Function, InFlight, RoutingTable, Slot};
@@ -179,7 +179,7 @@ impl Proxy {
         let mut last: Option<Failure> = None;
         let mut wait: Option<NewSlotWait> = None;
         loop {
-            let Some(slot) = self.pick(&function, &tried, call) else {
+            let Some(slot) = self.select_slot(&function, &tried, call) else {
                 let Some(failure) = last.take() else {
                     return Err(Refused::NoBackend(function.id));
                 };
@@ -217,7 +217,7 @@ impl Proxy {
         }
     }
 
-    fn pick<'a>(
+    fn select_slot<'a>(
         &self,
         function: &'a Function,
         tried: &[ContainerId],
@@ -231,9 +231,9 @@ impl Proxy {
         let index = match call.affinity(function) {
             Some(value) => {
                 let ids = function.slots.iter().map(|slot| &slot.container_id);
-                pick::pick_affine(candidates.zip(ids), value)
+                backend_selection::select_by_affinity(candidates.zip(ids), value)
             }
-            None => pick::pick(candidates, function.concurrency),
+            None => backend_selection::select(candidates, function.concurrency),
         };
         index.map(|index| &function.slots[index])
     }

@@ -20,7 +20,7 @@ pub struct Candidate {
 ///
 /// The first with fewer than `concurrency` requests in flight; when all are full, the one with the fewest. Slots on doubtful nodes
 /// are chosen only when there are no others.
-pub fn pick(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<usize> {
+pub fn select(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<usize> {
     let mut best: Option<((bool, u32), usize)> = None;
     for (index, slot) in slots.enumerate() {
         if slot.excluded {
@@ -45,7 +45,7 @@ pub fn pick(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<
 
 /// The slot that a client's affinity value leads to, whatever its load: the highest score by rendezvous hashing, so that a
 /// slot that comes or goes moves only the clients it must.
-pub fn pick_affine<'a>(
+pub fn select_by_affinity<'a>(
     slots: impl Iterator<Item = (Candidate, &'a ContainerId)>,
     value: &[u8],
 ) -> Option<usize> {
@@ -101,7 +101,7 @@ mod tests {
             (&[3, 3, 3], Some(0)),
             (&[], None),
         ] {
-            assert_eq!(pick(slots(loads).into_iter(), 2), expected, "{loads:?}");
+            assert_eq!(select(slots(loads).into_iter(), 2), expected, "{loads:?}");
         }
     }
 
@@ -111,11 +111,11 @@ mod tests {
         all[0].excluded = true;
         all[2].doubtful = true;
         all[3].doubtful = true;
-        assert_eq!(pick(all.iter().copied(), 2), Some(1));
+        assert_eq!(select(all.iter().copied(), 2), Some(1));
         all[1].excluded = true;
-        assert_eq!(pick(all.iter().copied(), 2), Some(2));
+        assert_eq!(select(all.iter().copied(), 2), Some(2));
         all[2].load = 5;
-        assert_eq!(pick(all.iter().copied(), 2), Some(3));
+        assert_eq!(select(all.iter().copied(), 2), Some(3));
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
                     if let Some(slot) = all.get_mut(without) {
                         slot.excluded = true;
                     }
-                    pick_affine(all.into_iter().zip(&ids), &value).unwrap()
+                    select_by_affinity(all.into_iter().zip(&ids), &value).unwrap()
                 };
                 let before = chosen(usize::MAX);
                 for gone in (0..ids.len()).filter(|gone| *gone != before) {
@@ -151,7 +151,7 @@ mod tests {
 
         #[test]
         fn a_slot_with_room_is_never_passed_over_for_a_full_one(loads in prop::collection::vec(0u32..5, 1..10)) {
-            let chosen = pick(slots(&loads).into_iter(), 3).unwrap();
+            let chosen = select(slots(&loads).into_iter(), 3).unwrap();
             let has_room = loads.iter().any(|load| *load < 3);
             prop_assert_eq!(loads[chosen] < 3, has_room);
         }
