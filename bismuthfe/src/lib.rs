@@ -1,11 +1,11 @@
 //! bismuthfe: the public entrance.
 //!
 //! ```text
-//!  registry ── watch ──► follow ──► RoutingTable ──► ArcSwap ──┐        control runtime
-//!                          └──► snapshot file                  │
-//! ─────────────────────────────────────────────────────────────┼──────────────────────────
-//!  client ─► worker ─► resolve (pure) ─► select (pure) ► forward│─► bismuthd    one per core
-//!                         ▲────────── cached table ◄───────────┘
+//!  registry ── watch ──► TableUpdater ──► RoutingTable ──► ArcSwap ──┐       control runtime
+//!                          └──► snapshot file                         │
+//! ────────────────────────────────────────────────────────────────────┼─────────────────────
+//!  client ─► worker ─► resolve (pure) ─► select backend (pure) ─► forward ─► bismuthd    one per core
+//!                         ▲────────── cached table ◄──────────────────┘
 //! ```
 //!
 //! The happy path of a request:
@@ -19,7 +19,6 @@
 
 pub mod backend_selection;
 pub mod config;
-pub mod follow;
 pub mod metrics;
 pub mod proxy;
 pub mod resolve;
@@ -27,6 +26,7 @@ pub mod retry;
 pub mod service;
 pub mod snapshot;
 pub mod table;
+pub mod table_updater;
 mod upstream;
 pub mod worker;
 

@@ -29,11 +29,11 @@ use tokio::time::Instant;
 
 use crate::backend_selection::{self, Candidate};
 use crate::config::Config;
-use crate::follow::SharedTable;
 use crate::metrics::{Counted, Metrics};
 use crate::resolve::resolve;
 use crate::retry::{NewSlotWait, RetryBudget};
 use crate::table::{Function, InFlight, RoutingTable, Slot};
+use crate::table_updater::SharedTable;
 use crate::upstream::Upstreams;
 
 mod failure;
