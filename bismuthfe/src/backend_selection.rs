@@ -13,12 +13,12 @@ pub struct Candidate {
     /// Not to be asked (again): tried already.
     pub excluded: bool,
     /// Its node could not be reached a moment ago: the last resort.
-    pub doubtful: bool,
+    pub suspect: bool,
 }
 
 /// The slot to ask, as an index into `slots` (in the function's order), or `None` if all are excluded.
 ///
-/// The first with fewer than `concurrency` requests in flight; when all are full, the one with the fewest. Slots on doubtful nodes
+/// The first with fewer than `concurrency` requests in flight; when all are full, the one with the fewest. Slots on suspect nodes
 /// are chosen only when there are no others.
 pub fn select(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<usize> {
     let mut best: Option<((bool, u32), usize)> = None;
@@ -26,16 +26,16 @@ pub fn select(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Optio
         if slot.excluded {
             continue;
         }
-        if slot.load < concurrency && !slot.doubtful {
+        if slot.load < concurrency && !slot.suspect {
             return Some(index);
         }
-        // Room on a doubtful node counts as no load, so that the first one with room is preferred there too.
+        // Room on a suspect node counts as no load, so that the first one with room is preferred there too.
         let load = if slot.load < concurrency {
             0
         } else {
             slot.load
         };
-        let rank = (slot.doubtful, load);
+        let rank = (slot.suspect, load);
         if best.is_none_or(|(known, _)| rank < known) {
             best = Some((rank, index));
         }
@@ -53,7 +53,7 @@ pub fn select_by_affinity<'a>(
     let (_, index) = slots
         .enumerate()
         .filter(|(_, (slot, _))| !slot.excluded)
-        .map(|(index, (slot, id))| ((!slot.doubtful, score(key, id)), index))
+        .map(|(index, (slot, id))| ((!slot.suspect, score(key, id)), index))
         .max()?;
     Some(index)
 }
@@ -86,7 +86,7 @@ mod tests {
         let candidate = |load: &u32| Candidate {
             load: *load,
             excluded: false,
-            doubtful: false,
+            suspect: false,
         };
         loads.iter().map(candidate).collect()
     }
@@ -106,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn excluded_slots_are_never_chosen_and_doubtful_ones_last() {
+    fn excluded_slots_are_never_chosen_and_suspect_ones_last() {
         let mut all = slots(&[0, 9, 0, 0]);
         all[0].excluded = true;
-        all[2].doubtful = true;
-        all[3].doubtful = true;
+        all[2].suspect = true;
+        all[3].suspect = true;
         assert_eq!(select(all.iter().copied(), 2), Some(1));
         all[1].excluded = true;
         assert_eq!(select(all.iter().copied(), 2), Some(2));

@@ -113,7 +113,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long a slot that its node does not know yet is asked for again. A new function's slot is written to the registry
     /// before its node has seen it.
-    pub new_slot_patience: Duration,
+    pub new_slot_timeout: Duration,
     /// Whether the peer's `X-Forwarded-*` are believed.
     pub trust_forwarded: bool,
     /// How long requests in flight may take to end.
@@ -140,7 +140,7 @@ impl Default for Config {
             limits: limits(),
             pool: PoolLimits::default(),
             connect_timeout: Duration::from_secs(1),
-            new_slot_patience: Duration::from_secs(2),
+            new_slot_timeout: Duration::from_secs(2),
             trust_forwarded: false,
             drain: Duration::from_secs(30),
             snapshot: None,

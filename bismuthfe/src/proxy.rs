@@ -184,7 +184,7 @@ impl Proxy {
                     return Err(Refused::NoBackend(function.id));
                 };
                 let wait =
-                    wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_patience));
+                    wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_timeout));
                 match wait.next_delay() {
                     Some(delay) if failure.is_unknown_container() => {
                         tokio::time::sleep(delay).await
@@ -226,7 +226,7 @@ impl Proxy {
         let candidates = function.slots.iter().map(|slot| Candidate {
             load: slot.load.get(),
             excluded: tried.contains(&slot.container_id),
-            doubtful: self.upstreams.is_doubtful(slot.node),
+            suspect: self.upstreams.is_suspect(slot.node),
         });
         let index = match call.affinity(function) {
             Some(value) => {
@@ -260,7 +260,7 @@ impl Proxy {
         let lease = match self.upstreams.connect(slot.address).await {
             Ok(lease) => lease,
             Err(source) => {
-                self.upstreams.doubt(slot.node);
+                self.upstreams.mark_suspect(slot.node);
                 let node = slot.node;
                 return Err(Failure::Unreachable { node, source });
             }

@@ -58,7 +58,7 @@ impl RetryBudget {
 const NEW_SLOT_BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(10), Duration::from_millis(400));
 
-/// How long one request waits for its slots to be known: bounded by its patience.
+/// How long one request waits for its slots to be known: bounded by `timeout`.
 #[derive(Debug)]
 pub struct NewSlotWait {
     delays: Delays,
@@ -67,14 +67,14 @@ pub struct NewSlotWait {
 
 impl NewSlotWait {
     /// Begins now.
-    pub fn new(patience: Duration) -> Self {
+    pub fn new(timeout: Duration) -> Self {
         NewSlotWait {
             delays: NEW_SLOT_BACKOFF.delays(),
-            until: Instant::now() + patience,
+            until: Instant::now() + timeout,
         }
     }
 
-    /// The next delay, or `None` when the patience is over.
+    /// The next delay, or `None` when the timeout has passed.
     pub fn next_delay(&mut self) -> Option<Duration> {
         let delay = self.delays.next_delay();
         (Instant::now() + delay < self.until).then_some(delay)

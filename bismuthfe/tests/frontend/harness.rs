@@ -15,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub async fn in_time<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+    tokio::time::timeout(TIMEOUT, what).await.expect("in time")
 }
 
 pub const FUNCTION: FunctionId = FunctionId::from_bytes([0xf0; 16]);
@@ -222,9 +222,9 @@ pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
     RoutedFunction {
         backends: backends.iter().map(backend).collect(),
         concurrency: 1,
-        timeout: PATIENCE,
-        idle_timeout: PATIENCE,
-        startup_timeout: PATIENCE,
+        timeout: TIMEOUT,
+        idle_timeout: TIMEOUT,
+        startup_timeout: TIMEOUT,
         affinity: None,
     }
 }

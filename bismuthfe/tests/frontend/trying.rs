@@ -86,7 +86,7 @@ async fn a_slot_that_stays_unknown_is_given_up_in_time() {
     let node = nodes.start(|_| unknown_container()).await;
     let config = Config {
         node_port: nodes.port,
-        new_slot_patience: Duration::from_millis(100),
+        new_slot_timeout: Duration::from_millis(100),
         ..Config::default()
     };
     let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
