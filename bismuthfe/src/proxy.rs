@@ -36,9 +36,9 @@ use crate::table::{Function, InFlight, RoutingTable, Slot};
 use crate::table_updater::SharedTable;
 use crate::upstream::Upstreams;
 
-mod failure;
+mod error;
 
-use failure::{Failure, Refused};
+use error::{AttemptError, RequestError};
 
 /// What one worker forwards with.
 pub struct Proxy {
@@ -95,7 +95,7 @@ impl Proxy {
         let counted = self.metrics.request();
         let mut response = match self.invoke(&mut call, &client, counted).await {
             Ok(response) => response,
-            Err(refused) => self.refuse(refused, &call),
+            Err(error) => self.refuse(error, &call),
         };
         let answer = response.headers_mut();
         answer.entry(REQUEST_ID).or_insert(call.request_id);
@@ -104,8 +104,8 @@ impl Proxy {
         response
     }
 
-    fn refuse(&self, refused: Refused, call: &Call) -> Response<Body> {
-        let problem = refused.problem().request_id(call.request_id.clone());
+    fn refuse(&self, error: RequestError, call: &Call) -> Response<Body> {
+        let problem = error.problem().request_id(call.request_id.clone());
         self.metrics.problem(problem.code);
         tracing::debug!(code = problem.code, detail = problem.detail, request_id = ?call.request_id, "refused");
         problem.into_response()
@@ -115,12 +115,12 @@ impl Proxy {
         self.table.borrow_mut().load().clone()
     }
 
-    fn function(&self, id: FunctionId) -> Result<Arc<Function>, Refused> {
+    fn function(&self, id: FunctionId) -> Result<Arc<Function>, RequestError> {
         let table = self.table();
         let found = table.function(&id).cloned();
         found.ok_or(match table.complete {
-            true => Refused::UnknownFunction(id),
-            false => Refused::RoutingUnknown,
+            true => RequestError::UnknownFunction(id),
+            false => RequestError::RoutingUnknown,
         })
     }
 
@@ -129,19 +129,19 @@ impl Proxy {
         call: &mut Call,
         client: &ClientConn,
         counted: Counted,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, RequestError> {
         let function = self.route(call, client)?;
         let (reply, in_flight) = self.try_slots(function, call, client).await?;
-        let ended = Box::new(Ended {
+        let response_end = Box::new(ResponseEnd {
             metrics: self.metrics.clone(),
             _in_flight: in_flight,
             _counted: counted,
         });
-        Ok(reply.deliver(client, Some(ended)))
+        Ok(reply.deliver(client, Some(response_end)))
     }
 
     /// Finds the function, and makes the head what the node should see.
-    fn route(&self, call: &mut Call, client: &ClientConn) -> Result<Arc<Function>, Refused> {
+    fn route(&self, call: &mut Call, client: &ClientConn) -> Result<Arc<Function>, RequestError> {
         let host = call.headers.get(HOST).cloned();
         // An absolute target names the host too; where both are, they agree.
         let name = call.uri.host().map(Cow::Borrowed).or_else(|| {
@@ -152,8 +152,8 @@ impl Proxy {
         let table = self.table();
         let resolved =
             resolve(&table, name.as_deref(), path).map_err(|error| match table.complete {
-                true => Refused::Unrouted(error),
-                false => Refused::before_routing(error),
+                true => RequestError::Unrouted(error),
+                false => RequestError::before_routing(error),
             })?;
         let function = self.function(resolved.function)?;
         let forwarded = Forwarded {
@@ -174,14 +174,14 @@ impl Proxy {
         mut function: Arc<Function>,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<(Reply, InFlight), Refused> {
+    ) -> Result<(Reply, InFlight), RequestError> {
         let mut tried: Vec<ContainerId> = Vec::new();
-        let mut last: Option<Failure> = None;
+        let mut last: Option<AttemptError> = None;
         let mut wait: Option<NewSlotWait> = None;
         loop {
             let Some(slot) = self.select_slot(&function, &tried, call) else {
                 let Some(failure) = last.take() else {
-                    return Err(Refused::NoBackend(function.id));
+                    return Err(RequestError::NoBackend(function.id));
                 };
                 let wait =
                     wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_timeout));
@@ -189,7 +189,7 @@ impl Proxy {
                     Some(delay) if failure.is_unknown_container() => {
                         tokio::time::sleep(delay).await
                     }
-                    _ => return Err(Refused::Failed(failure)),
+                    _ => return Err(RequestError::Attempt(failure)),
                 }
                 function = self.function(function.id)?;
                 tried.clear();
@@ -200,7 +200,7 @@ impl Proxy {
                 // Waiting for a new slot has a bound of its own, and one function's first requests must not take all retries.
                 let waits = wait.is_some() && failure.is_unknown_container();
                 if !waits && !self.budget.spend() {
-                    return Err(Refused::Failed(failure));
+                    return Err(RequestError::Attempt(failure));
                 }
                 self.metrics.retry();
             }
@@ -212,7 +212,7 @@ impl Proxy {
                     tried.push(slot.container_id);
                     last = Some(failure);
                 }
-                Err(failure) => return Err(Refused::Failed(failure)),
+                Err(failure) => return Err(RequestError::Attempt(failure)),
             }
         }
     }
@@ -245,7 +245,7 @@ impl Proxy {
         function: &Function,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<(Reply, InFlight), Failure> {
+    ) -> Result<(Reply, InFlight), AttemptError> {
         let in_flight = slot.load.enter();
         if let Some(lease) = self.upstreams.idle(slot.address) {
             match self.send(lease, slot, function, call, client).await {
@@ -262,7 +262,7 @@ impl Proxy {
             Err(source) => {
                 self.upstreams.mark_suspect(slot.node);
                 let node = slot.node;
-                return Err(Failure::Unreachable { node, source });
+                return Err(AttemptError::Unreachable { node, source });
             }
         };
         let sent = self.send(lease, slot, function, call, client).await;
@@ -276,17 +276,19 @@ impl Proxy {
         function: &Function,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, AttemptError> {
         let node = slot.node;
-        let request = call.request_for(slot).ok_or(Failure::BodySpent { node })?;
+        let request = call
+            .request_for(slot)
+            .ok_or(AttemptError::BodySpent { node })?;
         let deadlines = Deadlines {
             head: function.longest_wait(),
             idle: function.idle_timeout,
         };
         let reply = exchange(lease, request, deadlines, client).await;
-        let reply = reply.map_err(|source| Failure::Exchange { node, source })?;
+        let reply = reply.map_err(|source| AttemptError::Exchange { node, source })?;
         match reply.response().headers().get(ERROR_HEADER) {
-            Some(code) if code == UNKNOWN_CONTAINER => Err(Failure::UnknownContainer {
+            Some(code) if code == UNKNOWN_CONTAINER => Err(AttemptError::UnknownContainer {
                 node,
                 container: slot.container_id,
             }),
@@ -360,13 +362,13 @@ impl Call {
 }
 
 /// Held by an answer's body until it has ended.
-struct Ended {
+struct ResponseEnd {
     metrics: Metrics,
     _in_flight: InFlight,
     _counted: Counted,
 }
 
-impl OnEnd for Ended {
+impl OnEnd for ResponseEnd {
     fn on_end(&mut self, end: End) {
         self.metrics.ended(end);
     }
@@ -380,12 +382,12 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-impl Failure {
+impl AttemptError {
     /// Whether a reused connection died under the request: with nothing written, or with nothing answered to a request
     /// that may be sent twice.
     fn was_dead_connection(&self, method: &Method) -> bool {
         match self {
-            Failure::Exchange { source, .. } => {
+            AttemptError::Exchange { source, .. } => {
                 source.never_written() || (source.unanswered() && is_idempotent(method))
             }
             _ => false,
@@ -395,11 +397,11 @@ impl Failure {
     /// Whether another slot may get the request: it was not executed, or may be executed twice.
     fn may_go_elsewhere(&self, method: &Method) -> bool {
         match self {
-            Failure::Unreachable { .. } | Failure::UnknownContainer { .. } => true,
-            Failure::Exchange { source, .. } => {
+            AttemptError::Unreachable { .. } | AttemptError::UnknownContainer { .. } => true,
+            AttemptError::Exchange { source, .. } => {
                 !matches!(source, ExchangeError::RequestBody(_)) && self.was_dead_connection(method)
             }
-            Failure::BodySpent { .. } => false,
+            AttemptError::BodySpent { .. } => false,
         }
     }
 }
