@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_pinned() {
+    fn scores_never_change() {
         // Frontends of different versions must agree.
         let id = ContainerId::from_bytes([1; 16]);
         assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
@@ -128,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_slot_that_goes_moves_only_its_own_clients(
+        fn removing_a_slot_moves_only_its_own_clients(
             ids in prop::collection::btree_set(any::<[u8; 16]>(), 2..10),
             values in prop::collection::vec(any::<[u8; 4]>(), 1..40),
         ) {
@@ -150,7 +150,7 @@ mod tests {
         }
 
         #[test]
-        fn a_slot_with_room_is_never_passed_over_for_a_full_one(loads in prop::collection::vec(0u32..5, 1..10)) {
+        fn a_full_slot_is_never_chosen_while_another_has_room(loads in prop::collection::vec(0u32..5, 1..10)) {
             let chosen = select(slots(&loads).into_iter(), 3).unwrap();
             let has_room = loads.iter().any(|load| *load < 3);
             prop_assert_eq!(loads[chosen] < 3, has_room);

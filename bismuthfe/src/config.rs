@@ -177,7 +177,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent_and_its_defaults_are_the_libraries() {
+    fn the_command_line_is_valid_and_its_defaults_are_those_of_the_libraries() {
         Args::command().debug_assert();
         let config = Config::from(Args::parse_from(["bismuthfe"]));
         let default = Config::default();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_at_the_start() {
+    fn invalid_flags_are_refused_at_the_start() {
         for wrong in [
             "--zookeeper=not a server",
             "--workers=0",

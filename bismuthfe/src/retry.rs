@@ -86,14 +86,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_quiet_hour_ten_retries_are_saved() {
+    async fn after_an_hour_without_requests_ten_retries_are_saved() {
         let budget = RetryBudget::default();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!((0..200).filter(|_| budget.spend()).count(), 10);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_every_request_fails_a_fifth_is_tried_again_whatever_the_traffic() {
+    async fn when_every_request_fails_a_fifth_is_retried_at_any_rate_of_traffic() {
         for between in [Duration::from_micros(100), Duration::from_secs(1)] {
             let budget = RetryBudget::default();
             while budget.spend() {}

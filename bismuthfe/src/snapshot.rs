@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded_and_replaces_what_was_there() {
+    fn a_saved_snapshot_is_loaded_and_replaces_the_earlier_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state/routing.json");
         assert_eq!(load(&path).unwrap(), None);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_ours_is_an_error_that_names_it() {
+    fn a_file_that_is_not_a_snapshot_is_an_error_naming_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("routing.json");
         for (text, word) in [

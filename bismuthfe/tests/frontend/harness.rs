@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub async fn within_timeout<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(TIMEOUT, what).await.expect("in time")
 }
 
@@ -173,7 +173,7 @@ impl Frontend {
     pub async fn ask(&self, request: &str) -> String {
         let mut peer = self.connect().await;
         peer.send(request).await;
-        in_time(peer.message()).await.expect("an answer")
+        within_timeout(peer.message()).await.expect("an answer")
     }
 
     pub async fn get(&self, path: &str) -> String {
@@ -201,7 +201,7 @@ impl Frontend {
 
     /// Asks until the answer is as wanted: for what becomes true a moment later.
     pub async fn eventually(&self, path: &str, wanted: &str) {
-        in_time(async {
+        within_timeout(async {
             while !self.get(path).await.contains(wanted) {
                 tokio::task::yield_now().await;
             }

@@ -5,5 +5,5 @@
 
 mod harness;
 mod lifecycle;
+mod retries;
 mod routing;
-mod trying;
