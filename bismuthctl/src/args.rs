@@ -18,7 +18,7 @@ pub use services::{
     SecretCommand, SecretValue, Services,
 };
 
-use crate::size;
+use crate::byte_size;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -201,10 +201,10 @@ pub struct Fields {
     #[arg(long, value_name = "CORES")]
     pub cpu: Option<f64>,
     /// Memory each container may use: bytes, or 128MiB, 1GiB.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size::parse)]
     pub memory: Option<u64>,
     /// What each container may write to its root filesystem: bytes, or 64MiB.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size::parse)]
     pub disk: Option<u64>,
     /// An environment variable. Repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]

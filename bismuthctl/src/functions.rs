@@ -9,12 +9,12 @@ use bismuth_registry::{Error as RegistryError, Function};
 use serde::Serialize;
 
 use crate::args::{CreateFunction, UpdateFunction};
+use crate::byte_size;
 use crate::definition::{Changes, build, change};
 use crate::error::Error;
 use crate::output::{Output, Table};
 use crate::rollout;
 use crate::session::Session;
-use crate::size;
 
 /// Functions read at a time.
 const PAGE: usize = 500;
@@ -185,8 +185,8 @@ fn describe(shown: &Shown) -> String {
         ("Image", definition.image.to_string()),
         ("Mode", definition.invoke_mode.to_string()),
         ("Cpu", definition.cpu.to_string()),
-        ("Memory", size::show(definition.memory)),
-        ("Disk", size::show(definition.disk)),
+        ("Memory", byte_size::show(definition.memory)),
+        ("Disk", byte_size::show(definition.disk)),
         (
             "Instances",
             format!(

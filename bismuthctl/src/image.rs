@@ -13,9 +13,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::args::{Image, ImageCommand};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
-use crate::size;
 
 /// How often the progress on a terminal is renewed.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -113,8 +113,8 @@ fn progress_line(progress: &PullProgress) -> String {
     }
     format!(
         "{what} {} of {}, layer {} of {}",
-        size::show(progress.bytes_done),
-        size::show(progress.bytes_total),
+        byte_size::show(progress.bytes_done),
+        byte_size::show(progress.bytes_total),
         progress.layers_done,
         progress.layers
     )
@@ -165,8 +165,8 @@ fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
                 table.row([
                     name.to_owned(),
                     image.digest.clone(),
-                    size::show(image.content_bytes),
-                    size::show(image.unpacked_bytes),
+                    byte_size::show(image.content_bytes),
+                    byte_size::show(image.unpacked_bytes),
                     yes(image.prepared),
                     yes(image.pulled),
                 ]);

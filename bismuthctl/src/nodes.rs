@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use bismuth_registry::Node;
 use serde::Serialize;
 
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
 use crate::session::Session;
-use crate::size;
 
 pub(crate) async fn bootstrap(session: &Session) -> Result<(), Error> {
     session.registry.bootstrap().await?;
@@ -60,7 +60,7 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
                 node.facts
                     .map_or("-".to_owned(), |facts| facts.cores.to_string()),
                 node.facts
-                    .map_or("-".to_owned(), |facts| size::show(facts.memory)),
+                    .map_or("-".to_owned(), |facts| byte_size::show(facts.memory)),
                 version.map_or("-".to_owned(), Clone::clone),
             ]);
         }

@@ -8,7 +8,7 @@ use bismuth_operator::{DEFAULT_TOKEN_FILE, DEFAULT_URL};
 use clap::Subcommand;
 use http::HeaderValue;
 
-use crate::services::source::Source;
+use crate::services::value_source::ValueSource;
 
 /// Where svcprovider is.
 #[derive(Clone, Debug, clap::Args)]
@@ -142,8 +142,8 @@ pub struct KvPut {
     #[arg(value_parser = key)]
     pub key: String,
     /// The value: as it stands, @FILE, or - for standard input (the default).
-    #[arg(value_name = "VALUE|-|@FILE", value_parser = Source::value)]
-    pub value: Option<Source>,
+    #[arg(value_name = "VALUE|-|@FILE", value_parser = ValueSource::value)]
+    pub value: Option<ValueSource>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub of: Of,
@@ -209,8 +209,8 @@ pub struct BlobPut {
     #[arg(value_parser = key)]
     pub key: String,
     /// Where it comes from: - for standard input, or @FILE.
-    #[arg(value_name = "-|@FILE", default_value = "-", value_parser = Source::stream)]
-    pub source: Source,
+    #[arg(value_name = "-|@FILE", default_value = "-", value_parser = ValueSource::stream)]
+    pub source: ValueSource,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub of: Of,

@@ -4,11 +4,11 @@ use bismuth_operator::{Call, json};
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{pages, surface};
+use super::{pagination, surface};
 use crate::args::{Group, GroupCommand};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
-use crate::size;
 
 #[derive(Serialize, Deserialize)]
 struct Usage {
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
     let surface = surface(&args.services)?;
     match args.command {
         GroupCommand::List => {
-            let groups: Vec<Usage> = pages::all(&surface, Call::new(Method::GET, "/group")).await?;
+            let groups: Vec<Usage> =
+                pagination::all(&surface, Call::new(Method::GET, "/group")).await?;
             output.answer(&groups, || table(&groups))
         }
         GroupCommand::Show { group } => {
@@ -61,9 +62,9 @@ fn table(groups: &[Usage]) -> String {
         table.row([
             usage.group.clone(),
             usage.kv.count.to_string(),
-            size::show(usage.kv.bytes),
+            byte_size::show(usage.kv.bytes),
             usage.blob.count.to_string(),
-            size::show(usage.blob.bytes),
+            byte_size::show(usage.blob.bytes),
             usage.secrets.to_string(),
         ]);
     }

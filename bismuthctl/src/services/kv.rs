@@ -8,12 +8,12 @@ use http::{HeaderValue, Method};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
-use super::{etag, header, pages, surface};
+use super::value_source::ValueSource;
+use super::{etag, header, pagination, surface};
 use crate::args::{Kv, KvCommand, KvPut, List};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table, time};
-use crate::size;
 
 /// svcprovider takes no more.
 const MAX_BYTES: usize = 1 << 20;
@@ -105,7 +105,11 @@ async fn get(
 }
 
 async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
-    let value = put.value.unwrap_or(Source::Stdin).read(MAX_BYTES).await?;
+    let value = put
+        .value
+        .unwrap_or(ValueSource::Stdin)
+        .read(MAX_BYTES)
+        .await?;
     let mut call = Call::kv(Method::PUT, &put.of.group, &put.key);
     if let Some(seconds) = put.ttl {
         call = call.query("ttl", &seconds.to_string());
@@ -132,13 +136,13 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
 
 async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
-    let keys: Vec<Listed> = pages::all(surface, call).await?;
+    let keys: Vec<Listed> = pagination::all(surface, call).await?;
     output.answer(&keys, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"]);
         for key in &keys {
             table.row([
                 key.key.clone(),
-                size::show(key.size),
+                byte_size::show(key.size),
                 key.content_type.clone().unwrap_or("-".to_owned()),
                 time(key.modified_ms),
                 key.expires_ms.map_or("-".to_owned(), time),

@@ -1,18 +1,18 @@
 //! What functions keep, through the operator's surface of svcprovider.
 //!
 //! ```text
-//!  secret · kv · blob · group ─► Surface: token, one exchange ─► svcprovider
-//!  source: - or @FILE ──┘   └─► pages: all of a list
+//!  secret · kv · blob · group ──► Surface: token, one exchange ──► svcprovider
+//!  value_source: - or @FILE ──┘   └──► pagination: all of a list
 //! ```
 
 mod blob;
 mod download;
 mod group;
 mod kv;
-mod pages;
+mod pagination;
 mod purge;
 mod secret;
-pub mod source;
+pub mod value_source;
 
 use std::time::Duration;
 

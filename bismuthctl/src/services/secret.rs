@@ -5,8 +5,8 @@ use http::Method;
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
 use super::surface;
+use super::value_source::ValueSource;
 use crate::args::{Secret, SecretCommand, SecretValue};
 use crate::error::Error;
 use crate::output::{Output, Table, time};
@@ -89,11 +89,11 @@ async fn write(
 }
 
 /// The error does not repeat what was given, which is or may be the secret.
-fn source(args: &SecretValue) -> Result<Source, Error> {
+fn source(args: &SecretValue) -> Result<ValueSource, Error> {
     match &args.source {
         _ if !args.surplus.is_empty() => Err(Error::SecretInArguments),
-        None => Ok(Source::Stdin),
-        Some(given) => Source::stream(given).map_err(|_| Error::SecretInArguments),
+        None => Ok(ValueSource::Stdin),
+        Some(given) => ValueSource::stream(given).map_err(|_| Error::SecretInArguments),
     }
 }
 
