@@ -177,8 +177,8 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
         .await
         .ok();
     let get = ["blob", "get", "text", "-g", "shop"];
-    let ran = provider.ctl_at(&corrupts.url(), &get).await;
-    assert_eq!((ran.code, ran.stdout.len()), (1, 3));
+    let output = provider.ctl_at(&corrupts.url(), &get).await;
+    assert_eq!((output.code, output.stdout.len()), (1, 3));
     let nowhere = ["blob", "get", "text", "-g", "shop", "-f", "/nothing/there"];
     provider
         .ctl(&nowhere)

@@ -94,9 +94,9 @@ async fn a_function_is_invoked_and_its_answer_printed_as_it_is() {
 
     let file = std::env::temp_dir().join(format!("bismuthctl-body-{}", std::process::id()));
     std::fs::write(&file, "from a file").unwrap();
-    let ran = run(&mut invoke(&["-d", &format!("@{}", file.display())])).await;
+    let output = run(&mut invoke(&["-d", &format!("@{}", file.display())])).await;
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(ran.ok(), format!("POST /invoke/{ID}  [from a file]"));
+    assert_eq!(output.ok(), format!("POST /invoke/{ID}  [from a file]"));
     run(&mut invoke(&["-d", "@/nothing/there"]))
         .await
         .failed(1, &["read /nothing/there"]);
@@ -221,8 +221,8 @@ async fn on_a_terminal(args: &[&str]) -> String {
         .join(" ");
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let ran = run(script.stdin(Stdio::null())).await;
-    ran.stdout.replace("\r\n", "\n")
+    let output = run(script.stdin(Stdio::null())).await;
+    output.stdout.replace("\r\n", "\n")
 }
 
 #[tokio::test]

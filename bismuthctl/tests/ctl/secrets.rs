@@ -95,9 +95,9 @@ async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
     ] {
         for act in ["set", "rotate"] {
             let args = [&["secret", act, "shop", "name"], value].concat();
-            let ran = provider.ctl(&args).await;
-            ran.failed(2, &["command line", "standard input", "@FILE"]);
-            assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+            let output = provider.ctl(&args).await;
+            output.failed(2, &["command line", "standard input", "@FILE"]);
+            assert!(!output.stderr.contains("canary"), "{}", output.stderr);
         }
     }
     assert!(provider.groups().await.is_empty());
@@ -139,12 +139,12 @@ async fn nothing_that_is_said_holds_a_secret_or_the_token() {
     for url in [provider.services.url(), away.url()] {
         for act in ["set", "rotate"] {
             let args = ["-v", "secret", act, "shop", "name"];
-            let ran = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
-            said = said + &ran.stdout + &ran.stderr;
+            let output = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
+            said = said + &output.stdout + &output.stderr;
         }
         let list = ["-v", "secret", "list", "shop"];
-        let ran = provider.ctl_at(&url, &list).await;
-        said = said + &ran.stdout + &ran.stderr;
+        let output = provider.ctl_at(&url, &list).await;
+        said = said + &output.stdout + &output.stderr;
     }
     assert!(
         said.contains("svcprovider: the store does not answer"),

@@ -36,12 +36,12 @@ async fn a_wrong_command_line_ends_with_2() {
         &["-o", "yaml", "list-nodes"],
         &["image", "pull", "alpine", "--registry-mirror", "nonsense"],
     ] {
-        let ran = ctl(args).await;
+        let output = ctl(args).await;
         assert_eq!(
-            (ran.code, ran.stdout.as_str()),
+            (output.code, output.stdout.as_str()),
             (2, ""),
             "{args:?}: {}",
-            ran.stderr
+            output.stderr
         );
     }
 }
@@ -73,6 +73,6 @@ async fn a_reader_that_goes_away_is_no_error() {
         (Some(0), &b""[..])
     );
     // Environment variables stand for flags.
-    let ran = run(command(&["list-nodes"]).env("BISMUTH_ZOOKEEPER", "nonsense:port")).await;
-    assert_eq!(ran.code, 2);
+    let output = run(command(&["list-nodes"]).env("BISMUTH_ZOOKEEPER", "nonsense:port")).await;
+    assert_eq!(output.code, 2);
 }
