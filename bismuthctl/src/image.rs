@@ -21,14 +21,14 @@ use crate::output::{Output, Table};
 const PROGRESS: Duration = Duration::from_millis(200);
 
 #[derive(Serialize)]
-struct Shown {
+struct ImageOutput {
     image: String,
     digest: String,
     manifest_digest: String,
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ImageListEntry<'a> {
     names: &'a [String],
     digest: String,
     content_bytes: u64,
@@ -121,7 +121,7 @@ fn progress_line(progress: &PullProgress) -> String {
 }
 
 fn print(images: &[PreparedImage], output: &mut Output<'_>) -> Result<(), Error> {
-    let shown: Vec<Shown> = images.iter().map(show).collect();
+    let shown: Vec<ImageOutput> = images.iter().map(show).collect();
     output.answer(&shown, || {
         shown
             .iter()
@@ -130,8 +130,8 @@ fn print(images: &[PreparedImage], output: &mut Output<'_>) -> Result<(), Error>
     })
 }
 
-fn show(image: &PreparedImage) -> Shown {
-    Shown {
+fn show(image: &PreparedImage) -> ImageOutput {
+    ImageOutput {
         // Without a digest of its own: that is printed behind it.
         image: image
             .reference
@@ -146,7 +146,7 @@ fn show(image: &PreparedImage) -> Shown {
 }
 
 fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
-    let listed: Vec<Listed<'_>> = images.iter().map(listed).collect();
+    let listed: Vec<ImageListEntry<'_>> = images.iter().map(listed).collect();
     output.answer(&listed, || {
         let mut table = Table::new([
             "IMAGE",
@@ -176,8 +176,8 @@ fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
     })
 }
 
-fn listed(image: &ImageSummary) -> Listed<'_> {
-    Listed {
+fn listed(image: &ImageSummary) -> ImageListEntry<'_> {
+    ImageListEntry {
         names: &image.names,
         digest: image.digest.to_string(),
         content_bytes: image.content_bytes,

@@ -29,7 +29,7 @@ pub(crate) async fn deprovision(session: &Session, ip: Ipv4Addr) -> Result<(), E
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct NodeOutput<'a> {
     ip: Ipv4Addr,
     schedulable: bool,
     alive: bool,
@@ -39,7 +39,7 @@ struct Shown<'a> {
 
 pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(), Error> {
     let nodes = session.registry.list_nodes().await?;
-    let shown: Vec<Shown<'_>> = nodes.iter().map(show).collect();
+    let shown: Vec<NodeOutput<'_>> = nodes.iter().map(show).collect();
     output.answer(&shown, || {
         let mut table = Table::new([
             "IP",
@@ -68,8 +68,8 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
     })
 }
 
-fn show(node: &Node) -> Shown<'_> {
-    Shown {
+fn show(node: &Node) -> NodeOutput<'_> {
+    NodeOutput {
         ip: node.ip,
         schedulable: node.schedulable,
         alive: node.is_alive(),

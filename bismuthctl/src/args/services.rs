@@ -23,7 +23,7 @@ pub struct Services {
 
 /// Whose.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Of {
+pub struct GroupArg {
     /// The group: a function's svc_group_id, or its id if it has none.
     #[arg(short, long)]
     pub group: ServiceGroup,
@@ -103,7 +103,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
     },
     /// Set a value, and print its ETag.
     Put(KvPut),
@@ -116,7 +116,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// Only while the value has this ETag.
         #[arg(long, value_name = "ETAG", value_parser = etag)]
         if_match: Option<HeaderValue>,
@@ -128,7 +128,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// How much [default: 1].
         #[arg(long, value_name = "N", allow_hyphen_values = true)]
         by: Option<i64>,
@@ -146,7 +146,7 @@ pub struct KvPut {
     pub value: Option<ValueSource>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// How long it stays: seconds, or a duration such as 10m or 2h.
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     pub ttl: Option<u64>,
@@ -182,7 +182,7 @@ pub enum BlobCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// Where to.
         #[arg(short, long)]
         file: Option<PathBuf>,
@@ -198,7 +198,7 @@ pub enum BlobCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
     },
 }
 
@@ -213,7 +213,7 @@ pub struct BlobPut {
     pub source: ValueSource,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// What it is, such as image/png.
     #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub content_type: Option<HeaderValue>,
@@ -224,7 +224,7 @@ pub struct BlobPut {
 pub struct List {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// Only those that begin with this.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: String,

@@ -40,13 +40,13 @@ const BLOCK: usize = 64 * 1024;
 type Hasher = Arc<Mutex<Sha256>>;
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct BlobPutOutput<'a> {
     key: &'a str,
     etag: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct BlobListEntry {
     key: String,
     etag: String,
     size: u64,
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Blob, output: &mut Output<'_>) -> Result<(), Error
         }
         BlobCommand::Put(put) => {
             let etag = set(&surface, &put).await?;
-            let written = Written {
+            let written = BlobPutOutput {
                 key: &put.key,
                 etag: &etag,
             };
@@ -172,7 +172,7 @@ async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Resul
     let call = Call::blob(Method::GET, &which.of.group, "")
         .query("details", "true")
         .query("prefix", &which.prefix);
-    let blobs: Vec<Listed> = pagination::all(surface, call).await?;
+    let blobs: Vec<BlobListEntry> = pagination::all(surface, call).await?;
     output.answer(&blobs, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "SHA-256"]);
         for blob in &blobs {
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_blob_may_be_listed_without_its_digest() {
         let listed = r#"{"key":"k","etag":"\"1\"","size":3,"modified_ms":5}"#;
-        let listed: Listed = serde_json::from_str(listed).unwrap();
+        let listed: BlobListEntry = serde_json::from_str(listed).unwrap();
         assert_eq!((listed.sha256, listed.content_type), (None, None));
     }
 }

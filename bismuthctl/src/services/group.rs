@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::output::{Output, Table};
 
 #[derive(Serialize, Deserialize)]
-struct Usage {
+struct GroupUsage {
     group: String,
     kv: Count,
     blob: Count,
@@ -28,13 +28,13 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
     let surface = surface(&args.services)?;
     match args.command {
         GroupCommand::List => {
-            let groups: Vec<Usage> =
+            let groups: Vec<GroupUsage> =
                 pagination::all(&surface, Call::new(Method::GET, "/group")).await?;
             output.answer(&groups, || table(&groups))
         }
         GroupCommand::Show { group } => {
             let answer = surface.ask(Call::group(Method::GET, &group)).await?;
-            let usage: Usage = json(&surface, answer).await?;
+            let usage: GroupUsage = json(&surface, answer).await?;
             output.answer(&usage, || table(std::slice::from_ref(&usage)))
         }
         GroupCommand::Purge { group } => {
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
     }
 }
 
-fn table(groups: &[Usage]) -> String {
+fn table(groups: &[GroupUsage]) -> String {
     let mut table = Table::new([
         "GROUP",
         "KEYS",

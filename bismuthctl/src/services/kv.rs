@@ -19,7 +19,7 @@ use crate::output::{Output, Table, time};
 const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct KvGetOutput<'a> {
     key: &'a str,
     etag: String,
     content_type: String,
@@ -32,13 +32,13 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct KvPutOutput<'a> {
     key: &'a str,
     etag: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct KvListEntry {
     key: String,
     etag: String,
     size: u64,
@@ -49,7 +49,7 @@ struct Listed {
 }
 
 #[derive(Serialize)]
-struct Sum<'a> {
+struct KvIncrOutput<'a> {
     key: &'a str,
     value: i64,
 }
@@ -95,7 +95,7 @@ async fn get(
         return output.bytes(&value);
     }
     let text = std::str::from_utf8(&value).ok();
-    output.json(&Shown {
+    output.json(&KvGetOutput {
         key,
         etag,
         content_type,
@@ -126,7 +126,7 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
     let etag = etag(&surface.call(call, Full::new(value)).await?);
     let key = put.key.as_str();
     output.answer(
-        &Written {
+        &KvPutOutput {
             key,
             etag: etag.clone(),
         },
@@ -136,7 +136,7 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
 
 async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
-    let keys: Vec<Listed> = pagination::all(surface, call).await?;
+    let keys: Vec<KvListEntry> = pagination::all(surface, call).await?;
     output.answer(&keys, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"]);
         for key in &keys {
@@ -168,5 +168,5 @@ async fn incr(
             text.chars().take(64).collect::<String>()
         ),
     })?;
-    output.answer(&Sum { key, value }, || format!("{value}\n"))
+    output.answer(&KvIncrOutput { key, value }, || format!("{value}\n"))
 }

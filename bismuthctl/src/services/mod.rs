@@ -27,13 +27,13 @@ pub(crate) use self::{
 use crate::args::Services;
 
 /// A daemon on a network of ours; more is a wrong address.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn surface(services: &Services) -> Result<Surface, CallError> {
     Surface::new(
         &services.svcprovider,
         services.svcprovider_token_file.clone(),
-        CONNECT,
+        CONNECT_TIMEOUT,
     )
 }
 

@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::session::Session;
 
 #[derive(Serialize)]
-struct Deleted {
+struct PurgeOutput {
     id: FunctionId,
     group: ServiceGroup,
     /// Null where others use the group.
@@ -72,7 +72,7 @@ pub(crate) async fn delete_and_purge(
             );
         }
     }
-    let deleted = Deleted {
+    let deleted = PurgeOutput {
         id,
         group,
         purged,

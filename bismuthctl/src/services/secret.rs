@@ -15,18 +15,18 @@ use crate::output::{Output, Table, time};
 const MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize, Deserialize)]
-struct Versioned {
+struct SecretVersion {
     name: String,
     version: u64,
 }
 
 #[derive(Deserialize)]
 struct Secrets {
-    secrets: Vec<Listed>,
+    secrets: Vec<SecretListEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct SecretListEntry {
     name: String,
     version: u64,
     modified_ms: u64,
@@ -84,7 +84,7 @@ async fn write(
         return Err(Error::EmptyValue);
     }
     let answer = surface.call(call, Full::new(value)).await?;
-    let made: Versioned = json(surface, answer).await?;
+    let made: SecretVersion = json(surface, answer).await?;
     output.answer(&made, || format!("{}\n", made.version))
 }
 
@@ -97,7 +97,7 @@ fn source(args: &SecretValue) -> Result<ValueSource, Error> {
     }
 }
 
-fn list(secrets: &[Listed], output: &mut Output<'_>) -> Result<(), Error> {
+fn list(secrets: &[SecretListEntry], output: &mut Output<'_>) -> Result<(), Error> {
     output.answer(&secrets, || {
         let mut table = Table::new(["NAME", "VERSION", "MODIFIED"]);
         for secret in secrets {
