@@ -1,4 +1,4 @@
-//! Amounts of memory and disk, as people write them.
+//! Parses and prints sizes in bytes with units: `128MiB`, `1.5 GiB`, `100MB`.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! One HTTP exchange with a frontend or the API.
+//! HTTP client for a frontend or the API.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `consistency`: finds and repairs inconsistencies between records in ZooKeeper. `record`: shows one record.
+//! `consistency`: finds and repairs inconsistencies between records in ZooKeeper. `show`: shows one record.
 
 use bismuth_registry::audit::{DEPLOYMENT_GRACE, Finding};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Flags to definitions.
+//! Builds and changes a function definition from command-line flags.
 
 use bismuth_model::{
     DefinitionError, DefinitionErrorKind, FunctionDefinition, ImageReference, InvokeMode,

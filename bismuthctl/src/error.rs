@@ -1,4 +1,4 @@
-//! What can go wrong, in one line for the operator, with the exit code that tells its kind.
+//! Errors: one line for the operator, and an exit code for each kind.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Functions and their backends.
+//! `create-function`, `update-function`, `get-function` and so on: functions and their backends.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! `image`: what is in this machine's containerd.
+//! `image`: lists, pulls and imports images in this machine's containerd.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! The environment and its nodes.
+//! `bootstrap`, `provision`, `deprovision`, `list-nodes`: the environment and its nodes.
 
 use std::net::Ipv4Addr;
 

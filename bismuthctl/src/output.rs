@@ -1,4 +1,4 @@
-//! Answers on standard output: a table for people, JSON for programs.
+//! Prints results on standard output, as a table or JSON.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

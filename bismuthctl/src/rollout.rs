@@ -1,4 +1,4 @@
-//! `update-function --wait`: what bismuth-api does by itself, for one function and once.
+//! `update-function --wait`: rolls out one revision, as bismuth-api does for all functions.
 //!
 //! ```text
 //!  new slots ─► all have run ─► switch requests to them ─► a moment ─► release the old slots

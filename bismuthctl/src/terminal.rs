@@ -1,4 +1,4 @@
-//! Escapes control characters in what others wrote, so that a terminal shows them and does not obey them.
+//! Escapes control characters in text from functions and servers, so that a terminal shows them and does not execute them.
 //!
 //! Escaped: C0 without line feed and tab, DEL, C1 (also as the single bytes that an 8-bit terminal obeys), and what overrides,
 //! embeds or isolates a direction of writing, because text after it is not read as it stands. Whatever is no UTF-8 is escaped as bytes.

@@ -1,4 +1,4 @@
-//! Which slot gets a request. Pure.
+//! Selects the backend of a request: first with room, by rendezvous order, or by client affinity. Pure.
 //!
 //! Few containers stay warm instead of many lukewarm: the first slot with room wins, in an order that every frontend
 //! computes alike, so that they warm the same ones.

@@ -1,4 +1,4 @@
-//! What the command line and the environment say.
+//! Command-line flags, and the configuration made of them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! bismuthfe: the public entrance.
+//! bismuthfe: the public HTTP reverse proxy in front of the worker nodes.
 //!
 //! ```text
 //!  registry ── watch ──► TableUpdater ──► RoutingTable ──► ArcSwap ──┐       control runtime

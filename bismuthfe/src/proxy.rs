@@ -1,4 +1,4 @@
-//! One request, from its head to its answer.
+//! Proxies one request: routes it, selects a backend, forwards it, and retries what was not executed.
 //!
 //! ```text
 //! Call::read ─► resolve ─► select_slot ─► attempt ─► answer

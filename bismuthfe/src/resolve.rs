@@ -1,4 +1,4 @@
-//! Which function a request is for, and what path it sees. Pure.
+//! Resolves host and path of a request to a function and the path it sees. Pure.
 //!
 //! `Host` wins; then `/invoke/{function id}[/rest]`. Path and query reach the function byte by byte as the client
 //! sent them: nothing is decoded, no dot segment is resolved.

@@ -1,4 +1,4 @@
-//! How much trying again is allowed: a bounded share of the requests, so that retries cannot double the load of a
+//! Retry budget: retries are a bounded share of the requests, so that they cannot double the load of a
 //! system that fails because of its load.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! The frontend as a whole: one updater, one worker per core, and the admin endpoints.
+//! The frontend service: the routing-table updater, one worker per core, and the admin endpoints.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The last routing, kept on disk, so that a frontend that starts while ZooKeeper is down still serves.
+//! Saves the routing snapshot to disk and loads it at start, so that a frontend serves while ZooKeeper is down.
 //!
 //! JSON, because an operator may have to read it at a bad time. Written beside and renamed over, so that there is always
 //! a whole one.

@@ -1,4 +1,4 @@
-//! From what the registry knows to what the workers route by.
+//! Builds a new routing table from each registry snapshot, swaps it in, and saves the snapshot to disk.
 //!
 //! ```text
 //! file ──► watch, first table        (ZooKeeper may be down)

@@ -1,4 +1,4 @@
-//! The way to the nodes: connections, and which nodes are in mark_suspect.
+//! Pooled connections to worker nodes, per frontend worker, and which nodes are suspect after a failed connect.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Any path and any bytes: what is shown of a node never panics, and a kind of znode has one path.
+//! Any path and any bytes: showing a znode as JSON never panics, and parsing and building a path agree.
 #![no_main]
 
 use bismuth_model::Environment;

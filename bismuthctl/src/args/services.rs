@@ -1,4 +1,4 @@
-//! The part of the command line that is about what functions keep: keys, blobs, secrets.
+//! Command-line arguments of `secret`, `kv`, `blob` and `group`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `blob`: streamed both ways, whatever the size.
+//! `blob`: uploads, lists and deletes blobs, streamed.
 //!
 //! ```text
 //!  put ─► is it there? ─┬─ no ─► POST (creates) ─── 409: somebody created it ───┐

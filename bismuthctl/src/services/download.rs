@@ -1,4 +1,4 @@
-//! `blob get`: to standard output as it comes, or into a file that appears when it is whole and right.
+//! `blob get`: streams a blob to standard output, or into a file that is renamed into place once its digest is checked.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};

@@ -1,4 +1,4 @@
-//! `group`: what groups have, as a whole.
+//! `group`: lists, shows and purges the data of service groups.
 
 use bismuth_operator::{Call, json};
 use http::Method;

@@ -1,4 +1,4 @@
-//! `kv`: keys and their values.
+//! `kv`: gets, puts, lists, deletes and increments keys.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

@@ -1,4 +1,4 @@
-//! What functions keep, through the operator's surface of svcprovider.
+//! `secret`, `kv`, `blob` and `group`, over the operator API of svcprovider.
 //!
 //! ```text
 //!  secret · kv · blob · group ──► Surface: token, one exchange ──► svcprovider

@@ -1,4 +1,4 @@
-//! `delete-function --purge`: a function, and the data that nobody else works on.
+//! `delete-function --purge`: deletes a function, and its group's data if no other function uses that group.
 //!
 //! ```text
 //!  svcprovider there? ─► function deleted ─► who else is in its group? ─┬─ nobody ─► data deleted

@@ -1,4 +1,4 @@
-//! `secret`: values go in and never come out.
+//! `secret`: sets, rotates, lists and deletes secrets. Values are written and never read back.
 
 use bismuth_operator::{Call, Surface, json};
 use http::Method;

@@ -1,4 +1,4 @@
-//! Where a value comes from: the command line, standard input, a file.
+//! Reads a value from the command line, standard input or a file.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;

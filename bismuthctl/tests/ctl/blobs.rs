@@ -1,4 +1,4 @@
-//! Blobs: whole or not at all, both ways.
+//! `blob`: uploads and downloads are complete or fail.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Invoking and reading logs, with a daemon that is played by the test.
+//! `invoke` and `logs` against fake daemons.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the docs tell operators to type.
+//! The command lines in docs/services.md work as written.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Running the program.
+//! Harness: runs bismuthctl and checks its output.
 
 use std::process::Stdio;
 use std::time::Duration;

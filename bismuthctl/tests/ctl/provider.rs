@@ -1,4 +1,4 @@
-//! The program with a svcprovider: the real one, built, with embedded engines.
+//! Harness: bismuthctl with a real svcprovider on embedded engines.
 
 use std::path::Path;
 use std::process::Stdio;

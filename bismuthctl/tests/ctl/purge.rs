@@ -1,4 +1,4 @@
-//! Deleting a function with its data.
+//! `delete-function --purge`.
 
 use serde_json::json;
 

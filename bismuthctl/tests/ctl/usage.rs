@@ -1,4 +1,4 @@
-//! The command line itself.
+//! Usage errors, exit codes, completions.
 
 use bismuthctl::Args;
 use clap::CommandFactory as _;

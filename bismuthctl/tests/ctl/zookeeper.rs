@@ -1,4 +1,4 @@
-//! What is done in ZooKeeper.
+//! Commands on the registry, against a real ZooKeeper.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -171,7 +171,7 @@ async fn what_goes_wrong_is_said_in_one_line() {
         .ctl(&["remove-backend", &id, "127.0.0.1", &unknown])
         .await
         .failed(3, &["is not a backend"]);
-    // Another environment is another harness.
+    // Another environment shares nothing with it.
     harness
         .ctl(&["--zookeeper-env", "other", "list-functions"])
         .await

@@ -1,4 +1,4 @@
-//! What went wrong with a request, and what its client is told.
+//! Errors of a request and of an attempt at one backend, and the problem response for each.
 
 use std::net::Ipv4Addr;
 

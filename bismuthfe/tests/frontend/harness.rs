@@ -1,4 +1,4 @@
-//! A whole frontend with a routing given by the test, in front of scripted nodes.
+//! Harness: a frontend with a routing table given by the test, in front of scripted nodes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};

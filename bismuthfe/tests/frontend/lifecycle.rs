@@ -1,4 +1,4 @@
-//! Starting without ZooKeeper, being watched, and ending.
+//! Start without ZooKeeper, admin endpoints, drain, connection limit.
 
 use std::sync::Arc;
 use std::time::Duration;

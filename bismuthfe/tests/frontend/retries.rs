@@ -1,4 +1,4 @@
-//! What is tried again, where, and what never is.
+//! Which requests are retried, on which backend, and which never are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

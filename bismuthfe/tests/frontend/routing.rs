@@ -1,4 +1,4 @@
-//! Requests find their function, and reach it as they were.
+//! Requests are routed to their function and reach it unchanged.
 
 use bismuth_model::{Affinity, FunctionId};
 use bismuth_registry::RoutingSnapshot;

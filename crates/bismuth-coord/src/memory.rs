@@ -1,4 +1,4 @@
-//! The tree in this process's memory: for tests, with switches for what goes wrong with a real service.
+//! In-memory fake of the tree, for tests. Sessions, connections and answers can be made to fail.
 //!
 //! ```text
 //!   MemoryTree ─ session 1 ─┐

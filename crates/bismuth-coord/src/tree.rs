@@ -1,4 +1,4 @@
-//! The versioned tree: the one vocabulary in which everything above speaks to the coordination service.
+//! The `Tree` trait: reads, writes, transactions and watches on versioned nodes.
 //!
 //! A node has a path, a few bytes, a version that counts its changes, and children. An ephemeral node goes
 //! when the session that made it ends. Several changes can be committed as one, with version checks. A watch

@@ -1,4 +1,4 @@
-//! A watch as its reader sees it: a bounded queue of hints that, rather than grow, says "list again".
+//! A watch: a bounded queue of events. When it overflows or events may be missing, it holds one `Lost` instead.
 //!
 //! ```text
 //!  service ──► WatchSender ──[ Created, Changed, Deleted … | Lost ]──► Watch::next

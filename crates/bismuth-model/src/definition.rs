@@ -1,4 +1,4 @@
-//! What a deployer says a function is.
+//! The definition of a function, as its deployer writes it.
 //!
 //! JSON in: [`FunctionDefinition::from_json`] refuses unknown fields, wrong types and values out
 //! of range, and names the field each time. A definition that came through it, or through

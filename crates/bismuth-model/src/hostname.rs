@@ -1,4 +1,4 @@
-//! Host names by which functions are reached.
+//! Host names of routes.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! How a request reaches a function's program.
+//! Invoke mode: an HTTP server that requests are proxied to, or a program executed per request.
 //!
 //! | mode | as text | as JSON |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The vocabulary of Bismuth: what a function is, where its containers are, and how they do.
+//! Data model: function definitions, backends, routes, nodes, container states.
 //!
 //! ```text
 //!  FunctionDefinition ──(a revision)──► FunctionRecord          what the deployer wants

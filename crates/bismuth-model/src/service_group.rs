@@ -1,4 +1,4 @@
-//! Whose keys, blobs and secrets they are.
+//! Service group: the functions that share keys, blobs and secrets.
 
 use std::fmt;
 use std::str::FromStr;

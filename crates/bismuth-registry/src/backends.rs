@@ -1,4 +1,4 @@
-//! Backend lists: where requests go, and the slots that may be on them.
+//! Changes backend lists (where requests go) and assignments of slots (what nodes run).
 //!
 //! ```text
 //!   add_backend ─► assigned and listed ─► remove_backend                   (both at once)

@@ -1,4 +1,4 @@
-//! Containers: what became of each slot, as its node tells.
+//! Reads container records, and updates the status that a node reports for its containers.
 
 use std::net::Ipv4Addr;
 

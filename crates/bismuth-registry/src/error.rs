@@ -1,4 +1,4 @@
-//! What can go wrong with the registry, in the words of the model.
+//! Errors of the registry, in terms of functions, nodes, routes and containers.
 
 use std::net::Ipv4Addr;
 

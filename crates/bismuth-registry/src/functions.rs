@@ -1,4 +1,4 @@
-//! Functions: made, read, replaced and removed, each with its routes and slots in one transaction.
+//! Creates, reads, replaces and deletes functions, each with its routes and slots in one transaction.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Any record as JSON, for people.
+//! Shows any record as JSON.
 
 use bismuth_model::{
     Backend, ContainerRecord, FunctionId, FunctionRecord, NodeFacts, NodeRecord, StoreClaim,

@@ -1,4 +1,4 @@
-//! Where everything is: the one file that knows the paths of the tree.
+//! Builds and parses the paths of all znodes. The one file that knows them.
 //!
 //! ```text
 //! /{environment}

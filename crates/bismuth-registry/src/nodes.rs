@@ -1,4 +1,4 @@
-//! Worker nodes: provisioned by the operator, alive by their own sign, with what is assigned to them.
+//! Provisions, lists and drains worker nodes. Their registration as alive is in `node_registration.rs`.
 
 use std::net::Ipv4Addr;
 

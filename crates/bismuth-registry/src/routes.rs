@@ -1,4 +1,4 @@
-//! Routes: which function a hostname leads to. They change together with the function, in its transactions.
+//! Routes from hostnames to functions: the transaction steps that change them together with a function.
 
 use std::collections::BTreeSet;
 

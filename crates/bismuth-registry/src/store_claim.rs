@@ -1,4 +1,4 @@
-//! Whose the services' embedded store is: at most one per environment, and it stays its owner's until it is released.
+//! Claims and releases the services' embedded store: one node per environment holds it until it is released.
 
 use bismuth_coord::Error as TreeError;
 use bismuth_model::StoreClaim;

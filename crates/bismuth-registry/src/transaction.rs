@@ -1,4 +1,4 @@
-//! Reading records, and changing them all at once or not at all.
+//! Reads records and commits transactions; after a lost connection, finds out whether a transaction was committed.
 //!
 //! ```text
 //!  commit ─► committed                              Committed

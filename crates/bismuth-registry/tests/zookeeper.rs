@@ -1,4 +1,4 @@
-//! The watch streams and the sign of life on a real ZooKeeper that is stopped, started again, and forgets sessions.
+//! Watches and node registration on a real ZooKeeper that is stopped, started again, and forgets sessions.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 

@@ -1,4 +1,4 @@
-//! What all sessions of one in-memory tree share, behind one lock.
+//! State of one in-memory tree, shared by its sessions behind one lock: nodes, sessions, watches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

@@ -1,4 +1,4 @@
-//! One session after the other: the supervisor, and what it publishes.
+//! Keeps a ZooKeeper session: a supervisor task connects, reconnects, and publishes the connection and session states.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::{ConnectOptions, RETRY, zk};
 use crate::tree::SessionState;
 
-/// What the supervisor publishes and everybody else looks at.
+/// Connection and session state, published by the supervisor to all calls and watches.
 pub(super) struct ZkClient {
     pub(super) servers: String,
     pub(super) options: ConnectOptions,
@@ -35,7 +35,7 @@ impl ConnectionState {
         }
     }
 
-    /// The client if it can be asked right now. The connection may lag behind the client by a moment.
+    /// The client if it can be asked right now. This state may lag behind the client by a moment.
     pub(super) fn client(&self) -> Option<&Arc<zk::Client>> {
         match self {
             Self::Connected(client) if client.state() == zk::SessionState::SyncConnected => {
@@ -113,14 +113,14 @@ impl ZkClient {
         state
     }
 
-    // The connection goes first: whoever is woken by the session's state finds it in place. Both always notify, also
+    // The connection state goes first: whoever is woken by the session's state finds it in place. Both always notify, also
     // of an unchanged value, because a short disconnection may have been skipped.
     fn publish(&self, connection: ConnectionState, state: SessionState) {
         self.connection.send_replace(connection);
         self.session.send_replace(state);
     }
 
-    /// Replaces the reason for being down, and leaves the time at which that began.
+    /// Replaces the reason of the disconnection, and leaves the time at which that began.
     fn set_disconnect_reason(&self, why: &str) {
         self.connection.send_modify(|connection| {
             if let ConnectionState::Disconnected { why: current, .. } = connection {

@@ -1,4 +1,4 @@
-//! Many reads: several nodes per request, several requests under way.
+//! Bulk reads: batches of nodes per multi-read request, requests pipelined.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! One request and its answer.
+//! Sends one ZooKeeper request with a deadline, retries reads, and classifies errors.
 
 use std::future::Future;
 use std::sync::Arc;

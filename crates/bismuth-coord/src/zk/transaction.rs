@@ -1,4 +1,4 @@
-//! Several changes as one request.
+//! Commits several changes as one ZooKeeper multi request.
 
 use tokio::time::Instant;
 

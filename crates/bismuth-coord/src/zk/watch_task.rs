@@ -1,4 +1,4 @@
-//! Watches that outlive connections and sessions.
+//! One task per watch: forwards its events, and sets the watch again after a reconnect or a new session.
 
 use std::sync::Arc;
 

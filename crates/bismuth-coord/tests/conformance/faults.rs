@@ -1,4 +1,4 @@
-//! What a tree says when the connection, the session or an answer is lost.
+//! Conformance: behaviour when the connection, the session or an answer is lost.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a case of the suite acts in: a tree under test, somebody else who looks on, and faults.
+//! Harness of the conformance suite: a tree under test, an observer on another session, and fault injection.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One suite for every tree: in memory each case is a test, on a real ZooKeeper they share one server.
+//! Conformance suite for every `Tree`: in memory each case is a test; on a real ZooKeeper all cases share one server.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod faults;

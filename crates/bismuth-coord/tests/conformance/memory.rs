@@ -1,4 +1,4 @@
-//! The suite in memory: one test per case.
+//! Runs the suite on the in-memory tree: one test per case.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a tree answers while nothing goes wrong.
+//! Conformance: reads and changes without faults.
 
 use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Tree, Version};
 use bytes::Bytes;

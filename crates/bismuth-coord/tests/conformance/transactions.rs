@@ -1,4 +1,4 @@
-//! Several changes as one.
+//! Conformance: transactions.
 
 use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Version};
 

@@ -1,4 +1,4 @@
-//! What a watch sees while nothing goes wrong.
+//! Conformance: watches without faults.
 
 use bismuth_coord::CreateMode;
 

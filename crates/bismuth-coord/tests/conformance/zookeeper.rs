@@ -1,4 +1,4 @@
-//! The suite on a real ZooKeeper, and what only a real one can show.
+//! Runs the suite on a real ZooKeeper, with tests for restarts, timeouts and bulk reads that need one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

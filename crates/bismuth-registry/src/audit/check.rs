@@ -1,4 +1,4 @@
-//! What in a scan contradicts. Pure.
+//! Finds inconsistencies in a scan of the tree. Pure.
 
 use std::collections::BTreeSet;
 

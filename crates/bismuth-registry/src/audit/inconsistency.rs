@@ -1,4 +1,4 @@
-//! The kinds of contradictions, and how they are said.
+//! The kinds of inconsistencies and their messages.
 
 use std::fmt;
 use std::net::Ipv4Addr;

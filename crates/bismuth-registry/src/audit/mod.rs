@@ -1,4 +1,4 @@
-//! What in the tree contradicts, and how to repair it.
+//! Audit: finds inconsistencies between records in the tree, and repairs them.
 //!
 //! ```text
 //!  walk everything ─► check (pure) ─┐

@@ -1,4 +1,4 @@
-//! What in the routes contradicts. Pure.
+//! Finds inconsistencies between routes and definitions. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Everything in the tree, read and sorted into tables.
+//! Reads the whole tree into tables, for the audit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! What the bytes in the tree mean.
+//! Encodes and decodes the records in the tree.
 //!
 //! ```text
 //!  most records:    ├ version ┤├─ bincode form of the record of that version ─┤     v1.rs, v2.rs, wire.rs

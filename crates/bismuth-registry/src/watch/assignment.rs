@@ -1,4 +1,4 @@
-//! What a node is to serve: what a bismuthd holds.
+//! Watches the containers assigned to one node, for its bismuthd.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::layout::ZnodeKind;
 
 /// Everything that is assigned to one node at one time, immutable.
 ///
-/// A container that is in neither map is not assigned, provided the picture is [complete](Self::complete).
+/// A container that is in neither map is not assigned, provided the snapshot is [complete](Self::complete).
 /// Serialisable, so that a node can keep it on disk and start with it when ZooKeeper is down.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -38,7 +38,7 @@ pub struct Assignment {
     /// for not being here.
     #[serde(skip)]
     pub complete: bool,
-    /// What is not as it should be.
+    /// Counts of entries that are out of date.
     #[serde(skip)]
     pub stale: StaleCounts,
 }

@@ -1,4 +1,5 @@
-//! What is held back: a picture from which suddenly most is gone is more often a fault than an intention.
+//! Mass-deletion guard: keeps entries when most disappear at once, until a later full listing confirms it. That is
+//! more often a fault than an intention.
 //!
 //! ```text
 //!  known ──┐
@@ -23,7 +24,7 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// fault that hits so little is repaired by hand as fast.
 pub(crate) const FLOOR: usize = 16;
 
-/// How a picture was obtained.
+/// How the entries were read: by a full list, or singly after a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Everything was listed, beginning at this time.
@@ -32,7 +33,7 @@ pub(crate) enum Source {
     Hint,
 }
 
-/// Remembers what went and what is held back, of one kind of entry.
+/// Decides which missing entries of one kind are held back.
 #[derive(Debug)]
 pub(crate) struct MassDeletionGuard<K> {
     /// How many were let go, and when; nothing older than the window.
@@ -51,7 +52,7 @@ impl<K> Default for MassDeletionGuard<K> {
 }
 
 impl<K: Eq + Hash + Clone> MassDeletionGuard<K> {
-    /// Decides about `missing`, the entries that were known and are not in the new picture; `known` is how many
+    /// Decides about `missing`, the entries that were known and are not in the new snapshot; `known` is how many
     /// were known, those that are missing among them. Answers which of the missing are to be kept.
     pub(crate) fn entries_to_keep(
         &mut self,

@@ -1,4 +1,4 @@
-//! A local mirror of one kind of znode: the entries as last read, and the entries that readers are given.
+//! Local mirror of one kind of record: the entries as last read, and the entries as published to readers.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,17 +1,17 @@
-//! Pictures of the tree that keep themselves up to date: list, watch, swap whole.
+//! Snapshots of parts of the tree, kept up to date by list and watch, and replaced whole.
 //!
 //! ```text
-//!            ┌────────────── lost, in doubt, or a minute is over ─────────────┐
+//!            ┌────────────── events lost, or a minute is over ─────────────────┐
 //!            ▼                                                                 │
-//!  watch ─► list everything ─► settle ─► publish ─► wait ─► read what the hints name
+//!  watch ─► list everything ─► guard ──► publish ─► wait ─► read what the events name
 //!    ▲          │                 │                                            │
-//!    │          │                 └ what is suddenly gone is held back         └─► settle ─► publish
-//!    └── an error: back off; the last picture stays
+//!    │          │                 └ what is suddenly gone is held back         └─► guard ─► publish
+//!    └── an error: back off; the last snapshot stays
 //! ```
 //!
 //! Readers hold an immutable snapshot that is replaced whole; they never see an empty middle. The watch is in place
 //! before the list is made, so nothing falls between them. A hint only says where to look; what is published is
-//! what was read. A record that cannot be decoded is skipped, alarmed, and kept at its last good value.
+//! what was read. A record that cannot be decoded is logged, counted, and kept at its last good value.
 
 mod assignment;
 mod mass_deletion_guard;
@@ -48,16 +48,16 @@ const RELIST_PER_ENTRY: Duration = Duration::from_millis(10);
 /// for many readers that all wait.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// What is not as it should be in a snapshot.
+/// Counts of entries in a snapshot that are out of date.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaleCounts {
-    /// Entries that are gone from the tree and still shown, because too many went at once.
+    /// Entries that are gone from the tree and still published, because too many went at once.
     pub held_back: usize,
     /// Records that cannot be decoded.
     pub undecodable: usize,
 }
 
-/// One picture: what it is made of and how it is read.
+/// What one snapshot is made of, and how it is read.
 trait View: Send + 'static {
     /// What readers hold.
     type Snapshot: PartialEq + Send + Sync + 'static;
@@ -68,7 +68,7 @@ trait View: Send + 'static {
     /// The paths to watch, with everything below them.
     fn roots(&self, registry: &Registry) -> Vec<String>;
 
-    /// Whether an event can change the picture.
+    /// Whether an event can change the snapshot.
     fn concerns(&self, registry: &Registry, event: &Event) -> bool;
 
     /// Reads everything.
@@ -87,7 +87,7 @@ trait View: Send + 'static {
     /// When everything is to be listed to confirm that what is gone is gone.
     fn confirm_at(&self) -> Option<Instant>;
 
-    /// The picture now.
+    /// The snapshot now.
     fn snapshot(&self) -> Self::Snapshot;
 }
 
@@ -122,7 +122,7 @@ async fn list_and_watch<V: View>(
     loop {
         let Err(error) = watch_and_list_once(registry, view, snapshots, &mut delays).await;
         let wait = delays.next_delay();
-        let message = "the last picture stays until everything can be listed again";
+        let message = "the last snapshot stays until everything can be listed again";
         // Once is enough for the operator; the attempts that follow are for whoever looks closer.
         if delays.attempts() == 1 {
             tracing::warn!(view = V::NAME, %error, ?wait, "{message}");
@@ -245,7 +245,7 @@ async fn find_many<R: Record>(registry: &Registry, paths: &[String]) -> Result<V
     Ok(found)
 }
 
-/// Which records cannot be decoded, so that each is alarmed once.
+/// Which records cannot be decoded, so that each is logged once.
 #[derive(Debug, Default)]
 struct Undecodable {
     paths: BTreeSet<String>,

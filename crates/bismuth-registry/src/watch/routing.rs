@@ -1,4 +1,4 @@
-//! Where requests go: what a frontend holds.
+//! Watches functions, backends and routes, for frontends.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -28,7 +28,7 @@ pub struct RoutingSnapshot {
     pub routes: HashMap<Hostname, FunctionId>,
     /// Whether everything was read at least once. Before that, what is not here may well exist.
     pub complete: bool,
-    /// What is not as it should be.
+    /// Counts of entries that are out of date.
     pub stale: StaleCounts,
 }
 

@@ -1,4 +1,4 @@
-//! What a node sees.
+//! The assignment that a node watches.
 
 use std::future::pending;
 use std::sync::Arc;

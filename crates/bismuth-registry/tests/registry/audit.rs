@@ -1,4 +1,4 @@
-//! Each contradiction is found, and repaired where a program may.
+//! Each inconsistency is found, and repaired where that needs no decision.
 
 use std::time::Duration;
 

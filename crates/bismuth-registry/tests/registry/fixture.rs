@@ -1,4 +1,4 @@
-//! What the tests share: a bootstrapped environment with nodes, and ways to say things briefly.
+//! Shared fixture: a bootstrapped environment with nodes on an in-memory tree, and helpers.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Who works on the data of a group.
+//! The functions that use a service group.
 
 use bismuth_model::{FunctionId, ServiceGroup};
 use bismuth_registry::GroupUsers;

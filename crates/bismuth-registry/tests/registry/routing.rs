@@ -1,4 +1,4 @@
-//! What frontends see.
+//! The routing that frontends watch.
 
 use std::future::pending;
 use std::sync::Arc;

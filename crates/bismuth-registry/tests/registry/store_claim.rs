@@ -1,4 +1,4 @@
-//! Whose the services' embedded store is.
+//! Claim and release of the services' embedded store.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Many writers at once, over connections that lose answers: whatever they do, nothing contradicts afterwards.
+//! Concurrent writers over connections that lose answers leave no inconsistencies.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
