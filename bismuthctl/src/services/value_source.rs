@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_what_it_looks_like() {
+    fn dash_at_file_and_literal_are_recognised() {
         assert_eq!(ValueSource::stream("-"), Ok(ValueSource::Stdin));
         assert_eq!(
             ValueSource::stream("@a/b"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_feed_is_left_off_what_was_typed() {
+    fn one_trailing_line_feed_of_typed_input_is_dropped() {
         for (typed, meant) in [
             ("a\n", "a"),
             ("a\n\n", "a\n"),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_read_than_tells_that_it_is_too_much() {
+    async fn at_most_one_byte_above_the_limit_is_read() {
         assert_eq!(read(tokio::io::repeat(1), 3).await.unwrap().len(), 4);
         let literal = ValueSource::Literal("abcd".into());
         assert!(literal.read(4).await.is_ok());

@@ -117,7 +117,7 @@ async fn a_function_is_invoked_and_its_answer_printed_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_error_of_ours_is_told_from_the_functions_own() {
+async fn an_error_of_bismuth_is_distinguished_from_the_functions_own() {
     let frontend = daemon(frontend).await;
     let other = "00000000-10b1-426f-9247-bb680e5fe0c8";
     ctl(&["invoke", other, "--frontend", &frontend])
@@ -226,7 +226,7 @@ async fn on_a_terminal(args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn a_terminal_is_shown_what_a_function_would_command_it_and_a_pipe_gets_it_raw() {
+async fn control_characters_of_a_function_are_escaped_on_a_terminal_and_raw_in_a_pipe() {
     let api = daemon(hostile).await;
     let raw = "\u{1b}]0;owned\u{7}red \u{1b}[31m \u{9b}2J\n";
     let escaped = "\\u{1b}]0;owned\\u{7}red \\u{1b}[31m \\u{9b}2J\n";
@@ -237,7 +237,7 @@ async fn a_terminal_is_shown_what_a_function_would_command_it_and_a_pipe_gets_it
 }
 
 #[tokio::test]
-async fn an_error_in_anothers_words_cannot_command_the_terminal() {
+async fn control_characters_in_an_error_detail_are_escaped() {
     let frontend = daemon(hostile).await;
     ctl(&["invoke", ID, "--frontend", &frontend])
         .await

@@ -23,7 +23,7 @@ fn lines() -> String {
 }
 
 #[tokio::test]
-async fn the_lines_for_operators_work_as_they_are_written() {
+async fn the_operators_commands_work_as_written() {
     let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
     harness.ctl(&["bootstrap"]).await.ok();
     let create = ["create-function", "alpine", "exec:/bin/ls"];

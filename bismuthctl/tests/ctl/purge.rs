@@ -20,7 +20,7 @@ async fn fill(provider: &Provider, group: &str) {
 }
 
 #[tokio::test]
-async fn the_data_of_a_function_goes_with_it_if_it_is_asked_for() {
+async fn purge_deletes_the_data_of_a_function_with_it() {
     let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
     harness.ctl(&["bootstrap"]).await.ok();
     let keeps = harness.ctl(&CREATE).await.ok().to_owned();
@@ -40,7 +40,7 @@ async fn the_data_of_a_function_goes_with_it_if_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn data_that_another_function_works_on_stays() {
+async fn data_of_a_group_that_another_function_uses_stays() {
     let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
     harness.ctl(&["bootstrap"]).await.ok();
     let create = [&CREATE[..], &["--svc-group-id", "shop"]].concat();
@@ -65,7 +65,7 @@ async fn data_that_another_function_works_on_stays() {
 }
 
 #[tokio::test]
-async fn a_function_whose_data_cannot_be_deleted_stays_too() {
+async fn a_function_whose_data_cannot_be_deleted_is_not_deleted() {
     let (harness, mut provider) = (CtlHarness::start().await, Provider::start().await);
     harness.ctl(&["bootstrap"]).await.ok();
     let id = harness.ctl(&CREATE).await.ok().to_owned();

@@ -16,7 +16,7 @@ use crate::provider::Provider;
 const CANARY: &str = "canary-7f3c1e";
 
 /// Svcprovider, with what was written to it in the order that it came: no operator can read a secret.
-async fn listened_to(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
+async fn recording_proxy(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
     let (written, url) = (Arc::<Mutex<Vec<Bytes>>>::default(), provider.services.url());
     let stub = Stub::start({
         let written = Arc::clone(&written);
@@ -34,7 +34,7 @@ async fn listened_to(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
 #[tokio::test]
 async fn a_secret_is_set_rotated_listed_and_deleted() {
     let provider = Provider::start().await;
-    let (stub, written) = listened_to(&provider).await;
+    let (stub, written) = recording_proxy(&provider).await;
     let url = &stub.url();
     let set = ["secret", "set", "shop", "db-password"];
     assert_eq!(provider.piped_at(url, &set, b"one\n").await.ok(), "1");
@@ -104,7 +104,7 @@ async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_secret_is_not_sent() {
+async fn an_invalid_secret_is_refused_before_it_is_sent() {
     let provider = Provider::start().await;
     let set = ["secret", "set", "shop", "name"];
     provider.piped(&set, b"").await.failed(2, &["empty"]);
@@ -125,7 +125,7 @@ async fn what_cannot_be_a_secret_is_not_sent() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_said_holds_a_secret_or_the_token() {
+async fn no_output_contains_a_secret_or_the_token() {
     let provider = Provider::start().await;
     let token = provider.services.token().unwrap();
     let away = Stub::start(async |_| {
@@ -154,7 +154,7 @@ async fn nothing_that_is_said_holds_a_secret_or_the_token() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
+async fn a_token_error_says_what_to_do() {
     let provider = Provider::start().await;
     let (list, file) = (["group", "list"], provider.services.token_file());
     let name = file.to_str().unwrap().to_owned();
@@ -188,7 +188,7 @@ async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_svcprovider_that_is_away_is_named() {
+async fn an_unreachable_svcprovider_is_named() {
     let mut provider = Provider::start().await;
     provider.services.daemon_mut().kill().await.unwrap();
     let address = provider.services.url().replace("http://", "");

@@ -6,12 +6,12 @@ use clap::CommandFactory as _;
 use crate::harness::{command, ctl, run};
 
 #[test]
-fn the_definition_of_the_command_line_is_sound() {
+fn the_command_line_definition_is_valid() {
     Args::command().debug_assert();
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_ends_with_2() {
+async fn a_usage_error_exits_with_2() {
     let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     for args in [
         &[][..],
@@ -64,7 +64,7 @@ async fn shells_get_completions() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_is_no_error() {
+async fn a_closed_pipe_on_standard_output_is_no_error() {
     let mut child = command(&["completions", "bash"]).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().await.unwrap();

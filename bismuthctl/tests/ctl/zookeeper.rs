@@ -23,7 +23,7 @@ async fn connect(harness: &CtlHarness) -> (ZkTree, Registry) {
 }
 
 #[tokio::test]
-async fn the_lines_of_the_readme_work_as_they_are_written() {
+async fn the_commands_of_the_readme_work_as_written() {
     let harness = CtlHarness::start().await;
     harness.ctl(&["bootstrap"]).await.ok();
     harness.ctl(&["bootstrap"]).await.ok();
@@ -121,7 +121,7 @@ async fn the_lines_of_the_readme_work_as_they_are_written() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_said_in_one_line() {
+async fn errors_are_printed_in_one_line() {
     let harness = CtlHarness::start().await;
     let unknown = FunctionId::new_random().to_string();
     for args in [["list-nodes", ""], ["provision", "127.0.0.1"]] {
@@ -179,7 +179,7 @@ async fn what_goes_wrong_is_said_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_wrong_zookeeper_address_is_named_within_a_bound() {
+async fn an_unreachable_zookeeper_is_named_within_the_timeout() {
     let free = bismuth_testkit::ports::reserve().unwrap();
     let address = format!("127.0.0.1:{free}");
     let begun = Instant::now();
@@ -229,7 +229,7 @@ async fn records_are_shown_as_json() {
 }
 
 /// Says as the node would how the slots of the newest revision do, once they are there.
-async fn say(
+async fn report_status(
     registry: &Registry,
     id: FunctionId,
     revision: u64,
@@ -290,7 +290,7 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
     ]);
     let (output, new) = tokio::join!(
         run(&mut update),
-        say(&registry, id, 3, ContainerState::Running, None)
+        report_status(&registry, id, 3, ContainerState::Running, None)
     );
     assert_eq!(output.ok(), "3");
     let function = registry.function(id).await.unwrap().unwrap();
@@ -315,7 +315,7 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
     ]);
     let (output, bad) = tokio::join!(
         run(&mut update),
-        say(
+        report_status(
             &registry,
             id,
             4,
@@ -400,7 +400,7 @@ async fn inconsistencies_are_found_and_repaired() {
 }
 
 #[tokio::test]
-async fn an_embedded_store_is_shown_and_released_by_its_node_only() {
+async fn an_embedded_store_is_shown_and_released_only_by_naming_its_node() {
     let harness = CtlHarness::start().await;
     harness.ctl(&["bootstrap"]).await.ok();
     let (_tree, registry) = connect(&harness).await;

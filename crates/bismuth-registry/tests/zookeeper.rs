@@ -69,7 +69,7 @@ async fn shows<T: Clone>(
 }
 
 #[tokio::test]
-async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
+async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
     let mut server = ZooKeeper::start().await.unwrap();
     let registry = connect(&server).await;
     registry.bootstrap().await.unwrap();

@@ -10,7 +10,9 @@ use crate::harness::{TreeHarness, at, created, next, node, session, until};
 /// An API on top of the tree must say 503 within this.
 const ANSWER_BOUND: Duration = Duration::from_secs(1);
 
-pub async fn without_a_connection_every_call_says_so_within_a_second(harness: &dyn TreeHarness) {
+pub async fn without_a_connection_every_call_fails_as_unavailable_within_a_second(
+    harness: &dyn TreeHarness,
+) {
     let tree = harness.tree();
     let path = node(harness, "a", "").await;
     harness.cut();
@@ -58,7 +60,7 @@ pub async fn without_a_connection_every_call_says_so_within_a_second(harness: &d
     );
 }
 
-pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(harness: &dyn TreeHarness) {
+pub async fn a_watch_reports_lost_after_a_lost_connection_and_continues(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     let mut watch = tree.watch(harness.base()).await.unwrap();
     harness.cut();
@@ -95,7 +97,7 @@ pub async fn ephemeral_nodes_outlive_the_connection(harness: &dyn TreeHarness) {
     assert!(tree.get(&path).await.unwrap().mine);
 }
 
-pub async fn after_an_expiry_a_fresh_session_follows_by_itself(harness: &dyn TreeHarness) {
+pub async fn after_an_expiry_a_new_session_is_opened_automatically(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     let (path, kept) = (at(harness, "ephemeral"), node(harness, "kept", "").await);
     tree.create(&path, b"1", CreateMode::Ephemeral)
@@ -124,7 +126,9 @@ pub async fn after_an_expiry_a_fresh_session_follows_by_itself(harness: &dyn Tre
     assert_eq!(tree.exists(&path).await.unwrap(), None);
 }
 
-pub async fn an_expiry_is_seen_by_others_as_the_deletion_of_its_nodes(harness: &dyn TreeHarness) {
+pub async fn an_expiry_is_seen_by_other_sessions_as_the_deletion_of_its_ephemeral_nodes(
+    harness: &dyn TreeHarness,
+) {
     let path = at(harness, "ephemeral");
     harness
         .tree()

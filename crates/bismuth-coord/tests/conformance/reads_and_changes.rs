@@ -81,7 +81,7 @@ pub async fn versions_count_the_changes_of_a_node(harness: &dyn TreeHarness) {
     );
 }
 
-pub async fn what_is_missing_is_not_found(harness: &dyn TreeHarness) {
+pub async fn a_missing_node_is_not_found(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     let path = at(harness, "missing");
     assert_eq!(tree.exists(&path).await.unwrap(), None);
@@ -264,7 +264,7 @@ pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(harness: &dyn
     assert_eq!(tree.exists(&path).await.unwrap(), None);
 }
 
-pub async fn of_two_writers_with_one_version_one_wins(harness: &dyn TreeHarness) {
+pub async fn of_two_writers_at_one_version_one_succeeds(harness: &dyn TreeHarness) {
     let counter = node(harness, "counter", "0").await;
     let increment = |tree: std::sync::Arc<dyn Tree>, path: String| async move {
         for _ in 0..25 {

@@ -164,7 +164,7 @@ pub async fn an_empty_transaction_does_nothing(harness: &dyn TreeHarness) {
     harness.tree().commit(Vec::new()).await.unwrap();
 }
 
-pub async fn a_transaction_that_does_not_fit_is_refused_and_one_that_does_is_made(
+pub async fn a_transaction_above_the_size_limit_is_refused_and_one_at_it_is_committed(
     harness: &dyn TreeHarness,
 ) {
     let tree = harness.tree();

@@ -75,7 +75,7 @@ pub async fn a_watch_can_be_set_again_after_it_was_dropped(harness: &dyn TreeHar
     }
 }
 
-pub async fn what_was_done_before_the_watch_is_not_told(harness: &dyn TreeHarness) {
+pub async fn changes_before_the_watch_are_not_reported(harness: &dyn TreeHarness) {
     node(harness, "before", "").await;
     let mut watch = harness.tree().watch(harness.base()).await.unwrap();
     let after = node(harness, "after", "").await;

@@ -99,7 +99,7 @@ impl TreeHarness for InZooKeeper {
 macro_rules! zookeeper_cases {
     ($($module:ident::$case:ident,)*) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn zookeeper_answers_as_the_suite_says() {
+        async fn zookeeper_passes_the_suite() {
             let server = Arc::new($crate::zookeeper::server().await);
             let observer: Arc<dyn Tree> = Arc::new($crate::zookeeper::connect(&server.connect_string()).await);
             let mut cases = Vec::new();
@@ -123,7 +123,7 @@ macro_rules! zookeeper_cases {
 crate::for_every_case!(zookeeper_cases);
 
 #[tokio::test]
-async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
+async fn a_watch_continues_after_its_server_was_killed_and_restarted() {
     let mut server = server().await;
     let zk = connect(&server.connect_string()).await;
     let tree: Arc<dyn Tree> = Arc::new(zk.clone());
@@ -156,7 +156,7 @@ async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
 }
 
 #[tokio::test]
-async fn a_session_that_times_out_under_a_watch_is_replaced() {
+async fn a_watch_continues_in_a_new_session_after_its_session_timed_out() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
     let other = connect(&server.connect_string()).await;
@@ -235,7 +235,7 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_tree_begun_without_a_server_says_so_and_finds_it_when_it_comes() {
+async fn a_tree_started_without_a_server_is_unavailable_until_the_server_starts() {
     let mut server = server().await;
     server.kill().await.unwrap();
     let begun = Instant::now();
@@ -267,7 +267,7 @@ async fn a_tree_begun_without_a_server_says_so_and_finds_it_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named_in_one_line() {
+async fn an_unreachable_server_is_named_in_one_line() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -379,7 +379,7 @@ async fn report_pipelining(tree: &ZkTree, paths: &[String]) {
 }
 
 #[tokio::test]
-async fn a_load_goes_on_over_a_lost_connection() {
+async fn a_bulk_read_continues_after_a_lost_connection() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
     let tree = connect(proxy.servers().as_str()).await;
@@ -410,7 +410,7 @@ async fn a_load_goes_on_over_a_lost_connection() {
 }
 
 #[tokio::test]
-async fn a_listing_above_one_mebibyte_comes_whole() {
+async fn a_listing_above_one_mebibyte_is_complete() {
     let server = server().await;
     let tree = connect(&server.connect_string()).await;
     tree.ensure("/listed").await.unwrap();

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_three_go_at_once() {
+    fn two_of_three_are_deleted_at_once() {
         let mut guard = MassDeletionGuard::default();
         assert!(
             guard
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn half_goes_at_once_and_one_more_is_held() {
+    fn half_is_deleted_at_once_and_one_more_is_held_back() {
         let now = Instant::now();
         assert!(
             MassDeletionGuard::default()
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_steps_within_the_window_add_up() {
+    fn deletions_within_the_window_add_up() {
         let mut guard = MassDeletionGuard::default();
         let now = Instant::now();
         for n in 0..10 {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_after_the_window_confirms_and_an_earlier_one_does_not() {
+    fn a_list_confirms_only_if_it_began_after_the_window() {
         let mut guard = MassDeletionGuard::default();
         let start = Instant::now();
         assert_eq!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_is_forgotten_and_what_goes_later_waits_its_own_time() {
+    fn a_later_deletion_is_held_back_for_its_own_window_and_a_reappeared_entry_is_released() {
         let mut guard = MassDeletionGuard::default();
         let start = Instant::now();
         assert_eq!(

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_within_the_window_may_go_within_it() {
+    fn entries_added_within_the_window_may_be_deleted_within_it() {
         let mut mirror = Mirror::new("entries", |()| true);
         let start = Instant::now();
         assert_eq!(update_published(&mut mirror, start, 0..2), 2);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_first_list_brought_or_an_earlier_process_knew_is_held_back_at_once() {
+    fn entries_of_the_first_list_or_of_the_seed_are_held_back() {
         let now = Instant::now();
         let mut listed = Mirror::new("entries", |()| true);
         assert_eq!(update_published(&mut listed, now, 0..FLOOR), FLOOR);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_window_is_held_back() {
+    fn entries_added_before_the_window_are_held_back() {
         let mut mirror = Mirror::new("entries", |()| true);
         let start = Instant::now();
         assert_eq!(update_published(&mut mirror, start, 0..0), 0);

@@ -44,7 +44,7 @@ async fn a_node_sees_its_own_slots_with_their_definitions() {
 }
 
 #[tokio::test]
-async fn slots_come_and_go() {
+async fn added_and_removed_slots_are_seen() {
     let f = Fixture::new().await;
     let writer = f.other();
     let mut assignment = complete(&f).await;
@@ -100,7 +100,7 @@ async fn an_older_revision_keeps_its_definition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nodes_own_status_does_not_come_back_to_it() {
+async fn a_nodes_own_status_updates_do_not_change_its_assignment() {
     let f = Fixture::new().await;
     let mine = slot(NODES[0]);
     f.function(&definition(&[]), &[mine]).await;
@@ -117,7 +117,7 @@ async fn a_nodes_own_status_does_not_come_back_to_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
+async fn an_unresolved_slot_is_distinguished_from_an_unassigned_one() {
     let f = Fixture::new().await;
     let mine = slot(NODES[0]);
     let id = f.function(&definition(&[]), &[mine]).await;
@@ -152,7 +152,7 @@ async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_told_nothing() {
+async fn a_node_keeps_its_assignment_without_a_connection_and_when_all_of_it_disappears_at_once() {
     let f = Fixture::new().await;
     let writer = f.other();
     let slots: Vec<_> = (0..20).map(|_| slot(NODES[0])).collect();
@@ -179,7 +179,7 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_not_provisioned_knows_nothing() {
+async fn the_assignment_of_an_unprovisioned_node_is_incomplete() {
     let f = Fixture::bare().await;
     let mut assignment = spawned(f.registry.watch_assignment(
         NODES[0],

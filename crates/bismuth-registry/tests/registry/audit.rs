@@ -102,7 +102,7 @@ impl Broken {
 }
 
 #[tokio::test]
-async fn a_missing_directory() {
+async fn a_missing_directory_is_created() {
     let b = sound().await;
     let path = b.layout().elections();
     b.f.remove(&path).await;
@@ -114,7 +114,7 @@ async fn a_missing_directory() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
+async fn a_misplaced_node_is_removed_only_from_directories_of_ours() {
     let b = sound().await;
     for path in [
         "/default/function/nonsense",
@@ -139,7 +139,7 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
 }
 
 #[tokio::test]
-async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
+async fn a_missing_or_undecodable_backend_list_is_rebuilt_from_the_assignments() {
     let b = sound().await;
     b.f.remove(&b.layout().backends(b.id)).await;
     b.is_repaired(Inconsistency::ListMissing { function: b.id })
@@ -152,7 +152,7 @@ async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
 }
 
 #[tokio::test]
-async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
+async fn an_invalid_backend_is_removed_from_the_list() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
     b.is_repaired(Inconsistency::BackendTwice {
@@ -203,7 +203,7 @@ async fn a_backend_that_is_not_assigned_is_assigned() {
 }
 
 #[tokio::test]
-async fn an_assignment_that_serves_nothing_is_removed() {
+async fn an_assignment_without_function_or_backend_is_removed() {
     let b = sound().await;
     let (stray, nobody) = (slot(NODES[1]), FunctionId::new_random());
     b.assign(stray, nobody, 1).await;
@@ -252,7 +252,7 @@ async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current
 }
 
 #[tokio::test]
-async fn a_deployment_under_way_is_no_contradiction() {
+async fn a_deployment_in_progress_is_no_inconsistency() {
     let b = sound().await;
     b.f.registry
         .replace_definition(
@@ -268,7 +268,7 @@ async fn a_deployment_under_way_is_no_contradiction() {
 }
 
 #[tokio::test]
-async fn routes_that_lead_astray() {
+async fn missing_and_wrong_routes_are_repaired() {
     let b = sound().await;
     let (name, path) = (hostname("a.b"), b.layout().route(&hostname("a.b")));
     let lead = |id: FunctionId| id.encode().unwrap();
@@ -309,7 +309,7 @@ async fn routes_that_lead_astray() {
 }
 
 #[tokio::test]
-async fn a_hostname_of_two_functions_is_left_to_people() {
+async fn a_hostname_claimed_by_two_functions_is_left_to_the_operator() {
     let b = sound().await;
     let record = b.f.registry.function(b.id).await.unwrap().unwrap().record;
     b.f.put(&b.layout().function(b.other), &record.encode().unwrap())
@@ -329,7 +329,7 @@ async fn a_hostname_of_two_functions_is_left_to_people() {
 }
 
 #[tokio::test]
-async fn undecodable_nodes_signs_of_life_and_assignments() {
+async fn undecodable_nodes_registrations_and_assignments_are_repaired() {
     let b = sound().await;
     let node = b.layout().node(NODES[1]);
     b.f.put(&node, b"yes").await;
@@ -364,7 +364,7 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_be_decoded_is_left_to_people_and_its_own_are_left_alone() {
+async fn an_undecodable_function_is_left_to_the_operator_with_its_routes_and_slots() {
     let b = sound().await;
     let path = b.layout().function(b.id);
     b.f.put(&path, b"\x02").await;
@@ -377,7 +377,7 @@ async fn a_function_that_cannot_be_decoded_is_left_to_people_and_its_own_are_lef
 }
 
 #[tokio::test]
-async fn a_repair_of_what_changed_since_does_nothing() {
+async fn a_repair_does_nothing_if_the_record_changed_since_the_audit() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
     let findings = b.audit().await;
@@ -388,7 +388,7 @@ async fn a_repair_of_what_changed_since_does_nothing() {
 }
 
 #[tokio::test]
-async fn everything_at_once_is_repaired_in_rounds() {
+async fn several_inconsistencies_are_repaired_in_rounds() {
     let b = sound().await;
     let nowhere = [
         slot("10.0.0.1".parse().unwrap()),

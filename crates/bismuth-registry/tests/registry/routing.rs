@@ -39,7 +39,7 @@ async fn many(f: &Fixture, count: usize) -> Vec<FunctionId> {
 }
 
 #[tokio::test]
-async fn the_first_list_shows_everything() {
+async fn the_first_list_is_complete() {
     let f = Fixture::new().await;
     let mut made = definition(&["a.b"]);
     made.affinity = Some(Affinity::Cookie("sid".into()));
@@ -98,7 +98,7 @@ async fn every_change_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_connection_is_lost_the_last_snapshot_stays_and_then_catches_up() {
+async fn the_last_snapshot_stays_while_disconnected_and_is_updated_after() {
     let f = Fixture::new().await;
     let writer = f.other();
     let id = f.function(&definition(&[]), &[slot(NODES[0])]).await;
@@ -139,7 +139,7 @@ async fn started_without_a_connection_it_is_incomplete_until_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_other() {
+async fn an_undecodable_record_keeps_its_last_good_value_and_does_not_affect_others() {
     let f = Fixture::new().await;
     let ids = many(&f, 3).await;
     let mut routing = complete(&f).await;
@@ -171,7 +171,7 @@ async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_of_three_functions_are_deleted_at_once() {
+async fn deleting_two_of_three_functions_is_not_held_back() {
     let f = Fixture::new().await;
     let ids = many(&f, 3).await;
     let mut routing = complete(&f).await;
@@ -185,7 +185,7 @@ async fn two_of_three_functions_are_deleted_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn most_of_many_is_held_back_until_it_is_confirmed() {
+async fn a_mass_deletion_is_held_back_until_a_later_list_confirms_it() {
     let f = Fixture::new().await;
     let writer = f.other();
     let ids = many(&f, 40).await;
@@ -220,7 +220,7 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_back_while_it_is_held_back_was_never_away() {
+async fn an_entry_that_reappears_while_held_back_stays_published() {
     let f = Fixture::new().await;
     let writer = f.other();
     let ids = many(&f, 20).await;
@@ -258,7 +258,7 @@ async fn what_comes_back_while_it_is_held_back_was_never_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_environment_that_vanishes_is_not_believed() {
+async fn a_vanished_environment_keeps_the_last_snapshot() {
     let f = Fixture::new().await;
     let writer = f.other();
     f.function(&definition(&["a.b"]), &[slot(NODES[0])]).await;
@@ -274,7 +274,7 @@ async fn an_environment_that_vanishes_is_not_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_hint_tells_is_found_by_the_next_list() {
+async fn a_change_without_an_event_is_found_by_the_next_list() {
     let f = Fixture::new().await;
     let mut routing = complete(&f).await;
     // Nothing of ours: no hint is taken, and nothing is shown of it.

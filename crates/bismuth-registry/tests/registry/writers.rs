@@ -257,7 +257,7 @@ fn run(scripts: Vec<Vec<Action>>, seed: u64) {
             .audit_with(Duration::from_secs(3600))
             .await
             .unwrap();
-        assert_eq!(findings, [], "nothing contradicts");
+        assert_eq!(findings, [], "no inconsistency");
     });
 }
 
@@ -265,7 +265,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_writers_do_at_once_nothing_contradicts_afterwards(
+    fn concurrent_writers_leave_no_inconsistency(
         scripts in prop::collection::vec(prop::collection::vec(action(), 1..10), 2..5),
         seed in any::<u64>(),
     ) {
@@ -299,7 +299,7 @@ async fn every_backend_that_was_added_is_there_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_that_want_one_route_exactly_one_gets_it() {
+async fn of_two_functions_created_with_one_route_exactly_one_gets_it() {
     for seed in 0..50 {
         let f = Fixture::new().await;
         let (a, b) = (
