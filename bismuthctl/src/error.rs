@@ -23,7 +23,7 @@ pub enum Error {
     /// No session with ZooKeeper.
     #[error(transparent)]
     Connect(bismuth_coord::Error),
-    /// What the registry said.
+    /// An error of the registry.
     #[error("{source}{hint}")]
     Registry {
         /// What it said.
@@ -59,9 +59,9 @@ pub enum Error {
         /// What its node says.
         reason: String,
     },
-    /// Somebody was faster.
+    /// A newer revision was written.
     #[error(
-        "revision {revision} of function {id} was overtaken by a newer one, or the function was deleted"
+        "revision {revision} of function {id} was replaced by a newer one, or the function was deleted"
     )]
     RolloutOvertaken {
         /// The function.
@@ -180,9 +180,9 @@ pub enum Error {
     /// A mirror makes no sense.
     #[error(transparent)]
     Mirror(#[from] InvalidEndpoint),
-    /// Somebody else's, or nobody's.
+    /// The node has no claim on the embedded store.
     #[error(
-        "node {0} does not have the services' embedded store; `bismuthctl store show` says who has"
+        "node {0} does not have the services' embedded store; `bismuthctl store show` shows which node has"
     )]
     StoreNotHeld(std::net::Ipv4Addr),
     /// Inconsistencies are left.

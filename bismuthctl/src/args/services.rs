@@ -13,7 +13,7 @@ use crate::services::value_source::ValueSource;
 /// Where svcprovider is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Services {
-    /// The operator's surface of svcprovider.
+    /// The URL of svcprovider's operator API.
     #[arg(long, env = "BISMUTH_SVCPROVIDER", value_name = "URL", default_value = DEFAULT_URL, global = true)]
     pub svcprovider: http::Uri,
     /// The file with its token, which only its owner may read.
@@ -21,7 +21,7 @@ pub struct Services {
     pub svcprovider_token_file: PathBuf,
 }
 
-/// Whose.
+/// The service group.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GroupArg {
     /// The group: a function's svc_group_id, or its id if it has none.

@@ -35,7 +35,7 @@ pub enum Error {
         path: String,
     },
     /// The node has another version than the caller expected.
-    #[error("{act} {path}: it was changed by somebody else (the version differs)")]
+    #[error("{act} {path}: it was changed by another client (the version differs)")]
     BadVersion {
         /// What was attempted.
         act: &'static str,

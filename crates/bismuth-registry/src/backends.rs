@@ -196,7 +196,7 @@ impl Registry {
             .ok_or(Error::FunctionUnknown { id })
     }
 
-    /// The list of a function that is there. That the list itself is missing is a contradiction, which the next
+    /// The list of a function that is there. That the list itself is missing is an inconsistency, which the next
     /// change repairs.
     async fn list(&self, id: FunctionId) -> Result<List> {
         match self.read::<Vec<Backend>>(&self.layout.backends(id)).await? {

@@ -34,7 +34,7 @@ pub enum Error {
         id: FunctionId,
     },
     /// The function was changed since it was read.
-    #[error("function {id} was changed by somebody else meanwhile")]
+    #[error("function {id} was changed by another client meanwhile")]
     FunctionChanged {
         /// Which.
         id: FunctionId,
@@ -140,7 +140,9 @@ pub enum Error {
         source: codec::Error,
     },
     /// Others changed the same things again and again.
-    #[error("{act}: given up after {attempts} attempts, each overtaken by somebody else")]
+    #[error(
+        "{act}: given up after {attempts} attempts, each in conflict with a change of another client"
+    )]
     Contended {
         /// What was attempted.
         act: String,

@@ -62,7 +62,7 @@ pub enum ZnodeKind {
     Route(Hostname),
     /// The directory of what the services share; no data. Made when it is needed.
     Services,
-    /// Whose the services' embedded store is.
+    /// The claim on the services' embedded store.
     Store,
     /// Leader locks, whose form is their user's business.
     Election,
@@ -149,7 +149,7 @@ impl Layout {
         format!("{}/service", self.root)
     }
 
-    /// Whose the services' embedded store is.
+    /// The claim on the services' embedded store.
     #[must_use]
     pub fn store(&self) -> String {
         format!("{}/service/store", self.root)

@@ -19,7 +19,7 @@ impl Registry {
     }
 
     /// The steps from the routes as they are to those of the new definition. Looks at the route table and not only
-    /// at the definitions, so that an earlier contradiction between them is repaired on the way.
+    /// at the definitions, so that an earlier inconsistency between them is repaired on the way.
     pub(crate) async fn route_changes(
         &self,
         id: FunctionId,

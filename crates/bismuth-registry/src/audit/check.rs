@@ -15,7 +15,7 @@ use crate::codec::Record;
 use crate::transaction::{check as unchanged, create, delete, set};
 use crate::{Layout, ZnodeKind};
 
-/// Finds what contradicts. Slots created after `grace_begin_ms` may be unlisted.
+/// Finds inconsistencies. Slots created after `grace_begin_ms` may be unlisted.
 pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Finding> {
     let mut audit = Audit {
         layout,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use bismuth_model::{Backend, FunctionId, Hostname, Revision};
 
-/// What can contradict.
+/// An inconsistency between records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Inconsistency {

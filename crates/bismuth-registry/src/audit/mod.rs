@@ -7,7 +7,7 @@
 //!
 //! The tree is not read at one instant, so what a change under way looks like halfway is found once and not twice.
 //! A repair is one transaction that checks the versions of all it concluded from: when anything changed since, it
-//! does nothing and says so. Nothing in normal operation leaves a inconsistency; they come from hands, from
+//! does nothing and says so. Nothing in normal operation leaves a inconsistency; they come from manual edits, from
 //! restored backups, and from faults that this is here to show.
 
 mod check;
@@ -38,7 +38,7 @@ const ROUNDS: usize = 32;
 /// A inconsistency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What contradicts.
+    /// What is inconsistent.
     pub what: Inconsistency,
     /// What to do about it, for the operator.
     pub how_to_repair: String,
@@ -59,7 +59,7 @@ impl fmt::Display for Finding {
 }
 
 impl Registry {
-    /// Finds what contradicts. Slots that are younger than [`DEPLOYMENT_GRACE`] may be unlisted.
+    /// Finds inconsistencies. Slots that are younger than [`DEPLOYMENT_GRACE`] may be unlisted.
     ///
     /// # Errors
     /// [`Error::NotBootstrapped`], [`Error::Tree`].

@@ -24,7 +24,7 @@ use crate::layout::ZnodeKind;
 pub struct RoutingSnapshot {
     /// The functions, by id.
     pub functions: HashMap<FunctionId, RoutedFunction>,
-    /// The functions that hostnames lead to. One may be missing in `functions`, for a moment or by a contradiction.
+    /// The functions that hostnames lead to. One may be missing in `functions`, for a moment or by an inconsistency.
     pub routes: HashMap<Hostname, FunctionId>,
     /// Whether everything was read at least once. Before that, what is not here may well exist.
     pub complete: bool,
@@ -160,7 +160,7 @@ fn merge(
 ) -> Option<RoutedFunction> {
     let backends: Arc<[Backend]> = match list {
         Found::Good(list) => list.into(),
-        // A function without a list is a contradiction that the audit finds; it has nowhere to go.
+        // A function without a list is an inconsistency that the audit finds; it has nowhere to go.
         Found::Missing => Arc::default(),
         Found::Undecodable(_) => last.map(|last| last.backends.clone()).unwrap_or_default(),
     };
