@@ -7,7 +7,7 @@
 //!
 //! The tree is not read at one instant, so what a change under way looks like halfway is found once and not twice.
 //! A repair is one transaction that checks the versions of all it concluded from: when anything changed since, it
-//! does nothing and says so. Nothing in normal operation leaves a inconsistency; they come from manual edits, from
+//! does nothing and says so. Nothing in normal operation leaves an inconsistency; they come from manual edits, from
 //! restored backups, and from faults that this is here to show.
 
 mod check;
