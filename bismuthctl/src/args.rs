@@ -1,4 +1,4 @@
-//! The command line.
+//! Command-line arguments.
 
 mod image;
 mod services;
@@ -18,7 +18,7 @@ pub use services::{
     SecretCommand, SecretValue, Services,
 };
 
-use crate::size;
+use crate::byte_size;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,15 +35,15 @@ pub struct Args {
     #[allow(missing_docs)]
     pub zookeeper: ZooKeeperArgs,
 
-    /// How answers look.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t, global = true)]
     pub output: Format,
 
-    /// Let what functions print command the terminal, as colours do. Elsewhere than on a terminal all is printed as it is.
+    /// Print control characters of functions unescaped on a terminal, such as colours. Other output is never escaped.
     #[arg(long, global = true)]
     pub raw: bool,
 
-    /// Say on standard error what is being done.
+    /// Log what is being done to standard error.
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
@@ -52,7 +52,7 @@ pub struct Args {
     pub command: Command,
 }
 
-/// How answers look.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people, and where there is one value, that value alone.
@@ -65,9 +65,9 @@ pub enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the environment in ZooKeeper. Again is harmless.
+    /// Create the environment in ZooKeeper. Safe to repeat.
     Bootstrap,
-    /// Make a machine a node of the environment. Again is harmless.
+    /// Make a machine a node of the environment. Safe to repeat.
     Provision {
         /// The node's address, as its bismuthd has it in --node-ip.
         ip: Ipv4Addr,
@@ -112,9 +112,9 @@ pub enum Command {
     Invoke(Invoke),
     /// Print what a function's containers print, through the API.
     Logs(Logs),
-    /// Find what contradicts in ZooKeeper, and say how to mend it.
+    /// Find inconsistencies between records in ZooKeeper, and show how to repair them.
     Consistency {
-        /// Mend what can be mended without a decision.
+        /// Repair what needs no decision of an operator.
         #[arg(long)]
         repair: bool,
     },
@@ -126,11 +126,11 @@ pub enum Command {
     Kv(Kv),
     /// Blobs of functions.
     Blob(Blob),
-    /// What functions keep, as a whole.
+    /// Data of service groups: list, show, purge.
     Group(Group),
-    /// Whose the services' embedded store is: at most one node has one.
+    /// The claim on the services' embedded store, which at most one node has.
     Store {
-        /// What to do about it.
+        /// Command on the claim.
         #[command(subcommand)]
         command: StoreCommand,
     },
@@ -201,10 +201,10 @@ pub struct Fields {
     #[arg(long, value_name = "CORES")]
     pub cpu: Option<f64>,
     /// Memory each container may use: bytes, or 128MiB, 1GiB.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size::parse)]
     pub memory: Option<u64>,
     /// What each container may write to its root filesystem: bytes, or 64MiB.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size::parse)]
     pub disk: Option<u64>,
     /// An environment variable. Repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
@@ -317,11 +317,11 @@ pub struct Logs {
 /// What to do about the embedded store.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Show whose it is.
+    /// Show which node has it.
     Show,
     /// Let another node have the services' data: for a store that is lost, or was moved to an engine that nodes share.
     Release {
-        /// The node that has it now, so that nobody else's is released.
+        /// The node that has it now; refused if another has it.
         node: Ipv4Addr,
     },
 }

@@ -1,4 +1,4 @@
-//! One HTTP exchange with a frontend or the API.
+//! HTTP client for a frontend or the API.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use bismuth_http::problem::ERROR_HEADER;
 use crate::error::Error;
 
 /// A daemon on a network of ours; more is a wrong address.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Our problems are small.
 const PROBLEM_BYTES: usize = 64 * 1024;
 
@@ -52,7 +52,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// Nobody answers there, not even with a refusal.
-    #[error("connect to {address}: no answer within {} s", CONNECT.as_secs())]
+    #[error("connect to {address}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
     Silent {
         /// Where.
         address: String,
@@ -97,7 +97,7 @@ pub(crate) async fn send(
     request.headers_mut().extend(headers);
     // An IPv6 address stands in brackets in a URL and without them for the resolver.
     let target = (host.trim_start_matches('[').trim_end_matches(']'), port);
-    let stream = match timeout(CONNECT, TcpStream::connect(target)).await {
+    let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
         Ok(connected) => connected.map_err(|source| ClientError::Connect {
             address: address.clone(),
             source,

@@ -1,4 +1,4 @@
-//! What contradicts in ZooKeeper, and what is at a path.
+//! `consistency`: finds and repairs inconsistencies between records in ZooKeeper. `show`: shows one record.
 
 use bismuth_registry::audit::{DEPLOYMENT_GRACE, Finding};
 use serde::Serialize;
@@ -8,12 +8,14 @@ use crate::output::Output;
 use crate::session::Session;
 
 #[derive(Serialize)]
-struct Shown {
+struct FindingOutput {
     what: String,
-    how_to_mend: String,
-    /// Whether `--repair` can mend it.
+    #[serde(rename = "how_to_mend")]
+    how_to_repair: String,
+    /// Whether `--repair` can repair it.
     repairable: bool,
-    mended: bool,
+    #[serde(rename = "mended")]
+    repaired: bool,
 }
 
 pub(crate) async fn run(
@@ -21,42 +23,42 @@ pub(crate) async fn run(
     repair: bool,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
-    let (mended, left) = if repair {
+    let (repaired, left) = if repair {
         session.registry.repair_all(DEPLOYMENT_GRACE).await?
     } else {
         (Vec::new(), session.registry.audit().await?)
     };
-    let shown: Vec<Shown> = mended
+    let shown: Vec<FindingOutput> = repaired
         .iter()
         .map(|finding| show(finding, true))
         .chain(left.iter().map(|finding| show(finding, false)))
         .collect();
     output.answer(&shown, || {
-        let line = |finding: &Shown| match (finding.mended, finding.repairable) {
-            (true, _) => format!("{}: mended\n", finding.what),
+        let line = |finding: &FindingOutput| match (finding.repaired, finding.repairable) {
+            (true, _) => format!("{}: repaired\n", finding.what),
             (false, true) => format!(
                 "{}: {} (--repair does it)\n",
-                finding.what, finding.how_to_mend
+                finding.what, finding.how_to_repair
             ),
-            (false, false) => format!("{}: {}\n", finding.what, finding.how_to_mend),
+            (false, false) => format!("{}: {}\n", finding.what, finding.how_to_repair),
         };
         if shown.is_empty() {
-            return "Nothing contradicts.\n".to_owned();
+            return "No inconsistencies.\n".to_owned();
         }
         shown.iter().map(line).collect()
     })?;
     match left.len() {
         0 => Ok(()),
-        count => Err(Error::Contradictions(count, repair)),
+        count => Err(Error::Inconsistencies(count, repair)),
     }
 }
 
-fn show(finding: &Finding, mended: bool) -> Shown {
-    Shown {
+fn show(finding: &Finding, repaired: bool) -> FindingOutput {
+    FindingOutput {
         what: finding.what.to_string(),
-        how_to_mend: finding.how_to_mend.clone(),
+        how_to_repair: finding.how_to_repair.clone(),
         repairable: finding.repair.is_some(),
-        mended,
+        repaired,
     }
 }
 
@@ -77,7 +79,7 @@ pub(crate) async fn record(
     };
     // Before it is asked for: what is none of ours is not shown, wherever it is.
     layout.json(&path, &[]).or_else(|error| match error {
-        bismuth_registry::JsonError::UnknownPlace { .. } => Err(error),
+        bismuth_registry::JsonError::UnknownPath { .. } => Err(error),
         bismuth_registry::JsonError::Record { .. } => Ok(serde_json::Value::Null),
     })?;
     let node = match session.registry.tree().get(&path).await {

@@ -1,4 +1,4 @@
-//! Flags to definitions.
+//! Builds and changes a function definition from command-line flags.
 
 use bismuth_model::{
     DefinitionError, DefinitionErrorKind, FunctionDefinition, ImageReference, InvokeMode,
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_is_refused_by_name() {
+    fn a_value_out_of_range_is_refused_with_the_field_named() {
         let table = [
             (vec!["--memory", "128M"], "not a size"),
             (vec!["--memory", "1KiB"], "memory"),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_changes_what_it_says_and_nothing_else() {
+    fn an_update_changes_only_the_given_fields() {
         let before = build(
             "alpine".parse().unwrap(),
             "exec:/bin/ls".parse().unwrap(),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_or_is_required_cannot_be_unset() {
+    fn unknown_or_required_fields_cannot_be_unset() {
         let definition =
             || FunctionDefinition::new("alpine".parse().unwrap(), "exec:/bin/ls".parse().unwrap());
         let refusal = |field: &str| {

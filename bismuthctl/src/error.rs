@@ -1,4 +1,4 @@
-//! What can go wrong, in one line for the operator, with the exit code that tells its kind.
+//! Errors: one line for the operator, and an exit code for each kind.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub enum Error {
     /// No session with ZooKeeper.
     #[error(transparent)]
     Connect(bismuth_coord::Error),
-    /// What the registry said.
+    /// An error of the registry.
     #[error("{source}{hint}")]
     Registry {
         /// What it said.
@@ -59,9 +59,9 @@ pub enum Error {
         /// What its node says.
         reason: String,
     },
-    /// Somebody was faster.
+    /// A newer revision was written.
     #[error(
-        "revision {revision} of function {id} was overtaken by a newer one, or the function was deleted"
+        "revision {revision} of function {id} was replaced by a newer one, or the function was deleted"
     )]
     RolloutOvertaken {
         /// The function.
@@ -180,14 +180,14 @@ pub enum Error {
     /// A mirror makes no sense.
     #[error(transparent)]
     Mirror(#[from] InvalidEndpoint),
-    /// Somebody else's, or nobody's.
+    /// The node has no claim on the embedded store.
     #[error(
-        "node {0} does not have the services' embedded store; `bismuthctl store show` says who has"
+        "node {0} does not have the services' embedded store; `bismuthctl store show` shows which node has"
     )]
     StoreNotHeld(std::net::Ipv4Addr),
-    /// Contradictions are left.
-    #[error("{0} contradiction{plural} {found}", plural = if *.0 == 1 { "" } else { "s" }, found = if *.1 { "left" } else { "found" })]
-    Contradictions(usize, bool),
+    /// Inconsistencies are left.
+    #[error("{0} inconsistenc{plural} {found}", plural = if *.0 == 1 { "y" } else { "ies" }, found = if *.1 { "left" } else { "found" })]
+    Inconsistencies(usize, bool),
     /// Standard output.
     #[error("write to standard output")]
     Write(#[source] io::Error),
@@ -232,7 +232,7 @@ impl Error {
             | Self::EmptyValue
             | Self::ValueTooLarge { .. }
             | Self::Mirror(_)
-            | Self::Record(JsonError::UnknownPlace { .. }) => USAGE,
+            | Self::Record(JsonError::UnknownPath { .. }) => USAGE,
             Self::Write(_) if self.is_nobody_reading() => 0,
             _ => FAILURE,
         }

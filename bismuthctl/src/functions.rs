@@ -1,4 +1,4 @@
-//! Functions and their backends.
+//! `create-function`, `update-function`, `get-function` and so on: functions and their backends.
 
 use std::net::Ipv4Addr;
 
@@ -9,12 +9,12 @@ use bismuth_registry::{Error as RegistryError, Function};
 use serde::Serialize;
 
 use crate::args::{CreateFunction, UpdateFunction};
+use crate::byte_size;
 use crate::definition::{Changes, build, change};
 use crate::error::Error;
 use crate::output::{Output, Table};
 use crate::rollout;
 use crate::session::Session;
-use crate::size;
 
 /// Functions read at a time.
 const PAGE: usize = 500;
@@ -22,7 +22,7 @@ const PAGE: usize = 500;
 const REASON: usize = 80;
 
 #[derive(Serialize)]
-struct Named {
+struct CreatedOutput {
     id: FunctionId,
 }
 
@@ -37,11 +37,11 @@ pub(crate) async fn create(
         .registry
         .create_function(id, &definition, &[])
         .await?;
-    output.answer(&Named { id }, || format!("{id}\n"))
+    output.answer(&CreatedOutput { id }, || format!("{id}\n"))
 }
 
 #[derive(Serialize)]
-struct Updated {
+struct UpdatedOutput {
     id: FunctionId,
     revision: Revision,
     backends: Vec<Backend>,
@@ -86,7 +86,7 @@ pub(crate) async fn update(
     }
     let revision = record.revision;
     output.answer(
-        &Updated {
+        &UpdatedOutput {
             id,
             revision,
             backends: slots,
@@ -102,26 +102,26 @@ pub(crate) async fn delete(session: &Session, id: FunctionId) -> Result<(), Erro
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct FunctionOutput {
     id: FunctionId,
     revision: Revision,
     created_ms: u64,
     updated_ms: u64,
     definition: FunctionDefinition,
-    backends: Vec<ShownSlot>,
+    backends: Vec<SlotOutput>,
 }
 
 #[derive(Serialize)]
-struct ShownSlot {
+struct SlotOutput {
     backend: Backend,
     routed: bool,
-    /// Absent where a slot is routed and assigned to nobody, which `consistency` mends.
+    /// Absent where a slot is routed and assigned to nobody, which `consistency` repairs.
     #[serde(flatten)]
-    record: Option<ShownRecord>,
+    record: Option<RecordOutput>,
 }
 
 #[derive(Serialize)]
-struct ShownRecord {
+struct RecordOutput {
     revision: Revision,
     #[serde(flatten)]
     status: bismuth_model::ContainerStatus,
@@ -141,28 +141,28 @@ pub(crate) async fn get(
     output.answer(&shown, || describe(&shown))
 }
 
-fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
+fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> FunctionOutput {
     let unassigned = function
         .backends
         .iter()
         .filter(|routed| !slots.iter().any(|(slot, _)| slot == *routed));
-    let unassigned: Vec<ShownSlot> = unassigned
-        .map(|slot| ShownSlot {
+    let unassigned: Vec<SlotOutput> = unassigned
+        .map(|slot| SlotOutput {
             backend: *slot,
             routed: true,
             record: None,
         })
         .collect();
-    let shown = |(slot, record): (Backend, ContainerRecord)| ShownSlot {
+    let shown = |(slot, record): (Backend, ContainerRecord)| SlotOutput {
         backend: slot,
         routed: function.backends.contains(&slot),
-        record: Some(ShownRecord {
+        record: Some(RecordOutput {
             revision: record.revision,
             public: record.status.state.public_name(),
             status: record.status,
         }),
     };
-    Shown {
+    FunctionOutput {
         id: function.id,
         revision: function.record.revision,
         created_ms: function.record.created_ms,
@@ -172,7 +172,7 @@ fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> Shown {
     }
 }
 
-fn describe(shown: &Shown) -> String {
+fn describe(shown: &FunctionOutput) -> String {
     let definition = &shown.definition;
     let routes: Vec<&str> = definition
         .routes
@@ -185,8 +185,8 @@ fn describe(shown: &Shown) -> String {
         ("Image", definition.image.to_string()),
         ("Mode", definition.invoke_mode.to_string()),
         ("Cpu", definition.cpu.to_string()),
-        ("Memory", size::show(definition.memory)),
-        ("Disk", size::show(definition.disk)),
+        ("Memory", byte_size::show(definition.memory)),
+        ("Disk", byte_size::show(definition.disk)),
         (
             "Instances",
             format!(
@@ -215,7 +215,7 @@ fn describe(shown: &Shown) -> String {
     text
 }
 
-fn slots_table(slots: &[ShownSlot]) -> String {
+fn slots_table(slots: &[SlotOutput]) -> String {
     let mut table = Table::new([
         "CONTAINER",
         "NODE",
@@ -252,7 +252,7 @@ fn shorten(reason: &str) -> String {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct FunctionSummary {
     id: FunctionId,
     revision: Revision,
     image: String,
@@ -290,9 +290,9 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
     })
 }
 
-fn summary(function: Function) -> Summary {
+fn summary(function: Function) -> FunctionSummary {
     let definition = function.record.definition;
-    Summary {
+    FunctionSummary {
         id: function.id,
         revision: function.record.revision,
         image: definition.image.to_string(),

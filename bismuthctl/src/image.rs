@@ -1,4 +1,4 @@
-//! `image`: what is in this machine's containerd.
+//! `image`: lists, pulls and imports images in this machine's containerd.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
@@ -13,22 +13,22 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::args::{Image, ImageCommand};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
-use crate::size;
 
 /// How often the progress on a terminal is renewed.
 const PROGRESS: Duration = Duration::from_millis(200);
 
 #[derive(Serialize)]
-struct Shown {
+struct ImageOutput {
     image: String,
     digest: String,
     manifest_digest: String,
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ImageListEntry<'a> {
     names: &'a [String],
     digest: String,
     content_bytes: u64,
@@ -113,15 +113,15 @@ fn progress_line(progress: &PullProgress) -> String {
     }
     format!(
         "{what} {} of {}, layer {} of {}",
-        size::show(progress.bytes_done),
-        size::show(progress.bytes_total),
+        byte_size::show(progress.bytes_done),
+        byte_size::show(progress.bytes_total),
         progress.layers_done,
         progress.layers
     )
 }
 
 fn print(images: &[PreparedImage], output: &mut Output<'_>) -> Result<(), Error> {
-    let shown: Vec<Shown> = images.iter().map(show).collect();
+    let shown: Vec<ImageOutput> = images.iter().map(show).collect();
     output.answer(&shown, || {
         shown
             .iter()
@@ -130,8 +130,8 @@ fn print(images: &[PreparedImage], output: &mut Output<'_>) -> Result<(), Error>
     })
 }
 
-fn show(image: &PreparedImage) -> Shown {
-    Shown {
+fn show(image: &PreparedImage) -> ImageOutput {
+    ImageOutput {
         // Without a digest of its own: that is printed behind it.
         image: image
             .reference
@@ -146,7 +146,7 @@ fn show(image: &PreparedImage) -> Shown {
 }
 
 fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
-    let listed: Vec<Listed<'_>> = images.iter().map(listed).collect();
+    let listed: Vec<ImageListEntry<'_>> = images.iter().map(listed).collect();
     output.answer(&listed, || {
         let mut table = Table::new([
             "IMAGE",
@@ -165,8 +165,8 @@ fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
                 table.row([
                     name.to_owned(),
                     image.digest.clone(),
-                    size::show(image.content_bytes),
-                    size::show(image.unpacked_bytes),
+                    byte_size::show(image.content_bytes),
+                    byte_size::show(image.unpacked_bytes),
                     yes(image.prepared),
                     yes(image.pulled),
                 ]);
@@ -176,8 +176,8 @@ fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
     })
 }
 
-fn listed(image: &ImageSummary) -> Listed<'_> {
-    Listed {
+fn listed(image: &ImageSummary) -> ImageListEntry<'_> {
+    ImageListEntry {
         names: &image.names,
         digest: image.digest.to_string(),
         content_bytes: image.content_bytes,

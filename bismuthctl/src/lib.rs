@@ -8,13 +8,15 @@
 //!                       output: a table or JSON on standard output, and nothing else there
 //! ```
 //!
-//! It speaks to ZooKeeper itself, so that a cluster can be mended while no daemon of ours runs. An
+//! It speaks to ZooKeeper itself, so that a cluster can be repaired while no daemon of ours runs. An
 //! error is one line on standard error; the exit code says of which kind it is ([`error::Error::exit_code`]).
 
 pub mod args;
+mod byte_size;
 mod client;
 mod consistency;
 mod definition;
+mod embedded_store;
 pub mod error;
 mod functions;
 mod image;
@@ -25,8 +27,6 @@ mod output;
 mod rollout;
 pub mod services;
 mod session;
-mod size;
-mod store;
 mod terminal;
 
 use std::io::Write;
@@ -98,7 +98,7 @@ async fn in_session(
             functions::remove_backend(session, id, ip, container).await
         }
         Command::Consistency { repair } => consistency::run(session, repair, output).await,
-        Command::Store { command } => store::run(session, command, output).await,
+        Command::Store { command } => embedded_store::run(session, command, output).await,
         Command::Show { path } => consistency::record(session, &path, output).await,
         // Those without a session are done with before.
         Command::Invoke(_)

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_long_line_are_one_line_again() {
+    fn the_parts_of_a_long_line_are_joined() {
         let lines = ["a stdout P one ", "a stdout F two", "b stdout F three"];
         assert_eq!(
             printed(&lines, false, false, Format::Table),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn another_container_in_between_begins_its_own_line() {
+    fn a_record_of_another_container_starts_its_own_line() {
         let lines = ["a stdout P one ", "b stdout F three", "a stdout F two"];
         assert_eq!(
             printed(&lines, false, false, Format::Table),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_something_in_a_query_is_escaped() {
+    fn reserved_characters_in_a_query_are_escaped() {
         assert_eq!(
             escape("2026-01-02T03:04:05+01:00&x"),
             "2026-01-02T03:04:05%2B01:00%26x"

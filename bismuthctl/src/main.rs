@@ -1,4 +1,4 @@
-//! The `bismuthctl` program: parse, run, say in one line what went wrong.
+//! The `bismuthctl` program: parses arguments, runs the command, prints an error in one line.
 
 use std::io::{IsTerminal as _, stdout};
 use std::process::ExitCode;

@@ -1,14 +1,14 @@
-//! The environment and its nodes.
+//! `bootstrap`, `provision`, `deprovision`, `list-nodes`: the environment and its nodes.
 
 use std::net::Ipv4Addr;
 
 use bismuth_registry::Node;
 use serde::Serialize;
 
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
 use crate::session::Session;
-use crate::size;
 
 pub(crate) async fn bootstrap(session: &Session) -> Result<(), Error> {
     session.registry.bootstrap().await?;
@@ -29,7 +29,7 @@ pub(crate) async fn deprovision(session: &Session, ip: Ipv4Addr) -> Result<(), E
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct NodeOutput<'a> {
     ip: Ipv4Addr,
     schedulable: bool,
     alive: bool,
@@ -39,7 +39,7 @@ struct Shown<'a> {
 
 pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(), Error> {
     let nodes = session.registry.list_nodes().await?;
-    let shown: Vec<Shown<'_>> = nodes.iter().map(show).collect();
+    let shown: Vec<NodeOutput<'_>> = nodes.iter().map(show).collect();
     output.answer(&shown, || {
         let mut table = Table::new([
             "IP",
@@ -60,7 +60,7 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
                 node.facts
                     .map_or("-".to_owned(), |facts| facts.cores.to_string()),
                 node.facts
-                    .map_or("-".to_owned(), |facts| size::show(facts.memory)),
+                    .map_or("-".to_owned(), |facts| byte_size::show(facts.memory)),
                 version.map_or("-".to_owned(), Clone::clone),
             ]);
         }
@@ -68,8 +68,8 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
     })
 }
 
-fn show(node: &Node) -> Shown<'_> {
-    Shown {
+fn show(node: &Node) -> NodeOutput<'_> {
+    NodeOutput {
         ip: node.ip,
         schedulable: node.schedulable,
         alive: node.is_alive(),

@@ -1,4 +1,4 @@
-//! Answers on standard output: a table for people, JSON for programs.
+//! Prints results on standard output, as a table or JSON.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_command_the_terminal() {
+    fn control_characters_in_a_cell_are_escaped() {
         let mut table = Table::new(["KEY"]);
         table.row(["a\u{1b}[2J\nb\u{7f}ä".into()]);
         assert_eq!(table.render(), "KEY\na\\u{1b}[2J\\nb\\u{7f}ä\n");

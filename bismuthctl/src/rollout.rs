@@ -1,4 +1,4 @@
-//! `update-function --wait`: what bismuth-api does by itself, for one function and once.
+//! `update-function --wait`: rolls out one revision, as bismuth-api does for all functions.
 //!
 //! ```text
 //!  new slots ─► all have run ─► switch requests to them ─► a moment ─► release the old slots
@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep};
 use crate::error::Error;
 
 /// How soon a status is seen: less than a person notices.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Frontends hear of a switch within milliseconds; the same that bismuth-api gives them.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Brings the slots of a new revision into service, and takes those of the earlier ones away.
 pub(crate) async fn complete(
@@ -42,10 +42,10 @@ pub(crate) async fn complete(
                 seconds,
             });
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
     registry.switch_backends(id, slots).await?;
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     for (slot, old) in registry.function_containers(id).await? {
         if old.revision >= record.revision {
             continue;

@@ -1,4 +1,4 @@
-//! The session with ZooKeeper.
+//! The ZooKeeper session of a command.
 
 use std::sync::Arc;
 

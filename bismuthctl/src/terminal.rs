@@ -1,4 +1,4 @@
-//! Escapes control characters in what others wrote, so that a terminal shows them and does not obey them.
+//! Escapes control characters in text from functions and servers, so that a terminal shows them and does not execute them.
 //!
 //! Escaped: C0 without line feed and tab, DEL, C1 (also as the single bytes that an 8-bit terminal obeys), and what overrides,
 //! embeds or isolates a direction of writing, because text after it is not read as it stands. Whatever is no UTF-8 is escaped as bytes.
@@ -7,19 +7,19 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// Whether a terminal would do something else than show it.
-fn is_command(c: char) -> bool {
+fn needs_escape(c: char) -> bool {
     let bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     bidi || (c.is_control() && !matches!(c, '\n' | '\t'))
 }
 
 /// `text` as a terminal may be sent it.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_command) {
+    if !text.contains(needs_escape) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match is_command(c) {
+        match needs_escape(c) {
             true => shown.extend(c.escape_default()),
             false => shown.push(c),
         }
@@ -51,7 +51,7 @@ impl<W: Write> Write for Terminal<W> {
         while let Some(chunk) = chunks.next() {
             self.inner.write_all(escaped(chunk.valid()).as_bytes())?;
             let broken = chunk.invalid();
-            if chunks.peek().is_none() && is_begun(broken) {
+            if chunks.peek().is_none() && is_incomplete_character(broken) {
                 self.begun = broken.to_vec();
             } else {
                 write!(self.inner, "{}", broken.escape_ascii())?;
@@ -73,7 +73,7 @@ impl<W: Write> Drop for Terminal<W> {
 }
 
 /// Whether more bytes can make a character of these.
-fn is_begun(bytes: &[u8]) -> bool {
+fn is_incomplete_character(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_letters_are_shown_as_they_are_and_commands_as_text() {
+    fn text_is_unchanged_and_control_characters_are_escaped() {
         assert_eq!(shown(&["täb\t✓\n".as_bytes()]), "täb\t✓\n");
         assert_eq!(
             shown(&[b"\x1b]0;title\x07 \r \x7f"]),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_escaped_and_a_character_in_two_writes_is_not() {
+    fn invalid_utf8_is_escaped_and_a_character_split_over_two_writes_is_not() {
         assert_eq!(shown(&[b"\x9b2J \xff"]), "\\x9b2J \\xff");
         assert_eq!(shown(&[b"\xe2\x9c", b"\x93 \xc2", b"\x9b"]), "✓ \\u{9b}");
         assert_eq!(shown(&[b"cut \xe2\x9c"]), "cut \\xe2\\x9c");

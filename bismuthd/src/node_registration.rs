@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bismuth_daemon::{Backoff, Shutdown};
 use bismuth_model::{Environment, NodeFacts};
-use bismuth_registry::{Error, Presence, Registry};
+use bismuth_registry::{Error, RegistrationState, Registry};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -41,13 +41,13 @@ pub async fn keep_registered(
     shutdown: Shutdown,
 ) {
     let mut delays = RETRY_BACKOFF.delays();
-    let announcement = loop {
-        let announcement = tokio::select! {
-            announcement = registry.announce_node(ip, &facts) => announcement,
+    let registration = loop {
+        let registration = tokio::select! {
+            registration = registry.register_node(ip, &facts) => registration,
             () = shutdown.cancelled() => return,
         };
-        match announcement {
-            Ok(announcement) => break announcement,
+        match registration {
+            Ok(registration) => break registration,
             Err(error @ Error::NodeAlreadyServed { .. }) => {
                 return shutdown.fail(error.to_string());
             }
@@ -66,29 +66,29 @@ pub async fn keep_registered(
             () = shutdown.cancelled() => return,
         }
     };
-    let mut presence = announcement.presence();
+    let mut state = registration.state();
     loop {
-        match &*presence.borrow_and_update() {
-            Presence::Present => {
+        match &*state.borrow_and_update() {
+            RegistrationState::Registered => {
                 info!(%ip, "registered");
                 registered.send_replace(true);
             }
-            Presence::Absent => {
+            RegistrationState::Unregistered => {
                 warn!(%ip, "ZooKeeper does not answer; the node goes on with what it knows")
             }
-            Presence::NotProvisioned => warn!(%ip, "the node was deprovisioned"),
-            Presence::ServedByOther { epoch } => {
+            RegistrationState::NotProvisioned => warn!(%ip, "the node was deprovisioned"),
+            RegistrationState::ServedByOther { epoch } => {
                 return shutdown.fail(format!(
                     "node {ip} is served by another bismuthd, of epoch {epoch}"
                 ));
             }
         }
         tokio::select! {
-            changed = presence.changed() => if changed.is_err() { break },
+            changed = state.changed() => if changed.is_err() { break },
             () = shutdown.cancelled() => break,
         }
     }
-    if let Err(error) = announcement.withdraw().await {
+    if let Err(error) = registration.deregister().await {
         info!(
             error = bismuth_daemon::exit::chain(&error),
             "the registration of the node ends with its session"

@@ -179,7 +179,7 @@ impl Service {
         let ended = shutdown.clone();
         let (assignment, following) =
             self.registry
-                .follow_assignment(self.args.node_ip, earlier, async move {
+                .watch_assignment(self.args.node_ip, earlier, async move {
                     ended.cancelled().await
                 });
         tasks.spawn("assignment", Policy::EndsProcess, following);

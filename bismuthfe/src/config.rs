@@ -1,4 +1,4 @@
-//! What the command line and the environment say.
+//! Command-line flags, and the configuration made of them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -113,7 +113,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long a slot that its node does not know yet is asked for again. A new function's slot is written to the registry
     /// before its node has seen it.
-    pub new_slot_patience: Duration,
+    pub new_slot_timeout: Duration,
     /// Whether the peer's `X-Forwarded-*` are believed.
     pub trust_forwarded: bool,
     /// How long requests in flight may take to end.
@@ -140,7 +140,7 @@ impl Default for Config {
             limits: limits(),
             pool: PoolLimits::default(),
             connect_timeout: Duration::from_secs(1),
-            new_slot_patience: Duration::from_secs(2),
+            new_slot_timeout: Duration::from_secs(2),
             trust_forwarded: false,
             drain: Duration::from_secs(30),
             snapshot: None,
@@ -177,7 +177,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent_and_its_defaults_are_the_libraries() {
+    fn the_command_line_is_valid_and_its_defaults_are_those_of_the_libraries() {
         Args::command().debug_assert();
         let config = Config::from(Args::parse_from(["bismuthfe"]));
         let default = Config::default();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_at_the_start() {
+    fn invalid_flags_are_refused_at_the_start() {
         for wrong in [
             "--zookeeper=not a server",
             "--workers=0",

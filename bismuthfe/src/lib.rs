@@ -1,32 +1,32 @@
-//! bismuthfe: the public entrance.
+//! bismuthfe: the public HTTP reverse proxy in front of the worker nodes.
 //!
 //! ```text
-//!  registry ── watch ──► follow ──► RoutingTable ──► ArcSwap ──┐        control runtime
-//!                          └──► snapshot file                  │
-//! ─────────────────────────────────────────────────────────────┼──────────────────────────
-//!  client ─► worker ─► resolve (pure) ─► pick (pure) ─► forward│─► bismuthd    one per core
-//!                         ▲────────── cached table ◄───────────┘
+//!  registry ── watch ──► TableUpdater ──► RoutingTable ──► ArcSwap ──┐       control runtime
+//!                          └──► snapshot file                         │
+//! ────────────────────────────────────────────────────────────────────┼─────────────────────
+//!  client ─► worker ─► resolve (pure) ─► select backend (pure) ─► forward ─► bismuthd    one per core
+//!                         ▲────────── cached table ◄──────────────────┘
 //! ```
 //!
 //! The happy path of a request:
 //! 1. A [`worker`] accepts the connection on its own thread and reads the head within limits.
 //! 2. [`resolve`] finds the function: `Host` first, then `/invoke/{id}`, in the worker's cached [`table`].
-//! 3. [`pick`] chooses a slot: the first in an order every frontend computes alike that has room.
+//! 3. [`backend_selection`] chooses a slot: the first in an order every frontend computes alike that has room.
 //! 4. [`proxy`] forwards over a pooled connection and streams both ways; what was not executed is tried on the
 //!    next slot.
 //!
 //! Nothing here touches ZooKeeper or the disk while a request is in flight.
 
+pub mod backend_selection;
 pub mod config;
-pub mod follow;
 pub mod metrics;
-pub mod pick;
 pub mod proxy;
 pub mod resolve;
 pub mod retry;
 pub mod service;
 pub mod snapshot;
 pub mod table;
+pub mod table_updater;
 mod upstream;
 pub mod worker;
 

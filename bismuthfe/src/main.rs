@@ -33,7 +33,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         args.zookeeper.environment.clone(),
     );
     let earlier = snapshot::earlier(args.snapshot.as_deref());
-    let (routing, following) = registry.follow_routing(earlier, shutdown.token().cancelled_owned());
+    let (routing, following) = registry.watch_routing(earlier, shutdown.token().cancelled_owned());
     let tasks = Tasks::new(&shutdown);
     // A frontend that hears of nothing any more must not go on as if nothing changed.
     tasks.spawn("routing watch", Policy::EndsProcess, following);

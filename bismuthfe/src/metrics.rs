@@ -1,4 +1,4 @@
-//! What is counted. Clones count together; what a request touches is one atomic each.
+//! Metrics. Clones share their counters; a request costs one atomic per counter.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -1,10 +1,10 @@
-//! One request, from its head to its answer.
+//! Proxies one request: routes it, selects a backend, forwards it, and retries what was not executed.
 //!
 //! ```text
-//! Call::read ─► resolve ─► pick ─► attempt ─► answer
-//!                           ▲         │ not executed: next slot, from the retry budget
-//!                           └─────────┤ every slot unknown to its node: again, for two seconds, outside the budget
-//!                                     └ executed, or perhaps: a problem (unless idempotent and unanswered)
+//! Call::read ─► resolve ─► select_slot ─► attempt ─► answer
+//!                           ▲              │ not executed: next slot, from the retry budget
+//!                           └──────────────┤ every slot unknown to its node: again, for two seconds, outside the budget
+//!                                          └ executed, or perhaps: a problem (unless idempotent and unanswered)
 //! ```
 
 use std::borrow::Cow;
@@ -27,18 +27,18 @@ use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::backend_selection::{self, Candidate};
 use crate::config::Config;
-use crate::follow::SharedTable;
 use crate::metrics::{Counted, Metrics};
-use crate::pick::{self, Candidate};
 use crate::resolve::resolve;
 use crate::retry::{NewSlotWait, RetryBudget};
 use crate::table::{Function, InFlight, RoutingTable, Slot};
+use crate::table_updater::SharedTable;
 use crate::upstream::Upstreams;
 
-mod failure;
+mod error;
 
-use failure::{Failure, Refused};
+use error::{AttemptError, RequestError};
 
 /// What one worker forwards with.
 pub struct Proxy {
@@ -95,7 +95,7 @@ impl Proxy {
         let counted = self.metrics.request();
         let mut response = match self.invoke(&mut call, &client, counted).await {
             Ok(response) => response,
-            Err(refused) => self.refuse(refused, &call),
+            Err(error) => self.refuse(error, &call),
         };
         let answer = response.headers_mut();
         answer.entry(REQUEST_ID).or_insert(call.request_id);
@@ -104,8 +104,8 @@ impl Proxy {
         response
     }
 
-    fn refuse(&self, refused: Refused, call: &Call) -> Response<Body> {
-        let problem = refused.problem().request_id(call.request_id.clone());
+    fn refuse(&self, error: RequestError, call: &Call) -> Response<Body> {
+        let problem = error.problem().request_id(call.request_id.clone());
         self.metrics.problem(problem.code);
         tracing::debug!(code = problem.code, detail = problem.detail, request_id = ?call.request_id, "refused");
         problem.into_response()
@@ -115,12 +115,12 @@ impl Proxy {
         self.table.borrow_mut().load().clone()
     }
 
-    fn function(&self, id: FunctionId) -> Result<Arc<Function>, Refused> {
+    fn function(&self, id: FunctionId) -> Result<Arc<Function>, RequestError> {
         let table = self.table();
         let found = table.function(&id).cloned();
         found.ok_or(match table.complete {
-            true => Refused::UnknownFunction(id),
-            false => Refused::RoutingUnknown,
+            true => RequestError::UnknownFunction(id),
+            false => RequestError::RoutingUnknown,
         })
     }
 
@@ -129,19 +129,19 @@ impl Proxy {
         call: &mut Call,
         client: &ClientConn,
         counted: Counted,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, RequestError> {
         let function = self.route(call, client)?;
         let (reply, in_flight) = self.try_slots(function, call, client).await?;
-        let ended = Box::new(Ended {
+        let response_end = Box::new(ResponseEnd {
             metrics: self.metrics.clone(),
             _in_flight: in_flight,
             _counted: counted,
         });
-        Ok(reply.deliver(client, Some(ended)))
+        Ok(reply.deliver(client, Some(response_end)))
     }
 
     /// Finds the function, and makes the head what the node should see.
-    fn route(&self, call: &mut Call, client: &ClientConn) -> Result<Arc<Function>, Refused> {
+    fn route(&self, call: &mut Call, client: &ClientConn) -> Result<Arc<Function>, RequestError> {
         let host = call.headers.get(HOST).cloned();
         // An absolute target names the host too; where both are, they agree.
         let name = call.uri.host().map(Cow::Borrowed).or_else(|| {
@@ -152,8 +152,8 @@ impl Proxy {
         let table = self.table();
         let resolved =
             resolve(&table, name.as_deref(), path).map_err(|error| match table.complete {
-                true => Refused::Unrouted(error),
-                false => Refused::before_routing(error),
+                true => RequestError::Unrouted(error),
+                false => RequestError::before_routing(error),
             })?;
         let function = self.function(resolved.function)?;
         let forwarded = Forwarded {
@@ -174,14 +174,14 @@ impl Proxy {
         mut function: Arc<Function>,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<(Reply, InFlight), Refused> {
+    ) -> Result<(Reply, InFlight), RequestError> {
         let mut tried: Vec<ContainerId> = Vec::new();
-        let mut last: Option<Failure> = None;
+        let mut last: Option<AttemptError> = None;
         let mut wait: Option<NewSlotWait> = None;
         let mut round_begins = false;
         loop {
-            let slot = match (self.pick(&function, &tried, call), last.take()) {
-                (None, None) => return Err(Refused::NoBackend(function.id)),
+            let slot = match (self.select_slot(&function, &tried, call), last.take()) {
+                (None, None) => return Err(RequestError::NoBackend(function.id)),
                 (Some(slot), None) => slot,
                 // Each round of waiting asks one slot free of the budget: it has a bound of its own, and one function's first
                 // requests must not take all retries.
@@ -192,12 +192,12 @@ impl Proxy {
                 // No slot is left to ask, or no retry to ask it with.
                 (_, Some(failure)) => {
                     let wait =
-                        wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_patience));
+                        wait.get_or_insert_with(|| NewSlotWait::new(self.config.new_slot_timeout));
                     match wait.next_delay() {
                         Some(delay) if failure.is_unknown_container() => {
                             tokio::time::sleep(delay).await
                         }
-                        _ => return Err(Refused::Failed(failure)),
+                        _ => return Err(RequestError::Attempt(failure)),
                     }
                     function = self.function(function.id)?;
                     tried.clear();
@@ -215,12 +215,12 @@ impl Proxy {
                     tried.push(slot.container_id);
                     last = Some(failure);
                 }
-                Err(failure) => return Err(Refused::Failed(failure)),
+                Err(failure) => return Err(RequestError::Attempt(failure)),
             }
         }
     }
 
-    fn pick<'a>(
+    fn select_slot<'a>(
         &self,
         function: &'a Function,
         tried: &[ContainerId],
@@ -229,14 +229,14 @@ impl Proxy {
         let candidates = function.slots.iter().map(|slot| Candidate {
             load: slot.load.get(),
             excluded: tried.contains(&slot.container_id),
-            doubtful: self.upstreams.is_doubtful(slot.node),
+            suspect: self.upstreams.is_suspect(slot.node),
         });
         let index = match call.affinity(function) {
             Some(value) => {
                 let ids = function.slots.iter().map(|slot| &slot.container_id);
-                pick::pick_affine(candidates.zip(ids), value)
+                backend_selection::select_by_affinity(candidates.zip(ids), value)
             }
-            None => pick::pick(candidates, function.concurrency),
+            None => backend_selection::select(candidates, function.concurrency),
         };
         index.map(|index| &function.slots[index])
     }
@@ -248,7 +248,7 @@ impl Proxy {
         function: &Function,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<(Reply, InFlight), Failure> {
+    ) -> Result<(Reply, InFlight), AttemptError> {
         let in_flight = slot.load.enter();
         if let Some(lease) = self.upstreams.idle(slot.address) {
             match self.send(lease, slot, function, call, client).await {
@@ -263,9 +263,9 @@ impl Proxy {
         let lease = match self.upstreams.connect(slot.address).await {
             Ok(lease) => lease,
             Err(source) => {
-                self.upstreams.doubt(slot.node);
+                self.upstreams.mark_suspect(slot.node);
                 let node = slot.node;
-                return Err(Failure::Unreachable { node, source });
+                return Err(AttemptError::Unreachable { node, source });
             }
         };
         let sent = self.send(lease, slot, function, call, client).await;
@@ -279,17 +279,19 @@ impl Proxy {
         function: &Function,
         call: &Call,
         client: &ClientConn,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, AttemptError> {
         let node = slot.node;
-        let request = call.request_for(slot).ok_or(Failure::BodySpent { node })?;
+        let request = call
+            .request_for(slot)
+            .ok_or(AttemptError::BodySpent { node })?;
         let deadlines = Deadlines {
             head: function.longest_wait(),
             idle: function.idle_timeout,
         };
         let reply = exchange(lease, request, deadlines, client).await;
-        let reply = reply.map_err(|source| Failure::Exchange { node, source })?;
+        let reply = reply.map_err(|source| AttemptError::Exchange { node, source })?;
         match reply.response().headers().get(ERROR_HEADER) {
-            Some(code) if code == UNKNOWN_CONTAINER => Err(Failure::UnknownContainer {
+            Some(code) if code == UNKNOWN_CONTAINER => Err(AttemptError::UnknownContainer {
                 node,
                 container: slot.container_id,
             }),
@@ -363,13 +365,13 @@ impl Call {
 }
 
 /// Held by an answer's body until it has ended.
-struct Ended {
+struct ResponseEnd {
     metrics: Metrics,
     _in_flight: InFlight,
     _counted: Counted,
 }
 
-impl OnEnd for Ended {
+impl OnEnd for ResponseEnd {
     fn on_end(&mut self, end: End) {
         self.metrics.ended(end);
     }
@@ -383,12 +385,12 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-impl Failure {
+impl AttemptError {
     /// Whether a reused connection died under the request: with nothing written, or with nothing answered to a request
     /// that may be sent twice.
     fn was_dead_connection(&self, method: &Method) -> bool {
         match self {
-            Failure::Exchange { source, .. } => {
+            AttemptError::Exchange { source, .. } => {
                 source.never_written() || (source.unanswered() && is_idempotent(method))
             }
             _ => false,
@@ -398,11 +400,11 @@ impl Failure {
     /// Whether another slot may get the request: it was not executed, or may be executed twice.
     fn may_go_elsewhere(&self, method: &Method) -> bool {
         match self {
-            Failure::Unreachable { .. } | Failure::UnknownContainer { .. } => true,
-            Failure::Exchange { source, .. } => {
+            AttemptError::Unreachable { .. } | AttemptError::UnknownContainer { .. } => true,
+            AttemptError::Exchange { source, .. } => {
                 !matches!(source, ExchangeError::RequestBody(_)) && self.was_dead_connection(method)
             }
-            Failure::BodySpent { .. } => false,
+            AttemptError::BodySpent { .. } => false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which function a request is for, and what path it sees. Pure.
+//! Resolves host and path of a request to a function and the path it sees. Pure.
 //!
 //! `Host` wins; then `/invoke/{function id}[/rest]`. Path and query reach the function byte by byte as the client
 //! sent them: nothing is decoded, no dot segment is resolved.
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_an_invoke_path_is_not_touched() {
+    fn the_rest_of_an_invoke_path_is_passed_on_unchanged() {
         for rest in ["", "/", "/a", "//a", "/a/../b", "/%2e%2E/%2F", "/a%20b;c=d"] {
             let path = format!("/invoke/{ID}{rest}");
             let resolved = resolve(&table(), Some("127.0.0.1:8000"), &path).unwrap();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_says_both_possibilities() {
+    fn an_unrouted_request_is_answered_with_both_ways_to_address_a_function() {
         let error = resolve(&table(), Some("b.example"), "/x").unwrap_err();
         let text = error.to_string();
         assert!(
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_id_is_named_and_cut() {
+    fn a_malformed_id_is_quoted_and_truncated() {
         for id in ["x", "", &ID[1..], &format!("{ID}0")] {
             let path = format!("/invoke/{id}/y");
             assert_eq!(

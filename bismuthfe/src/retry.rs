@@ -1,4 +1,4 @@
-//! How much trying again is allowed: a bounded share of the requests, so that retries cannot double the load of a
+//! Retry budget: retries are a bounded share of the requests, so that they cannot double the load of a
 //! system that fails because of its load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +58,7 @@ impl RetryBudget {
 const NEW_SLOT_BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(10), Duration::from_millis(400));
 
-/// How long one request waits for its slots to be known: bounded by its patience.
+/// How long one request waits for its slots to be known: bounded by `timeout`.
 #[derive(Debug)]
 pub struct NewSlotWait {
     delays: Delays,
@@ -67,14 +67,14 @@ pub struct NewSlotWait {
 
 impl NewSlotWait {
     /// Begins now.
-    pub fn new(patience: Duration) -> Self {
+    pub fn new(timeout: Duration) -> Self {
         NewSlotWait {
             delays: NEW_SLOT_BACKOFF.delays(),
-            until: Instant::now() + patience,
+            until: Instant::now() + timeout,
         }
     }
 
-    /// The next delay, or `None` when the patience is over.
+    /// The next delay, or `None` when the timeout has passed.
     pub fn next_delay(&mut self) -> Option<Duration> {
         let delay = self.delays.next_delay();
         (Instant::now() + delay < self.until).then_some(delay)
@@ -86,14 +86,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_quiet_hour_ten_retries_are_saved() {
+    async fn after_an_hour_without_requests_ten_retries_are_saved() {
         let budget = RetryBudget::default();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!((0..200).filter(|_| budget.spend()).count(), 10);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_every_request_fails_a_fifth_is_tried_again_whatever_the_traffic() {
+    async fn when_every_request_fails_a_fifth_is_retried_at_any_rate_of_traffic() {
         for between in [Duration::from_micros(100), Duration::from_secs(1)] {
             let budget = RetryBudget::default();
             while budget.spend() {}

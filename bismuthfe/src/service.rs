@@ -1,4 +1,4 @@
-//! The frontend as a whole: one follower, one worker per core, and the admin endpoints.
+//! The frontend service: the routing-table updater, one worker per core, and the admin endpoints.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use crate::COMPONENT;
 use crate::config::Config;
-use crate::follow::Follower;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::retry::RetryBudget;
+use crate::table_updater::TableUpdater;
 use crate::worker::Worker;
 
 /// What the other tasks may take to end once the workers have.
@@ -24,7 +24,7 @@ const LAST_TASKS: Duration = Duration::from_secs(5);
 /// A frontend that is not running yet.
 pub struct Service {
     config: Arc<Config>,
-    follower: Follower,
+    updater: TableUpdater,
     metrics: Metrics,
     admin: Admin,
 }
@@ -37,10 +37,10 @@ impl Service {
         let admin = Admin::new(registry);
         let known = admin.condition("routing");
         let file = config.snapshot.clone();
-        let follower = Follower::start(config.node_port, file, routing, metrics.clone(), known);
+        let updater = TableUpdater::start(config.node_port, file, routing, metrics.clone(), known);
         Service {
             config: Arc::new(config),
-            follower,
+            updater,
             metrics,
             admin,
         }
@@ -60,7 +60,7 @@ impl Service {
         let last = Shutdown::new();
         let tasks = Tasks::new(&last);
         let drain = self.config.drain;
-        let table = self.follower.table();
+        let table = self.updater.table();
         let admin = self.admin.clone().unready_on(&shutdown);
         tasks.spawn(
             "admin",
@@ -70,7 +70,7 @@ impl Service {
         tasks.spawn(
             "follow routing",
             Policy::EndsProcess,
-            self.follower.run(last.clone()),
+            self.updater.run(last.clone()),
         );
 
         let (config, metrics) = (self.config, self.metrics);

@@ -1,4 +1,4 @@
-//! The last routing, kept on disk, so that a frontend that starts while ZooKeeper is down still serves.
+//! Saves the routing snapshot to disk and loads it at start, so that a frontend serves while ZooKeeper is down.
 //!
 //! JSON, because an operator may have to read it at a bad time. Written beside and renamed over, so that there is always
 //! a whole one.
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded_and_replaces_what_was_there() {
+    fn a_saved_snapshot_is_loaded_and_replaces_the_earlier_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state/routing.json");
         assert_eq!(load(&path).unwrap(), None);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_ours_is_an_error_that_names_it() {
+    fn a_file_that_is_not_a_snapshot_is_an_error_naming_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("routing.json");
         for (text, word) in [

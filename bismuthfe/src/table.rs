@@ -17,7 +17,7 @@ use std::time::Duration;
 use bismuth_model::{Affinity, Backend, ContainerId, FunctionId, Hostname};
 use bismuth_registry::{RoutedFunction, RoutingSnapshot};
 
-use crate::pick;
+use crate::backend_selection;
 
 /// Where requests go, at one moment.
 #[derive(Debug, Default)]
@@ -146,8 +146,10 @@ impl Function {
             .iter()
             .map(|backend| Slot::build(backend, node_port, old))
             .collect();
-        let key = pick::hash(id.as_bytes());
-        slots.sort_by_cached_key(|slot| std::cmp::Reverse(pick::score(key, &slot.container_id)));
+        let key = backend_selection::hash(id.as_bytes());
+        slots.sort_by_cached_key(|slot| {
+            std::cmp::Reverse(backend_selection::score(key, &slot.container_id))
+        });
         Function {
             id,
             concurrency: routed.concurrency,

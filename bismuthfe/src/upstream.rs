@@ -1,4 +1,4 @@
-//! The way to the nodes: connections, and which nodes are in doubt.
+//! Pooled connections to worker nodes, per frontend worker, and which nodes are suspect after a failed connect.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// For how long a node that could not be reached is the last resort. Short: a bismuthd restarts within a second.
-const DOUBT: Duration = Duration::from_secs(1);
+const SUSPECT_FOR: Duration = Duration::from_secs(1);
 
 /// Why a node cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(crate) enum ConnectError {
 pub(crate) struct Upstreams {
     pool: Pool<SocketAddr>,
     connect_timeout: Duration,
-    doubtful: RefCell<HashMap<Ipv4Addr, Instant>>,
+    suspect: RefCell<HashMap<Ipv4Addr, Instant>>,
     metrics: Metrics,
 }
 
@@ -51,7 +51,7 @@ impl Upstreams {
         Upstreams {
             pool: Pool::new(config.pool),
             connect_timeout: config.connect_timeout,
-            doubtful: RefCell::default(),
+            suspect: RefCell::default(),
             metrics,
         }
     }
@@ -85,21 +85,21 @@ impl Upstreams {
     }
 
     /// The node could not be reached just now.
-    pub(crate) fn doubt(&self, node: Ipv4Addr) {
-        self.doubtful
+    pub(crate) fn mark_suspect(&self, node: Ipv4Addr) {
+        self.suspect
             .borrow_mut()
-            .insert(node, Instant::now() + DOUBT);
+            .insert(node, Instant::now() + SUSPECT_FOR);
     }
 
     /// Whether the node could not be reached a moment ago.
-    pub(crate) fn is_doubtful(&self, node: Ipv4Addr) -> bool {
-        let mut doubtful = self.doubtful.borrow_mut();
+    pub(crate) fn is_suspect(&self, node: Ipv4Addr) -> bool {
+        let mut suspect = self.suspect.borrow_mut();
         // The usual case costs no more than this.
-        if doubtful.is_empty() {
+        if suspect.is_empty() {
             return false;
         }
         let now = Instant::now();
-        doubtful.retain(|_, until| *until > now);
-        doubtful.contains_key(&node)
+        suspect.retain(|_, until| *until > now);
+        suspect.contains_key(&node)
     }
 }

@@ -1,4 +1,4 @@
-//! One thread of the data path: serves the connections of its listener, and drains them at the shutdown.
+//! A worker thread: serves the connections of its listener, and drains them at shutdown.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -25,7 +25,7 @@ use bismuth_coord::Event;
 use bismuth_daemon::exit::chain;
 use bismuth_daemon::{Backoff, Shutdown};
 use bismuth_model::{Backend, ContainerRecord, FunctionId};
-use bismuth_registry::{Error, Place, Registry};
+use bismuth_registry::{Error, Registry, ZnodeKind};
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -164,12 +164,12 @@ impl Crew {
     }
 
     fn hint(&mut self, event: &Event) {
-        let place = event
+        let kind = event
             .path()
-            .and_then(|path| self.rollouts.shared.registry.layout().place(path));
-        match place {
-            Some(Place::Function(id) | Place::Backends(id)) => self.rollouts.begin(id),
-            Some(Place::Container(_, container)) => {
+            .and_then(|path| self.rollouts.shared.registry.layout().znode_kind(path));
+        match kind {
+            Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => self.rollouts.begin(id),
+            Some(ZnodeKind::Container(_, container)) => {
                 self.active
                     .values()
                     .for_each(|active| active.wake.slot_changed(container));

@@ -8,7 +8,7 @@ use bismuth_api::{Args, Service};
 use bismuth_coord::MemoryTree;
 use bismuth_daemon::Shutdown;
 use bismuth_model::{Backend, ContainerState, ContainerStatus, Environment, FunctionId, NodeFacts};
-use bismuth_registry::{Announcement, Registry};
+use bismuth_registry::{NodeRegistration, Registry};
 use bismuth_testkit::http::{full, send, send_whole};
 use bytes::Bytes;
 use clap::Parser as _;
@@ -28,7 +28,7 @@ pub struct World {
     pub tree: MemoryTree,
     pub registry: Registry,
     pub api: Running,
-    _announcements: Vec<Announcement>,
+    _announcements: Vec<NodeRegistration>,
 }
 
 /// One API process, so to say.
@@ -137,7 +137,7 @@ impl World {
         let mut announcements = Vec::new();
         for ip in nodes {
             registry.provision_node(*ip).await.unwrap();
-            announcements.push(registry.announce_node(*ip, &facts()).await.unwrap());
+            announcements.push(registry.register_node(*ip, &facts()).await.unwrap());
         }
         let api = Running::start(&tree, args);
         Self {

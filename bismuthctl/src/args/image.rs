@@ -1,4 +1,4 @@
-//! The part of the command line that is about images.
+//! Command-line arguments of `image`.
 
 use std::path::PathBuf;
 

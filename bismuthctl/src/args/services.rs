@@ -1,4 +1,4 @@
-//! The part of the command line that is about what functions keep: keys, blobs, secrets.
+//! Command-line arguments of `secret`, `kv`, `blob` and `group`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use bismuth_operator::{DEFAULT_TOKEN_FILE, DEFAULT_URL};
 use clap::Subcommand;
 use http::HeaderValue;
 
-use crate::services::source::Source;
+use crate::services::value_source::ValueSource;
 
 /// Where svcprovider is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Services {
-    /// The operator's surface of svcprovider.
+    /// The URL of svcprovider's operator API.
     #[arg(long, env = "BISMUTH_SVCPROVIDER", value_name = "URL", default_value = DEFAULT_URL, global = true)]
     pub svcprovider: http::Uri,
     /// The file with its token, which only its owner may read.
@@ -21,9 +21,9 @@ pub struct Services {
     pub svcprovider_token_file: PathBuf,
 }
 
-/// Whose.
+/// The service group.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Of {
+pub struct GroupArg {
     /// The group: a function's svc_group_id, or its id if it has none.
     #[arg(short, long)]
     pub group: ServiceGroup,
@@ -103,7 +103,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
     },
     /// Set a value, and print its ETag.
     Put(KvPut),
@@ -116,7 +116,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// Only while the value has this ETag.
         #[arg(long, value_name = "ETAG", value_parser = etag)]
         if_match: Option<HeaderValue>,
@@ -128,7 +128,7 @@ pub enum KvCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// How much [default: 1].
         #[arg(long, value_name = "N", allow_hyphen_values = true)]
         by: Option<i64>,
@@ -142,11 +142,11 @@ pub struct KvPut {
     #[arg(value_parser = key)]
     pub key: String,
     /// The value: as it stands, @FILE, or - for standard input (the default).
-    #[arg(value_name = "VALUE|-|@FILE", value_parser = Source::value)]
-    pub value: Option<Source>,
+    #[arg(value_name = "VALUE|-|@FILE", value_parser = ValueSource::value)]
+    pub value: Option<ValueSource>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// How long it stays: seconds, or a duration such as 10m or 2h.
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     pub ttl: Option<u64>,
@@ -182,7 +182,7 @@ pub enum BlobCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
         /// Where to.
         #[arg(short, long)]
         file: Option<PathBuf>,
@@ -198,7 +198,7 @@ pub enum BlobCommand {
         key: String,
         #[command(flatten)]
         #[allow(missing_docs)]
-        of: Of,
+        of: GroupArg,
     },
 }
 
@@ -209,11 +209,11 @@ pub struct BlobPut {
     #[arg(value_parser = key)]
     pub key: String,
     /// Where it comes from: - for standard input, or @FILE.
-    #[arg(value_name = "-|@FILE", default_value = "-", value_parser = Source::stream)]
-    pub source: Source,
+    #[arg(value_name = "-|@FILE", default_value = "-", value_parser = ValueSource::stream)]
+    pub source: ValueSource,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// What it is, such as image/png.
     #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub content_type: Option<HeaderValue>,
@@ -224,7 +224,7 @@ pub struct BlobPut {
 pub struct List {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub of: Of,
+    pub of: GroupArg,
     /// Only those that begin with this.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: String,

@@ -1,4 +1,4 @@
-//! `blob`: streamed both ways, whatever the size.
+//! `blob`: uploads, lists and deletes blobs, streamed.
 //!
 //! ```text
 //!  put ─► is it there? ─┬─ no ─► POST (creates) ─── 409: somebody created it ───┐
@@ -24,13 +24,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::download::{self, expected_digest};
-use super::source::Source;
-use super::{etag, pages, surface};
+use super::value_source::ValueSource;
+use super::{etag, pagination, surface};
 use crate::args::{Blob, BlobCommand, BlobPut, List};
+use crate::byte_size;
 use crate::client::Body;
 use crate::error::Error;
 use crate::output::{Output, Table, time};
-use crate::size;
 
 /// Each one lost means that somebody else wrote or deleted the blob at that moment.
 const ATTEMPTS: usize = 8;
@@ -40,13 +40,13 @@ const BLOCK: usize = 64 * 1024;
 type Hasher = Arc<Mutex<Sha256>>;
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct BlobPutOutput<'a> {
     key: &'a str,
     etag: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct BlobListEntry {
     key: String,
     etag: String,
     size: u64,
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Blob, output: &mut Output<'_>) -> Result<(), Error
         }
         BlobCommand::Put(put) => {
             let etag = set(&surface, &put).await?;
-            let written = Written {
+            let written = BlobPutOutput {
                 key: &put.key,
                 etag: &etag,
             };
@@ -92,7 +92,7 @@ async fn set(surface: &Surface, put: &BlobPut) -> Result<String, Error> {
         };
         match upload(surface, put, method).await {
             Err(Error::Service(error)) if error.refused_with() == Some(lost) => {
-                if put.source == Source::Stdin {
+                if put.source == ValueSource::Stdin {
                     break;
                 }
             }
@@ -136,9 +136,9 @@ async fn upload(surface: &Surface, put: &BlobPut, method: Method) -> Result<Stri
 }
 
 /// The bytes, and how many they are where that is known: a file that shrinks meanwhile is no blob then.
-async fn open(source: &Source, hasher: Hasher) -> Result<(Body, Option<u64>), Error> {
+async fn open(source: &ValueSource, hasher: Hasher) -> Result<(Body, Option<u64>), Error> {
     match source {
-        Source::File(path) => {
+        ValueSource::File(path) => {
             let failed = |source| Error::Read {
                 path: path.clone(),
                 source,
@@ -151,8 +151,10 @@ async fn open(source: &Source, hasher: Hasher) -> Result<(Body, Option<u64>), Er
             }
             Ok((streamed(file, hasher), None))
         }
-        Source::Stdin => Ok((streamed(tokio::io::stdin(), hasher), None)),
-        Source::Literal(text) => Ok((streamed(std::io::Cursor::new(text.clone()), hasher), None)),
+        ValueSource::Stdin => Ok((streamed(tokio::io::stdin(), hasher), None)),
+        ValueSource::Literal(text) => {
+            Ok((streamed(std::io::Cursor::new(text.clone()), hasher), None))
+        }
     }
 }
 
@@ -170,13 +172,13 @@ async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Resul
     let call = Call::blob(Method::GET, &which.of.group, "")
         .query("details", "true")
         .query("prefix", &which.prefix);
-    let blobs: Vec<Listed> = pages::all(surface, call).await?;
+    let blobs: Vec<BlobListEntry> = pagination::all(surface, call).await?;
     output.answer(&blobs, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "SHA-256"]);
         for blob in &blobs {
             table.row([
                 blob.key.clone(),
-                size::show(blob.size),
+                byte_size::show(blob.size),
                 blob.content_type.clone().unwrap_or("-".to_owned()),
                 time(blob.modified_ms),
                 blob.sha256.clone().unwrap_or("-".to_owned()),
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn a_blob_may_be_listed_without_its_digest() {
         let listed = r#"{"key":"k","etag":"\"1\"","size":3,"modified_ms":5}"#;
-        let listed: Listed = serde_json::from_str(listed).unwrap();
+        let listed: BlobListEntry = serde_json::from_str(listed).unwrap();
         assert_eq!((listed.sha256, listed.content_type), (None, None));
     }
 }

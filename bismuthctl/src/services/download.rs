@@ -1,4 +1,4 @@
-//! `blob get`: to standard output as it comes, or into a file that appears when it is whole and right.
+//! `blob get`: streams a blob to standard output, or into a file that is renamed into place once its digest is checked.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -26,7 +26,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const NEW_FILE: u32 = 0o666;
 
 #[derive(Serialize)]
-struct Got<'a> {
+struct BlobGetOutput<'a> {
     key: &'a str,
     file: &'a Path,
     size: u64,
@@ -61,7 +61,7 @@ pub(super) async fn get(
     if !output.is_json() {
         return Ok(());
     }
-    output.json(&Got {
+    output.json(&BlobGetOutput {
         key,
         file: &file,
         size,

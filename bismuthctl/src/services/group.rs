@@ -1,17 +1,17 @@
-//! `group`: what groups have, as a whole.
+//! `group`: lists, shows and purges the data of service groups.
 
 use bismuth_operator::{Call, json};
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{pages, surface};
+use super::{pagination, surface};
 use crate::args::{Group, GroupCommand};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table};
-use crate::size;
 
 #[derive(Serialize, Deserialize)]
-struct Usage {
+struct GroupUsage {
     group: String,
     kv: Count,
     blob: Count,
@@ -28,12 +28,13 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
     let surface = surface(&args.services)?;
     match args.command {
         GroupCommand::List => {
-            let groups: Vec<Usage> = pages::all(&surface, Call::new(Method::GET, "/group")).await?;
+            let groups: Vec<GroupUsage> =
+                pagination::all(&surface, Call::new(Method::GET, "/group")).await?;
             output.answer(&groups, || table(&groups))
         }
         GroupCommand::Show { group } => {
             let answer = surface.ask(Call::group(Method::GET, &group)).await?;
-            let usage: Usage = json(&surface, answer).await?;
+            let usage: GroupUsage = json(&surface, answer).await?;
             output.answer(&usage, || table(std::slice::from_ref(&usage)))
         }
         GroupCommand::Purge { group } => {
@@ -48,7 +49,7 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
     }
 }
 
-fn table(groups: &[Usage]) -> String {
+fn table(groups: &[GroupUsage]) -> String {
     let mut table = Table::new([
         "GROUP",
         "KEYS",
@@ -61,9 +62,9 @@ fn table(groups: &[Usage]) -> String {
         table.row([
             usage.group.clone(),
             usage.kv.count.to_string(),
-            size::show(usage.kv.bytes),
+            byte_size::show(usage.kv.bytes),
             usage.blob.count.to_string(),
-            size::show(usage.blob.bytes),
+            byte_size::show(usage.blob.bytes),
             usage.secrets.to_string(),
         ]);
     }

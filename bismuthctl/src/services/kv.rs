@@ -1,4 +1,4 @@
-//! `kv`: keys and their values.
+//! `kv`: gets, puts, lists, deletes and increments keys.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -8,18 +8,18 @@ use http::{HeaderValue, Method};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
-use super::{etag, header, pages, surface};
+use super::value_source::ValueSource;
+use super::{etag, header, pagination, surface};
 use crate::args::{Kv, KvCommand, KvPut, List};
+use crate::byte_size;
 use crate::error::Error;
 use crate::output::{Output, Table, time};
-use crate::size;
 
 /// svcprovider takes no more.
 const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct KvGetOutput<'a> {
     key: &'a str,
     etag: String,
     content_type: String,
@@ -32,13 +32,13 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct KvPutOutput<'a> {
     key: &'a str,
     etag: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct KvListEntry {
     key: String,
     etag: String,
     size: u64,
@@ -49,7 +49,7 @@ struct Listed {
 }
 
 #[derive(Serialize)]
-struct Sum<'a> {
+struct KvIncrOutput<'a> {
     key: &'a str,
     value: i64,
 }
@@ -95,7 +95,7 @@ async fn get(
         return output.bytes(&value);
     }
     let text = std::str::from_utf8(&value).ok();
-    output.json(&Shown {
+    output.json(&KvGetOutput {
         key,
         etag,
         content_type,
@@ -105,7 +105,11 @@ async fn get(
 }
 
 async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
-    let value = put.value.unwrap_or(Source::Stdin).read(MAX_BYTES).await?;
+    let value = put
+        .value
+        .unwrap_or(ValueSource::Stdin)
+        .read(MAX_BYTES)
+        .await?;
     let mut call = Call::kv(Method::PUT, &put.of.group, &put.key);
     if let Some(seconds) = put.ttl {
         call = call.query("ttl", &seconds.to_string());
@@ -122,7 +126,7 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
     let etag = etag(&surface.call(call, Full::new(value)).await?);
     let key = put.key.as_str();
     output.answer(
-        &Written {
+        &KvPutOutput {
             key,
             etag: etag.clone(),
         },
@@ -132,13 +136,13 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
 
 async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
-    let keys: Vec<Listed> = pages::all(surface, call).await?;
+    let keys: Vec<KvListEntry> = pagination::all(surface, call).await?;
     output.answer(&keys, || {
         let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"]);
         for key in &keys {
             table.row([
                 key.key.clone(),
-                size::show(key.size),
+                byte_size::show(key.size),
                 key.content_type.clone().unwrap_or("-".to_owned()),
                 time(key.modified_ms),
                 key.expires_ms.map_or("-".to_owned(), time),
@@ -164,5 +168,5 @@ async fn incr(
             text.chars().take(64).collect::<String>()
         ),
     })?;
-    output.answer(&Sum { key, value }, || format!("{value}\n"))
+    output.answer(&KvIncrOutput { key, value }, || format!("{value}\n"))
 }

@@ -1,18 +1,18 @@
-//! What functions keep, through the operator's surface of svcprovider.
+//! `secret`, `kv`, `blob` and `group`, over the operator API of svcprovider.
 //!
 //! ```text
-//!  secret · kv · blob · group ─► Surface: token, one exchange ─► svcprovider
-//!  source: - or @FILE ──┘   └─► pages: all of a list
+//!  secret · kv · blob · group ──► Surface: token, one exchange ──► svcprovider
+//!  value_source: - or @FILE ──┘   └──► pagination: all of a list
 //! ```
 
 mod blob;
 mod download;
 mod group;
 mod kv;
-mod pages;
+mod pagination;
 mod purge;
 mod secret;
-pub mod source;
+pub mod value_source;
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ pub(crate) use self::{
 use crate::args::Services;
 
 /// A daemon on a network of ours; more is a wrong address.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn surface(services: &Services) -> Result<Surface, CallError> {
     Surface::new(
         &services.svcprovider,
         services.svcprovider_token_file.clone(),
-        CONNECT,
+        CONNECT_TIMEOUT,
     )
 }
 

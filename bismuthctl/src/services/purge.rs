@@ -1,4 +1,4 @@
-//! `delete-function --purge`: a function, and the data that nobody else works on.
+//! `delete-function --purge`: deletes a function, and its group's data if no other function uses that group.
 //!
 //! ```text
 //!  svcprovider there? ─► function deleted ─► who else is in its group? ─┬─ nobody ─► data deleted
@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::session::Session;
 
 #[derive(Serialize)]
-struct Deleted {
+struct PurgeOutput {
     id: FunctionId,
     group: ServiceGroup,
     /// Null where others use the group.
@@ -72,7 +72,7 @@ pub(crate) async fn delete_and_purge(
             );
         }
     }
-    let deleted = Deleted {
+    let deleted = PurgeOutput {
         id,
         group,
         purged,

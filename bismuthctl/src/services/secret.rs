@@ -1,12 +1,12 @@
-//! `secret`: values go in and never come out.
+//! `secret`: sets, rotates, lists and deletes secrets. Values are written and never read back.
 
 use bismuth_operator::{Call, Surface, json};
 use http::Method;
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
 use super::surface;
+use super::value_source::ValueSource;
 use crate::args::{Secret, SecretCommand, SecretValue};
 use crate::error::Error;
 use crate::output::{Output, Table, time};
@@ -15,18 +15,18 @@ use crate::output::{Output, Table, time};
 const MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize, Deserialize)]
-struct Versioned {
+struct SecretVersion {
     name: String,
     version: u64,
 }
 
 #[derive(Deserialize)]
 struct Secrets {
-    secrets: Vec<Listed>,
+    secrets: Vec<SecretListEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct SecretListEntry {
     name: String,
     version: u64,
     modified_ms: u64,
@@ -84,20 +84,20 @@ async fn write(
         return Err(Error::EmptyValue);
     }
     let answer = surface.call(call, Full::new(value)).await?;
-    let made: Versioned = json(surface, answer).await?;
+    let made: SecretVersion = json(surface, answer).await?;
     output.answer(&made, || format!("{}\n", made.version))
 }
 
 /// The error does not repeat what was given, which is or may be the secret.
-fn source(args: &SecretValue) -> Result<Source, Error> {
+fn source(args: &SecretValue) -> Result<ValueSource, Error> {
     match &args.source {
         _ if !args.surplus.is_empty() => Err(Error::SecretInArguments),
-        None => Ok(Source::Stdin),
-        Some(given) => Source::stream(given).map_err(|_| Error::SecretInArguments),
+        None => Ok(ValueSource::Stdin),
+        Some(given) => ValueSource::stream(given).map_err(|_| Error::SecretInArguments),
     }
 }
 
-fn list(secrets: &[Listed], output: &mut Output<'_>) -> Result<(), Error> {
+fn list(secrets: &[SecretListEntry], output: &mut Output<'_>) -> Result<(), Error> {
     output.answer(&secrets, || {
         let mut table = Table::new(["NAME", "VERSION", "MODIFIED"]);
         for secret in secrets {

@@ -1,4 +1,4 @@
-//! Blobs: whole or not at all, both ways.
+//! `blob`: uploads and downloads are complete or fail.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -117,8 +117,8 @@ async fn blobs_are_listed_with_their_digests() {
     assert!(table.contains(abc) && table.lines().count() == 2, "{table}");
 }
 
-/// Svcprovider, whose answers are spoilt on their way.
-async fn spoiling(provider: &Provider, spoil: fn(Bytes) -> Body) -> Stub {
+/// Svcprovider behind a proxy that alters its answers.
+async fn provider_with_altered_answers(provider: &Provider, spoil: fn(Bytes) -> Body) -> Stub {
     let url = provider.services.url();
     let stub = Stub::start(move |request| {
         let url = url.clone();
@@ -143,7 +143,7 @@ fn corrupt(whole: Bytes) -> Body {
 }
 
 #[tokio::test]
-async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
+async fn a_truncated_or_corrupt_blob_leaves_no_file() {
     let provider = Provider::start().await;
     provider
         .piped(&["blob", "put", "b", "-g", "shop"], &large())
@@ -153,8 +153,8 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
     std::fs::create_dir(&directory).unwrap();
     let (old, new) = (directory.join("old"), directory.join("new"));
     std::fs::write(&old, "old").unwrap();
-    let cuts = spoiling(&provider, cut).await;
-    let corrupts = spoiling(&provider, corrupt).await;
+    let cuts = provider_with_altered_answers(&provider, cut).await;
+    let corrupts = provider_with_altered_answers(&provider, corrupt).await;
     for (stub, word) in [(&cuts, "exchange with svcprovider"), (&corrupts, "SHA-256")] {
         for file in [&old, &new] {
             let get = [
@@ -177,8 +177,8 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
         .await
         .ok();
     let get = ["blob", "get", "text", "-g", "shop"];
-    let ran = provider.ctl_at(&corrupts.url(), &get).await;
-    assert_eq!((ran.code, ran.stdout.len()), (1, 3));
+    let output = provider.ctl_at(&corrupts.url(), &get).await;
+    assert_eq!((output.code, output.stdout.len()), (1, 3));
     let nowhere = ["blob", "get", "text", "-g", "shop", "-f", "/nothing/there"];
     provider
         .ctl(&nowhere)
@@ -187,7 +187,7 @@ async fn a_blob_that_breaks_off_or_is_wrong_leaves_no_file() {
 }
 
 /// Svcprovider, asked by somebody else with `theirs` once it has said whether a blob is there.
-async fn overtaking(provider: &Arc<Provider>, theirs: &[&str]) -> Stub {
+async fn provider_with_a_concurrent_writer(provider: &Arc<Provider>, theirs: &[&str]) -> Stub {
     let theirs: Vec<String> = theirs.iter().map(|&arg| arg.to_owned()).collect();
     let once = Arc::new(AtomicBool::new(true));
     let provider = Arc::clone(provider);
@@ -207,7 +207,7 @@ async fn overtaking(provider: &Arc<Provider>, theirs: &[&str]) -> Stub {
 }
 
 #[tokio::test]
-async fn whoever_is_overtaken_tries_the_other_way() {
+async fn a_put_that_races_with_a_create_or_delete_is_retried() {
     let provider = Arc::new(Provider::start().await);
     let mine = format!("@{}", provider.file("source", b"mine"));
     let theirs = format!("@{}", provider.file("other", b"theirs"));
@@ -215,13 +215,13 @@ async fn whoever_is_overtaken_tries_the_other_way() {
     let create = ["blob", "put", "b", &theirs, "-g", "shop"];
     let delete = ["blob", "delete", "b", "-g", "shop"];
     for overtake in [&create[..], &delete] {
-        let stub = overtaking(&provider, overtake).await;
+        let stub = provider_with_a_concurrent_writer(&provider, overtake).await;
         provider.ctl_at(&stub.url(), &put).await.ok();
         let get = ["blob", "get", "b", "-g", "shop"];
         assert_eq!(provider.ctl(&get).await.stdout, "mine");
     }
     // A pipe is used up.
-    let stub = overtaking(&provider, &delete).await;
+    let stub = provider_with_a_concurrent_writer(&provider, &delete).await;
     provider
         .piped_at(&stub.url(), &["blob", "put", "b", "-g", "shop"], b"mine")
         .await

@@ -1,4 +1,4 @@
-//! Invoking and reading logs, with a daemon that is played by the test.
+//! `invoke` and `logs` against fake daemons.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -94,9 +94,9 @@ async fn a_function_is_invoked_and_its_answer_printed_as_it_is() {
 
     let file = std::env::temp_dir().join(format!("bismuthctl-body-{}", std::process::id()));
     std::fs::write(&file, "from a file").unwrap();
-    let ran = run(&mut invoke(&["-d", &format!("@{}", file.display())])).await;
+    let output = run(&mut invoke(&["-d", &format!("@{}", file.display())])).await;
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(ran.ok(), format!("POST /invoke/{ID}  [from a file]"));
+    assert_eq!(output.ok(), format!("POST /invoke/{ID}  [from a file]"));
     run(&mut invoke(&["-d", "@/nothing/there"]))
         .await
         .failed(1, &["read /nothing/there"]);
@@ -117,7 +117,7 @@ async fn a_function_is_invoked_and_its_answer_printed_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_error_of_ours_is_told_from_the_functions_own() {
+async fn an_error_of_bismuth_is_distinguished_from_the_functions_own() {
     let frontend = daemon(frontend).await;
     let other = "00000000-10b1-426f-9247-bb680e5fe0c8";
     ctl(&["invoke", other, "--frontend", &frontend])
@@ -221,12 +221,12 @@ async fn on_a_terminal(args: &[&str]) -> String {
         .join(" ");
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    let ran = run(script.stdin(Stdio::null())).await;
-    ran.stdout.replace("\r\n", "\n")
+    let output = run(script.stdin(Stdio::null())).await;
+    output.stdout.replace("\r\n", "\n")
 }
 
 #[tokio::test]
-async fn a_terminal_is_shown_what_a_function_would_command_it_and_a_pipe_gets_it_raw() {
+async fn control_characters_of_a_function_are_escaped_on_a_terminal_and_raw_in_a_pipe() {
     let api = daemon(hostile).await;
     let raw = "\u{1b}]0;owned\u{7}red \u{1b}[31m \u{9b}2J\n";
     let escaped = "\\u{1b}]0;owned\\u{7}red \\u{1b}[31m \\u{9b}2J\n";
@@ -237,7 +237,7 @@ async fn a_terminal_is_shown_what_a_function_would_command_it_and_a_pipe_gets_it
 }
 
 #[tokio::test]
-async fn an_error_in_anothers_words_cannot_command_the_terminal() {
+async fn control_characters_in_an_error_detail_are_escaped() {
     let frontend = daemon(hostile).await;
     ctl(&["invoke", ID, "--frontend", &frontend])
         .await

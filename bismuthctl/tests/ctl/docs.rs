@@ -1,4 +1,4 @@
-//! What the docs tell operators to type.
+//! The command lines in docs/services.md work as written.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::harness::World;
+use crate::harness::CtlHarness;
 use crate::provider::Provider;
 
 const DOCS: &str = include_str!("../../../docs/services.md");
@@ -23,11 +23,11 @@ fn lines() -> String {
 }
 
 #[tokio::test]
-async fn the_lines_for_operators_work_as_they_are_written() {
-    let (world, provider) = (World::start().await, Provider::start().await);
-    world.ctl(&["bootstrap"]).await.ok();
+async fn the_operators_commands_work_as_written() {
+    let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
+    harness.ctl(&["bootstrap"]).await.ok();
     let create = ["create-function", "alpine", "exec:/bin/ls"];
-    let id = world.ctl(&create).await.ok().to_owned();
+    let id = harness.ctl(&create).await.ok().to_owned();
     let program = Path::new(env!("CARGO_BIN_EXE_bismuthctl"));
     let path = [
         program.parent().unwrap().to_str().unwrap(),
@@ -40,7 +40,7 @@ async fn the_lines_for_operators_work_as_they_are_written() {
         .current_dir(provider.scratch())
         .env("PATH", path)
         .env("id", id)
-        .env("BISMUTH_ZOOKEEPER", world.zookeeper.connect_string())
+        .env("BISMUTH_ZOOKEEPER", harness.zookeeper.connect_string())
         .stdin(Stdio::null())
         .kill_on_drop(true);
     shell.envs(provider.services.operator());

@@ -1,4 +1,4 @@
-//! Running the program.
+//! Harness: runs bismuthctl and checks its output.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use serde_json::Value;
 use tokio::process::Command;
 
 /// Longer than anything takes on a busy machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of a run.
-pub struct Ran {
+pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Ran {
+impl CommandOutput {
     /// It worked, and this is the answer without the last line feed.
     #[track_caller]
     pub fn ok(&self) -> &str {
@@ -82,29 +82,29 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
-pub async fn run(command: &mut Command) -> Ran {
-    let output = tokio::time::timeout(SOON, command.output())
+pub async fn run(command: &mut Command) -> CommandOutput {
+    let output = tokio::time::timeout(TIMEOUT, command.output())
         .await
         .expect("it ends")
         .unwrap();
-    Ran {
+    CommandOutput {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-pub async fn ctl(args: &[&str]) -> Ran {
+pub async fn ctl(args: &[&str]) -> CommandOutput {
     run(&mut command(args)).await
 }
 
 /// The program with a ZooKeeper of its own.
-pub struct World {
+pub struct CtlHarness {
     pub zookeeper: ZooKeeper,
     servers: String,
 }
 
-impl World {
+impl CtlHarness {
     pub async fn start() -> Self {
         let zookeeper = ZooKeeper::start().await.unwrap();
         let servers = zookeeper.connect_string();
@@ -117,7 +117,7 @@ impl World {
         command(&all)
     }
 
-    pub async fn ctl(&self, args: &[&str]) -> Ran {
+    pub async fn ctl(&self, args: &[&str]) -> CommandOutput {
         run(&mut self.command(args)).await
     }
 }

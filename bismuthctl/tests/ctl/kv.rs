@@ -7,7 +7,7 @@ use http::Method;
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::harness::SOON;
+use crate::harness::TIMEOUT;
 use crate::provider::Provider;
 
 /// More than there are in a page.
@@ -117,7 +117,7 @@ async fn numbers_are_added_to() {
 /// Makes 2500 keys below `key/` and one beside it, and as many blobs as are more than a page.
 async fn fill(provider: &Provider) {
     let url = provider.services.url().parse().unwrap();
-    let surface = Surface::new(&url, provider.services.token_file(), SOON).unwrap();
+    let surface = Surface::new(&url, provider.services.token_file(), TIMEOUT).unwrap();
     let group = "shop".parse().unwrap();
     let kv = (0..2500).map(|n| Call::kv(Method::PUT, &group, &format!("key/{n:05}")));
     let other = Call::kv(Method::PUT, &group, "other");

@@ -1,4 +1,4 @@
-//! The program as it is run, against a real ZooKeeper, a real containerd, a real svcprovider, and daemons played by tests.
+//! bismuthctl as a process, against a real ZooKeeper, containerd and svcprovider, and fake daemons.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 

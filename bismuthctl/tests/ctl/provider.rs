@@ -1,4 +1,4 @@
-//! The program with a svcprovider: the real one, built, with embedded engines.
+//! Harness: bismuthctl with a real svcprovider on embedded engines.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::harness::{Ran, SOON, command, run};
+use crate::harness::{CommandOutput, TIMEOUT, command, run};
 
 pub struct Provider {
     pub services: Services,
@@ -28,22 +28,22 @@ impl Provider {
         command
     }
 
-    pub async fn ctl(&self, args: &[&str]) -> Ran {
+    pub async fn ctl(&self, args: &[&str]) -> CommandOutput {
         run(&mut self.command(args)).await
     }
 
     /// Asks at `url`, where something is between the program and svcprovider.
-    pub async fn ctl_at(&self, url: &str, args: &[&str]) -> Ran {
+    pub async fn ctl_at(&self, url: &str, args: &[&str]) -> CommandOutput {
         run(self.command(args).env("BISMUTH_SVCPROVIDER", url)).await
     }
 
     /// With these bytes on standard input, through a pipe.
-    pub async fn piped(&self, args: &[&str], input: &[u8]) -> Ran {
+    pub async fn piped(&self, args: &[&str], input: &[u8]) -> CommandOutput {
         piped(&mut self.command(args), input).await
     }
 
     /// As [`piped`](Self::piped), at `url`.
-    pub async fn piped_at(&self, url: &str, args: &[&str], input: &[u8]) -> Ran {
+    pub async fn piped_at(&self, url: &str, args: &[&str], input: &[u8]) -> CommandOutput {
         piped(self.command(args).env("BISMUTH_SVCPROVIDER", url), input).await
     }
 
@@ -69,18 +69,18 @@ impl Provider {
     }
 }
 
-async fn piped(command: &mut Command, input: &[u8]) -> Ran {
+async fn piped(command: &mut Command, input: &[u8]) -> CommandOutput {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     // A program that refuses does not read to the end.
     let writing = tokio::spawn(async move { drop(stdin.write_all(&input).await) });
-    let output = tokio::time::timeout(SOON, child.wait_with_output())
+    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output())
         .await
         .expect("it ends")
         .unwrap();
     writing.await.unwrap();
-    Ran {
+    CommandOutput {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),

@@ -1,14 +1,14 @@
-//! Deleting a function with its data.
+//! `delete-function --purge`.
 
 use serde_json::json;
 
-use crate::harness::{Ran, World, run};
+use crate::harness::{CommandOutput, CtlHarness, run};
 use crate::provider::Provider;
 
 const CREATE: [&str; 3] = ["create-function", "alpine", "exec:/bin/ls"];
 
-async fn delete(world: &World, provider: &Provider, id: &str) -> Ran {
-    let mut command = world.command(&["delete-function", id, "--purge", "-o", "json"]);
+async fn delete(harness: &CtlHarness, provider: &Provider, id: &str) -> CommandOutput {
+    let mut command = harness.command(&["delete-function", id, "--purge", "-o", "json"]);
     run(command.envs(provider.services.operator())).await
 }
 
@@ -20,34 +20,34 @@ async fn fill(provider: &Provider, group: &str) {
 }
 
 #[tokio::test]
-async fn the_data_of_a_function_goes_with_it_if_it_is_asked_for() {
-    let (world, provider) = (World::start().await, Provider::start().await);
-    world.ctl(&["bootstrap"]).await.ok();
-    let keeps = world.ctl(&CREATE).await.ok().to_owned();
-    let goes = world.ctl(&CREATE).await.ok().to_owned();
+async fn purge_deletes_the_data_of_a_function_with_it() {
+    let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
+    harness.ctl(&["bootstrap"]).await.ok();
+    let keeps = harness.ctl(&CREATE).await.ok().to_owned();
+    let goes = harness.ctl(&CREATE).await.ok().to_owned();
     fill(&provider, &keeps).await;
     fill(&provider, &goes).await;
-    world.ctl(&["delete-function", &keeps]).await.ok();
-    let deleted = delete(&world, &provider, &goes).await;
+    harness.ctl(&["delete-function", &keeps]).await.ok();
+    let deleted = delete(&harness, &provider, &goes).await;
     assert_eq!(
         deleted.json(),
         json!({"id": goes, "group": goes, "purged": {"kv": 1, "blobs": 1, "secrets": 0}, "used_by": []})
     );
     assert_eq!(provider.groups().await, [keeps.as_str()]);
-    delete(&world, &provider, &goes)
+    delete(&harness, &provider, &goes)
         .await
         .failed(3, &["does not exist"]);
 }
 
 #[tokio::test]
-async fn data_that_another_function_works_on_stays() {
-    let (world, provider) = (World::start().await, Provider::start().await);
-    world.ctl(&["bootstrap"]).await.ok();
+async fn data_of_a_group_that_another_function_uses_stays() {
+    let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
+    harness.ctl(&["bootstrap"]).await.ok();
     let create = [&CREATE[..], &["--svc-group-id", "shop"]].concat();
-    let first = world.ctl(&create).await.ok().to_owned();
-    let second = world.ctl(&create).await.ok().to_owned();
+    let first = harness.ctl(&create).await.ok().to_owned();
+    let second = harness.ctl(&create).await.ok().to_owned();
     fill(&provider, "shop").await;
-    let deleted = delete(&world, &provider, &first).await;
+    let deleted = delete(&harness, &provider, &first).await;
     assert_eq!(
         deleted.json(),
         json!({"id": first, "group": "shop", "purged": null, "used_by": [second]})
@@ -60,26 +60,26 @@ async fn data_that_another_function_works_on_stays() {
         deleted.stderr
     );
     assert_eq!(provider.groups().await, ["shop"]);
-    delete(&world, &provider, &second).await.ok();
+    delete(&harness, &provider, &second).await.ok();
     assert!(provider.groups().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_function_whose_data_cannot_be_deleted_stays_too() {
-    let (world, mut provider) = (World::start().await, Provider::start().await);
-    world.ctl(&["bootstrap"]).await.ok();
-    let id = world.ctl(&CREATE).await.ok().to_owned();
+async fn a_function_whose_data_cannot_be_deleted_is_not_deleted() {
+    let (harness, mut provider) = (CtlHarness::start().await, Provider::start().await);
+    harness.ctl(&["bootstrap"]).await.ok();
+    let id = harness.ctl(&CREATE).await.ok().to_owned();
     fill(&provider, &id).await;
     let file = provider.services.token_file();
     let token = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, "another").unwrap();
-    delete(&world, &provider, &id)
+    delete(&harness, &provider, &id)
         .await
         .failed(1, &["does not accept the token"]);
     std::fs::write(&file, token).unwrap();
     provider.services.daemon_mut().kill().await.unwrap();
-    delete(&world, &provider, &id)
+    delete(&harness, &provider, &id)
         .await
         .failed(1, &["connect to svcprovider"]);
-    world.ctl(&["get-function", &id]).await.ok();
+    harness.ctl(&["get-function", &id]).await.ok();
 }

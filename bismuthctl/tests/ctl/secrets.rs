@@ -16,7 +16,7 @@ use crate::provider::Provider;
 const CANARY: &str = "canary-7f3c1e";
 
 /// Svcprovider, with what was written to it in the order that it came: no operator can read a secret.
-async fn listened_to(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
+async fn recording_proxy(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
     let (written, url) = (Arc::<Mutex<Vec<Bytes>>>::default(), provider.services.url());
     let stub = Stub::start({
         let written = Arc::clone(&written);
@@ -34,7 +34,7 @@ async fn listened_to(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) {
 #[tokio::test]
 async fn a_secret_is_set_rotated_listed_and_deleted() {
     let provider = Provider::start().await;
-    let (stub, written) = listened_to(&provider).await;
+    let (stub, written) = recording_proxy(&provider).await;
     let url = &stub.url();
     let set = ["secret", "set", "shop", "db-password"];
     assert_eq!(provider.piped_at(url, &set, b"one\n").await.ok(), "1");
@@ -95,16 +95,16 @@ async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
     ] {
         for act in ["set", "rotate"] {
             let args = [&["secret", act, "shop", "name"], value].concat();
-            let ran = provider.ctl(&args).await;
-            ran.failed(2, &["command line", "standard input", "@FILE"]);
-            assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+            let output = provider.ctl(&args).await;
+            output.failed(2, &["command line", "standard input", "@FILE"]);
+            assert!(!output.stderr.contains("canary"), "{}", output.stderr);
         }
     }
     assert!(provider.groups().await.is_empty());
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_secret_is_not_sent() {
+async fn an_invalid_secret_is_refused_before_it_is_sent() {
     let provider = Provider::start().await;
     let set = ["secret", "set", "shop", "name"];
     provider.piped(&set, b"").await.failed(2, &["empty"]);
@@ -125,7 +125,7 @@ async fn what_cannot_be_a_secret_is_not_sent() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_said_holds_a_secret_or_the_token() {
+async fn no_output_contains_a_secret_or_the_token() {
     let provider = Provider::start().await;
     let token = provider.services.token().unwrap();
     let away = Stub::start(async |_| {
@@ -139,12 +139,12 @@ async fn nothing_that_is_said_holds_a_secret_or_the_token() {
     for url in [provider.services.url(), away.url()] {
         for act in ["set", "rotate"] {
             let args = ["-v", "secret", act, "shop", "name"];
-            let ran = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
-            said = said + &ran.stdout + &ran.stderr;
+            let output = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
+            said = said + &output.stdout + &output.stderr;
         }
         let list = ["-v", "secret", "list", "shop"];
-        let ran = provider.ctl_at(&url, &list).await;
-        said = said + &ran.stdout + &ran.stderr;
+        let output = provider.ctl_at(&url, &list).await;
+        said = said + &output.stdout + &output.stderr;
     }
     assert!(
         said.contains("svcprovider: the store does not answer"),
@@ -154,7 +154,7 @@ async fn nothing_that_is_said_holds_a_secret_or_the_token() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
+async fn a_token_error_says_what_to_do() {
     let provider = Provider::start().await;
     let (list, file) = (["group", "list"], provider.services.token_file());
     let name = file.to_str().unwrap().to_owned();
@@ -188,7 +188,7 @@ async fn what_is_wrong_with_the_token_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_svcprovider_that_is_away_is_named() {
+async fn an_unreachable_svcprovider_is_named() {
     let mut provider = Provider::start().await;
     provider.services.daemon_mut().kill().await.unwrap();
     let address = provider.services.url().replace("http://", "");

@@ -1,4 +1,4 @@
-//! The command line itself.
+//! Usage errors, exit codes, completions.
 
 use bismuthctl::Args;
 use clap::CommandFactory as _;
@@ -6,12 +6,12 @@ use clap::CommandFactory as _;
 use crate::harness::{command, ctl, run};
 
 #[test]
-fn the_definition_of_the_command_line_is_sound() {
+fn the_command_line_definition_is_valid() {
     Args::command().debug_assert();
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_ends_with_2() {
+async fn a_usage_error_exits_with_2() {
     let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     for args in [
         &[][..],
@@ -36,12 +36,12 @@ async fn a_wrong_command_line_ends_with_2() {
         &["-o", "yaml", "list-nodes"],
         &["image", "pull", "alpine", "--registry-mirror", "nonsense"],
     ] {
-        let ran = ctl(args).await;
+        let output = ctl(args).await;
         assert_eq!(
-            (ran.code, ran.stdout.as_str()),
+            (output.code, output.stdout.as_str()),
             (2, ""),
             "{args:?}: {}",
-            ran.stderr
+            output.stderr
         );
     }
 }
@@ -64,7 +64,7 @@ async fn shells_get_completions() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_is_no_error() {
+async fn a_closed_pipe_on_standard_output_is_no_error() {
     let mut child = command(&["completions", "bash"]).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().await.unwrap();
@@ -73,6 +73,6 @@ async fn a_reader_that_goes_away_is_no_error() {
         (Some(0), &b""[..])
     );
     // Environment variables stand for flags.
-    let ran = run(command(&["list-nodes"]).env("BISMUTH_ZOOKEEPER", "nonsense:port")).await;
-    assert_eq!(ran.code, 2);
+    let output = run(command(&["list-nodes"]).env("BISMUTH_ZOOKEEPER", "nonsense:port")).await;
+    assert_eq!(output.code, 2);
 }

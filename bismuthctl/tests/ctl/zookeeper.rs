@@ -1,4 +1,4 @@
-//! What is done in ZooKeeper.
+//! Commands on the registry, against a real ZooKeeper.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,24 +9,27 @@ use bismuth_registry::Registry;
 use bismuth_testkit::eventually;
 use serde_json::json;
 
-use crate::harness::{SOON, World, ctl, run};
+use crate::harness::{CtlHarness, TIMEOUT, ctl, run};
 
-async fn connect(world: &World) -> (ZkTree, Registry) {
-    let tree = ZkTree::connect(&world.zookeeper.connect_string(), ConnectOptions::default())
-        .await
-        .unwrap();
+async fn connect(harness: &CtlHarness) -> (ZkTree, Registry) {
+    let tree = ZkTree::connect(
+        &harness.zookeeper.connect_string(),
+        ConnectOptions::default(),
+    )
+    .await
+    .unwrap();
     let registry = Registry::new(Arc::new(tree.clone()), "default".parse().unwrap());
     (tree, registry)
 }
 
 #[tokio::test]
-async fn the_lines_of_the_readme_work_as_they_are_written() {
-    let world = World::start().await;
-    world.ctl(&["bootstrap"]).await.ok();
-    world.ctl(&["bootstrap"]).await.ok();
-    world.ctl(&["provision", "127.0.0.1"]).await.ok();
-    world.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let exec = world
+async fn the_commands_of_the_readme_work_as_written() {
+    let harness = CtlHarness::start().await;
+    harness.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
+    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
+    let exec = harness
         .ctl(&[
             "create-function",
             "docker.io/library/alpine:latest",
@@ -36,19 +39,22 @@ async fn the_lines_of_the_readme_work_as_they_are_written() {
         .ok()
         .to_owned();
     let mode = "server:8000:/usr/local/bin/python3 -m http.server";
-    let server = world
+    let server = harness
         .ctl(&["create-function", "docker.io/library/python:3.11", mode])
         .await
         .ok()
         .to_owned();
     for id in [&exec, &server] {
         assert!(id.parse::<FunctionId>().is_ok(), "{id:?} is the id alone");
-        let container = world
+        let container = harness
             .ctl(&["add-backend", id, "127.0.0.1"])
             .await
             .ok()
             .to_owned();
-        let shown = world.ctl(&["get-function", id, "-o", "json"]).await.json();
+        let shown = harness
+            .ctl(&["get-function", id, "-o", "json"])
+            .await
+            .json();
         assert_eq!(
             shown["backends"][0]["backend"],
             json!({"ip": "127.0.0.1", "container_id": container})
@@ -61,7 +67,7 @@ async fn the_lines_of_the_readme_work_as_they_are_written() {
             (&json!("Starting"), &json!(true))
         );
     }
-    let shown = world
+    let shown = harness
         .ctl(&["get-function", &server, "-o", "json"])
         .await
         .json();
@@ -69,15 +75,15 @@ async fn the_lines_of_the_readme_work_as_they_are_written() {
         shown["definition"]["invoke_mode"],
         json!({"Server": [["/usr/local/bin/python3", "-m", "http.server"], 8000]})
     );
-    let table = world.ctl(&["list-functions"]).await.ok().to_owned();
+    let table = harness.ctl(&["list-functions"]).await.ok().to_owned();
     assert!(table.starts_with("ID "), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
-    let nodes = world.ctl(&["list-nodes", "-o", "json"]).await.json();
+    let nodes = harness.ctl(&["list-nodes", "-o", "json"]).await.json();
     assert_eq!(
         (&nodes[0]["ip"], &nodes[0]["alive"], &nodes[0]["containers"]),
         (&json!("127.0.0.1"), &json!(false), &json!(2))
     );
-    let line = world
+    let line = harness
         .ctl(&["list-nodes"])
         .await
         .ok()
@@ -89,61 +95,64 @@ async fn the_lines_of_the_readme_work_as_they_are_written() {
         line.split_whitespace().collect::<Vec<_>>(),
         ["127.0.0.1", "no", "yes", "2", "-", "-", "-"]
     );
-    world.ctl(&["consistency"]).await.ok();
+    harness.ctl(&["consistency"]).await.ok();
 
     // The way back.
-    let slot = world
+    let slot = harness
         .ctl(&["get-function", &exec, "-o", "json"])
         .await
         .json()["backends"][0]["backend"]
         .clone();
     let container = slot["container_id"].as_str().unwrap();
-    world
+    harness
         .ctl(&["deprovision", "127.0.0.1"])
         .await
         .failed(1, &["127.0.0.1 still has 2 containers", "remove-backend"]);
-    world
+    harness
         .ctl(&["remove-backend", &exec, "127.0.0.1", container])
         .await
         .ok();
-    world.ctl(&["delete-function", &server]).await.ok();
-    world.ctl(&["deprovision", "127.0.0.1"]).await.ok();
+    harness.ctl(&["delete-function", &server]).await.ok();
+    harness.ctl(&["deprovision", "127.0.0.1"]).await.ok();
     assert_eq!(
-        world.ctl(&["list-nodes", "-o", "json"]).await.json(),
+        harness.ctl(&["list-nodes", "-o", "json"]).await.json(),
         json!([])
     );
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_said_in_one_line() {
-    let world = World::start().await;
+async fn errors_are_printed_in_one_line() {
+    let harness = CtlHarness::start().await;
     let unknown = FunctionId::new_random().to_string();
     for args in [["list-nodes", ""], ["provision", "127.0.0.1"]] {
         let args: Vec<&str> = args.into_iter().filter(|arg| !arg.is_empty()).collect();
-        world
+        harness
             .ctl(&args)
             .await
             .failed(1, &["/default does not exist", "bismuthctl bootstrap"]);
     }
-    world.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["bootstrap"]).await.ok();
     let route = ["--route", "a.example"];
     fn create<'a>(more: &[&'a str]) -> Vec<&'a str> {
         [&["create-function", "alpine", "exec:/bin/ls"], more].concat()
     }
-    let id = world.ctl(&create(&route)).await.ok().to_owned();
-    world.ctl(&["add-backend", &id, "127.0.0.9"]).await.failed(
-        3,
-        &["node 127.0.0.9 is not provisioned", "bismuthctl provision"],
-    );
-    world
+    let id = harness.ctl(&create(&route)).await.ok().to_owned();
+    harness
+        .ctl(&["add-backend", &id, "127.0.0.9"])
+        .await
+        .failed(
+            3,
+            &["node 127.0.0.9 is not provisioned", "bismuthctl provision"],
+        );
+    harness
         .ctl(&["deprovision", "127.0.0.9"])
         .await
         .failed(3, &["node 127.0.0.9 is not provisioned"]);
-    world
+    harness
         .ctl(&create(&route))
         .await
         .failed(1, &["hostname a.example belongs to function", &id]);
-    world
+    harness
         .ctl(&create(&["--memory", "1KiB"]))
         .await
         .failed(2, &["memory"]);
@@ -153,24 +162,24 @@ async fn what_goes_wrong_is_said_in_one_line() {
         &["add-backend", &unknown, "127.0.0.1"],
         &["update-function", &unknown],
     ] {
-        world
+        harness
             .ctl(args)
             .await
             .failed(3, &[&format!("function {unknown} does not exist")]);
     }
-    world
+    harness
         .ctl(&["remove-backend", &id, "127.0.0.1", &unknown])
         .await
         .failed(3, &["is not a backend"]);
-    // Another environment is another world.
-    world
+    // Another environment shares nothing with it.
+    harness
         .ctl(&["--zookeeper-env", "other", "list-functions"])
         .await
         .failed(1, &["/other does not exist"]);
 }
 
 #[tokio::test]
-async fn a_wrong_zookeeper_address_is_named_within_a_bound() {
+async fn an_unreachable_zookeeper_is_named_within_the_timeout() {
     let free = bismuth_testkit::ports::reserve().unwrap();
     let address = format!("127.0.0.1:{free}");
     let begun = Instant::now();
@@ -186,10 +195,10 @@ async fn a_wrong_zookeeper_address_is_named_within_a_bound() {
 
 #[tokio::test]
 async fn records_are_shown_as_json() {
-    let world = World::start().await;
-    world.ctl(&["bootstrap"]).await.ok();
-    world.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let id = world
+    let harness = CtlHarness::start().await;
+    harness.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
+    let id = harness
         .ctl(&["create-function", "alpine", "exec:/bin/ls"])
         .await
         .ok()
@@ -199,35 +208,35 @@ async fn records_are_shown_as_json() {
         format!("/default/function/{id}"),
         format!("function/{id}/"),
     ] {
-        let shown = world.ctl(&["show", &path]).await.json();
+        let shown = harness.ctl(&["show", &path]).await.json();
         assert_eq!(
             shown["definition"]["image"], "docker.io/library/alpine:latest",
             "{path}"
         );
     }
     assert_eq!(
-        world.ctl(&["show", "/node/127.0.0.1"]).await.json(),
+        harness.ctl(&["show", "/node/127.0.0.1"]).await.json(),
         json!({"schedulable": true})
     );
-    world
+    harness
         .ctl(&["show", "/node/127.0.0.2"])
         .await
         .failed(3, &["/default/node/127.0.0.2", "no such record"]);
-    world
+    harness
         .ctl(&["show", "/colour"])
         .await
-        .failed(2, &["/default/colour is not a place"]);
+        .failed(2, &["/default/colour is not a path that Bismuth uses"]);
 }
 
 /// Says as the node would how the slots of the newest revision do, once they are there.
-async fn say(
+async fn report_status(
     registry: &Registry,
     id: FunctionId,
     revision: u64,
     state: ContainerState,
     reason: Option<&str>,
 ) -> Backend {
-    let slot = eventually("the new slot is assigned", SOON, async || {
+    let slot = eventually("the new slot is assigned", TIMEOUT, async || {
         let slots = registry
             .function_containers(id)
             .await
@@ -252,25 +261,25 @@ async fn say(
 
 #[tokio::test]
 async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
-    let world = World::start().await;
-    let (_tree, registry) = connect(&world).await;
-    world.ctl(&["bootstrap"]).await.ok();
-    world.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let text = world
+    let harness = CtlHarness::start().await;
+    let (_tree, registry) = connect(&harness).await;
+    harness.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
+    let text = harness
         .ctl(&["create-function", "alpine", "exec:/bin/ls", "--env", "A=1"])
         .await
         .ok()
         .to_owned();
     let id: FunctionId = text.parse().unwrap();
     assert_eq!(
-        world.ctl(&["update-function", &text]).await.ok(),
+        harness.ctl(&["update-function", &text]).await.ok(),
         "2",
         "without backends there is nothing to wait for"
     );
-    world.ctl(&["add-backend", &text, "127.0.0.1"]).await.ok();
+    harness.ctl(&["add-backend", &text, "127.0.0.1"]).await.ok();
     let old = registry.function(id).await.unwrap().unwrap().backends;
 
-    let mut update = world.command(&[
+    let mut update = harness.command(&[
         "update-function",
         &text,
         "--env",
@@ -279,11 +288,11 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
         "256MiB",
         "--wait",
     ]);
-    let (ran, new) = tokio::join!(
+    let (output, new) = tokio::join!(
         run(&mut update),
-        say(&registry, id, 3, ContainerState::Running, None)
+        report_status(&registry, id, 3, ContainerState::Running, None)
     );
-    assert_eq!(ran.ok(), "3");
+    assert_eq!(output.ok(), "3");
     let function = registry.function(id).await.unwrap().unwrap();
     assert_eq!(function.backends, [new]);
     assert_eq!(
@@ -297,16 +306,16 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
     assert_eq!(function.record.definition.env.len(), 2);
 
     // One that fails changes nothing for requests, and can be taken away by hand.
-    let mut update = world.command(&[
+    let mut update = harness.command(&[
         "update-function",
         &text,
         "--mode",
         "exec:/bin/nothing",
         "--wait",
     ]);
-    let (ran, bad) = tokio::join!(
+    let (output, bad) = tokio::join!(
         run(&mut update),
-        say(
+        report_status(
             &registry,
             id,
             4,
@@ -314,7 +323,7 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
             Some("there is no /bin/nothing")
         )
     );
-    ran.failed(
+    output.failed(
         1,
         &[
             "revision 4",
@@ -326,9 +335,9 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
         registry.function(id).await.unwrap().unwrap().backends,
         [new]
     );
-    let table = world.ctl(&["get-function", &text]).await.ok().to_owned();
+    let table = harness.ctl(&["get-function", &text]).await.ok().to_owned();
     assert!(table.contains("there is no /bin/nothing"), "{table}");
-    world
+    harness
         .ctl(&[
             "remove-backend",
             &text,
@@ -341,17 +350,17 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
 }
 
 #[tokio::test]
-async fn contradictions_are_found_and_mended() {
-    let world = World::start().await;
-    let (tree, registry) = connect(&world).await;
-    world.ctl(&["bootstrap"]).await.ok();
-    world.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let id = world
+async fn inconsistencies_are_found_and_repaired() {
+    let harness = CtlHarness::start().await;
+    let (tree, registry) = connect(&harness).await;
+    harness.ctl(&["bootstrap"]).await.ok();
+    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
+    let id = harness
         .ctl(&["create-function", "alpine", "exec:/bin/ls"])
         .await
         .ok()
         .to_owned();
-    let container = world
+    let container = harness
         .ctl(&["add-backend", &id, "127.0.0.1"])
         .await
         .ok()
@@ -363,23 +372,23 @@ async fn contradictions_are_found_and_mended() {
     )
     .await
     .unwrap();
-    let shown = world.ctl(&["get-function", &id]).await.ok().to_owned();
+    let shown = harness.ctl(&["get-function", &id]).await.ok().to_owned();
     assert!(shown.contains("not assigned"), "{shown}");
-    let found = world.ctl(&["consistency"]).await;
+    let found = harness.ctl(&["consistency"]).await;
     assert_eq!(found.code, 1);
     assert!(
         found.stdout.contains(&container) && found.stdout.contains("--repair"),
         "{}",
         found.stdout
     );
-    assert_eq!(found.stderr, "bismuthctl: error: 1 contradiction found\n");
-    let mended = world
+    assert_eq!(found.stderr, "bismuthctl: error: 1 inconsistency found\n");
+    let repaired = harness
         .ctl(&["consistency", "--repair", "-o", "json"])
         .await
         .json();
-    assert_eq!(mended[0]["mended"], true);
+    assert_eq!(repaired[0]["mended"], true);
     assert_eq!(
-        world.ctl(&["consistency", "-o", "json"]).await.json(),
+        harness.ctl(&["consistency", "-o", "json"]).await.json(),
         json!([])
     );
     // The repair assigns the slot again: requests are sent there.
@@ -391,21 +400,24 @@ async fn contradictions_are_found_and_mended() {
 }
 
 #[tokio::test]
-async fn an_embedded_store_is_shown_and_released_by_its_node_only() {
-    let world = World::start().await;
-    world.ctl(&["bootstrap"]).await.ok();
-    let (_tree, registry) = connect(&world).await;
+async fn an_embedded_store_is_shown_and_released_only_by_naming_its_node() {
+    let harness = CtlHarness::start().await;
+    harness.ctl(&["bootstrap"]).await.ok();
+    let (_tree, registry) = connect(&harness).await;
     let claim = bismuth_model::StoreClaim {
         node: "10.0.0.7".parse().unwrap(),
         store: "a-store".to_owned(),
     };
     registry.claim_store(&claim).await.unwrap();
-    assert_eq!(world.ctl(&["store", "show"]).await.ok(), "10.0.0.7 a-store");
-    let shown = world.ctl(&["show", "/service/store"]).await.json();
+    assert_eq!(
+        harness.ctl(&["store", "show"]).await.ok(),
+        "10.0.0.7 a-store"
+    );
+    let shown = harness.ctl(&["show", "/service/store"]).await.json();
     assert_eq!(shown, json!({"node": "10.0.0.7", "store": "a-store"}));
-    let refused = world.ctl(&["store", "release", "10.0.0.8"]).await;
+    let refused = harness.ctl(&["store", "release", "10.0.0.8"]).await;
     refused.failed(1, &["10.0.0.8", "store show"]);
     assert_eq!(registry.store_claim().await.unwrap(), Some(claim));
-    world.ctl(&["store", "release", "10.0.0.7"]).await.ok();
+    harness.ctl(&["store", "release", "10.0.0.7"]).await.ok();
     assert_eq!(registry.store_claim().await.unwrap(), None);
 }

@@ -1,4 +1,4 @@
-//! A whole frontend with a routing given by the test, in front of scripted nodes.
+//! Harness: a frontend with a routing table given by the test, in front of scripted nodes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub async fn in_time<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+pub async fn within_timeout<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TIMEOUT, what).await.expect("in time")
 }
 
 pub const FUNCTION: FunctionId = FunctionId::from_bytes([0xf0; 16]);
@@ -173,7 +173,7 @@ impl Frontend {
     pub async fn ask(&self, request: &str) -> String {
         let mut peer = self.connect().await;
         peer.send(request).await;
-        in_time(peer.message()).await.expect("an answer")
+        within_timeout(peer.message()).await.expect("an answer")
     }
 
     pub async fn get(&self, path: &str) -> String {
@@ -201,7 +201,7 @@ impl Frontend {
 
     /// Asks until the answer is as wanted: for what becomes true a moment later.
     pub async fn eventually(&self, path: &str, wanted: &str) {
-        in_time(async {
+        within_timeout(async {
             while !self.get(path).await.contains(wanted) {
                 tokio::task::yield_now().await;
             }
@@ -222,9 +222,9 @@ pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
     RoutedFunction {
         backends: backends.iter().map(backend).collect(),
         concurrency: 1,
-        timeout: PATIENCE,
-        idle_timeout: PATIENCE,
-        startup_timeout: PATIENCE,
+        timeout: TIMEOUT,
+        idle_timeout: TIMEOUT,
+        startup_timeout: TIMEOUT,
         affinity: None,
     }
 }

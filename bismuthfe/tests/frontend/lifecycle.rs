@@ -1,4 +1,4 @@
-//! Starting without ZooKeeper, being watched, and ending.
+//! Start without ZooKeeper, admin endpoints, drain, connection limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use bismuthfe::config::Config;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::harness::{Nodes, frontend, frontend_with, function, in_time, invoke, ok, snapshot};
+use crate::harness::{
+    Nodes, frontend, frontend_with, function, invoke, ok, snapshot, within_timeout,
+};
 
 #[tokio::test]
 async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
@@ -27,7 +29,7 @@ async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
         .send_replace(snapshot(function(&[(node.ip, 1)])).into());
     first.eventually(&invoke(), "still here").await;
     first.shutdown.trigger();
-    in_time(first.running).await.unwrap().unwrap();
+    within_timeout(first.running).await.unwrap().unwrap();
 
     let second = frontend_with(config, RoutingSnapshot::default()).await;
     assert!(second.get(&invoke()).await.ends_with("still here"));
@@ -78,9 +80,9 @@ async fn a_drain_ends_what_is_in_flight_and_refuses_what_is_new() {
     client
         .send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
         .await;
-    in_time(arrived.acquire()).await.unwrap().forget();
+    within_timeout(arrived.acquire()).await.unwrap().forget();
     frontend.shutdown.trigger();
-    in_time(async { while TcpStream::connect(frontend.addr).await.is_ok() {} }).await;
+    within_timeout(async { while TcpStream::connect(frontend.addr).await.is_ok() {} }).await;
     assert!(
         frontend
             .monitor("/readyz")
@@ -88,10 +90,10 @@ async fn a_drain_ends_what_is_in_flight_and_refuses_what_is_new() {
             .starts_with("HTTP/1.1 503")
     );
     told.add_permits(1);
-    let answer = in_time(client.message()).await.expect("an answer");
+    let answer = within_timeout(client.message()).await.expect("an answer");
     assert!(answer.ends_with("finished"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
-    in_time(frontend.running).await.unwrap().unwrap();
+    within_timeout(frontend.running).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -115,9 +117,9 @@ async fn a_drain_is_bounded() {
     client
         .send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
         .await;
-    in_time(arrived.acquire()).await.unwrap().forget();
+    within_timeout(arrived.acquire()).await.unwrap().forget();
     frontend.shutdown.trigger();
-    let error = in_time(frontend.running).await.unwrap().unwrap_err();
+    let error = within_timeout(frontend.running).await.unwrap().unwrap_err();
     assert!(
         format!("{error:#}").contains("1 connections were cut off"),
         "{error:#}"
@@ -125,7 +127,7 @@ async fn a_drain_is_bounded() {
 }
 
 #[tokio::test]
-async fn silent_clients_beyond_the_limit_make_room_for_one_that_asks() {
+async fn idle_client_connections_beyond_the_limit_are_closed_for_a_new_request() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| ok("room for you")).await;
     let config = Config {
@@ -142,7 +144,7 @@ async fn silent_clients_beyond_the_limit_make_room_for_one_that_asks() {
             client
                 .send("GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n")
                 .await;
-            in_time(client.message()).await.expect("an answer");
+            within_timeout(client.message()).await.expect("an answer");
         }
         silent.push(client);
     }

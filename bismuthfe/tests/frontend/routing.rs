@@ -1,4 +1,4 @@
-//! Requests find their function, and reach it as they were.
+//! Requests are routed to their function and reach it unchanged.
 
 use bismuth_model::{Affinity, FunctionId};
 use bismuth_registry::RoutingSnapshot;
@@ -46,7 +46,7 @@ async fn a_routed_host_wins_and_its_function_sees_the_whole_path() {
 }
 
 #[tokio::test]
-async fn the_node_learns_who_asked_and_nothing_that_only_looks_like_ours() {
+async fn forwarded_headers_are_added_and_reserved_ones_are_stripped() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| ok("hi")).await;
     let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
@@ -76,7 +76,7 @@ async fn the_node_learns_who_asked_and_nothing_that_only_looks_like_ours() {
 }
 
 #[tokio::test]
-async fn what_leads_nowhere_gets_a_clear_answer() {
+async fn an_unknown_route_or_function_gets_404_with_its_code() {
     let nodes = Nodes::new().await;
     let frontend = frontend(nodes.port, snapshot(function(&[]))).await;
     let nobody = FunctionId::from_bytes([1; 16]);
@@ -113,7 +113,7 @@ async fn what_leads_nowhere_gets_a_clear_answer() {
 }
 
 #[tokio::test]
-async fn before_the_registry_has_answered_nothing_is_said_to_be_unknown() {
+async fn before_the_first_routing_snapshot_the_answer_is_503_not_404() {
     let nodes = Nodes::new().await;
     let frontend = frontend(nodes.port, RoutingSnapshot::default()).await;
     for path in ["/", &invoke()] {

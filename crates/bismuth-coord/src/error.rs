@@ -1,4 +1,4 @@
-//! What can go wrong with the tree, in words that name the act and the path.
+//! Errors of the coordination tree. Each names the operation and the path.
 
 /// The cause under an [`Error`], kept for the log.
 pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -35,7 +35,7 @@ pub enum Error {
         path: String,
     },
     /// The node has another version than the caller expected.
-    #[error("{act} {path}: it was changed by somebody else (the version differs)")]
+    #[error("{act} {path}: it was changed by another client (the version differs)")]
     BadVersion {
         /// What was attempted.
         act: &'static str,

@@ -1,10 +1,10 @@
-//! A versioned tree with watches: how Bismuth's programs agree on what should be.
+//! A versioned tree with watches, in ZooKeeper or in memory: the coordination service of Bismuth's programs.
 //!
 //! ```text
 //!             Tree (trait)  get · children · set · commit · watch
 //!              ╱        ╲
 //!      zk::ZkTree     memory::MemoryTree
-//!      ZooKeeper      the twin for tests: same answers, with switches for faults
+//!      ZooKeeper      the fake for tests: same answers, with fault injection
 //! ```
 //!
 //! What the nodes mean is not known here; that is `bismuth-registry`'s business. One conformance suite
@@ -12,8 +12,8 @@
 //!
 //! The happy path of a reader:
 //! 1. [`Tree::watch`] a path, so that nothing from now on is missed;
-//! 2. [`Tree::children`] and [`Tree::get_many`], building a new picture beside the old one;
-//! 3. swap the picture in whole;
+//! 2. [`Tree::children`] and [`Tree::get_many`], building a new snapshot beside the old one;
+//! 3. swap the snapshot in whole;
 //! 4. on every [`Event`] re-read what it names; on [`Event::Lost`] go to 2.
 //!
 //! The happy path of a writer: read, decide, [`Tree::commit`] with the versions that were read. On
@@ -31,7 +31,7 @@ pub use error::{Cause, Error, Result};
 pub use memory::MemoryTree;
 pub use servers::Servers;
 pub use tree::{
-    Kind, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
+    CreateMode, MAX_DATA_BYTES, MAX_TRANSACTION_BYTES, Op, SessionState, Tree, Version, Versioned,
 };
 pub use watch::{Event, Watch};
 pub use zk::{ConnectOptions, ZkTree};

@@ -1,4 +1,4 @@
-//! The tree in this process's memory: for tests, with switches for what goes wrong with a real service.
+//! In-memory fake of the tree, for tests. Sessions, connections and answers can be made to fail.
 //!
 //! ```text
 //!   MemoryTree ─ session 1 ─┐
@@ -23,7 +23,7 @@ use self::store::{SessionKey, SharedStore};
 use crate::error::{Error, Result};
 use crate::path;
 use crate::tree::{
-    Kind, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
+    CreateMode, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
     validate_ops, validate_set,
 };
 use crate::watch::{self, Watch};
@@ -181,12 +181,12 @@ impl Tree for MemoryTree {
         results
     }
 
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<Version> {
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<Version> {
         validate_create(path, data)?;
         self.change_one(Op::Create {
             path: path.to_owned(),
             data: data.to_vec().into(),
-            kind,
+            mode,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Which paths the tree accepts: ZooKeeper's own rules, checked before anything is sent.
+//! Validates paths by ZooKeeper's rules before anything is sent.
 
 use crate::error::{Error, Result};
 

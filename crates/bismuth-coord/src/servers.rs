@@ -1,4 +1,4 @@
-//! The list of coordination servers as the operator writes it.
+//! Parses the list of ZooKeeper servers, `host:port,…`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The versioned tree: the one vocabulary in which everything above speaks to the coordination service.
+//! The `Tree` trait: reads, writes, transactions and watches on versioned nodes.
 //!
 //! A node has a path, a few bytes, a version that counts its changes, and children. An ephemeral node goes
 //! when the session that made it ends. Several changes can be committed as one, with version checks. A watch
@@ -53,7 +53,7 @@ pub struct Versioned {
 
 /// How long a new node lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CreateMode {
     /// Until it is deleted.
     Persistent,
     /// Until it is deleted, or the session that made it ends. It cannot have children.
@@ -70,7 +70,7 @@ pub enum Op {
         /// What it holds.
         data: Bytes,
         /// How long it lives.
-        kind: Kind,
+        mode: CreateMode,
     },
     /// Replaces the data of a node.
     Set {
@@ -178,7 +178,7 @@ pub trait Tree: Send + Sync + 'static {
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::NotFound`] (the parent), [`Error::EphemeralParent`],
     /// [`Error::TooLarge`], [`Error::Unavailable`], [`Error::UnknownOutcome`].
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<Version>;
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<Version>;
 
     /// Replaces the data of a node that has the expected version (`None`: any), and answers the new version.
     ///
@@ -245,7 +245,7 @@ async fn create_if_missing<T: Tree + ?Sized>(tree: &T, path: &str) -> Result<()>
     if path == path::ROOT {
         return Ok(());
     }
-    match tree.create(path, &[], Kind::Persistent).await {
+    match tree.create(path, &[], CreateMode::Persistent).await {
         Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
         Err(error) => Err(error),
     }

@@ -1,4 +1,4 @@
-//! A watch as its reader sees it: a bounded queue of hints that, rather than grow, says "list again".
+//! A watch: a bounded queue of events. When it overflows or events may be missing, it holds one `Lost` instead.
 //!
 //! ```text
 //!  service ──► WatchSender ──[ Created, Changed, Deleted … | Lost ]──► Watch::next
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lost_stands_for_everything_before_it() {
+    async fn lost_replaces_all_queued_events() {
         let (sender, mut watch) = channel();
         sender.send(created(1));
         sender.send(Event::Lost);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_is_told_to_list_again_and_memory_stays_bounded() {
+    async fn an_overflowing_queue_is_replaced_by_lost_and_stays_bounded() {
         let (sender, mut watch) = channel();
         for n in 0..CAPACITY * 3 {
             sender.send(created(n));

@@ -3,18 +3,19 @@
 //!
 //! ```text
 //!             ┌──────────── supervisor (one task per tree) ─────────────┐
-//!             │  connect ──► follow the session ──► dead: connect anew  │
+//!             │  connect ──► watch the session ──► ended: connect anew  │
 //!             └───────┬─────────────────────────────────────────────────┘
 //!                     ▼ publishes
-//!   Link { client | down since, why }          SessionState
+//!   ConnectionState { client | since, why }       SessionState
 //!         ▲                 ▲                        ▲
-//!      each call        each watch's pump         whoever owns
-//!   (fails fast while   (asks for its watch      ephemeral nodes
-//!    it is down)         again, says Lost)
+//!      each call        each watch's task        owners of
+//!   (fails fast while   (sets its watch          ephemeral nodes
+//!    disconnected)       again, sends Lost)
 //! ```
 //!
 //! What a call does:
-//! 1. take the client from the link; if it is down, wait for at most `connected_wait` from when it went down;
+//! 1. take the client from the connection state; while disconnected, wait for at most `connected_wait` from when the
+//!    connection was lost;
 //! 2. send the request and wait for the answer, the loss of the connection, or the deadline;
 //! 3. an answer is returned. Without one, a read starts over within its deadline; a change says
 //!    [`Error::UnknownOutcome`]. (The library keeps a request that found the connection gone and sends it on
@@ -23,13 +24,13 @@
 //! Two things about the library (0.11) shape this file. It ends a session for good in the states `Expired`,
 //! `Closed` and `AuthFailed`; the supervisor then builds a new client. And it does not set its persistent watches
 //! anew on another connection (`WatchManager::resend_watches` never gets to the lists that hold them), so the
-//! pumps do, on each connection. What happened in between nobody tells (ZOOKEEPER-4698): hence [`Event::Lost`](crate::Event::Lost).
+//! watch tasks do, on each connection. What happened in between nobody tells (ZOOKEEPER-4698): hence [`Event::Lost`](crate::Event::Lost).
 
-mod hub;
+mod client;
 mod load;
-mod pump;
 mod request;
 mod transaction;
+mod watch_task;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,14 +44,14 @@ use tokio::time::timeout;
 use tracing::debug;
 use zookeeper_client as zk;
 
-use self::hub::{Hub, Link, supervise};
-use self::pump::{PumpGuard, pump};
+use self::client::{ConnectionState, ZkClient, supervise};
 use self::request::{options_of, versioned};
+use self::watch_task::{WatchTaskGuard, forward_events};
 use crate::error::{Error, Result};
 use crate::path;
 use crate::servers::Servers;
 use crate::tree::{
-    Kind, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
+    CreateMode, Op, SessionState, Tree, Version, Versioned, validate_create, validate_delete,
     validate_ops, validate_set,
 };
 use crate::watch::{self, Watch};
@@ -96,13 +97,13 @@ pub struct ZkTree {
 impl fmt::Debug for ZkTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ZkTree")
-            .field("servers", &self.inner.hub.servers)
+            .field("servers", &self.inner.client.servers)
             .finish_non_exhaustive()
     }
 }
 
 struct Inner {
-    hub: Arc<Hub>,
+    client: Arc<ZkClient>,
     abort: AbortHandle,
     // Taken by `close`, which waits for the task to be gone.
     supervisor: Mutex<Option<JoinHandle<()>>>,
@@ -121,17 +122,17 @@ impl ZkTree {
     /// [`Error::InvalidServers`]; [`Error::Connect`] if there is no session within `options.timeout`.
     pub async fn connect(servers: &str, options: ConnectOptions) -> Result<Self> {
         let tree = Self::supervised(servers.parse::<Servers>()?.as_str(), options);
-        let mut link = tree.inner.hub.link.subscribe();
+        let mut connection = tree.inner.client.connection.subscribe();
         let up = timeout(
             options.timeout,
-            link.wait_for(|link| link.client().is_some()),
+            connection.wait_for(|connection| connection.client().is_some()),
         )
         .await
         .is_ok();
         if up {
             return Ok(tree);
         }
-        let source = tree.inner.hub.trouble().into();
+        let source = tree.inner.client.disconnect_reason().into();
         Err(Error::Connect {
             servers: servers.to_owned(),
             source,
@@ -148,9 +149,9 @@ impl ZkTree {
     /// The number of the session in use, as the server's own log and `dump` call it; `None` while there is none.
     #[must_use]
     pub fn session_id(&self) -> Option<i64> {
-        match &*self.inner.hub.link.borrow() {
-            Link::Up(client) => Some(client.session_id().0),
-            Link::Down { .. } => None,
+        match &*self.inner.client.connection.borrow() {
+            ConnectionState::Connected(client) => Some(client.session_id().0),
+            ConnectionState::Disconnected { .. } => None,
         }
     }
 
@@ -167,16 +168,16 @@ impl ZkTree {
         supervisor.abort();
         // It can only end by this abort; a panic in it was reported by the runtime.
         let _aborted = supervisor.await;
-        let link = self
+        let connection = self
             .inner
-            .hub
-            .link
-            .send_replace(Link::down("closed by this process"));
+            .client
+            .connection
+            .send_replace(ConnectionState::disconnected("closed by this process"));
         self.inner
-            .hub
+            .client
             .session
             .send_replace(SessionState::Disconnected);
-        if let Link::Up(client) = link {
+        if let ConnectionState::Connected(client) = connection {
             let mut states = client.state_watcher();
             drop(client);
             let closed = async { while !states.changed().await.is_terminated() {} };
@@ -187,17 +188,17 @@ impl ZkTree {
     }
 
     fn supervised(servers: &str, options: ConnectOptions) -> Self {
-        let hub = Arc::new(Hub {
+        let client = Arc::new(ZkClient {
             servers: servers.to_owned(),
             options,
-            link: Sender::new(Link::down("not connected yet")),
+            connection: Sender::new(ConnectionState::disconnected("not connected yet")),
             session: Sender::new(SessionState::Disconnected),
         });
-        let supervisor = tokio::spawn(supervise(hub.clone()));
+        let supervisor = tokio::spawn(supervise(client.clone()));
         let abort = supervisor.abort_handle();
         Self {
             inner: Arc::new(Inner {
-                hub,
+                client,
                 abort,
                 supervisor: Mutex::new(Some(supervisor)),
             }),
@@ -213,34 +214,34 @@ impl Tree for ZkTree {
             let (data, stat) = client.get_data(path).await?;
             Ok(versioned(&client, data, stat))
         };
-        self.inner.hub.read("get", path, ask).await
+        self.inner.client.read("get", path, ask).await
     }
 
     async fn exists(&self, path: &str) -> Result<Option<Version>> {
         path::validate(path)?;
         let ask = |client: Arc<zk::Client>| async move { client.check_stat(path).await };
-        let stat = self.inner.hub.read("look for", path, ask).await?;
+        let stat = self.inner.client.read("look for", path, ask).await?;
         Ok(stat.map(|stat| Version(stat.version)))
     }
 
     async fn children(&self, path: &str) -> Result<Vec<String>> {
         path::validate(path)?;
         let ask = |client: Arc<zk::Client>| async move { client.list_children(path).await };
-        let mut names = self.inner.hub.read("list", path, ask).await?;
+        let mut names = self.inner.client.read("list", path, ask).await?;
         names.sort_unstable();
         Ok(names)
     }
 
     async fn get_many(&self, paths: &[String]) -> Vec<Result<Versioned>> {
-        self.inner.hub.load(paths).await
+        self.inner.client.load(paths).await
     }
 
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<Version> {
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<Version> {
         validate_create(path, data)?;
         let ask = |client: Arc<zk::Client>| async move {
-            client.create(path, data, &options_of(kind)).await
+            client.create(path, data, &options_of(mode)).await
         };
-        let (stat, _) = self.inner.hub.change("create", path, ask).await?;
+        let (stat, _) = self.inner.client.change("create", path, ask).await?;
         Ok(Version(stat.version))
     }
 
@@ -249,7 +250,7 @@ impl Tree for ZkTree {
         let expected = expected.map(|Version(version)| version);
         let ask =
             |client: Arc<zk::Client>| async move { client.set_data(path, data, expected).await };
-        let stat = self.inner.hub.change("set", path, ask).await?;
+        let stat = self.inner.client.change("set", path, ask).await?;
         Ok(Version(stat.version))
     }
 
@@ -257,32 +258,32 @@ impl Tree for ZkTree {
         validate_delete(path)?;
         let expected = expected.map(|Version(version)| version);
         let ask = |client: Arc<zk::Client>| async move { client.delete(path, expected).await };
-        self.inner.hub.change("delete", path, ask).await
+        self.inner.client.change("delete", path, ask).await
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<()> {
         validate_ops(&ops)?;
-        self.inner.hub.commit(&ops).await
+        self.inner.client.commit(&ops).await
     }
 
     async fn watch(&self, path: &str) -> Result<Watch> {
         path::validate(path)?;
-        let watcher = self.inner.hub.set_watch(path).await?;
+        let watcher = self.inner.client.set_watch(path).await?;
         let (sender, watch) = watch::channel();
-        let pump = tokio::spawn(pump(
-            self.inner.hub.clone(),
+        let task = tokio::spawn(forward_events(
+            self.inner.client.clone(),
             path.to_owned(),
             watcher,
             sender,
         ))
         .abort_handle();
-        Ok(watch.guarded_by(PumpGuard {
-            pump,
+        Ok(watch.guarded_by(WatchTaskGuard {
+            task,
             _tree: self.inner.clone(),
         }))
     }
 
     fn session(&self) -> Receiver<SessionState> {
-        self.inner.hub.session.subscribe()
+        self.inner.client.session.subscribe()
     }
 }

@@ -1,4 +1,4 @@
-//! Backends: where requests for a function may go.
+//! Backends: the containers that requests for a function are sent to.
 //!
 //! On the wire a list of backends is packed, 20 bytes each, because every frontend holds the lists
 //! of all functions and reads them on each change:

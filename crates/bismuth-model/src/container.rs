@@ -1,4 +1,4 @@
-//! How a container does.
+//! State and status of a container.
 //!
 //! ```text
 //!  assigned ─► pulling ─► starting ─► running ─► paused ─► stopped

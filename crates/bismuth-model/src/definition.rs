@@ -1,8 +1,10 @@
-//! What a deployer says a function is.
+//! The definition of a function, as its deployer writes it.
 //!
 //! JSON in: [`FunctionDefinition::from_json`] refuses unknown fields, wrong types and values out
 //! of range, and names the field each time. A definition that came through it, or through
 //! [`FunctionDefinition::validate`], can be stored and run.
+
+mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn image_and_mode_are_enough() {
+    fn only_image_and_mode_are_required() {
         let mode = InvokeMode::Executable(vec!["/bin/ls".into()]);
         assert_eq!(
             with(""),
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_the_field() {
+    fn every_error_names_the_field() {
         for (extra, field, kind) in [
             (r#","colour":1"#, "colour", Malformed),
             (r#","memory":"128M""#, "memory", Malformed),
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_definition_at_all_is_refused() {
+    fn json_that_is_no_definition_is_refused() {
         for json in [
             "",
             "[]",

@@ -1,4 +1,4 @@
-//! The name under which one Bismuth lives in a shared ZooKeeper ensemble.
+//! The name of an environment: the top znode of one Bismuth installation in a shared ZooKeeper ensemble.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Host names by which functions are reached.
+//! Host names of routes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_hostname_is_refused_by_name() {
+    fn invalid_hostnames_are_refused_by_name() {
         for bad in [
             "", ".", "a..b", "-a.b", "a-.b", "a_b.c", "a:80", "*.a.b", "ä.de", "10.0.0.1", "1",
         ] {

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn only_the_canonical_spelling_of_an_id_is_accepted() {
         let id = FunctionId::new_random();
         let text = id.to_string();
         assert_eq!(text.parse(), Ok(id));

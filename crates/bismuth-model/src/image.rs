@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_reason() {
+    fn malformed_references_are_refused_with_the_reason() {
         for bad in [
             "",
             "a/UPPER",

@@ -1,4 +1,4 @@
-//! How a request reaches a function's program.
+//! Invoke mode: an HTTP server that requests are proxied to, or a program executed per request.
 //!
 //! | mode | as text | as JSON |
 //! |---|---|---|
@@ -112,7 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_forms_of_the_documentation_read_as_documented() {
+    fn documented_forms_parse_as_documented() {
         let server = InvokeMode::Server(
             ["/usr/bin/python3", "-m", "http.server"]
                 .map(String::from)
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_by_name() {
+    fn malformed_modes_are_refused_by_name() {
         use InvokeModeError as E;
         for (text, error) in [
             ("", E::UnknownForm(String::new())),

@@ -1,4 +1,4 @@
-//! The vocabulary of Bismuth: what a function is, where its containers are, and how they do.
+//! Data model: function definitions, backends, routes, nodes, container states.
 //!
 //! ```text
 //!  FunctionDefinition ──(a revision)──► FunctionRecord          what the deployer wants
@@ -25,8 +25,7 @@ mod limits;
 mod node;
 mod secret_use;
 mod service_group;
-mod store;
-mod validate;
+mod store_claim;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
 pub use container::{ContainerRecord, ContainerState, ContainerStatus, UnknownState};
@@ -43,4 +42,4 @@ pub use limits::{DEFAULTS, Defaults, MAX_DEFINITION_BYTES};
 pub use node::{NodeFacts, NodeRecord};
 pub use secret_use::SecretUse;
 pub use service_group::{ServiceGroup, ServiceGroupError};
-pub use store::StoreClaim;
+pub use store_claim::StoreClaim;

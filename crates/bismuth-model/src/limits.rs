@@ -1,4 +1,4 @@
-//! What a definition gets when it does not say, and how far it may go.
+//! Defaults and limits of the fields of a definition.
 
 use std::ops::RangeInclusive;
 

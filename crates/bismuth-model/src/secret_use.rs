@@ -1,4 +1,4 @@
-//! Which secrets of its group a function is given when it starts, and how.
+//! Secrets of its group that a function gets at start, as environment variables or files.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Whose keys, blobs and secrets they are.
+//! Service group: the functions that share keys, blobs and secrets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_names_no_group_is_alone() {
+    fn a_function_without_a_group_has_its_own() {
         let function = FunctionId::new_random();
         let mut definition =
             FunctionDefinition::new("a".parse().unwrap(), "exec:/a".parse().unwrap());

@@ -1,4 +1,4 @@
-//! The flags by which every program is told where ZooKeeper is, and which environment in it is its own.
+//! Command-line flags for the ZooKeeper servers and the environment, shared by all programs.
 
 use bismuth_coord::Servers;
 use bismuth_model::Environment;

@@ -1,4 +1,4 @@
-//! Backend lists: where requests go, and the slots that may be on them.
+//! Changes backend lists (where requests go) and assignments of slots (what nodes run).
 //!
 //! ```text
 //!   add_backend ─► assigned and listed ─► remove_backend                   (both at once)
@@ -50,8 +50,8 @@ impl Registry {
             let mut ops = self.check_assigned(id, &new).await?;
             ops.push(self.put_list(id, data.clone(), current.version));
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -92,8 +92,8 @@ impl Registry {
                 self.create_container(&slot, id, function.record.revision, now_ms())?,
             ];
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(slot),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(slot),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -140,8 +140,8 @@ impl Registry {
                 None => Proof::Holds(self.layout.backends(id), data),
             };
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -183,8 +183,8 @@ impl Registry {
                 expected: None,
             });
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
-                Outcome::Refused(error) => self.overtaken(error)?,
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.retry_on_conflict(error)?,
             }
             attempts.next().await?;
         }
@@ -196,8 +196,8 @@ impl Registry {
             .ok_or(Error::FunctionUnknown { id })
     }
 
-    /// The list of a function that is there. That the list itself is missing is a contradiction, which the next
-    /// change mends.
+    /// The list of a function that is there. That the list itself is missing is an inconsistency, which the next
+    /// change repairs.
     async fn list(&self, id: FunctionId) -> Result<List> {
         match self.read::<Vec<Backend>>(&self.layout.backends(id)).await? {
             Some(list) => Ok(List {
@@ -244,7 +244,7 @@ impl Registry {
     }
 
     /// `Ok` if a transaction was refused because something changed since it was read, so that reading again tells.
-    fn overtaken(&self, error: bismuth_coord::Error) -> Result<()> {
+    fn retry_on_conflict(&self, error: bismuth_coord::Error) -> Result<()> {
         if error.is_conflict() || error.is_not_found() {
             Ok(())
         } else {

@@ -1,4 +1,4 @@
-//! Containers: what became of each slot, as its node tells.
+//! Reads container records, and updates the status that a node reports for its containers.
 
 use std::net::Ipv4Addr;
 
@@ -104,7 +104,7 @@ impl Registry {
                 .commit(attempts.act(), ops, &Proof::Holds(path.clone(), data))
                 .await?
             {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the registry, in the words of the model.
+//! Errors of the registry, in terms of functions, nodes, routes and containers.
 
 use std::net::Ipv4Addr;
 
@@ -34,7 +34,7 @@ pub enum Error {
         id: FunctionId,
     },
     /// The function was changed since it was read.
-    #[error("function {id} was changed by somebody else meanwhile")]
+    #[error("function {id} was changed by another client meanwhile")]
     FunctionChanged {
         /// Which.
         id: FunctionId,
@@ -140,7 +140,9 @@ pub enum Error {
         source: codec::Error,
     },
     /// Others changed the same things again and again.
-    #[error("{act}: given up after {attempts} attempts, each overtaken by somebody else")]
+    #[error(
+        "{act}: given up after {attempts} attempts, each in conflict with a change of another client"
+    )]
     Contended {
         /// What was attempted.
         act: String,
@@ -163,12 +165,12 @@ pub enum Error {
         what: String,
     },
     /// There is no repair that a program may decide on.
-    #[error("{what}: no automatic repair; {how_to_mend}")]
+    #[error("{what}: no automatic repair; {how_to_repair}")]
     NotRepairable {
         /// What was found.
         what: String,
         /// What to do.
-        how_to_mend: String,
+        how_to_repair: String,
     },
     /// The tree did not answer, or refused.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Functions: made, read, replaced and removed, each with its routes and slots in one transaction.
+//! Creates, reads, replaces and deletes functions, each with its routes and slots in one transaction.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use bismuth_model::{
 use crate::error::{Error, Result};
 use crate::layout::canonical;
 use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
-use crate::{MAX_BACKENDS, Place, Registry};
+use crate::{MAX_BACKENDS, Registry, ZnodeKind};
 
 /// A function as it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,9 +75,9 @@ impl Registry {
         let mut attempts = Attempts::new(format!("create function {id}"));
         loop {
             match self.commit(attempts.act(), ops.clone(), &proof).await? {
-                Outcome::Made => return Ok(record),
+                Outcome::Committed => return Ok(record),
                 // A route that was taken a moment ago and is free now.
-                Outcome::Refused(error) => self.explain(id, error).await?,
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
@@ -206,8 +206,8 @@ impl Registry {
             );
             ops.extend(slots.iter().cloned());
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(record),
-                Outcome::Refused(error) => self.explain(id, error).await?,
+                Outcome::Committed => return Ok(record),
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
@@ -240,7 +240,7 @@ impl Registry {
             ops.extend(list_version.map(|version| delete(list, version)));
             ops.push(delete(path.clone(), version));
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }
@@ -268,16 +268,16 @@ impl Registry {
     }
 
     /// Turns the refusal of a transaction about a function into words; `Ok` if it is worth trying again.
-    pub(crate) async fn explain(&self, id: FunctionId, error: TreeError) -> Result<()> {
-        let place = error.path().and_then(|path| self.layout.place(path));
-        match (&error, place) {
-            (TreeError::AlreadyExists { .. }, Some(Place::Function(id))) => {
+    pub(crate) async fn explain_refusal(&self, id: FunctionId, error: TreeError) -> Result<()> {
+        let kind = error.path().and_then(|path| self.layout.znode_kind(path));
+        match (&error, kind) {
+            (TreeError::AlreadyExists { .. }, Some(ZnodeKind::Function(id))) => {
                 Err(Error::FunctionExists { id })
             }
-            (TreeError::AlreadyExists { .. }, Some(Place::Container(ip, container))) => {
+            (TreeError::AlreadyExists { .. }, Some(ZnodeKind::Container(ip, container))) => {
                 Err(Error::ContainerExists { ip, container })
             }
-            (TreeError::AlreadyExists { path }, Some(Place::Route(hostname))) => {
+            (TreeError::AlreadyExists { path }, Some(ZnodeKind::Route(hostname))) => {
                 match self.read::<FunctionId>(path).await? {
                     Some(route) if route.record != id => Err(Error::RouteTaken {
                         hostname,
@@ -288,15 +288,16 @@ impl Registry {
             }
             (
                 TreeError::NotFound { act: "create", .. },
-                Some(Place::Function(_) | Place::Route(_)),
+                Some(ZnodeKind::Function(_) | ZnodeKind::Route(_)),
             ) => Err(self.not_bootstrapped()),
-            (TreeError::NotFound { .. }, Some(Place::Function(id) | Place::Backends(id))) => {
-                Err(Error::FunctionUnknown { id })
-            }
-            (TreeError::NotFound { .. }, Some(Place::Container(ip, _))) => {
+            (
+                TreeError::NotFound { .. },
+                Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)),
+            ) => Err(Error::FunctionUnknown { id }),
+            (TreeError::NotFound { .. }, Some(ZnodeKind::Container(ip, _))) => {
                 Err(Error::NodeUnknown { ip })
             }
-            (TreeError::BadVersion { .. }, Some(Place::Function(id))) => {
+            (TreeError::BadVersion { .. }, Some(ZnodeKind::Function(id))) => {
                 Err(Error::FunctionChanged { id })
             }
             _ if error.is_conflict() || error.is_not_found() => Ok(()),

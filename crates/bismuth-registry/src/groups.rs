@@ -1,4 +1,4 @@
-//! Which functions work on whose data in the service provider.
+//! Finds the functions that use a service group.
 
 use bismuth_model::{FunctionId, ServiceGroup};
 

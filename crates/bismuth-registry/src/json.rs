@@ -1,4 +1,4 @@
-//! Any record as JSON, for people.
+//! Shows any record as JSON.
 
 use bismuth_model::{
     Backend, ContainerRecord, FunctionId, FunctionRecord, NodeFacts, NodeRecord, StoreClaim,
@@ -6,14 +6,14 @@ use bismuth_model::{
 use serde_json::Value;
 
 use crate::codec::{self, Record};
-use crate::{Layout, Place};
+use crate::{Layout, ZnodeKind};
 
 /// Why the bytes at a path cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// Nothing of ours belongs there.
-    #[error("{path} is not a place where Bismuth keeps anything")]
-    UnknownPlace {
+    #[error("{path} is not a path that Bismuth uses")]
+    UnknownPath {
         /// The path as given.
         path: String,
     },
@@ -34,24 +34,26 @@ impl Layout {
     /// # Errors
     /// The path is none of ours, or the bytes are not what belongs there.
     pub fn json(&self, path: &str, bytes: &[u8]) -> Result<Value, JsonError> {
-        let place = self.place(path).ok_or_else(|| JsonError::UnknownPlace {
-            path: path.to_owned(),
-        })?;
-        let shown = match place {
-            Place::Function(_) => show::<FunctionRecord>(bytes),
-            Place::Backends(_) => show::<Vec<Backend>>(bytes),
-            Place::Node(_) => show::<NodeRecord>(bytes),
-            Place::Alive(_) => show::<NodeFacts>(bytes),
-            Place::Container(..) => show::<ContainerRecord>(bytes),
-            Place::Route(_) => show::<FunctionId>(bytes),
-            Place::Store => show::<StoreClaim>(bytes),
-            Place::Root
-            | Place::Functions
-            | Place::Nodes
-            | Place::Containers(_)
-            | Place::Routes
-            | Place::Services
-            | Place::Election => Ok(as_text(bytes)),
+        let kind = self
+            .znode_kind(path)
+            .ok_or_else(|| JsonError::UnknownPath {
+                path: path.to_owned(),
+            })?;
+        let shown = match kind {
+            ZnodeKind::Function(_) => show::<FunctionRecord>(bytes),
+            ZnodeKind::Backends(_) => show::<Vec<Backend>>(bytes),
+            ZnodeKind::Node(_) => show::<NodeRecord>(bytes),
+            ZnodeKind::Alive(_) => show::<NodeFacts>(bytes),
+            ZnodeKind::Container(..) => show::<ContainerRecord>(bytes),
+            ZnodeKind::Route(_) => show::<FunctionId>(bytes),
+            ZnodeKind::Store => show::<StoreClaim>(bytes),
+            ZnodeKind::Root
+            | ZnodeKind::Functions
+            | ZnodeKind::Nodes
+            | ZnodeKind::Containers(_)
+            | ZnodeKind::Routes
+            | ZnodeKind::Services
+            | ZnodeKind::Election => Ok(as_text(bytes)),
         };
         shown.map_err(|source| JsonError::Record {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Where everything is: the one file that knows the paths of the tree.
+//! Builds and parses the paths of all znodes. The one file that knows them.
 //!
 //! ```text
 //! /{environment}
@@ -12,8 +12,8 @@
 //!  └─ election/…                     leader locks
 //! ```
 //!
-//! [`Layout`] builds paths from typed parts, and [`Layout::place`] reads them back: a path that it does not
-//! recognise is in the wrong place.
+//! [`Layout`] builds paths from typed parts, and [`Layout::znode_kind`] reads them back: a path that it does not
+//! recognise is misplaced.
 
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -34,10 +34,10 @@ pub struct Layout {
     root: Arc<str>,
 }
 
-/// What belongs at a path.
+/// What kind of znode a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Place {
+pub enum ZnodeKind {
     /// The environment itself; no data.
     Root,
     /// The directory of functions; no data.
@@ -50,7 +50,7 @@ pub enum Place {
     Nodes,
     /// A worker node.
     Node(Ipv4Addr),
-    /// The sign of life of a worker node.
+    /// The registration of a worker node, ephemeral (`NodeFacts`).
     Alive(Ipv4Addr),
     /// The directory of a worker node's assignments; no data.
     Containers(Ipv4Addr),
@@ -62,7 +62,7 @@ pub enum Place {
     Route(Hostname),
     /// The directory of what the services share; no data. Made when it is needed.
     Services,
-    /// Whose the services' embedded store is.
+    /// The claim on the services' embedded store.
     Store,
     /// Leader locks, whose form is their user's business.
     Election,
@@ -113,7 +113,7 @@ impl Layout {
         format!("{}/node/{ip}", self.root)
     }
 
-    /// The sign of life of a worker node.
+    /// The registration of a worker node, ephemeral (`NodeFacts`).
     #[must_use]
     pub fn alive(&self, ip: Ipv4Addr) -> String {
         format!("{}/node/{ip}/{ALIVE}", self.root)
@@ -149,7 +149,7 @@ impl Layout {
         format!("{}/service", self.root)
     }
 
-    /// Whose the services' embedded store is.
+    /// The claim on the services' embedded store.
     #[must_use]
     pub fn store(&self) -> String {
         format!("{}/service/store", self.root)
@@ -180,28 +180,30 @@ impl Layout {
     }
 
     /// What belongs at `path`; `None` if nothing of ours does. Only the one canonical spelling of an id, address
-    /// or hostname is recognised, so a path and its place stand for each other.
+    /// or hostname is recognised, so a path and its kind determine each other.
     #[must_use]
-    pub fn place(&self, path: &str) -> Option<Place> {
+    pub fn znode_kind(&self, path: &str) -> Option<ZnodeKind> {
         let rest = path.strip_prefix(&*self.root)?;
         let Some(rest) = rest.strip_prefix('/') else {
-            return rest.is_empty().then_some(Place::Root);
+            return rest.is_empty().then_some(ZnodeKind::Root);
         };
         let segments: Vec<&str> = rest.split('/').collect();
         match *segments.as_slice() {
-            ["function"] => Some(Place::Functions),
-            ["function", id] => canonical(id).map(Place::Function),
-            ["function", id, BACKENDS] => canonical(id).map(Place::Backends),
-            ["node"] => Some(Place::Nodes),
-            ["node", ip] => canonical(ip).map(Place::Node),
-            ["node", ip, ALIVE] => canonical(ip).map(Place::Alive),
-            ["node", ip, CONTAINER] => canonical(ip).map(Place::Containers),
-            ["node", ip, CONTAINER, id] => Some(Place::Container(canonical(ip)?, canonical(id)?)),
-            ["route"] => Some(Place::Routes),
-            ["route", hostname] => canonical(hostname).map(Place::Route),
-            ["service"] => Some(Place::Services),
-            ["service", "store"] => Some(Place::Store),
-            ["election", ..] => Some(Place::Election),
+            ["function"] => Some(ZnodeKind::Functions),
+            ["function", id] => canonical(id).map(ZnodeKind::Function),
+            ["function", id, BACKENDS] => canonical(id).map(ZnodeKind::Backends),
+            ["node"] => Some(ZnodeKind::Nodes),
+            ["node", ip] => canonical(ip).map(ZnodeKind::Node),
+            ["node", ip, ALIVE] => canonical(ip).map(ZnodeKind::Alive),
+            ["node", ip, CONTAINER] => canonical(ip).map(ZnodeKind::Containers),
+            ["node", ip, CONTAINER, id] => {
+                Some(ZnodeKind::Container(canonical(ip)?, canonical(id)?))
+            }
+            ["route"] => Some(ZnodeKind::Routes),
+            ["route", hostname] => canonical(hostname).map(ZnodeKind::Route),
+            ["service"] => Some(ZnodeKind::Services),
+            ["service", "store"] => Some(ZnodeKind::Store),
+            ["election", ..] => Some(ZnodeKind::Election),
             _ => None,
         }
     }
@@ -224,38 +226,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_and_its_place_stand_for_each_other() {
+    fn every_path_is_recognised_as_the_kind_it_was_built_for() {
         let layout = Layout::new(&"staging".parse().unwrap());
         let (id, container) = (FunctionId::new_random(), ContainerId::new_random());
         let ip = Ipv4Addr::LOCALHOST;
         let hostname = Hostname::parse("a.b").unwrap();
-        for (path, place) in [
-            (layout.root().to_owned(), Place::Root),
-            (layout.functions(), Place::Functions),
-            (layout.function(id), Place::Function(id)),
-            (layout.backends(id), Place::Backends(id)),
-            (layout.nodes(), Place::Nodes),
-            (layout.node(ip), Place::Node(ip)),
-            (layout.alive(ip), Place::Alive(ip)),
-            (layout.containers(ip), Place::Containers(ip)),
+        for (path, kind) in [
+            (layout.root().to_owned(), ZnodeKind::Root),
+            (layout.functions(), ZnodeKind::Functions),
+            (layout.function(id), ZnodeKind::Function(id)),
+            (layout.backends(id), ZnodeKind::Backends(id)),
+            (layout.nodes(), ZnodeKind::Nodes),
+            (layout.node(ip), ZnodeKind::Node(ip)),
+            (layout.alive(ip), ZnodeKind::Alive(ip)),
+            (layout.containers(ip), ZnodeKind::Containers(ip)),
             (
                 layout.container(ip, container),
-                Place::Container(ip, container),
+                ZnodeKind::Container(ip, container),
             ),
-            (layout.routes(), Place::Routes),
-            (layout.route(&hostname), Place::Route(hostname)),
-            (layout.services(), Place::Services),
-            (layout.store(), Place::Store),
-            (layout.elections(), Place::Election),
-            (layout.election("leader"), Place::Election),
+            (layout.routes(), ZnodeKind::Routes),
+            (layout.route(&hostname), ZnodeKind::Route(hostname)),
+            (layout.services(), ZnodeKind::Services),
+            (layout.store(), ZnodeKind::Store),
+            (layout.elections(), ZnodeKind::Election),
+            (layout.election("leader"), ZnodeKind::Election),
         ] {
-            assert_eq!(layout.place(&path), Some(place), "{path}");
+            assert_eq!(layout.znode_kind(&path), Some(kind), "{path}");
             bismuth_coord::path::validate(&path).unwrap();
         }
     }
 
     #[test]
-    fn these_are_the_paths() {
+    fn paths_are_spelled_as_documented() {
         let layout = Layout::new(&Environment::default());
         let id: FunctionId = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
         let container: ContainerId = "00000000-0000-0000-0000-000000000001".parse().unwrap();
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_and_other_places_are_none() {
+    fn a_path_that_is_not_canonical_has_no_kind() {
         let layout = Layout::new(&Environment::default());
         for path in [
             "/",
@@ -291,7 +293,7 @@ mod tests {
             "/default/route/a.b.",
             "/default/route/a.b/c",
         ] {
-            assert_eq!(layout.place(path), None, "{path}");
+            assert_eq!(layout.znode_kind(path), None, "{path}");
         }
     }
 }

@@ -5,8 +5,8 @@
 //!                      │
 //!                  the tree  ── layout.rs (every path) · codec (every byte)
 //!                      │
-//!   bismuthfe ◄── follow_routing     list, watch, swap whole
-//!   bismuthd  ◄── follow_assignment  ──► update_container_status, announce_node
+//!   bismuthfe ◄── watch_routing     list, watch, swap whole
+//!   bismuthd  ◄── watch_assignment  ──► update_container_status, register_node
 //!   ctl       ◄── audit, repair
 //! ```
 //!
@@ -22,7 +22,6 @@
 //! reads and decides again, a bounded number of times. When a connection is lost before the answer, it looks
 //! whether the change was made.
 
-mod announce;
 mod args;
 pub mod audit;
 mod backends;
@@ -33,9 +32,10 @@ mod functions;
 mod groups;
 mod json;
 mod layout;
+mod node_registration;
 mod nodes;
 mod routes;
-mod store;
+mod store_claim;
 mod transaction;
 mod watch;
 
@@ -44,16 +44,16 @@ use std::sync::Arc;
 use bismuth_coord::{MAX_DATA_BYTES, Tree};
 use bismuth_model::{BACKEND_BYTES, Environment};
 
-pub use announce::{Announcement, Presence};
 pub use args::ZooKeeperArgs;
 pub use error::{Error, Result};
 pub use functions::{Function, FunctionPage};
 pub use groups::GroupUsers;
 pub use json::JsonError;
-pub use layout::{Layout, Place, name_of};
+pub use layout::{Layout, ZnodeKind, name_of};
+pub use node_registration::{NodeRegistration, RegistrationState};
 pub use nodes::Node;
 pub use watch::{
-    Alarms, AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, Unresolved,
+    AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, StaleCounts, Unresolved,
     UnresolvedReason,
 };
 

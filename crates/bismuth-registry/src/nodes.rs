@@ -1,4 +1,4 @@
-//! Worker nodes: provisioned by the operator, alive by their own sign, with what is assigned to them.
+//! Provisions, lists and drains worker nodes. Their registration as alive is in `node_registration.rs`.
 
 use std::net::Ipv4Addr;
 
@@ -62,7 +62,7 @@ impl Registry {
                 )
                 .await?
             {
-                Outcome::Made => return Ok(true),
+                Outcome::Committed => return Ok(true),
                 Outcome::Refused(error) if error.is_not_found() => {
                     return Err(self.not_bootstrapped());
                 }
@@ -75,7 +75,7 @@ impl Registry {
                 .commit(attempts.act(), vec![directory.clone()], &proof)
                 .await?
             {
-                Outcome::Made => return Ok(false),
+                Outcome::Committed => return Ok(false),
                 Outcome::Refused(TreeError::AlreadyExists { .. }) => return Ok(false),
                 Outcome::Refused(error) if error.is_not_found() => attempts.next().await?,
                 Outcome::Refused(error) => return Err(error.into()),
@@ -122,7 +122,7 @@ impl Registry {
                 expected: None,
             });
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }
@@ -148,7 +148,7 @@ impl Registry {
                 .ok_or(Error::NodeUnknown { ip })?;
             let ops = vec![set(path.clone(), data.clone(), version)];
             match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Made => return Ok(()),
+                Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }

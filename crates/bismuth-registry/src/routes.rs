@@ -1,4 +1,4 @@
-//! Routes: which function a hostname leads to. They change together with the function, in its transactions.
+//! Routes from hostnames to functions: the transaction steps that change them together with a function.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ impl Registry {
     }
 
     /// The steps from the routes as they are to those of the new definition. Looks at the route table and not only
-    /// at the definitions, so that an earlier contradiction between them is mended on the way.
+    /// at the definitions, so that an earlier inconsistency between them is repaired on the way.
     pub(crate) async fn route_changes(
         &self,
         id: FunctionId,

@@ -1,11 +1,11 @@
-//! Reading records, and changing them all at once or not at all.
+//! Reads records and commits transactions; after a lost connection, finds out whether a transaction was committed.
 //!
 //! ```text
-//!  commit ─► made                                   Made
+//!  commit ─► committed                              Committed
 //!     │ ├──► the tree says no (version, missing …)  Refused: the caller reads again and decides again
 //!     │ └──► no connection                          Err: nothing was changed
 //!     ▼
-//!  connection lost: is the proof there?  yes ─► Made
+//!  connection lost: is the proof there?  yes ─► Committed
 //!     ▲                                   no ─► commit again: every transaction has a step that can be
 //!     └───────────────────────────────────────  made only once, so it is never made twice
 //! ```
@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bismuth_base::{Backoff, Delays};
-use bismuth_coord::{Error as TreeError, Kind, Op, SessionState, Version, Versioned};
+use bismuth_coord::{CreateMode, Error as TreeError, Op, SessionState, Version, Versioned};
 use bytes::Bytes;
 
 use crate::Registry;
@@ -48,7 +48,7 @@ pub(crate) struct Stored<R> {
 
 /// What became of a transaction.
 pub(crate) enum Outcome {
-    Made,
+    Committed,
     /// Nothing was changed, and this is why.
     Refused(TreeError),
 }
@@ -121,7 +121,7 @@ impl Registry {
         let mut doubt: Option<TreeError> = None;
         for _ in 0..RESENDS {
             match self.tree.commit(ops.clone()).await {
-                Ok(()) => return Ok(Outcome::Made),
+                Ok(()) => return Ok(Outcome::Committed),
                 Err(error) if error.is_unknown_outcome() => doubt = Some(error),
                 Err(error) => match doubt.take() {
                     None if error.is_unavailable() => return Err(error.into()),
@@ -129,7 +129,7 @@ impl Registry {
                     // What refuses this one may be what an earlier one did.
                     Some(earlier) if !error.is_unavailable() => {
                         return match self.is_there(proof).await {
-                            Ok(true) => Ok(Outcome::Made),
+                            Ok(true) => Ok(Outcome::Committed),
                             Ok(false) => Ok(Outcome::Refused(error)),
                             Err(_) => Err(Error::UnknownOutcome {
                                 act: act.to_owned(),
@@ -142,7 +142,7 @@ impl Registry {
             }
             self.wait_connected().await;
             match self.is_there(proof).await {
-                Ok(true) => return Ok(Outcome::Made),
+                Ok(true) => return Ok(Outcome::Committed),
                 Ok(false) => tracing::debug!(
                     act,
                     "the connection was lost before the change was made; sending it again"
@@ -250,7 +250,7 @@ pub(crate) fn create(path: String, data: Bytes) -> Op {
     Op::Create {
         path,
         data,
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The watch streams and the sign of life on a real ZooKeeper that is stopped, started again, and forgets sessions.
+//! Watches and node registration on a real ZooKeeper that is stopped, started again, and forgets sessions.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
@@ -11,7 +11,7 @@ use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_model::{
     Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode, NodeFacts, Route,
 };
-use bismuth_registry::{Assignment, Presence, Registry, RoutingSnapshot};
+use bismuth_registry::{Assignment, RegistrationState, Registry, RoutingSnapshot};
 use bismuth_testkit::ZooKeeper;
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ async fn forget_sessions(server: &ZooKeeper) {
     }
 }
 
-/// What `follow_*` shows, followed in a task of its own.
+/// What `watch_*` publishes, driven by a task of its own.
 fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
     tokio::spawn(following);
     shown
@@ -69,7 +69,7 @@ async fn shows<T: Clone>(
 }
 
 #[tokio::test]
-async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
+async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
     let mut server = ZooKeeper::start().await.unwrap();
     let registry = connect(&server).await;
     registry.bootstrap().await.unwrap();
@@ -80,11 +80,10 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
         versions: [].into(),
         epoch: "e".into(),
     };
-    let announcement = registry.announce_node(NODE, &facts).await.unwrap();
-    let mut presence = announcement.presence();
-    let mut routing = spawned(registry.follow_routing(RoutingSnapshot::default(), pending()));
-    let mut assignment =
-        spawned(registry.follow_assignment(NODE, Assignment::default(), pending()));
+    let registration = registry.register_node(NODE, &facts).await.unwrap();
+    let mut state = registration.state();
+    let mut routing = spawned(registry.watch_routing(RoutingSnapshot::default(), pending()));
+    let mut assignment = spawned(registry.watch_assignment(NODE, Assignment::default(), pending()));
     shows(&mut routing, "everything", |s| s.complete).await;
     shows(&mut assignment, "everything", |s| s.complete).await;
 
@@ -107,8 +106,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
 
     // Down: what was known stays.
     server.kill().await.unwrap();
-    shows(&mut presence, "that the node is absent", |shown| {
-        *shown == Presence::Absent
+    shows(&mut state, "that the node is absent", |shown| {
+        *shown == RegistrationState::Unregistered
     })
     .await;
     assert!(routing.borrow().functions.contains_key(&id));
@@ -121,8 +120,8 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
 
     // Up again: changes flow again.
     server.restart().await.unwrap();
-    shows(&mut presence, "that the node is present", |shown| {
-        *shown == Presence::Present
+    shows(&mut state, "that the node is present", |shown| {
+        *shown == RegistrationState::Registered
     })
     .await;
     let writer = connect(&server).await;
@@ -160,7 +159,7 @@ async fn pictures_follow_the_truth_over_restarts_and_expired_sessions() {
     .await;
     shows(&mut assignment, "nothing", |s| s.containers.is_empty()).await;
     assert_eq!(observer.audit().await.unwrap(), []);
-    announcement.withdraw().await.unwrap();
+    registration.deregister().await.unwrap();
     assert!(!observer.node(NODE).await.unwrap().unwrap().is_alive());
 }
 

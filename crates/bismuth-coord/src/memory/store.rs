@@ -1,4 +1,4 @@
-//! What all sessions of one in-memory tree share, behind one lock.
+//! State of one in-memory tree, shared by its sessions behind one lock: nodes, sessions, watches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -11,7 +11,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use super::LostAnswer;
 use crate::error::{Error, Result};
 use crate::path;
-use crate::tree::{Kind, Op, SessionState, Version, Versioned};
+use crate::tree::{CreateMode, Op, SessionState, Version, Versioned};
 use crate::watch::{Event, WatchSender};
 
 /// A participant: it stays the same over the expiries of its sessions.
@@ -289,8 +289,8 @@ impl Store {
 
     fn apply(&mut self, key: SessionKey, op: &Op, done: &mut Done) -> Result<()> {
         let version = match op {
-            Op::Create { path, data, kind } => {
-                let node = self.new_node(key, path, data, *kind)?;
+            Op::Create { path, data, mode } => {
+                let node = self.new_node(key, path, data, *mode)?;
                 done.events.push(Event::Created { path: path.clone() });
                 self.replace(path, Some(node), done);
                 0
@@ -326,7 +326,13 @@ impl Store {
         Ok(())
     }
 
-    fn new_node(&self, key: SessionKey, path: &str, data: &Bytes, kind: Kind) -> Result<Node> {
+    fn new_node(
+        &self,
+        key: SessionKey,
+        path: &str,
+        data: &Bytes,
+        mode: CreateMode,
+    ) -> Result<Node> {
         // The root exists always, so whatever is created has a parent path.
         let parent = self.nodes.get(path::parent(path).unwrap_or(path::ROOT));
         let parent = parent.ok_or_else(|| Error::NotFound {
@@ -343,9 +349,9 @@ impl Store {
                 path: path.to_owned(),
             });
         }
-        let owner = match kind {
-            Kind::Persistent => None,
-            Kind::Ephemeral => self.owner(key),
+        let owner = match mode {
+            CreateMode::Persistent => None,
+            CreateMode::Ephemeral => self.owner(key),
         };
         let now = now_ms();
         Ok(Node {

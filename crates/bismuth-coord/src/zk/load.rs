@@ -1,4 +1,4 @@
-//! Many reads: several nodes per request, several requests under way.
+//! Bulk reads: batches of nodes per multi-read request, requests pipelined.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
-use super::hub::Hub;
-use super::request::{Verdict, disconnected, judge, versioned};
+use super::client::ZkClient;
+use super::request::{ErrorClass, classify, disconnected, versioned};
 use super::zk;
 use crate::error::{Cause, Error, Result};
 use crate::path;
@@ -44,9 +44,9 @@ impl<'a> Loading<'a> {
             .collect()
     }
 
-    /// Asks for all that is missing, over this connection, and takes what comes. Each answer has `patience` from
+    /// Asks for all that is missing, over this connection, and takes what comes. Each answer has `answer_timeout` from
     /// the one before. The error is why it ended early.
-    async fn pass(&mut self, client: &zk::Client, patience: Duration) -> Result<(), Cause> {
+    async fn pass(&mut self, client: &zk::Client, answer_timeout: Duration) -> Result<(), Cause> {
         let paths = self.paths;
         let missing = self.missing();
         let batches: Vec<Vec<usize>> = missing
@@ -57,7 +57,7 @@ impl<'a> Loading<'a> {
         let requests = batches.into_iter().map(|batch| ask(client, paths, batch));
         let mut answers = pin!(stream::iter(requests).buffered(REQUESTS_IN_FLIGHT));
         let mut lost = pin!(disconnected(client));
-        let mut patience_ends = pin!(sleep(patience));
+        let mut answer_timeout_ends = pin!(sleep(answer_timeout));
         loop {
             let (batch, answer) = tokio::select! {
                 biased;
@@ -66,10 +66,12 @@ impl<'a> Loading<'a> {
                     None => return Ok(()),
                 },
                 state = &mut lost => return Err(format!("the session is now {state}").into()),
-                () = &mut patience_ends => return Err("no answer came in time".into()),
+                () = &mut answer_timeout_ends => return Err("no answer came in time".into()),
             };
             self.take(client, &batch, answer)?;
-            patience_ends.as_mut().reset(Instant::now() + patience);
+            answer_timeout_ends
+                .as_mut()
+                .reset(Instant::now() + answer_timeout);
         }
     }
 
@@ -104,10 +106,10 @@ impl<'a> Loading<'a> {
 
     fn take_failure(&mut self, batch: &[usize], error: zk::Error) -> Result<(), Cause> {
         for &index in batch {
-            match judge("get", &self.paths[index], error.clone()) {
-                Verdict::Answer(error) => self.results[index] = Some(Err(error)),
-                Verdict::Odd(source) => self.refuse(index, source),
-                Verdict::Lost(source) => return Err(source),
+            match classify("get", &self.paths[index], error.clone()) {
+                ErrorClass::Answer(error) => self.results[index] = Some(Err(error)),
+                ErrorClass::Unexpected(source) => self.refuse(index, source),
+                ErrorClass::Lost(source) => return Err(source),
             }
         }
         Ok(())
@@ -158,7 +160,7 @@ fn ask<'c>(
     }
 }
 
-impl Hub {
+impl ZkClient {
     /// Passes over what is missing until nothing is, or until one ends without progress and without time left.
     pub(super) async fn load(&self, paths: &[String]) -> Vec<Result<Versioned>> {
         let mut loading = Loading::new(paths);
@@ -170,7 +172,7 @@ impl Hub {
             };
             let client = match self.connected("get", &paths[first]).await {
                 Ok(client) => client,
-                Err(_) => return loading.finish(&self.trouble()),
+                Err(_) => return loading.finish(&self.disconnect_reason()),
             };
             let Err(why) = loading.pass(&client, self.options.timeout).await else {
                 continue;

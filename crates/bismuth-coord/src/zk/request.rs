@@ -1,4 +1,4 @@
-//! One request and its answer.
+//! Sends one ZooKeeper request with a deadline, retries reads, and classifies errors.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,32 +6,32 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::hub::{Hub, Link};
+use super::client::{ConnectionState, ZkClient};
 use super::zk;
 use crate::error::{Cause, Error, Result};
-use crate::tree::{Kind, Version, Versioned};
+use crate::tree::{CreateMode, Version, Versioned};
 
 /// Everybody may read and write: access to ZooKeeper is limited by the network it is in.
 const OPEN_TO_ALL: zk::Acls<'static> = zk::Acls::anyone_all();
 
-impl Hub {
+impl ZkClient {
     /// The client, as soon as it is connected, but not for longer than `connected_wait` after it was not.
     pub(super) async fn connected(&self, act: &'static str, path: &str) -> Result<Arc<zk::Client>> {
-        let mut link = self.link.subscribe();
-        let since = match &*link.borrow() {
-            Link::Down { since, .. } => *since,
-            Link::Up(_) => Instant::now(),
+        let mut connection = self.connection.subscribe();
+        let since = match &*connection.borrow() {
+            ConnectionState::Disconnected { since, .. } => *since,
+            ConnectionState::Connected(_) => Instant::now(),
         };
-        let up = link.wait_for(|link| link.client().is_some());
-        if let Ok(Ok(link)) = timeout_at(since + self.options.connected_wait, up).await
-            && let Some(client) = link.client()
+        let up = connection.wait_for(|connection| connection.client().is_some());
+        if let Ok(Ok(connection)) = timeout_at(since + self.options.connected_wait, up).await
+            && let Some(client) = connection.client()
         {
             return Ok(client.clone());
         }
         Err(Error::Unavailable {
             act,
             path: path.to_owned(),
-            source: self.trouble().into(),
+            source: self.disconnect_reason().into(),
         })
     }
 
@@ -50,18 +50,18 @@ impl Hub {
             let client = self.connected(act, path).await?;
             let source = match answer(&client, deadline, ask(client.clone())).await {
                 Ok(value) => return Ok(value),
-                Err(Ended::Failed(error)) => match judge(act, path, error) {
-                    Verdict::Answer(error) => return Err(error),
-                    Verdict::Odd(source) => {
+                Err(RequestError::Failed(error)) => match classify(act, path, error) {
+                    ErrorClass::Answer(error) => return Err(error),
+                    ErrorClass::Unexpected(source) => {
                         return Err(Error::Refused {
                             act,
                             path: path.to_owned(),
                             source,
                         });
                     }
-                    Verdict::Lost(source) => source,
+                    ErrorClass::Lost(source) => source,
                 },
-                Err(Ended::Lost(source)) => source,
+                Err(RequestError::Lost(source)) => source,
             };
             if Instant::now() >= deadline {
                 return Err(Error::Unavailable {
@@ -87,8 +87,10 @@ impl Hub {
         let deadline = Instant::now() + self.options.timeout;
         match answer(&client, deadline, ask(client.clone())).await {
             Ok(value) => Ok(value),
-            Err(Ended::Failed(error)) => Err(judge(act, path, error).of_a_change(act, path)),
-            Err(Ended::Lost(source)) => Err(Error::UnknownOutcome {
+            Err(RequestError::Failed(error)) => {
+                Err(classify(act, path, error).into_change_error(act, path))
+            }
+            Err(RequestError::Lost(source)) => Err(Error::UnknownOutcome {
                 act,
                 path: path.to_owned(),
                 source,
@@ -97,7 +99,7 @@ impl Hub {
     }
 }
 
-pub(super) enum Ended<E> {
+pub(super) enum RequestError<E> {
     /// The library answered with an error.
     Failed(E),
     /// There was no answer.
@@ -110,12 +112,12 @@ pub(super) async fn answer<T, E>(
     client: &zk::Client,
     deadline: Instant,
     request: impl Future<Output = Result<T, E>>,
-) -> Result<T, Ended<E>> {
+) -> Result<T, RequestError<E>> {
     tokio::select! {
         biased;
-        result = request => result.map_err(Ended::Failed),
-        state = disconnected(client) => Err(Ended::Lost(format!("the session is now {state}").into())),
-        () = sleep_until(deadline) => Err(Ended::Lost("no answer came in time".into())),
+        result = request => result.map_err(RequestError::Failed),
+        state = disconnected(client) => Err(RequestError::Lost(format!("the session is now {state}").into())),
+        () = sleep_until(deadline) => Err(RequestError::Lost("no answer came in time".into())),
     }
 }
 
@@ -128,20 +130,20 @@ pub(super) async fn disconnected(client: &zk::Client) -> zk::SessionState {
     state
 }
 
-pub(super) enum Verdict {
+pub(super) enum ErrorClass {
     /// The service answered, or refused, and nothing was changed.
     Answer(Error),
     /// The connection ended before an answer.
     Lost(Cause),
     /// Something that should not be, and that says nothing about what was changed.
-    Odd(Cause),
+    Unexpected(Cause),
 }
 
-impl Verdict {
-    pub(super) fn of_a_change(self, act: &'static str, path: &str) -> Error {
+impl ErrorClass {
+    pub(super) fn into_change_error(self, act: &'static str, path: &str) -> Error {
         match self {
             Self::Answer(error) => error,
-            Self::Lost(source) | Self::Odd(source) => Error::UnknownOutcome {
+            Self::Lost(source) | Self::Unexpected(source) => Error::UnknownOutcome {
                 act,
                 path: path.to_owned(),
                 source,
@@ -150,17 +152,17 @@ impl Verdict {
     }
 }
 
-pub(super) fn judge(act: &'static str, path: &str, error: zk::Error) -> Verdict {
+pub(super) fn classify(act: &'static str, path: &str, error: zk::Error) -> ErrorClass {
     use zk::Error as E;
     let path = path.to_owned();
     match error {
-        E::NoNode => Verdict::Answer(Error::NotFound { act, path }),
-        E::NodeExists => Verdict::Answer(Error::AlreadyExists { path }),
-        E::BadVersion => Verdict::Answer(Error::BadVersion { act, path }),
-        E::NotEmpty => Verdict::Answer(Error::NotEmpty { path }),
-        E::NoChildrenForEphemerals => Verdict::Answer(Error::EphemeralParent { path }),
+        E::NoNode => ErrorClass::Answer(Error::NotFound { act, path }),
+        E::NodeExists => ErrorClass::Answer(Error::AlreadyExists { path }),
+        E::BadVersion => ErrorClass::Answer(Error::BadVersion { act, path }),
+        E::NotEmpty => ErrorClass::Answer(Error::NotEmpty { path }),
+        E::NoChildrenForEphemerals => ErrorClass::Answer(Error::EphemeralParent { path }),
         // The server is overloaded and did not take the request.
-        E::Throttled => Verdict::Answer(Error::Unavailable {
+        E::Throttled => ErrorClass::Answer(Error::Unavailable {
             act,
             path,
             source: error.into(),
@@ -171,7 +173,7 @@ pub(super) fn judge(act: &'static str, path: &str, error: zk::Error) -> Verdict 
         | E::MarshallingError
         | E::Unimplemented
         | E::NotReadOnly
-        | E::BadArguments(_) => Verdict::Answer(Error::Refused {
+        | E::BadArguments(_) => ErrorClass::Answer(Error::Refused {
             act,
             path,
             source: error.into(),
@@ -184,8 +186,8 @@ pub(super) fn judge(act: &'static str, path: &str, error: zk::Error) -> Verdict 
         | E::AuthFailed
         | E::Timeout
         | E::NoHosts
-        | E::Custom(_) => Verdict::Lost(error.into()),
-        other => Verdict::Odd(other.into()),
+        | E::Custom(_) => ErrorClass::Lost(error.into()),
+        other => ErrorClass::Unexpected(other.into()),
     }
 }
 
@@ -200,9 +202,9 @@ pub(super) fn versioned(client: &zk::Client, data: Vec<u8>, stat: zk::Stat) -> V
     }
 }
 
-pub(super) fn options_of(kind: Kind) -> zk::CreateOptions<'static> {
-    match kind {
-        Kind::Persistent => zk::CreateMode::Persistent.with_acls(OPEN_TO_ALL),
-        Kind::Ephemeral => zk::CreateMode::Ephemeral.with_acls(OPEN_TO_ALL),
+pub(super) fn options_of(mode: CreateMode) -> zk::CreateOptions<'static> {
+    match mode {
+        CreateMode::Persistent => zk::CreateMode::Persistent.with_acls(OPEN_TO_ALL),
+        CreateMode::Ephemeral => zk::CreateMode::Ephemeral.with_acls(OPEN_TO_ALL),
     }
 }

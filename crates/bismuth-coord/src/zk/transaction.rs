@@ -1,14 +1,14 @@
-//! Several changes as one request.
+//! Commits several changes as one ZooKeeper multi request.
 
 use tokio::time::Instant;
 
-use super::hub::Hub;
-use super::request::{Ended, answer, judge, options_of};
+use super::client::ZkClient;
+use super::request::{RequestError, answer, classify, options_of};
 use super::zk;
 use crate::error::{Error, Result};
 use crate::tree::{Op, Version};
 
-impl Hub {
+impl ZkClient {
     pub(super) async fn commit(&self, ops: &[Op]) -> Result<()> {
         let (act, path) = match ops {
             [] => return Ok(()),
@@ -19,22 +19,22 @@ impl Hub {
         let mut writer = client.new_multi_writer();
         for op in ops {
             add(&mut writer, op).map_err(|error| {
-                judge(op.act(), op.path(), error).of_a_change(op.act(), op.path())
+                classify(op.act(), op.path(), error).into_change_error(op.act(), op.path())
             })?;
         }
         let deadline = Instant::now() + self.options.timeout;
         match answer(&client, deadline, writer.commit()).await {
             Ok(_) => Ok(()),
-            Err(Ended::Failed(zk::MultiWriteError::OperationFailed { index, source })) => {
+            Err(RequestError::Failed(zk::MultiWriteError::OperationFailed { index, source })) => {
                 let (act, path) = ops
                     .get(index)
                     .map_or((act, path), |op| (op.act(), op.path()));
-                Err(judge(act, path, source).of_a_change(act, path))
+                Err(classify(act, path, source).into_change_error(act, path))
             }
-            Err(Ended::Failed(zk::MultiWriteError::RequestFailed { source })) => {
-                Err(judge(act, path, source).of_a_change(act, path))
+            Err(RequestError::Failed(zk::MultiWriteError::RequestFailed { source })) => {
+                Err(classify(act, path, source).into_change_error(act, path))
             }
-            Err(Ended::Lost(source)) => Err(Error::UnknownOutcome {
+            Err(RequestError::Lost(source)) => Err(Error::UnknownOutcome {
                 act,
                 path: path.to_owned(),
                 source,
@@ -46,7 +46,7 @@ impl Hub {
 fn add(writer: &mut zk::MultiWriter<'_>, op: &Op) -> Result<(), zk::Error> {
     let number = |expected: &Option<Version>| expected.map(|Version(version)| version);
     match op {
-        Op::Create { path, data, kind } => writer.add_create(path, data, &options_of(*kind)),
+        Op::Create { path, data, mode } => writer.add_create(path, data, &options_of(*mode)),
         Op::Set {
             path,
             data,

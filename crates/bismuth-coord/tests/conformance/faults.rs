@@ -1,19 +1,21 @@
-//! What a tree says when the connection, the session or an answer is lost.
+//! Conformance: behaviour when the connection, the session or an answer is lost.
 
 use std::time::{Duration, Instant};
 
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{Error, Event, Kind, Op, SessionState, Version};
+use bismuth_coord::{CreateMode, Error, Event, Op, SessionState, Version};
 
-use crate::world::{World, at, created, next, node, session, until};
+use crate::harness::{TreeHarness, at, created, next, node, session, until};
 
 /// An API on top of the tree must say 503 within this.
 const ANSWER_BOUND: Duration = Duration::from_secs(1);
 
-pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn World) {
-    let tree = world.tree();
-    let path = node(world, "a", "").await;
-    world.cut();
+pub async fn without_a_connection_every_call_fails_as_unavailable_within_a_second(
+    harness: &dyn TreeHarness,
+) {
+    let tree = harness.tree();
+    let path = node(harness, "a", "").await;
+    harness.cut();
     session(&tree, SessionState::Disconnected).await;
 
     let started = Instant::now();
@@ -27,7 +29,7 @@ pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn
                 .pop()
                 .and_then(Result::err)
         },
-        async { tree.create(&path, b"", Kind::Persistent).await.err() },
+        async { tree.create(&path, b"", CreateMode::Persistent).await.err() },
         async { tree.set(&path, b"", None).await.err() },
         async { tree.delete(&path, None).await.err() },
         async {
@@ -50,7 +52,7 @@ pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn
     }
     assert!(took < ANSWER_BOUND, "it took {took:?}");
 
-    world.heal();
+    harness.heal();
     session(&tree, SessionState::Connected).await;
     assert_eq!(
         tree.set(&path, b"", Some(Version(0))).await.unwrap(),
@@ -58,48 +60,52 @@ pub async fn without_a_connection_every_call_says_so_within_a_second(world: &dyn
     );
 }
 
-pub async fn a_watch_over_a_lost_connection_says_lost_and_goes_on(world: &dyn World) {
-    let tree = world.tree();
-    let mut watch = tree.watch(world.base()).await.unwrap();
-    world.cut();
+pub async fn a_watch_reports_lost_after_a_lost_connection_and_continues(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let mut watch = tree.watch(harness.base()).await.unwrap();
+    harness.cut();
     session(&tree, SessionState::Disconnected).await;
-    let missed = at(world, "missed");
-    world
+    let missed = at(harness, "missed");
+    harness
         .observer()
-        .create(&missed, b"", Kind::Persistent)
+        .create(&missed, b"", CreateMode::Persistent)
         .await
         .unwrap();
-    world.heal();
+    harness.heal();
     until(&mut watch, &Event::Lost).await;
     // The list made now has what was missed, and the watch has what comes after it.
-    assert_eq!(tree.children(world.base()).await.unwrap(), ["missed"]);
-    let later = at(world, "later");
-    world
+    assert_eq!(tree.children(harness.base()).await.unwrap(), ["missed"]);
+    let later = at(harness, "later");
+    harness
         .observer()
-        .create(&later, b"", Kind::Persistent)
+        .create(&later, b"", CreateMode::Persistent)
         .await
         .unwrap();
     assert_eq!(next(&mut watch).await, created(&later));
 }
 
-pub async fn ephemeral_nodes_outlive_the_connection(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "ephemeral");
-    tree.create(&path, b"", Kind::Ephemeral).await.unwrap();
-    world.cut();
+pub async fn ephemeral_nodes_outlive_the_connection(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "ephemeral");
+    tree.create(&path, b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
+    harness.cut();
     session(&tree, SessionState::Disconnected).await;
-    world.heal();
+    harness.heal();
     session(&tree, SessionState::Connected).await;
     assert!(tree.get(&path).await.unwrap().mine);
 }
 
-pub async fn after_an_expiry_a_fresh_session_follows_by_itself(world: &dyn World) {
-    let tree = world.tree();
-    let (path, kept) = (at(world, "ephemeral"), node(world, "kept", "").await);
-    tree.create(&path, b"1", Kind::Ephemeral).await.unwrap();
-    let mut watch = tree.watch(world.base()).await.unwrap();
+pub async fn after_an_expiry_a_new_session_is_opened_automatically(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let (path, kept) = (at(harness, "ephemeral"), node(harness, "kept", "").await);
+    tree.create(&path, b"1", CreateMode::Ephemeral)
+        .await
+        .unwrap();
+    let mut watch = tree.watch(harness.base()).await.unwrap();
 
-    world.expire().await;
+    harness.expire().await;
     until(&mut watch, &Event::Lost).await;
     session(&tree, SessionState::Connected).await;
     assert_eq!(
@@ -109,33 +115,37 @@ pub async fn after_an_expiry_a_fresh_session_follows_by_itself(world: &dyn World
     );
     assert_eq!(tree.exists(&kept).await.unwrap(), Some(Version(0)));
 
-    tree.create(&path, b"2", Kind::Ephemeral).await.unwrap();
+    tree.create(&path, b"2", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     assert!(tree.get(&path).await.unwrap().mine);
     until(&mut watch, &created(&path)).await;
     // And once more: the session that followed is as good as the first.
-    world.expire().await;
+    harness.expire().await;
     until(&mut watch, &Event::Lost).await;
     assert_eq!(tree.exists(&path).await.unwrap(), None);
 }
 
-pub async fn an_expiry_is_seen_by_others_as_the_deletion_of_its_nodes(world: &dyn World) {
-    let path = at(world, "ephemeral");
-    world
+pub async fn an_expiry_is_seen_by_other_sessions_as_the_deletion_of_its_ephemeral_nodes(
+    harness: &dyn TreeHarness,
+) {
+    let path = at(harness, "ephemeral");
+    harness
         .tree()
-        .create(&path, b"", Kind::Ephemeral)
+        .create(&path, b"", CreateMode::Ephemeral)
         .await
         .unwrap();
-    let mut watch = world.observer().watch(&path).await.unwrap();
-    world.expire().await;
+    let mut watch = harness.observer().watch(&path).await.unwrap();
+    harness.expire().await;
     assert_eq!(next(&mut watch).await, Event::Deleted { path });
 }
 
-pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "doubtful");
-    world.lose_next_answer(LostAnswer::AfterChange);
+pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "doubtful");
+    harness.lose_next_answer(LostAnswer::AfterChange);
     let error = tree
-        .create(&path, b"made", Kind::Persistent)
+        .create(&path, b"made", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
@@ -149,7 +159,7 @@ pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(world: &dyn Wo
         "re-reading tells that it was made"
     );
 
-    world.lose_next_answer(LostAnswer::BeforeChange);
+    harness.lose_next_answer(LostAnswer::BeforeChange);
     let error = tree.set(&path, b"not made", None).await.unwrap_err();
     assert!(error.is_unknown_outcome(), "{error}");
     session(&tree, SessionState::Connected).await;
@@ -160,21 +170,23 @@ pub async fn a_change_whose_answer_is_lost_has_an_unknown_outcome(world: &dyn Wo
     );
 }
 
-pub async fn a_transaction_whose_answer_is_lost_is_made_whole_or_not_at_all(world: &dyn World) {
-    let tree = world.tree();
-    let paths = [at(world, "a"), at(world, "b")];
+pub async fn a_transaction_whose_answer_is_lost_is_made_whole_or_not_at_all(
+    harness: &dyn TreeHarness,
+) {
+    let tree = harness.tree();
+    let paths = [at(harness, "a"), at(harness, "b")];
     let ops = || {
         paths.iter().map(|path| Op::Create {
             path: path.clone(),
             data: "".into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         })
     };
     for (how, then) in [(LostAnswer::BeforeChange, 0), (LostAnswer::AfterChange, 2)] {
-        world.lose_next_answer(how);
+        harness.lose_next_answer(how);
         let error = tree.commit(ops().collect()).await.unwrap_err();
         assert!(error.is_unknown_outcome(), "{error}");
         session(&tree, SessionState::Connected).await;
-        assert_eq!(tree.children(world.base()).await.unwrap().len(), then);
+        assert_eq!(tree.children(harness.base()).await.unwrap().len(), then);
     }
 }

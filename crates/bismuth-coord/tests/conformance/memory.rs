@@ -1,4 +1,4 @@
-//! The suite in memory: one test per case.
+//! Runs the suite on the in-memory tree: one test per case.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{MemoryTree, Tree};
 
-use crate::world::World;
+use crate::harness::TreeHarness;
 
 pub struct InMemory {
     tree: MemoryTree,
@@ -25,7 +25,7 @@ impl InMemory {
 }
 
 #[async_trait]
-impl World for InMemory {
+impl TreeHarness for InMemory {
     fn tree(&self) -> Arc<dyn Tree> {
         Arc::new(self.tree.clone())
     }
@@ -59,7 +59,7 @@ impl World for InMemory {
 async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one() {
     let tree = MemoryTree::new();
     let mut watch = tree.watch("/").await.unwrap();
-    tree.create("/mine", b"", bismuth_coord::Kind::Ephemeral)
+    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
         .await
         .unwrap();
     tree.disconnect();
@@ -78,7 +78,7 @@ async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one()
 async fn the_end_of_the_last_clone_and_watch_ends_the_session() {
     let observer = MemoryTree::new();
     let tree = observer.another_session();
-    tree.create("/mine", b"", bismuth_coord::Kind::Ephemeral)
+    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
         .await
         .unwrap();
     let watch = tree.watch("/").await.unwrap();

@@ -17,7 +17,7 @@ enum Mode {
     Open,
     /// Connections are closed, new ones at once.
     Cut,
-    /// Connections stay and carry nothing.
+    /// Connections stay and forward nothing.
     Frozen,
     /// Requests pass, answers wait.
     Held,
@@ -122,13 +122,13 @@ struct Link {
 async fn accept(listener: TcpListener, link: Link) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        let carry = carry(client, link.clone());
+        let forward = forward(client, link.clone());
         // A connection that breaks is what the tests are about.
-        tokio::spawn(async move { carry.await.ok() });
+        tokio::spawn(async move { forward.await.ok() });
     }
 }
 
-async fn carry(mut client: TcpStream, link: Link) -> std::io::Result<()> {
+async fn forward(mut client: TcpStream, link: Link) -> std::io::Result<()> {
     let mut mode = link.mode.subscribe();
     if *mode.borrow_and_update() == Mode::Cut {
         return Ok(());

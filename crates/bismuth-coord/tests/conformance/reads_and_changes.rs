@@ -1,16 +1,16 @@
-//! What a tree answers while nothing goes wrong.
+//! Conformance: reads and changes without faults.
 
-use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Tree, Version};
+use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Tree, Version};
 use bytes::Bytes;
 
-use crate::world::{World, at, node};
+use crate::harness::{TreeHarness, at, node};
 
-pub async fn a_created_node_is_read_back(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "a");
-    let before = tree.get(world.base()).await.unwrap().created_ms;
+pub async fn a_created_node_is_read_back(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "a");
+    let before = tree.get(harness.base()).await.unwrap().created_ms;
     assert_eq!(
-        tree.create(&path, b"\0binary\xff", Kind::Persistent)
+        tree.create(&path, b"\0binary\xff", CreateMode::Persistent)
             .await
             .unwrap(),
         Version(0)
@@ -20,28 +20,28 @@ pub async fn a_created_node_is_read_back(world: &dyn World) {
     assert_eq!(read.version, Version(0));
     assert!(!read.ephemeral && !read.mine);
     assert!(read.created_ms >= before && read.modified_ms == read.created_ms);
-    assert_eq!(world.observer().get(&path).await.unwrap().data, read.data);
+    assert_eq!(harness.observer().get(&path).await.unwrap().data, read.data);
 }
 
-pub async fn an_empty_node_is_read_back_as_empty(world: &dyn World) {
-    let path = node(world, "empty", "").await;
-    assert!(world.tree().get(&path).await.unwrap().data.is_empty());
+pub async fn an_empty_node_is_read_back_as_empty(harness: &dyn TreeHarness) {
+    let path = node(harness, "empty", "").await;
+    assert!(harness.tree().get(&path).await.unwrap().data.is_empty());
 }
 
-pub async fn a_create_needs_a_parent_and_a_free_path(world: &dyn World) {
-    let tree = world.tree();
-    let orphan = at(world, "missing/child");
+pub async fn a_create_needs_a_parent_and_a_free_path(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let orphan = at(harness, "missing/child");
     let error = tree
-        .create(&orphan, b"", Kind::Persistent)
+        .create(&orphan, b"", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
         matches!(&error, Error::NotFound { path, .. } if *path == orphan),
         "{error}"
     );
-    let path = node(world, "taken", "first").await;
+    let path = node(harness, "taken", "first").await;
     let error = tree
-        .create(&path, b"second", Kind::Persistent)
+        .create(&path, b"second", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
@@ -51,9 +51,9 @@ pub async fn a_create_needs_a_parent_and_a_free_path(world: &dyn World) {
     assert_eq!(&tree.get(&path).await.unwrap().data[..], b"first");
 }
 
-pub async fn versions_count_the_changes_of_a_node(world: &dyn World) {
-    let tree = world.tree();
-    let path = node(world, "counted", "0").await;
+pub async fn versions_count_the_changes_of_a_node(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = node(harness, "counted", "0").await;
     assert_eq!(
         tree.set(&path, b"1", Some(Version(0))).await.unwrap(),
         Version(1)
@@ -74,16 +74,16 @@ pub async fn versions_count_the_changes_of_a_node(world: &dyn World) {
 
     tree.delete(&path, None).await.unwrap();
     assert_eq!(
-        tree.create(&path, b"again", Kind::Persistent)
+        tree.create(&path, b"again", CreateMode::Persistent)
             .await
             .unwrap(),
         Version(0)
     );
 }
 
-pub async fn what_is_missing_is_not_found(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "missing");
+pub async fn a_missing_node_is_not_found(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "missing");
     assert_eq!(tree.exists(&path).await.unwrap(), None);
     let answers = [
         tree.get(&path).await.err(),
@@ -99,10 +99,10 @@ pub async fn what_is_missing_is_not_found(world: &dyn World) {
     }
 }
 
-pub async fn only_a_leaf_of_the_right_version_is_deleted(world: &dyn World) {
-    let tree = world.tree();
-    let parent = node(world, "parent", "").await;
-    let child = node(world, "parent/child", "").await;
+pub async fn only_a_leaf_of_the_right_version_is_deleted(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let parent = node(harness, "parent", "").await;
+    let child = node(harness, "parent/child", "").await;
     let error = tree.delete(&parent, None).await.unwrap_err();
     assert!(
         matches!(&error, Error::NotEmpty { path } if *path == parent),
@@ -118,17 +118,17 @@ pub async fn only_a_leaf_of_the_right_version_is_deleted(world: &dyn World) {
     assert_eq!(tree.exists(&parent).await.unwrap(), None);
 }
 
-pub async fn children_are_sorted_names_of_one_level(world: &dyn World) {
-    let tree = world.tree();
+pub async fn children_are_sorted_names_of_one_level(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     for name in ["b", "a", "a/deep", "a-sibling", "a0"] {
-        node(world, name, "").await;
+        node(harness, name, "").await;
     }
     assert_eq!(
-        tree.children(world.base()).await.unwrap(),
+        tree.children(harness.base()).await.unwrap(),
         ["a", "a-sibling", "a0", "b"]
     );
-    assert_eq!(tree.children(&at(world, "a")).await.unwrap(), ["deep"]);
-    assert!(tree.children(&at(world, "b")).await.unwrap().is_empty());
+    assert_eq!(tree.children(&at(harness, "a")).await.unwrap(), ["deep"]);
+    assert!(tree.children(&at(harness, "b")).await.unwrap().is_empty());
     assert!(
         tree.children("/")
             .await
@@ -138,13 +138,13 @@ pub async fn children_are_sorted_names_of_one_level(world: &dyn World) {
     );
 }
 
-pub async fn many_nodes_are_read_in_the_order_asked_for(world: &dyn World) {
-    let tree = world.tree();
+pub async fn many_nodes_are_read_in_the_order_asked_for(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     let mut paths = Vec::new();
     for n in 0..600 {
-        paths.push(node(world, &format!("n{n}"), &n.to_string()).await);
+        paths.push(node(harness, &format!("n{n}"), &n.to_string()).await);
     }
-    paths.push(at(world, "missing"));
+    paths.push(at(harness, "missing"));
     paths.push("not a path".to_owned());
     paths.reverse();
     let results = tree.get_many(&paths).await;
@@ -157,10 +157,10 @@ pub async fn many_nodes_are_read_in_the_order_asked_for(world: &dyn World) {
     assert!(tree.get_many(&[]).await.is_empty());
 }
 
-pub async fn missing_parents_are_created_and_those_there_are_kept(world: &dyn World) {
-    let tree = world.tree();
-    let kept = node(world, "x", "kept").await;
-    let leaf = at(world, "x/y/z");
+pub async fn missing_parents_are_created_and_those_there_are_kept(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let kept = node(harness, "x", "kept").await;
+    let leaf = at(harness, "x/y/z");
     tree.create_parents(&leaf).await.unwrap();
     assert_eq!(tree.exists(&leaf).await.unwrap(), None);
     tree.ensure(&leaf).await.unwrap();
@@ -170,19 +170,23 @@ pub async fn missing_parents_are_created_and_those_there_are_kept(world: &dyn Wo
     tree.ensure("/").await.unwrap();
 }
 
-pub async fn data_above_the_limit_is_refused_by_name(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "big");
+pub async fn data_above_the_limit_is_refused_by_name(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "big");
     let (fits, too_big) = (vec![7; MAX_DATA_BYTES], vec![7; MAX_DATA_BYTES + 1]);
     let op = Op::Create {
         path: path.clone(),
         data: too_big.clone().into(),
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     };
-    tree.create(&path, &fits, Kind::Persistent).await.unwrap();
+    tree.create(&path, &fits, CreateMode::Persistent)
+        .await
+        .unwrap();
     assert_eq!(tree.get(&path).await.unwrap().data.len(), MAX_DATA_BYTES);
     let answers = [
-        tree.create(&path, &too_big, Kind::Persistent).await.err(),
+        tree.create(&path, &too_big, CreateMode::Persistent)
+            .await
+            .err(),
         tree.set(&path, &too_big, None).await.err(),
         tree.commit(vec![op]).await.err(),
     ];
@@ -194,14 +198,14 @@ pub async fn data_above_the_limit_is_refused_by_name(world: &dyn World) {
     assert_eq!(tree.exists(&path).await.unwrap(), Some(Version(0)));
 }
 
-pub async fn malformed_paths_are_refused(world: &dyn World) {
-    let tree = world.tree();
+pub async fn malformed_paths_are_refused(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     for path in ["", "relative", "/trailing/", "/a//b", "/a/../b", "/nul\0"] {
         let answers = [
             tree.get(path).await.err(),
             tree.exists(path).await.err(),
             tree.children(path).await.err(),
-            tree.create(path, b"", Kind::Persistent).await.err(),
+            tree.create(path, b"", CreateMode::Persistent).await.err(),
             tree.set(path, b"", None).await.err(),
             tree.delete(path, None).await.err(),
             tree.watch(path).await.err(),
@@ -222,11 +226,11 @@ pub async fn malformed_paths_are_refused(world: &dyn World) {
     }
 }
 
-pub async fn the_root_is_always_there(world: &dyn World) {
-    let tree = world.tree();
+pub async fn the_root_is_always_there(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     assert!(tree.exists("/").await.unwrap().is_some());
     assert!(matches!(
-        tree.create("/", b"", Kind::Persistent).await,
+        tree.create("/", b"", CreateMode::Persistent).await,
         Err(Error::AlreadyExists { .. })
     ));
     assert!(matches!(
@@ -235,31 +239,33 @@ pub async fn the_root_is_always_there(world: &dyn World) {
     ));
 }
 
-pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(world: &dyn World) {
-    let tree = world.tree();
-    let path = at(world, "ephemeral");
-    tree.create(&path, b"me", Kind::Ephemeral).await.unwrap();
+pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let path = at(harness, "ephemeral");
+    tree.create(&path, b"me", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     let (mine, theirs) = (
         tree.get(&path).await.unwrap(),
-        world.observer().get(&path).await.unwrap(),
+        harness.observer().get(&path).await.unwrap(),
     );
     assert!(mine.ephemeral && mine.mine);
     assert!(theirs.ephemeral && !theirs.mine);
-    let child = at(world, "ephemeral/child");
+    let child = at(harness, "ephemeral/child");
     let error = tree
-        .create(&child, b"", Kind::Persistent)
+        .create(&child, b"", CreateMode::Persistent)
         .await
         .unwrap_err();
     assert!(
         matches!(&error, Error::EphemeralParent { path } if *path == child),
         "{error}"
     );
-    world.observer().delete(&path, None).await.unwrap();
+    harness.observer().delete(&path, None).await.unwrap();
     assert_eq!(tree.exists(&path).await.unwrap(), None);
 }
 
-pub async fn of_two_writers_with_one_version_one_wins(world: &dyn World) {
-    let counter = node(world, "counter", "0").await;
+pub async fn of_two_writers_at_one_version_one_succeeds(harness: &dyn TreeHarness) {
+    let counter = node(harness, "counter", "0").await;
     let increment = |tree: std::sync::Arc<dyn Tree>, path: String| async move {
         for _ in 0..25 {
             loop {
@@ -281,8 +287,8 @@ pub async fn of_two_writers_with_one_version_one_wins(world: &dyn World) {
         }
     };
     tokio::join!(
-        increment(world.tree(), counter.clone()),
-        increment(world.observer(), counter.clone())
+        increment(harness.tree(), counter.clone()),
+        increment(harness.observer(), counter.clone())
     );
-    assert_eq!(&world.tree().get(&counter).await.unwrap().data[..], b"50");
+    assert_eq!(&harness.tree().get(&counter).await.unwrap().data[..], b"50");
 }

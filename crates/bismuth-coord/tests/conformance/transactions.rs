@@ -1,14 +1,14 @@
-//! Several changes as one.
+//! Conformance: transactions.
 
-use bismuth_coord::{Error, Kind, MAX_DATA_BYTES, Op, Version};
+use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Version};
 
-use crate::world::{World, at, changed, created, deleted, next, node};
+use crate::harness::{TreeHarness, at, changed, created, deleted, next, node};
 
 fn create(path: &str, data: &str) -> Op {
     Op::Create {
         path: path.to_owned(),
         data: data.to_owned().into(),
-        kind: Kind::Persistent,
+        mode: CreateMode::Persistent,
     }
 }
 
@@ -34,14 +34,14 @@ fn check(path: &str, expected: i32) -> Op {
     }
 }
 
-pub async fn a_transaction_makes_all_its_changes_in_order(world: &dyn World) {
-    let tree = world.tree();
+pub async fn a_transaction_makes_all_its_changes_in_order(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     let (guard, old, kept) = (
-        node(world, "guard", "").await,
-        node(world, "old", "").await,
-        node(world, "kept", "").await,
+        node(harness, "guard", "").await,
+        node(harness, "old", "").await,
+        node(harness, "kept", "").await,
     );
-    let (parent, child) = (at(world, "parent"), at(world, "parent/child"));
+    let (parent, child) = (at(harness, "parent"), at(harness, "parent/child"));
     let ops = vec![
         check(&guard, 0),
         create(&parent, "p"),
@@ -51,9 +51,9 @@ pub async fn a_transaction_makes_all_its_changes_in_order(world: &dyn World) {
         delete(&old, Some(0)),
         set(&kept, "k2", None),
         Op::Create {
-            path: at(world, "ephemeral"),
+            path: at(harness, "ephemeral"),
             data: "e".into(),
-            kind: Kind::Ephemeral,
+            mode: CreateMode::Ephemeral,
         },
     ];
     tree.commit(ops).await.unwrap();
@@ -62,17 +62,19 @@ pub async fn a_transaction_makes_all_its_changes_in_order(world: &dyn World) {
     assert_eq!(&tree.get(&child).await.unwrap().data[..], b"c");
     assert_eq!(tree.exists(&old).await.unwrap(), None);
     assert_eq!(&tree.get(&kept).await.unwrap().data[..], b"k2");
-    assert!(tree.get(&at(world, "ephemeral")).await.unwrap().mine);
+    assert!(tree.get(&at(harness, "ephemeral")).await.unwrap().mine);
 }
 
-pub async fn a_transaction_with_a_failing_step_changes_nothing_and_names_it(world: &dyn World) {
-    let tree = world.tree();
+pub async fn a_transaction_with_a_failing_step_changes_nothing_and_names_it(
+    harness: &dyn TreeHarness,
+) {
+    let tree = harness.tree();
     let (there, parent) = (
-        node(world, "there", "0").await,
-        node(world, "parent", "").await,
+        node(harness, "there", "0").await,
+        node(harness, "parent", "").await,
     );
-    node(world, "parent/child", "").await;
-    let (new, missing) = (at(world, "new"), at(world, "missing"));
+    node(harness, "parent/child", "").await;
+    let (new, missing) = (at(harness, "new"), at(harness, "missing"));
     type Is = fn(&Error) -> bool;
     let failing: [(Op, Is, &str); 8] = [
         (
@@ -81,9 +83,9 @@ pub async fn a_transaction_with_a_failing_step_changes_nothing_and_names_it(worl
             &there,
         ),
         (
-            create(&at(world, "missing/x"), ""),
+            create(&at(harness, "missing/x"), ""),
             |error| error.is_not_found(),
-            &at(world, "missing/x"),
+            &at(harness, "missing/x"),
         ),
         (
             set(&there, "", Some(9)),
@@ -138,10 +140,10 @@ pub async fn a_transaction_with_a_failing_step_changes_nothing_and_names_it(worl
     }
 }
 
-pub async fn a_failed_transaction_is_not_seen_by_watches(world: &dyn World) {
-    let tree = world.tree();
-    let mut watch = tree.watch(world.base()).await.unwrap();
-    let (a, b) = (at(world, "a"), at(world, "b"));
+pub async fn a_failed_transaction_is_not_seen_by_watches(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let mut watch = tree.watch(harness.base()).await.unwrap();
+    let (a, b) = (at(harness, "a"), at(harness, "b"));
     tree.commit(vec![create(&a, ""), check(&b, 0)])
         .await
         .unwrap_err();
@@ -158,16 +160,16 @@ pub async fn a_failed_transaction_is_not_seen_by_watches(world: &dyn World) {
     }
 }
 
-pub async fn an_empty_transaction_does_nothing(world: &dyn World) {
-    world.tree().commit(Vec::new()).await.unwrap();
+pub async fn an_empty_transaction_does_nothing(harness: &dyn TreeHarness) {
+    harness.tree().commit(Vec::new()).await.unwrap();
 }
 
-pub async fn a_transaction_that_does_not_fit_is_refused_and_one_that_does_is_made(
-    world: &dyn World,
+pub async fn a_transaction_above_the_size_limit_is_refused_and_one_at_it_is_committed(
+    harness: &dyn TreeHarness,
 ) {
-    let tree = world.tree();
+    let tree = harness.tree();
     let full = "x".repeat(MAX_DATA_BYTES);
-    let paths: Vec<String> = (0..16).map(|n| at(world, &format!("n{n}"))).collect();
+    let paths: Vec<String> = (0..16).map(|n| at(harness, &format!("n{n}"))).collect();
     let ops = |count: usize| {
         paths[..count]
             .iter()
@@ -179,7 +181,7 @@ pub async fn a_transaction_that_does_not_fit_is_refused_and_one_that_does_is_mad
         matches!(error, Error::TransactionTooLarge { operations: 16, .. }),
         "{error}"
     );
-    assert!(tree.children(world.base()).await.unwrap().is_empty());
+    assert!(tree.children(harness.base()).await.unwrap().is_empty());
     tree.commit(ops(15)).await.unwrap();
-    assert_eq!(tree.children(world.base()).await.unwrap().len(), 15);
+    assert_eq!(tree.children(harness.base()).await.unwrap().len(), 15);
 }

@@ -1,18 +1,24 @@
-//! What a watch sees while nothing goes wrong.
+//! Conformance: watches without faults.
 
-use bismuth_coord::Kind;
+use bismuth_coord::CreateMode;
 
-use crate::world::{World, at, changed, created, deleted, next, node};
+use crate::harness::{TreeHarness, at, changed, created, deleted, next, node};
 
-pub async fn a_watch_sees_what_happens_at_and_below_its_path(world: &dyn World) {
-    let other = world.observer();
-    let top = node(world, "top", "").await;
-    let mut watch = world.tree().watch(&top).await.unwrap();
-    let (child, deep) = (at(world, "top/child"), at(world, "top/child/deep"));
-    node(world, "topmost", "a sibling whose name begins alike").await;
+pub async fn a_watch_sees_what_happens_at_and_below_its_path(harness: &dyn TreeHarness) {
+    let other = harness.observer();
+    let top = node(harness, "top", "").await;
+    let mut watch = harness.tree().watch(&top).await.unwrap();
+    let (child, deep) = (at(harness, "top/child"), at(harness, "top/child/deep"));
+    node(harness, "topmost", "a sibling whose name begins alike").await;
     other.set(&top, b"x", None).await.unwrap();
-    other.create(&child, b"", Kind::Persistent).await.unwrap();
-    other.create(&deep, b"", Kind::Ephemeral).await.unwrap();
+    other
+        .create(&child, b"", CreateMode::Persistent)
+        .await
+        .unwrap();
+    other
+        .create(&deep, b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     other.set(&deep, b"x", None).await.unwrap();
     other.delete(&deep, None).await.unwrap();
     other.delete(&child, None).await.unwrap();
@@ -31,47 +37,47 @@ pub async fn a_watch_sees_what_happens_at_and_below_its_path(world: &dyn World) 
     }
 }
 
-pub async fn a_watch_on_a_missing_node_sees_it_come_go_and_come_again(world: &dyn World) {
-    let path = at(world, "later");
-    let mut watch = world.tree().watch(&path).await.unwrap();
+pub async fn a_watch_on_a_missing_node_sees_it_come_go_and_come_again(harness: &dyn TreeHarness) {
+    let path = at(harness, "later");
+    let mut watch = harness.tree().watch(&path).await.unwrap();
     for _ in 0..3 {
-        world
+        harness
             .observer()
-            .create(&path, b"", Kind::Persistent)
+            .create(&path, b"", CreateMode::Persistent)
             .await
             .unwrap();
-        world.observer().delete(&path, None).await.unwrap();
+        harness.observer().delete(&path, None).await.unwrap();
         assert_eq!(next(&mut watch).await, created(&path));
         assert_eq!(next(&mut watch).await, deleted(&path));
     }
 }
 
-pub async fn overlapping_watches_each_see_every_event(world: &dyn World) {
-    let tree = world.tree();
-    let inner_path = node(world, "inner", "").await;
-    let mut outer = tree.watch(world.base()).await.unwrap();
+pub async fn overlapping_watches_each_see_every_event(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
+    let inner_path = node(harness, "inner", "").await;
+    let mut outer = tree.watch(harness.base()).await.unwrap();
     let mut inner = tree.watch(&inner_path).await.unwrap();
-    let mut twin = tree.watch(&inner_path).await.unwrap();
+    let mut second = tree.watch(&inner_path).await.unwrap();
     let dropped = tree.watch(&inner_path).await.unwrap();
     drop(dropped);
-    let path = node(world, "inner/x", "").await;
-    for watch in [&mut outer, &mut inner, &mut twin] {
+    let path = node(harness, "inner/x", "").await;
+    for watch in [&mut outer, &mut inner, &mut second] {
         assert_eq!(next(watch).await, created(&path));
     }
 }
 
-pub async fn a_watch_can_be_set_again_after_it_was_dropped(world: &dyn World) {
-    let tree = world.tree();
+pub async fn a_watch_can_be_set_again_after_it_was_dropped(harness: &dyn TreeHarness) {
+    let tree = harness.tree();
     for n in 0..5 {
-        let mut watch = tree.watch(world.base()).await.unwrap();
-        let path = node(world, &format!("n{n}"), "").await;
+        let mut watch = tree.watch(harness.base()).await.unwrap();
+        let path = node(harness, &format!("n{n}"), "").await;
         assert_eq!(next(&mut watch).await, created(&path));
     }
 }
 
-pub async fn what_was_done_before_the_watch_is_not_told(world: &dyn World) {
-    node(world, "before", "").await;
-    let mut watch = world.tree().watch(world.base()).await.unwrap();
-    let after = node(world, "after", "").await;
+pub async fn changes_before_the_watch_are_not_reported(harness: &dyn TreeHarness) {
+    node(harness, "before", "").await;
+    let mut watch = harness.tree().watch(harness.base()).await.unwrap();
+    let after = node(harness, "after", "").await;
     assert_eq!(next(&mut watch).await, created(&after));
 }

@@ -1,15 +1,17 @@
-//! The suite on a real ZooKeeper, and what only a real one can show.
+//! Runs the suite on a real ZooKeeper, with tests for restarts, timeouts and bulk reads that need one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{ConnectOptions, Error, Event, Kind, Op, SessionState, Tree, Version, ZkTree};
+use bismuth_coord::{
+    ConnectOptions, CreateMode, Error, Event, Op, SessionState, Tree, Version, ZkTree,
+};
 use bismuth_testkit::ZooKeeper;
 
+use crate::harness::{TIMEOUT, TreeHarness, created, deleted, next, session, until};
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, created, deleted, next, session, until};
 
 /// How `get_many` asks, as the constants of `zk/load.rs` have it.
 const NODES_PER_REQUEST: usize = 32;
@@ -25,7 +27,7 @@ async fn server() -> ZooKeeper {
 async fn connect(servers: &str) -> ZkTree {
     // Opening the first session may take its time on a machine that is busy.
     let patient = ConnectOptions {
-        timeout: PATIENCE,
+        timeout: TIMEOUT,
         ..ConnectOptions::default()
     };
     ZkTree::connect(servers, patient).await.unwrap()
@@ -45,20 +47,20 @@ impl InZooKeeper {
         let tree = ZkTree::connect_lazy(&proxy.servers(), ConnectOptions::default());
         let base = format!("/conformance/{case}");
         observer.ensure(&base).await.unwrap();
-        let world = Self {
+        let harness = Self {
             server,
             proxy,
             tree,
             observer,
             base,
         };
-        session(&world.tree(), SessionState::Connected).await;
-        world
+        session(&harness.tree(), SessionState::Connected).await;
+        harness
     }
 }
 
 #[async_trait]
-impl World for InZooKeeper {
+impl TreeHarness for InZooKeeper {
     fn tree(&self) -> Arc<dyn Tree> {
         Arc::new(self.tree.clone())
     }
@@ -97,15 +99,15 @@ impl World for InZooKeeper {
 macro_rules! zookeeper_cases {
     ($($module:ident::$case:ident,)*) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn zookeeper_answers_as_the_suite_says() {
+        async fn zookeeper_passes_the_suite() {
             let server = Arc::new($crate::zookeeper::server().await);
             let observer: Arc<dyn Tree> = Arc::new($crate::zookeeper::connect(&server.connect_string()).await);
             let mut cases = Vec::new();
             $({
                 let (server, observer) = (server.clone(), observer.clone());
                 cases.push((stringify!($case), tokio::spawn(async move {
-                    let world = $crate::zookeeper::InZooKeeper::new(server, observer, stringify!($case)).await;
-                    $crate::$module::$case(&world).await;
+                    let harness = $crate::zookeeper::InZooKeeper::new(server, observer, stringify!($case)).await;
+                    $crate::$module::$case(&harness).await;
                 })));
             })*
             let mut failed = Vec::new();
@@ -121,11 +123,13 @@ macro_rules! zookeeper_cases {
 crate::for_every_case!(zookeeper_cases);
 
 #[tokio::test]
-async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
+async fn a_watch_continues_after_its_server_was_killed_and_restarted() {
     let mut server = server().await;
     let zk = connect(&server.connect_string()).await;
     let tree: Arc<dyn Tree> = Arc::new(zk.clone());
-    tree.create("/kept", b"1", Kind::Persistent).await.unwrap();
+    tree.create("/kept", b"1", CreateMode::Persistent)
+        .await
+        .unwrap();
     let mut watch = tree.watch("/").await.unwrap();
     let id = zk.session_id();
 
@@ -142,14 +146,17 @@ async fn a_server_killed_and_restarted_under_a_watch_is_followed_again() {
     until(&mut watch, &Event::Lost).await;
     assert_eq!(&tree.get("/kept").await.unwrap().data[..], b"1");
     let other = connect(&server.connect_string()).await;
-    other.create("/later", b"", Kind::Persistent).await.unwrap();
+    other
+        .create("/later", b"", CreateMode::Persistent)
+        .await
+        .unwrap();
     assert_eq!(next(&mut watch).await, created("/later"));
     // A short outage does not end the session, unless this machine took longer than it lives.
     println!("session before {id:?}, after {:?}", zk.session_id());
 }
 
 #[tokio::test]
-async fn a_session_that_times_out_under_a_watch_is_replaced() {
+async fn a_watch_continues_in_a_new_session_after_its_session_timed_out() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
     let other = connect(&server.connect_string()).await;
@@ -163,14 +170,19 @@ async fn a_session_that_times_out_under_a_watch_is_replaced() {
     let first = zk.session_id().unwrap();
     let mut watch = tree.watch("/").await.unwrap();
     let mut seen = other.watch("/mine").await.unwrap();
-    tree.create("/mine", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/mine", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
 
     proxy.freeze();
     until(&mut seen, &deleted("/mine")).await;
     proxy.open();
     until(&mut watch, &Event::Lost).await;
     session(&tree, SessionState::Connected).await;
-    other.create("/later", b"", Kind::Persistent).await.unwrap();
+    other
+        .create("/later", b"", CreateMode::Persistent)
+        .await
+        .unwrap();
     until(&mut watch, &created("/later")).await;
     assert_ne!(zk.session_id(), Some(first));
 }
@@ -194,7 +206,7 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
     let (read, many, change) = tokio::join!(
         tree.get("/"),
         tree.get_many(&paths),
-        tree.create("/a", b"", Kind::Persistent)
+        tree.create("/a", b"", CreateMode::Persistent)
     );
     let took = started.elapsed();
     server.resume().unwrap();
@@ -217,13 +229,13 @@ async fn a_server_that_does_not_answer_costs_the_timeout_and_no_more() {
         }
     };
     assert_eq!(
-        tokio::time::timeout(PATIENCE, exists).await.unwrap(),
+        tokio::time::timeout(TIMEOUT, exists).await.unwrap(),
         Some(Version(0))
     );
 }
 
 #[tokio::test]
-async fn a_tree_begun_without_a_server_says_so_and_finds_it_when_it_comes() {
+async fn a_tree_started_without_a_server_is_unavailable_until_the_server_starts() {
     let mut server = server().await;
     server.kill().await.unwrap();
     let begun = Instant::now();
@@ -255,7 +267,7 @@ async fn a_tree_begun_without_a_server_says_so_and_finds_it_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named_in_one_line() {
+async fn an_unreachable_server_is_named_in_one_line() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -284,7 +296,9 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     let mut watch = other.watch("/").await.unwrap();
     let tree = connect(&server.connect_string()).await;
     let kept_open = tree.watch("/").await.unwrap();
-    tree.create("/closed", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/closed", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     tree.close().await;
     until(&mut watch, &deleted("/closed")).await;
     assert!(tree.get("/").await.unwrap_err().is_unavailable());
@@ -292,7 +306,9 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     drop(kept_open);
 
     let tree = connect(&server.connect_string()).await;
-    tree.create("/dropped", b"", Kind::Ephemeral).await.unwrap();
+    tree.create("/dropped", b"", CreateMode::Ephemeral)
+        .await
+        .unwrap();
     drop(tree);
     until(&mut watch, &deleted("/dropped")).await;
 }
@@ -306,7 +322,7 @@ async fn fill(tree: &ZkTree, top: &str, count: usize) -> Vec<String> {
         let create = |path: &String| Op::Create {
             path: path.clone(),
             data: path.clone().into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         };
         tree.commit(paths.iter().map(create).collect())
             .await
@@ -329,7 +345,7 @@ async fn five_thousand_nodes_are_loaded_in_one_pipelined_pass() {
     let load = async { tree.get_many(&paths).await };
     let release = async {
         let full = traffic.wait_for(|traffic| traffic.requests == before + REQUESTS_IN_FLIGHT);
-        tokio::time::timeout(PATIENCE, full)
+        tokio::time::timeout(TIMEOUT, full)
             .await
             .expect("the window fills")
             .unwrap();
@@ -363,7 +379,7 @@ async fn report_pipelining(tree: &ZkTree, paths: &[String]) {
 }
 
 #[tokio::test]
-async fn a_load_goes_on_over_a_lost_connection() {
+async fn a_bulk_read_continues_after_a_lost_connection() {
     let server = server().await;
     let proxy = Proxy::to(server.address()).await;
     let tree = connect(proxy.servers().as_str()).await;
@@ -373,7 +389,7 @@ async fn a_load_goes_on_over_a_lost_connection() {
     let load = async { tree.get_many(&paths).await };
     let disturb = async {
         let under_way = traffic.wait_for(|traffic| traffic.answers > before + 5);
-        tokio::time::timeout(PATIENCE, under_way)
+        tokio::time::timeout(TIMEOUT, under_way)
             .await
             .expect("the load begins")
             .unwrap();
@@ -394,7 +410,7 @@ async fn a_load_goes_on_over_a_lost_connection() {
 }
 
 #[tokio::test]
-async fn a_listing_above_one_mebibyte_comes_whole() {
+async fn a_listing_above_one_mebibyte_is_complete() {
     let server = server().await;
     let tree = connect(&server.connect_string()).await;
     tree.ensure("/listed").await.unwrap();
@@ -404,7 +420,7 @@ async fn a_listing_above_one_mebibyte_comes_whole() {
         let create = |name: &String| Op::Create {
             path: format!("/listed/{name}"),
             data: "".into(),
-            kind: Kind::Persistent,
+            mode: CreateMode::Persistent,
         };
         tree.commit(names.iter().map(create).collect())
             .await

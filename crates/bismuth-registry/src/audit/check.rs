@@ -1,4 +1,4 @@
-//! What in a scan contradicts. Pure.
+//! Finds inconsistencies in a scan of the tree. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use bismuth_model::{
 use bytes::Bytes;
 
 use super::scan::{Entry, Scan, Stray};
-use super::{Contradiction, Finding, Repair};
+use super::{Finding, Inconsistency, Repair};
 use crate::codec::Record;
 use crate::transaction::{check as unchanged, create, delete, set};
-use crate::{Layout, Place};
+use crate::{Layout, ZnodeKind};
 
-/// Finds what contradicts. Slots created after `grace_begin_ms` may be unlisted.
+/// Finds inconsistencies. Slots created after `grace_begin_ms` may be unlisted.
 pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Finding> {
     let mut audit = Audit {
         layout,
@@ -47,14 +47,14 @@ impl Audit<'_> {
     /// Adds a finding; `ops` that could not be made (a record too large) leave it without a repair.
     pub(super) fn find(
         &mut self,
-        what: Contradiction,
-        how_to_mend: impl Into<String>,
+        what: Inconsistency,
+        how_to_repair: impl Into<String>,
         ops: Option<Vec<Op>>,
     ) {
         let repair = ops.map(|ops| Repair { ops });
         self.findings.push(Finding {
             what,
-            how_to_mend: how_to_mend.into(),
+            how_to_repair: how_to_repair.into(),
             repair,
         });
     }
@@ -64,7 +64,7 @@ impl Audit<'_> {
             if !self.scan.directories.contains(&path) {
                 let ops = vec![create(path.clone(), Bytes::new())];
                 self.find(
-                    Contradiction::DirectoryMissing { path },
+                    Inconsistency::DirectoryMissing { path },
                     "create it (bootstrap does)",
                     Some(ops),
                 );
@@ -80,13 +80,18 @@ impl Audit<'_> {
         } in &self.scan.strays
         {
             // In these directories every name is an id, an address or a hostname, in every version of Bismuth.
-            let parent = path::parent(path).and_then(|parent| self.layout.place(parent));
+            let parent = path::parent(path).and_then(|parent| self.layout.znode_kind(parent));
             let misnamed = matches!(
                 parent,
-                Some(Place::Functions | Place::Nodes | Place::Containers(_) | Place::Routes)
+                Some(
+                    ZnodeKind::Functions
+                        | ZnodeKind::Nodes
+                        | ZnodeKind::Containers(_)
+                        | ZnodeKind::Routes
+                )
             );
             let ops = (misnamed && !has_children).then(|| vec![delete(path.clone(), *version)]);
-            let what = Contradiction::Misplaced { path: path.clone() };
+            let what = Inconsistency::Misplaced { path: path.clone() };
             self.find(
                 what,
                 "delete it, unless another program keeps it there",
@@ -109,7 +114,7 @@ impl Audit<'_> {
             let directory = self.layout.containers(*ip);
             if !self.scan.directories.contains(&directory) {
                 let ops = vec![create(directory, Bytes::new())];
-                let what = Contradiction::NodeWithoutDirectory { ip: *ip };
+                let what = Inconsistency::NodeWithoutDirectory { ip: *ip };
                 self.find(
                     what,
                     "create it (provisioning the node again does)",
@@ -120,7 +125,7 @@ impl Audit<'_> {
         for (ip, alive) in &self.scan.alive {
             let ops = || Some(vec![delete(alive.path.clone(), alive.version)]);
             if !alive.ephemeral {
-                let what = Contradiction::SignOfLifePersistent { ip: *ip };
+                let what = Inconsistency::AlivePersistent { ip: *ip };
                 self.find(
                     what,
                     "delete it; the node's bismuthd announces itself again",
@@ -153,7 +158,7 @@ impl Audit<'_> {
                         create(self.layout.backends(id), data),
                     ]
                 });
-                let what = Contradiction::ListMissing { function: id };
+                let what = Inconsistency::ListMissing { function: id };
                 self.find(
                     what,
                     "make it of the containers that are assigned for the current revision",
@@ -164,9 +169,9 @@ impl Audit<'_> {
                 Err(reason) => {
                     let ops =
                         rebuild().map(|data| vec![set(list.path.clone(), data, list.version)]);
-                    let mend =
+                    let how =
                         "make it of the containers that are assigned for the current revision";
-                    self.find(undecodable(list, reason), mend, ops);
+                    self.find(undecodable(list, reason), how, ops);
                 }
                 Ok(backends) => self.backends(id, function, list, backends),
             },
@@ -209,7 +214,7 @@ impl Audit<'_> {
             let backend = *backend;
             if !seen.insert(backend) {
                 self.find(
-                    Contradiction::BackendTwice {
+                    Inconsistency::BackendTwice {
                         function: id,
                         backend,
                     },
@@ -219,7 +224,7 @@ impl Audit<'_> {
                 continue;
             }
             if !self.scan.nodes.contains_key(&backend.ip) {
-                let what = Contradiction::BackendOnUnknownNode {
+                let what = Inconsistency::BackendOnUnknownNode {
                     function: id,
                     backend,
                 };
@@ -248,14 +253,14 @@ impl Audit<'_> {
                             ),
                         ])
                     });
-                    let what = Contradiction::BackendUnassigned {
+                    let what = Inconsistency::BackendUnassigned {
                         function: id,
                         backend,
                     };
                     self.find(what, "assign it to the node, or take it off the list", ops);
                 }
                 Some(Ok(record)) if record.function_id != id => {
-                    let what = Contradiction::BackendOfOther {
+                    let what = Inconsistency::BackendOfOther {
                         function: id,
                         backend,
                         serves: record.function_id,
@@ -288,7 +293,7 @@ impl Audit<'_> {
         };
         let id = record.function_id;
         let Some(function) = self.scan.functions.get(&id) else {
-            let what = Contradiction::ContainerOfMissingFunction {
+            let what = Inconsistency::ContainerOfMissingFunction {
                 container: slot,
                 function: id,
             };
@@ -325,7 +330,7 @@ impl Audit<'_> {
                 Some(remove())
             };
             let revision = record.revision;
-            let what = Contradiction::ContainerOfFutureRevision {
+            let what = Inconsistency::ContainerOfFutureRevision {
                 container: slot,
                 function: id,
                 revision,
@@ -339,7 +344,7 @@ impl Audit<'_> {
         } else if !listed && container.created_ms <= self.grace_begin_ms {
             let mut ops = vec![unchanged(list.path.clone(), list.version)];
             ops.extend(remove());
-            let what = Contradiction::ContainerUnlisted {
+            let what = Inconsistency::ContainerUnlisted {
                 container: slot,
                 function: id,
             };
@@ -363,8 +368,8 @@ impl Audit<'_> {
     }
 }
 
-pub(super) fn undecodable<R>(entry: &Entry<R>, reason: &str) -> Contradiction {
-    Contradiction::Undecodable {
+pub(super) fn undecodable<R>(entry: &Entry<R>, reason: &str) -> Inconsistency {
+    Inconsistency::Undecodable {
         path: entry.path.clone(),
         reason: reason.to_owned(),
     }

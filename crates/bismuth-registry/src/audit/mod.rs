@@ -1,17 +1,17 @@
-//! What in the tree contradicts, and how to mend it.
+//! Audit: finds inconsistencies between records in the tree, and repairs them.
 //!
 //! ```text
 //!  walk everything ─► check (pure) ─┐
-//!  walk everything ─► check (pure) ─┴─► what both found ─► Finding { what, how to mend, repair? } ─► repair
+//!  walk everything ─► check (pure) ─┴─► what both found ─► Finding { what, how to repair, repair? } ─► repair
 //! ```
 //!
 //! The tree is not read at one instant, so what a change under way looks like halfway is found once and not twice.
 //! A repair is one transaction that checks the versions of all it concluded from: when anything changed since, it
-//! does nothing and says so. Nothing in normal operation leaves a contradiction; they come from hands, from
+//! does nothing and says so. Nothing in normal operation leaves an inconsistency; they come from manual edits, from
 //! restored backups, and from faults that this is here to show.
 
 mod check;
-mod contradiction;
+mod inconsistency;
 mod routes;
 mod scan;
 
@@ -25,28 +25,28 @@ use crate::Registry;
 use crate::error::{Error, Result};
 use crate::transaction::{Outcome, Proof};
 
-pub use contradiction::Contradiction;
+pub use inconsistency::Inconsistency;
 
 /// How long a slot may be assigned without being a backend: a deployment proves its slots before it switches, and
 /// pulling an image and starting takes at most ten minutes or so.
 pub const DEPLOYMENT_GRACE: Duration = Duration::from_secs(15 * 60);
 
-/// How often [`Registry::repair_all`] looks again after it mended something. One repair may uncover another
-/// finding, and those about one record are mended one after the other.
+/// How often [`Registry::repair_all`] looks again after it repaired something. One repair may uncover another
+/// finding, and those about one record are repaired one after the other.
 const ROUNDS: usize = 32;
 
-/// A contradiction.
+/// A inconsistency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What contradicts.
-    pub what: Contradiction,
+    /// What is inconsistent.
+    pub what: Inconsistency,
     /// What to do about it, for the operator.
-    pub how_to_mend: String,
+    pub how_to_repair: String,
     /// What a program can do about it.
     pub repair: Option<Repair>,
 }
 
-/// A transaction that mends a finding.
+/// A transaction that repairs a finding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repair {
     ops: Vec<Op>,
@@ -54,12 +54,12 @@ pub struct Repair {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.what, self.how_to_mend)
+        write!(f, "{}; {}", self.what, self.how_to_repair)
     }
 }
 
 impl Registry {
-    /// Finds what contradicts. Slots that are younger than [`DEPLOYMENT_GRACE`] may be unlisted.
+    /// Finds inconsistencies. Slots that are younger than [`DEPLOYMENT_GRACE`] may be unlisted.
     ///
     /// # Errors
     /// [`Error::NotBootstrapped`], [`Error::Tree`].
@@ -91,7 +91,7 @@ impl Registry {
         ))
     }
 
-    /// Mends one finding.
+    /// Repairs one finding.
     ///
     /// # Errors
     /// [`Error::NotRepairable`], [`Error::FindingStale`] if something changed since, and what every change may end
@@ -101,17 +101,17 @@ impl Registry {
         let Some(repair) = &finding.repair else {
             return Err(Error::NotRepairable {
                 what,
-                how_to_mend: finding.how_to_mend.clone(),
+                how_to_repair: finding.how_to_repair.clone(),
             });
         };
         let Some(proof) = repair.proof() else {
             return Ok(());
         };
         match self
-            .commit(&format!("mend that {what}"), repair.ops.clone(), &proof)
+            .commit(&format!("repair that {what}"), repair.ops.clone(), &proof)
             .await?
         {
-            Outcome::Made => Ok(()),
+            Outcome::Committed => Ok(()),
             Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                 Err(Error::FindingStale { what })
             }
@@ -119,7 +119,7 @@ impl Registry {
         }
     }
 
-    /// Mends all that can be mended, looking again after each round. Answers what was mended, and what is left.
+    /// Repairs all that can be repaired, looking again after each round. Answers what was repaired, and what is left.
     ///
     /// # Errors
     /// As [`Self::audit`] and [`Self::repair`], but for findings that went stale, which the next round sees anew.
@@ -127,7 +127,7 @@ impl Registry {
         &self,
         deployment_grace: Duration,
     ) -> Result<(Vec<Finding>, Vec<Finding>)> {
-        let mut mended = Vec::new();
+        let mut repaired = Vec::new();
         for _ in 0..ROUNDS {
             let findings = self.audit_with(deployment_grace).await?;
             let mut progress = false;
@@ -135,18 +135,18 @@ impl Registry {
                 match self.repair(finding).await {
                     Ok(()) => {
                         progress = true;
-                        mended.push(finding.clone());
+                        repaired.push(finding.clone());
                     }
                     Err(Error::FindingStale { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
             if !progress {
-                return Ok((mended, findings));
+                return Ok((repaired, findings));
             }
         }
         let left = self.audit_with(deployment_grace).await?;
-        Ok((mended, left))
+        Ok((repaired, left))
     }
 }
 

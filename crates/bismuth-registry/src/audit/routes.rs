@@ -1,10 +1,10 @@
-//! What in the routes contradicts. Pure.
+//! Finds inconsistencies between routes and definitions. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bismuth_model::{FunctionId, Hostname};
 
-use super::Contradiction;
+use super::Inconsistency;
 use super::check::{Audit, encoded, undecodable};
 use crate::transaction::{check as unchanged, create, delete, set};
 
@@ -32,7 +32,7 @@ impl Audit<'_> {
                 [] => self.unclaimed_route(hostname),
                 [claimant] => self.claimed_route(hostname, *claimant),
                 several => {
-                    let what = Contradiction::RouteContested {
+                    let what = Inconsistency::RouteContested {
                         hostname: hostname.clone(),
                         functions: several.to_vec(),
                     };
@@ -62,14 +62,14 @@ impl Audit<'_> {
                 .map(|function| &function.record)
             {
                 None => {
-                    let what = Contradiction::RouteToMissingFunction {
+                    let what = Inconsistency::RouteToMissingFunction {
                         hostname,
                         function: *function,
                     };
                     self.find(what, "remove the route", ops);
                 }
                 Some(Ok(_)) => {
-                    let what = Contradiction::RouteUnclaimed {
+                    let what = Inconsistency::RouteUnclaimed {
                         hostname,
                         function: *function,
                     };
@@ -93,7 +93,7 @@ impl Audit<'_> {
         let hostname = hostname.clone();
         let Some(route) = self.scan.routes.get(&hostname) else {
             let ops = vec![guard, create(self.layout.route(&hostname), data)];
-            let what = Contradiction::RouteMissing {
+            let what = Inconsistency::RouteMissing {
                 hostname,
                 function: claimant,
             };
@@ -114,7 +114,7 @@ impl Audit<'_> {
                     .functions
                     .get(target)
                     .is_none_or(|other| other.record.is_ok());
-                let what = Contradiction::RouteElsewhere {
+                let what = Inconsistency::RouteElsewhere {
                     hostname,
                     function: claimant,
                     leads_to: *target,

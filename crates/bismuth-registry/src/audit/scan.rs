@@ -1,4 +1,4 @@
-//! Everything in the tree, read and sorted into tables.
+//! Reads the whole tree into tables, for the audit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::codec::Record;
 use crate::error::Result;
-use crate::{Layout, Place, Registry};
+use crate::{Layout, Registry, ZnodeKind};
 
 /// How many directories are listed at a time: enough to hide the round trips, few enough that an audit does not
 /// push the traffic of others aside.
@@ -66,18 +66,20 @@ pub(super) struct Stray {
 
 impl Scan {
     fn add(&mut self, layout: &Layout, path: String, node: &Versioned, has_children: bool) {
-        match layout.place(&path) {
-            Some(Place::Function(id)) => drop(self.functions.insert(id, Entry::new(path, node))),
-            Some(Place::Backends(id)) => drop(self.lists.insert(id, Entry::new(path, node))),
-            Some(Place::Node(ip)) => drop(self.nodes.insert(ip, Entry::new(path, node))),
-            Some(Place::Alive(ip)) => drop(self.alive.insert(ip, Entry::new(path, node))),
-            Some(Place::Container(ip, container)) => {
+        match layout.znode_kind(&path) {
+            Some(ZnodeKind::Function(id)) => {
+                drop(self.functions.insert(id, Entry::new(path, node)))
+            }
+            Some(ZnodeKind::Backends(id)) => drop(self.lists.insert(id, Entry::new(path, node))),
+            Some(ZnodeKind::Node(ip)) => drop(self.nodes.insert(ip, Entry::new(path, node))),
+            Some(ZnodeKind::Alive(ip)) => drop(self.alive.insert(ip, Entry::new(path, node))),
+            Some(ZnodeKind::Container(ip, container)) => {
                 drop(
                     self.containers
                         .insert(slot(ip, container), Entry::new(path, node)),
                 );
             }
-            Some(Place::Route(hostname)) => {
+            Some(ZnodeKind::Route(hostname)) => {
                 drop(self.routes.insert(hostname, Entry::new(path, node)))
             }
             Some(_) => drop(self.directories.insert(path)),
@@ -142,6 +144,9 @@ impl Registry {
     }
 
     fn is_entered(&self, path: &str) -> bool {
-        !matches!(self.layout.place(path), None | Some(Place::Election))
+        !matches!(
+            self.layout.znode_kind(path),
+            None | Some(ZnodeKind::Election)
+        )
     }
 }

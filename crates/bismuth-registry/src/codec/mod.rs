@@ -1,4 +1,4 @@
-//! What the bytes in the tree mean.
+//! Encodes and decodes the records in the tree.
 //!
 //! ```text
 //!  most records:    ├ version ┤├─ bincode form of the record of that version ─┤     v1.rs, v2.rs, wire.rs
@@ -9,7 +9,7 @@
 //! A record is written in the oldest version that can say it and read in any. Reading bytes of any kind, from anybody, ends in a
 //! record or an [`Error`]; it neither panics nor allocates more than a few megabytes.
 
-mod claim;
+mod store_claim;
 #[cfg(test)]
 mod tests;
 mod v1;

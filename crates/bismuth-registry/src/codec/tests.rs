@@ -201,7 +201,7 @@ fn golden_store_claim() {
 }
 
 #[test]
-fn what_is_not_a_record_is_refused_by_name() {
+fn bytes_that_are_no_record_are_refused_by_name() {
     let decode = |bytes: &[u8]| FunctionRecord::decode(bytes).unwrap_err();
     assert!(matches!(decode(b""), Error::Empty { .. }));
     assert!(matches!(
@@ -232,7 +232,7 @@ fn what_is_not_a_record_is_refused_by_name() {
 }
 
 #[test]
-fn a_value_that_the_model_does_not_have_is_refused_with_its_field() {
+fn a_value_outside_the_model_is_refused_with_its_field() {
     let good = full_record().encode().unwrap();
     let field_of = |from: &[u8], to: &[u8]| {
         assert_eq!(from.len(), to.len());
@@ -260,7 +260,7 @@ fn a_value_that_the_model_does_not_have_is_refused_with_its_field() {
 }
 
 #[test]
-fn a_length_that_lies_allocates_nothing_to_speak_of() {
+fn a_false_length_prefix_allocates_almost_nothing() {
     // A text of 2^63 bytes, and a map of 2^32 entries.
     let text = [&[1, 0, 0, 0, 0xfd][..], &(1_u64 << 63).to_le_bytes()].concat();
     assert!(matches!(
@@ -288,7 +288,7 @@ fn the_largest_list_that_fits_is_read_back() {
 }
 
 #[test]
-fn what_does_not_fit_names_the_field_to_blame() {
+fn a_record_that_is_too_large_is_refused_with_its_largest_field() {
     let mut record = full_record();
     record.definition.user = Some("x".repeat(70_000));
     let error = record.encode().unwrap_err();
@@ -482,7 +482,7 @@ proptest! {
     }
 
     #[test]
-    fn spoiled_records_never_panic(record in function(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn corrupted_records_never_panic(record in function(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = record.encode().unwrap().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = byte;

@@ -1,4 +1,4 @@
-//! The only file that names the crate `bincode`.
+//! Binary encoding of the stored records. The only file that names the crate `bincode`.
 //!
 //! Its 3.0.0 does not compile and nothing is expected after 2.0.1, so whatever replaces it is written here: the
 //! byte form is little-endian, integers above 250 in the marker-and-value form, lengths and enum tags as such

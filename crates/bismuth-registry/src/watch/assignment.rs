@@ -1,4 +1,4 @@
-//! What a node is to serve: what a bismuthd holds.
+//! Watches the containers assigned to one node, for its bismuthd.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -14,16 +14,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::holdback::Evidence;
-use super::shelf::Shelf;
-use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use super::mass_deletion_guard::Source;
+use super::mirror::Mirror;
+use super::{
+    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, run_view,
+};
 use crate::Registry;
 use crate::error::{Error, Result};
-use crate::layout::Place;
+use crate::layout::ZnodeKind;
 
 /// Everything that is assigned to one node at one time, immutable.
 ///
-/// A container that is in neither map is not assigned, provided the picture is [complete](Self::complete).
+/// A container that is in neither map is not assigned, provided the snapshot is [complete](Self::complete).
 /// Serialisable, so that a node can keep it on disk and start with it when ZooKeeper is down.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -36,9 +38,9 @@ pub struct Assignment {
     /// for not being here.
     #[serde(skip)]
     pub complete: bool,
-    /// What is not as it should be.
+    /// Counts of entries that are out of date.
     #[serde(skip)]
-    pub alarms: Alarms,
+    pub stale: StaleCounts,
 }
 
 /// A slot to serve.
@@ -84,10 +86,10 @@ pub enum UnresolvedReason {
 }
 
 impl Registry {
-    /// Follows what is assigned to a node in a task that the caller runs. Begins with what was known earlier, not
+    /// Watches what is assigned to a node in a task that the caller runs. Begins with what was known earlier, not
     /// [complete](Assignment::complete): definitions of revisions that are no longer kept are taken from it, and it is not given up for
     /// a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn follow_assignment(
+    pub fn watch_assignment(
         &self,
         ip: Ipv4Addr,
         earlier: Assignment,
@@ -98,12 +100,12 @@ impl Registry {
     ) {
         let earlier = Assignment {
             complete: false,
-            alarms: Alarms::default(),
+            stale: StaleCounts::default(),
             ..earlier
         };
         let view = Assigned::new(ip, &earlier);
         let (sender, receiver) = watch::channel(Arc::new(earlier));
-        (receiver, follow(self.clone(), view, sender, shutdown))
+        (receiver, run_view(self.clone(), view, sender, shutdown))
     }
 }
 
@@ -116,14 +118,14 @@ enum Slot {
 
 struct Assigned {
     ip: Ipv4Addr,
-    slots: Shelf<ContainerId, Slot>,
+    slots: Mirror<ContainerId, Slot>,
     undecodable: Undecodable,
     complete: bool,
 }
 
 impl Assigned {
     fn new(ip: Ipv4Addr, earlier: &Assignment) -> Self {
-        let mut slots = Shelf::new("assigned containers", |_| true);
+        let mut slots = Mirror::new("assigned containers", |_| true);
         let resolved = earlier
             .containers
             .iter()
@@ -153,7 +155,7 @@ impl Assigned {
             .collect();
         let found = find_many::<ContainerRecord>(registry, &paths).await?;
         for (path, found) in paths.iter().zip(&found) {
-            self.undecodable.note(path, found);
+            self.undecodable.update(path, found);
         }
         let wanted = ids
             .iter()
@@ -185,12 +187,12 @@ impl Assigned {
         &mut self,
         registry: &Registry,
         ids: BTreeSet<FunctionId>,
-    ) -> Result<HashMap<FunctionId, Found<Newest>>> {
+    ) -> Result<HashMap<FunctionId, Found<CurrentDefinition>>> {
         let ids: Vec<FunctionId> = ids.into_iter().collect();
         let paths: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
         let found = find_many::<FunctionRecord>(registry, &paths).await?;
         let newest = found.into_iter().map(|found| match found {
-            Found::Good(record) => Found::Good(Newest {
+            Found::Good(record) => Found::Good(CurrentDefinition {
                 revision: record.revision,
                 definition: record.definition.into(),
             }),
@@ -212,21 +214,24 @@ impl Assigned {
         }
     }
 
-    fn snapshot_alarms(&self) -> Alarms {
-        Alarms {
-            held_back: self.slots.held(),
+    fn stale_counts(&self) -> StaleCounts {
+        StaleCounts {
+            held_back: self.slots.held_back(),
             undecodable: self.undecodable.paths.len(),
         }
     }
 }
 
 /// The one definition of a function that is kept.
-struct Newest {
+struct CurrentDefinition {
     revision: Revision,
     definition: Arc<FunctionDefinition>,
 }
 
-fn resolve(record: ContainerRecord, functions: &HashMap<FunctionId, Found<Newest>>) -> Slot {
+fn resolve(
+    record: ContainerRecord,
+    functions: &HashMap<FunctionId, Found<CurrentDefinition>>,
+) -> Slot {
     let ContainerRecord {
         function_id,
         revision,
@@ -264,13 +269,15 @@ impl View for Assigned {
     }
 
     fn concerns(&self, registry: &Registry, event: &Event) -> bool {
-        let place = event.path().and_then(|path| registry.layout.place(path));
-        match (event, place) {
+        let kind = event
+            .path()
+            .and_then(|path| registry.layout.znode_kind(path));
+        match (event, kind) {
             // The echo of this node's own status.
-            (Event::Changed { .. }, Some(Place::Container(_, id))) => {
+            (Event::Changed { .. }, Some(ZnodeKind::Container(_, id))) => {
                 !matches!(self.slots.last(&id), Some(Slot::Resolved(_)))
             }
-            (_, place) => place.is_some(),
+            (_, kind) => kind.is_some(),
         }
     }
 
@@ -291,7 +298,8 @@ impl View for Assigned {
             .zip(slots)
             .filter_map(|(id, slot)| Some((id, slot?)));
         self.slots.replace(slots.collect());
-        self.slots.settle(Instant::now(), Evidence::Listing(begun));
+        self.slots
+            .update_published(Instant::now(), Source::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -303,21 +311,21 @@ impl View for Assigned {
     ) -> Result<Refreshed> {
         let mut ids = Vec::with_capacity(paths.len());
         for path in paths {
-            match registry.layout.place(path) {
-                Some(Place::Container(_, id)) => ids.push(id),
-                _ => return Ok(Refreshed::InDoubt),
+            match registry.layout.znode_kind(path) {
+                Some(ZnodeKind::Container(_, id)) => ids.push(id),
+                _ => return Ok(Refreshed::NeedsList),
             }
         }
         let slots = self.read(registry, &ids).await?;
         for (id, slot) in ids.into_iter().zip(slots) {
             self.slots.put(id, slot);
         }
-        self.slots.settle(Instant::now(), Evidence::Hint);
+        self.slots.update_published(Instant::now(), Source::Hint);
         Ok(Refreshed::Done)
     }
 
     fn len(&self) -> usize {
-        self.slots.shown().len()
+        self.slots.published().len()
     }
 
     fn confirm_at(&self) -> Option<Instant> {
@@ -327,10 +335,10 @@ impl View for Assigned {
     fn snapshot(&self) -> Assignment {
         let mut assignment = Assignment {
             complete: self.complete,
-            alarms: self.snapshot_alarms(),
+            stale: self.stale_counts(),
             ..Assignment::default()
         };
-        for (id, slot) in self.slots.shown() {
+        for (id, slot) in self.slots.published() {
             match slot {
                 Slot::Resolved(container) => {
                     drop(assignment.containers.insert(*id, container.clone()))

@@ -1,22 +1,22 @@
-//! Pictures of the tree that keep themselves up to date: list, watch, swap whole.
+//! Snapshots of parts of the tree, kept up to date by list and watch, and replaced whole.
 //!
 //! ```text
-//!            ┌────────────── lost, in doubt, or a minute is over ─────────────┐
+//!            ┌────────────── events lost, or a minute is over ─────────────────┐
 //!            ▼                                                                 │
-//!  watch ─► list everything ─► settle ─► publish ─► wait ─► read what the hints name
+//!  watch ─► list everything ─► guard ──► publish ─► wait ─► read what the events name
 //!    ▲          │                 │                                            │
-//!    │          │                 └ what is suddenly gone is held back         └─► settle ─► publish
-//!    └── an error: back off; the last picture stays
+//!    │          │                 └ what is suddenly gone is held back         └─► guard ─► publish
+//!    └── an error: back off; the last snapshot stays
 //! ```
 //!
 //! Readers hold an immutable snapshot that is replaced whole; they never see an empty middle. The watch is in place
 //! before the list is made, so nothing falls between them. A hint only says where to look; what is published is
-//! what was read. A record that cannot be decoded is skipped, alarmed, and kept at its last good value.
+//! what was read. A record that cannot be decoded is logged, counted, and kept at its last good value.
 
 mod assignment;
-mod holdback;
+mod mass_deletion_guard;
+mod mirror;
 mod routing;
-mod shelf;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -48,16 +48,16 @@ const RELIST_PER_ENTRY: Duration = Duration::from_millis(10);
 /// for many readers that all wait.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// What is not as it should be in a snapshot.
+/// Counts of entries in a snapshot that are out of date.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alarms {
-    /// Entries that are gone from the tree and still shown, because too many went at once.
+pub struct StaleCounts {
+    /// Entries that are gone from the tree and still published, because too many went at once.
     pub held_back: usize,
     /// Records that cannot be decoded.
     pub undecodable: usize,
 }
 
-/// One picture: what it is made of and how it is read.
+/// What one snapshot is made of, and how it is read.
 trait View: Send + 'static {
     /// What readers hold.
     type Snapshot: PartialEq + Send + Sync + 'static;
@@ -68,13 +68,13 @@ trait View: Send + 'static {
     /// The paths to watch, with everything below them.
     fn roots(&self, registry: &Registry) -> Vec<String>;
 
-    /// Whether an event can change the picture.
+    /// Whether an event can change the snapshot.
     fn concerns(&self, registry: &Registry, event: &Event) -> bool;
 
     /// Reads everything.
     fn list(&mut self, registry: &Registry) -> impl Future<Output = Result<()>> + Send;
 
-    /// Reads again what these paths name; [`Refreshed::InDoubt`] if only a whole list can tell.
+    /// Reads again what these paths name; [`Refreshed::NeedsList`] if only a whole list can tell.
     fn refresh(
         &mut self,
         registry: &Registry,
@@ -87,18 +87,18 @@ trait View: Send + 'static {
     /// When everything is to be listed to confirm that what is gone is gone.
     fn confirm_at(&self) -> Option<Instant>;
 
-    /// The picture now.
+    /// The snapshot now.
     fn snapshot(&self) -> Self::Snapshot;
 }
 
 /// Whether hints were enough.
 enum Refreshed {
     Done,
-    InDoubt,
+    NeedsList,
 }
 
 /// Keeps a view up to date until `shutdown`, or until nobody looks any more.
-async fn follow<V: View>(
+async fn run_view<V: View>(
     registry: Registry,
     mut view: V,
     snapshots: watch::Sender<Arc<V::Snapshot>>,
@@ -107,12 +107,12 @@ async fn follow<V: View>(
     tokio::select! {
         () = shutdown => {}
         () = snapshots.closed() => {}
-        () = keep(&registry, &mut view, &snapshots) => {}
+        () = list_and_watch(&registry, &mut view, &snapshots) => {}
     }
 }
 
 /// Never ends.
-async fn keep<V: View>(
+async fn list_and_watch<V: View>(
     registry: &Registry,
     view: &mut V,
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
@@ -120,9 +120,9 @@ async fn keep<V: View>(
     let mut session = registry.tree.session();
     let mut delays = RETRY.delays();
     loop {
-        let Err(error) = watch_and_list(registry, view, snapshots, &mut delays).await;
+        let Err(error) = watch_and_list_once(registry, view, snapshots, &mut delays).await;
         let wait = delays.next_delay();
-        let message = "the last picture stays until everything can be listed again";
+        let message = "the last snapshot stays until everything can be listed again";
         // Once is enough for the operator; the attempts that follow are for whoever looks closer.
         if delays.attempts() == 1 {
             tracing::warn!(view = V::NAME, %error, ?wait, "{message}");
@@ -142,7 +142,7 @@ async fn keep<V: View>(
 }
 
 /// Ends with the first error; dropping the watches, so that nothing stale is left in them.
-async fn watch_and_list<V: View>(
+async fn watch_and_list_once<V: View>(
     registry: &Registry,
     view: &mut V,
     snapshots: &watch::Sender<Arc<V::Snapshot>>,
@@ -160,7 +160,7 @@ async fn watch_and_list<V: View>(
         while let Some(paths) = hints_until(registry, view, &mut watches, due).await {
             match view.refresh(registry, &paths).await? {
                 Refreshed::Done => publish(view, snapshots),
-                Refreshed::InDoubt => break,
+                Refreshed::NeedsList => break,
             }
         }
     }
@@ -197,10 +197,10 @@ async fn hints_until<V: View>(
             (event, ..) = next => event,
             () = tokio::time::sleep_until(due) => return None,
         };
-        take(registry, view, &mut paths, event)?;
+        add_hint(registry, view, &mut paths, event)?;
         for watch in watches.iter_mut() {
             while let Some(event) = watch.try_next() {
-                take(registry, view, &mut paths, event)?;
+                add_hint(registry, view, &mut paths, event)?;
             }
         }
     }
@@ -208,7 +208,7 @@ async fn hints_until<V: View>(
 }
 
 /// Adds what an event names; `None` if events were lost.
-fn take<V: View>(
+fn add_hint<V: View>(
     registry: &Registry,
     view: &V,
     paths: &mut BTreeSet<String>,
@@ -245,14 +245,14 @@ async fn find_many<R: Record>(registry: &Registry, paths: &[String]) -> Result<V
     Ok(found)
 }
 
-/// Which records cannot be decoded, so that each is alarmed once.
+/// Which records cannot be decoded, so that each is logged once.
 #[derive(Debug, Default)]
 struct Undecodable {
     paths: BTreeSet<String>,
 }
 
 impl Undecodable {
-    fn note<R>(&mut self, path: &str, found: &Found<R>) {
+    fn update<R>(&mut self, path: &str, found: &Found<R>) {
         match found {
             Found::Undecodable(error) => {
                 if self.paths.insert(path.to_owned()) {

@@ -1,4 +1,4 @@
-//! Where requests go: what a frontend holds.
+//! Watches functions, backends and routes, for frontends.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -10,24 +10,26 @@ use bismuth_model::{Affinity, Backend, FunctionId, FunctionRecord, Hostname};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::holdback::Evidence;
-use super::shelf::Shelf;
-use super::{Alarms, Found, Refreshed, Undecodable, View, canonical_names, find_many, follow};
+use super::mass_deletion_guard::Source;
+use super::mirror::Mirror;
+use super::{
+    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, run_view,
+};
 use crate::Registry;
 use crate::error::Result;
-use crate::layout::Place;
+use crate::layout::ZnodeKind;
 
 /// All functions and routes at one time, immutable.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoutingSnapshot {
     /// The functions, by id.
     pub functions: HashMap<FunctionId, RoutedFunction>,
-    /// The functions that hostnames lead to. One may be missing in `functions`, for a moment or by a contradiction.
+    /// The functions that hostnames lead to. One may be missing in `functions`, for a moment or by an inconsistency.
     pub routes: HashMap<Hostname, FunctionId>,
     /// Whether everything was read at least once. Before that, what is not here may well exist.
     pub complete: bool,
-    /// What is not as it should be.
-    pub alarms: Alarms,
+    /// Counts of entries that are out of date.
+    pub stale: StaleCounts,
 }
 
 /// What a frontend needs to know of a function.
@@ -62,9 +64,9 @@ impl RoutedFunction {
 }
 
 impl Registry {
-    /// Follows the routing in a task that the caller runs. Begins with what was known earlier: that is the first snapshot, and it is
+    /// Watches the routing in a task that the caller runs. Begins with what was known earlier: that is the first snapshot, and it is
     /// not given up for a tree that is suddenly empty. The task ends with `shutdown`, or when all receivers are dropped.
-    pub fn follow_routing(
+    pub fn watch_routing(
         &self,
         earlier: RoutingSnapshot,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -74,24 +76,24 @@ impl Registry {
     ) {
         let view = Routing::new(&earlier);
         let (sender, receiver) = watch::channel(Arc::new(earlier));
-        (receiver, follow(self.clone(), view, sender, shutdown))
+        (receiver, run_view(self.clone(), view, sender, shutdown))
     }
 }
 
 struct Routing {
-    functions: Shelf<FunctionId, RoutedFunction>,
-    routes: Shelf<Hostname, FunctionId>,
+    functions: Mirror<FunctionId, RoutedFunction>,
+    routes: Mirror<Hostname, FunctionId>,
     undecodable: Undecodable,
     complete: bool,
 }
 
 impl Routing {
     fn new(earlier: &RoutingSnapshot) -> Self {
-        let mut functions = Shelf::new("functions with backends", |function: &RoutedFunction| {
+        let mut functions = Mirror::new("functions with backends", |function: &RoutedFunction| {
             !function.backends.is_empty()
         });
         functions.seed(earlier.functions.clone());
-        let mut routes = Shelf::new("routes", |_| true);
+        let mut routes = Mirror::new("routes", |_| true);
         routes.seed(earlier.routes.clone());
         Self {
             functions,
@@ -113,8 +115,8 @@ impl Routing {
         let found_lists = find_many::<Vec<Backend>>(registry, &lists).await?;
         let mut functions = Vec::with_capacity(ids.len());
         for (index, (record, list)) in found_records.into_iter().zip(found_lists).enumerate() {
-            self.undecodable.note(&records[index], &record);
-            self.undecodable.note(&lists[index], &list);
+            self.undecodable.update(&records[index], &record);
+            self.undecodable.update(&lists[index], &list);
             functions.push(merge(record, list, self.functions.last(&ids[index])));
         }
         Ok(functions)
@@ -133,7 +135,7 @@ impl Routing {
         let found = find_many::<FunctionId>(registry, &paths).await?;
         let mut targets = Vec::with_capacity(hostnames.len());
         for ((hostname, path), found) in hostnames.iter().zip(&paths).zip(found) {
-            self.undecodable.note(path, &found);
+            self.undecodable.update(path, &found);
             targets.push(match found {
                 Found::Good(id) => Some(id),
                 Found::Missing => None,
@@ -143,10 +145,10 @@ impl Routing {
         Ok(targets)
     }
 
-    fn settle(&mut self, evidence: Evidence) {
+    fn update_published(&mut self, source: Source) {
         let now = Instant::now();
-        self.functions.settle(now, evidence);
-        self.routes.settle(now, evidence);
+        self.functions.update_published(now, source);
+        self.routes.update_published(now, source);
     }
 }
 
@@ -158,7 +160,7 @@ fn merge(
 ) -> Option<RoutedFunction> {
     let backends: Arc<[Backend]> = match list {
         Found::Good(list) => list.into(),
-        // A function without a list is a contradiction that the audit finds; it has nowhere to go.
+        // A function without a list is an inconsistency that the audit finds; it has nowhere to go.
         Found::Missing => Arc::default(),
         Found::Undecodable(_) => last.map(|last| last.backends.clone()).unwrap_or_default(),
     };
@@ -185,7 +187,7 @@ impl View for Routing {
         // Misplaced nodes are the audit's business.
         event
             .path()
-            .is_some_and(|path| registry.layout.place(path).is_some())
+            .is_some_and(|path| registry.layout.znode_kind(path).is_some())
     }
 
     async fn list(&mut self, registry: &Registry) -> Result<()> {
@@ -212,7 +214,7 @@ impl View for Routing {
         let read_routes = self.read_routes(registry, &hostnames).await?;
         self.functions.replace(present(ids, read_functions));
         self.routes.replace(present(hostnames, read_routes));
-        self.settle(Evidence::Listing(begun));
+        self.update_published(Source::Listing(begun));
         self.complete = true;
         Ok(())
     }
@@ -224,10 +226,10 @@ impl View for Routing {
     ) -> Result<Refreshed> {
         let (mut ids, mut hostnames) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
-            match registry.layout.place(path) {
-                Some(Place::Function(id) | Place::Backends(id)) => drop(ids.insert(id)),
-                Some(Place::Route(hostname)) => drop(hostnames.insert(hostname)),
-                _ => return Ok(Refreshed::InDoubt),
+            match registry.layout.znode_kind(path) {
+                Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => drop(ids.insert(id)),
+                Some(ZnodeKind::Route(hostname)) => drop(hostnames.insert(hostname)),
+                _ => return Ok(Refreshed::NeedsList),
             }
         }
         let ids: Vec<FunctionId> = ids.into_iter().collect();
@@ -240,13 +242,13 @@ impl View for Routing {
         for (hostname, target) in hostnames.into_iter().zip(routes) {
             self.routes.put(hostname, target);
         }
-        self.settle(Evidence::Hint);
+        self.update_published(Source::Hint);
         Ok(Refreshed::Done)
     }
 
     fn len(&self) -> usize {
         // A function is two nodes.
-        self.functions.shown().len() * 2 + self.routes.shown().len()
+        self.functions.published().len() * 2 + self.routes.published().len()
     }
 
     fn confirm_at(&self) -> Option<Instant> {
@@ -258,11 +260,11 @@ impl View for Routing {
 
     fn snapshot(&self) -> RoutingSnapshot {
         RoutingSnapshot {
-            functions: self.functions.shown().clone(),
-            routes: self.routes.shown().clone(),
+            functions: self.functions.published().clone(),
+            routes: self.routes.published().clone(),
             complete: self.complete,
-            alarms: Alarms {
-                held_back: self.functions.held() + self.routes.held(),
+            stale: StaleCounts {
+                held_back: self.functions.held_back() + self.routes.held_back(),
                 undecodable: self.undecodable.paths.len(),
             },
         }

@@ -1,4 +1,4 @@
-//! What a node sees.
+//! The assignment that a node watches.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, NODES, definition, shows, slot, spawned};
 type Shown = watch::Receiver<Arc<Assignment>>;
 
 async fn complete(f: &Fixture) -> Shown {
-    let mut assignment = spawned(f.registry.follow_assignment(
+    let mut assignment = spawned(f.registry.watch_assignment(
         NODES[0],
         Assignment::default(),
         pending(),
@@ -44,7 +44,7 @@ async fn a_node_sees_its_own_slots_with_their_definitions() {
 }
 
 #[tokio::test]
-async fn slots_come_and_go() {
+async fn added_and_removed_slots_are_seen() {
     let f = Fixture::new().await;
     let writer = f.other();
     let mut assignment = complete(&f).await;
@@ -93,14 +93,14 @@ async fn an_older_revision_keeps_its_definition() {
     );
     let kept: Assignment = serde_json::from_slice(&serde_json::to_vec(&*shown).unwrap()).unwrap();
     let other = f.other();
-    let mut seeded = spawned(other.registry.follow_assignment(NODES[0], kept, pending()));
+    let mut seeded = spawned(other.registry.watch_assignment(NODES[0], kept, pending()));
     assert!(!seeded.borrow().complete && seeded.borrow().containers.len() == 2);
     let seeded = shows(&mut seeded, "everything", |s| s.complete).await;
     assert_eq!(seeded.containers, shown.containers);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nodes_own_status_does_not_come_back_to_it() {
+async fn a_nodes_own_status_updates_do_not_change_its_assignment() {
     let f = Fixture::new().await;
     let mine = slot(NODES[0]);
     f.function(&definition(&[]), &[mine]).await;
@@ -117,7 +117,7 @@ async fn a_nodes_own_status_does_not_come_back_to_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
+async fn an_unresolved_slot_is_distinguished_from_an_unassigned_one() {
     let f = Fixture::new().await;
     let mine = slot(NODES[0]);
     let id = f.function(&definition(&[]), &[mine]).await;
@@ -137,7 +137,7 @@ async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
         shown.unresolved[&bad].reason,
         UnresolvedReason::AssignmentUndecodable(_)
     ));
-    assert_eq!(shown.alarms.undecodable, 1);
+    assert_eq!(shown.stale.undecodable, 1);
 
     f.put(&f.registry.layout().function(id), &good).await;
     // The node's next list finds it; what changes its record makes it look at once.
@@ -152,7 +152,7 @@ async fn what_cannot_be_resolved_is_told_apart_from_what_is_not_assigned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_told_nothing() {
+async fn a_node_keeps_its_assignment_without_a_connection_and_when_all_of_it_disappears_at_once() {
     let f = Fixture::new().await;
     let writer = f.other();
     let slots: Vec<_> = (0..20).map(|_| slot(NODES[0])).collect();
@@ -164,7 +164,10 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(assignment.borrow().containers.len(), 20);
     f.tree.reconnect();
-    let held = shows(&mut assignment, "the alarm", |s| s.alarms.held_back == 20).await;
+    let held = shows(&mut assignment, "the held-back count", |s| {
+        s.stale.held_back == 20
+    })
+    .await;
     assert_eq!(held.containers.len(), 20);
     let begun = tokio::time::Instant::now();
     shows(&mut assignment, "nothing", |s| s.containers.is_empty()).await;
@@ -176,9 +179,9 @@ async fn a_node_keeps_what_it_has_while_it_cannot_ask_and_when_it_is_suddenly_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_not_provisioned_knows_nothing() {
+async fn the_assignment_of_an_unprovisioned_node_is_incomplete() {
     let f = Fixture::bare().await;
-    let mut assignment = spawned(f.registry.follow_assignment(
+    let mut assignment = spawned(f.registry.watch_assignment(
         NODES[0],
         Assignment::default(),
         pending(),

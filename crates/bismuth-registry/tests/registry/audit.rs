@@ -1,10 +1,10 @@
-//! Each contradiction is found, and mended where a program may.
+//! Each inconsistency is found, and repaired where that needs no decision.
 
 use std::time::Duration;
 
-use bismuth_coord::{Kind, Tree};
+use bismuth_coord::{CreateMode, Tree};
 use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId, Revision};
-use bismuth_registry::audit::{Contradiction, Finding};
+use bismuth_registry::audit::{Finding, Inconsistency};
 use bismuth_registry::codec::Record;
 use bismuth_registry::{Error, Layout};
 
@@ -37,8 +37,8 @@ impl Broken {
         self.f.registry.audit_with(Duration::ZERO).await.unwrap()
     }
 
-    /// The one finding is this one; it is mended, and nothing is left.
-    async fn is_mended(&self, what: Contradiction) {
+    /// The one finding is this one; it is repaired, and nothing is left.
+    async fn is_repaired(&self, what: Inconsistency) {
         let findings = self.audit().await;
         assert_eq!(
             findings
@@ -48,26 +48,26 @@ impl Broken {
             [&what]
         );
         self.f.registry.repair(&findings[0]).await.unwrap();
-        assert_eq!(self.audit().await, [], "after mending that {what}");
+        assert_eq!(self.audit().await, [], "after repairing that {what}");
     }
 
-    fn undecodable(path: &str, findings: &[Finding]) -> Contradiction {
+    fn undecodable(path: &str, findings: &[Finding]) -> Inconsistency {
         let reason = findings.iter().find_map(|finding| match &finding.what {
-            Contradiction::Undecodable {
+            Inconsistency::Undecodable {
                 path: found,
                 reason,
             } if found == path => Some(reason.clone()),
             _ => None,
         });
-        Contradiction::Undecodable {
+        Inconsistency::Undecodable {
             path: path.to_owned(),
             reason: reason.expect("it is found"),
         }
     }
 
-    async fn undecodable_is_mended(&self, path: &str) {
+    async fn undecodable_is_repaired(&self, path: &str) {
         let what = Self::undecodable(path, &self.audit().await);
-        self.is_mended(what).await;
+        self.is_repaired(what).await;
     }
 
     async fn backends(&self) -> Vec<Backend> {
@@ -102,18 +102,19 @@ impl Broken {
 }
 
 #[tokio::test]
-async fn a_missing_directory() {
+async fn a_missing_directory_is_created() {
     let b = sound().await;
     let path = b.layout().elections();
     b.f.remove(&path).await;
-    b.is_mended(Contradiction::DirectoryMissing { path }).await;
+    b.is_repaired(Inconsistency::DirectoryMissing { path })
+        .await;
     b.f.remove(&b.layout().containers(NODES[1])).await;
-    b.is_mended(Contradiction::NodeWithoutDirectory { ip: NODES[1] })
+    b.is_repaired(Inconsistency::NodeWithoutDirectory { ip: NODES[1] })
         .await;
 }
 
 #[tokio::test]
-async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
+async fn a_misplaced_node_is_removed_only_from_directories_of_ours() {
     let b = sound().await;
     for path in [
         "/default/function/nonsense",
@@ -121,7 +122,7 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
         "/default/node/here",
     ] {
         b.f.put(path, b"?").await;
-        b.is_mended(Contradiction::Misplaced {
+        b.is_repaired(Inconsistency::Misplaced {
             path: path.to_owned(),
         })
         .await;
@@ -138,23 +139,23 @@ async fn what_is_in_the_wrong_place_is_removed_only_where_its_name_tells() {
 }
 
 #[tokio::test]
-async fn a_missing_or_undecodable_backend_list_is_made_of_the_assignments() {
+async fn a_missing_or_undecodable_backend_list_is_rebuilt_from_the_assignments() {
     let b = sound().await;
     b.f.remove(&b.layout().backends(b.id)).await;
-    b.is_mended(Contradiction::ListMissing { function: b.id })
+    b.is_repaired(Inconsistency::ListMissing { function: b.id })
         .await;
     assert_eq!(b.backends().await, [b.slot]);
     let path = b.layout().backends(b.id);
     b.f.put(&path, b"cut off").await;
-    b.undecodable_is_mended(&path).await;
+    b.undecodable_is_repaired(&path).await;
     assert_eq!(b.backends().await, [b.slot]);
 }
 
 #[tokio::test]
-async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
+async fn an_invalid_backend_is_removed_from_the_list() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
-    b.is_mended(Contradiction::BackendTwice {
+    b.is_repaired(Inconsistency::BackendTwice {
         function: b.id,
         backend: b.slot,
     })
@@ -162,7 +163,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let nowhere = slot("10.0.0.1".parse().unwrap());
     b.list(&[nowhere, b.slot]).await;
-    b.is_mended(Contradiction::BackendOnUnknownNode {
+    b.is_repaired(Inconsistency::BackendOnUnknownNode {
         function: b.id,
         backend: nowhere,
     })
@@ -170,7 +171,7 @@ async fn a_backend_that_cannot_be_one_is_taken_off_the_list() {
 
     let theirs = b.f.registry.add_backend(b.other, NODES[1]).await.unwrap();
     b.list(&[b.slot, theirs]).await;
-    b.is_mended(Contradiction::BackendOfOther {
+    b.is_repaired(Inconsistency::BackendOfOther {
         function: b.id,
         backend: theirs,
         serves: b.other,
@@ -184,7 +185,7 @@ async fn a_backend_that_is_not_assigned_is_assigned() {
     let b = sound().await;
     b.f.remove(&b.layout().container(b.slot.ip, b.slot.container_id))
         .await;
-    b.is_mended(Contradiction::BackendUnassigned {
+    b.is_repaired(Inconsistency::BackendUnassigned {
         function: b.id,
         backend: b.slot,
     })
@@ -202,24 +203,24 @@ async fn a_backend_that_is_not_assigned_is_assigned() {
 }
 
 #[tokio::test]
-async fn an_assignment_that_serves_nothing_is_removed() {
+async fn an_assignment_without_function_or_backend_is_removed() {
     let b = sound().await;
     let (stray, nobody) = (slot(NODES[1]), FunctionId::new_random());
     b.assign(stray, nobody, 1).await;
-    b.is_mended(Contradiction::ContainerOfMissingFunction {
+    b.is_repaired(Inconsistency::ContainerOfMissingFunction {
         container: stray,
         function: nobody,
     })
     .await;
     b.assign(stray, b.id, 1).await;
-    b.is_mended(Contradiction::ContainerUnlisted {
+    b.is_repaired(Inconsistency::ContainerUnlisted {
         container: stray,
         function: b.id,
     })
     .await;
     b.assign(stray, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Contradiction::ContainerOfFutureRevision {
+    b.is_repaired(Inconsistency::ContainerOfFutureRevision {
         container: stray,
         function: b.id,
         revision,
@@ -240,7 +241,7 @@ async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current
     let b = sound().await;
     b.assign(b.slot, b.id, 9).await;
     let (revision, current) = (Revision(9), Revision(1));
-    b.is_mended(Contradiction::ContainerOfFutureRevision {
+    b.is_repaired(Inconsistency::ContainerOfFutureRevision {
         container: b.slot,
         function: b.id,
         revision,
@@ -251,7 +252,7 @@ async fn a_backend_of_a_revision_that_does_not_exist_is_assigned_for_the_current
 }
 
 #[tokio::test]
-async fn a_deployment_under_way_is_no_contradiction() {
+async fn a_deployment_in_progress_is_no_inconsistency() {
     let b = sound().await;
     b.f.registry
         .replace_definition(
@@ -267,48 +268,48 @@ async fn a_deployment_under_way_is_no_contradiction() {
 }
 
 #[tokio::test]
-async fn routes_that_lead_astray() {
+async fn missing_and_wrong_routes_are_repaired() {
     let b = sound().await;
     let (name, path) = (hostname("a.b"), b.layout().route(&hostname("a.b")));
     let lead = |id: FunctionId| id.encode().unwrap();
 
     b.f.remove(&path).await;
-    b.is_mended(Contradiction::RouteMissing {
+    b.is_repaired(Inconsistency::RouteMissing {
         hostname: name.clone(),
         function: b.id,
     })
     .await;
     b.f.put(&path, &lead(b.other)).await;
-    b.is_mended(Contradiction::RouteElsewhere {
+    b.is_repaired(Inconsistency::RouteElsewhere {
         hostname: name.clone(),
         function: b.id,
         leads_to: b.other,
     })
     .await;
     b.f.put(&path, b"\x01").await;
-    b.undecodable_is_mended(&path).await;
+    b.undecodable_is_repaired(&path).await;
 
     let (free, nobody) = (hostname("free.b"), FunctionId::new_random());
     let free_path = b.layout().route(&free);
     b.f.put(&free_path, &lead(nobody)).await;
-    b.is_mended(Contradiction::RouteToMissingFunction {
+    b.is_repaired(Inconsistency::RouteToMissingFunction {
         hostname: free.clone(),
         function: nobody,
     })
     .await;
     b.f.put(&free_path, &lead(b.other)).await;
-    b.is_mended(Contradiction::RouteUnclaimed {
+    b.is_repaired(Inconsistency::RouteUnclaimed {
         hostname: free,
         function: b.other,
     })
     .await;
     b.f.put(&free_path, b"").await;
-    b.undecodable_is_mended(&free_path).await;
+    b.undecodable_is_repaired(&free_path).await;
     assert!(!b.f.exists(&free_path).await);
 }
 
 #[tokio::test]
-async fn a_hostname_of_two_functions_is_left_to_people() {
+async fn a_hostname_claimed_by_two_functions_is_left_to_the_operator() {
     let b = sound().await;
     let record = b.f.registry.function(b.id).await.unwrap().unwrap().record;
     b.f.put(&b.layout().function(b.other), &record.encode().unwrap())
@@ -319,7 +320,7 @@ async fn a_hostname_of_two_functions_is_left_to_people() {
     assert_eq!(findings.len(), 1);
     assert_eq!(
         findings[0].what,
-        Contradiction::RouteContested {
+        Inconsistency::RouteContested {
             hostname: hostname("a.b"),
             functions
         }
@@ -328,11 +329,11 @@ async fn a_hostname_of_two_functions_is_left_to_people() {
 }
 
 #[tokio::test]
-async fn undecodable_nodes_signs_of_life_and_assignments() {
+async fn undecodable_nodes_registrations_and_assignments_are_repaired() {
     let b = sound().await;
     let node = b.layout().node(NODES[1]);
     b.f.put(&node, b"yes").await;
-    b.undecodable_is_mended(&node).await;
+    b.undecodable_is_repaired(&node).await;
     assert!(
         !b.f.registry
             .node(NODES[1])
@@ -344,26 +345,26 @@ async fn undecodable_nodes_signs_of_life_and_assignments() {
 
     let alive = b.layout().alive(NODES[1]);
     b.f.tree
-        .create(&alive, b"?", Kind::Ephemeral)
+        .create(&alive, b"?", CreateMode::Ephemeral)
         .await
         .unwrap();
-    b.undecodable_is_mended(&alive).await;
+    b.undecodable_is_repaired(&alive).await;
     b.f.put(&alive, b"").await;
-    b.is_mended(Contradiction::SignOfLifePersistent { ip: NODES[1] })
+    b.is_repaired(Inconsistency::AlivePersistent { ip: NODES[1] })
         .await;
 
     let listed = b.layout().container(b.slot.ip, b.slot.container_id);
     b.f.put(&listed, b"\x01\x02").await;
-    b.undecodable_is_mended(&listed).await;
+    b.undecodable_is_repaired(&listed).await;
     assert!(b.f.exists(&listed).await);
     let unlisted = b.layout().container(NODES[2], ContainerId::new_random());
     b.f.put(&unlisted, b"").await;
-    b.undecodable_is_mended(&unlisted).await;
+    b.undecodable_is_repaired(&unlisted).await;
     assert!(!b.f.exists(&unlisted).await);
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_be_decoded_is_left_to_people_and_its_own_are_left_alone() {
+async fn an_undecodable_function_is_left_to_the_operator_with_its_routes_and_slots() {
     let b = sound().await;
     let path = b.layout().function(b.id);
     b.f.put(&path, b"\x02").await;
@@ -376,7 +377,7 @@ async fn a_function_that_cannot_be_decoded_is_left_to_people_and_its_own_are_lef
 }
 
 #[tokio::test]
-async fn a_repair_of_what_changed_since_does_nothing() {
+async fn a_repair_does_nothing_if_the_record_changed_since_the_audit() {
     let b = sound().await;
     b.list(&[b.slot, b.slot]).await;
     let findings = b.audit().await;
@@ -387,7 +388,7 @@ async fn a_repair_of_what_changed_since_does_nothing() {
 }
 
 #[tokio::test]
-async fn everything_at_once_is_mended_in_rounds() {
+async fn several_inconsistencies_are_repaired_in_rounds() {
     let b = sound().await;
     let nowhere = [
         slot("10.0.0.1".parse().unwrap()),
@@ -398,7 +399,7 @@ async fn everything_at_once_is_mended_in_rounds() {
         .await;
     b.f.remove(&b.layout().route(&hostname("a.b"))).await;
     b.f.put("/default/node/10.0.0.999", b"").await;
-    let (mended, left) = b.f.registry.repair_all(Duration::ZERO).await.unwrap();
-    assert_eq!((mended.len(), left), (6, Vec::new()), "{mended:#?}");
+    let (repaired, left) = b.f.registry.repair_all(Duration::ZERO).await.unwrap();
+    assert_eq!((repaired.len(), left), (6, Vec::new()), "{repaired:#?}");
     assert_eq!(b.backends().await, [b.slot]);
 }

@@ -1,15 +1,15 @@
-//! What the tests share: a bootstrapped environment with nodes, and ways to say things briefly.
+//! Shared fixture: a bootstrapped environment with nodes on an in-memory tree, and helpers.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_coord::{Kind, MemoryTree, Tree};
+use bismuth_coord::{CreateMode, MemoryTree, Tree};
 use bismuth_model::{
     Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
     NodeFacts, Route,
 };
-use bismuth_registry::{Announcement, Node, Registry};
+use bismuth_registry::{Node, NodeRegistration, Registry};
 use tokio::sync::watch;
 
 /// How long anything may take that takes no time: long enough for a machine that builds beside the test.
@@ -53,9 +53,9 @@ impl Fixture {
     }
 
     /// The first node says that it is alive.
-    pub async fn announce(&self, epoch: &str) -> Announcement {
-        let announced = self.registry.announce_node(NODES[0], &facts(epoch)).await;
-        announced.unwrap()
+    pub async fn register(&self, epoch: &str) -> NodeRegistration {
+        let registered = self.registry.register_node(NODES[0], &facts(epoch)).await;
+        registered.unwrap()
     }
 
     /// The first node.
@@ -78,7 +78,7 @@ impl Fixture {
             Some(_) => drop(self.tree.set(path, data, None).await.unwrap()),
             None => drop(
                 self.tree
-                    .create(path, data, Kind::Persistent)
+                    .create(path, data, CreateMode::Persistent)
                     .await
                     .unwrap(),
             ),
@@ -130,7 +130,7 @@ pub fn facts(epoch: &str) -> NodeFacts {
     }
 }
 
-/// What `follow_*` shows, followed in a task of its own.
+/// What `watch_*` publishes, driven by a task of its own.
 pub fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
     tokio::spawn(following);
     shown

@@ -8,7 +8,7 @@ use bismuth_registry::{Error, MAX_BACKENDS};
 use crate::fixture::{Fixture, NODES, definition, hostname, slot};
 
 #[tokio::test]
-async fn a_created_function_is_there_with_its_backends_routes_and_assignments() {
+async fn a_created_function_has_its_backends_routes_and_assignments() {
     let f = Fixture::new().await;
     let slots = [slot(NODES[0]), slot(NODES[1])];
     let id = f.function(&definition(&["a.example.com"]), &slots).await;
@@ -28,7 +28,7 @@ async fn a_created_function_is_there_with_its_backends_routes_and_assignments() 
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_be_created_whole_leaves_nothing() {
+async fn a_failed_create_leaves_no_records() {
     let f = Fixture::new().await;
     let id = FunctionId::new_random();
     let nowhere = slot("10.0.0.1".parse().unwrap());
@@ -69,7 +69,7 @@ async fn a_route_of_another_function_is_refused_with_its_owner() {
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_refused() {
+async fn creating_what_exists_already_is_refused() {
     let f = Fixture::new().await;
     let taken = slot(NODES[0]);
     let id = f.function(&definition(&[]), &[taken]).await;
@@ -88,7 +88,7 @@ async fn what_is_there_already_is_refused() {
 }
 
 #[tokio::test]
-async fn without_an_environment_it_says_so() {
+async fn without_an_environment_every_call_is_refused_as_not_bootstrapped() {
     let tree = bismuth_coord::MemoryTree::new();
     let registry = crate::fixture::on(&tree);
     assert!(!registry.is_bootstrapped().await.unwrap());
@@ -110,7 +110,7 @@ async fn without_an_environment_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_record_that_does_not_fit_is_refused_with_the_field_to_blame() {
+async fn a_record_that_is_too_large_is_refused_with_its_largest_field() {
     let f = Fixture::new().await;
     let mut large = definition(&[]);
     large.env.insert("SMALL".to_owned(), "x".to_owned());
@@ -165,7 +165,7 @@ async fn functions_are_listed_in_pages_by_their_ids() {
 }
 
 #[tokio::test]
-async fn a_redeployment_switches_and_then_releases() {
+async fn a_new_revision_is_assigned_then_switched_to_then_the_old_slots_released() {
     let f = Fixture::new().await;
     let (old, new) = (slot(NODES[0]), slot(NODES[1]));
     let id = f.function(&definition(&["old.a", "both.a"]), &[old]).await;
@@ -222,7 +222,7 @@ async fn a_redeployment_switches_and_then_releases() {
 }
 
 #[tokio::test]
-async fn a_definition_is_replaced_only_where_it_was_read() {
+async fn a_definition_is_replaced_only_at_the_version_that_was_read() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[]).await;
     f.registry
@@ -243,7 +243,7 @@ async fn a_definition_is_replaced_only_where_it_was_read() {
 }
 
 #[tokio::test]
-async fn requests_are_sent_only_where_they_are_served() {
+async fn only_slots_assigned_to_the_function_become_backends() {
     let f = Fixture::new().await;
     let (mine, theirs) = (slot(NODES[0]), slot(NODES[0]));
     let id = f.function(&definition(&[]), &[mine]).await;
@@ -332,7 +332,7 @@ async fn a_backend_is_added_and_removed_with_its_assignment() {
 }
 
 #[tokio::test]
-async fn a_deleted_function_leaves_nothing_not_even_slots_that_were_never_listed() {
+async fn a_deleted_function_leaves_no_records_nor_unlisted_slots() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&["a.b"]), &[slot(NODES[0])]).await;
     f.registry
@@ -363,7 +363,7 @@ async fn a_function_that_cannot_be_decoded_can_be_deleted_with_its_routes() {
 }
 
 #[tokio::test]
-async fn the_node_updates_what_is_assigned_and_creates_nothing() {
+async fn a_status_update_changes_an_assignment_and_never_creates_one() {
     let f = Fixture::new().await;
     let slot = slot(NODES[0]);
     f.function(&definition(&[]), &[slot]).await;
@@ -395,7 +395,7 @@ async fn the_node_updates_what_is_assigned_and_creates_nothing() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_found_out_about() {
+async fn the_outcome_of_a_change_whose_answer_was_lost_is_determined() {
     for how in [LostAnswer::BeforeChange, LostAnswer::AfterChange] {
         let f = Fixture::new().await;
         f.tree.lose_next_answer(how);

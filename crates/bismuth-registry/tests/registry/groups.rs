@@ -1,4 +1,4 @@
-//! Who works on the data of a group.
+//! The functions that use a service group.
 
 use bismuth_model::{FunctionId, ServiceGroup};
 use bismuth_registry::GroupUsers;
@@ -6,7 +6,7 @@ use bismuth_registry::GroupUsers;
 use crate::fixture::{Fixture, definition};
 
 #[tokio::test]
-async fn the_users_of_a_group_are_those_that_name_it_or_are_it() {
+async fn the_users_of_a_group_are_the_functions_that_name_it_or_whose_id_it_is() {
     let f = Fixture::new().await;
     let shop: ServiceGroup = "shop".parse().unwrap();
     let mut in_shop = definition(&[]);

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
-mod announce;
 mod assignment;
 mod audit;
 mod fixture;
 mod functions;
 mod groups;
+mod node_registration;
 mod nodes;
 mod routing;
-mod store;
+mod store_claim;
 mod writers;

@@ -32,9 +32,9 @@ async fn nodes_are_listed_with_their_facts_and_containers() {
     let bad = ContainerId::new_random();
     f.put(&f.registry.layout().container(NODES[1], bad), b"\x01bad")
         .await;
-    let _announcement = f
+    let _registration = f
         .registry
-        .announce_node(NODES[1], &facts("e"))
+        .register_node(NODES[1], &facts("e"))
         .await
         .unwrap();
     let nodes = f.registry.list_nodes().await.unwrap();

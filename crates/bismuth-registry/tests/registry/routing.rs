@@ -1,4 +1,4 @@
-//! What frontends see.
+//! The routing that frontends watch.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ type Shown = watch::Receiver<Arc<RoutingSnapshot>>;
 async fn complete(f: &Fixture) -> Shown {
     let mut routing = spawned(
         f.registry
-            .follow_routing(RoutingSnapshot::default(), pending()),
+            .watch_routing(RoutingSnapshot::default(), pending()),
     );
     shows(&mut routing, "everything", |snapshot| snapshot.complete).await;
     routing
@@ -39,7 +39,7 @@ async fn many(f: &Fixture, count: usize) -> Vec<FunctionId> {
 }
 
 #[tokio::test]
-async fn the_first_list_shows_everything() {
+async fn the_first_list_is_complete() {
     let f = Fixture::new().await;
     let mut made = definition(&["a.b"]);
     made.affinity = Some(Affinity::Cookie("sid".into()));
@@ -98,7 +98,7 @@ async fn every_change_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_connection_is_lost_the_last_snapshot_stays_and_then_catches_up() {
+async fn the_last_snapshot_stays_while_disconnected_and_is_updated_after() {
     let f = Fixture::new().await;
     let writer = f.other();
     let id = f.function(&definition(&[]), &[slot(NODES[0])]).await;
@@ -127,7 +127,7 @@ async fn started_without_a_connection_it_is_incomplete_until_there_is_one() {
     f.tree.disconnect();
     let mut routing = spawned(
         f.registry
-            .follow_routing(RoutingSnapshot::default(), pending()),
+            .watch_routing(RoutingSnapshot::default(), pending()),
     );
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(**routing.borrow(), RoutingSnapshot::default());
@@ -139,7 +139,7 @@ async fn started_without_a_connection_it_is_incomplete_until_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_other() {
+async fn an_undecodable_record_keeps_its_last_good_value_and_does_not_affect_others() {
     let f = Fixture::new().await;
     let ids = many(&f, 3).await;
     let mut routing = complete(&f).await;
@@ -148,7 +148,10 @@ async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_
     f.put(&f.registry.layout().backends(ids[1]), b"cut").await;
     f.put(&f.registry.layout().route(&hostname("f2.example.com")), b"")
         .await;
-    let after = shows(&mut routing, "three alarms", |s| s.alarms.undecodable == 3).await;
+    let after = shows(&mut routing, "three undecodable", |s| {
+        s.stale.undecodable == 3
+    })
+    .await;
     assert_eq!(
         (&after.functions, &after.routes),
         (&before.functions, &before.routes)
@@ -156,19 +159,19 @@ async fn a_record_that_cannot_be_decoded_keeps_its_last_good_value_and_hides_no_
 
     // A frontend that starts now has no last good value: it skips what it cannot read.
     let fresh = complete(&f.other()).await.borrow().clone();
-    assert_eq!(fresh.alarms.undecodable, 3);
+    assert_eq!(fresh.stale.undecodable, 3);
     assert!(!fresh.functions.contains_key(&ids[0]) && fresh.functions[&ids[1]].backends.is_empty());
     assert_eq!(fresh.functions[&ids[2]], before.functions[&ids[2]]);
 
     f.registry.delete_function(ids[0]).await.unwrap();
-    shows(&mut routing, "two alarms", |s| {
-        s.alarms.undecodable == 2 && !s.functions.contains_key(&ids[0])
+    shows(&mut routing, "two undecodable", |s| {
+        s.stale.undecodable == 2 && !s.functions.contains_key(&ids[0])
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_of_three_functions_are_deleted_at_once() {
+async fn deleting_two_of_three_functions_is_not_held_back() {
     let f = Fixture::new().await;
     let ids = many(&f, 3).await;
     let mut routing = complete(&f).await;
@@ -177,12 +180,12 @@ async fn two_of_three_functions_are_deleted_at_once() {
         f.registry.delete_function(*id).await.unwrap();
     }
     let shown = shows(&mut routing, "one function", |s| s.functions.len() == 1).await;
-    assert_eq!(shown.alarms.held_back, 0);
+    assert_eq!(shown.stale.held_back, 0);
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn most_of_many_is_held_back_until_it_is_confirmed() {
+async fn a_mass_deletion_is_held_back_until_a_later_list_confirms_it() {
     let f = Fixture::new().await;
     let writer = f.other();
     let ids = many(&f, 40).await;
@@ -195,8 +198,8 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
     }
     let added = writer.function(&definition(&[]), &[slot(NODES[0])]).await;
     f.tree.reconnect();
-    let held = shows(&mut routing, "the alarm and what is new", |s| {
-        s.alarms.held_back == 60 && s.functions.contains_key(&added)
+    let held = shows(&mut routing, "the held-back count and what is new", |s| {
+        s.stale.held_back == 60 && s.functions.contains_key(&added)
     })
     .await;
     assert_eq!(
@@ -204,7 +207,7 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
         (41, 40),
         "what went is still shown"
     );
-    let confirmed = shows(&mut routing, "what is left", |s| s.alarms.held_back == 0).await;
+    let confirmed = shows(&mut routing, "what is left", |s| s.stale.held_back == 0).await;
     assert_eq!(
         (confirmed.functions.len(), confirmed.routes.len()),
         (11, 10)
@@ -217,7 +220,7 @@ async fn most_of_many_is_held_back_until_it_is_confirmed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_back_while_it_is_held_back_was_never_away() {
+async fn an_entry_that_reappears_while_held_back_stays_published() {
     let f = Fixture::new().await;
     let writer = f.other();
     let ids = many(&f, 20).await;
@@ -237,22 +240,25 @@ async fn what_comes_back_while_it_is_held_back_was_never_away() {
         writer.put(path, b"").await;
     }
     f.tree.reconnect();
-    let held = shows(&mut routing, "the alarm", |s| s.alarms.held_back == 20).await;
+    let held = shows(&mut routing, "the held-back count", |s| {
+        s.stale.held_back == 20
+    })
+    .await;
     assert_eq!(held.functions, before.functions);
     for (path, backends) in &lists {
         writer
             .put(path, &bismuth_model::Backend::encode_list(backends))
             .await;
     }
-    let after = shows(&mut routing, "the end of the alarm", |s| {
-        s.alarms.held_back == 0
+    let after = shows(&mut routing, "that nothing is held back", |s| {
+        s.stale.held_back == 0
     })
     .await;
     assert_eq!(after.functions, before.functions);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_environment_that_vanishes_is_not_believed() {
+async fn a_vanished_environment_keeps_the_last_snapshot() {
     let f = Fixture::new().await;
     let writer = f.other();
     f.function(&definition(&["a.b"]), &[slot(NODES[0])]).await;
@@ -268,7 +274,7 @@ async fn an_environment_that_vanishes_is_not_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_hint_tells_is_found_by_the_next_list() {
+async fn a_change_without_an_event_is_found_by_the_next_list() {
     let f = Fixture::new().await;
     let mut routing = complete(&f).await;
     // Nothing of ours: no hint is taken, and nothing is shown of it.
@@ -289,7 +295,7 @@ async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (mut routing, following) = f
         .registry
-        .follow_routing(RoutingSnapshot::default(), async { drop(stopped.await) });
+        .watch_routing(RoutingSnapshot::default(), async { drop(stopped.await) });
     let task = tokio::spawn(following);
     shows(&mut routing, "everything", |s| s.complete).await;
     stop.send(()).unwrap();
@@ -301,7 +307,7 @@ async fn the_task_ends_with_the_shutdown_and_the_last_snapshot_stays() {
 
     let (routing, following) = f
         .registry
-        .follow_routing(RoutingSnapshot::default(), pending());
+        .watch_routing(RoutingSnapshot::default(), pending());
     drop(routing);
     tokio::time::timeout(crate::fixture::BOUND, following)
         .await

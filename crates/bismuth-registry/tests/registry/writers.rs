@@ -1,4 +1,4 @@
-//! Many writers at once, over connections that lose answers: whatever they do, nothing contradicts afterwards.
+//! Concurrent writers over connections that lose answers leave no inconsistencies.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{
-    Kind, MemoryTree, Op, Result as TreeResult, SessionState, Tree, Version, Versioned, Watch,
+    CreateMode, MemoryTree, Op, Result as TreeResult, SessionState, Tree, Version, Versioned, Watch,
 };
 use bismuth_model::{ContainerState, ContainerStatus, Environment, FunctionId};
 use bismuth_registry::{Error, Registry};
@@ -17,13 +17,13 @@ use proptest::prelude::*;
 use crate::fixture::{Fixture, NODES, definition, slot};
 
 /// A connection on which others get in between at every step, and which sometimes loses an answer.
-struct Rough {
+struct FaultyTree {
     tree: MemoryTree,
     /// State of a small random generator (xorshift), so that a failure is found again from its seed.
     random: AtomicU64,
 }
 
-impl Rough {
+impl FaultyTree {
     fn new(tree: MemoryTree, seed: u64) -> Self {
         Self {
             tree,
@@ -40,7 +40,7 @@ impl Rough {
         (x >> 33) % below
     }
 
-    async fn others_go_first(&self) {
+    async fn let_others_run(&self) {
         for _ in 0..self.random(4) {
             tokio::task::yield_now().await;
         }
@@ -48,17 +48,17 @@ impl Rough {
 }
 
 #[async_trait]
-impl Tree for Rough {
+impl Tree for FaultyTree {
     async fn get(&self, path: &str) -> TreeResult<Versioned> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.get(path).await
     }
     async fn exists(&self, path: &str) -> TreeResult<Option<Version>> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.exists(path).await
     }
     async fn children(&self, path: &str) -> TreeResult<Vec<String>> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.children(path).await
     }
     async fn get_many(&self, paths: &[String]) -> Vec<TreeResult<Versioned>> {
@@ -68,20 +68,20 @@ impl Tree for Rough {
         }
         found
     }
-    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> TreeResult<Version> {
-        self.others_go_first().await;
-        self.tree.create(path, data, kind).await
+    async fn create(&self, path: &str, data: &[u8], mode: CreateMode) -> TreeResult<Version> {
+        self.let_others_run().await;
+        self.tree.create(path, data, mode).await
     }
     async fn set(&self, path: &str, data: &[u8], expected: Option<Version>) -> TreeResult<Version> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.set(path, data, expected).await
     }
     async fn delete(&self, path: &str, expected: Option<Version>) -> TreeResult<()> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         self.tree.delete(path, expected).await
     }
     async fn commit(&self, ops: Vec<Op>) -> TreeResult<()> {
-        self.others_go_first().await;
+        self.let_others_run().await;
         match self.random(8) {
             0 => self.tree.lose_next_answer(LostAnswer::BeforeChange),
             1 => self.tree.lose_next_answer(LostAnswer::AfterChange),
@@ -97,9 +97,9 @@ impl Tree for Rough {
     }
 }
 
-fn rough(f: &Fixture, seed: u64) -> Registry {
+fn faulty_registry(f: &Fixture, seed: u64) -> Registry {
     Registry::new(
-        Arc::new(Rough::new(f.tree.another_session(), seed)),
+        Arc::new(FaultyTree::new(f.tree.another_session(), seed)),
         Environment::default(),
     )
 }
@@ -231,7 +231,8 @@ fn run(scripts: Vec<Vec<Action>>, seed: u64) {
         let functions = Arc::new(Mutex::new(Vec::new()));
         let mut writers = tokio::task::JoinSet::new();
         for (index, script) in scripts.into_iter().enumerate() {
-            let registry = rough(&f, seed.wrapping_mul(31).wrapping_add(index as u64 * 7919));
+            let registry =
+                faulty_registry(&f, seed.wrapping_mul(31).wrapping_add(index as u64 * 7919));
             let writer = Writer {
                 registry,
                 functions: functions.clone(),
@@ -256,7 +257,7 @@ fn run(scripts: Vec<Vec<Action>>, seed: u64) {
             .audit_with(Duration::from_secs(3600))
             .await
             .unwrap();
-        assert_eq!(findings, [], "nothing contradicts");
+        assert_eq!(findings, [], "no inconsistency");
     });
 }
 
@@ -264,7 +265,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_writers_do_at_once_nothing_contradicts_afterwards(
+    fn concurrent_writers_leave_no_inconsistency(
         scripts in prop::collection::vec(prop::collection::vec(action(), 1..10), 2..5),
         seed in any::<u64>(),
     ) {
@@ -278,7 +279,7 @@ async fn every_backend_that_was_added_is_there_once() {
     let id = f.function(&definition(&[]), &[]).await;
     let mut writers = tokio::task::JoinSet::new();
     for seed in 0..6 {
-        let registry = rough(&f, 1 + seed * 104_729);
+        let registry = faulty_registry(&f, 1 + seed * 104_729);
         writers.spawn(async move {
             registry
                 .add_backend(id, NODES[seed as usize % 3])
@@ -298,10 +299,13 @@ async fn every_backend_that_was_added_is_there_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_that_want_one_route_exactly_one_gets_it() {
+async fn of_two_functions_created_with_one_route_exactly_one_gets_it() {
     for seed in 0..50 {
         let f = Fixture::new().await;
-        let (a, b) = (rough(&f, 3 + seed * 7), rough(&f, 5 + seed * 11));
+        let (a, b) = (
+            faulty_registry(&f, 3 + seed * 7),
+            faulty_registry(&f, 5 + seed * 11),
+        );
         let (one, two) = (FunctionId::new_random(), FunctionId::new_random());
         let wanted = definition(&["a.b"]);
         let (first, second) = tokio::join!(

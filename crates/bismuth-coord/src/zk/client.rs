@@ -1,4 +1,4 @@
-//! One session after the other: the supervisor, and what it publishes.
+//! Keeps a ZooKeeper session: a supervisor task connects, reconnects, and publishes the connection and session states.
 
 use std::sync::Arc;
 
@@ -9,54 +9,56 @@ use tracing::{debug, info, warn};
 use super::{ConnectOptions, RETRY, zk};
 use crate::tree::SessionState;
 
-/// What the supervisor publishes and everybody else looks at.
-pub(super) struct Hub {
+/// Connection and session state, published by the supervisor to all calls and watches.
+pub(super) struct ZkClient {
     pub(super) servers: String,
     pub(super) options: ConnectOptions,
-    pub(super) link: Sender<Link>,
+    pub(super) connection: Sender<ConnectionState>,
     pub(super) session: Sender<SessionState>,
 }
 
 #[derive(Clone)]
-pub(super) enum Link {
-    Up(Arc<zk::Client>),
+pub(super) enum ConnectionState {
+    Connected(Arc<zk::Client>),
     /// The client may be there and be looking for a server, or there is none.
-    Down {
+    Disconnected {
         since: Instant,
         why: Arc<str>,
     },
 }
 
-impl Link {
-    pub(super) fn down(why: impl Into<Arc<str>>) -> Self {
-        Self::Down {
+impl ConnectionState {
+    pub(super) fn disconnected(why: impl Into<Arc<str>>) -> Self {
+        Self::Disconnected {
             since: Instant::now(),
             why: why.into(),
         }
     }
 
-    /// The client if it can be asked right now. The link may lag behind the client by a moment.
+    /// The client if it can be asked right now. This state may lag behind the client by a moment.
     pub(super) fn client(&self) -> Option<&Arc<zk::Client>> {
         match self {
-            Self::Up(client) if client.state() == zk::SessionState::SyncConnected => Some(client),
+            Self::Connected(client) if client.state() == zk::SessionState::SyncConnected => {
+                Some(client)
+            }
             _ => None,
         }
     }
 }
 
-pub(super) async fn supervise(hub: Arc<Hub>) {
+pub(super) async fn supervise(zk_client: Arc<ZkClient>) {
     loop {
-        let client = Arc::new(hub.establish().await);
-        let end = hub.follow(&client).await;
-        warn!(servers = %hub.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
-        hub.publish(
-            Link::down(format!("the session ended ({end})")),
+        let client = Arc::new(zk_client.establish().await);
+        let end = zk_client.watch_session(&client).await;
+        warn!(servers = %zk_client.servers, session = %client.session_id(), state = %end, "the session ended, opening a new one");
+        zk_client.publish(
+            ConnectionState::disconnected(format!("the session ended ({end})")),
             SessionState::Expired,
         );
     }
 }
 
-impl Hub {
+impl ZkClient {
     async fn establish(&self) -> zk::Client {
         let mut delays = RETRY.delays();
         let mut failures = 0_u32;
@@ -84,22 +86,25 @@ impl Hub {
                 debug!(servers = %self.servers, error = %why, failures, "cannot connect to ZooKeeper");
             }
             failures = failures.saturating_add(1);
-            self.explain(&why);
+            self.set_disconnect_reason(&why);
             sleep(delays.next_delay()).await;
         }
     }
 
     /// Publishes the states of the client's session until a final one, and answers that.
-    async fn follow(&self, client: &Arc<zk::Client>) -> zk::SessionState {
+    async fn watch_session(&self, client: &Arc<zk::Client>) -> zk::SessionState {
         let mut states = client.state_watcher();
         let mut state = states.state();
         while !state.is_terminated() {
             if state == zk::SessionState::SyncConnected {
-                self.publish(Link::Up(client.clone()), SessionState::Connected);
+                self.publish(
+                    ConnectionState::Connected(client.clone()),
+                    SessionState::Connected,
+                );
             } else {
                 warn!(servers = %self.servers, session = %client.session_id(), "lost the connection to ZooKeeper");
                 self.publish(
-                    Link::down("the connection was lost"),
+                    ConnectionState::disconnected("the connection was lost"),
                     SessionState::Disconnected,
                 );
             }
@@ -108,28 +113,30 @@ impl Hub {
         state
     }
 
-    // The link goes first: whoever is woken by the session's state finds it in place. Both always notify, also
+    // The connection state goes first: whoever is woken by the session's state finds it in place. Both always notify, also
     // of an unchanged value, because a short disconnection may have been skipped.
-    fn publish(&self, link: Link, state: SessionState) {
-        self.link.send_replace(link);
+    fn publish(&self, connection: ConnectionState, state: SessionState) {
+        self.connection.send_replace(connection);
         self.session.send_replace(state);
     }
 
-    /// Replaces the reason for being down, and leaves the time at which that began.
-    fn explain(&self, why: &str) {
-        self.link.send_modify(|link| {
-            if let Link::Down { why: current, .. } = link {
+    /// Replaces the reason of the disconnection, and leaves the time at which that began.
+    fn set_disconnect_reason(&self, why: &str) {
+        self.connection.send_modify(|connection| {
+            if let ConnectionState::Disconnected { why: current, .. } = connection {
                 *current = why.into();
             }
         });
     }
 
-    pub(super) fn trouble(&self) -> String {
-        match &*self.link.borrow() {
-            Link::Down { why, .. } => {
+    pub(super) fn disconnect_reason(&self) -> String {
+        match &*self.connection.borrow() {
+            ConnectionState::Disconnected { why, .. } => {
                 format!("no connection to ZooKeeper at {}: {why}", self.servers)
             }
-            Link::Up(_) => format!("no connection to ZooKeeper at {}", self.servers),
+            ConnectionState::Connected(_) => {
+                format!("no connection to ZooKeeper at {}", self.servers)
+            }
         }
     }
 }

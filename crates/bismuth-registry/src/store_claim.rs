@@ -1,4 +1,4 @@
-//! Whose the services' embedded store is: at most one per environment, and it stays its owner's until it is released.
+//! Claims and releases the services' embedded store: one node per environment holds it until it is released.
 
 use bismuth_coord::Error as TreeError;
 use bismuth_model::StoreClaim;
@@ -25,7 +25,7 @@ impl Registry {
             }
             let op = create(path.clone(), data.clone());
             match self.commit(attempts.act(), vec![op], &proof).await? {
-                Outcome::Made => return Ok(claim.clone()),
+                Outcome::Committed => return Ok(claim.clone()),
                 Outcome::Refused(TreeError::NotFound { .. }) => self.make_services().await?,
                 Outcome::Refused(error) if error.is_conflict() => {}
                 Outcome::Refused(error) => return Err(error.into()),
@@ -58,7 +58,7 @@ impl Registry {
             };
             let op = delete(path.clone(), version);
             match self.commit(attempts.act(), vec![op], &proof).await? {
-                Outcome::Made => return Ok(true),
+                Outcome::Committed => return Ok(true),
                 Outcome::Refused(error) if error.is_conflict() || error.is_not_found() => {
                     attempts.next().await?
                 }

@@ -1,17 +1,17 @@
-//! What a case of the suite acts in: a tree under test, somebody else who looks on, and faults.
+//! Harness of the conformance suite: a tree under test, an observer on another session, and fault injection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{Event, Kind, SessionState, Tree, Watch, path};
+use bismuth_coord::{CreateMode, Event, SessionState, Tree, Watch, path};
 
 /// No test waits longer than this for anything. Two loaded cores and a Java program under it are slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[async_trait]
-pub trait World: Send + Sync {
+pub trait TreeHarness: Send + Sync {
     /// The tree under test, whose connection the faults hit.
     fn tree(&self) -> Arc<dyn Tree>;
     /// The same data over another session, which no fault hits.
@@ -28,24 +28,24 @@ pub trait World: Send + Sync {
     fn lose_next_answer(&self, how: LostAnswer);
 }
 
-/// The path of `name` in this world.
-pub fn at(world: &dyn World, name: &str) -> String {
-    path::join(world.base(), name)
+/// The path of `name` in this harness.
+pub fn at(harness: &dyn TreeHarness, name: &str) -> String {
+    path::join(harness.base(), name)
 }
 
-/// Creates a persistent node in this world.
-pub async fn node(world: &dyn World, name: &str, data: &str) -> String {
-    let path = at(world, name);
-    world
+/// Creates a persistent node in this harness.
+pub async fn node(harness: &dyn TreeHarness, name: &str, data: &str) -> String {
+    let path = at(harness, name);
+    harness
         .tree()
-        .create(&path, data.as_bytes(), Kind::Persistent)
+        .create(&path, data.as_bytes(), CreateMode::Persistent)
         .await
         .unwrap();
     path
 }
 
 pub async fn next(watch: &mut Watch) -> Event {
-    tokio::time::timeout(PATIENCE, watch.next())
+    tokio::time::timeout(TIMEOUT, watch.next())
         .await
         .expect("an event comes")
 }
@@ -54,7 +54,7 @@ pub async fn next(watch: &mut Watch) -> Event {
 pub async fn until(watch: &mut Watch, wanted: &Event) -> Vec<Event> {
     let mut before = Vec::new();
     loop {
-        let event = tokio::time::timeout(PATIENCE, watch.next())
+        let event = tokio::time::timeout(TIMEOUT, watch.next())
             .await
             .unwrap_or_else(|_| panic!("{wanted:?} comes; until now came {before:?}"));
         if event == *wanted {
@@ -67,7 +67,7 @@ pub async fn until(watch: &mut Watch, wanted: &Event) -> Vec<Event> {
 /// Waits until the session of the tree is in this state.
 pub async fn session(tree: &Arc<dyn Tree>, wanted: SessionState) {
     let mut states = tree.session();
-    let reached = tokio::time::timeout(PATIENCE, states.wait_for(|state| *state == wanted)).await;
+    let reached = tokio::time::timeout(TIMEOUT, states.wait_for(|state| *state == wanted)).await;
     assert!(reached.is_ok(), "the session becomes {wanted:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Which slot gets a request. Pure.
+//! Selects the backend of a request: first with room, by rendezvous order, or by client affinity. Pure.
 //!
 //! Few containers stay warm instead of many lukewarm: the first slot with room wins, in an order that every frontend
 //! computes alike, so that they warm the same ones.
@@ -13,29 +13,29 @@ pub struct Candidate {
     /// Not to be asked (again): tried already.
     pub excluded: bool,
     /// Its node could not be reached a moment ago: the last resort.
-    pub doubtful: bool,
+    pub suspect: bool,
 }
 
 /// The slot to ask, as an index into `slots` (in the function's order), or `None` if all are excluded.
 ///
-/// The first with fewer than `concurrency` requests in flight; when all are full, the one with the fewest. Slots on doubtful nodes
+/// The first with fewer than `concurrency` requests in flight; when all are full, the one with the fewest. Slots on suspect nodes
 /// are chosen only when there are no others.
-pub fn pick(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<usize> {
+pub fn select(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<usize> {
     let mut best: Option<((bool, u32), usize)> = None;
     for (index, slot) in slots.enumerate() {
         if slot.excluded {
             continue;
         }
-        if slot.load < concurrency && !slot.doubtful {
+        if slot.load < concurrency && !slot.suspect {
             return Some(index);
         }
-        // Room on a doubtful node counts as no load, so that the first one with room is preferred there too.
+        // Room on a suspect node counts as no load, so that the first one with room is preferred there too.
         let load = if slot.load < concurrency {
             0
         } else {
             slot.load
         };
-        let rank = (slot.doubtful, load);
+        let rank = (slot.suspect, load);
         if best.is_none_or(|(known, _)| rank < known) {
             best = Some((rank, index));
         }
@@ -45,7 +45,7 @@ pub fn pick(slots: impl Iterator<Item = Candidate>, concurrency: u32) -> Option<
 
 /// The slot that a client's affinity value leads to, whatever its load: the highest score by rendezvous hashing, so that a
 /// slot that comes or goes moves only the clients it must.
-pub fn pick_affine<'a>(
+pub fn select_by_affinity<'a>(
     slots: impl Iterator<Item = (Candidate, &'a ContainerId)>,
     value: &[u8],
 ) -> Option<usize> {
@@ -53,7 +53,7 @@ pub fn pick_affine<'a>(
     let (_, index) = slots
         .enumerate()
         .filter(|(_, (slot, _))| !slot.excluded)
-        .map(|(index, (slot, id))| ((!slot.doubtful, score(key, id)), index))
+        .map(|(index, (slot, id))| ((!slot.suspect, score(key, id)), index))
         .max()?;
     Some(index)
 }
@@ -86,7 +86,7 @@ mod tests {
         let candidate = |load: &u32| Candidate {
             load: *load,
             excluded: false,
-            doubtful: false,
+            suspect: false,
         };
         loads.iter().map(candidate).collect()
     }
@@ -101,25 +101,25 @@ mod tests {
             (&[3, 3, 3], Some(0)),
             (&[], None),
         ] {
-            assert_eq!(pick(slots(loads).into_iter(), 2), expected, "{loads:?}");
+            assert_eq!(select(slots(loads).into_iter(), 2), expected, "{loads:?}");
         }
     }
 
     #[test]
-    fn excluded_slots_are_never_chosen_and_doubtful_ones_last() {
+    fn excluded_slots_are_never_chosen_and_suspect_ones_last() {
         let mut all = slots(&[0, 9, 0, 0]);
         all[0].excluded = true;
-        all[2].doubtful = true;
-        all[3].doubtful = true;
-        assert_eq!(pick(all.iter().copied(), 2), Some(1));
+        all[2].suspect = true;
+        all[3].suspect = true;
+        assert_eq!(select(all.iter().copied(), 2), Some(1));
         all[1].excluded = true;
-        assert_eq!(pick(all.iter().copied(), 2), Some(2));
+        assert_eq!(select(all.iter().copied(), 2), Some(2));
         all[2].load = 5;
-        assert_eq!(pick(all.iter().copied(), 2), Some(3));
+        assert_eq!(select(all.iter().copied(), 2), Some(3));
     }
 
     #[test]
-    fn scores_are_pinned() {
+    fn scores_never_change() {
         // Frontends of different versions must agree.
         let id = ContainerId::from_bytes([1; 16]);
         assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
@@ -128,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_slot_that_goes_moves_only_its_own_clients(
+        fn removing_a_slot_moves_only_its_own_clients(
             ids in prop::collection::btree_set(any::<[u8; 16]>(), 2..10),
             values in prop::collection::vec(any::<[u8; 4]>(), 1..40),
         ) {
@@ -140,7 +140,7 @@ mod tests {
                     if let Some(slot) = all.get_mut(without) {
                         slot.excluded = true;
                     }
-                    pick_affine(all.into_iter().zip(&ids), &value).unwrap()
+                    select_by_affinity(all.into_iter().zip(&ids), &value).unwrap()
                 };
                 let before = chosen(usize::MAX);
                 for gone in (0..ids.len()).filter(|gone| *gone != before) {
@@ -150,8 +150,8 @@ mod tests {
         }
 
         #[test]
-        fn a_slot_with_room_is_never_passed_over_for_a_full_one(loads in prop::collection::vec(0u32..5, 1..10)) {
-            let chosen = pick(slots(&loads).into_iter(), 3).unwrap();
+        fn a_full_slot_is_never_chosen_while_another_has_room(loads in prop::collection::vec(0u32..5, 1..10)) {
+            let chosen = select(slots(&loads).into_iter(), 3).unwrap();
             let has_room = loads.iter().any(|load| *load < 3);
             prop_assert_eq!(loads[chosen] < 3, has_room);
         }

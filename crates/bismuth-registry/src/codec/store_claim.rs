@@ -1,4 +1,4 @@
-//! The claim on the services' embedded store, version 1. Frozen like the records of v1.rs.
+//! Codec of the claim on the services' embedded store, version 1. Frozen like the records of v1.rs.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! What is tried again, where, and what never is.
+//! Which requests are retried, on which backend, and which never are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,11 +8,12 @@ use bismuthfe::config::Config;
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    Nodes, frontend, frontend_with, function, in_time, invoke, ok, snapshot, unknown_container,
+    Nodes, frontend, frontend_with, function, invoke, ok, snapshot, unknown_container,
+    within_timeout,
 };
 
 #[tokio::test]
-async fn a_node_that_is_down_is_passed_over() {
+async fn a_request_to_a_node_that_is_down_is_sent_to_the_next() {
     let nodes = Nodes::new().await;
     let (down, up) = (nodes.nobody(), nodes.start(|_| ok("up")).await);
     // Whichever comes first in the function's order.
@@ -40,7 +41,7 @@ async fn when_no_node_can_be_reached_the_problem_names_one_and_may_be_retried() 
 }
 
 #[tokio::test]
-async fn a_slot_that_its_node_does_not_know_is_passed_over_with_the_body() {
+async fn a_request_to_a_slot_unknown_to_its_node_is_sent_to_the_next_with_its_body() {
     let nodes = Nodes::new().await;
     let without = nodes.start(|_| unknown_container()).await;
     let with = nodes.start(|_| ok("executed")).await;
@@ -61,7 +62,7 @@ async fn a_slot_that_its_node_does_not_know_is_passed_over_with_the_body() {
 }
 
 #[tokio::test]
-async fn a_new_slot_is_asked_again_until_its_node_knows_it() {
+async fn a_new_slot_is_retried_until_its_node_knows_it() {
     let nodes = Nodes::new().await;
     let asked = AtomicUsize::new(0);
     let node = nodes
@@ -81,12 +82,12 @@ async fn a_new_slot_is_asked_again_until_its_node_knows_it() {
 }
 
 #[tokio::test]
-async fn a_slot_that_stays_unknown_is_given_up_in_time() {
+async fn a_slot_that_stays_unknown_is_given_up_after_the_timeout() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| unknown_container()).await;
     let config = Config {
         node_port: nodes.port,
-        new_slot_patience: Duration::from_millis(100),
+        new_slot_timeout: Duration::from_millis(100),
         ..Config::default()
     };
     let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
@@ -97,7 +98,7 @@ async fn a_slot_that_stays_unknown_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn while_every_node_is_down_a_fifth_of_the_requests_and_ten_are_sent_again() {
+async fn while_every_node_is_down_at_most_a_fifth_of_the_requests_plus_ten_are_retried() {
     let nodes = Nodes::new().await;
     let routed = snapshot(function(&[(nodes.nobody(), 1), (nodes.nobody(), 2)]));
     let frontend = frontend(nodes.port, routed).await;
@@ -115,7 +116,7 @@ async fn while_every_node_is_down_a_fifth_of_the_requests_and_ten_are_sent_again
 }
 
 #[tokio::test]
-async fn waiting_for_a_new_slot_takes_no_retries_from_others() {
+async fn waiting_for_a_new_slot_does_not_use_the_retry_budget() {
     let nodes = Nodes::new().await;
     let asked = AtomicUsize::new(0);
     let node = nodes
@@ -151,7 +152,7 @@ async fn a_burst_for_new_slots_waits_also_when_no_retry_is_left() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_have_been_executed_is_not_repeated_unless_it_is_idempotent() {
+async fn a_request_that_may_have_been_executed_is_not_retried_unless_it_is_idempotent() {
     let nodes = Nodes::new().await;
     let (one, two) = (nodes.start(|_| None).await, nodes.start(|_| None).await);
     let routed = snapshot(function(&[(one.ip, 1), (two.ip, 2)]));
@@ -167,7 +168,7 @@ async fn a_request_that_may_have_been_executed_is_not_repeated_unless_it_is_idem
 }
 
 #[tokio::test]
-async fn connections_that_the_node_closed_while_idle_lose_no_request() {
+async fn idle_connections_closed_by_the_node_lose_no_request() {
     let nodes = Nodes::new().await;
     let answered = AtomicUsize::new(0);
     // Every second request finds its connection closed after the answer before it.
@@ -184,7 +185,7 @@ async fn connections_that_the_node_closed_while_idle_lose_no_request() {
     for _ in 0..20 {
         peer.send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
             .await;
-        let answer = in_time(peer.message()).await.expect("an answer");
+        let answer = within_timeout(peer.message()).await.expect("an answer");
         assert!(answer.ends_with("hi"), "{answer}");
     }
 }
@@ -209,7 +210,7 @@ async fn a_full_container_sends_the_next_request_to_another() {
         client
             .send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
             .await;
-        in_time(arrived.acquire()).await.unwrap().forget();
+        within_timeout(arrived.acquire()).await.unwrap().forget();
         clients.push(client);
     }
     let slots: std::collections::BTreeSet<_> =

@@ -1,4 +1,4 @@
-//! Where a value comes from: the command line, standard input, a file.
+//! Reads a value from the command line, standard input or a file.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::error::Error;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ValueSource {
     /// The command line.
     Literal(String),
     /// Standard input.
@@ -19,7 +19,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-impl Source {
+impl ValueSource {
     /// `-`, `@FILE`, or the value itself.
     ///
     /// # Errors
@@ -97,16 +97,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_what_it_looks_like() {
-        assert_eq!(Source::stream("-"), Ok(Source::Stdin));
-        assert_eq!(Source::stream("@a/b"), Ok(Source::File("a/b".into())));
-        assert!(Source::stream("text").is_err() && Source::stream("@").is_err());
-        assert_eq!(Source::value("text"), Ok(Source::Literal("text".into())));
-        assert_eq!(Source::value("-"), Ok(Source::Stdin));
+    fn dash_at_file_and_literal_are_recognised() {
+        assert_eq!(ValueSource::stream("-"), Ok(ValueSource::Stdin));
+        assert_eq!(
+            ValueSource::stream("@a/b"),
+            Ok(ValueSource::File("a/b".into()))
+        );
+        assert!(ValueSource::stream("text").is_err() && ValueSource::stream("@").is_err());
+        assert_eq!(
+            ValueSource::value("text"),
+            Ok(ValueSource::Literal("text".into()))
+        );
+        assert_eq!(ValueSource::value("-"), Ok(ValueSource::Stdin));
     }
 
     #[test]
-    fn one_line_feed_is_left_off_what_was_typed() {
+    fn one_trailing_line_feed_of_typed_input_is_dropped() {
         for (typed, meant) in [
             ("a\n", "a"),
             ("a\n\n", "a\n"),
@@ -119,9 +125,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_read_than_tells_that_it_is_too_much() {
+    async fn at_most_one_byte_above_the_limit_is_read() {
         assert_eq!(read(tokio::io::repeat(1), 3).await.unwrap().len(), 4);
-        let literal = Source::Literal("abcd".into());
+        let literal = ValueSource::Literal("abcd".into());
         assert!(literal.read(4).await.is_ok());
         assert!(matches!(
             literal.read(3).await,

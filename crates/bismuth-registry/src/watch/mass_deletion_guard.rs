@@ -1,9 +1,10 @@
-//! What is held back: a picture from which suddenly most is gone is more often a fault than an intention.
+//! Mass-deletion guard: keeps entries when most disappear at once, until a later full listing confirms it. That is
+//! more often a fault than an intention.
 //!
 //! ```text
 //!  known ──┐
-//!          ├─ judge ─► few gone:  let go at once
-//!  listed ─┘        └► most gone: kept until a whole listing, made a window later, misses them still
+//!          ├─ entries_to_keep ─► few gone:  none, deleted at once
+//!  listed ─┘                └─► most gone: kept until a whole listing, made a window later, misses them still
 //! ```
 //!
 //! Pure: time is an argument. "Most" is more than half of what was known at the start of the window, counting
@@ -23,25 +24,25 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// fault that hits so little is repaired by hand as fast.
 pub(crate) const FLOOR: usize = 16;
 
-/// How a picture was obtained.
+/// How the entries were read: by a full list, or singly after a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Evidence {
+pub(crate) enum Source {
     /// Everything was listed, beginning at this time.
     Listing(Instant),
     /// Single entries were read again.
     Hint,
 }
 
-/// Remembers what went and what is held back, of one kind of entry.
+/// Decides which missing entries of one kind are held back.
 #[derive(Debug)]
-pub(crate) struct Holdback<K> {
+pub(crate) struct MassDeletionGuard<K> {
     /// How many were let go, and when; nothing older than the window.
     gone: VecDeque<(Instant, usize)>,
     /// Since when the entries that are held back are missing.
     held: HashMap<K, Instant>,
 }
 
-impl<K> Default for Holdback<K> {
+impl<K> Default for MassDeletionGuard<K> {
     fn default() -> Self {
         Self {
             gone: VecDeque::new(),
@@ -50,17 +51,17 @@ impl<K> Default for Holdback<K> {
     }
 }
 
-impl<K: Eq + Hash + Clone> Holdback<K> {
-    /// Decides about `missing`, the entries that were known and are not in the new picture; `known` is how many
+impl<K: Eq + Hash + Clone> MassDeletionGuard<K> {
+    /// Decides about `missing`, the entries that were known and are not in the new snapshot; `known` is how many
     /// were known, those that are missing among them. Answers which of the missing are to be kept.
-    pub(crate) fn judge(
+    pub(crate) fn entries_to_keep(
         &mut self,
         now: Instant,
-        evidence: Evidence,
+        source: Source,
         known: usize,
         missing: Vec<K>,
     ) -> Vec<K> {
-        self.forget_before_window(now);
+        self.drop_before_window(now);
         let since: HashMap<K, Instant> = missing
             .into_iter()
             .map(|key| {
@@ -69,17 +70,17 @@ impl<K: Eq + Hash + Clone> Holdback<K> {
             })
             .collect();
         // What came back is not missing any more; what was confirmed is believed and no longer counted.
-        let (confirmed, doubtful): (Vec<_>, Vec<_>) = since
+        let (confirmed, unconfirmed): (Vec<_>, Vec<_>) = since
             .into_iter()
-            .partition(|(_, since)| is_confirmed(*since, evidence));
+            .partition(|(_, since)| is_confirmed(*since, source));
         let known = known - confirmed.len();
-        if self.is_sudden(known, doubtful.len()) {
-            self.held = doubtful.into_iter().collect();
+        if self.is_sudden(known, unconfirmed.len()) {
+            self.held = unconfirmed.into_iter().collect();
             return self.held.keys().cloned().collect();
         }
         self.held.clear();
-        if !doubtful.is_empty() {
-            self.gone.push_back((now, doubtful.len()));
+        if !unconfirmed.is_empty() {
+            self.gone.push_back((now, unconfirmed.len()));
         }
         Vec::new()
     }
@@ -95,15 +96,15 @@ impl<K: Eq + Hash + Clone> Holdback<K> {
         missing > 0 && at_start >= FLOOR && (missing + gone) * 2 > at_start
     }
 
-    fn forget_before_window(&mut self, now: Instant) {
+    fn drop_before_window(&mut self, now: Instant) {
         while self.gone.front().is_some_and(|(at, _)| *at + WINDOW <= now) {
             self.gone.pop_front();
         }
     }
 }
 
-fn is_confirmed(since: Instant, evidence: Evidence) -> bool {
-    matches!(evidence, Evidence::Listing(begun) if begun >= since + WINDOW)
+fn is_confirmed(since: Instant, source: Source) -> bool {
+    matches!(source, Source::Listing(begun) if begun >= since + WINDOW)
 }
 
 #[cfg(test)]
@@ -115,118 +116,123 @@ mod tests {
     }
 
     #[test]
-    fn two_of_three_go_at_once() {
-        let mut holdback = Holdback::default();
+    fn two_of_three_are_deleted_at_once() {
+        let mut guard = MassDeletionGuard::default();
         assert!(
-            holdback
-                .judge(Instant::now(), Evidence::Hint, 3, keys(0..2))
+            guard
+                .entries_to_keep(Instant::now(), Source::Hint, 3, keys(0..2))
                 .is_empty()
         );
-        assert_eq!(holdback.confirm_at(), None);
+        assert_eq!(guard.confirm_at(), None);
     }
 
     #[test]
-    fn half_goes_at_once_and_one_more_is_held() {
+    fn half_is_deleted_at_once_and_one_more_is_held_back() {
         let now = Instant::now();
         assert!(
-            Holdback::default()
-                .judge(now, Evidence::Hint, 20, keys(0..10))
+            MassDeletionGuard::default()
+                .entries_to_keep(now, Source::Hint, 20, keys(0..10))
                 .is_empty()
         );
         assert_eq!(
-            Holdback::default()
-                .judge(now, Evidence::Hint, 20, keys(0..11))
+            MassDeletionGuard::default()
+                .entries_to_keep(now, Source::Hint, 20, keys(0..11))
                 .len(),
             11
         );
     }
 
     #[test]
-    fn many_small_steps_within_the_window_add_up() {
-        let mut holdback = Holdback::default();
+    fn deletions_within_the_window_add_up() {
+        let mut guard = MassDeletionGuard::default();
         let now = Instant::now();
         for n in 0..10 {
-            let kept = holdback.judge(now, Evidence::Hint, 20 - n as usize, keys(n..n + 1));
+            let kept = guard.entries_to_keep(now, Source::Hint, 20 - n as usize, keys(n..n + 1));
             assert!(kept.is_empty(), "step {n}");
         }
-        assert_eq!(holdback.judge(now, Evidence::Hint, 10, keys(10..11)), [10]);
+        assert_eq!(
+            guard.entries_to_keep(now, Source::Hint, 10, keys(10..11)),
+            [10]
+        );
         // The same steps over a longer time are nobody's fault.
         assert!(
-            holdback
-                .judge(now + WINDOW, Evidence::Hint, 10, keys(10..11))
+            guard
+                .entries_to_keep(now + WINDOW, Source::Hint, 10, keys(10..11))
                 .is_empty()
         );
     }
 
     #[test]
-    fn a_listing_after_the_window_confirms_and_an_earlier_one_does_not() {
-        let mut holdback = Holdback::default();
+    fn a_list_confirms_only_if_it_began_after_the_window() {
+        let mut guard = MassDeletionGuard::default();
         let start = Instant::now();
         assert_eq!(
-            holdback
-                .judge(start, Evidence::Hint, 100, keys(0..90))
+            guard
+                .entries_to_keep(start, Source::Hint, 100, keys(0..90))
                 .len(),
             90
         );
         let early = start + WINDOW / 2;
         assert_eq!(
-            holdback
-                .judge(early, Evidence::Listing(early), 100, keys(0..90))
+            guard
+                .entries_to_keep(early, Source::Listing(early), 100, keys(0..90))
                 .len(),
             90
         );
-        let due = holdback.confirm_at().unwrap();
+        let due = guard.confirm_at().unwrap();
         assert_eq!(due, start + WINDOW);
         // A listing that began before it was due proves nothing, even if it ends later.
         assert_eq!(
-            holdback
-                .judge(due, Evidence::Listing(early), 100, keys(0..90))
+            guard
+                .entries_to_keep(due, Source::Listing(early), 100, keys(0..90))
                 .len(),
             90
         );
         assert_eq!(
-            holdback.judge(due, Evidence::Hint, 100, keys(0..90)).len(),
+            guard
+                .entries_to_keep(due, Source::Hint, 100, keys(0..90))
+                .len(),
             90
         );
         assert!(
-            holdback
-                .judge(due, Evidence::Listing(due), 100, keys(0..90))
+            guard
+                .entries_to_keep(due, Source::Listing(due), 100, keys(0..90))
                 .is_empty()
         );
-        assert_eq!(holdback.confirm_at(), None);
+        assert_eq!(guard.confirm_at(), None);
     }
 
     #[test]
-    fn what_comes_back_is_forgotten_and_what_goes_later_waits_its_own_time() {
-        let mut holdback = Holdback::default();
+    fn a_later_deletion_is_held_back_for_its_own_window_and_a_reappeared_entry_is_released() {
+        let mut guard = MassDeletionGuard::default();
         let start = Instant::now();
         assert_eq!(
-            holdback
-                .judge(start, Evidence::Hint, 100, keys(0..60))
+            guard
+                .entries_to_keep(start, Source::Hint, 100, keys(0..60))
                 .len(),
             60
         );
         let later = start + WINDOW / 2;
         assert_eq!(
-            holdback
-                .judge(later, Evidence::Hint, 100, keys(0..90))
+            guard
+                .entries_to_keep(later, Source::Hint, 100, keys(0..90))
                 .len(),
             90
         );
         let due = start + WINDOW;
-        let kept = holdback.judge(due, Evidence::Listing(due), 100, keys(0..90));
+        let kept = guard.entries_to_keep(due, Source::Listing(due), 100, keys(0..90));
         assert_eq!(
             kept.len(),
             30,
             "the first sixty are confirmed, the others are still most of the rest"
         );
-        assert_eq!(holdback.confirm_at(), Some(later + WINDOW));
+        assert_eq!(guard.confirm_at(), Some(later + WINDOW));
         assert!(
-            holdback
-                .judge(due, Evidence::Hint, 40, Vec::new())
+            guard
+                .entries_to_keep(due, Source::Hint, 40, Vec::new())
                 .is_empty(),
             "all came back"
         );
-        assert_eq!(holdback.confirm_at(), None);
+        assert_eq!(guard.confirm_at(), None);
     }
 }

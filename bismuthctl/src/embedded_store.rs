@@ -1,4 +1,4 @@
-//! Whose the services' embedded store is.
+//! `store`: shows and releases the node's claim on the services' embedded store.
 
 use crate::args::StoreCommand;
 use crate::error::Error;

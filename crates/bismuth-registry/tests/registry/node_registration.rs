@@ -1,32 +1,32 @@
-//! The sign of life of a node.
+//! Registration of a node: its ephemeral `alive` znode.
 
 use bismuth_coord::Tree;
-use bismuth_registry::{Error, Presence};
+use bismuth_registry::{Error, RegistrationState};
 use tokio::sync::watch;
 
 use crate::fixture::{Fixture, NODES, facts, shows};
 
-async fn becomes(shown: &mut watch::Receiver<Presence>, wanted: Presence) {
+async fn becomes(shown: &mut watch::Receiver<RegistrationState>, wanted: RegistrationState) {
     shows(shown, &format!("{wanted:?}"), |shown| *shown == wanted).await;
 }
 
 #[tokio::test]
-async fn an_announced_node_is_alive_until_it_is_withdrawn() {
+async fn a_registered_node_is_alive_until_it_is_deregistered() {
     let f = Fixture::new().await;
-    let announcement = f.announce("e").await;
+    let registration = f.register("e").await;
     assert_eq!(f.node().await.facts, Some(facts("e")));
-    announcement.withdraw().await.unwrap();
+    registration.deregister().await.unwrap();
     assert_eq!(f.node().await.facts, None);
 }
 
 #[tokio::test]
-async fn a_second_owner_of_another_epoch_is_refused() {
+async fn a_second_bismuthd_of_another_epoch_is_refused() {
     let f = Fixture::new().await;
-    let _announcement = f.announce("first").await;
+    let _registration = f.register("first").await;
     let error = f
         .other()
         .registry
-        .announce_node(NODES[0], &facts("second"))
+        .register_node(NODES[0], &facts("second"))
         .await
         .unwrap_err();
     assert!(
@@ -36,12 +36,12 @@ async fn a_second_owner_of_another_epoch_is_refused() {
 }
 
 #[tokio::test]
-async fn a_restarted_owner_replaces_what_it_left_behind() {
+async fn a_restarted_bismuthd_replaces_its_earlier_registration() {
     let f = Fixture::new().await;
     let before = f.other();
-    // Killed: nothing is withdrawn, and the session is still there.
-    drop(before.announce("e").await);
-    let _announcement = f.announce("e").await;
+    // Killed: nothing is deregistered, and the session is still there.
+    drop(before.register("e").await);
+    let _registration = f.register("e").await;
     assert!(
         f.tree
             .get(&f.registry.layout().alive(NODES[0]))
@@ -54,48 +54,48 @@ async fn a_restarted_owner_replaces_what_it_left_behind() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_provisioned_cannot_be_announced() {
+async fn a_node_that_is_not_provisioned_cannot_be_registered() {
     let f = Fixture::bare().await;
     let error = f
         .registry
-        .announce_node(NODES[0], &facts("e"))
+        .register_node(NODES[0], &facts("e"))
         .await
         .unwrap_err();
     assert!(matches!(error, Error::NodeUnknown { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_comes_back_after_the_session_is_lost() {
+async fn a_node_is_registered_again_after_its_session_expired() {
     let f = Fixture::new().await;
     let observer = f.other();
-    let announcement = f.announce("e").await;
-    let mut presence = announcement.presence();
+    let registration = f.register("e").await;
+    let mut state = registration.state();
     for _ in 0..3 {
         f.tree.disconnect();
-        becomes(&mut presence, Presence::Absent).await;
+        becomes(&mut state, RegistrationState::Unregistered).await;
         f.tree.expire();
         assert!(!observer.node().await.is_alive());
         f.tree.reconnect();
-        becomes(&mut presence, Presence::Present).await;
+        becomes(&mut state, RegistrationState::Registered).await;
         assert_eq!(observer.node().await.facts, Some(facts("e")));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_made_without_a_connection_appears_when_there_is_one() {
+async fn a_registration_made_without_a_connection_appears_when_there_is_one() {
     let f = Fixture::new().await;
     f.tree.disconnect();
-    let announcement = f.announce("e").await;
-    let mut presence = announcement.presence();
-    assert_eq!(*presence.borrow_and_update(), Presence::Absent);
+    let registration = f.register("e").await;
+    let mut state = registration.state();
+    assert_eq!(*state.borrow_and_update(), RegistrationState::Unregistered);
     f.tree.reconnect();
-    becomes(&mut presence, Presence::Present).await;
+    becomes(&mut state, RegistrationState::Registered).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_sign_of_life_is_made_again() {
+async fn a_deleted_registration_is_created_again() {
     let f = Fixture::new().await;
-    let announcement = f.announce("e").await;
+    let registration = f.register("e").await;
     let path = f.registry.layout().alive(NODES[0]);
     let mut events = f.tree.watch(&path).await.unwrap();
     f.remove(&path).await;
@@ -104,21 +104,24 @@ async fn a_deleted_sign_of_life_is_made_again() {
             break;
         }
     }
-    assert_eq!(*announcement.presence().borrow(), Presence::Present);
+    assert_eq!(
+        *registration.state().borrow(),
+        RegistrationState::Registered
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_lost_its_node_to_another_says_so_and_returns_when_that_is_gone() {
+async fn a_registration_taken_by_another_bismuthd_is_reported_and_regained_when_that_is_gone() {
     let f = Fixture::new().await;
     let other = f.other();
-    let announcement = f.announce("e").await;
-    let mut presence = announcement.presence();
+    let registration = f.register("e").await;
+    let mut state = registration.state();
     f.tree.disconnect();
     f.tree.expire();
-    let theirs = other.announce("other").await;
+    let theirs = other.register("other").await;
     f.tree.reconnect();
     let epoch = "other".into();
-    becomes(&mut presence, Presence::ServedByOther { epoch }).await;
-    theirs.withdraw().await.unwrap();
-    becomes(&mut presence, Presence::Present).await;
+    becomes(&mut state, RegistrationState::ServedByOther { epoch }).await;
+    theirs.deregister().await.unwrap();
+    becomes(&mut state, RegistrationState::Registered).await;
 }

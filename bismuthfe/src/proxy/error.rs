@@ -1,4 +1,4 @@
-//! What went wrong with a request, and what its client is told.
+//! Errors of a request and of an attempt at one backend, and the problem response for each.
 
 use std::net::Ipv4Addr;
 
@@ -12,11 +12,11 @@ use crate::resolve::Unrouted;
 use crate::upstream::ConnectError;
 
 /// Seconds: a restart of bismuthd, a watch that has not fired yet.
-const SOON: u32 = 1;
+const RETRY_AFTER_S: u32 = 1;
 
 /// Why one slot did not answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum AttemptError {
     /// No connection to its node.
     #[error("node {node} cannot be reached")]
     Unreachable {
@@ -42,7 +42,7 @@ pub(crate) enum Failure {
 
 /// Why a request gets no answer of a function.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum RequestError {
     #[error(transparent)]
     Unrouted(Unrouted),
     #[error("there is no function {0}")]
@@ -52,28 +52,30 @@ pub(crate) enum Refused {
     #[error("function {0} has no backend")]
     NoBackend(FunctionId),
     #[error(transparent)]
-    Failed(Failure),
+    Attempt(AttemptError),
 }
 
-impl Failure {
+impl AttemptError {
     pub(crate) fn is_unknown_container(&self) -> bool {
-        matches!(self, Failure::UnknownContainer { .. })
+        matches!(self, AttemptError::UnknownContainer { .. })
     }
 
     fn problem(&self) -> Problem {
         let detail = exit::chain(self);
         let problem = |status, code| Problem::new(status, code, COMPONENT, detail);
         match self {
-            Failure::Unreachable { .. } => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "node_unreachable").retry_after(SOON)
+            AttemptError::Unreachable { .. } => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "node_unreachable")
+                    .retry_after(RETRY_AFTER_S)
             }
-            Failure::UnknownContainer { .. } => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "container_not_ready").retry_after(SOON)
+            AttemptError::UnknownContainer { .. } => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "container_not_ready")
+                    .retry_after(RETRY_AFTER_S)
             }
-            Failure::BodySpent { .. } => {
+            AttemptError::BodySpent { .. } => {
                 problem(StatusCode::BAD_GATEWAY, "upstream_broken").retryable()
             }
-            Failure::Exchange { source, .. } => match source {
+            AttemptError::Exchange { source, .. } => match source {
                 ExchangeError::HeadTimeout { .. } => {
                     problem(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
                 }
@@ -92,32 +94,33 @@ impl Failure {
     }
 }
 
-impl Refused {
+impl RequestError {
     /// Before the registry was read, only a malformed id is known to be wrong.
     pub(crate) fn before_routing(error: Unrouted) -> Self {
         match error {
-            Unrouted::MalformedId(_) => Refused::Unrouted(error),
-            Unrouted::NoRoute { .. } => Refused::RoutingUnknown,
+            Unrouted::MalformedId(_) => RequestError::Unrouted(error),
+            Unrouted::NoRoute { .. } => RequestError::RoutingUnknown,
         }
     }
 
     pub(crate) fn problem(&self) -> Problem {
         let problem = |status, code| Problem::new(status, code, COMPONENT, self.to_string());
         match self {
-            Refused::Unrouted(Unrouted::NoRoute { .. }) => {
+            RequestError::Unrouted(Unrouted::NoRoute { .. }) => {
                 problem(StatusCode::NOT_FOUND, "no_route")
             }
-            Refused::Unrouted(Unrouted::MalformedId(_)) => {
+            RequestError::Unrouted(Unrouted::MalformedId(_)) => {
                 problem(StatusCode::NOT_FOUND, "malformed_function_id")
             }
-            Refused::UnknownFunction(_) => problem(StatusCode::NOT_FOUND, "unknown_function"),
-            Refused::RoutingUnknown => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "routing_unknown").retry_after(SOON)
+            RequestError::UnknownFunction(_) => problem(StatusCode::NOT_FOUND, "unknown_function"),
+            RequestError::RoutingUnknown => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "routing_unknown")
+                    .retry_after(RETRY_AFTER_S)
             }
-            Refused::NoBackend(_) => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "no_backend").retry_after(SOON)
+            RequestError::NoBackend(_) => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "no_backend").retry_after(RETRY_AFTER_S)
             }
-            Refused::Failed(failure) => failure.problem(),
+            RequestError::Attempt(failure) => failure.problem(),
         }
     }
 }

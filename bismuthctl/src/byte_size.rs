@@ -1,4 +1,4 @@
-//! Amounts of memory and disk, as people write them.
+//! Parses and prints sizes in bytes with units: `128MiB`, `1.5 GiB`, `100MB`.
 
 use std::fmt::Write as _;
 
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_sizes() {
+    fn sizes_are_parsed() {
         let table = [
             ("0", Some(0)),
             ("134217728", Some(128 << 20)),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_shown_short() {
+    fn sizes_are_printed_with_one_decimal_at_most() {
         for (bytes, expected) in [
             (0, "0B"),
             (1023, "1023B"),

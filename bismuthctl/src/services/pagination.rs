@@ -1,4 +1,4 @@
-//! All of a list that svcprovider gives in pages.
+//! Reads all pages of a list from svcprovider.
 
 use bismuth_operator::{Call, CallError, Surface, json};
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! From what the registry knows to what the workers route by.
+//! Builds a new routing table from each registry snapshot, swaps it in, and saves the snapshot to disk.
 //!
 //! ```text
 //! file ──► watch, first table        (ZooKeeper may be down)
@@ -28,7 +28,7 @@ const SAVE_AFTER: Duration = Duration::from_millis(500);
 pub type SharedTable = Arc<ArcSwap<RoutingTable>>;
 
 /// Keeps the table current. One task runs it.
-pub struct Follower {
+pub struct TableUpdater {
     table: SharedTable,
     node_port: u16,
     file: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub struct Follower {
     known: Condition,
 }
 
-impl Follower {
+impl TableUpdater {
     /// Starts from what `routing` holds now, which may be what an earlier process saved in `file`.
     pub fn start(
         node_port: u16,
@@ -46,7 +46,7 @@ impl Follower {
         metrics: Metrics,
         known: Condition,
     ) -> Self {
-        let mut follower = Follower {
+        let mut updater = TableUpdater {
             table: SharedTable::default(),
             node_port,
             file,
@@ -54,8 +54,8 @@ impl Follower {
             metrics,
             known,
         };
-        follower.take();
-        follower
+        updater.take();
+        updater
     }
 
     /// The table that this keeps current.

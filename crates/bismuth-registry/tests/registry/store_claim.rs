@@ -1,4 +1,4 @@
-//! Whose the services' embedded store is.
+//! Claim and release of the services' embedded store.
 
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,7 @@ fn claim(node: Ipv4Addr, store: &str) -> StoreClaim {
 }
 
 #[tokio::test]
-async fn the_first_store_has_the_claim_and_keeps_it() {
+async fn the_first_store_gets_the_claim_and_keeps_it() {
     let f = Fixture::new().await;
     assert_eq!(f.registry.store_claim().await.unwrap(), None);
     let (first, second) = (claim(NODES[0], "a"), claim(NODES[1], "b"));
@@ -42,7 +42,7 @@ async fn the_same_store_on_another_node_waits_for_a_release_since_it_may_be_a_co
 }
 
 #[tokio::test]
-async fn only_the_claim_that_stands_is_released() {
+async fn only_the_current_claim_is_released() {
     let f = Fixture::new().await;
     let (first, second) = (claim(NODES[0], "a"), claim(NODES[1], "b"));
     f.registry.claim_store(&first).await.unwrap();
@@ -53,7 +53,7 @@ async fn only_the_claim_that_stands_is_released() {
 }
 
 #[tokio::test]
-async fn of_many_stores_that_claim_at_once_one_gets_it() {
+async fn of_concurrent_claims_exactly_one_succeeds() {
     let f = Fixture::new().await;
     let claims = (0..8).map(|n| claim(NODES[0], &n.to_string()));
     let claims: Vec<_> = claims.collect();

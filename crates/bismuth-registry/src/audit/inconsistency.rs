@@ -1,14 +1,14 @@
-//! The kinds of contradictions, and how they are said.
+//! The kinds of inconsistencies and their messages.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use bismuth_model::{Backend, FunctionId, Hostname, Revision};
 
-/// What can contradict.
+/// An inconsistency between records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Contradiction {
+pub enum Inconsistency {
     /// A directory of the environment is missing.
     DirectoryMissing {
         /// Which.
@@ -128,19 +128,19 @@ pub enum Contradiction {
         /// Which node.
         ip: Ipv4Addr,
     },
-    /// A node's sign of life would outlive its bismuthd.
-    SignOfLifePersistent {
+    /// The `alive` znode of a node is not ephemeral and would outlive its bismuthd.
+    AlivePersistent {
         /// Which node.
         ip: Ipv4Addr,
     },
 }
 
-impl fmt::Display for Contradiction {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DirectoryMissing { path } => write!(f, "{path} does not exist"),
             Self::Misplaced { path } => {
-                write!(f, "{path} is not a place where Bismuth keeps anything")
+                write!(f, "{path} is not a path that Bismuth uses")
             }
             Self::Undecodable { path, reason } => write!(f, "{path} cannot be read: {reason}"),
             Self::ListMissing { function } => write!(f, "function {function} has no backend list"),
@@ -241,10 +241,10 @@ impl fmt::Display for Contradiction {
             Self::NodeWithoutDirectory { ip } => {
                 write!(f, "node {ip} has no directory for assignments")
             }
-            Self::SignOfLifePersistent { ip } => {
+            Self::AlivePersistent { ip } => {
                 write!(
                     f,
-                    "the sign of life of node {ip} is not ephemeral and would stay for ever"
+                    "the `alive` znode of node {ip} is not ephemeral and would stay for ever"
                 )
             }
         }

@@ -1,13 +1,13 @@
-//! A node's sign of life: an ephemeral node that is there while its bismuthd is.
+//! Registers a worker node in ZooKeeper: keeps its ephemeral znode `/node/{ip}/alive` in place while its bismuthd runs.
 //!
 //! ```text
 //!            ┌──── session lost, node deleted, time to look again ────┐
 //!            ▼                                                         │
-//!  look ─► nothing there ──────────────────► create ─► Present ───────┘
-//!     ├──► ours of an earlier session ─────► replace ─► Present
+//!  look ─► nothing there ──────────────────► create ─► Registered ────┘
+//!     ├──► ours of an earlier session ─────► replace ─► Registered
 //!     │    (same epoch)
 //!     ├──► somebody else's (other epoch) ──► ServedByOther, look again later
-//!     └──► no answer ──────────────────────► Absent, look again soon
+//!     └──► no answer ──────────────────────► Unregistered, look again soon
 //! ```
 //!
 //! The epoch is written once to the node's state directory. So a restarted bismuthd recognises what it left behind
@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bismuth_base::backoff::{Backoff, jittered};
-use bismuth_coord::{Event, Kind, Op, Watch};
+use bismuth_coord::{CreateMode, Event, Op, Watch};
 use bismuth_model::NodeFacts;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,26 +27,25 @@ use crate::codec::Record;
 use crate::error::{Error, Result};
 use crate::transaction::{Attempts, delete, encode};
 
-/// How often the sign of life is looked at when nothing hints at a change: the watch and the session tell, this
-/// is for what neither told.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How often the registration is checked without a watch event or session change: for changes that neither reported.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The waits between attempts while there is no answer, or somebody else is there: soon enough after ZooKeeper is
+/// The waits between attempts while there is no answer, or another bismuthd is registered: soon enough after ZooKeeper is
 /// back, and rare enough for a cluster of nodes that all wait.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// The waits after having replaced a sign of life of our own epoch. Normally that happens once per session; when it
+/// The waits after replacing a registration of our own epoch. Normally that happens once per session; when it
 /// happens again and again, two processes share one state directory, and they shall not fight at full speed.
 const REPLACED: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// How a node is known to the others.
+/// Whether a node is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// It is not, for the moment: ZooKeeper does not answer.
-    Absent,
-    /// It is alive.
-    Present,
-    /// Another bismuthd has this node.
+pub enum RegistrationState {
+    /// Not at the moment: ZooKeeper does not answer.
+    Unregistered,
+    /// Its `alive` znode exists and belongs to this session.
+    Registered,
+    /// Another bismuthd is registered for this node.
     ServedByOther {
         /// Its epoch.
         epoch: String,
@@ -55,30 +54,30 @@ pub enum Presence {
     NotProvisioned,
 }
 
-/// Keeps a node announced until it is dropped or [withdrawn](Self::withdraw).
+/// Keeps a node registered until it is dropped or [deregistered](Self::deregister).
 ///
-/// When it is dropped, the sign of life stays until the session ends.
+/// When it is dropped, the znode stays until the session ends.
 #[derive(Debug)]
-pub struct Announcement {
+pub struct NodeRegistration {
     registry: Registry,
     ip: Ipv4Addr,
-    presence: watch::Receiver<Presence>,
-    keeper: JoinHandle<()>,
+    state: watch::Receiver<RegistrationState>,
+    reconciler: JoinHandle<()>,
 }
 
-impl Announcement {
-    /// How the node is known to the others, now and from now on.
+impl NodeRegistration {
+    /// Whether the node is registered, now and from now on.
     #[must_use]
-    pub fn presence(&self) -> watch::Receiver<Presence> {
-        self.presence.clone()
+    pub fn state(&self) -> watch::Receiver<RegistrationState> {
+        self.state.clone()
     }
 
-    /// Takes the sign of life away at once, for an orderly end.
+    /// Deletes the znode at once, for an orderly shutdown.
     ///
     /// # Errors
     /// [`Error::Tree`]; then it goes with the session.
-    pub async fn withdraw(self) -> Result<()> {
-        self.keeper.abort();
+    pub async fn deregister(self) -> Result<()> {
+        self.reconciler.abort();
         let path = self.registry.layout.alive(self.ip);
         let node = match self.registry.tree.get(&path).await {
             Ok(node) => node,
@@ -95,69 +94,69 @@ impl Announcement {
     }
 }
 
-impl Drop for Announcement {
+impl Drop for NodeRegistration {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.reconciler.abort();
     }
 }
 
-/// What showing the sign of life took.
+/// What it took to have the registration in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
-    /// It was there, or was created.
-    Plainly,
+enum EnsureOutcome {
+    /// It existed, or was created.
+    InPlace,
     /// One of an earlier session was replaced.
     Replaced,
 }
 
 impl Registry {
-    /// Announces that this process serves a node, and keeps it announced over lost sessions. While ZooKeeper does
-    /// not answer, the announcement is made but [absent](Presence::Absent), and appears as soon as it can.
+    /// Registers that this process serves a node, and registers it again after a lost session. While ZooKeeper does
+    /// not answer, the result is [unregistered](RegistrationState::Unregistered), and is registered as soon as possible.
     ///
     /// # Errors
     /// [`Error::NodeAlreadyServed`] if a bismuthd of another epoch has the node, [`Error::NodeUnknown`] if it is not
     /// provisioned, [`Error::Record`] if the facts do not fit or what is there cannot be read.
-    pub async fn announce_node(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<Announcement> {
-        let first = match self.show_alive(ip, facts).await {
-            Ok(_) => Presence::Present,
+    pub async fn register_node(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<NodeRegistration> {
+        let first = match self.ensure_registered(ip, facts).await {
+            Ok(_) => RegistrationState::Registered,
             Err(error) if error.is_unavailable() => {
-                tracing::warn!(%ip, %error, "the node cannot be announced yet");
-                Presence::Absent
+                tracing::warn!(%ip, %error, "the node cannot be registered yet");
+                RegistrationState::Unregistered
             }
             Err(error) => return Err(error),
         };
-        let (sender, presence) = watch::channel(first);
-        let keeper = Keeper {
+        let (sender, state) = watch::channel(first);
+        let reconciler = RegistrationReconciler {
             registry: self.clone(),
             ip,
             facts: facts.clone(),
-            presence: sender,
+            state: sender,
         };
-        let keeper = tokio::spawn(keeper.run());
-        Ok(Announcement {
+        let reconciler = tokio::spawn(reconciler.run());
+        Ok(NodeRegistration {
             registry: self.clone(),
             ip,
-            presence,
-            keeper,
+            state,
+            reconciler,
         })
     }
 
-    /// Makes sure that the sign of life is there, is of this session, and says these facts.
-    async fn show_alive(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<Shown> {
+    /// Makes sure that the `alive` znode exists, belongs to this session, and holds these facts.
+    async fn ensure_registered(&self, ip: Ipv4Addr, facts: &NodeFacts) -> Result<EnsureOutcome> {
         let path = self.layout.alive(ip);
         let data = encode(&path, facts)?;
         let create = Op::Create {
             path: path.clone(),
             data: data.clone(),
-            kind: Kind::Ephemeral,
+            mode: CreateMode::Ephemeral,
         };
-        let mut attempts = Attempts::new(format!("announce node {ip}"));
+        let mut attempts = Attempts::new(format!("register node {ip}"));
         loop {
-            let (ops, shown) = match self.tree.get(&path).await {
-                Ok(node) if node.mine && node.data == data => return Ok(Shown::Plainly),
+            let (ops, outcome) = match self.tree.get(&path).await {
+                Ok(node) if node.mine && node.data == data => return Ok(EnsureOutcome::InPlace),
                 Ok(node) if node.mine => (
                     vec![delete(path.clone(), node.version), create.clone()],
-                    Shown::Plainly,
+                    EnsureOutcome::InPlace,
                 ),
                 Ok(node) => {
                     let theirs = NodeFacts::decode(&node.data).map_err(|source| Error::Record {
@@ -172,22 +171,24 @@ impl Registry {
                     }
                     (
                         vec![delete(path.clone(), node.version), create.clone()],
-                        Shown::Replaced,
+                        EnsureOutcome::Replaced,
                     )
                 }
-                Err(error) if error.is_not_found() => (vec![create.clone()], Shown::Plainly),
+                Err(error) if error.is_not_found() => {
+                    (vec![create.clone()], EnsureOutcome::InPlace)
+                }
                 Err(error) => return Err(error.into()),
             };
             match self.tree.commit(ops).await {
-                Ok(()) => return Ok(shown),
-                // The node above is what is missing, unless ours went between the look and the replacement.
+                Ok(()) => return Ok(outcome),
+                // The node above is what is missing, unless ours was deleted between the read and the replacement.
                 Err(error)
                     if error.is_not_found()
                         && self.tree.exists(&self.layout.node(ip)).await?.is_none() =>
                 {
                     return Err(Error::NodeUnknown { ip });
                 }
-                // What became of it, the next look tells.
+                // The next read shows the outcome.
                 Err(error)
                     if error.is_unknown_outcome()
                         || error.is_conflict()
@@ -199,15 +200,15 @@ impl Registry {
     }
 }
 
-/// The task behind an [`Announcement`].
-struct Keeper {
+/// The task behind a [`NodeRegistration`].
+struct RegistrationReconciler {
     registry: Registry,
     ip: Ipv4Addr,
     facts: NodeFacts,
-    presence: watch::Sender<Presence>,
+    state: watch::Sender<RegistrationState>,
 }
 
-impl Keeper {
+impl RegistrationReconciler {
     async fn run(self) {
         let mut session = self.registry.tree.session();
         let mut hints = None;
@@ -221,13 +222,13 @@ impl Keeper {
                     .await
                     .ok();
             }
-            let wait = match self.look().await {
-                Some(Shown::Plainly) => {
+            let wait = match self.reconcile().await {
+                Some(EnsureOutcome::InPlace) => {
                     failures.reset();
                     replacements.reset();
-                    jittered(LOOK_AGAIN)
+                    jittered(RECHECK_INTERVAL)
                 }
-                Some(Shown::Replaced) => {
+                Some(EnsureOutcome::Replaced) => {
                     failures.reset();
                     tokio::time::sleep(replacements.next_delay()).await;
                     continue;
@@ -237,7 +238,7 @@ impl Keeper {
             tokio::select! {
                 changed = session.changed() => {
                     if changed.is_err() {
-                        // The tree is gone, and with it whatever could be announced.
+                        // The tree is gone, and with it whatever could be registered.
                         return;
                     }
                 }
@@ -247,34 +248,34 @@ impl Keeper {
         }
     }
 
-    /// Looks, mends, and publishes how it stands; `None` if the node is not announced now.
-    async fn look(&self) -> Option<Shown> {
-        let shown = self.registry.show_alive(self.ip, &self.facts).await;
-        let presence = match &shown {
-            Ok(_) => Presence::Present,
-            Err(Error::NodeAlreadyServed { epoch, .. }) => Presence::ServedByOther {
+    /// Reads, registers again where needed, and publishes the state; `None` if the node is not registered now.
+    async fn reconcile(&self) -> Option<EnsureOutcome> {
+        let outcome = self.registry.ensure_registered(self.ip, &self.facts).await;
+        let state = match &outcome {
+            Ok(_) => RegistrationState::Registered,
+            Err(Error::NodeAlreadyServed { epoch, .. }) => RegistrationState::ServedByOther {
                 epoch: epoch.clone(),
             },
-            Err(Error::NodeUnknown { .. }) => Presence::NotProvisioned,
-            Err(_) => Presence::Absent,
+            Err(Error::NodeUnknown { .. }) => RegistrationState::NotProvisioned,
+            Err(_) => RegistrationState::Unregistered,
         };
         let ip = self.ip;
-        self.presence.send_if_modified(|current| {
-            if *current == presence {
+        self.state.send_if_modified(|current| {
+            if *current == state {
                 return false;
             }
-            match &shown {
-                Ok(_) => tracing::info!(%ip, "the node is announced"),
-                Err(error) => tracing::warn!(%ip, %error, "the node is not announced"),
+            match &outcome {
+                Ok(_) => tracing::info!(%ip, "the node is registered"),
+                Err(error) => tracing::warn!(%ip, %error, "the node is not registered"),
             }
-            *current = presence;
+            *current = state;
             true
         });
-        shown.ok()
+        outcome.ok()
     }
 }
 
-/// The next event of a watch; never, if there is none (the time to look again comes then).
+/// The next event of a watch; never, if there is none (the recheck interval ends then).
 async fn next_hint(hints: &mut Option<Watch>) -> Event {
     match hints {
         Some(watch) => watch.next().await,

@@ -1,4 +1,4 @@
-//! Watches that outlive connections and sessions.
+//! One task per watch: forwards its events, and sets the watch again after a reconnect or a new session.
 
 use std::sync::Arc;
 
@@ -6,40 +6,40 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::hub::Hub;
+use super::client::ZkClient;
 use super::{Inner, RETRY, zk};
 use crate::error::Result;
 use crate::watch::{Event, WatchSender};
 
-/// Ends a watch's pump when the watch is dropped, and keeps the tree going until then.
-pub(super) struct PumpGuard {
-    pub(super) pump: AbortHandle,
+/// Ends a watch's task when the watch is dropped, and keeps the tree going until then.
+pub(super) struct WatchTaskGuard {
+    pub(super) task: AbortHandle,
     pub(super) _tree: Arc<Inner>,
 }
 
-impl Drop for PumpGuard {
+impl Drop for WatchTaskGuard {
     fn drop(&mut self) {
-        self.pump.abort();
+        self.task.abort();
     }
 }
 
 /// Carries events from the library's unbounded queue to the reader's bounded one, over any number of connections.
-pub(super) async fn pump(
-    hub: Arc<Hub>,
+pub(super) async fn forward_events(
+    zk_client: Arc<ZkClient>,
     path: String,
     mut watcher: zk::PersistentWatcher,
     sender: WatchSender,
 ) {
     loop {
-        pump_connection(&mut watcher, &sender).await;
+        forward_events_until_reconnect(&mut watcher, &sender).await;
         // The old watcher goes when the new one is in place, so the library has nothing to take back.
-        watcher = hub.watch_again(&path).await;
+        watcher = zk_client.set_watch_again(&path).await;
         sender.send(Event::Lost);
     }
 }
 
 /// Returns when the watch must be set anew: on another connection, or in another session.
-async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSender) {
+async fn forward_events_until_reconnect(watcher: &mut zk::PersistentWatcher, sender: &WatchSender) {
     loop {
         let event = watcher.changed().await;
         let path = event.path;
@@ -56,14 +56,18 @@ async fn pump_connection(watcher: &mut zk::PersistentWatcher, sender: &WatchSend
     }
 }
 
-impl Hub {
+impl ZkClient {
     /// Sets the watch on the next connection, however long it takes until there is one.
-    async fn watch_again(&self, path: &str) -> zk::PersistentWatcher {
+    async fn set_watch_again(&self, path: &str) -> zk::PersistentWatcher {
         let mut delays = RETRY.delays();
-        let mut link = self.link.subscribe();
+        let mut connection = self.connection.subscribe();
         loop {
-            if link.wait_for(|link| link.client().is_some()).await.is_err() {
-                // The hub is ours, so its sender is there; waiting is the answer to what cannot be.
+            if connection
+                .wait_for(|connection| connection.client().is_some())
+                .await
+                .is_err()
+            {
+                // This client is ours, so its sender is there; waiting is the answer to what cannot be.
                 std::future::pending::<()>().await;
             }
             match self.set_watch(path).await {

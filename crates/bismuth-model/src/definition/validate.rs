@@ -1,4 +1,4 @@
-//! What a definition may say: every value against its limits. Pure.
+//! Validates a function definition: every value against its limits. Pure.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! Who owns the services' data when it lives on one machine.
+//! Claim on the services' embedded store: the one node that holds the data.
 
 use std::net::Ipv4Addr;
 
