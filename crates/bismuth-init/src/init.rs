@@ -15,7 +15,7 @@
 //! Its group is killed before it is reaped, because until then its number cannot become another's.
 
 mod connection;
-mod door;
+mod listener;
 mod secrets;
 mod spawn;
 mod strays;
@@ -35,17 +35,17 @@ use crate::{
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
-use door::{Admission, Door};
+use listener::{AcceptOutcome, Listener};
 use spawn::Spawner;
 use strays::Strays;
 
-const DOOR: u64 = 0;
+const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const FIRST_CONNECTION: u64 = 2;
 /// How many events are taken at a time; more wait in the kernel.
 const EVENTS: usize = 64;
-/// How long the door stays shut when the kernel has no memory for another connection.
-const DOOR_PAUSE_MS: libc::c_int = 50;
+/// Time until accept is tried again when the kernel has no memory for another connection.
+const ACCEPT_RETRY_MS: libc::c_int = 50;
 
 /// Why init cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub struct Init {
     is_first: bool,
     epoll: Epoll,
     signals: Signals,
-    door: Door,
+    listener: Listener,
     spawner: Spawner,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
@@ -95,18 +95,18 @@ impl Init {
             .map_err(doing("take over the signals"))?;
         let epoll = Epoll::new().map_err(doing("create an epoll"))?;
         let spawner = Spawner::new().map_err(doing("prepare to start programs"))?;
-        let door = Door::open(socket, is_first, &epoll).map_err(InitError::while_doing(
+        let listener = Listener::open(socket, is_first, &epoll).map_err(InitError::while_doing(
             format!("listen at {}", socket.display()),
         ))?;
         epoll
             .add(signals.fd(), SIGNALS)
-            .and_then(|()| epoll.add(door.fd(), DOOR))
+            .and_then(|()| epoll.add(listener.fd(), LISTENER))
             .map_err(doing("watch for connections and signals"))?;
         Ok(Self {
             is_first,
             epoll,
             signals,
-            door,
+            listener,
             spawner,
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
@@ -122,8 +122,8 @@ impl Init {
     pub fn run(mut self) -> Result<(), InitError> {
         let mut ready = [Ready::NONE; EVENTS];
         loop {
-            let pause = if self.door.is_shut() {
-                DOOR_PAUSE_MS
+            let pause = if self.listener.needs_retry() {
+                ACCEPT_RETRY_MS
             } else {
                 -1
             };
@@ -131,12 +131,12 @@ impl Init {
                 .epoll
                 .wait(&mut ready, pause)
                 .map_err(InitError::while_doing("wait for events"))?;
-            if self.door.is_shut() {
-                self.enter_all();
+            if self.listener.needs_retry() {
+                self.accept_all();
             }
             for event in &ready[..count] {
                 match event.token() {
-                    DOOR => self.enter_all(),
+                    LISTENER => self.accept_all(),
                     SIGNALS => {
                         if self.take_signals()? {
                             return Ok(());
@@ -148,18 +148,18 @@ impl Init {
         }
     }
 
-    fn enter_all(&mut self) {
-        // Bounded, so that a crowd at the door does not keep us from those inside.
+    fn accept_all(&mut self) {
+        // Bounded, so that many new connections do not hold up the running ones.
         for _ in 0..EVENTS {
-            match self.door.next(&self.epoll) {
-                Admission::Nobody => return,
-                Admission::Refused => {}
-                Admission::Entered(socket) => self.enter(socket),
+            match self.listener.accept(&self.epoll) {
+                AcceptOutcome::Empty => return,
+                AcceptOutcome::Refused => {}
+                AcceptOutcome::Accepted(socket) => self.serve(socket),
             }
         }
     }
 
-    fn enter(&mut self, socket: OwnedFd) {
+    fn serve(&mut self, socket: OwnedFd) {
         let id = self.next_connection;
         self.next_connection += 1;
         let watched = self.epoll.add(socket.as_fd(), id);

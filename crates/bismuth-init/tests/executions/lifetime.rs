@@ -190,7 +190,7 @@ fn when_descriptors_run_out_that_is_answered_and_passes() {
     };
     assert_eq!((kind, errno), (FailureKind::Exhausted, 24), "{what}");
     assert!(running.len() > 5, "only {} fitted", running.len());
-    // The door itself is full when every descriptor is a connection.
+    // The listener itself is full when every descriptor is a connection.
     let idle: Vec<_> = (0..12).map(|_| init.connect()).collect();
     let (kind, ..) = init.exec(&["busybox", "true"]).failed();
     assert_eq!(kind, FailureKind::Exhausted);
