@@ -15,10 +15,10 @@
 //! Its group is killed before it is reaped, because until then its number cannot become another's.
 
 mod connection;
+mod leftovers;
 mod listener;
 mod secrets;
 mod spawn;
-mod strays;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,9 +35,9 @@ use crate::{
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
+use leftovers::LeftoverProcesses;
 use listener::{AcceptOutcome, Listener};
 use spawn::Spawner;
-use strays::Strays;
 
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
@@ -75,7 +75,7 @@ pub struct Init {
     next_connection: u64,
     /// The connection of every leader that has not been reaped. It may be gone already.
     leaders: HashMap<pid_t, u64>,
-    strays: Strays,
+    leftovers: LeftoverProcesses,
 }
 
 impl Init {
@@ -111,7 +111,7 @@ impl Init {
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             leaders: HashMap::new(),
-            strays: Strays::new(),
+            leftovers: LeftoverProcesses::new(),
         })
     }
 
@@ -270,7 +270,7 @@ impl Init {
             }
         };
         if !all_gone {
-            self.strays.sweep(&self.leaders, self.is_first);
+            self.leftovers.kill(&self.leaders, self.is_first);
         }
     }
 }

@@ -136,7 +136,7 @@ fn the_static_program_runs_in_an_empty_root() {
     let done = Execution::start(init.connect(), &request).finish();
     assert_eq!(done.stdout, "busybox\ninit\nrun\n");
 
-    // There is no /proc to find strays in; the end of the last execution finds them all the same.
+    // There is no /proc to find leftovers in; the end of the last execution finds them all the same.
     let daemon = "busybox setsid busybox sleep 1000 & echo up";
     let request = ExecRequest::new(["busybox", "sh", "-c", daemon], ["PATH=/"], "/", (0, 0));
     let mut program = Execution::start(init.connect(), &request.expect("no zero bytes"));
