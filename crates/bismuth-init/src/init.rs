@@ -66,7 +66,7 @@ impl InitError {
 #[derive(Debug)]
 pub struct Init {
     /// Process 1 of its PID namespace; else (in tests) a plain process that adopts orphans.
-    is_first: bool,
+    is_pid_1: bool,
     epoll: Epoll,
     signals: Signals,
     listener: Listener,
@@ -87,15 +87,15 @@ impl Init {
         let doing = InitError::while_doing::<&str>;
         sys::close_inherited().map_err(doing("close inherited descriptors"))?;
         sys::forbid_tracing().map_err(doing("forbid tracing"))?;
-        let is_first = std::process::id() == 1;
-        if !is_first {
+        let is_pid_1 = std::process::id() == 1;
+        if !is_pid_1 {
             sys::adopt_orphans().map_err(doing("become a reaper of orphans"))?;
         }
         let signals = Signals::take_over(&[libc::SIGCHLD, libc::SIGTERM])
             .map_err(doing("take over the signals"))?;
         let epoll = Epoll::new().map_err(doing("create an epoll"))?;
         let spawner = Spawner::new().map_err(doing("prepare to start programs"))?;
-        let listener = Listener::open(socket, is_first, &epoll).map_err(InitError::while_doing(
+        let listener = Listener::open(socket, is_pid_1, &epoll).map_err(InitError::while_doing(
             format!("listen at {}", socket.display()),
         ))?;
         epoll
@@ -103,7 +103,7 @@ impl Init {
             .and_then(|()| epoll.add(listener.fd(), LISTENER))
             .map_err(doing("watch for connections and signals"))?;
         Ok(Self {
-            is_first,
+            is_pid_1,
             epoll,
             signals,
             listener,
@@ -237,7 +237,7 @@ impl Init {
                 None => return Ok(false),
                 Some(arrived) if arrived.signal == libc::SIGCHLD => self.reap_all(),
                 // A sender inside the namespace is the function, which has no business with us.
-                Some(arrived) if self.is_first && arrived.sender != 0 => {}
+                Some(arrived) if self.is_pid_1 && arrived.sender != 0 => {}
                 Some(_) => {
                     self.leaders.keys().copied().for_each(kill_group);
                     return Ok(true);
@@ -270,7 +270,7 @@ impl Init {
             }
         };
         if !all_gone {
-            self.leftovers.kill(&self.leaders, self.is_first);
+            self.leftovers.kill(&self.leaders, self.is_pid_1);
         }
     }
 }

@@ -46,8 +46,8 @@ impl LeftoverProcesses {
 
     /// Call it after reaping: orphans have become our children by then. Those that they leave
     /// behind in turn are found when their death is reaped.
-    pub(super) fn kill(&mut self, leaders: &HashMap<pid_t, u64>, is_first: bool) {
-        if leaders.is_empty() && is_first {
+    pub(super) fn kill(&mut self, leaders: &HashMap<pid_t, u64>, is_pid_1: bool) {
+        if leaders.is_empty() && is_pid_1 {
             // All in our PID namespace but us. Those it makes our children are reaped like any.
             sys::kill(-1);
             return;
