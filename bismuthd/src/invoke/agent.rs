@@ -104,7 +104,7 @@ impl Execution {
                 Ok(Reply::SpawnFailed { kind, what, .. }) => {
                     return Err(AgentError::Spawn { kind, what });
                 }
-                Ok(Reply::Exited(_) | Reply::Delivered) => return Err(AgentError::HungUp),
+                Ok(Reply::Exited(_) | Reply::Injected) => return Err(AgentError::HungUp),
                 Err(error) => {
                     sent.map_err(AgentError::Broken)?;
                     return Err(error);

@@ -31,7 +31,7 @@ use libc::pid_t;
 
 use crate::{
     SECRETS_DIR,
-    protocol::{Delivery, Exit, FailureKind, Reply, Then},
+    protocol::{AfterInject, Exit, FailureKind, InjectRequest, Reply},
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
@@ -193,32 +193,32 @@ impl Init {
                     self.connections.remove(&id);
                 }
             },
-            Progress::Delivery(delivery) => {
+            Progress::Inject(injection) => {
                 let connection = self.connections.remove(&id);
                 if let Some(connection) = connection {
-                    self.take_delivery(delivery, connection);
+                    self.inject(injection, connection);
                 }
             }
             Progress::Closed => self.end(id),
         }
     }
 
-    /// Does not return if this process becomes the delivered program.
-    fn take_delivery(&mut self, delivery: Delivery, mut connection: Connection) {
-        if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &delivery.files) {
+    /// Does not return if this process becomes the injected program.
+    fn inject(&mut self, injection: InjectRequest, mut connection: Connection) {
+        if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &injection.files) {
             return connection.reply_last(&failure);
         }
-        match delivery.then {
-            Then::Serve(variables) => {
+        match injection.then {
+            AfterInject::Serve(variables) => {
                 self.spawner.keep(variables);
-                connection.reply_last(&Reply::Delivered);
+                connection.reply_last(&Reply::Injected);
             }
             // The host may have given up; then nobody would know what runs here.
-            Then::Become(program) if connection.before_becoming() => {
+            AfterInject::Become(program) if connection.before_becoming() => {
                 let failure = self.spawner.become_program(&program);
                 connection.reply_last(&failure);
             }
-            Then::Become(_) => {}
+            AfterInject::Become(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use bismuth_init::Delivery;
+use bismuth_init::InjectRequest;
 use bismuth_model::InvokeMode;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::Watched;
@@ -32,7 +32,7 @@ pub(super) struct Wait<'a> {
     /// How long it may take.
     pub bound: Duration,
     /// What bismuth-init is given first.
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<InjectRequest>,
     /// Ends the waiting early.
     pub cancelled: &'a CancellationToken,
 }

@@ -14,7 +14,7 @@ use libc::pid_t;
 
 use crate::{
     protocol::{
-        DESCRIPTORS, Delivery, ExecRequest, FailureKind, ProtocolError, Reply, Request,
+        DESCRIPTORS, ExecRequest, FailureKind, InjectRequest, ProtocolError, Reply, Request,
         RequestDecoder, VERSION,
     },
     scm,
@@ -47,7 +47,7 @@ enum State {
 pub(super) enum Progress {
     Waits,
     Request(ExecRequest, [OwnedFd; DESCRIPTORS]),
-    Delivery(Delivery),
+    Inject(InjectRequest),
     Closed,
 }
 
@@ -104,8 +104,8 @@ impl Connection {
                 Ok(Some(Request::Spawn(request))) => {
                     exactly(fds, received.truncated).map(|fds| Progress::Request(request, fds))
                 }
-                Ok(Some(Request::Deliver(delivery))) => {
-                    exactly::<0>(fds, received.truncated).map(|[]| Progress::Delivery(delivery))
+                Ok(Some(Request::Inject(injection))) => {
+                    exactly::<0>(fds, received.truncated).map(|[]| Progress::Inject(injection))
                 }
                 Err(error) => Err(error),
             };

@@ -43,7 +43,7 @@ const STACK_BYTES: usize = 64 * 1024;
 pub(super) struct Spawner {
     stack: Stack,
     own: Own,
-    /// Delivered, for the environment of every program.
+    /// Injected, for the environment of every program.
     kept: Vec<CString>,
 }
 

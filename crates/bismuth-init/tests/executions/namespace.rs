@@ -10,8 +10,8 @@ use std::{
 };
 
 use bismuth_init::{
-    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, SecretFile, Then,
-    host,
+    AfterInject, ExecRequest, Exit, FailureKind, InjectRequest, Reply, ReplyDecoder, SOCKET_NAME,
+    SecretFile, host,
 };
 
 use crate::harness::{ENV, Execution, Init, eventually, signal};
@@ -145,7 +145,7 @@ fn the_static_program_runs_in_an_empty_root() {
 }
 
 #[test]
-fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
+fn an_injection_writes_files_and_init_executes_the_program_in_it() {
     let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
     let root = directory.path().to_owned();
     fs::create_dir_all(root.join("run/secrets")).expect("ours");
@@ -169,11 +169,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
             content: content.to_vec(),
         }]
     };
-    let only_files = Delivery {
+    let only_files = InjectRequest {
         files: files(b"first"),
-        then: Then::Serve(Vec::new()),
+        then: AfterInject::Serve(Vec::new()),
     };
-    assert_eq!(deliver(&init, &only_files), [Reply::Delivered]);
+    assert_eq!(inject(&init, &only_files), [Reply::Injected]);
     assert_eq!(
         fs::read(root.join("run/secrets/key")).expect("it was written"),
         b"first"
@@ -181,11 +181,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
 
     // What cannot be executed leaves init as it was.
     let nothing = ExecRequest::new(["/nope"], ENV, "/", (0, 0)).expect("no zero bytes");
-    let bad = Delivery {
+    let bad = InjectRequest {
         files: Vec::new(),
-        then: Then::Become(nothing),
+        then: AfterInject::Become(nothing),
     };
-    let refused = deliver(&init, &bad);
+    let refused = inject(&init, &bad);
     assert!(
         matches!(
             &refused[..],
@@ -201,11 +201,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
                   busybox mv /run/out.new /run/out; exec busybox sleep 1000";
     let env = ["PATH=/", "TOKEN=canary"];
     let program = ExecRequest::new(["busybox", "sh", "-c", script], env, "/", (0, 0));
-    let whole = Delivery {
+    let whole = InjectRequest {
         files: files(b"second"),
-        then: Then::Become(program.expect("no zero bytes")),
+        then: AfterInject::Become(program.expect("no zero bytes")),
     };
-    assert_eq!(deliver(&init, &whole), []);
+    assert_eq!(inject(&init, &whole), []);
     let out = eventually("the program has run", || {
         fs::read_to_string(root.join("run/out")).ok()
     });
@@ -213,14 +213,14 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
 }
 
 #[test]
-fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else() {
+fn injected_variables_are_in_the_environment_of_every_execution_only() {
     let init = Init::first();
-    let variables = |lines: &[&CStr]| Delivery {
+    let variables = |lines: &[&CStr]| InjectRequest {
         files: Vec::new(),
-        then: Then::Serve(lines.iter().map(|line| (*line).into()).collect()),
+        then: AfterInject::Serve(lines.iter().map(|line| (*line).into()).collect()),
     };
     let first = variables(&[c"TOKEN=canary", c"OTHER=1"]);
-    assert_eq!(deliver(&init, &first), [Reply::Delivered]);
+    assert_eq!(inject(&init, &first), [Reply::Injected]);
     for _ in 0..2 {
         let mut request = init.request(&["busybox", "sh", "-c", "echo $TOKEN $OTHER $THEIRS"]);
         request
@@ -232,17 +232,17 @@ fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else
     let environ = fs::read(format!("/proc/{}/environ", init.pid())).expect("we are root");
     assert!(!String::from_utf8_lossy(&environ).contains("canary"));
 
-    // The next delivery is the whole truth.
+    // The next injection replaces the variables.
     let second = variables(&[c"TOKEN=new"]);
-    assert_eq!(deliver(&init, &second), [Reply::Delivered]);
+    assert_eq!(inject(&init, &second), [Reply::Injected]);
     let done = init.shell("echo $TOKEN$OTHER").finish();
     assert_eq!(done.stdout, "new\n");
 }
 
 /// What init says after its greeting, until it closes the connection.
-fn deliver(init: &Init, delivery: &Delivery) -> Vec<Reply> {
+fn inject(init: &Init, injection: &InjectRequest) -> Vec<Reply> {
     let mut stream = init.connect();
-    let message = delivery.encode().expect("it is short");
+    let message = injection.encode().expect("it is short");
     stream.write_all(&message).expect("init listens");
     let mut said = Vec::new();
     stream.read_to_end(&mut said).expect("init closes it");

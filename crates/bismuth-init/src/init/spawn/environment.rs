@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
-/// What was delivered, and of the request what has another name: a program that looks for a name must find one value, whether
+/// What was injected, and of the request what has another name: a program that looks for a name must find one value, whether
 /// it takes the first or the last.
 pub(super) fn of<'a>(kept: &'a [CString], own: &'a [CString]) -> Vec<&'a CStr> {
     let is_kept = |entry: &CStr| kept.iter().any(|line| name(line) == name(entry));
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_delivered_is_found_first_and_once() {
+    fn injected_variables_come_first_and_once() {
         let strings = |of: &[&str]| -> Vec<CString> {
             let strings = of.iter().map(|s| CString::new(*s).expect("no zero bytes"));
             strings.collect()
