@@ -210,11 +210,11 @@ impl Init {
         }
         match injection.then {
             AfterInject::Serve(variables) => {
-                self.spawner.keep(variables);
+                self.spawner.set_variables(variables);
                 connection.reply_last(&Reply::Injected);
             }
             // The host may have given up; then nobody would know what runs here.
-            AfterInject::Become(program) if connection.before_becoming() => {
+            AfterInject::Become(program) if connection.flush_before_exec() => {
                 let failure = self.spawner.become_program(&program);
                 connection.reply_last(&failure);
             }
