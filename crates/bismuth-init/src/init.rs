@@ -232,12 +232,12 @@ impl Init {
     /// Whether it is time to end.
     fn take_signals(&mut self) -> Result<bool, InitError> {
         loop {
-            let arrived = self.signals.next();
-            match arrived.map_err(InitError::while_doing("read the signals"))? {
+            let received = self.signals.next();
+            match received.map_err(InitError::while_doing("read the signals"))? {
                 None => return Ok(false),
-                Some(arrived) if arrived.signal == libc::SIGCHLD => self.reap_all(),
+                Some(received) if received.signal == libc::SIGCHLD => self.reap_all(),
                 // A sender inside the namespace is the function, which has no business with us.
-                Some(arrived) if self.is_pid_1 && arrived.sender != 0 => {}
+                Some(received) if self.is_pid_1 && received.sender != 0 => {}
                 Some(_) => {
                     self.leaders.keys().copied().for_each(kill_group);
                     return Ok(true);
