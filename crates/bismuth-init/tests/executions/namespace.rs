@@ -18,14 +18,14 @@ use crate::harness::{ENV, Execution, Init, eventually, signal};
 
 #[test]
 fn a_function_cannot_connect_to_the_socket() {
-    let init = Init::first();
+    let init = Init::as_pid_1();
     let this = std::env::current_exe().expect("it runs");
-    let socket = format!("INTRUDE={}", init.socket().display());
+    let socket = format!("INIT_SOCKET={}", init.socket().display());
     let argv = [
         this.to_str().expect("text"),
         "--ignored",
         "--exact",
-        "namespace::intruder",
+        "namespace::connects_from_inside",
         "--nocapture",
     ];
     let request = ExecRequest::new(argv, [socket.as_str(), ENV[0]], "/", (0, 0));
@@ -37,8 +37,8 @@ fn a_function_cannot_connect_to_the_socket() {
 /// Not a test: what runs inside the container.
 #[test]
 #[ignore = "it is the process that a test starts in the container"]
-fn intruder() {
-    let socket = std::env::var_os("INTRUDE").expect("the test sets it");
+fn connects_from_inside() {
+    let socket = std::env::var_os("INIT_SOCKET").expect("the test sets it");
     let mut stream = UnixStream::connect(PathBuf::from(socket)).expect("init listens");
     let mut heard = Vec::new();
     // A refused connection may be reset.
@@ -48,7 +48,7 @@ fn intruder() {
 
 #[test]
 fn a_function_can_neither_signal_nor_trace_nor_look_into_init() {
-    let init = Init::first();
+    let init = Init::as_pid_1();
     let done = init
         .shell("for s in TERM KILL INT HUP STOP SEGV CHLD; do kill -$s 1; done")
         .finish();
@@ -64,7 +64,7 @@ fn a_function_can_neither_signal_nor_trace_nor_look_into_init() {
 
 #[test]
 fn a_sealed_directory_keeps_the_socket_from_being_replaced() {
-    let init = Init::as_stranger(":");
+    let init = Init::as_other_user(":");
     let directory = init.run_directory();
     host::seal(&directory).expect("we are root");
     let attack = format!(
@@ -83,10 +83,10 @@ fn a_sealed_directory_keeps_the_socket_from_being_replaced() {
 
 #[test]
 fn sigterm_from_outside_ends_it_and_everything_with_it() {
-    for mut init in [Init::plain(), Init::first()] {
+    for mut init in [Init::plain(), Init::as_pid_1()] {
         let mut program = init.shell("busybox sleep 1000 & echo up; wait");
         program.spawned();
-        assert_eq!(program.line(), "up");
+        assert_eq!(program.read_line(), "up");
         signal("TERM", init.pid());
         assert_eq!(init.wait().code(), Some(0));
         assert_eq!(program.rest(), "");
@@ -106,7 +106,7 @@ fn a_second_start_takes_the_socket_over() {
     eventually("the second answers", || {
         let mut program = init.shell("echo $PPID");
         program.spawned();
-        (program.line() != old.to_string()).then_some(())
+        (program.read_line() != old.to_string()).then_some(())
     });
     second.kill().expect("it runs");
     second.wait().expect("it is ours");
@@ -214,7 +214,7 @@ fn an_injection_writes_files_and_init_executes_the_program_in_it() {
 
 #[test]
 fn injected_variables_are_in_the_environment_of_every_execution_only() {
-    let init = Init::first();
+    let init = Init::as_pid_1();
     let variables = |lines: &[&CStr]| InjectRequest {
         files: Vec::new(),
         then: AfterInject::Serve(lines.iter().map(|line| (*line).into()).collect()),
