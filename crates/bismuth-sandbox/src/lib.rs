@@ -24,7 +24,7 @@
 //!    [`namespaces::Namespaces::remove`] undo it, each of them repeatable.
 //!
 //! Every create undoes what it did when it fails half-way. Every remove tries everything, treats
-//! what is already gone as done, and returns all errors as [`Failures`]. Functions are synchronous
+//! what is already gone as done, and returns all errors as [`TeardownErrors`]. Functions are synchronous
 //! and safe to call from any thread; each says what it costs.
 //!
 //! Needs root, Linux 5.19 (id-mapped mounts as overlay layers), and is fastest from 6.15 (overlay
@@ -34,7 +34,6 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
-mod failures;
 pub mod ids;
 pub mod mounts;
 pub mod namespaces;
@@ -42,7 +41,8 @@ pub mod netns;
 pub mod process;
 pub mod rootfs;
 mod sys;
+mod teardown_errors;
 pub mod timer;
 
-pub use failures::Failures;
 pub use ids::IdRange;
+pub use teardown_errors::TeardownErrors;

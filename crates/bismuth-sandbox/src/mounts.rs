@@ -20,7 +20,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use table::{MountPoint, table, table_of};
 
-use crate::failures::{Attempts, Failures};
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]
@@ -100,19 +100,19 @@ pub(crate) fn fs_type_of(path: &Path) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// Every mount that could not be undone; all are tried.
-pub fn unmount_under(dir: &Path) -> Result<(), Failures<Error>> {
-    let mut attempts = Attempts::new();
+pub fn unmount_under(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+    let mut errors = ErrorCollector::new();
     match under(dir) {
         Ok(mounts) => {
             for mount in mounts {
-                attempts.note(unmount(&mount.path));
+                errors.push_err(unmount(&mount.path));
             }
         }
         Err(error) => {
-            attempts.note(Err(error));
+            errors.push_err(Err(error));
         }
     }
-    attempts.finish()
+    errors.finish()
 }
 
 /// Undoes the topmost mount at `path`; detaches it if it is busy. Nothing there is fine.

@@ -22,8 +22,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::failures::{Attempts, Failures};
 use crate::ids::IdRange;
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 use crate::{mounts, netns, sys};
 
 pub use loopback::SERVICE_ADDRESS;
@@ -178,11 +178,11 @@ impl Namespaces {
     ///
     /// # Errors
     /// Every step that failed; all are tried.
-    pub fn remove(dir: &Path) -> Result<(), Failures<Error>> {
-        let mut attempts = Attempts::new();
-        attempts.note(unpin(&dir.join(NET)));
-        attempts.note(unpin(&dir.join(USER)));
-        attempts.finish()
+    pub fn remove(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+        let mut errors = ErrorCollector::new();
+        errors.push_err(unpin(&dir.join(NET)));
+        errors.push_err(unpin(&dir.join(USER)));
+        errors.finish()
     }
 
     /// Path of the user namespace, for the OCI specification.

@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 
-use crate::failures::{Attempts, Failures};
 use crate::ids::IdRange;
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 use crate::{mounts, namespaces};
 
 pub use overlay::Method;
@@ -216,26 +216,26 @@ pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error>
 ///
 /// # Errors
 /// Every step that failed; all are tried.
-pub fn unmount(dir: &Path) -> Result<(), Failures<Error>> {
-    let mut attempts = Attempts::new();
+pub fn unmount(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+    let mut errors = ErrorCollector::new();
     for name in [ROOT, UPPER, LOWER] {
-        attempts.note_all(mounts::unmount_under(&dir.join(name)));
+        errors.push_all(mounts::unmount_under(&dir.join(name)));
     }
     let lower = dir.join(LOWER);
     match numbered(&lower) {
         Ok(mount_points) => {
             for path in mount_points {
-                attempts.note(remove_dir(&path));
+                errors.push_err(remove_dir(&path));
             }
         }
         Err(error) => {
-            attempts.note(Err(error));
+            errors.push_err(Err(error));
         }
     }
     for path in [lower, dir.join(UPPER), dir.join(ROOT)] {
-        attempts.note(remove_dir(&path));
+        errors.push_err(remove_dir(&path));
     }
-    attempts.finish()
+    errors.finish()
 }
 
 /// Whether there is a root filesystem at `dir/root`. Costs one system call.
