@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The group did not reach the state within the bound.
     #[error("{} is not {wanted} after {} ms", path.display(), after.as_millis())]
-    StillNot {
+    StateTimeout {
         /// The group's directory.
         path: PathBuf,
         /// "frozen" or "thawed".
@@ -109,27 +109,27 @@ pub enum Error {
 pub struct Cgroup {
     hierarchy: Hierarchy,
     /// Below each mount point, without a leading slash.
-    within: PathBuf,
+    relative: PathBuf,
 }
 
 impl Cgroup {
     /// The path to give to the OCI runtime as `linux.cgroupsPath`.
     pub fn spec_path(&self) -> String {
-        format!("/{}", self.within.display())
+        format!("/{}", self.relative.display())
     }
 
     /// The directory that a v1 controller has for this container, or the one of v2.
     pub fn path(&self, controller: &str) -> Option<PathBuf> {
         self.hierarchy
             .mount_of(controller)
-            .map(|mount| mount.join(&self.within))
+            .map(|mount| mount.join(&self.relative))
     }
 
     /// Every directory that the container can have, one per mounted hierarchy.
     pub fn directories(&self) -> Vec<PathBuf> {
         self.hierarchy
             .mounts()
-            .map(|mount| mount.join(&self.within))
+            .map(|mount| mount.join(&self.relative))
             .collect()
     }
 
@@ -174,7 +174,7 @@ impl Cgroup {
             Version::V2 => "memory.events",
             Version::V1 | Version::Hybrid => "memory.oom_control",
         };
-        self.keyed("memory", file, "oom_kill")
+        self.read_key("memory", file, "oom_kill")
     }
 
     fn version(&self) -> Version {
@@ -195,7 +195,7 @@ impl Cgroup {
             .map_err(|_| Error::Malformed { path, text })
     }
 
-    fn keyed(&self, controller: &'static str, name: &str, key: &str) -> Result<u64, Error> {
+    fn read_key(&self, controller: &'static str, name: &str, key: &str) -> Result<u64, Error> {
         let path = self.file(controller, name)?;
         let text = read(&path)?;
         value_of(&text, key).ok_or(Error::Malformed { path, text })
@@ -248,15 +248,15 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Pauses between looks at something that nothing announces: short first, twice as long each
+/// PollBackoff between looks at something that nothing announces: short first, twice as long each
 /// time, up to a bound.
 #[derive(Debug)]
-struct Pauses {
+struct PollBackoff {
     next: Duration,
     longest: Duration,
 }
 
-impl Pauses {
+impl PollBackoff {
     fn new(first: Duration, longest: Duration) -> Self {
         Self {
             next: first,
@@ -265,7 +265,7 @@ impl Pauses {
     }
 
     /// Sleeps, but not past `end`.
-    fn pause(&mut self, end: std::time::Instant) {
+    fn sleep(&mut self, end: std::time::Instant) {
         let left = end.saturating_duration_since(std::time::Instant::now());
         std::thread::sleep(self.next.min(left));
         self.next = (self.next * 2).min(self.longest);

@@ -143,7 +143,7 @@ impl Hierarchy {
         }
         Ok(Cgroup {
             hierarchy: self.clone(),
-            within: Path::new(PARENT).join(id),
+            relative: Path::new(PARENT).join(id),
         })
     }
 

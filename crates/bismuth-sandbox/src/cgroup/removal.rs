@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Cgroup, Error, Pauses, is_gone, pids_in, write};
+use super::{Cgroup, Error, PollBackoff, is_gone, pids_in, write};
 use crate::process::{self, Process};
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// A group that is busy without processes is released by a kernel worker, soon.
-const FIRST_LOOK: Duration = Duration::from_micros(200);
-/// Later looks are at most this far apart.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const FIRST_POLL: Duration = Duration::from_micros(200);
+/// Later polls are at most this far apart.
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Cgroup {
     /// Kills every process in the groups, frozen ones included, and removes the directories with
@@ -35,7 +35,7 @@ impl Cgroup {
     /// killed; all are tried.
     pub fn remove(&self, bound: Duration) -> Result<(), TeardownErrors<Error>> {
         let end = Instant::now() + bound;
-        let mut pauses = Pauses::new(FIRST_LOOK, LOOK_EVERY);
+        let mut backoff = PollBackoff::new(FIRST_POLL, MAX_POLL_INTERVAL);
         loop {
             let removed = self.try_remove();
             if removed.is_ok() || Instant::now() >= end {
@@ -50,7 +50,7 @@ impl Cgroup {
                 errors.push_all(self.try_remove());
                 return errors.finish();
             }
-            pauses.pause(end);
+            backoff.sleep(end);
         }
     }
 
@@ -76,7 +76,7 @@ impl Cgroup {
         self.allow_dying()?;
         if let Some(unified) = self.hierarchy.unified_mount() {
             // All at once, forks included; since Linux 5.14, and not there in the root group.
-            let kill = unified.join(&self.within).join("cgroup.kill");
+            let kill = unified.join(&self.relative).join("cgroup.kill");
             if kill.exists() {
                 ignore_gone(write(&kill, "1"))?;
             }
