@@ -151,7 +151,7 @@ fn root_filesystems(scratch: &Path, state: &Path) {
 
 fn freezer() {
     let id = format!("timings-{}", std::process::id());
-    let group = cgroup::detect().unwrap().container(&id).unwrap();
+    let group = cgroup::detect().unwrap().container_cgroup(&id).unwrap();
     let Some(path) = group.path("freezer") else {
         return;
     };

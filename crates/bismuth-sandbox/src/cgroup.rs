@@ -7,7 +7,7 @@
 //! ```
 //!
 //! 1. [`detect`] finds out which of them this machine has: a [`Hierarchy`].
-//! 2. [`Hierarchy::container`] names a container's groups; [`Cgroup::spec_path`] goes into the OCI
+//! 2. [`Hierarchy::container_cgroup`] names a container's groups; [`Cgroup::cgroups_path`] goes into the OCI
 //!    specification, and the runtime makes the directories.
 //! 3. [`Cgroup::memory_bytes`] and its neighbours read; [`Cgroup::freeze`] stops every process in
 //!    it, [`Cgroup::thaw`] lets them run on (freezer.rs).
@@ -114,7 +114,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// The path to give to the OCI runtime as `linux.cgroupsPath`.
-    pub fn spec_path(&self) -> String {
+    pub fn cgroups_path(&self) -> String {
         format!("/{}", self.relative.display())
     }
 
@@ -285,7 +285,7 @@ mod tests {
             fs::write(group.join(name), text).expect("write");
         }
         let cgroup = Hierarchy::unified(dir.path())
-            .container("c")
+            .container_cgroup("c")
             .expect("good id");
         (dir, cgroup)
     }
@@ -299,7 +299,7 @@ mod tests {
                 "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n",
             ),
         ]);
-        assert_eq!(cgroup.spec_path(), "/bismuth/c");
+        assert_eq!(cgroup.cgroups_path(), "/bismuth/c");
         assert_eq!(cgroup.memory_bytes().expect("read"), 1 << 20);
         assert_eq!(cgroup.oom_kills().expect("read"), 2);
     }
@@ -317,7 +317,10 @@ mod tests {
     fn an_id_is_one_path_segment() {
         let hierarchy = Hierarchy::unified(Path::new("/nowhere"));
         for bad in ["", ".", "..", "a/b", "/a"] {
-            assert!(hierarchy.container(bad).is_err(), "{bad:?} was accepted");
+            assert!(
+                hierarchy.container_cgroup(bad).is_err(),
+                "{bad:?} was accepted"
+            );
         }
     }
 }

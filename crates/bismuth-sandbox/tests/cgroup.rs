@@ -30,7 +30,7 @@ struct Group(Cgroup);
 impl Group {
     fn new(hierarchy: &Hierarchy, name: &str) -> Self {
         let id = format!("test-{name}-{}", std::process::id());
-        let group = hierarchy.container(&id).unwrap();
+        let group = hierarchy.container_cgroup(&id).unwrap();
         assert!(!group.exists());
         for path in group.directories() {
             fs::create_dir_all(&path).unwrap();

@@ -71,7 +71,7 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
     let before = Footprint::of(&dir, &[ids]);
 
     let id = format!("test-{runtime}-{}", std::process::id());
-    let group = cgroup::detect().unwrap().container(&id).unwrap();
+    let group = cgroup::detect().unwrap().container_cgroup(&id).unwrap();
     let namespaces = Namespaces::create(&dir, ids).unwrap();
     let spec = RootfsSpec {
         lower_dirs,
@@ -81,7 +81,7 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
         disk_bytes: 16 << 20,
     };
     let root = rootfs::mount(&spec).unwrap();
-    let config = config(&namespaces, &root, ids, &group.spec_path());
+    let config = config(&namespaces, &root, ids, &group.cgroups_path());
     fs::write(bundle.join("config.json"), config.to_string()).unwrap();
     let output = Command::new(runtime)
         .arg("--root")

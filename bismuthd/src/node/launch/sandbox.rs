@@ -116,7 +116,7 @@ pub(super) fn remove(dir: &Path, id: ContainerId) -> bool {
 }
 
 fn cgroup_of(id: ContainerId) -> Result<Cgroup, cgroup::Error> {
-    cgroup::detect()?.container(&id.to_string())
+    cgroup::detect()?.container_cgroup(&id.to_string())
 }
 
 fn remove_cgroup(id: ContainerId) -> Result<(), String> {

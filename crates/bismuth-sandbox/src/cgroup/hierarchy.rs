@@ -137,7 +137,7 @@ impl Hierarchy {
     ///
     /// # Errors
     /// [`Error::BadId`] if the id is no single path segment.
-    pub fn container(&self, id: &str) -> Result<Cgroup, Error> {
+    pub fn container_cgroup(&self, id: &str) -> Result<Cgroup, Error> {
         if id.is_empty() || id == "." || id == ".." || id.contains(['/', '\0']) {
             return Err(Error::BadId { id: id.to_owned() });
         }
@@ -226,7 +226,7 @@ mod tests {
             mount("/sys/fs/cgroup/memory", "cgroup", "rw,memory"),
         ];
         let found = Hierarchy::from_mounts(&mounts).expect("mounted");
-        let group = found.container("c").expect("good id");
+        let group = found.container_cgroup("c").expect("good id");
         assert_eq!(group.path("cpu"), group.path("cpuacct"));
         assert_eq!(group.path("pids"), None);
         assert_eq!(group.directories().len(), 2);
