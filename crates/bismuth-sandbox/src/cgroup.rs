@@ -248,7 +248,7 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// PollBackoff between looks at something that nothing announces: short first, twice as long each
+/// Delays between polls of a file that announces no change: short first, twice as long each
 /// time, up to a bound.
 #[derive(Debug)]
 struct PollBackoff {

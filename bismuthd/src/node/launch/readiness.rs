@@ -11,7 +11,7 @@ use std::time::Duration;
 use bismuth_init::InjectRequest;
 use bismuth_model::InvokeMode;
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::process::Watched;
+use bismuth_sandbox::process::WatchedProcess;
 use tokio_util::sync::CancellationToken;
 
 use super::agent_ready::{self, AgentNotReady};
@@ -43,7 +43,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         namespaces: &Namespaces,
-        process: &Watched,
+        process: &WatchedProcess,
         wait: Wait<'_>,
     ) -> Result<Option<TcpStream>, LaunchError> {
         match self.ready(slot, namespaces, process, wait).await {
@@ -56,7 +56,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         namespaces: &Namespaces,
-        process: &Watched,
+        process: &WatchedProcess,
         wait: Wait<'_>,
     ) -> Result<Option<TcpStream>, Unready> {
         let Wait {
@@ -92,7 +92,12 @@ impl Launcher {
     }
 
     /// Turns "it is not ready" into what the deployer can act on: how it ended, what it printed.
-    async fn explain(&self, slot: &Slot, process: &Watched, unready: Unready) -> LaunchError {
+    async fn explain(
+        &self,
+        slot: &Slot,
+        process: &WatchedProcess,
+        unready: Unready,
+    ) -> LaunchError {
         let id = slot.container_id;
         if matches!(
             unready,
