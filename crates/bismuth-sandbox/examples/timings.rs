@@ -84,7 +84,7 @@ fn sockets(state: &Path) {
     let (mut visit, mut socket, mut connect, mut listen) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS * 10 {
-        timed(&mut visit, || netns::within(net, || ()).unwrap());
+        timed(&mut visit, || netns::run_in(net, || ()).unwrap());
         timed(&mut socket, || netns::tcp_socket(net).unwrap());
         let service = (Ipv4Addr::new(169, 254, 169, 254), 9000).into();
         timed(&mut listen, || netns::listen_tcp(net, service, 64).unwrap());

@@ -129,17 +129,17 @@ fn the_calling_thread_comes_back_whatever_happens_inside() {
     let scratch = Scratch::new();
     let namespaces = Namespaces::create(&scratch.dir("c"), ids(0)).unwrap();
     let before = own_net();
-    let inside = netns::within(namespaces.net_fd(), own_net).unwrap();
+    let inside = netns::run_in(namespaces.net_fd(), own_net).unwrap();
     assert_ne!(inside, before);
     assert_eq!(own_net(), before);
     netns::tcp_socket(namespaces.net_fd()).unwrap();
     assert_eq!(own_net(), before);
     let panicked = std::panic::catch_unwind(|| {
-        netns::within(namespaces.net_fd(), || panic!("inside")).unwrap();
+        netns::run_in(namespaces.net_fd(), || panic!("inside")).unwrap();
     });
     assert!(panicked.is_err());
     assert_eq!(own_net(), before);
-    let wrong = netns::within(namespaces.user_fd(), || ()).unwrap_err();
+    let wrong = netns::run_in(namespaces.user_fd(), || ()).unwrap_err();
     assert!(matches!(wrong, netns::Error::Enter(_)), "{wrong}");
     assert_eq!(own_net(), before);
 }
