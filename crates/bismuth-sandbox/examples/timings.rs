@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::rootfs::{self, Method, RootfsSpec};
+use bismuth_sandbox::rootfs::{self, OverlayMethod, RootfsSpec};
 use bismuth_sandbox::{IdRange, cgroup, mounts, netns};
 use nix::sched::{CloneFlags, unshare};
 
@@ -120,7 +120,7 @@ fn root_filesystems(scratch: &Path, state: &Path) {
     for layer in &layers {
         fs::create_dir_all(layer.join("etc")).unwrap();
     }
-    for method in [Method::Detached, Method::Attached] {
+    for method in [OverlayMethod::Detached, OverlayMethod::Attached] {
         for count in [1, 10] {
             let dir = state.join("root");
             fs::create_dir(&dir).unwrap();

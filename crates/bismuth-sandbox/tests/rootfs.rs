@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use bismuth_sandbox::mounts;
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::rootfs::{self, Error, Method, RootfsSpec};
+use bismuth_sandbox::rootfs::{self, Error, OverlayMethod, RootfsSpec};
 use common::{Footprint, Scratch, ids, layer};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::MountFlags;
 
 const MIB: u64 = 1 << 20;
-const METHODS: [Method; 2] = [Method::Detached, Method::Attached];
+const METHODS: [OverlayMethod; 2] = [OverlayMethod::Detached, OverlayMethod::Attached];
 
 struct Fixture {
     scratch: Scratch,
@@ -70,7 +70,7 @@ fn text(root: &Path, name: &str) -> String {
 fn this_kernel_takes_detached_layers() {
     // Not a requirement of the crate; but if it stops being so here, the other tests would test
     // one way twice without saying so.
-    assert_eq!(Method::of_this_kernel(), Method::Detached);
+    assert_eq!(OverlayMethod::of_this_kernel(), OverlayMethod::Detached);
 }
 
 #[test]
@@ -121,7 +121,11 @@ fn more_layers_than_the_kernel_joins_are_refused_without_a_trace() {
     let fixture = Fixture::new();
     let layers = fixture.layers(501);
     let before = fixture.footprint();
-    let root = rootfs::mount_by(Method::Detached, &fixture.spec(layers[..400].to_vec())).unwrap();
+    let root = rootfs::mount_by(
+        OverlayMethod::Detached,
+        &fixture.spec(layers[..400].to_vec()),
+    )
+    .unwrap();
     assert!(root.join("only-399").exists());
     rootfs::unmount(&fixture.dir).unwrap();
     for method in METHODS {
@@ -180,7 +184,7 @@ fn fifty_root_filesystems_come_and_go_without_a_trace() {
     let fixture = Fixture::new();
     let layers = fixture.layers(3);
     // Finding out the method opens nothing that stays.
-    Method::of_this_kernel();
+    OverlayMethod::of_this_kernel();
     let before = fixture.footprint();
     for n in 0..50 {
         let root = rootfs::mount_by(METHODS[n % 2], &fixture.spec(layers.clone())).unwrap();
@@ -262,7 +266,7 @@ fn a_half_mounted_directory_is_unmounted() {
     let fixture = Fixture::new();
     let layers = fixture.layers(2);
     let before = fixture.footprint();
-    // As a crash in the middle of `Method::Attached` leaves it, with a stranger on top.
+    // As a crash in the middle of `OverlayMethod::Attached` leaves it, with a stranger on top.
     for (source, point) in [(0, "lower/0"), (1, "lower/1"), (1, "lower/1"), (0, "upper")] {
         let point = fixture.dir.join(point);
         fs::create_dir_all(&point).unwrap();
