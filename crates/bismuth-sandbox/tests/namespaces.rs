@@ -11,7 +11,7 @@ use std::process::Command;
 
 use bismuth_sandbox::namespaces::{Error, Namespaces, SERVICE_ADDRESS};
 use bismuth_sandbox::{IdRange, netns};
-use common::{Footprint, Scratch, eventually, ids};
+use common::{HostState, Scratch, eventually, ids};
 use rustix::event::{PollFd, PollFlags};
 
 fn loopback(port: u16) -> SocketAddr {
@@ -47,18 +47,18 @@ fn own_net() -> std::path::PathBuf {
 fn fifty_pairs_come_and_go_without_a_trace() {
     let scratch = Scratch::new();
     let ranges = [ids(0), ids(1)];
-    let before = Footprint::of(scratch.path(), &ranges);
+    let before = HostState::of(scratch.path(), &ranges);
     for _ in 0..25 {
         for range in ranges {
             let dir = scratch.dir("c");
             let namespaces = Namespaces::create(&dir, range).unwrap();
-            assert_ne!(Footprint::of(scratch.path(), &ranges), before);
+            assert_ne!(HostState::of(scratch.path(), &ranges), before);
             drop(namespaces);
             Namespaces::remove(&dir).unwrap();
             fs::remove_dir(&dir).unwrap();
         }
     }
-    assert_eq!(Footprint::of(scratch.path(), &ranges), before);
+    assert_eq!(HostState::of(scratch.path(), &ranges), before);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn an_adopted_pair_serves_after_the_process_that_made_it_is_gone() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     let range = ids(0);
-    let before = Footprint::of(scratch.path(), &[range]);
+    let before = HostState::of(scratch.path(), &[range]);
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "create_and_exit", "--ignored"])
         .env("BISMUTH_SANDBOX_DIR", &dir)
@@ -177,7 +177,7 @@ fn an_adopted_pair_serves_after_the_process_that_made_it_is_gone() {
     listener.accept().unwrap();
     drop((adopted, listener));
     Namespaces::remove(&dir).unwrap();
-    assert_eq!(Footprint::of(scratch.path(), &[range]), before);
+    assert_eq!(HostState::of(scratch.path(), &[range]), before);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_failed_create_leaves_what_it_found() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     fs::write(dir.join("net"), "somebody's").unwrap();
-    let before = Footprint::of(&dir, &[ids(0)]);
+    let before = HostState::of(&dir, &[ids(0)]);
 
     let taken = Namespaces::create(&dir, ids(0)).unwrap_err();
     assert!(matches!(taken, Error::Pin { .. }), "{taken}");
@@ -234,14 +234,14 @@ fn a_failed_create_leaves_what_it_found() {
     };
     let refused = Namespaces::create(&dir, no_ids).unwrap_err();
     assert!(matches!(refused, Error::WriteMap { .. }), "{refused}");
-    assert_eq!(Footprint::of(&dir, &[ids(0)]), before);
+    assert_eq!(HostState::of(&dir, &[ids(0)]), before);
     assert_eq!(fs::read_to_string(dir.join("net")).unwrap(), "somebody's");
 }
 
 #[test]
 fn pairs_are_made_from_many_threads_at_once() {
     let scratch = Scratch::new();
-    let before = Footprint::of(scratch.path(), &[ids(0)]);
+    let before = HostState::of(scratch.path(), &[ids(0)]);
     let dirs: Vec<_> = (0..8).map(|n| scratch.dir(&n.to_string())).collect();
     std::thread::scope(|scope| {
         for dir in &dirs {
@@ -258,6 +258,6 @@ fn pairs_are_made_from_many_threads_at_once() {
         fs::remove_dir(dir).unwrap();
     }
     eventually("the threads' ends", || {
-        Footprint::of(scratch.path(), &[ids(0)]) == before
+        HostState::of(scratch.path(), &[ids(0)]) == before
     });
 }

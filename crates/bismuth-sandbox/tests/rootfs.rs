@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bismuth_sandbox::mounts;
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::rootfs::{self, Error, OverlayMethod, RootfsSpec};
-use common::{Footprint, Scratch, ids, layer};
+use common::{HostState, Scratch, ids, layer};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::MountFlags;
 
@@ -57,8 +57,8 @@ impl Fixture {
             .collect()
     }
 
-    fn footprint(&self) -> Footprint {
-        Footprint::of(&self.dir, &[])
+    fn host_state(&self) -> HostState {
+        HostState::of(&self.dir, &[])
     }
 }
 
@@ -97,7 +97,7 @@ fn the_containers_root_owns_what_root_owns_in_the_image() {
 fn thirty_layers_are_joined_top_first_and_never_written() {
     let fixture = Fixture::new();
     let layers = fixture.layers(30);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     for method in METHODS {
         let root = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap();
         assert_eq!(text(&root, "which"), "0");
@@ -110,7 +110,7 @@ fn thirty_layers_are_joined_top_first_and_never_written() {
         assert_eq!(here.len(), 1, "{here:?}");
         assert_eq!(fs::read_dir(&fixture.dir).unwrap().count(), 1);
         rootfs::unmount(&fixture.dir).unwrap();
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
     assert_eq!(text(&layers[0], "which"), "0");
     assert!(layers[29].join("only-29").exists());
@@ -120,7 +120,7 @@ fn thirty_layers_are_joined_top_first_and_never_written() {
 fn more_layers_than_the_kernel_joins_are_refused_without_a_trace() {
     let fixture = Fixture::new();
     let layers = fixture.layers(501);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     let root = rootfs::mount_by(
         OverlayMethod::Detached,
         &fixture.spec(layers[..400].to_vec()),
@@ -131,7 +131,7 @@ fn more_layers_than_the_kernel_joins_are_refused_without_a_trace() {
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
         assert!(matches!(refused, Error::TooManyLayers { .. }), "{refused}");
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
 }
 
@@ -185,7 +185,7 @@ fn fifty_root_filesystems_come_and_go_without_a_trace() {
     let layers = fixture.layers(3);
     // Finding out the method opens nothing that stays.
     OverlayMethod::of_this_kernel();
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     for n in 0..50 {
         let root = rootfs::mount_by(METHODS[n % 2], &fixture.spec(layers.clone())).unwrap();
         assert!(rootfs::is_mounted(&fixture.dir).unwrap());
@@ -193,14 +193,14 @@ fn fifty_root_filesystems_come_and_go_without_a_trace() {
         rootfs::unmount(&fixture.dir).unwrap();
         assert!(!rootfs::is_mounted(&fixture.dir).unwrap());
     }
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
 }
 
 #[test]
 fn a_failed_mount_leaves_nothing() {
     let fixture = Fixture::new();
     let mut layers = fixture.layers(2);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     let none = rootfs::mount(&fixture.spec(Vec::new())).unwrap_err();
     assert!(matches!(none, Error::NoLayers { .. }), "{none}");
     layers.push(fixture.scratch.path().join("missing"));
@@ -209,15 +209,15 @@ fn a_failed_mount_leaves_nothing() {
     layers[2] = layers[0].join("which");
     let file = rootfs::mount(&fixture.spec(layers.clone())).unwrap_err();
     assert!(matches!(file, Error::OpenLayer { .. }), "{file}");
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
     // Where the root filesystem cannot be mounted, all the rest was made before.
     layers.pop();
     fs::write(fixture.dir.join("root"), "a file").unwrap();
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
         assert!(matches!(refused, Error::Overlay { .. }), "{refused}");
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
 }
 
@@ -265,7 +265,7 @@ fn a_second_mount_is_refused_and_the_first_stays() {
 fn a_half_mounted_directory_is_unmounted() {
     let fixture = Fixture::new();
     let layers = fixture.layers(2);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     // As a crash in the middle of `OverlayMethod::Attached` leaves it, with a stranger on top.
     for (source, point) in [(0, "lower/0"), (1, "lower/1"), (1, "lower/1"), (0, "upper")] {
         let point = fixture.dir.join(point);
@@ -275,7 +275,7 @@ fn a_half_mounted_directory_is_unmounted() {
     fs::create_dir(fixture.dir.join("root")).unwrap();
     assert!(!rootfs::is_mounted(&fixture.dir).unwrap());
     rootfs::unmount(&fixture.dir).unwrap();
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
     rootfs::unmount(&fixture.dir).unwrap();
     // The layers themselves are untouched.
     assert_eq!(text(&layers[1], "which"), "1");
