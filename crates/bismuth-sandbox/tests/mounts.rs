@@ -21,7 +21,7 @@ fn observer() -> (mpsc::Sender<PathBuf>, mpsc::Receiver<Vec<PathBuf>>) {
         enter_own_mount_namespace();
         ready.send(()).unwrap();
         for dir in questions {
-            let seen = mounts::under(&dir).unwrap();
+            let seen = mounts::list_under(&dir).unwrap();
             let seen = seen.into_iter().map(|mount| mount.path).collect();
             if answer.send(seen).is_err() {
                 break;
@@ -76,7 +76,7 @@ fn sharing_is_repeatable() {
     std::fs::create_dir(&inner).unwrap();
     // Lies on a shared mount already.
     mounts::make_shared_dir(&inner).unwrap();
-    let bound = mounts::under(&state).unwrap();
+    let bound = mounts::list_under(&state).unwrap();
     assert_eq!(bound.len(), 1, "{bound:?}");
     assert!(bound[0].shared);
 }
@@ -88,7 +88,7 @@ fn a_directory_that_is_a_mount_is_shared_without_another() {
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("none", &disk, "tmpfs", flags, None).unwrap();
     mounts::make_shared_dir(&disk).unwrap();
-    let left = mounts::under(&disk).unwrap();
+    let left = mounts::list_under(&disk).unwrap();
     assert_eq!(left.len(), 1);
     assert!(left[0].shared);
     mounts::unmount_under(&disk).unwrap();

@@ -106,7 +106,7 @@ fn thirty_layers_are_joined_top_first_and_never_written() {
         fs::remove_file(root.join("only-29")).unwrap();
         assert!(!root.join("only-29").exists());
         // Nothing but the root is in the tree, whichever way it was made.
-        let here = mounts::under(&fixture.dir).unwrap();
+        let here = mounts::list_under(&fixture.dir).unwrap();
         assert_eq!(here.len(), 1, "{here:?}");
         assert_eq!(fs::read_dir(&fixture.dir).unwrap().count(), 1);
         rootfs::unmount(&fixture.dir).unwrap();

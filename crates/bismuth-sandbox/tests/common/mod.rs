@@ -84,7 +84,7 @@ impl HostState {
     pub fn of(dir: &Path, ids: &[IdRange]) -> Self {
         let tasks: Vec<_> = list("/proc/self/task".as_ref());
         Self {
-            mounts: mounts::under(dir)
+            mounts: mounts::list_under(dir)
                 .unwrap()
                 .into_iter()
                 .map(|mount| mount.path)
