@@ -1,4 +1,4 @@
-//! How long this crate's acts take over many runs. On a busy machine the tenth percentile says more
+//! Measures the operations of this crate over many runs. On a busy machine the tenth percentile says more
 //! than the median.
 //!
 //! `cargo run --release -p bismuth-sandbox --example timings` as root. Works in a mount namespace

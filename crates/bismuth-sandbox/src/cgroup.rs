@@ -1,4 +1,4 @@
-//! The control groups of a container, which the OCI runtime makes and we weigh, freeze and remove.
+//! The cgroups of a container. The OCI runtime creates them at the path named here; they are measured, frozen and removed here.
 //!
 //! ```text
 //!   v1      /sys/fs/cgroup/{memory,pids,freezer,…}/bismuth/{id}     one directory per controller

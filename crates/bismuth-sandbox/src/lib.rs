@@ -1,5 +1,5 @@
-//! The Linux edge: everything about a container that is a system call, and nothing that is a
-//! decision.
+//! Namespaces, root filesystems, cgroups and processes of containers, by system calls; it decides
+//! nothing.
 //!
 //! ```text
 //!   state directory (shared mount, mounts.rs)
@@ -19,7 +19,7 @@
 //!    namespace, and pins both so that they outlive this process.
 //! 3. [`rootfs::mount`] joins the image's layers and an empty upper directory.
 //! 4. The OCI runtime starts the program in them; [`netns::tcp_socket`] makes the sockets that
-//!    reach it; [`process::Process`] watches it; [`cgroup::Cgroup`] weighs and freezes it.
+//!    reach it; [`process::Process`] watches it; [`cgroup::Cgroup`] measures and freezes it.
 //! 5. [`cgroup::Cgroup::remove`], [`rootfs::unmount`] and
 //!    [`namespaces::Namespaces::remove`] undo it, each of them repeatable.
 //!

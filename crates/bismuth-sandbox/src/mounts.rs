@@ -1,4 +1,4 @@
-//! The mount table: what is mounted, what of it is ours to undo, and who else sees it.
+//! Lists, undoes and shares mounts under a directory.
 //!
 //! ```text
 //!   our mount namespace                 containerd's (a slave of ours, made later)

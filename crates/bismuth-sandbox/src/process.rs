@@ -1,4 +1,4 @@
-//! A process that may be adopted: known by more than its number.
+//! Identifies a process by pid, start time and boot, and waits for its end through a pidfd.
 //!
 //! A process id is used again after its process is gone, so a number kept on disk proves nothing.
 //! [`ProcessIdentity`] adds the boot and the start time; [`Process`] holds a pidfd, which refers to one

@@ -1,4 +1,4 @@
-//! Control groups on the real kernel: v1 where this machine has it, v2 beside it or alone.
+//! Cgroups on the real kernel: v1 where this machine has it, v2 beside it or alone.
 #![allow(clippy::unwrap_used)]
 
 mod common;

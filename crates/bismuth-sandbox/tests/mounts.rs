@@ -1,4 +1,4 @@
-//! What reaches another mount namespace, as containerd's is.
+//! Propagation of mounts to another mount namespace, such as that of containerd.
 #![allow(clippy::unwrap_used)]
 
 mod common;

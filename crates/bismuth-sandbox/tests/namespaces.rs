@@ -1,4 +1,4 @@
-//! Namespaces on the real kernel: made, reached, adopted, and gone without a trace.
+//! Namespaces on the real kernel: created, entered, adopted, and removed without leaks.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Root filesystems on the real kernel, in both ways of joining layers.
+//! Root filesystems on the real kernel, by both overlay methods.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Stopping every process of a group at once, and letting it run on.
+//! Freezes and thaws a cgroup.
 //!
 //! ```text
 //!   v1  freezer.state:  THAWED ──write FROZEN──► FREEZING ──► FROZEN    nothing announces it

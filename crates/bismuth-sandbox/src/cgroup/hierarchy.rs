@@ -1,4 +1,4 @@
-//! Which control group filesystems this machine has.
+//! Detects which cgroup hierarchies are mounted: v1, v2 or hybrid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

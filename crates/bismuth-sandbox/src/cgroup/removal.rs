@@ -1,4 +1,4 @@
-//! Removing a container's groups, and whoever is left in them.
+//! Removes the cgroups of a container, after killing the processes left in them.
 //!
 //! ```text
 //!   rmdir, deepest first ──all gone──► done

@@ -1,4 +1,4 @@
-//! Reading `/proc/…/mountinfo`, the format of proc_pid_mountinfo(5).
+//! Parses the mount table, `/proc/â¦/mountinfo`, in the format of proc_pid_mountinfo(5).
 
 use std::collections::HashMap;
 use std::ffi::OsString;

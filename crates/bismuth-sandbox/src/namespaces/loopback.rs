@@ -1,4 +1,4 @@
-//! The inside of a new network namespace, by rtnetlink(7).
+//! Configures a new network namespace by rtnetlink(7): loopback, the service address, unprivileged ports.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
