@@ -144,7 +144,7 @@ fn libc_sigkill() -> i32 {
 }
 
 #[test]
-fn what_a_container_uses_is_read() {
+fn the_memory_of_a_cgroup_is_read() {
     let hierarchy = cgroup::detect().unwrap();
     let group = Group::new(&hierarchy, "usage");
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();

@@ -33,7 +33,7 @@ fn observer() -> (mpsc::Sender<PathBuf>, mpsc::Receiver<Vec<PathBuf>>) {
 }
 
 #[test]
-fn mounts_in_a_shared_directory_reach_the_other_side_and_leave_it() {
+fn mounts_in_a_shared_directory_propagate_and_so_do_unmounts() {
     let scratch = Scratch::new();
     let lower = layer(&scratch, "layer", &[("file", "text")]);
     let state = scratch.dir("state");
@@ -67,7 +67,7 @@ fn mounts_in_a_shared_directory_reach_the_other_side_and_leave_it() {
 }
 
 #[test]
-fn sharing_is_repeatable() {
+fn sharing_a_directory_twice_changes_nothing() {
     let scratch = Scratch::new();
     let state = scratch.dir("state");
     mounts::make_shared_dir(&state).unwrap();

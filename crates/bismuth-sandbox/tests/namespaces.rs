@@ -44,7 +44,7 @@ fn own_net() -> std::path::PathBuf {
 }
 
 #[test]
-fn fifty_pairs_come_and_go_without_a_trace() {
+fn fifty_namespace_pairs_leave_nothing_behind() {
     let scratch = Scratch::new();
     let ranges = [ids(0), ids(1)];
     let before = HostState::of(scratch.path(), &ranges);
@@ -158,7 +158,7 @@ fn create_and_exit() {
 }
 
 #[test]
-fn an_adopted_pair_serves_after_the_process_that_made_it_is_gone() {
+fn an_adopted_namespace_pair_works_after_its_creator_is_gone() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     let range = ids(0);
@@ -194,7 +194,7 @@ fn pins_stay_valid_while_their_descriptors_are_used() {
 }
 
 #[test]
-fn what_is_no_pair_is_refused_by_name() {
+fn files_that_are_no_namespace_pair_are_refused_by_name() {
     let scratch = Scratch::new();
     let missing = Namespaces::open(&scratch.dir("missing")).unwrap_err();
     assert!(matches!(missing, Error::Open { .. }), "{missing}");
@@ -220,7 +220,7 @@ fn what_is_no_pair_is_refused_by_name() {
 }
 
 #[test]
-fn a_failed_create_leaves_what_it_found() {
+fn a_failed_create_changes_nothing() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     fs::write(dir.join("net"), "somebody's").unwrap();
@@ -239,7 +239,7 @@ fn a_failed_create_leaves_what_it_found() {
 }
 
 #[test]
-fn pairs_are_made_from_many_threads_at_once() {
+fn many_threads_create_namespace_pairs_at_once() {
     let scratch = Scratch::new();
     let before = HostState::of(scratch.path(), &[ids(0)]);
     let dirs: Vec<_> = (0..8).map(|n| scratch.dir(&n.to_string())).collect();

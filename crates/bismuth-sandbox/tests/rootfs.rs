@@ -158,7 +158,7 @@ fn a_container_writes_as_much_as_its_disk_and_no_more() {
 }
 
 #[test]
-fn a_device_in_an_image_is_not_a_device() {
+fn device_files_of_an_image_cannot_be_opened() {
     let fixture = Fixture::new();
     let lower = layer(&fixture.scratch, "layer", &[("file", "")]);
     let null = rustix::fs::makedev(1, 3);
@@ -180,7 +180,7 @@ fn a_device_in_an_image_is_not_a_device() {
 }
 
 #[test]
-fn fifty_root_filesystems_come_and_go_without_a_trace() {
+fn fifty_root_filesystems_leave_nothing_behind() {
     let fixture = Fixture::new();
     let layers = fixture.layers(3);
     // Finding out the method opens nothing that stays.

@@ -117,7 +117,7 @@ fn runc_starts_a_container_in_our_namespaces_and_root_filesystem() {
 }
 
 #[test]
-fn crun_does_so_too_where_it_can_be_used() {
+fn crun_starts_a_container_where_it_can_be_used() {
     let scratch = Scratch::new();
     if cgroup::detect().unwrap().version() == Version::Hybrid {
         // As containerd is started on such a machine; this mount namespace is only ours.
