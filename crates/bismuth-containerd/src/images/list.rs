@@ -52,17 +52,17 @@ impl Parts {
         let written = written
             .and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
         // An image for other machines, or half of one, is still listed.
-        let described = match self.describe(&digest).await {
-            Ok(described) => described,
+        let documents = match self.documents_of(&digest).await {
+            Ok(documents) => documents,
             Err(error) => {
                 tracing::debug!(image = %digest, %error, "cannot be described");
                 None
             }
         };
         let mut unpacked_bytes = 0;
-        for chain_id in described
+        for chain_id in documents
             .iter()
-            .flat_map(|described| described.config.chain_ids())
+            .flat_map(|documents| documents.config.chain_ids())
         {
             unpacked_bytes += self.snapshots.usage(chain_id.as_str()).await?.unwrap_or(0);
         }
@@ -70,9 +70,9 @@ impl Parts {
         names.sort();
         Ok(ImageSummary {
             names,
-            content_bytes: described
+            content_bytes: documents
                 .as_ref()
-                .map_or(0, |described| described.content_bytes()),
+                .map_or(0, |documents| documents.content_bytes()),
             unpacked_bytes,
             created: known.created,
             last_used: self.used_here(&digest).max(written),

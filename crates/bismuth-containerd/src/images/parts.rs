@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 
 use super::content::ContentStore;
 use super::digest::Digest;
-use super::keep::Described;
 use super::leases::Leases;
 use super::platform::Platform;
+use super::prepare::ImageDocuments;
 use super::records::Records;
 use super::registry::RegistryClient;
 use super::registry::config::{RegistryConfig, RetryPolicy};
@@ -73,7 +73,7 @@ pub(super) struct Parts {
     pub locks: Arc<KeyedLocks>,
     pub slots: Arc<Semaphore>,
     /// Documents never change under their digest, so they are read once.
-    pub described: Mutex<HashMap<Digest, Arc<Described>>>,
+    pub documents: Mutex<HashMap<Digest, Arc<ImageDocuments>>>,
     last_used: Mutex<HashMap<Digest, LastUsed>>,
 }
 
@@ -96,7 +96,7 @@ impl Parts {
             snapshots: Snapshots::new(containerd.clone(), config.snapshotter.clone()),
             locks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.parallel_blobs.max(1))),
-            described: Mutex::default(),
+            documents: Mutex::default(),
             last_used: Mutex::default(),
             containerd,
             config,
@@ -151,7 +151,7 @@ impl Parts {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(digest);
-        self.described
+        self.documents
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(digest);

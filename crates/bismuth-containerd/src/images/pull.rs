@@ -13,11 +13,11 @@ use super::content::ContentStore;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::fetch::Fetcher;
-use super::keep::{Described, image_manifest, root_descriptor};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, choose,
 };
 use super::parts::{PULLED_LABEL, Parts, image_lock};
+use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
 use super::progress::{Meter, Phase};
 
 /// How much longer than the longest pull a pull's lease lives: time to come back after a crash and go on from where it was.
@@ -59,8 +59,8 @@ impl Parts {
             .create_for_pull(&digest, self.pull_lease_life())
             .await?;
         let pulled = async {
-            let described = self.pull_content(&fetcher, &lease, &body, &digest).await?;
-            self.keep(reference, &described).await
+            let documents = self.pull_content(&fetcher, &lease, &body, &digest).await?;
+            self.keep(reference, &documents).await
         };
         let pulled = pulled.await;
         match &pulled {
@@ -87,7 +87,7 @@ impl Parts {
         lease: &str,
         body: &[u8],
         digest: &Digest,
-    ) -> Result<Described> {
+    ) -> Result<ImageDocuments> {
         let content = ContentStore::new(self.containerd.with_lease(lease)?);
         let (document, media_type) = Document::parse(digest, body)?;
         let root = root_descriptor(digest, media_type, body);
@@ -109,24 +109,24 @@ impl Parts {
                 )
             }
         };
-        let described = {
+        let documents = {
             let data = self
                 .pull_config(fetcher, &content, &manifest.config)
                 .await?;
             let config = ConfigFile::parse(&manifest, &data)?;
-            Described {
+            ImageDocuments {
                 root,
                 manifest_digest,
                 manifest,
                 config,
             }
         };
-        for layer in &described.manifest.layers {
+        for layer in &documents.manifest.layers {
             super::manifest::layer_media_type(layer)?;
         }
-        self.pull_layers(fetcher, lease, &content, &described)
+        self.pull_layers(fetcher, lease, &content, &documents)
             .await?;
-        Ok(described)
+        Ok(documents)
     }
 
     async fn pull_manifest(
@@ -178,10 +178,10 @@ impl Parts {
         fetcher: &Fetcher,
         lease: &str,
         content: &ContentStore,
-        described: &Described,
+        documents: &ImageDocuments,
     ) -> Result<()> {
-        let layers = &described.manifest.layers;
-        let chain = described.config.chain_ids();
+        let layers = &documents.manifest.layers;
+        let chain = documents.config.chain_ids();
         fetcher
             .meter
             .expect(layers.len(), layers.iter().map(|layer| layer.size).sum());
@@ -210,7 +210,7 @@ impl Parts {
                     // The download failed and says why.
                     return Ok(());
                 }
-                self.unpack_layer(lease, described, &chain, position)
+                self.unpack_layer(lease, documents, &chain, position)
                     .await?;
                 fetcher.meter.layer_done();
             }
