@@ -1,7 +1,7 @@
 //! Which images go, and how.
 //!
 //! ```text
-//!   list ──► plan (pure): pulled, kept, not in use, not touched within `grace`
+//!   list ──► plan (pure): pulled, retained, not in use, not touched within `grace`
 //!              ├── not used for `max_unused_age`                      ──► all of them
 //!              └── disk above `high_watermark`: least recently used   ──► until below `low_watermark`
 //!        ──► remove: names, then the lease; containerd collects what nothing else needs before it answers

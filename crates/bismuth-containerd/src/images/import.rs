@@ -158,7 +158,7 @@ impl Parts {
         let blobs = std::iter::once(&image.manifest.config).chain(&image.manifest.layers);
         for blob in blobs {
             let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
-            self.leases.hold_content(lease, &blob.digest).await?;
+            self.leases.add_content(lease, &blob.digest).await?;
             if content.info(&blob.digest).await?.is_none() {
                 import_blob(archive, &content, blob, image.entries.get(&blob.digest)).await?;
             }
@@ -181,7 +181,7 @@ impl Parts {
             self.unpack_layer(lease, &documents, &chain, position)
                 .await?;
         }
-        self.keep(&image.name, &documents).await
+        self.retain(&image.name, &documents).await
     }
 }
 

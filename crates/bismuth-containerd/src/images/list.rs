@@ -13,23 +13,23 @@ use super::parts::{LAST_USED_LABEL, PULLED_LABEL, Parts};
 struct Known {
     names: Vec<String>,
     created: Option<SystemTime>,
-    kept: bool,
+    retained: bool,
 }
 
 impl Parts {
     pub(super) async fn list(&self) -> Result<Vec<ImageSummary>> {
         self.containerd.ensure_namespace().await?;
-        let (records, kept) = tokio::try_join!(self.records.list(), self.leases.images())?;
+        let (records, retained) = tokio::try_join!(self.records.list(), self.leases.images())?;
         let mut images: BTreeMap<Digest, Known> = BTreeMap::new();
         for record in records {
             let known = images.entry(record.digest).or_default();
             known.created = earlier(known.created, record.created);
             known.names.push(record.name);
         }
-        for (digest, created) in kept {
+        for (digest, created) in retained {
             let known = images.entry(digest).or_default();
             known.created = earlier(known.created, created);
-            known.kept = true;
+            known.retained = true;
         }
         let mut summaries = Vec::with_capacity(images.len());
         for (digest, known) in images {
@@ -76,7 +76,7 @@ impl Parts {
             unpacked_bytes,
             created: known.created,
             last_used: self.used_here(&digest).max(written),
-            prepared: known.kept,
+            prepared: known.retained,
             pulled: labels.contains_key(PULLED_LABEL),
             digest,
         })

@@ -1,4 +1,4 @@
-//! Images: pulled, unpacked, kept, found again, collected.
+//! Images: pulled, unpacked, retained, found again, collected.
 //!
 //! ```text
 //!  ensure(name) ──► record in containerd? ──yes──► view and lease there? ──yes──► ready (three small calls)
@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!  image record (name) ──target──► index ─► manifest ─► configuration, layers      labels containerd.io/gc.ref.content.*
-//!  image lease ─┬──────────────────► index or manifest                             (so a moved tag leaves its old image kept)
+//!  image lease ─┬──────────────────► index or manifest                             (so a moved tag leaves its old image retained)
 //!               └─► view ─► snapshot of the top layer ─► … ─► of the lowest
 //! ```
 //!
@@ -107,7 +107,7 @@ pub struct ImageSummary {
     pub created: Option<SystemTime>,
     /// When somebody last asked for it, to the minute.
     pub last_used: Option<SystemTime>,
-    /// Unpacked and kept: [`Images::ensure`] answers at once.
+    /// Unpacked and retained: [`Images::ensure`] answers at once.
     pub prepared: bool,
     /// It came from a registry, so it can be had again; only such images are collected as garbage.
     pub pulled: bool,

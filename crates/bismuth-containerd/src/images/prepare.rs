@@ -45,9 +45,9 @@ impl ImageDocuments {
 }
 
 impl Parts {
-    /// The image, if it is unpacked and kept. `resolved` says that the digest comes from the name or from a registry, not
+    /// The image, if it is unpacked and retained. `resolved` says that the digest comes from the name or from a registry, not
     /// from the record of the name: then the record may be missing or about an earlier image, and is set.
-    pub async fn ready(
+    pub async fn find_prepared_image(
         &self,
         reference: &Reference,
         digest: &Digest,
@@ -68,7 +68,7 @@ impl Parts {
                 .await?;
         }
         self.touch(digest).await;
-        Ok(Some(prepared(reference, &documents, lower_dirs)))
+        Ok(Some(prepared_image(reference, &documents, lower_dirs)))
     }
 
     /// Makes the image ready without a registry, or says `None` if some of it is missing. The caller holds the image's lock.
@@ -93,8 +93,8 @@ impl Parts {
             .leases
             .create_for_pull(digest, self.pull_lease_life())
             .await?;
-        let kept = async {
-            self.hold(&lease, &documents).await?;
+        let retained = async {
+            self.lease_content(&lease, &documents).await?;
             let bytes = documents
                 .manifest
                 .layers
@@ -110,15 +110,15 @@ impl Parts {
                     .await?;
                 meter.layer_done();
             }
-            self.keep(reference, &documents).await
+            self.retain(reference, &documents).await
         };
-        let kept = kept.await;
+        let retained = retained.await;
         self.leases.delete_pulls(digest, false).await?;
-        kept.map(Some)
+        retained.map(Some)
     }
 
     /// Puts what is there of an image under a lease, so that it stays while it is being worked on.
-    async fn hold(&self, lease: &str, documents: &ImageDocuments) -> Result<()> {
+    async fn lease_content(&self, lease: &str, documents: &ImageDocuments) -> Result<()> {
         let Manifest { config, layers } = &documents.manifest;
         let blobs = [
             &documents.root.digest,
@@ -129,7 +129,7 @@ impl Parts {
             .into_iter()
             .chain(layers.iter().map(|layer| &layer.digest))
         {
-            self.leases.hold_content(lease, digest).await?;
+            self.leases.add_content(lease, digest).await?;
         }
         Ok(())
     }
@@ -211,9 +211,9 @@ impl Parts {
             .map(|below| chain[below].to_string())
             .unwrap_or_default();
         let _turn = self.locks.lock(&format!("snapshot {chain_id}")).await;
-        // First held, then looked for: what is there after that stays.
+        // Leased first, then looked for: what is there after that stays.
         self.leases
-            .hold_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())
+            .add_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())
             .await?;
         if self.snapshots.exists(chain_id.as_str()).await? {
             return Ok(());
@@ -242,8 +242,8 @@ impl Parts {
             .await
     }
 
-    /// Gives an unpacked image its lease, view and record.
-    pub async fn keep(
+    /// Retains an unpacked image: its lease, view and record.
+    pub async fn retain(
         &self,
         reference: &Reference,
         documents: &ImageDocuments,
@@ -256,8 +256,8 @@ impl Parts {
         let leased = Snapshots::new(self.containerd.with_lease(&lease)?, snapshotter.to_owned());
         leased.view(&key, &documents.top()).await?;
         tokio::try_join!(
-            self.leases.hold_snapshot(&lease, snapshotter, &key),
-            self.leases.hold_content(&lease, digest)
+            self.leases.add_snapshot(&lease, snapshotter, &key),
+            self.leases.add_content(&lease, digest)
         )?;
         if !documents.config.diff_ids.is_empty() {
             // By this label containerd's tools see that the image is unpacked.
@@ -278,11 +278,15 @@ impl Parts {
             reference: reference.whole(),
             reason: "its view was removed meanwhile".to_owned(),
         };
-        Ok(prepared(reference, documents, lower_dirs.ok_or_else(gone)?))
+        Ok(prepared_image(
+            reference,
+            documents,
+            lower_dirs.ok_or_else(gone)?,
+        ))
     }
 }
 
-fn prepared(
+fn prepared_image(
     reference: &Reference,
     documents: &ImageDocuments,
     lower_dirs: Vec<PathBuf>,

@@ -60,7 +60,7 @@ impl Parts {
             .await?;
         let pulled = async {
             let documents = self.pull_content(&fetcher, &lease, &body, &digest).await?;
-            self.keep(reference, &documents).await
+            self.retain(reference, &documents).await
         };
         let pulled = pulled.await;
         match &pulled {
@@ -192,8 +192,8 @@ impl Parts {
             let jobs = stream::iter(arrived.into_iter().enumerate().map(Ok::<_, ImageError>));
             let job = |(position, arrived): (usize, oneshot::Sender<()>)| async move {
                 let layer = &layers[position];
-                // First held, then looked for: what is there after that stays.
-                self.leases.hold_content(lease, &layer.digest).await?;
+                // Leased first, then looked for: what is there after that stays.
+                self.leases.add_content(lease, &layer.digest).await?;
                 fetcher.blob(content, layer).await?;
                 // Nobody listens only if unpacking failed, which ends all this anyway.
                 let _ = arrived.send(());

@@ -134,7 +134,10 @@ impl Parts {
         self.containerd.ensure_namespace().await?;
         if let Some(digest) = self.known(reference, policy, meter).await? {
             let resolved = reference.digest().is_some() || policy != PullPolicy::IfMissing;
-            if let Some(prepared) = self.ready(reference, &digest, resolved).await? {
+            if let Some(prepared) = self
+                .find_prepared_image(reference, &digest, resolved)
+                .await?
+            {
                 return Ok(prepared);
             }
             let _turn = self.locks.lock(&image_lock(&digest)).await;
