@@ -100,7 +100,7 @@ impl Fetcher {
 
     /// Makes sure that a blob is in `content`.
     pub async fn blob(&self, content: &ContentStore, blob: &Descriptor) -> Result<()> {
-        let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
+        let _lock = self.locks.lock(&format!("blob {}", blob.digest)).await;
         if content.info(&blob.digest).await?.is_some() {
             self.meter.moved(0, blob.size);
             return Ok(());
@@ -277,7 +277,7 @@ impl Fetcher {
     pub async fn discard_unfinished(&self, content: &ContentStore) {
         let unfinished = std::mem::take(&mut *self.unfinished());
         for (digest, size) in unfinished {
-            let _turn = self.locks.lock(&format!("blob {digest}")).await;
+            let _lock = self.locks.lock(&format!("blob {digest}")).await;
             // Opening waits until containerd has noticed that the last writer is gone.
             let discarded = match content.open(&digest, size).await {
                 Ok(Opened::Ingest(ingest)) => ingest.discard().await,

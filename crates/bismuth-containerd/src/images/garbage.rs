@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::ImageSummary;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
-use super::parts::{Parts, image_lock};
+use super::inner::{StoreInner, image_lock};
 
 /// When to remove which images.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +137,7 @@ fn plan(
     images
 }
 
-impl Parts {
+impl StoreInner {
     pub(super) async fn collect_garbage(&self, policy: &GarbagePolicy) -> Result<GarbageReport> {
         let disk = policy
             .disk
@@ -165,9 +165,9 @@ impl Parts {
     /// Removes an image, unless somebody asked for it since it was planned. Names first, the lease last: when this fails
     /// half-way, the lease still lists the image, and the next collection goes on.
     async fn remove(&self, image: &ImageSummary, grace: Duration) -> Result<bool> {
-        let _turn = self.locks.lock(&image_lock(&image.digest)).await;
+        let _lock = self.locks.lock(&image_lock(&image.digest)).await;
         let recent = |at: SystemTime| at.elapsed().unwrap_or_default() < grace;
-        if self.used_here(&image.digest).is_some_and(recent) {
+        if self.last_use(&image.digest).is_some_and(recent) {
             return Ok(false);
         }
         for name in &image.names {
@@ -179,7 +179,7 @@ impl Parts {
         self.leases
             .delete(&super::leases::image_lease(&image.digest), true)
             .await?;
-        self.forget(&image.digest);
+        self.evict(&image.digest);
         Ok(true)
     }
 }

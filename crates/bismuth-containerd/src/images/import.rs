@@ -20,11 +20,11 @@ use super::archive::Archive;
 use super::content::{CHUNK, ContentStore, Opened};
 use super::digest::{Digest, Hasher};
 use super::error::{ImageError, Result};
+use super::inner::{StoreInner, image_lock};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, DOCKER_CONFIG, DOCKER_LAYER_TAR, DOCKER_MANIFEST, Descriptor,
     Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::parts::{Parts, image_lock};
 use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
 
 /// Where Docker and containerd put an image's full name in an OCI layout.
@@ -54,7 +54,7 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-impl Parts {
+impl StoreInner {
     pub(super) async fn import(
         &self,
         path: &Path,
@@ -126,7 +126,7 @@ impl Parts {
 
     async fn import_image(&self, archive: &Archive, image: Importable) -> Result<PreparedImage> {
         let digest = image.root.digest.clone();
-        let _turn = self.locks.lock(&image_lock(&digest)).await;
+        let _lock = self.locks.lock(&image_lock(&digest)).await;
         let lease = self
             .leases
             .create_for_pull(&digest, self.pull_lease_life())
@@ -157,7 +157,7 @@ impl Parts {
         }
         let blobs = std::iter::once(&image.manifest.config).chain(&image.manifest.layers);
         for blob in blobs {
-            let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
+            let _lock = self.locks.lock(&format!("blob {}", blob.digest)).await;
             self.leases.add_content(lease, &blob.digest).await?;
             if content.info(&blob.digest).await?.is_none() {
                 import_blob(archive, &content, blob, image.entries.get(&blob.digest)).await?;

@@ -9,11 +9,11 @@ use oci_spec::distribution::Reference;
 use super::PreparedImage;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
+use super::inner::StoreInner;
 use super::leases::image_lease;
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::parts::Parts;
 use super::progress::{Meter, Phase};
 use super::snapshots::{Snapshots, view_key};
 
@@ -44,7 +44,7 @@ impl ImageDocuments {
     }
 }
 
-impl Parts {
+impl StoreInner {
     /// The image, if it is unpacked and retained. `resolved` says that the digest comes from the name or from a registry, not
     /// from the record of the name: then the record may be missing or about an earlier image, and is set.
     pub async fn find_prepared_image(
@@ -210,7 +210,7 @@ impl Parts {
             .checked_sub(1)
             .map(|below| chain[below].to_string())
             .unwrap_or_default();
-        let _turn = self.locks.lock(&format!("snapshot {chain_id}")).await;
+        let _lock = self.locks.lock(&format!("snapshot {chain_id}")).await;
         // Leased first, then looked for: what is there after that stays.
         self.leases
             .add_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())

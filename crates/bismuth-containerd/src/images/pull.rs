@@ -13,17 +13,17 @@ use super::content::ContentStore;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::fetch::Fetcher;
+use super::inner::{PULLED_LABEL, StoreInner, image_lock};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, choose,
 };
-use super::parts::{PULLED_LABEL, Parts, image_lock};
 use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
 use super::progress::{Meter, Phase};
 
 /// How much longer than the longest pull a pull's lease lives: time to come back after a crash and go on from where it was.
 const RESUME_WINDOW: Duration = Duration::from_secs(3600);
 
-impl Parts {
+impl StoreInner {
     pub(super) fn pull_lease_life(&self) -> Duration {
         self.config.pull_deadline + RESUME_WINDOW
     }
@@ -49,7 +49,7 @@ impl Parts {
         let (body, digest) = fetcher
             .first_of(|remote| async move { remote.manifest(None).await })
             .await?;
-        let _turn = self.locks.lock(&image_lock(&digest)).await;
+        let _lock = self.locks.lock(&image_lock(&digest)).await;
         // Another name of the same image may have been pulled while we waited.
         if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
             return Ok(prepared);

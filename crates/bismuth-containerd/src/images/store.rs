@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::garbage::{GarbagePolicy, GarbageReport};
-use super::parts::{ImageStoreConfig, PULLED_LABEL, Parts, image_lock};
+use super::inner::{ImageStoreConfig, PULLED_LABEL, StoreInner, image_lock};
 use super::progress::{Meter, Phase, PullProgress};
 use super::registry::config::InvalidEndpoint;
 use super::single_flight::Flights;
@@ -27,7 +27,7 @@ type Ensured = Flights<(String, PullPolicy), Result<PreparedImage>, PullProgress
 /// Images in one namespace of one containerd. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct ImageStore {
-    parts: Arc<Parts>,
+    inner: Arc<StoreInner>,
     flights: Arc<Ensured>,
 }
 
@@ -38,9 +38,9 @@ impl ImageStore {
     /// A registry setting makes no sense.
     pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Result<Self, InvalidEndpoint> {
         config.registries.validate()?;
-        let parts = Parts::new(containerd, config);
+        let inner = StoreInner::new(containerd, config);
         Ok(Self {
-            parts: Arc::new(parts),
+            inner: Arc::new(inner),
             flights: Arc::new(Flights::new()),
         })
     }
@@ -55,9 +55,9 @@ impl Images for ImageStore {
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage> {
         let work = |sender| {
-            let (parts, reference) = (self.parts.clone(), reference.clone());
+            let (inner, reference) = (self.inner.clone(), reference.clone());
             async move {
-                parts
+                inner
                     .ensure_in_time(&reference, policy, Meter::new(sender))
                     .await
             }
@@ -90,19 +90,19 @@ impl Images for ImageStore {
     }
 
     async fn list(&self) -> Result<Vec<ImageSummary>> {
-        self.parts.list().await
+        self.inner.list().await
     }
 
     async fn import(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<PreparedImage>> {
-        self.parts.import(path, name).await
+        self.inner.import(path, name).await
     }
 
     async fn collect_garbage(&self, policy: &GarbagePolicy) -> Result<GarbageReport> {
-        self.parts.collect_garbage(policy).await
+        self.inner.collect_garbage(policy).await
     }
 }
 
-impl Parts {
+impl StoreInner {
     async fn ensure_in_time(
         &self,
         reference: &Reference,
@@ -140,7 +140,7 @@ impl Parts {
             {
                 return Ok(prepared);
             }
-            let _turn = self.locks.lock(&image_lock(&digest)).await;
+            let _lock = self.locks.lock(&image_lock(&digest)).await;
             if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
                 return Ok(prepared);
             }

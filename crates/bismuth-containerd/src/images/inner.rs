@@ -1,4 +1,4 @@
-//! What the work on images is done with, and what this process remembers of them.
+//! What all operations of the image store share: configuration, clients of containerd and registries, locks, caches.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(super) const LAST_USED_LABEL: &str = "bismuth.image/last-used-ms";
 /// Label on an image's document: it came from a registry.
 pub(super) const PULLED_LABEL: &str = "bismuth.image/pulled";
 /// Last use is written down at most this often: garbage collection thinks in hours, and a write costs a disk flush.
-const LAST_USED_GRAIN: Duration = Duration::from_secs(60);
+const LAST_USED_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How an [`ImageStore`](super::ImageStore) works.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ impl Default for ImageStoreConfig {
     }
 }
 
-/// What the work on images is done with.
-pub(super) struct Parts {
+/// The shared inside of an [`ImageStore`](super::ImageStore).
+pub(super) struct StoreInner {
     pub containerd: Containerd,
     pub config: ImageStoreConfig,
     pub registry: RegistryClient,
@@ -83,9 +83,9 @@ struct LastUsed {
     written: SystemTime,
 }
 
-impl Parts {
+impl StoreInner {
     pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Self {
-        Parts {
+        StoreInner {
             registry: RegistryClient::new(
                 config.registries.clone(),
                 config.credentials_file.clone(),
@@ -118,7 +118,7 @@ impl Parts {
             entry.at = now;
             let due = now
                 .duration_since(entry.written)
-                .is_ok_and(|age| age >= LAST_USED_GRAIN);
+                .is_ok_and(|age| age >= LAST_USED_WRITE_INTERVAL);
             if due {
                 entry.written = now;
             }
@@ -137,7 +137,7 @@ impl Parts {
     }
 
     /// When an image was last used, as far as this process knows.
-    pub fn used_here(&self, digest: &Digest) -> Option<SystemTime> {
+    pub fn last_use(&self, digest: &Digest) -> Option<SystemTime> {
         let last_used = self
             .last_used
             .lock()
@@ -145,8 +145,8 @@ impl Parts {
         last_used.get(digest).map(|used| used.at)
     }
 
-    /// Forgets an image that was removed.
-    pub fn forget(&self, digest: &Digest) {
+    /// Drops what is cached of an image that was removed.
+    pub fn evict(&self, digest: &Digest) {
         self.last_used
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
