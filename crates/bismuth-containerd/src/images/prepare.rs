@@ -14,7 +14,7 @@ use super::leases::image_lease;
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::progress::{Meter, Phase};
+use super::progress::{Phase, ProgressReporter};
 use super::snapshots::{Snapshots, view_key};
 
 /// The documents of one image.
@@ -76,7 +76,7 @@ impl StoreInner {
         &self,
         reference: &Reference,
         digest: &Digest,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<Option<PreparedImage>> {
         let Some(documents) = self.documents_of(digest).await? else {
             return Ok(None);
@@ -101,14 +101,14 @@ impl StoreInner {
                 .iter()
                 .map(|layer| layer.size)
                 .sum();
-            meter.expect(documents.manifest.layers.len(), bytes);
-            meter.moved(0, bytes);
-            meter.phase(Phase::Unpacking);
+            progress.expect(documents.manifest.layers.len(), bytes);
+            progress.update_bytes(0, bytes);
+            progress.phase(Phase::Unpacking);
             let chain = documents.config.chain_ids();
             for position in 0..chain.len() {
                 self.unpack_layer(&lease, &documents, &chain, position)
                     .await?;
-                meter.layer_done();
+                progress.layer_done();
             }
             self.retain(reference, &documents).await
         };

@@ -18,7 +18,7 @@ use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, choose,
 };
 use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
-use super::progress::{Meter, Phase};
+use super::progress::{Phase, ProgressReporter};
 
 /// How much longer than the longest pull a pull's lease lives: time to come back after a crash and go on from where it was.
 const RESUME_WINDOW: Duration = Duration::from_secs(3600);
@@ -28,14 +28,18 @@ impl StoreInner {
         self.config.pull_deadline + RESUME_WINDOW
     }
 
-    pub(super) async fn fetcher(&self, reference: &Reference, meter: &Meter) -> Result<Fetcher> {
+    pub(super) async fn fetcher(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Fetcher> {
         let (remotes, unusable) = self.registry.remotes(reference).await?;
         Ok(Fetcher {
             reference: reference.clone(),
             remotes,
             unusable,
             retry: self.config.retry,
-            meter: meter.clone(),
+            progress: progress.clone(),
             locks: self.locks.clone(),
             slots: self.slots.clone(),
             unfinished: Mutex::default(),
@@ -43,15 +47,19 @@ impl StoreInner {
     }
 
     /// Gets an image and makes it ready.
-    pub(super) async fn pull(&self, reference: &Reference, meter: &Meter) -> Result<PreparedImage> {
+    pub(super) async fn pull(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<PreparedImage> {
         let started = std::time::Instant::now();
-        let fetcher = self.fetcher(reference, meter).await?;
+        let fetcher = self.fetcher(reference, progress).await?;
         let (body, digest) = fetcher
             .first_of(|remote| async move { remote.manifest(None).await })
             .await?;
         let _lock = self.locks.lock(&image_lock(&digest)).await;
         // Another name of the same image may have been pulled while we waited.
-        if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
+        if let Some(prepared) = self.prepare_local(reference, &digest, progress).await? {
             return Ok(prepared);
         }
         let lease = self
@@ -183,7 +191,7 @@ impl StoreInner {
         let layers = &documents.manifest.layers;
         let chain = documents.config.chain_ids();
         fetcher
-            .meter
+            .progress
             .expect(layers.len(), layers.iter().map(|layer| layer.size).sum());
         // An image may name one blob twice; the second time it is there already.
         let (arrived, arrivals): (Vec<_>, Vec<_>) =
@@ -201,7 +209,7 @@ impl StoreInner {
             };
             jobs.try_for_each_concurrent(self.config.parallel_blobs.max(1), job)
                 .await?;
-            fetcher.meter.phase(Phase::Unpacking);
+            fetcher.progress.phase(Phase::Unpacking);
             Ok(())
         };
         let unpack = async {
@@ -212,7 +220,7 @@ impl StoreInner {
                 }
                 self.unpack_layer(lease, documents, &chain, position)
                     .await?;
-                fetcher.meter.layer_done();
+                fetcher.progress.layer_done();
             }
             Ok(())
         };

@@ -13,7 +13,7 @@ use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::garbage::{GarbagePolicy, GarbageReport};
 use super::inner::{ImageStoreConfig, PULLED_LABEL, StoreInner, image_lock};
-use super::progress::{Meter, Phase, PullProgress};
+use super::progress::{Phase, ProgressReporter, PullProgress};
 use super::registry::config::InvalidEndpoint;
 use super::single_flight::Flights;
 use super::{ImageSummary, Images, PreparedImage, PullPolicy};
@@ -58,7 +58,7 @@ impl Images for ImageStore {
             let (inner, reference) = (self.inner.clone(), reference.clone());
             async move {
                 inner
-                    .ensure_in_time(&reference, policy, Meter::new(sender))
+                    .ensure_in_time(&reference, policy, ProgressReporter::new(sender))
                     .await
             }
         };
@@ -107,21 +107,21 @@ impl StoreInner {
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: Meter,
+        progress: ProgressReporter,
     ) -> Result<PreparedImage> {
         let after = self.config.pull_deadline;
         // Boxed: the whole pull is inside.
-        let work = self.ensure(reference, policy, &meter).boxed();
+        let work = self.ensure(reference, policy, &progress).boxed();
         let prepared = tokio::time::timeout(after, work)
             .await
             .unwrap_or_else(|_| {
                 Err(ImageError::DeadlineExceeded {
                     reference: reference.whole(),
                     after,
-                    last: meter.last_problem(),
+                    last: progress.last_problem(),
                 })
             })?;
-        meter.phase(Phase::Ready);
+        progress.phase(Phase::Ready);
         Ok(prepared)
     }
 
@@ -129,10 +129,10 @@ impl StoreInner {
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<PreparedImage> {
         self.containerd.ensure_namespace().await?;
-        if let Some(digest) = self.known(reference, policy, meter).await? {
+        if let Some(digest) = self.known(reference, policy, progress).await? {
             let resolved = reference.digest().is_some() || policy != PullPolicy::IfMissing;
             if let Some(prepared) = self
                 .find_prepared_image(reference, &digest, resolved)
@@ -141,11 +141,11 @@ impl StoreInner {
                 return Ok(prepared);
             }
             let _lock = self.locks.lock(&image_lock(&digest)).await;
-            if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
+            if let Some(prepared) = self.prepare_local(reference, &digest, progress).await? {
                 return Ok(prepared);
             }
         }
-        self.pull(reference, meter).await
+        self.pull(reference, progress).await
     }
 
     /// The digest that `reference` stands for, as far as it can be told without getting anything.
@@ -153,7 +153,7 @@ impl StoreInner {
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<Option<Digest>> {
         if let Some(text) = reference.digest() {
             let digest = Digest::parse(text).map_err(|error| ImageError::Unsupported {
@@ -164,20 +164,24 @@ impl StoreInner {
         }
         match policy {
             PullPolicy::IfMissing => self.records.get(&reference.whole()).await,
-            PullPolicy::Always => self.resolved(reference, meter).await.map(Some),
-            PullPolicy::Refresh => self.refreshed(reference, meter).await,
+            PullPolicy::Always => self.resolved(reference, progress).await.map(Some),
+            PullPolicy::Refresh => self.refreshed(reference, progress).await,
         }
     }
 
     /// What the tag stands for now, as a registry says.
-    async fn resolved(&self, reference: &Reference, meter: &Meter) -> Result<Digest> {
-        let fetcher = self.fetcher(reference, meter).await?;
+    async fn resolved(&self, reference: &Reference, progress: &ProgressReporter) -> Result<Digest> {
+        let fetcher = self.fetcher(reference, progress).await?;
         fetcher
             .first_of(|remote| async move { remote.head().await })
             .await
     }
 
-    async fn refreshed(&self, reference: &Reference, meter: &Meter) -> Result<Option<Digest>> {
+    async fn refreshed(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Option<Digest>> {
         let Some(here) = self.records.get(&reference.whole()).await? else {
             return Ok(None);
         };
@@ -186,7 +190,7 @@ impl StoreInner {
         if !pulled {
             return Ok(Some(here));
         }
-        let asked = tokio::time::timeout(REFRESH_BOUND, self.resolved(reference, meter)).await;
+        let asked = tokio::time::timeout(REFRESH_BOUND, self.resolved(reference, progress)).await;
         let reason = match asked {
             Ok(Ok(now)) => return Ok(Some(now)),
             Ok(Err(error)) => error.to_string(),
