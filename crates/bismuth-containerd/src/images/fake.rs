@@ -100,7 +100,7 @@ impl FakeImages {
             (None, None) => Err(ImageError::UnknownImage {
                 reference: name.to_owned(),
                 registry: "fake".to_owned(),
-                words: "MANIFEST_UNKNOWN: manifest unknown".to_owned(),
+                message: "MANIFEST_UNKNOWN: manifest unknown".to_owned(),
             }),
         }
     }

@@ -208,16 +208,16 @@ impl Fetcher {
                     break;
                 }
                 Err(error) => {
-                    broken = Some(remote.broken_off(&act, chain(&error)));
+                    broken = Some(remote.incomplete_body(&act, chain(&error)));
                     break;
                 }
             };
             if ingest.offset() + (chunk.len() + part.len()) as u64 > blob.size {
-                let words = format!(
+                let message = format!(
                     "sent more than the {} bytes that the manifest promises",
                     blob.size
                 );
-                return Err(remote.refused(&act, words));
+                return Err(remote.refused(&act, message));
             }
             let mut rest = part.as_ref();
             while !rest.is_empty() {
