@@ -58,7 +58,7 @@ struct Transfer {
 
 impl Fetcher {
     /// Makes a request at one endpoint after the other until one answers; passing failures are retried.
-    pub async fn first_of<T, F>(&self, request: impl Fn(Remote) -> F) -> Result<T>
+    pub async fn first_answer<T, F>(&self, request: impl Fn(Remote) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -144,7 +144,7 @@ impl Fetcher {
                 // What an earlier process left may have been the bad part: once, without it.
                 ImageError::DigestMismatch { .. } if transfer.hasher.is_none() && !began_anew => {
                     began_anew = true;
-                    transfer.begin_anew(&blob.digest, &self.progress);
+                    transfer.restart(&blob.digest, &self.progress);
                 }
                 error if self.is_worth_retrying(error, &delays) => {
                     self.pause(&mut delays, error).await;
@@ -321,7 +321,7 @@ impl Transfer {
         self.report(offset, progress);
     }
 
-    fn begin_anew(&mut self, digest: &Digest, progress: &ProgressReporter) {
+    fn restart(&mut self, digest: &Digest, progress: &ProgressReporter) {
         self.hasher = Some(Hasher::like(digest));
         self.offset = 0;
         self.report(0, progress);

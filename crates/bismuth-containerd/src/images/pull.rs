@@ -55,7 +55,7 @@ impl StoreInner {
         let started = std::time::Instant::now();
         let fetcher = self.fetcher(reference, progress).await?;
         let (body, digest) = fetcher
-            .first_of(|remote| async move { remote.manifest(None).await })
+            .first_answer(|remote| async move { remote.manifest(None).await })
             .await?;
         let _lock = self.locks.lock(&image_lock(&digest)).await;
         // Another name of the same image may have been pulled while we waited.
@@ -149,7 +149,7 @@ impl StoreInner {
         }
         let digest = &chosen.digest;
         let (data, _) = fetcher
-            .first_of(|remote| async move { remote.manifest(Some(digest)).await })
+            .first_answer(|remote| async move { remote.manifest(Some(digest)).await })
             .await?;
         let (document, _) = Document::parse(digest, &data)?;
         content

@@ -132,7 +132,7 @@ impl StoreInner {
         progress: &ProgressReporter,
     ) -> Result<PreparedImage> {
         self.containerd.ensure_namespace().await?;
-        if let Some(digest) = self.known(reference, policy, progress).await? {
+        if let Some(digest) = self.current_digest(reference, policy, progress).await? {
             let resolved = reference.digest().is_some() || policy != PullPolicy::IfMissing;
             if let Some(prepared) = self
                 .find_prepared_image(reference, &digest, resolved)
@@ -149,7 +149,7 @@ impl StoreInner {
     }
 
     /// The digest that `reference` stands for, as far as it can be told without getting anything.
-    async fn known(
+    async fn current_digest(
         &self,
         reference: &Reference,
         policy: PullPolicy,
@@ -164,20 +164,24 @@ impl StoreInner {
         }
         match policy {
             PullPolicy::IfMissing => self.records.get(&reference.whole()).await,
-            PullPolicy::Always => self.resolved(reference, progress).await.map(Some),
-            PullPolicy::Refresh => self.refreshed(reference, progress).await,
+            PullPolicy::Always => self.resolve_digest(reference, progress).await.map(Some),
+            PullPolicy::Refresh => self.refresh_digest(reference, progress).await,
         }
     }
 
     /// What the tag stands for now, as a registry says.
-    async fn resolved(&self, reference: &Reference, progress: &ProgressReporter) -> Result<Digest> {
+    async fn resolve_digest(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Digest> {
         let fetcher = self.fetcher(reference, progress).await?;
         fetcher
-            .first_of(|remote| async move { remote.head().await })
+            .first_answer(|remote| async move { remote.head().await })
             .await
     }
 
-    async fn refreshed(
+    async fn refresh_digest(
         &self,
         reference: &Reference,
         progress: &ProgressReporter,
@@ -190,7 +194,8 @@ impl StoreInner {
         if !pulled {
             return Ok(Some(here));
         }
-        let asked = tokio::time::timeout(REFRESH_BOUND, self.resolved(reference, progress)).await;
+        let asked =
+            tokio::time::timeout(REFRESH_BOUND, self.resolve_digest(reference, progress)).await;
         let reason = match asked {
             Ok(Ok(now)) => return Ok(Some(now)),
             Ok(Err(error)) => error.to_string(),
