@@ -27,7 +27,7 @@ use oci_spec::runtime::{
 };
 
 pub use limits::{CPU_PERIOD_US, DEFAULT_PIDS_LIMIT};
-pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES, MemoryDir};
+pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES, TmpfsMount};
 
 /// The version of the runtime spec that runc 1.1 and crun 1.8 know all of.
 const OCI_VERSION: &str = "1.0.2";
@@ -88,7 +88,7 @@ pub struct SpecInput {
     /// Bind mounts, in order, after the standard ones.
     pub mounts: Vec<BindMount>,
     /// Directories in memory, after the standard mounts and before the bind mounts.
-    pub memory_dirs: Vec<MemoryDir>,
+    pub tmpfs_mounts: Vec<TmpfsMount>,
     /// The system call filter.
     pub seccomp: Option<LinuxSeccomp>,
 }
@@ -289,8 +289,8 @@ fn absolute_paths(input: &SpecInput) -> impl Iterator<Item = (&'static str, &Pat
             ("mounts", &bind.destination),
         ]
     });
-    let dirs = input.memory_dirs.iter();
-    let dirs = dirs.map(|dir| ("memory_dirs", dir.destination.as_path()));
+    let dirs = input.tmpfs_mounts.iter();
+    let dirs = dirs.map(|dir| ("tmpfs_mounts", dir.destination.as_path()));
     fixed.into_iter().chain(dirs).chain(binds)
 }
 

@@ -54,9 +54,9 @@ pub struct BindMount {
     pub executable: bool,
 }
 
-/// A directory in memory, gone with the container, that one user of the container has to itself.
+/// A tmpfs, gone with the container, that one user of the container has to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemoryDir {
+pub struct TmpfsMount {
     /// Path in the container; created by the runtime if it is missing.
     pub destination: PathBuf,
     /// What fits.
@@ -108,8 +108,8 @@ pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
             &restricted_and(&["relatime", "ro"]),
         )?,
     ];
-    for dir in &input.memory_dirs {
-        mounts.push(memory_dir(dir)?);
+    for dir in &input.tmpfs_mounts {
+        mounts.push(tmpfs_mount(dir)?);
     }
     for bind in &input.mounts {
         mounts.push(bind_mount(bind)?);
@@ -136,7 +136,7 @@ fn mount(
         .build()
 }
 
-fn memory_dir(dir: &MemoryDir) -> Result<Mount, OciSpecError> {
+fn tmpfs_mount(dir: &TmpfsMount) -> Result<Mount, OciSpecError> {
     let mut options: Vec<String> = RESTRICTED_OPTIONS
         .iter()
         .map(|option| (*option).to_owned())

@@ -32,7 +32,7 @@ fn input() -> SpecInput {
         nofile: DEFAULT_NOFILE_LIMIT,
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
-        memory_dirs: Vec::new(),
+        tmpfs_mounts: Vec::new(),
         mounts: vec![
             BindMount {
                 source: "/usr/lib/bismuth/bismuth-init".into(),

@@ -89,7 +89,7 @@ impl Node {
             oom_score_adj: spec::DEFAULT_OOM_SCORE_ADJ,
             shm_bytes: spec::DEFAULT_SHM_BYTES,
             mounts: Vec::new(),
-            memory_dirs: Vec::new(),
+            tmpfs_mounts: Vec::new(),
             seccomp: None,
             id: id.clone(),
         };
