@@ -15,20 +15,20 @@ use super::garbage::{GarbagePolicy, GarbageReport};
 use super::inner::{ImageStoreConfig, PULLED_LABEL, StoreInner, image_lock};
 use super::progress::{Phase, ProgressReporter, PullProgress};
 use super::registry::config::InvalidEndpoint;
-use super::single_flight::Flights;
+use super::single_flight::SingleFlight;
 use super::{ImageSummary, Images, PreparedImage, PullPolicy};
 use crate::client::Containerd;
 
 /// How long a deployment waits to learn whether a tag has moved, when there is an image to go on with.
 const REFRESH_BOUND: Duration = Duration::from_secs(5);
 
-type Ensured = Flights<(String, PullPolicy), Result<PreparedImage>, PullProgress>;
+type EnsureCalls = SingleFlight<(String, PullPolicy), Result<PreparedImage>, PullProgress>;
 
 /// Images in one namespace of one containerd. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct ImageStore {
     inner: Arc<StoreInner>,
-    flights: Arc<Ensured>,
+    single_flight: Arc<EnsureCalls>,
 }
 
 impl ImageStore {
@@ -41,7 +41,7 @@ impl ImageStore {
         let inner = StoreInner::new(containerd, config);
         Ok(Self {
             inner: Arc::new(inner),
-            flights: Arc::new(Flights::new()),
+            single_flight: Arc::new(SingleFlight::new()),
         })
     }
 }
@@ -69,7 +69,9 @@ impl Images for ImageStore {
                 reason: error.to_string(),
             })
         };
-        let (work, mut shared) = self.flights.join((reference.whole(), policy), work, died);
+        let (work, mut shared) = self
+            .single_flight
+            .join((reference.whole(), policy), work, died);
         tokio::pin!(work);
         loop {
             progress.send_replace(shared.borrow_and_update().clone());
