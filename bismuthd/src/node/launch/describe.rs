@@ -50,7 +50,7 @@ pub(super) fn spec_input(
         gid_map: whole_range,
         userns_path: sandbox.namespaces.user_path().to_owned(),
         netns_path: sandbox.namespaces.net_path().to_owned(),
-        cgroup_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
+        cgroups_path: PathBuf::from(format!("/{}/{}", cgroup::PARENT, slot.container_id)),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
         limit_swap,

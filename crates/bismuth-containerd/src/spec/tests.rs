@@ -24,7 +24,7 @@ fn input() -> SpecInput {
         gid_map: vec![map],
         userns_path: state.join("ns/user"),
         netns_path: state.join("ns/net"),
-        cgroup_path: "/bismuth/6f9d7a52-9b5b-4f0e-8a44-3b6a5f1f0c11".into(),
+        cgroups_path: "/bismuth/6f9d7a52-9b5b-4f0e-8a44-3b6a5f1f0c11".into(),
         cpu: 1.5,
         memory: 128 << 20,
         limit_swap: true,

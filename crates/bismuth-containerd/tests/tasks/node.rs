@@ -80,7 +80,7 @@ impl Node {
             gid_map: vec![IDS],
             userns_path: holder.join("user"),
             netns_path: holder.join("net"),
-            cgroup_path: format!("/bismuth/{id}").into(),
+            cgroups_path: format!("/bismuth/{id}").into(),
             cpu: 1.0,
             memory: 64 << 20,
             limit_swap: true,
