@@ -6,7 +6,7 @@
 //!          └─► Images ─┼── images   pull, unpack, keep and collect images
 //!                      ├── events   exits and out-of-memory kills as they happen; `Lost` on any gap
 //!                      ├── spec     the OCI runtime spec of one container, a pure function
-//!                      └── fake     a scripted twin for the tests of those above
+//!                      └── fake     a scripted fake for the tests of those above
 //! ```
 //!
 //! The happy path: [`Containerd::connect`] (never waits, heals by itself), `create_container`, `create_task`,

@@ -1,4 +1,4 @@
-//! The scripted twin of [`ImageStore`](super::ImageStore): images by name, failures and delays as a test wants them.
+//! A scripted fake of [`ImageStore`](super::ImageStore): images by name, failures and delays as a test wants them.
 //!
 //! ```text
 //!   put("docker.io/library/alpine:latest", image)     ensure ──► that image

@@ -20,7 +20,7 @@
 //! One lease and one view per image, an image being what a name resolves to: the digest of its index or manifest. When it
 //! was last used stands as a label on that document.
 //!
-//! [`ImageStore`] does it with containerd; `fake::FakeImages` is its scripted twin.
+//! [`ImageStore`] does it with containerd; `fake::FakeImages` is a scripted fake of it.
 
 mod archive;
 mod content;
