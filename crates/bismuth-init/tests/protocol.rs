@@ -253,7 +253,7 @@ fn version_3_stays_as_it_is() {
 }
 
 #[test]
-fn a_file_has_the_name_of_a_file() {
+fn a_secret_file_whose_name_is_no_file_name_is_refused() {
     for name in [c"", c".", c"..", c"a/b", c"/etc/passwd"] {
         let injection = InjectRequest {
             files: vec![SecretFile {
@@ -307,7 +307,7 @@ fn each_kind_of_wrong_request_is_named() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before_it_is_sent() {
+fn a_request_that_cannot_be_encoded_is_refused() {
     let none: [&str; 0] = [];
     let empty = ExecRequest::new(none, none, "/", (0, 0)).expect("no zero bytes");
     assert!(matches!(empty.encode(), Err(RequestError::NoProgram)));

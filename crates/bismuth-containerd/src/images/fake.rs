@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_fake_holds_fails_and_answers_as_told() {
+    async fn the_fake_blocks_fails_and_answers_as_scripted() {
         let fake = FakeImages::new();
         let name: Reference = "alpine".parse().expect("name");
         let ensure = || {

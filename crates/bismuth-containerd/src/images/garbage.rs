@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_go_and_the_young_the_used_and_the_imported_stay() {
+    fn old_images_go_and_young_used_and_imported_ones_stay() {
         let mut imported = image("imported", 100 * HOUR, 1);
         imported.pulled = false;
         let images = [
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_takes_the_least_recently_used_until_it_is_low_enough() {
+    fn a_full_disk_evicts_the_least_recently_used_until_it_is_low_enough() {
         let images = [
             image("a", 3 * HOUR, 10),
             image("b", 2 * HOUR, 10),

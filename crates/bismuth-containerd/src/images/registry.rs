@@ -496,7 +496,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registrys_words_are_kept_with_code_and_detail() {
+    fn a_registrys_error_message_keeps_its_code_and_detail() {
         let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"nope"}}]}"#;
         assert_eq!(
             error_text(body),

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_who_waits_gets_the_one_result_and_the_next_one_starts_anew() {
+    async fn all_waiters_get_the_one_result_and_the_next_call_starts_anew() {
         let single_flight: SingleFlight<&str, u32, u32> = SingleFlight::new();
         let runs = Arc::new(AtomicUsize::new(0));
         let begin = || {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_work_outlives_the_first_who_asked_but_not_the_last() {
+    async fn the_work_outlives_its_first_caller_but_not_its_last() {
         let single_flight: SingleFlight<&str, u32, u32> = SingleFlight::new();
         let (gate, mut ended) = (Arc::new(tokio::sync::Notify::new()), watch::channel(()));
         let begin = |sender: watch::Sender<()>, gate: Arc<tokio::sync::Notify>| {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_name_is_held_by_one_and_forgotten_when_free() {
+    async fn a_keyed_lock_has_one_owner_and_is_removed_when_free() {
         let locks = KeyedLocks::default();
         let held = locks.lock("a").await;
         assert!(locks.lock("a").now_or_never().is_none());

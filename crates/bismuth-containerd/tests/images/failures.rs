@@ -37,7 +37,7 @@ async fn nothing_is_left(harness: &Harness) {
 }
 
 #[tokio::test]
-async fn an_unknown_image_is_told_in_the_registrys_words() {
+async fn an_unknown_image_is_reported_with_the_registrys_message() {
     let registry = Registry::start().await.unwrap();
     registry.push("demo/layered:1", &layered()).await.unwrap();
     let harness = Harness::start().await;
@@ -109,7 +109,7 @@ async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
 }
 
 #[tokio::test]
-async fn a_layer_whose_connection_is_cut_goes_on_from_where_it_was() {
+async fn a_layer_whose_connection_is_cut_is_resumed() {
     let image = large();
     let layer = image.blobs()[1].digest();
     let registry = FaultyRegistry::start().await;
@@ -134,7 +134,7 @@ async fn a_layer_whose_connection_is_cut_goes_on_from_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_registry_that_knows_no_ranges_is_asked_for_all_of_it_again() {
+async fn a_registry_without_ranges_is_asked_for_the_whole_layer_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
     let registry = FaultyRegistry::start().await;
@@ -158,7 +158,7 @@ async fn a_registry_that_knows_no_ranges_is_asked_for_all_of_it_again() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_process_got_is_not_fetched_again() {
+async fn blobs_that_an_earlier_process_fetched_are_not_fetched_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
     let registry = FaultyRegistry::start().await;
@@ -272,7 +272,7 @@ async fn a_registry_that_is_down_is_named() {
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_by_all_who_wait_and_the_next_one_tries_anew() {
+async fn a_failure_is_shared_by_all_waiters_and_the_next_call_tries_again() {
     let image = layered();
     let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
@@ -290,7 +290,7 @@ async fn a_failure_is_shared_by_all_who_wait_and_the_next_one_tries_anew() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_as_such() {
+async fn a_full_disk_is_reported_as_one() {
     use nix::mount::{MsFlags, mount, umount};
     let registry = FaultyRegistry::start().await;
     registry.put("1", &large());

@@ -28,7 +28,7 @@ fn on_shared_base(own: &str) -> Image {
 }
 
 #[tokio::test]
-async fn kept_images_survive_containerds_collector_and_removed_ones_leave_only_what_is_shared() {
+async fn retained_images_survive_containerds_collector_and_removed_ones_leave_only_shared_layers() {
     let registry = FaultyRegistry::start().await;
     let (kept, removed) = (on_shared_base("kept"), on_shared_base("removed"));
     registry.put("kept", &kept);
@@ -81,7 +81,7 @@ async fn kept_images_survive_containerds_collector_and_removed_ones_leave_only_w
 }
 
 #[tokio::test]
-async fn an_image_asked_for_a_moment_ago_stays_even_after_a_restart() {
+async fn a_recently_used_image_stays_even_after_a_restart() {
     let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
     let mut harness = Harness::start().await;
@@ -116,7 +116,7 @@ async fn an_image_asked_for_a_moment_ago_stays_even_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_full_disk_takes_pulled_images_but_never_imported_ones() {
+async fn a_full_disk_evicts_pulled_images_but_never_imported_ones() {
     let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
     let harness = Harness::start().await;
@@ -148,7 +148,7 @@ async fn a_full_disk_takes_pulled_images_but_never_imported_ones() {
 }
 
 #[tokio::test]
-async fn a_lease_or_a_view_that_somebody_deleted_is_made_again() {
+async fn a_deleted_lease_or_view_is_created_again() {
     let registry = FaultyRegistry::start().await;
     let image = layered();
     registry.put("1", &image);

@@ -83,7 +83,7 @@ async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_could_ask_for_is_refused_and_another_may_be_given() {
+async fn an_archive_with_an_invalid_name_is_refused_unless_a_name_is_given() {
     let harness = Harness::start().await;
     let layout = harness.server.dir().join("layout");
     layered_with(Compression::Gzip)

@@ -115,7 +115,7 @@ async fn a_mirror_of_docker_io_is_asked_for_the_library_path_and_a_digest_is_eno
 }
 
 #[tokio::test]
-async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
+async fn only_the_image_for_this_machine_is_pulled_from_an_index() {
     let here = Image::builder()
         .file("for", 0o644, architecture().as_bytes())
         .build()
@@ -155,7 +155,7 @@ async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
 }
 
 #[tokio::test]
-async fn ten_who_want_an_image_at_once_pull_each_blob_once() {
+async fn ten_concurrent_calls_for_an_image_pull_each_blob_once() {
     let image = layered();
     let registry = FaultyRegistry::start().await;
     registry.put("a", &image);
@@ -265,7 +265,7 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
 }
 
 #[tokio::test]
-async fn a_password_from_dockers_file_opens_a_registry() {
+async fn a_password_from_dockers_config_authenticates() {
     let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
     registry.require_authorization("Basic YWxpY2U6c2VjcmV0"); // alice:secret
@@ -295,7 +295,7 @@ async fn a_password_from_dockers_file_opens_a_registry() {
 }
 
 #[tokio::test]
-async fn an_identity_token_is_exchanged_and_a_token_server_is_heard() {
+async fn an_identity_token_is_exchanged_and_the_token_servers_error_is_reported() {
     let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
     registry.require_authorization("Bearer open");

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::harness::{Harness, TIMEOUT, next_event, shims_of};
 
 #[tokio::test]
-async fn a_containerd_that_hangs_costs_a_deadline_and_works_on_afterwards() -> Result<()> {
+async fn calls_to_a_hanging_containerd_end_at_the_deadline_and_work_afterwards() -> Result<()> {
     let quick = Duration::from_millis(500);
     let harness = Harness::with_deadlines(Deadlines {
         quick,
@@ -44,7 +44,7 @@ async fn a_containerd_that_hangs_costs_a_deadline_and_works_on_afterwards() -> R
 }
 
 #[tokio::test]
-async fn a_connection_made_while_containerd_hangs_is_bounded_too() -> Result<()> {
+async fn connecting_while_containerd_hangs_ends_at_the_deadline() -> Result<()> {
     let quick = Duration::from_millis(300);
     let harness = Harness::with_deadlines(Deadlines {
         quick,
@@ -66,7 +66,7 @@ async fn a_connection_made_while_containerd_hangs_is_bounded_too() -> Result<()>
 }
 
 #[tokio::test]
-async fn after_a_crash_of_containerd_calls_heal_and_readers_are_told_to_list_again() -> Result<()> {
+async fn after_a_crash_of_containerd_calls_work_and_event_readers_list_again() -> Result<()> {
     let mut harness = Harness::start().await?;
     let mut events = harness.events().await?;
     let (id, pid) = harness.run(harness.container("sleep 1000")?).await?;

@@ -139,7 +139,7 @@ async fn a_program_sees_the_container_that_the_spec_describes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn labels_come_back_and_an_id_is_taken_once() -> Result<()> {
+async fn labels_are_listed_and_an_id_can_be_used_once() -> Result<()> {
     let harness = Harness::start().await?;
     let container = harness.container("true")?;
     harness.client.create_container(container.clone()).await?;
@@ -194,7 +194,7 @@ async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_socket_of_a_shim_that_was_never_finished_goes_with_the_container() -> Result<()> {
+async fn the_socket_of_an_orphaned_shim_is_removed_with_the_container() -> Result<()> {
     let harness = Harness::start().await?;
     let sockets = harness.server.dir().join("run/s");
     let (id, _pid) = harness.run(harness.container("exec sleep 1000")?).await?;

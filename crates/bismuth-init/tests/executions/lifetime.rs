@@ -173,7 +173,7 @@ fn an_orphan_is_reaped() {
 }
 
 #[test]
-fn when_descriptors_run_out_that_is_answered_and_passes() {
+fn when_descriptors_run_out_a_request_fails_and_later_ones_work() {
     let init = Init::limited("ulimit -n 20");
     let mut running = Vec::new();
     let refusal = loop {
@@ -204,7 +204,7 @@ fn when_descriptors_run_out_that_is_answered_and_passes() {
 }
 
 #[test]
-fn when_processes_run_out_that_is_answered() {
+fn when_processes_run_out_a_request_fails() {
     let init = Init::as_other_user("ulimit -u 1");
     let (kind, errno, what) = init.exec(&["busybox", "true"]).failed();
     assert_eq!((kind, errno), (FailureKind::Exhausted, 11));

@@ -69,7 +69,7 @@ fn output_streams_out_while_input_streams_in() {
 }
 
 #[test]
-fn the_exit_code_or_the_signal_is_known_and_stderr_is_apart() {
+fn the_exit_code_or_the_signal_is_reported_and_stderr_is_separate() {
     let init = Init::plain();
     let done = init.shell("echo out; echo err >&2; exit 7").finish();
     assert_eq!(done.exit, Exit::Code(7));
