@@ -37,7 +37,7 @@ async fn reported(board: &StatusBoard, slot: &Slot, state: ContainerState, words
 async fn a_slot_retired_during_its_cold_start_keeps_nobody_waiting() {
     let (fakes, slot, board) = (Fakes::new(), fakes::slot(), StatusBoard::default());
     let image = slot.definition.image.as_reference();
-    fakes.images.hold(image);
+    fakes.images.block(image);
     let driver = drive(&fakes, &slot, &board);
     let waiting = tokio::spawn({
         let slot = Arc::clone(&slot);
@@ -88,7 +88,7 @@ async fn a_proof_that_fails_for_a_reason_that_may_pass_is_tried_again_until_ther
     let driver = drive(&fakes, &slot, &board);
     reported(&board, &slot, ContainerState::Starting, "HTTP 503").await;
     let again = async {
-        while fakes.images.asked().len() < 4 {
+        while fakes.images.requests().len() < 4 {
             let state = board.get(slot.container_id).map(|status| status.state);
             assert_ne!(state, Some(ContainerState::Failed), "no verdict yet");
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -99,11 +99,11 @@ async fn a_proof_that_fails_for_a_reason_that_may_pass_is_tried_again_until_ther
 
     fakes.images.fail(image, fakes::image_unknown());
     reported(&board, &slot, ContainerState::Failed, "unknown image").await;
-    let asked = fakes.images.asked();
+    let asked = fakes.images.requests();
     let proofs = asked.iter().filter(|(_, p)| *p == PullPolicy::Refresh);
     assert_eq!(proofs.count(), asked.len());
     tokio::time::sleep(100 * SOON).await;
-    assert_eq!(fakes.images.asked().len(), asked.len());
+    assert_eq!(fakes.images.requests().len(), asked.len());
     slot.retire();
     driver.await.unwrap();
 }

@@ -138,7 +138,7 @@ async fn a_container_with_an_unreadable_note_is_started_anew_once_its_program_ha
     world
         .fakes
         .images
-        .hold(fakes::definition().image.as_reference());
+        .block(fakes::definition().image.as_reference());
     world.reconciler.reconcile(&assigned(id)).await;
     assert!(!world.is_served(id));
     world.fakes.containerd.exit(&id.to_string(), 1);
