@@ -1,4 +1,4 @@
-//! The connection to containerd.
+//! The gRPC client of containerd: channels, namespace, leases, deadlines.
 //!
 //! ```text
 //!   Containerd ──┬── control channel ──► containers, tasks, events, leases, snapshots   (small messages, latency)

@@ -1,4 +1,4 @@
-//! The containerd edge: everything that Bismuth says to containerd, and nothing else.
+//! All access to containerd: containers, tasks, events, images and the OCI spec.
 //!
 //! ```text
 //!                      ┌── client   one lazy connection per purpose; namespace, lease and deadline on every call

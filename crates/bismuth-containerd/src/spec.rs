@@ -1,4 +1,4 @@
-//! The OCI runtime spec of one container: a pure function of what bismuthd decided.
+//! Builds the OCI runtime spec of one container: a pure function of what bismuthd decided.
 //!
 //! ```text
 //!  SpecInput ──► build ──┬── process    who runs what: ids, capabilities, rlimits, no new privileges

@@ -1,4 +1,4 @@
-//! Containers and tasks: the seam between bismuthd and containerd.
+//! Containers and tasks: the trait by which bismuthd creates, starts, watches and deletes them.
 //!
 //! ```text
 //!   create_container      create_task            start           process ends        delete_task     delete_container

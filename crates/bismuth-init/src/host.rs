@@ -1,4 +1,4 @@
-//! The side of bismuthd: send a request, take its replies, and take the directory away.
+//! bismuthd's side of the protocol: sends a request, reads replies, prepares and seals the socket's directory.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

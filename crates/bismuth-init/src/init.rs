@@ -1,4 +1,4 @@
-//! The side in the container: one thread, one loop.
+//! The server in the container: a single-threaded epoll loop that starts programs and reaps them.
 //!
 //! ```text
 //!   epoll ─┬ listener ── accept ── from outside? ── Receiving

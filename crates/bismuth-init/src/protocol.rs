@@ -1,4 +1,4 @@
-//! What travels between the host and init, byte by byte. Pure.
+//! The wire protocol between the host and init, byte by byte. Pure.
 //!
 //! ```text
 //!   host ──► request: header(12) body(≤ 2 MiB), with three descriptors on its first byte

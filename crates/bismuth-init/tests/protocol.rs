@@ -1,4 +1,4 @@
-//! The protocol: round trips, golden bytes, and bytes that are no message.
+//! The protocol: round trips, golden bytes, malformed bytes.
 
 use std::ffi::CString;
 

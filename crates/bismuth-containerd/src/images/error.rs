@@ -1,4 +1,4 @@
-//! What can go wrong with images.
+//! Errors of image operations, and which of them can be retried.
 //!
 //! Clone, because one pull answers everybody who waits for the image; sources are shared.
 

@@ -1,4 +1,4 @@
-//! Getting documents and blobs of one image from its registry into the content store.
+//! Fetches the documents and blobs of one image from its registry into the content store.
 //!
 //! ```text
 //!   blob ──► there already? ──► done

@@ -1,4 +1,4 @@
-//! Which images go, and how.
+//! Garbage collection of images: which are removed, by age and by use of the disk, and how.
 //!
 //! ```text
 //!   list ──► plan (pure): pulled, retained, not in use, not touched within `grace`

@@ -1,4 +1,4 @@
-//! Images from files instead of registries.
+//! Imports images from files: OCI layouts and docker archives.
 //!
 //! ```text
 //!   OCI layout     index.json ─► manifests with names ─► blobs/sha256/…

@@ -1,4 +1,4 @@
-//! Leases: what containerd's garbage collector must keep for us.
+//! Leases: protect content and snapshots from containerd's garbage collector.
 //!
 //! ```text
 //!   pull lease   "bismuth.pull.…"     holds all that a pull writes; expires by itself should we die; deleted at the end

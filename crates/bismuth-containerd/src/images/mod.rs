@@ -1,4 +1,4 @@
-//! Images: pulled, unpacked, retained, found again, collected.
+//! The image store: pulls, imports, prepares, lists and garbage-collects images.
 //!
 //! ```text
 //!  ensure(name) ──► record in containerd? ──yes──► view and lease there? ──yes──► ready (three small calls)

@@ -1,4 +1,4 @@
-//! A pull: everything that takes a registry.
+//! Pulls an image from a registry: manifest, configuration, layers.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! The registry edge: the OCI distribution protocol, spoken by `oci-client`.
+//! The registry client: the OCI distribution protocol, spoken by `oci-client`.
 //!
 //! ```text
 //!   reference ──► RegistryClient::remotes ──► [Remote, …]   one per endpoint, in the order to try

@@ -1,4 +1,4 @@
-//! The image store: concurrent calls for one image share the work, and images that are there take the short path.
+//! [`ImageStore`]: concurrent calls for one image share the work, and prepared images are answered at once.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Images from files, and images that other tools brought.
+//! Importing images from files, and images that other tools brought.
 
 use std::path::Path;
 use std::process::Command;

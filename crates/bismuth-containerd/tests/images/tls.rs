@@ -1,4 +1,4 @@
-//! A registry behind TLS whose certificate an authority of our own has signed.
+//! A registry behind TLS whose certificate a private authority has signed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

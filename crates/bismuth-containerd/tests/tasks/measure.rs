@@ -1,4 +1,4 @@
-//! What the parts of a cold start cost. Not a test of a bound, because it shares its machine:
+//! Measures the parts of a cold start. Not a test of a bound, because it shares its machine:
 //! `cargo nextest run -p bismuth-containerd --run-ignored only --no-capture measure`.
 
 use std::time::Duration;

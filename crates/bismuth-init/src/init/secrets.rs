@@ -1,4 +1,4 @@
-//! Writing the files of an injection.
+//! Writes injected secrets to files.
 
 use std::{
     fs::OpenOptions,

@@ -1,4 +1,4 @@
-//! Starting a program.
+//! Starts a program: clone and execve.
 //!
 //! ```text
 //!   parent: candidates from PATH, pointer arrays ── clone(VM | VFORK) ── sleeps ── reads `failed`

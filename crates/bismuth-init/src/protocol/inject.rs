@@ -1,4 +1,4 @@
-//! Secrets on their way to the function that asked for them, without touching a disk or a runtime's spec.
+//! The request that injects secrets, so that they touch neither a disk nor a runtime's spec.
 
 use std::ffi::CString;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What init answers.
+//! The replies of init.
 
 use super::{ProtocolError, wire::Reader};
 

@@ -1,4 +1,4 @@
-//! Whatever comes over the socket, init lives on.
+//! Malformed requests and misbehaving peers do not stop init.
 
 use std::{io::Write as _, os::fd::AsFd as _};
 

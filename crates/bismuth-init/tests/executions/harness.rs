@@ -1,4 +1,4 @@
-//! The real program, started as a plain process or as process 1, and one execution in it.
+//! The harness: the real program, started as a plain process or as process 1, and one execution in it.
 
 use std::{
     fs,

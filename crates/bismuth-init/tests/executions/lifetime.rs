@@ -1,4 +1,4 @@
-//! Many at once, their ends, and what they leave behind: nothing.
+//! Concurrent executions, their ends, and that nothing is left of them.
 
 use bismuth_init::{Exit, FailureKind};
 

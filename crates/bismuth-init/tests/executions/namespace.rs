@@ -1,4 +1,4 @@
-//! As process 1: what a function cannot do to it, and what the host can.
+//! As process 1: isolation from the function, takeover, injected secrets.
 
 use std::{
     ffi::CStr,

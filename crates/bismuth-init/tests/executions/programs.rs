@@ -1,4 +1,4 @@
-//! What a program is given, and how its end is told.
+//! What a started program is given, and how its end is reported.
 
 use std::{os::fd::AsFd as _, process::Command};
 

@@ -1,4 +1,4 @@
-//! Who we are to a registry: Docker's `config.json`.
+//! Credentials for registries, from Docker's `config.json`.
 //!
 //! ```text
 //!   credHelpers[host] or credsStore ──► docker-credential-<name> get

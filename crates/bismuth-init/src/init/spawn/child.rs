@@ -1,4 +1,4 @@
-//! What happens between clone and execve, in the parent's memory: system calls and nothing else.
+//! What the child does between clone and execve, in the parent's memory: system calls and nothing else.
 //! No allocation, no lock, no panic.
 
 use std::{

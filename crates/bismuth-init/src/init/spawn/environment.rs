@@ -1,4 +1,4 @@
-//! What a program finds in its environment.
+//! The environment of a program: injected variables, then those of the request.
 
 use std::ffi::{CStr, CString};
 
