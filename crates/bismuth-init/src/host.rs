@@ -16,7 +16,7 @@
 //!         match reply {
 //!             Reply::Exited(exit) => { println!("{exit}"); return Ok(()) }
 //!             Reply::SpawnFailed { what, .. } => return Err(what.into()),
-//!             Reply::Hello { .. } | Reply::Spawned { .. } => {}
+//!             Reply::Hello { .. } | Reply::Spawned { .. } | Reply::Injected => {}
 //!         }
 //!     }
 //!     match stream.read(&mut buffer)? {
