@@ -104,7 +104,7 @@ impl Execution {
                 Ok(Reply::SpawnFailed { kind, what, .. }) => {
                     return Err(InitClientError::Spawn { kind, what });
                 }
-                Ok(Reply::Exited(_) | Reply::Delivered) => return Err(InitClientError::Closed),
+                Ok(Reply::Exited(_) | Reply::Injected) => return Err(InitClientError::Closed),
                 Err(error) => {
                     sent.map_err(InitClientError::Broken)?;
                     return Err(error);

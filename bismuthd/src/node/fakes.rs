@@ -78,7 +78,7 @@ pub fn registry_away() -> ImageError {
         act: "get manifest".into(),
         reference: "image".into(),
         registry: "registry".into(),
-        words: "HTTP 503".into(),
+        message: "HTTP 503".into(),
     }
 }
 
@@ -87,6 +87,6 @@ pub fn image_unknown() -> ImageError {
     ImageError::UnknownImage {
         reference: "image".into(),
         registry: "registry".into(),
-        words: "manifest unknown".into(),
+        message: "manifest unknown".into(),
     }
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
 use bismuth_sandbox::ids::IdRange;
-use bismuth_sandbox::process::Identity;
+use bismuth_sandbox::process::ProcessIdentity;
 use rustix::fs::{FlockOperation, Mode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -123,8 +123,8 @@ impl SavedSlot {
 
 impl SavedRun {
     /// The process, as the sandbox recognises it.
-    pub fn identity(&self) -> Identity {
-        Identity {
+    pub fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity {
             pid: self.pid,
             started_ticks: self.started_ticks,
             boot_id: self.boot_id.clone(),

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: exponential, bounded, fully jittered. Pure.
+//! Retry delays: exponential, bounded, fully jittered. Pure.
 //!
 //! ```text
 //!   attempt   0          1          2          3   …

@@ -1,4 +1,4 @@
-//! This machine's clock, in the unit that records carry.
+//! The wall clock in milliseconds, as records carry it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! An error with its causes, as one line of text.
+//! Formats an error with its causes as one line of text.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! Files that are replaced whole, and names that outlive a loss of power: a reader, also one after a crash or a loss of power, finds the old bytes or the new ones.
+//! Atomic and durable file writes: a reader finds the old bytes or the new ones, also after a crash or a loss of power.
 //!
 //! ```text
 //!   write PATH.new ── force it to disk ── rename over PATH ── force the directory to disk

@@ -1,4 +1,4 @@
-//! What every crate needs and none of ours is needed for.
+//! The base of every crate: backoff, error chains, the clock, atomic file writes, log throttling.
 //!
 //! - [`backoff`]: how long to wait before the next attempt.
 //! - [`chain`]: an error with its causes, in one line.

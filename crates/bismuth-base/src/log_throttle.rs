@@ -1,4 +1,4 @@
-//! Log throttle: what happens again and again is logged every few seconds, since functions must not decide how much is logged.
+//! Log throttle: a repeated message is logged every few seconds at most, since functions must not decide how much is logged.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The connection to containerd.
+//! The gRPC client of containerd: channels, namespace, leases, deadlines.
 //!
 //! ```text
 //!   Containerd ──┬── control channel ──► containers, tasks, events, leases, snapshots   (small messages, latency)
@@ -91,16 +91,16 @@ impl Deadlines {
 }
 
 /// A channel that carries the namespace, and the lease if there is one, on every call: what the generated clients take.
-pub type NamespacedChannel = InterceptedService<Channel, Scope>;
+pub type NamespacedChannel = InterceptedService<Channel, CallMetadata>;
 
 /// The metadata that every call carries.
 #[derive(Debug, Clone)]
-pub struct Scope {
+pub struct CallMetadata {
     namespace: MetadataValue<Ascii>,
     lease: Option<MetadataValue<Ascii>>,
 }
 
-impl Interceptor for Scope {
+impl Interceptor for CallMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
         metadata.insert(NAMESPACE_HEADER, self.namespace.clone());
@@ -115,7 +115,7 @@ impl Interceptor for Scope {
 #[derive(Debug, Clone)]
 pub struct Containerd {
     shared: Arc<Shared>,
-    scope: Scope,
+    metadata: CallMetadata,
 }
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Containerd {
     pub fn connect(socket: &Path, namespace: &str, deadlines: Deadlines) -> Result<Self> {
         validate_namespace(namespace)?;
         let endpoint = endpoint(socket)?;
-        let scope = Scope {
+        let metadata = CallMetadata {
             namespace: metadata("containerd namespace", namespace)?,
             lease: None,
         };
@@ -160,7 +160,7 @@ impl Containerd {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            scope,
+            metadata,
         })
     }
 
@@ -170,7 +170,7 @@ impl Containerd {
     /// The lease's id cannot be sent as metadata.
     pub fn with_lease(&self, lease: &str) -> Result<Self> {
         let mut leased = self.clone();
-        leased.scope.lease = Some(metadata("lease", lease)?);
+        leased.metadata.lease = Some(metadata("lease", lease)?);
         Ok(leased)
     }
 
@@ -191,12 +191,12 @@ impl Containerd {
 
     /// The channel for small, latency-bound calls.
     pub fn channel(&self) -> NamespacedChannel {
-        InterceptedService::new(self.shared.control.clone(), self.scope.clone())
+        InterceptedService::new(self.shared.control.clone(), self.metadata.clone())
     }
 
     /// The channel for calls that move layers.
     pub fn bulk_channel(&self) -> NamespacedChannel {
-        InterceptedService::new(self.shared.bulk.clone(), self.scope.clone())
+        InterceptedService::new(self.shared.bulk.clone(), self.metadata.clone())
     }
 
     /// Runs one unary call (or the opening of a stream) under the deadline of its class, and names its failure. Dropping

@@ -1,4 +1,4 @@
-//! What can go wrong between us and containerd.
+//! Errors of calls to containerd, and which of them can be retried.
 //!
 //! Every error names the act and the object ("create task 6f1c…") and keeps the gRPC status it came from. The variant
 //! tells the caller what to do: [`Error::NotFound`] is success for a teardown, [`Error::Unavailable`] and

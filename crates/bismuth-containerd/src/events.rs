@@ -1,4 +1,4 @@
-//! What happens to tasks, as containerd tells it.
+//! Subscribes to the task events of containerd: exits and out-of-memory kills.
 //!
 //! ```text
 //!            ┌────────────── probe until something arrives ─────────────┐

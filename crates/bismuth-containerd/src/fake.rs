@@ -1,4 +1,4 @@
-//! A scripted twin of containerd for unit tests: containers in memory, no processes.
+//! A scripted fake of containerd for unit tests: containers in memory, no processes.
 //!
 //! ```text
 //!   test ── script(act, fault) ──► FakeContainerd ◄── Tasks ── code under test

@@ -1,4 +1,4 @@
-//! The containerd edge: everything that Bismuth says to containerd, and nothing else.
+//! All access to containerd: containers, tasks, events, images and the OCI spec.
 //!
 //! ```text
 //!                      ┌── client   one lazy connection per purpose; namespace, lease and deadline on every call
@@ -6,7 +6,7 @@
 //!          └─► Images ─┼── images   pull, unpack, keep and collect images
 //!                      ├── events   exits and out-of-memory kills as they happen; `Lost` on any gap
 //!                      ├── spec     the OCI runtime spec of one container, a pure function
-//!                      └── fake     a scripted twin for the tests of those above
+//!                      └── fake     a scripted fake for the tests of those above
 //! ```
 //!
 //! The happy path: [`Containerd::connect`] (never waits, heals by itself), `create_container`, `create_task`,

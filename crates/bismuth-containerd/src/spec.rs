@@ -1,4 +1,4 @@
-//! The OCI runtime spec of one container: a pure function of what bismuthd decided.
+//! Builds the OCI runtime spec of one container: a pure function of what bismuthd decided.
 //!
 //! ```text
 //!  SpecInput ──► build ──┬── process    who runs what: ids, capabilities, rlimits, no new privileges
@@ -12,7 +12,7 @@
 //!
 //! Nothing that a tenant wrote becomes an annotation: shims and runtimes act on annotations.
 
-mod limits;
+mod cgroup_limits;
 mod mounts;
 
 use std::collections::HashMap;
@@ -26,8 +26,8 @@ use oci_spec::runtime::{
     SpecBuilder, UserBuilder,
 };
 
-pub use limits::{CPU_PERIOD_US, DEFAULT_PIDS_LIMIT};
-pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES, MemoryDir};
+pub use cgroup_limits::{CPU_PERIOD_US, DEFAULT_PIDS_LIMIT};
+pub use mounts::{BindMount, DEFAULT_DEV_BYTES, DEFAULT_SHM_BYTES, TmpfsMount};
 
 /// The version of the runtime spec that runc 1.1 and crun 1.8 know all of.
 const OCI_VERSION: &str = "1.0.2";
@@ -67,8 +67,8 @@ pub struct SpecInput {
     pub userns_path: PathBuf,
     /// The pinned network namespace, which must be owned by that user namespace or sysfs cannot be mounted.
     pub netns_path: PathBuf,
-    /// Relative to the cgroup root, with a leading slash: `/bismuth/{id}`.
-    pub cgroup_path: PathBuf,
+    /// Where the OCI runtime creates the cgroup: relative to the cgroup root, with a leading slash, `/bismuth/{id}`.
+    pub cgroups_path: PathBuf,
     /// CPU limit in cores.
     pub cpu: f64,
     /// Memory limit in bytes.
@@ -88,7 +88,7 @@ pub struct SpecInput {
     /// Bind mounts, in order, after the standard ones.
     pub mounts: Vec<BindMount>,
     /// Directories in memory, after the standard mounts and before the bind mounts.
-    pub memory_dirs: Vec<MemoryDir>,
+    pub tmpfs_mounts: Vec<TmpfsMount>,
     /// The system call filter.
     pub seccomp: Option<LinuxSeccomp>,
 }
@@ -193,8 +193,8 @@ fn linux(input: &SpecInput) -> Result<Linux, SpecError> {
         .uid_mappings(mappings(&input.uid_map)?)
         .gid_mappings(mappings(&input.gid_map)?)
         .namespaces(namespaces(input)?)
-        .cgroups_path(input.cgroup_path.clone())
-        .resources(limits::resources(input)?)
+        .cgroups_path(input.cgroups_path.clone())
+        .resources(cgroup_limits::resources(input)?)
         .masked_paths(owned(mounts::MASKED_PATHS))
         .readonly_paths(owned(mounts::READONLY_PATHS))
         .build()?;
@@ -272,7 +272,7 @@ fn validate(input: &SpecInput) -> Result<(), SpecError> {
             "a user namespace by path needs its mappings beside it",
         );
     }
-    limits::validate(input)
+    cgroup_limits::validate(input)
 }
 
 fn absolute_paths(input: &SpecInput) -> impl Iterator<Item = (&'static str, &Path)> {
@@ -281,7 +281,7 @@ fn absolute_paths(input: &SpecInput) -> impl Iterator<Item = (&'static str, &Pat
         ("root_path", &input.root_path),
         ("userns_path", &input.userns_path),
         ("netns_path", &input.netns_path),
-        ("cgroup_path", &input.cgroup_path),
+        ("cgroups_path", &input.cgroups_path),
     ];
     let binds = input.mounts.iter().flat_map(|bind| {
         [
@@ -289,8 +289,8 @@ fn absolute_paths(input: &SpecInput) -> impl Iterator<Item = (&'static str, &Pat
             ("mounts", &bind.destination),
         ]
     });
-    let dirs = input.memory_dirs.iter();
-    let dirs = dirs.map(|dir| ("memory_dirs", dir.destination.as_path()));
+    let dirs = input.tmpfs_mounts.iter();
+    let dirs = dirs.map(|dir| ("tmpfs_mounts", dir.destination.as_path()));
     fixed.into_iter().chain(dirs).chain(binds)
 }
 

@@ -1,4 +1,4 @@
-//! Containers and tasks: the seam between bismuthd and containerd.
+//! Containers and tasks: the trait by which bismuthd creates, starts, watches and deletes them.
 //!
 //! ```text
 //!   create_container      create_task            start           process ends        delete_task     delete_container
@@ -11,7 +11,7 @@
 //! is the parent of the container's init. The record is the only handle on the task; [`Tasks::teardown`] therefore
 //! keeps it until the task is gone.
 //!
-//! [`Containerd`](crate::Containerd) implements [`Tasks`] in `tasks/rpc.rs`; `fake` has its scripted twin.
+//! [`Containerd`](crate::Containerd) implements [`Tasks`] in `tasks/rpc.rs`; `fake` has a scripted fake of it.
 
 mod rpc;
 mod runtime;

@@ -1,4 +1,4 @@
-//! A piece of content with its digest.
+//! A blob with its digest.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

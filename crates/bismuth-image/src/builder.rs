@@ -1,4 +1,4 @@
-//! Building an image file by file.
+//! Builds an image file by file.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A small Linux made of one static busybox, and the image of the demonstration on top of it.
+//! A small Linux made of one static busybox, and the demonstration image on top of it.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A layer: a tar of changes, compressed or not.
+//! Builds layers: tars of changes, compressed or not.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! OCI image layouts: a directory, or one tar of it.
+//! Writes OCI image layouts: a directory, or one tar of it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

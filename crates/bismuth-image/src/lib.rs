@@ -1,4 +1,4 @@
-//! Builds container images file by file: layers, manifests, OCI layouts; and the one of the demonstration.
+//! Builds container images file by file: layers, manifests, OCI layouts; and the demonstration image.
 //!
 //! ```text
 //! Builder ── build() ──► Image ─┬─ manifests(), blobs()   what a push sends

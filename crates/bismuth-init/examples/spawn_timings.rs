@@ -1,4 +1,4 @@
-//! What an execution through init costs beside a bare `posix_spawn` of the same program.
+//! Measures an execution through init beside a bare `posix_spawn` of the same program.
 //!
 //! ```text
 //! RUSTFLAGS='-C target-feature=+crt-static' cargo build -p bismuth-init --bin bismuth-init \

@@ -1,4 +1,4 @@
-//! The side of bismuthd: send a request, take its replies, and take the directory away.
+//! bismuthd's side of the protocol: sends a request, reads replies, prepares and seals the socket's directory.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@
 //!         match reply {
 //!             Reply::Exited(exit) => { println!("{exit}"); return Ok(()) }
 //!             Reply::SpawnFailed { what, .. } => return Err(what.into()),
-//!             Reply::Hello { .. } | Reply::Spawned { .. } => {}
+//!             Reply::Hello { .. } | Reply::Spawned { .. } | Reply::Injected => {}
 //!         }
 //!     }
 //!     match stream.read(&mut buffer)? {

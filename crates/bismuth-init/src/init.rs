@@ -1,4 +1,4 @@
-//! The side in the container: one thread, one loop.
+//! The server in the container: a single-threaded epoll loop that starts programs and reaps them.
 //!
 //! ```text
 //!   epoll ─┬ listener ── accept ── from outside? ── Receiving
@@ -15,10 +15,10 @@
 //! Its group is killed before it is reaped, because until then its number cannot become another's.
 
 mod connection;
-mod door;
+mod leftovers;
+mod listener;
 mod secrets;
 mod spawn;
-mod strays;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,21 +31,21 @@ use libc::pid_t;
 
 use crate::{
     SECRETS_DIR,
-    protocol::{Delivery, Exit, FailureKind, Reply, Then},
+    protocol::{AfterInject, Exit, FailureKind, InjectRequest, Reply},
     sys::{self, Ended, Epoll, Ready, Signals},
 };
 use connection::{Connection, Progress};
-use door::{Admission, Door};
+use leftovers::LeftoverProcesses;
+use listener::{AcceptOutcome, Listener};
 use spawn::Spawner;
-use strays::Strays;
 
-const DOOR: u64 = 0;
+const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const FIRST_CONNECTION: u64 = 2;
 /// How many events are taken at a time; more wait in the kernel.
 const EVENTS: usize = 64;
-/// How long the door stays shut when the kernel has no memory for another connection.
-const DOOR_PAUSE_MS: libc::c_int = 50;
+/// Time until accept is tried again when the kernel has no memory for another connection.
+const ACCEPT_RETRY_MS: libc::c_int = 50;
 
 /// Why init cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -66,16 +66,16 @@ impl InitError {
 #[derive(Debug)]
 pub struct Init {
     /// Process 1 of its PID namespace; else (in tests) a plain process that adopts orphans.
-    is_first: bool,
+    is_pid_1: bool,
     epoll: Epoll,
     signals: Signals,
-    door: Door,
+    listener: Listener,
     spawner: Spawner,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     /// The connection of every leader that has not been reaped. It may be gone already.
     leaders: HashMap<pid_t, u64>,
-    strays: Strays,
+    leftovers: LeftoverProcesses,
 }
 
 impl Init {
@@ -87,31 +87,31 @@ impl Init {
         let doing = InitError::while_doing::<&str>;
         sys::close_inherited().map_err(doing("close inherited descriptors"))?;
         sys::forbid_tracing().map_err(doing("forbid tracing"))?;
-        let is_first = std::process::id() == 1;
-        if !is_first {
+        let is_pid_1 = std::process::id() == 1;
+        if !is_pid_1 {
             sys::adopt_orphans().map_err(doing("become a reaper of orphans"))?;
         }
         let signals = Signals::take_over(&[libc::SIGCHLD, libc::SIGTERM])
             .map_err(doing("take over the signals"))?;
         let epoll = Epoll::new().map_err(doing("create an epoll"))?;
         let spawner = Spawner::new().map_err(doing("prepare to start programs"))?;
-        let door = Door::open(socket, is_first, &epoll).map_err(InitError::while_doing(
+        let listener = Listener::open(socket, is_pid_1, &epoll).map_err(InitError::while_doing(
             format!("listen at {}", socket.display()),
         ))?;
         epoll
             .add(signals.fd(), SIGNALS)
-            .and_then(|()| epoll.add(door.fd(), DOOR))
+            .and_then(|()| epoll.add(listener.fd(), LISTENER))
             .map_err(doing("watch for connections and signals"))?;
         Ok(Self {
-            is_first,
+            is_pid_1,
             epoll,
             signals,
-            door,
+            listener,
             spawner,
             connections: BTreeMap::new(),
             next_connection: FIRST_CONNECTION,
             leaders: HashMap::new(),
-            strays: Strays::new(),
+            leftovers: LeftoverProcesses::new(),
         })
     }
 
@@ -122,8 +122,8 @@ impl Init {
     pub fn run(mut self) -> Result<(), InitError> {
         let mut ready = [Ready::NONE; EVENTS];
         loop {
-            let pause = if self.door.is_shut() {
-                DOOR_PAUSE_MS
+            let pause = if self.listener.needs_retry() {
+                ACCEPT_RETRY_MS
             } else {
                 -1
             };
@@ -131,12 +131,12 @@ impl Init {
                 .epoll
                 .wait(&mut ready, pause)
                 .map_err(InitError::while_doing("wait for events"))?;
-            if self.door.is_shut() {
-                self.enter_all();
+            if self.listener.needs_retry() {
+                self.accept_all();
             }
             for event in &ready[..count] {
                 match event.token() {
-                    DOOR => self.enter_all(),
+                    LISTENER => self.accept_all(),
                     SIGNALS => {
                         if self.take_signals()? {
                             return Ok(());
@@ -148,18 +148,18 @@ impl Init {
         }
     }
 
-    fn enter_all(&mut self) {
-        // Bounded, so that a crowd at the door does not keep us from those inside.
+    fn accept_all(&mut self) {
+        // Bounded, so that many new connections do not hold up the running ones.
         for _ in 0..EVENTS {
-            match self.door.next(&self.epoll) {
-                Admission::Nobody => return,
-                Admission::Refused => {}
-                Admission::Entered(socket) => self.enter(socket),
+            match self.listener.accept(&self.epoll) {
+                AcceptOutcome::Empty => return,
+                AcceptOutcome::Refused => {}
+                AcceptOutcome::Accepted(socket) => self.serve(socket),
             }
         }
     }
 
-    fn enter(&mut self, socket: OwnedFd) {
+    fn serve(&mut self, socket: OwnedFd) {
         let id = self.next_connection;
         self.next_connection += 1;
         let watched = self.epoll.add(socket.as_fd(), id);
@@ -193,32 +193,32 @@ impl Init {
                     self.connections.remove(&id);
                 }
             },
-            Progress::Delivery(delivery) => {
+            Progress::Inject(injection) => {
                 let connection = self.connections.remove(&id);
                 if let Some(connection) = connection {
-                    self.take_delivery(delivery, connection);
+                    self.inject(injection, connection);
                 }
             }
             Progress::Closed => self.end(id),
         }
     }
 
-    /// Does not return if this process becomes the delivered program.
-    fn take_delivery(&mut self, delivery: Delivery, mut connection: Connection) {
-        if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &delivery.files) {
+    /// Does not return if this process becomes the injected program.
+    fn inject(&mut self, injection: InjectRequest, mut connection: Connection) {
+        if let Err(failure) = secrets::write(Path::new(SECRETS_DIR), &injection.files) {
             return connection.reply_last(&failure);
         }
-        match delivery.then {
-            Then::Serve(variables) => {
-                self.spawner.keep(variables);
-                connection.reply_last(&Reply::Delivered);
+        match injection.then {
+            AfterInject::Serve(variables) => {
+                self.spawner.set_variables(variables);
+                connection.reply_last(&Reply::Injected);
             }
             // The host may have given up; then nobody would know what runs here.
-            Then::Become(program) if connection.before_becoming() => {
+            AfterInject::Become(program) if connection.flush_before_exec() => {
                 let failure = self.spawner.become_program(&program);
                 connection.reply_last(&failure);
             }
-            Then::Become(_) => {}
+            AfterInject::Become(_) => {}
         }
     }
 
@@ -232,12 +232,12 @@ impl Init {
     /// Whether it is time to end.
     fn take_signals(&mut self) -> Result<bool, InitError> {
         loop {
-            let arrived = self.signals.next();
-            match arrived.map_err(InitError::while_doing("read the signals"))? {
+            let received = self.signals.next();
+            match received.map_err(InitError::while_doing("read the signals"))? {
                 None => return Ok(false),
-                Some(arrived) if arrived.signal == libc::SIGCHLD => self.reap_all(),
+                Some(received) if received.signal == libc::SIGCHLD => self.reap_all(),
                 // A sender inside the namespace is the function, which has no business with us.
-                Some(arrived) if self.is_first && arrived.sender != 0 => {}
+                Some(received) if self.is_pid_1 && received.sender != 0 => {}
                 Some(_) => {
                     self.leaders.keys().copied().for_each(kill_group);
                     return Ok(true);
@@ -270,7 +270,7 @@ impl Init {
             }
         };
         if !all_gone {
-            self.strays.sweep(&self.leaders, self.is_first);
+            self.leftovers.kill(&self.leaders, self.is_pid_1);
         }
     }
 }

@@ -17,7 +17,7 @@
 //! - [`host`]: the side of bismuthd. Blocking, or step by step under any runtime.
 //! - [`init`]: the side in the container; the program `bismuth-init` is little more.
 //!
-//! A *delivery* is the other kind of request: secrets as files, and secrets for environments. Those of a server come with
+//! A *secret injection* is the other kind of request: secrets as files, and secrets for environments. Those of a server come with
 //! the program itself, which init then becomes; those of executions init keeps in its memory and gives to each, so that they
 //! are the same as long as the container lives, whatever becomes of the host's side. So they are neither in the container's
 //! spec nor on a disk.
@@ -51,14 +51,15 @@ mod sys;
 
 pub use host::{OutgoingRequest, send_request};
 pub use protocol::{
-    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, Request, SecretFile, Then,
+    AfterInject, ExecRequest, Exit, FailureKind, InjectRequest, Reply, ReplyDecoder, Request,
+    SecretFile,
 };
 
 /// Where the program is mounted in an exec container.
 pub const PROGRAM_PATH: &str = "/.bismuth/init";
 /// Where it listens in there.
 pub const SOCKET_PATH: &str = "/.bismuth/run/init.sock";
-/// Where the files of a delivery are written: a filesystem in memory, the function's own.
+/// Where the files of an injection are written: a filesystem in memory, the function's own.
 pub const SECRETS_DIR: &str = "/run/secrets";
 /// The name of the socket in the directory that the host mounts.
 pub const SOCKET_NAME: &str = "init.sock";

@@ -1,13 +1,13 @@
-//! What travels between the host and init, byte by byte. Pure.
+//! The wire protocol between the host and init, byte by byte. Pure.
 //!
 //! ```text
 //!   host ──► request: header(12) body(≤ 2 MiB), with three descriptors on its first byte
 //!   host ◄── Hello, then one of  SpawnFailed ─ end
 //!                                Spawned ─ Exited ─ end
 //!
-//!   host ──► delivery: header(12) body(≤ 2 MiB), without descriptors
+//!   host ──► inject:  header(12) body(≤ 2 MiB), without descriptors
 //!   host ◄── Hello, then one of  SpawnFailed ─ end
-//!                                Delivered ─ end           it goes on
+//!                                Injected ─ end           it goes on
 //!                                end                       it has become the program
 //! ```
 //!
@@ -28,12 +28,12 @@
 //! | list of strings | argv |
 //! | list of strings | environment, `NAME=value` |
 //!
-//! | body, version 2: a delivery | |
+//! | body, version 2: an injection | |
 //! |---|---|
 //! | list of (string, bytes) | files: name in [`SECRETS_DIR`](crate::SECRETS_DIR), content |
 //! | u8 | 0; or 1 if a body of version 1 follows: the program to become |
 //!
-//! | body, version 3: a delivery | |
+//! | body, version 3: an injection | |
 //! |---|---|
 //! | | as version 2, but the u8 may also be 2, and this follows: |
 //! | list of strings | `NAME=value`, for the environment of every program from now on |
@@ -43,7 +43,7 @@
 //!
 //! | reply | |
 //! |---|---|
-//! | u8 | kind: 1 Hello, 2 Spawned, 3 SpawnFailed, 4 Exited, 5 Delivered |
+//! | u8 | kind: 1 Hello, 2 Spawned, 3 SpawnFailed, 4 Exited, 5 Injected |
 //! | u16 | length of what follows |
 //! | Hello | u16: the newest request version this init understands; it understands all older ones |
 //! | Spawned | u32: process id in the container |
@@ -55,11 +55,11 @@
 
 use std::ffi::{CString, NulError};
 
-mod delivery;
+mod inject;
 mod reply;
 mod wire;
 
-pub use delivery::{Delivery, SecretFile, Then};
+pub use inject::{AfterInject, InjectRequest, SecretFile};
 pub use reply::{Exit, FailureKind, Reply, ReplyDecoder};
 use wire::Reader;
 
@@ -67,9 +67,9 @@ use wire::Reader;
 pub const VERSION: u16 = 3;
 /// The version whose body is an [`ExecRequest`]: what every init understands.
 const EXEC_VERSION: u16 = 1;
-/// The version whose body is a [`Delivery`].
-const DELIVERY_VERSION: u16 = 2;
-/// The version whose body is a [`Delivery`] that may have variables.
+/// The version whose body is an [`InjectRequest`].
+const INJECT_VERSION: u16 = 2;
+/// The version whose body is an [`InjectRequest`] that may have variables.
 const VARIABLES_VERSION: u16 = 3;
 /// The bytes of a request before its body.
 pub const HEADER_BYTES: usize = 12;
@@ -87,7 +87,7 @@ pub struct ExecRequest {
     /// The program and its arguments. A program without a slash is looked for in the `PATH` of
     /// `env`, in the container.
     pub argv: Vec<CString>,
-    /// The environment, each `NAME=value`; besides it a program has the variables that were delivered.
+    /// The environment, each `NAME=value`; besides it a program has the variables that were injected.
     pub env: Vec<CString>,
     /// The working directory.
     pub cwd: CString,
@@ -264,7 +264,7 @@ pub enum Request {
     /// Run a program, beside others.
     Spawn(ExecRequest),
     /// Take secrets, and perhaps become the program that wants them.
-    Deliver(Delivery),
+    Inject(InjectRequest),
 }
 
 impl Request {
@@ -273,7 +273,7 @@ impl Request {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::Spawn(_) => DESCRIPTORS,
-            Self::Deliver(_) => 0,
+            Self::Inject(_) => 0,
         }
     }
 
@@ -284,7 +284,7 @@ impl Request {
     pub fn encode(&self) -> Result<Vec<u8>, RequestError> {
         match self {
             Self::Spawn(request) => request.encode(),
-            Self::Deliver(delivery) => delivery.encode(),
+            Self::Inject(injection) => injection.encode(),
         }
     }
 }
@@ -327,7 +327,7 @@ impl RequestDecoder {
                 let request = if version == EXEC_VERSION {
                     Request::Spawn(ExecRequest::decode_body(reader)?)
                 } else {
-                    Request::Deliver(Delivery::decode_body(version, reader)?)
+                    Request::Inject(InjectRequest::decode_body(version, reader)?)
                 };
                 Ok(Some(request))
             }

@@ -1,4 +1,4 @@
-//! Bytes and descriptors over a Unix socket: `SCM_RIGHTS`, see unix(7) and cmsg(3).
+//! Sends and receives bytes with descriptors over a Unix socket: `SCM_RIGHTS`, see unix(7) and cmsg(3).
 
 use std::{
     io, mem,

@@ -93,9 +93,9 @@ fn signal_set(signals: &[c_int]) -> libc::sigset_t {
 #[derive(Debug)]
 pub(crate) struct Signals(OwnedFd);
 
-/// A signal that arrived.
+/// A signal that has arrived.
 #[derive(Debug)]
-pub(crate) struct Arrived {
+pub(crate) struct ReceivedSignal {
     pub(crate) signal: c_int,
     /// 0 if the sender is outside our PID namespace, or is the kernel.
     pub(crate) sender: u32,
@@ -123,7 +123,7 @@ impl Signals {
     }
 
     /// The next signal that has arrived, if any.
-    pub(crate) fn next(&self) -> io::Result<Option<Arrived>> {
+    pub(crate) fn next(&self) -> io::Result<Option<ReceivedSignal>> {
         // SAFETY: signalfd_siginfo is made of integers, for which zero is a value.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
         let size = mem::size_of_val(&info);
@@ -136,7 +136,7 @@ impl Signals {
                 _ => Err(error),
             };
         }
-        Ok(Some(Arrived {
+        Ok(Some(ReceivedSignal {
             signal: info.ssi_signo as c_int,
             sender: info.ssi_pid,
         }))

@@ -1,10 +1,10 @@
-//! The protocol: round trips, golden bytes, and bytes that are no message.
+//! The protocol: round trips, golden bytes, malformed bytes.
 
 use std::ffi::CString;
 
 use bismuth_init::protocol::{
-    Delivery, ExecRequest, Exit, FailureKind, MAX_BODY_BYTES, ProtocolError, Reply, ReplyDecoder,
-    Request, RequestDecoder, RequestError, SecretFile, Then,
+    AfterInject, ExecRequest, Exit, FailureKind, InjectRequest, MAX_BODY_BYTES, ProtocolError,
+    Reply, ReplyDecoder, Request, RequestDecoder, RequestError, SecretFile,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -33,12 +33,12 @@ fn file() -> impl Strategy<Value = SecretFile> {
     (name, vec(any::<u8>(), 0..60)).prop_map(|(name, content)| SecretFile { name, content })
 }
 
-fn delivery() -> impl Strategy<Value = Delivery> {
+fn inject_request() -> impl Strategy<Value = InjectRequest> {
     let then = prop_oneof![
-        vec(c_string(), 0..4).prop_map(Then::Serve),
-        request().prop_map(Then::Become),
+        vec(c_string(), 0..4).prop_map(AfterInject::Serve),
+        request().prop_map(AfterInject::Become),
     ];
-    (vec(file(), 0..4), then).prop_map(|(files, then)| Delivery { files, then })
+    (vec(file(), 0..4), then).prop_map(|(files, then)| InjectRequest { files, then })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -52,7 +52,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         }),
         any::<i32>().prop_map(|code| Reply::Exited(Exit::Code(code))),
         any::<i32>().prop_map(|signal| Reply::Exited(Exit::Signal(signal))),
-        Just(Reply::Delivered),
+        Just(Reply::Injected),
     ]
 }
 
@@ -77,11 +77,11 @@ proptest! {
     }
 
     #[test]
-    fn a_delivery_survives_the_journey_in_pieces_of_any_size(
-        delivery in delivery(), piece in 1_usize..200,
+    fn an_injection_survives_the_journey_in_pieces_of_any_size(
+        injection in inject_request(), piece in 1_usize..200,
     ) {
-        let bytes = delivery.encode().expect("it is short");
-        prop_assert_eq!(decode(&bytes, piece), Ok(Some(Request::Deliver(delivery))));
+        let bytes = injection.encode().expect("it is short");
+        prop_assert_eq!(decode(&bytes, piece), Ok(Some(Request::Inject(injection))));
     }
 
     #[test]
@@ -187,12 +187,12 @@ fn version_1_stays_as_it_is() {
 
 #[test]
 fn version_2_stays_as_it_is() {
-    let delivery = Delivery {
+    let injection = InjectRequest {
         files: vec![SecretFile {
             name: c"key".into(),
             content: b"a\0b".to_vec(),
         }],
-        then: Then::Become(ExecRequest::new(["ls"], ["A=b"], "/", (1, 2)).expect("fine")),
+        then: AfterInject::Become(ExecRequest::new(["ls"], ["A=b"], "/", (1, 2)).expect("fine")),
     };
     let golden: &[&[u8]] = &[
         b"BsmI\x02\x00\x00\x00",
@@ -206,32 +206,32 @@ fn version_2_stays_as_it_is() {
         b"\x01\x00\x00\x00\x03\x00\x00\x00A=b",
     ];
     let golden = golden.concat();
-    assert_eq!(delivery.encode().expect("it is short"), golden);
+    assert_eq!(injection.encode().expect("it is short"), golden);
     let decoded = decode(&golden, golden.len());
-    assert_eq!(decoded, Ok(Some(Request::Deliver(delivery))));
+    assert_eq!(decoded, Ok(Some(Request::Inject(injection))));
     let mut bytes = Vec::new();
-    Reply::Delivered.encode_into(&mut bytes);
+    Reply::Injected.encode_into(&mut bytes);
     assert_eq!(bytes, b"\x05\x00\x00");
 }
 
 #[test]
-fn a_delivery_without_variables_is_of_version_2_for_an_older_init() {
-    let delivery = Delivery {
+fn an_injection_without_variables_is_of_version_2_for_an_older_init() {
+    let injection = InjectRequest {
         files: Vec::new(),
-        then: Then::Serve(Vec::new()),
+        then: AfterInject::Serve(Vec::new()),
     };
     let golden = b"BsmI\x02\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x00";
-    assert_eq!(delivery.encode().expect("it is short"), golden);
+    assert_eq!(injection.encode().expect("it is short"), golden);
 }
 
 #[test]
 fn version_3_stays_as_it_is() {
-    let delivery = Delivery {
+    let injection = InjectRequest {
         files: vec![SecretFile {
             name: c"key".into(),
             content: b"a\0b".to_vec(),
         }],
-        then: Then::Serve(vec![c"A=b".into(), c"C=".into()]),
+        then: AfterInject::Serve(vec![c"A=b".into(), c"C=".into()]),
     };
     let golden: &[&[u8]] = &[
         b"BsmI\x03\x00\x00\x00",
@@ -241,11 +241,11 @@ fn version_3_stays_as_it_is() {
         b"\x02\x00\x00\x00\x03\x00\x00\x00A=b\x02\x00\x00\x00C=",
     ];
     let mut golden = golden.concat();
-    assert_eq!(delivery.encode().expect("it is short"), golden);
-    let shown = format!("{delivery:?}");
+    assert_eq!(injection.encode().expect("it is short"), golden);
+    let shown = format!("{injection:?}");
     assert!(!shown.contains("A=b"), "{shown}");
     let decoded = decode(&golden, golden.len());
-    assert_eq!(decoded, Ok(Some(Request::Deliver(delivery))));
+    assert_eq!(decoded, Ok(Some(Request::Inject(injection))));
     // In version 2 there was no such kind.
     golden[4] = 2;
     let decoded = decode(&golden, golden.len());
@@ -253,16 +253,16 @@ fn version_3_stays_as_it_is() {
 }
 
 #[test]
-fn a_file_has_the_name_of_a_file() {
+fn a_secret_file_whose_name_is_no_file_name_is_refused() {
     for name in [c"", c".", c"..", c"a/b", c"/etc/passwd"] {
-        let delivery = Delivery {
+        let injection = InjectRequest {
             files: vec![SecretFile {
                 name: name.into(),
                 content: Vec::new(),
             }],
-            then: Then::Serve(Vec::new()),
+            then: AfterInject::Serve(Vec::new()),
         };
-        let bytes = delivery.encode().expect("it is short");
+        let bytes = injection.encode().expect("it is short");
         let name = name.into();
         assert_eq!(
             decode(&bytes, bytes.len()),
@@ -307,7 +307,7 @@ fn each_kind_of_wrong_request_is_named() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before_it_is_sent() {
+fn a_request_that_cannot_be_encoded_is_refused() {
     let none: [&str; 0] = [];
     let empty = ExecRequest::new(none, none, "/", (0, 0)).expect("no zero bytes");
     assert!(matches!(empty.encode(), Err(RequestError::NoProgram)));

@@ -1,4 +1,4 @@
-//! How long this crate's acts take over many runs. On a busy machine the tenth percentile says more
+//! Measures the operations of this crate over many runs. On a busy machine the tenth percentile says more
 //! than the median.
 //!
 //! `cargo run --release -p bismuth-sandbox --example timings` as root. Works in a mount namespace
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::rootfs::{self, Method, RootfsSpec};
+use bismuth_sandbox::rootfs::{self, OverlayMethod, RootfsSpec};
 use bismuth_sandbox::{IdRange, cgroup, mounts, netns};
 use nix::sched::{CloneFlags, unshare};
 
@@ -84,7 +84,7 @@ fn sockets(state: &Path) {
     let (mut visit, mut socket, mut connect, mut listen) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS * 10 {
-        timed(&mut visit, || netns::within(net, || ()).unwrap());
+        timed(&mut visit, || netns::run_in(net, || ()).unwrap());
         timed(&mut socket, || netns::tcp_socket(net).unwrap());
         let service = (Ipv4Addr::new(169, 254, 169, 254), 9000).into();
         timed(&mut listen, || netns::listen_tcp(net, service, 64).unwrap());
@@ -120,7 +120,7 @@ fn root_filesystems(scratch: &Path, state: &Path) {
     for layer in &layers {
         fs::create_dir_all(layer.join("etc")).unwrap();
     }
-    for method in [Method::Detached, Method::Attached] {
+    for method in [OverlayMethod::Detached, OverlayMethod::Attached] {
         for count in [1, 10] {
             let dir = state.join("root");
             fs::create_dir(&dir).unwrap();
@@ -151,7 +151,7 @@ fn root_filesystems(scratch: &Path, state: &Path) {
 
 fn freezer() {
     let id = format!("timings-{}", std::process::id());
-    let group = cgroup::detect().unwrap().container(&id).unwrap();
+    let group = cgroup::detect().unwrap().container_cgroup(&id).unwrap();
     let Some(path) = group.path("freezer") else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The control groups of a container, which the OCI runtime makes and we weigh, freeze and remove.
+//! The cgroups of a container. The OCI runtime creates them at the path named here; they are measured, frozen and removed here.
 //!
 //! ```text
 //!   v1      /sys/fs/cgroup/{memory,pids,freezer,…}/bismuth/{id}     one directory per controller
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! 1. [`detect`] finds out which of them this machine has: a [`Hierarchy`].
-//! 2. [`Hierarchy::container`] names a container's groups; [`Cgroup::spec_path`] goes into the OCI
+//! 2. [`Hierarchy::container_cgroup`] names a container's groups; [`Cgroup::cgroups_path`] goes into the OCI
 //!    specification, and the runtime makes the directories.
 //! 3. [`Cgroup::memory_bytes`] and its neighbours read; [`Cgroup::freeze`] stops every process in
 //!    it, [`Cgroup::thaw`] lets them run on (freezer.rs).
@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The group did not reach the state within the bound.
     #[error("{} is not {wanted} after {} ms", path.display(), after.as_millis())]
-    StillNot {
+    StateTimeout {
         /// The group's directory.
         path: PathBuf,
         /// "frozen" or "thawed".
@@ -109,27 +109,27 @@ pub enum Error {
 pub struct Cgroup {
     hierarchy: Hierarchy,
     /// Below each mount point, without a leading slash.
-    within: PathBuf,
+    relative: PathBuf,
 }
 
 impl Cgroup {
     /// The path to give to the OCI runtime as `linux.cgroupsPath`.
-    pub fn spec_path(&self) -> String {
-        format!("/{}", self.within.display())
+    pub fn cgroups_path(&self) -> String {
+        format!("/{}", self.relative.display())
     }
 
     /// The directory that a v1 controller has for this container, or the one of v2.
     pub fn path(&self, controller: &str) -> Option<PathBuf> {
         self.hierarchy
             .mount_of(controller)
-            .map(|mount| mount.join(&self.within))
+            .map(|mount| mount.join(&self.relative))
     }
 
     /// Every directory that the container can have, one per mounted hierarchy.
     pub fn directories(&self) -> Vec<PathBuf> {
         self.hierarchy
             .mounts()
-            .map(|mount| mount.join(&self.within))
+            .map(|mount| mount.join(&self.relative))
             .collect()
     }
 
@@ -174,7 +174,7 @@ impl Cgroup {
             Version::V2 => "memory.events",
             Version::V1 | Version::Hybrid => "memory.oom_control",
         };
-        self.keyed("memory", file, "oom_kill")
+        self.read_key("memory", file, "oom_kill")
     }
 
     fn version(&self) -> Version {
@@ -195,7 +195,7 @@ impl Cgroup {
             .map_err(|_| Error::Malformed { path, text })
     }
 
-    fn keyed(&self, controller: &'static str, name: &str, key: &str) -> Result<u64, Error> {
+    fn read_key(&self, controller: &'static str, name: &str, key: &str) -> Result<u64, Error> {
         let path = self.file(controller, name)?;
         let text = read(&path)?;
         value_of(&text, key).ok_or(Error::Malformed { path, text })
@@ -248,15 +248,15 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Pauses between looks at something that nothing announces: short first, twice as long each
+/// Delays between polls of a file that announces no change: short first, twice as long each
 /// time, up to a bound.
 #[derive(Debug)]
-struct Pauses {
+struct PollBackoff {
     next: Duration,
     longest: Duration,
 }
 
-impl Pauses {
+impl PollBackoff {
     fn new(first: Duration, longest: Duration) -> Self {
         Self {
             next: first,
@@ -265,7 +265,7 @@ impl Pauses {
     }
 
     /// Sleeps, but not past `end`.
-    fn pause(&mut self, end: std::time::Instant) {
+    fn sleep(&mut self, end: std::time::Instant) {
         let left = end.saturating_duration_since(std::time::Instant::now());
         std::thread::sleep(self.next.min(left));
         self.next = (self.next * 2).min(self.longest);
@@ -285,7 +285,7 @@ mod tests {
             fs::write(group.join(name), text).expect("write");
         }
         let cgroup = Hierarchy::unified(dir.path())
-            .container("c")
+            .container_cgroup("c")
             .expect("good id");
         (dir, cgroup)
     }
@@ -299,7 +299,7 @@ mod tests {
                 "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n",
             ),
         ]);
-        assert_eq!(cgroup.spec_path(), "/bismuth/c");
+        assert_eq!(cgroup.cgroups_path(), "/bismuth/c");
         assert_eq!(cgroup.memory_bytes().expect("read"), 1 << 20);
         assert_eq!(cgroup.oom_kills().expect("read"), 2);
     }
@@ -317,7 +317,10 @@ mod tests {
     fn an_id_is_one_path_segment() {
         let hierarchy = Hierarchy::unified(Path::new("/nowhere"));
         for bad in ["", ".", "..", "a/b", "/a"] {
-            assert!(hierarchy.container(bad).is_err(), "{bad:?} was accepted");
+            assert!(
+                hierarchy.container_cgroup(bad).is_err(),
+                "{bad:?} was accepted"
+            );
         }
     }
 }

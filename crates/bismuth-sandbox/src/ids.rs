@@ -1,4 +1,4 @@
-//! Which host user ids stand for a function's own.
+//! Allocates a range of host user ids for each function, for its user namespace.
 //!
 //! ```text
 //!   inside the container      0 ............ 65535

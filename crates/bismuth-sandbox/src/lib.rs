@@ -1,5 +1,5 @@
-//! The Linux edge: everything about a container that is a system call, and nothing that is a
-//! decision.
+//! Namespaces, root filesystems, cgroups and processes of containers, by system calls; it decides
+//! nothing.
 //!
 //! ```text
 //!   state directory (shared mount, mounts.rs)
@@ -19,12 +19,12 @@
 //!    namespace, and pins both so that they outlive this process.
 //! 3. [`rootfs::mount`] joins the image's layers and an empty upper directory.
 //! 4. The OCI runtime starts the program in them; [`netns::tcp_socket`] makes the sockets that
-//!    reach it; [`process::Process`] watches it; [`cgroup::Cgroup`] weighs and freezes it.
+//!    reach it; [`process::Process`] watches it; [`cgroup::Cgroup`] measures and freezes it.
 //! 5. [`cgroup::Cgroup::remove`], [`rootfs::unmount`] and
 //!    [`namespaces::Namespaces::remove`] undo it, each of them repeatable.
 //!
 //! Every create undoes what it did when it fails half-way. Every remove tries everything, treats
-//! what is already gone as done, and returns all errors as [`Failures`]. Functions are synchronous
+//! what is already gone as done, and returns all errors as [`TeardownErrors`]. Functions are synchronous
 //! and safe to call from any thread; each says what it costs.
 //!
 //! Needs root, Linux 5.19 (id-mapped mounts as overlay layers), and is fastest from 6.15 (overlay
@@ -34,7 +34,6 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
-mod failures;
 pub mod ids;
 pub mod mounts;
 pub mod namespaces;
@@ -42,7 +41,8 @@ pub mod netns;
 pub mod process;
 pub mod rootfs;
 mod sys;
+mod teardown_errors;
 pub mod timer;
 
-pub use failures::Failures;
 pub use ids::IdRange;
+pub use teardown_errors::TeardownErrors;

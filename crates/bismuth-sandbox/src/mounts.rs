@@ -1,4 +1,4 @@
-//! The mount table: what is mounted, what of it is ours to undo, and who else sees it.
+//! Lists, undoes and shares mounts under a directory.
 //!
 //! ```text
 //!   our mount namespace                 containerd's (a slave of ours, made later)
@@ -20,7 +20,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use table::{MountPoint, table, table_of};
 
-use crate::failures::{Attempts, Failures};
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::ReadTable`], [`Error::MalformedTable`], [`Error::Resolve`].
-pub fn under(dir: &Path) -> Result<Vec<MountPoint>, Error> {
+pub fn list_under(dir: &Path) -> Result<Vec<MountPoint>, Error> {
     match dir.canonicalize() {
         Ok(dir) => Ok(table::deepest_first(table()?, &dir)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -92,7 +92,7 @@ pub fn under(dir: &Path) -> Result<Vec<MountPoint>, Error> {
 /// The type of the filesystem that a path lies on.
 pub(crate) fn fs_type_of(path: &Path) -> Result<Option<String>, Error> {
     let path = resolve(path)?;
-    Ok(table::holding(&table()?, &path).map(|mount| mount.fs_type.clone()))
+    Ok(table::mount_containing(&table()?, &path).map(|mount| mount.fs_type.clone()))
 }
 
 /// Undoes every mount at and under `dir`, deepest first. A mount that is busy is detached: it
@@ -100,19 +100,19 @@ pub(crate) fn fs_type_of(path: &Path) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// Every mount that could not be undone; all are tried.
-pub fn unmount_under(dir: &Path) -> Result<(), Failures<Error>> {
-    let mut attempts = Attempts::new();
-    match under(dir) {
+pub fn unmount_under(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+    let mut errors = ErrorCollector::new();
+    match list_under(dir) {
         Ok(mounts) => {
             for mount in mounts {
-                attempts.note(unmount(&mount.path));
+                errors.push_err(unmount(&mount.path));
             }
         }
         Err(error) => {
-            attempts.note(Err(error));
+            errors.push_err(Err(error));
         }
     }
-    attempts.finish()
+    errors.finish()
 }
 
 /// Undoes the topmost mount at `path`; detaches it if it is busy. Nothing there is fine.
@@ -153,7 +153,7 @@ pub(crate) fn detach(path: &Path) -> rustix::io::Result<()> {
 pub fn make_shared_dir(dir: &Path) -> Result<(), Error> {
     let dir = resolve(dir)?;
     let mounts = table()?;
-    let holder = table::holding(&mounts, &dir);
+    let holder = table::mount_containing(&mounts, &dir);
     if holder.is_some_and(|mount| mount.shared) {
         return Ok(());
     }

@@ -1,9 +1,9 @@
-//! The user and the network namespace of one container: made here, owned by nobody's process.
+//! Creates, pins, opens and removes the user and network namespace of a container. They outlive every process.
 //!
 //! ```text
-//!   bismuthd ──clone(NEWUSER|NEWNET)──► anchor        a child that does nothing (anchor.rs)
+//!   bismuthd ──clone(NEWUSER|NEWNET)──► child        an idle child process (child.rs)
 //!      │  write uid_map, gid_map         │
-//!      │  open /proc/{anchor}/ns/{user,net}
+//!      │  open /proc/{child}/ns/{user,net}
 //!      │  in the net ns: lo up, 169.254.169.254/32, ports from 0 unprivileged (loopback.rs)
 //!      │  kill ────────────────────────► ✝            the descriptors keep both alive
 //!      └─ bind both onto {dir}/user and {dir}/net      the mounts keep both alive, over restarts
@@ -14,7 +14,7 @@
 //! runtime could not mount sysfs in the container. [`Namespaces::open`] checks that ownership, and
 //! that the pins are namespaces at all: after a reboot they are empty files.
 
-mod anchor;
+mod child;
 mod loopback;
 
 use std::fs;
@@ -22,13 +22,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::failures::{Attempts, Failures};
 use crate::ids::IdRange;
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 use crate::{mounts, netns, sys};
 
 pub use loopback::SERVICE_ADDRESS;
 
-use anchor::Anchor;
+use child::NamespaceChild;
 
 /// Name of the pin of the user namespace in a container's directory.
 const USER: &str = "user";
@@ -40,7 +40,7 @@ const NET: &str = "net";
 pub enum Error {
     /// The process that makes the namespaces could not be started or ended.
     #[error("{act} the process that makes namespaces")]
-    Anchor {
+    Child {
         /// "start", "end", …
         act: &'static str,
         /// The kernel's answer.
@@ -125,12 +125,12 @@ impl Namespaces {
     /// # Errors
     /// As [`Error`] says; what was made is undone.
     pub fn create(dir: &Path, ids: IdRange) -> Result<Self, Error> {
-        let anchor = Anchor::start(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
-        anchor.write_maps(ids)?;
-        let user = anchor.open(USER)?;
-        let net = anchor.open(NET)?;
+        let child = NamespaceChild::start(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+        child.write_maps(ids)?;
+        let user = child.open(USER)?;
+        let net = child.open(NET)?;
         loopback::configure(net.as_fd())?;
-        anchor.end()?;
+        child.end()?;
 
         let (user_path, net_path) = (dir.join(USER), dir.join(NET));
         pin(user.as_fd(), &user_path)?;
@@ -178,11 +178,11 @@ impl Namespaces {
     ///
     /// # Errors
     /// Every step that failed; all are tried.
-    pub fn remove(dir: &Path) -> Result<(), Failures<Error>> {
-        let mut attempts = Attempts::new();
-        attempts.note(unpin(&dir.join(NET)));
-        attempts.note(unpin(&dir.join(USER)));
-        attempts.finish()
+    pub fn remove(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+        let mut errors = ErrorCollector::new();
+        errors.push_err(unpin(&dir.join(NET)));
+        errors.push_err(unpin(&dir.join(USER)));
+        errors.finish()
     }
 
     /// Path of the user namespace, for the OCI specification.
@@ -208,10 +208,10 @@ impl Namespaces {
 
 /// A user namespace with the mapping of `ids` that lives as long as the descriptor: for probes.
 pub(crate) fn unpinned_user_namespace(ids: IdRange) -> Result<OwnedFd, Error> {
-    let anchor = Anchor::start(libc::CLONE_NEWUSER)?;
-    anchor.write_maps(ids)?;
-    let user = anchor.open(USER)?;
-    anchor.end()?;
+    let child = NamespaceChild::start(libc::CLONE_NEWUSER)?;
+    child.write_maps(ids)?;
+    let user = child.open(USER)?;
+    child.end()?;
     Ok(user)
 }
 

@@ -1,4 +1,4 @@
-//! Doing something inside a network namespace, from any thread.
+//! Runs a closure or opens a socket in a network namespace, from any thread.
 //!
 //! ```text
 //!   calling thread:  own ns ──setns──► container's ns ── socket(2) ──setns──► own ns
@@ -8,7 +8,7 @@
 //!
 //! A socket belongs to the namespace in which it was made, not to the one of the thread that uses
 //! it: it can be connected, registered with an event loop and handed to another process from
-//! outside. So a thread visits the namespace for one `socket(2)` (some microseconds, see
+//! outside. So a thread enters the namespace for one `socket(2)` (some microseconds, see
 //! `examples/timings.rs`) and is back before anything else can run on it. Nothing may be awaited
 //! in between, which is why these functions are not `async`.
 
@@ -19,10 +19,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// What went wrong with a visit to a network namespace.
+/// What went wrong inside a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The way back could not be secured, so nobody went.
+    /// The namespace to return to could not be opened; nothing was entered.
     #[error("open the calling thread's own network namespace")]
     OpenOwn(#[source] io::Error),
     /// setns(2) into the namespace failed.
@@ -51,31 +51,31 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Runs `visit` on the calling thread inside the namespace, and comes back.
+/// Runs `body` on the calling thread inside the namespace, and comes back.
 ///
-/// `visit` must not start threads (they would stay in the namespace) and should be short.
+/// `body` must not start threads (they would stay in the namespace) and should be short.
 ///
 /// # Errors
-/// [`Error::OpenOwn`], [`Error::Enter`]; `visit` was not run then.
+/// [`Error::OpenOwn`], [`Error::Enter`]; `body` was not run then.
 ///
 /// # Aborts
 /// If the thread cannot go back. It would go on to run other work (a connection to ZooKeeper,
 /// another container's request) inside this container's network, silently crossing tenants; and
 /// a thread cannot be ended from within safely while others wait for it. The containers do not
 /// need this process and the next one adopts them, so ending is the only safe thing.
-pub fn within<T>(net: BorrowedFd<'_>, visit: impl FnOnce() -> T) -> Result<T, Error> {
-    // `thread-self`, as other threads may be on a visit of their own.
+pub fn run_in<T>(net: BorrowedFd<'_>, body: impl FnOnce() -> T) -> Result<T, Error> {
+    // `thread-self`, as other threads may be in other namespaces.
     let own = std::fs::File::open("/proc/thread-self/ns/net").map_err(Error::OpenOwn)?;
     move_into_link_name_space(net, Some(LinkNameSpaceType::Network))
         .map_err(|error| Error::Enter(error.into()))?;
-    let _way_back = WayBack(own.as_fd());
-    Ok(visit())
+    let _return = ReturnGuard(own.as_fd());
+    Ok(body())
 }
 
-/// Goes back when dropped, so that a panicking visit goes back as well.
-struct WayBack<'a>(BorrowedFd<'a>);
+/// Returns to the own namespace when dropped, also when `body` panics.
+struct ReturnGuard<'a>(BorrowedFd<'a>);
 
-impl Drop for WayBack<'_> {
+impl Drop for ReturnGuard<'_> {
     fn drop(&mut self) {
         if let Err(error) = move_into_link_name_space(self.0, Some(LinkNameSpaceType::Network)) {
             tracing::error!(%error, "thread cannot leave a container's network namespace");
@@ -124,7 +124,7 @@ pub fn listen_tcp(
 
 fn socket_in(net: BorrowedFd<'_>, family: AddressFamily) -> Result<OwnedFd, Error> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    within(net, || {
+    run_in(net, || {
         rustix::net::socket_with(family, SocketType::STREAM, flags, None)
     })?
     .map_err(|error| Error::Socket(error.into()))

@@ -1,7 +1,7 @@
-//! A process that may be adopted: known by more than its number.
+//! Identifies a process by pid, start time and boot, and waits for its end through a pidfd.
 //!
 //! A process id is used again after its process is gone, so a number kept on disk proves nothing.
-//! [`Identity`] adds the boot and the start time; [`Process`] holds a pidfd, which refers to one
+//! [`ProcessIdentity`] adds the boot and the start time; [`Process`] holds a pidfd, which refers to one
 //! process for ever and becomes readable when it ends.
 
 use std::fs;
@@ -85,7 +85,7 @@ pub fn spawn_in_session(command: &mut Command) -> io::Result<Child> {
 
 /// Names one process across restarts of ours and of the machine. Plain data, to be kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// Process id in our pid namespace.
     pub pid: u32,
     /// Start time in clock ticks since boot: field 22 of `/proc/{pid}/stat`, proc_pid_stat(5).
@@ -97,7 +97,7 @@ pub struct Identity {
 /// One running or just ended process. Readable (poll, epoll) as soon as it has ended.
 #[derive(Debug)]
 pub struct Process {
-    identity: Identity,
+    identity: ProcessIdentity,
     pidfd: OwnedFd,
 }
 
@@ -110,7 +110,7 @@ impl Process {
         let pidfd = open_pidfd(pid)?;
         // The number cannot be reused while its process is alive, so what `stat` says is about our
         // process if that is still alive afterwards; a zombie keeps its number and its `stat`.
-        let identity = Identity {
+        let identity = ProcessIdentity {
             pid,
             started_ticks: start_time(pid)?,
             boot_id: boot_id()?,
@@ -123,7 +123,7 @@ impl Process {
     ///
     /// # Errors
     /// As [`Error`] says; a missing process is none.
-    pub fn adopt(identity: &Identity) -> Result<Option<Self>, Error> {
+    pub fn adopt(identity: &ProcessIdentity) -> Result<Option<Self>, Error> {
         match Self::open(identity.pid) {
             Ok(process) if process.identity == *identity => Ok(Some(process)),
             Ok(_) => Ok(None),
@@ -140,7 +140,7 @@ impl Process {
     }
 
     /// What to keep in order to [`Process::adopt`] it later.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &ProcessIdentity {
         &self.identity
     }
 
@@ -179,12 +179,12 @@ impl AsFd for Process {
 
 /// A process whose end can be awaited.
 #[derive(Debug)]
-pub struct Watched {
-    identity: Identity,
+pub struct WatchedProcess {
+    identity: ProcessIdentity,
     pidfd: AsyncFd<OwnedFd>,
 }
 
-impl Watched {
+impl WatchedProcess {
     /// Registers the process with the tokio runtime this is called in.
     ///
     /// # Errors
@@ -206,7 +206,7 @@ impl Watched {
     }
 
     /// What to keep in order to [`Process::adopt`] it later.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &ProcessIdentity {
         &self.identity
     }
 

@@ -1,4 +1,4 @@
-//! The root filesystem of one container, out of the image's layers and nothing copied.
+//! Mounts the root filesystem of a container: an overlay of the image's layers, without copying.
 //!
 //! ```text
 //!   layer directories      id-mapped clone (layers.rs)      dir/root: overlay (overlay.rs)
@@ -15,7 +15,7 @@
 //! 1. clones the mount that holds the layers and gives the clone the user namespace's mapping,
 //! 2. makes a tmpfs that holds `disk_bytes` and no more,
 //! 3. makes an overlay of them and mounts it at `dir/root`, the only mount that stays: overlayfs
-//!    keeps its layers alive without their being anywhere in the tree ([`Method`]).
+//!    keeps its layers alive without their being anywhere in the tree ([`OverlayMethod`]).
 //!
 //! The overlay does not honour device files, which an image may carry, and does not follow the
 //! redirect and metacopy marks that a hostile layer could bring.
@@ -31,20 +31,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 
-use crate::failures::{Attempts, Failures};
 use crate::ids::IdRange;
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 use crate::{mounts, namespaces};
 
-pub use overlay::Method;
+pub use overlay::OverlayMethod;
 
 use layers::Layers;
 use upper::Upper;
 
 /// Where the merged filesystem is mounted, within a container's directory.
 const ROOT: &str = "root";
-/// Where [`Method::Attached`] mounts the layers for a moment.
+/// Where [`OverlayMethod::Attached`] mounts the layers for a moment.
 const LOWER: &str = "lower";
-/// Where [`Method::Attached`] mounts the tmpfs for a moment.
+/// Where [`OverlayMethod::Attached`] mounts the tmpfs for a moment.
 const UPPER: &str = "upper";
 
 /// What went wrong with a root filesystem.
@@ -179,14 +179,14 @@ pub struct RootfsSpec<'a> {
 /// # Errors
 /// As [`Error`] says; what was made is undone.
 pub fn mount(spec: &RootfsSpec<'_>) -> Result<PathBuf, Error> {
-    mount_by(Method::of_this_kernel(), spec)
+    mount_by(OverlayMethod::of_this_kernel(), spec)
 }
 
 /// [`mount`] in a given way, for tests and measurements.
 ///
 /// # Errors
 /// As [`Error`] says; what was made is undone.
-pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error> {
+pub fn mount_by(method: OverlayMethod, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error> {
     let top = spec.lower_dirs.first().ok_or_else(|| Error::NoLayers {
         dir: spec.dir.clone(),
     })?;
@@ -198,8 +198,8 @@ pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error>
     let upper = Upper::create(spec, top)?;
     make_dir(&root)?;
     let mounted = match method {
-        Method::Detached => overlay::mount_detached(&spec.dir, &root, &layers, &upper),
-        Method::Attached => overlay::mount_attached(&spec.dir, &root, &layers, &upper),
+        OverlayMethod::Detached => overlay::mount_detached(&spec.dir, &root, &layers, &upper),
+        OverlayMethod::Attached => overlay::mount_attached(&spec.dir, &root, &layers, &upper),
     };
     if let Err(error) = mounted {
         if let Err(undo) = unmount(&spec.dir) {
@@ -216,26 +216,26 @@ pub fn mount_by(method: Method, spec: &RootfsSpec<'_>) -> Result<PathBuf, Error>
 ///
 /// # Errors
 /// Every step that failed; all are tried.
-pub fn unmount(dir: &Path) -> Result<(), Failures<Error>> {
-    let mut attempts = Attempts::new();
+pub fn unmount(dir: &Path) -> Result<(), TeardownErrors<Error>> {
+    let mut errors = ErrorCollector::new();
     for name in [ROOT, UPPER, LOWER] {
-        attempts.note_all(mounts::unmount_under(&dir.join(name)));
+        errors.push_all(mounts::unmount_under(&dir.join(name)));
     }
     let lower = dir.join(LOWER);
     match numbered(&lower) {
         Ok(mount_points) => {
             for path in mount_points {
-                attempts.note(remove_dir(&path));
+                errors.push_err(remove_dir(&path));
             }
         }
         Err(error) => {
-            attempts.note(Err(error));
+            errors.push_err(Err(error));
         }
     }
     for path in [lower, dir.join(UPPER), dir.join(ROOT)] {
-        attempts.note(remove_dir(&path));
+        errors.push_err(remove_dir(&path));
     }
-    attempts.finish()
+    errors.finish()
 }
 
 /// Whether there is a root filesystem at `dir/root`. Costs one system call.
@@ -290,7 +290,7 @@ fn remove_dir(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The mount points that [`Method::Attached`] made in `dir/lower`.
+/// The mount points that [`OverlayMethod::Attached`] made in `dir/lower`.
 fn numbered(lower: &Path) -> Result<Vec<PathBuf>, Error> {
     let examine = |source| Error::Examine {
         path: lower.to_owned(),

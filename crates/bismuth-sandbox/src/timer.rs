@@ -1,4 +1,4 @@
-//! A timer for waits below a millisecond that holds no thread.
+//! An asynchronous timer with microsecond resolution, on a timerfd.
 //!
 //! tokio's own timers tell milliseconds apart. A timerfd(2) is exact to microseconds, and becomes readable like a socket.
 

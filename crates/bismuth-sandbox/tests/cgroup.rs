@@ -1,4 +1,4 @@
-//! Control groups on the real kernel: v1 where this machine has it, v2 beside it or alone.
+//! Cgroups on the real kernel: v1 where this machine has it, v2 beside it or alone.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -30,7 +30,7 @@ struct Group(Cgroup);
 impl Group {
     fn new(hierarchy: &Hierarchy, name: &str) -> Self {
         let id = format!("test-{name}-{}", std::process::id());
-        let group = hierarchy.container(&id).unwrap();
+        let group = hierarchy.container_cgroup(&id).unwrap();
         assert!(!group.exists());
         for path in group.directories() {
             fs::create_dir_all(&path).unwrap();
@@ -144,7 +144,7 @@ fn libc_sigkill() -> i32 {
 }
 
 #[test]
-fn what_a_container_uses_is_read() {
+fn the_memory_of_a_cgroup_is_read() {
     let hierarchy = cgroup::detect().unwrap();
     let group = Group::new(&hierarchy, "usage");
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();

@@ -1,4 +1,4 @@
-//! What reaches another mount namespace, as containerd's is.
+//! Propagation of mounts to another mount namespace, such as that of containerd.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ fn observer() -> (mpsc::Sender<PathBuf>, mpsc::Receiver<Vec<PathBuf>>) {
         enter_own_mount_namespace();
         ready.send(()).unwrap();
         for dir in questions {
-            let seen = mounts::under(&dir).unwrap();
+            let seen = mounts::list_under(&dir).unwrap();
             let seen = seen.into_iter().map(|mount| mount.path).collect();
             if answer.send(seen).is_err() {
                 break;
@@ -33,7 +33,7 @@ fn observer() -> (mpsc::Sender<PathBuf>, mpsc::Receiver<Vec<PathBuf>>) {
 }
 
 #[test]
-fn mounts_in_a_shared_directory_reach_the_other_side_and_leave_it() {
+fn mounts_in_a_shared_directory_propagate_and_so_do_unmounts() {
     let scratch = Scratch::new();
     let lower = layer(&scratch, "layer", &[("file", "text")]);
     let state = scratch.dir("state");
@@ -67,7 +67,7 @@ fn mounts_in_a_shared_directory_reach_the_other_side_and_leave_it() {
 }
 
 #[test]
-fn sharing_is_repeatable() {
+fn sharing_a_directory_twice_changes_nothing() {
     let scratch = Scratch::new();
     let state = scratch.dir("state");
     mounts::make_shared_dir(&state).unwrap();
@@ -76,7 +76,7 @@ fn sharing_is_repeatable() {
     std::fs::create_dir(&inner).unwrap();
     // Lies on a shared mount already.
     mounts::make_shared_dir(&inner).unwrap();
-    let bound = mounts::under(&state).unwrap();
+    let bound = mounts::list_under(&state).unwrap();
     assert_eq!(bound.len(), 1, "{bound:?}");
     assert!(bound[0].shared);
 }
@@ -88,7 +88,7 @@ fn a_directory_that_is_a_mount_is_shared_without_another() {
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("none", &disk, "tmpfs", flags, None).unwrap();
     mounts::make_shared_dir(&disk).unwrap();
-    let left = mounts::under(&disk).unwrap();
+    let left = mounts::list_under(&disk).unwrap();
     assert_eq!(left.len(), 1);
     assert!(left[0].shared);
     mounts::unmount_under(&disk).unwrap();

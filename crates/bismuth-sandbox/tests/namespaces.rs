@@ -1,4 +1,4 @@
-//! Namespaces on the real kernel: made, reached, adopted, and gone without a trace.
+//! Namespaces on the real kernel: created, entered, adopted, and removed without leaks.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use bismuth_sandbox::namespaces::{Error, Namespaces, SERVICE_ADDRESS};
 use bismuth_sandbox::{IdRange, netns};
-use common::{Footprint, Scratch, eventually, ids};
+use common::{HostState, Scratch, eventually, ids};
 use rustix::event::{PollFd, PollFlags};
 
 fn loopback(port: u16) -> SocketAddr {
@@ -44,21 +44,21 @@ fn own_net() -> std::path::PathBuf {
 }
 
 #[test]
-fn fifty_pairs_come_and_go_without_a_trace() {
+fn fifty_namespace_pairs_leave_nothing_behind() {
     let scratch = Scratch::new();
     let ranges = [ids(0), ids(1)];
-    let before = Footprint::of(scratch.path(), &ranges);
+    let before = HostState::of(scratch.path(), &ranges);
     for _ in 0..25 {
         for range in ranges {
             let dir = scratch.dir("c");
             let namespaces = Namespaces::create(&dir, range).unwrap();
-            assert_ne!(Footprint::of(scratch.path(), &ranges), before);
+            assert_ne!(HostState::of(scratch.path(), &ranges), before);
             drop(namespaces);
             Namespaces::remove(&dir).unwrap();
             fs::remove_dir(&dir).unwrap();
         }
     }
-    assert_eq!(Footprint::of(scratch.path(), &ranges), before);
+    assert_eq!(HostState::of(scratch.path(), &ranges), before);
 }
 
 #[test]
@@ -129,17 +129,17 @@ fn the_calling_thread_comes_back_whatever_happens_inside() {
     let scratch = Scratch::new();
     let namespaces = Namespaces::create(&scratch.dir("c"), ids(0)).unwrap();
     let before = own_net();
-    let inside = netns::within(namespaces.net_fd(), own_net).unwrap();
+    let inside = netns::run_in(namespaces.net_fd(), own_net).unwrap();
     assert_ne!(inside, before);
     assert_eq!(own_net(), before);
     netns::tcp_socket(namespaces.net_fd()).unwrap();
     assert_eq!(own_net(), before);
     let panicked = std::panic::catch_unwind(|| {
-        netns::within(namespaces.net_fd(), || panic!("inside")).unwrap();
+        netns::run_in(namespaces.net_fd(), || panic!("inside")).unwrap();
     });
     assert!(panicked.is_err());
     assert_eq!(own_net(), before);
-    let wrong = netns::within(namespaces.user_fd(), || ()).unwrap_err();
+    let wrong = netns::run_in(namespaces.user_fd(), || ()).unwrap_err();
     assert!(matches!(wrong, netns::Error::Enter(_)), "{wrong}");
     assert_eq!(own_net(), before);
 }
@@ -158,11 +158,11 @@ fn create_and_exit() {
 }
 
 #[test]
-fn an_adopted_pair_serves_after_the_process_that_made_it_is_gone() {
+fn an_adopted_namespace_pair_works_after_its_creator_is_gone() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     let range = ids(0);
-    let before = Footprint::of(scratch.path(), &[range]);
+    let before = HostState::of(scratch.path(), &[range]);
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "create_and_exit", "--ignored"])
         .env("BISMUTH_SANDBOX_DIR", &dir)
@@ -177,7 +177,7 @@ fn an_adopted_pair_serves_after_the_process_that_made_it_is_gone() {
     listener.accept().unwrap();
     drop((adopted, listener));
     Namespaces::remove(&dir).unwrap();
-    assert_eq!(Footprint::of(scratch.path(), &[range]), before);
+    assert_eq!(HostState::of(scratch.path(), &[range]), before);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn pins_stay_valid_while_their_descriptors_are_used() {
 }
 
 #[test]
-fn what_is_no_pair_is_refused_by_name() {
+fn files_that_are_no_namespace_pair_are_refused_by_name() {
     let scratch = Scratch::new();
     let missing = Namespaces::open(&scratch.dir("missing")).unwrap_err();
     assert!(matches!(missing, Error::Open { .. }), "{missing}");
@@ -220,11 +220,11 @@ fn what_is_no_pair_is_refused_by_name() {
 }
 
 #[test]
-fn a_failed_create_leaves_what_it_found() {
+fn a_failed_create_changes_nothing() {
     let scratch = Scratch::new();
     let dir = scratch.dir("c");
     fs::write(dir.join("net"), "somebody's").unwrap();
-    let before = Footprint::of(&dir, &[ids(0)]);
+    let before = HostState::of(&dir, &[ids(0)]);
 
     let taken = Namespaces::create(&dir, ids(0)).unwrap_err();
     assert!(matches!(taken, Error::Pin { .. }), "{taken}");
@@ -234,14 +234,14 @@ fn a_failed_create_leaves_what_it_found() {
     };
     let refused = Namespaces::create(&dir, no_ids).unwrap_err();
     assert!(matches!(refused, Error::WriteMap { .. }), "{refused}");
-    assert_eq!(Footprint::of(&dir, &[ids(0)]), before);
+    assert_eq!(HostState::of(&dir, &[ids(0)]), before);
     assert_eq!(fs::read_to_string(dir.join("net")).unwrap(), "somebody's");
 }
 
 #[test]
-fn pairs_are_made_from_many_threads_at_once() {
+fn many_threads_create_namespace_pairs_at_once() {
     let scratch = Scratch::new();
-    let before = Footprint::of(scratch.path(), &[ids(0)]);
+    let before = HostState::of(scratch.path(), &[ids(0)]);
     let dirs: Vec<_> = (0..8).map(|n| scratch.dir(&n.to_string())).collect();
     std::thread::scope(|scope| {
         for dir in &dirs {
@@ -258,6 +258,6 @@ fn pairs_are_made_from_many_threads_at_once() {
         fs::remove_dir(dir).unwrap();
     }
     eventually("the threads' ends", || {
-        Footprint::of(scratch.path(), &[ids(0)]) == before
+        HostState::of(scratch.path(), &[ids(0)]) == before
     });
 }

@@ -1,4 +1,4 @@
-//! Root filesystems on the real kernel, in both ways of joining layers.
+//! Root filesystems on the real kernel, by both overlay methods.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use bismuth_sandbox::mounts;
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::rootfs::{self, Error, Method, RootfsSpec};
-use common::{Footprint, Scratch, ids, layer};
+use bismuth_sandbox::rootfs::{self, Error, OverlayMethod, RootfsSpec};
+use common::{HostState, Scratch, ids, layer};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::MountFlags;
 
 const MIB: u64 = 1 << 20;
-const METHODS: [Method; 2] = [Method::Detached, Method::Attached];
+const METHODS: [OverlayMethod; 2] = [OverlayMethod::Detached, OverlayMethod::Attached];
 
 struct Fixture {
     scratch: Scratch,
@@ -57,8 +57,8 @@ impl Fixture {
             .collect()
     }
 
-    fn footprint(&self) -> Footprint {
-        Footprint::of(&self.dir, &[])
+    fn host_state(&self) -> HostState {
+        HostState::of(&self.dir, &[])
     }
 }
 
@@ -70,7 +70,7 @@ fn text(root: &Path, name: &str) -> String {
 fn this_kernel_takes_detached_layers() {
     // Not a requirement of the crate; but if it stops being so here, the other tests would test
     // one way twice without saying so.
-    assert_eq!(Method::of_this_kernel(), Method::Detached);
+    assert_eq!(OverlayMethod::of_this_kernel(), OverlayMethod::Detached);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn the_containers_root_owns_what_root_owns_in_the_image() {
 fn thirty_layers_are_joined_top_first_and_never_written() {
     let fixture = Fixture::new();
     let layers = fixture.layers(30);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     for method in METHODS {
         let root = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap();
         assert_eq!(text(&root, "which"), "0");
@@ -106,11 +106,11 @@ fn thirty_layers_are_joined_top_first_and_never_written() {
         fs::remove_file(root.join("only-29")).unwrap();
         assert!(!root.join("only-29").exists());
         // Nothing but the root is in the tree, whichever way it was made.
-        let here = mounts::under(&fixture.dir).unwrap();
+        let here = mounts::list_under(&fixture.dir).unwrap();
         assert_eq!(here.len(), 1, "{here:?}");
         assert_eq!(fs::read_dir(&fixture.dir).unwrap().count(), 1);
         rootfs::unmount(&fixture.dir).unwrap();
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
     assert_eq!(text(&layers[0], "which"), "0");
     assert!(layers[29].join("only-29").exists());
@@ -120,14 +120,18 @@ fn thirty_layers_are_joined_top_first_and_never_written() {
 fn more_layers_than_the_kernel_joins_are_refused_without_a_trace() {
     let fixture = Fixture::new();
     let layers = fixture.layers(501);
-    let before = fixture.footprint();
-    let root = rootfs::mount_by(Method::Detached, &fixture.spec(layers[..400].to_vec())).unwrap();
+    let before = fixture.host_state();
+    let root = rootfs::mount_by(
+        OverlayMethod::Detached,
+        &fixture.spec(layers[..400].to_vec()),
+    )
+    .unwrap();
     assert!(root.join("only-399").exists());
     rootfs::unmount(&fixture.dir).unwrap();
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
         assert!(matches!(refused, Error::TooManyLayers { .. }), "{refused}");
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
 }
 
@@ -154,7 +158,7 @@ fn a_container_writes_as_much_as_its_disk_and_no_more() {
 }
 
 #[test]
-fn a_device_in_an_image_is_not_a_device() {
+fn device_files_of_an_image_cannot_be_opened() {
     let fixture = Fixture::new();
     let lower = layer(&fixture.scratch, "layer", &[("file", "")]);
     let null = rustix::fs::makedev(1, 3);
@@ -176,12 +180,12 @@ fn a_device_in_an_image_is_not_a_device() {
 }
 
 #[test]
-fn fifty_root_filesystems_come_and_go_without_a_trace() {
+fn fifty_root_filesystems_leave_nothing_behind() {
     let fixture = Fixture::new();
     let layers = fixture.layers(3);
     // Finding out the method opens nothing that stays.
-    Method::of_this_kernel();
-    let before = fixture.footprint();
+    OverlayMethod::of_this_kernel();
+    let before = fixture.host_state();
     for n in 0..50 {
         let root = rootfs::mount_by(METHODS[n % 2], &fixture.spec(layers.clone())).unwrap();
         assert!(rootfs::is_mounted(&fixture.dir).unwrap());
@@ -189,14 +193,14 @@ fn fifty_root_filesystems_come_and_go_without_a_trace() {
         rootfs::unmount(&fixture.dir).unwrap();
         assert!(!rootfs::is_mounted(&fixture.dir).unwrap());
     }
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
 }
 
 #[test]
 fn a_failed_mount_leaves_nothing() {
     let fixture = Fixture::new();
     let mut layers = fixture.layers(2);
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     let none = rootfs::mount(&fixture.spec(Vec::new())).unwrap_err();
     assert!(matches!(none, Error::NoLayers { .. }), "{none}");
     layers.push(fixture.scratch.path().join("missing"));
@@ -205,15 +209,15 @@ fn a_failed_mount_leaves_nothing() {
     layers[2] = layers[0].join("which");
     let file = rootfs::mount(&fixture.spec(layers.clone())).unwrap_err();
     assert!(matches!(file, Error::OpenLayer { .. }), "{file}");
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
     // Where the root filesystem cannot be mounted, all the rest was made before.
     layers.pop();
     fs::write(fixture.dir.join("root"), "a file").unwrap();
-    let before = fixture.footprint();
+    let before = fixture.host_state();
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
         assert!(matches!(refused, Error::Overlay { .. }), "{refused}");
-        assert_eq!(fixture.footprint(), before);
+        assert_eq!(fixture.host_state(), before);
     }
 }
 
@@ -261,8 +265,8 @@ fn a_second_mount_is_refused_and_the_first_stays() {
 fn a_half_mounted_directory_is_unmounted() {
     let fixture = Fixture::new();
     let layers = fixture.layers(2);
-    let before = fixture.footprint();
-    // As a crash in the middle of `Method::Attached` leaves it, with a stranger on top.
+    let before = fixture.host_state();
+    // As a crash in the middle of `OverlayMethod::Attached` leaves it, with a stranger on top.
     for (source, point) in [(0, "lower/0"), (1, "lower/1"), (1, "lower/1"), (0, "upper")] {
         let point = fixture.dir.join(point);
         fs::create_dir_all(&point).unwrap();
@@ -271,7 +275,7 @@ fn a_half_mounted_directory_is_unmounted() {
     fs::create_dir(fixture.dir.join("root")).unwrap();
     assert!(!rootfs::is_mounted(&fixture.dir).unwrap());
     rootfs::unmount(&fixture.dir).unwrap();
-    assert_eq!(fixture.footprint(), before);
+    assert_eq!(fixture.host_state(), before);
     rootfs::unmount(&fixture.dir).unwrap();
     // The layers themselves are untouched.
     assert_eq!(text(&layers[1], "which"), "1");

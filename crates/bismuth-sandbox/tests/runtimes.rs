@@ -1,4 +1,4 @@
-//! The proof of the whole: runc and crun start a container in what this crate makes.
+//! End to end: runc and crun start a container in what this crate makes.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ use bismuth_sandbox::IdRange;
 use bismuth_sandbox::cgroup::{self, Version};
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::rootfs::{self, RootfsSpec};
-use common::{Footprint, Scratch, ids, layer};
+use common::{HostState, Scratch, ids, layer};
 use serde_json::json;
 
 /// Says who it is, writes where only root may, and listens on port 80.
@@ -68,10 +68,10 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
     let dir = scratch.dir("c");
     let bundle = scratch.dir("bundle");
     let state = scratch.dir("state");
-    let before = Footprint::of(&dir, &[ids]);
+    let before = HostState::of(&dir, &[ids]);
 
     let id = format!("test-{runtime}-{}", std::process::id());
-    let group = cgroup::detect().unwrap().container(&id).unwrap();
+    let group = cgroup::detect().unwrap().container_cgroup(&id).unwrap();
     let namespaces = Namespaces::create(&dir, ids).unwrap();
     let spec = RootfsSpec {
         lower_dirs,
@@ -81,7 +81,7 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
         disk_bytes: 16 << 20,
     };
     let root = rootfs::mount(&spec).unwrap();
-    let config = config(&namespaces, &root, ids, &group.spec_path());
+    let config = config(&namespaces, &root, ids, &group.cgroups_path());
     fs::write(bundle.join("config.json"), config.to_string()).unwrap();
     let output = Command::new(runtime)
         .arg("--root")
@@ -96,7 +96,7 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
     group.remove(Duration::from_secs(10)).unwrap();
     rootfs::unmount(&dir).unwrap();
     Namespaces::remove(&dir).unwrap();
-    assert_eq!(Footprint::of(&dir, &[ids]), before);
+    assert_eq!(HostState::of(&dir, &[ids]), before);
     assert!(!group.exists());
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -117,7 +117,7 @@ fn runc_starts_a_container_in_our_namespaces_and_root_filesystem() {
 }
 
 #[test]
-fn crun_does_so_too_where_it_can_be_used() {
+fn crun_starts_a_container_where_it_can_be_used() {
     let scratch = Scratch::new();
     if cgroup::detect().unwrap().version() == Version::Hybrid {
         // As containerd is started on such a machine; this mount namespace is only ours.

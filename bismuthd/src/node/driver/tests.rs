@@ -37,7 +37,7 @@ async fn reported(reporter: &StatusReporter, slot: &Slot, state: ContainerState,
 async fn a_slot_retired_during_its_cold_start_releases_its_requests_and_ends() {
     let (fakes, slot, reporter) = (Fakes::new(), fakes::slot(), StatusReporter::default());
     let image = slot.definition.image.as_reference();
-    fakes.images.hold(image);
+    fakes.images.block(image);
     let driver = drive(&fakes, &slot, &reporter);
     let waiting = tokio::spawn({
         let slot = Arc::clone(&slot);
@@ -91,7 +91,7 @@ async fn a_first_start_is_retried_after_transient_failures_until_a_permanent_one
     let driver = drive(&fakes, &slot, &reporter);
     reported(&reporter, &slot, ContainerState::Starting, "HTTP 503").await;
     let again = async {
-        while fakes.images.asked().len() < 4 {
+        while fakes.images.requests().len() < 4 {
             let state = reporter.get(slot.container_id).map(|status| status.state);
             assert_ne!(state, Some(ContainerState::Failed), "no verdict yet");
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -102,11 +102,11 @@ async fn a_first_start_is_retried_after_transient_failures_until_a_permanent_one
 
     fakes.images.fail(image, fakes::image_unknown());
     reported(&reporter, &slot, ContainerState::Failed, "unknown image").await;
-    let asked = fakes.images.asked();
+    let asked = fakes.images.requests();
     let proofs = asked.iter().filter(|(_, p)| *p == PullPolicy::Refresh);
     assert_eq!(proofs.count(), asked.len());
     tokio::time::sleep(100 * SOON).await;
-    assert_eq!(fakes.images.asked().len(), asked.len());
+    assert_eq!(fakes.images.requests().len(), asked.len());
     slot.retire();
     driver.await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bismuth_base::now_ms;
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::process::{Process, Watched};
+use bismuth_sandbox::process::{Process, WatchedProcess};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -72,7 +72,7 @@ impl Launcher {
         let Some(process) = Process::adopt(&run.identity()).map_err(LaunchError::Process)? else {
             return Ok(None);
         };
-        let process = Watched::new(process).map_err(LaunchError::Watch)?;
+        let process = WatchedProcess::new(process).map_err(LaunchError::Watch)?;
         let dir = self.state.container_dir(slot.container_id);
         let log_dir = self.state.log_dir(slot.container_id);
         let user = User {

@@ -15,7 +15,7 @@ pub(super) fn path_in_spec(id: ContainerId) -> PathBuf {
 }
 
 fn of(id: ContainerId) -> Result<Cgroup, Error> {
-    cgroup::detect()?.container(&id.to_string())
+    cgroup::detect()?.container_cgroup(&id.to_string())
 }
 
 pub(super) fn remove(id: ContainerId) -> Result<(), String> {

@@ -249,11 +249,11 @@ mod tests {
             name: "nobody-here".into(),
             file: "/etc/passwd",
         };
-        let broken = ImageError::BrokenOff {
+        let broken = ImageError::IncompleteBody {
             act: "get blob".into(),
             reference: "image".into(),
             registry: "registry".into(),
-            words: "end of file before message length reached".into(),
+            message: "end of file before message length reached".into(),
         };
         let secrets_away = SecretsError::Unavailable {
             reason: "no answer".into(),

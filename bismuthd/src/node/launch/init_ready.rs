@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bismuth_init::host;
-use bismuth_sandbox::process::Watched;
+use bismuth_sandbox::process::WatchedProcess;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub enum InitNotReady {
 /// Returns when the socket at `run_dir`/[`bismuth_init::SOCKET_NAME`] takes connections and is sealed.
 pub(super) async fn wait(
     run_dir: &Path,
-    process: &Watched,
+    process: &WatchedProcess,
     bound: Duration,
     cancelled: &CancellationToken,
 ) -> Result<(), InitNotReady> {

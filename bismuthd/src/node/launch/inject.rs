@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bismuth_init::protocol::{ProtocolError, RequestError};
-use bismuth_init::{Delivery, ExecRequest, FailureKind, Reply, ReplyDecoder, Then};
+use bismuth_init::{AfterInject, ExecRequest, FailureKind, InjectRequest, Reply, ReplyDecoder};
 use bismuth_model::{FunctionDefinition, InvokeMode};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -70,16 +70,16 @@ pub(super) fn delivery(
     program: &Program,
     user: &User,
     secrets: Secrets,
-) -> Result<Option<Delivery>, RequestError> {
+) -> Result<Option<InjectRequest>, RequestError> {
     if definition.secrets.is_empty() {
         return Ok(None);
     }
     let Secrets { env, files } = secrets;
     let then = match definition.invoke_mode {
-        InvokeMode::Executable(_) => Then::Serve(variables(&env)?),
-        InvokeMode::Server(..) => Then::Become(server(program, user, &env)?),
+        InvokeMode::Executable(_) => AfterInject::Serve(variables(&env)?),
+        InvokeMode::Server(..) => AfterInject::Become(server(program, user, &env)?),
     };
-    Ok(Some(Delivery { files, then }))
+    Ok(Some(InjectRequest { files, then }))
 }
 
 fn variables(env: &[Zeroizing<Vec<u8>>]) -> Result<Vec<CString>, RequestError> {
@@ -111,7 +111,7 @@ fn server(
 }
 
 /// Returns when bismuth-init has taken the delivery, and become the program if there is one in it.
-pub(super) async fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), InjectError> {
+pub(super) async fn inject(run_dir: &Path, delivery: &InjectRequest) -> Result<(), InjectError> {
     let message = Zeroizing::new(delivery.encode()?);
     let exchange = async {
         let mut stream = UnixStream::connect(super::init_socket(run_dir)).await?;
@@ -138,7 +138,7 @@ pub(super) async fn inject(run_dir: &Path, delivery: &Delivery) -> Result<(), In
 mod tests {
     use super::*;
 
-    fn delivered(mode: &str) -> Then {
+    fn delivered(mode: &str) -> AfterInject {
         let mut definition = FunctionDefinition::new("a".parse().unwrap(), mode.parse().unwrap());
         definition.secrets = vec![bismuth_model::SecretUse {
             name: "key".into(),
@@ -166,9 +166,9 @@ mod tests {
 
     #[test]
     fn executions_get_secret_variables_and_a_server_its_whole_environment_with_each_name_once() {
-        let variables = Then::Serve(vec![c"KEY=canary".into()]);
+        let variables = AfterInject::Serve(vec![c"KEY=canary".into()]);
         assert_eq!(delivered("exec:/run"), variables);
-        let Then::Become(program) = delivered("server:80:/run") else {
+        let AfterInject::Become(program) = delivered("server:80:/run") else {
             panic!("a server is a program");
         };
         assert_eq!(program.env, [c"KEYS=1", c"KEY=canary"]);

@@ -36,7 +36,7 @@ use bismuth_containerd::tasks::Tasks;
 use bismuth_handover::Attachment;
 use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, InvokeMode};
 use bismuth_sandbox::ids::{IdAllocator, IdPool, IdRange};
-use bismuth_sandbox::process::Watched;
+use bismuth_sandbox::process::WatchedProcess;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -111,7 +111,7 @@ pub struct RunningContainer {
     /// What requests need.
     pub endpoint: Arc<ContainerEndpoint>,
     /// Its process; readable when it has ended.
-    pub process: Watched,
+    pub process: WatchedProcess,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_ms: u64,
     container: Container,

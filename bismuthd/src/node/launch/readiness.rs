@@ -8,10 +8,10 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use bismuth_init::Delivery;
+use bismuth_init::InjectRequest;
 use bismuth_model::InvokeMode;
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::process::Watched;
+use bismuth_sandbox::process::WatchedProcess;
 use tokio_util::sync::CancellationToken;
 
 use super::error::LaunchError;
@@ -32,7 +32,7 @@ pub(super) struct Wait<'a> {
     /// How long it may take.
     pub bound: Duration,
     /// What bismuth-init is given first.
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<InjectRequest>,
     /// Ends the waiting early.
     pub cancelled: &'a CancellationToken,
 }
@@ -43,7 +43,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         namespaces: &Namespaces,
-        process: &Watched,
+        process: &WatchedProcess,
         wait: Wait<'_>,
     ) -> Result<Option<TcpStream>, LaunchError> {
         match self.ready(slot, namespaces, process, wait).await {
@@ -56,7 +56,7 @@ impl Launcher {
         &self,
         slot: &Slot,
         namespaces: &Namespaces,
-        process: &Watched,
+        process: &WatchedProcess,
         wait: Wait<'_>,
     ) -> Result<Option<TcpStream>, Unready> {
         let Wait {
@@ -92,7 +92,12 @@ impl Launcher {
     }
 
     /// Turns "it is not ready" into what the deployer can act on: how it ended, what it printed.
-    async fn explain(&self, slot: &Slot, process: &Watched, unready: Unready) -> LaunchError {
+    async fn explain(
+        &self,
+        slot: &Slot,
+        process: &WatchedProcess,
+        unready: Unready,
+    ) -> LaunchError {
         let id = slot.container_id;
         if matches!(
             unready,

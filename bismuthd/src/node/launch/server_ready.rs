@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use bismuth_sandbox::netns;
-use bismuth_sandbox::process::Watched;
+use bismuth_sandbox::process::WatchedProcess;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -88,7 +88,7 @@ pub struct ServerWait<'a> {
     /// The container's network namespace.
     pub net: BorrowedFd<'a>,
     /// The program.
-    pub process: &'a Watched,
+    pub process: &'a WatchedProcess,
     /// Where it should listen.
     pub port: u16,
     /// What must answer below 400, if anything.
@@ -279,7 +279,7 @@ mod tests {
         };
         let namespaces = Namespaces::create(&dir, ids).unwrap();
         let mut program = Command::new("sleep").arg("600").spawn().unwrap();
-        let process = Watched::new(Process::open(program.id()).unwrap()).unwrap();
+        let process = WatchedProcess::new(Process::open(program.id()).unwrap()).unwrap();
         let cancelled = CancellationToken::new();
         let mut asked = ServerWait {
             net: namespaces.net_fd(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bismuth_containerd::spec::{
     BindMount, DEFAULT_NOFILE_LIMIT, DEFAULT_OOM_SCORE_ADJ, DEFAULT_PIDS_LIMIT, DEFAULT_SHM_BYTES,
-    IdMapping, MemoryDir, SpecInput,
+    IdMapping, SpecInput, TmpfsMount,
 };
 
 use super::cgroup;
@@ -50,7 +50,7 @@ pub(super) fn spec_input(
         gid_map: whole_range,
         userns_path: sandbox.namespaces.user_path().to_owned(),
         netns_path: sandbox.namespaces.net_path().to_owned(),
-        cgroup_path: cgroup::path_in_spec(slot.container_id),
+        cgroups_path: cgroup::path_in_spec(slot.container_id),
         cpu: slot.definition.cpu,
         memory: slot.definition.memory,
         limit_swap,
@@ -59,15 +59,15 @@ pub(super) fn spec_input(
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
         mounts: Vec::new(),
-        memory_dirs: secrets_dir(slot, sandbox),
+        tmpfs_mounts: secrets_dir(slot, sandbox),
         seccomp: None,
     }
 }
 
 /// A tmpfs for the files that the definition asks for, if it does.
-fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<MemoryDir> {
+fn secrets_dir(slot: &Slot, sandbox: &Sandbox) -> Vec<TmpfsMount> {
     let asked = slot.definition.secrets.iter().any(|s| s.file.is_some());
-    let dir = || MemoryDir {
+    let dir = || TmpfsMount {
         destination: PathBuf::from(bismuth_init::SECRETS_DIR),
         bytes: SECRETS_BYTES,
         uid: sandbox.user.uid,

@@ -26,7 +26,7 @@ use bismuth_containerd::spec;
 use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
 use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::namespaces::Namespaces;
-use bismuth_sandbox::process::{Process, Watched};
+use bismuth_sandbox::process::{Process, WatchedProcess};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::error::LaunchError;
@@ -76,7 +76,7 @@ struct Created {
     user: User,
     program: Program,
     stderr: StderrFifo,
-    process: Watched,
+    process: WatchedProcess,
     image_digest: String,
 }
 
@@ -239,7 +239,7 @@ impl SandboxReady {
         program(&slot.definition, defaults, function, id, &self.token)
     }
 
-    async fn try_create(&self, program: &Program) -> Result<Watched, LaunchError> {
+    async fn try_create(&self, program: &Program) -> Result<WatchedProcess, LaunchError> {
         let Container { launcher, slot } = &self.container;
         let id = slot.container_id.to_string();
         let dir = launcher.state.container_dir(slot.container_id);
@@ -269,7 +269,7 @@ impl SandboxReady {
         let pid = launcher.tasks.create_task(&id, stdio).await;
         let pid = pid.map_err(|error| LaunchError::from_start(error, &program.argv))?;
         let process = Process::open(pid).map_err(LaunchError::Process)?;
-        Watched::new(process).map_err(LaunchError::Watch)
+        WatchedProcess::new(process).map_err(LaunchError::Watch)
     }
 }
 

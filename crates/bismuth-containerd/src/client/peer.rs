@@ -1,4 +1,4 @@
-//! The containerd process itself, as seen from the kernel's side of the socket.
+//! The process behind containerd's socket: its pid and its descriptor limit.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What the fake remembers, and the rules it obeys.
+//! The state of the fake and its transitions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::SystemTime;

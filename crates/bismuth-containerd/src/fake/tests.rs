@@ -53,7 +53,7 @@ async fn a_task_lives_and_dies_as_containerds_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_hears_of_an_exit_and_of_its_deadline() {
+async fn wait_returns_on_an_exit_and_on_its_deadline() {
     let fake = FakeContainerd::default();
     running(&fake, "a").await;
     let (waited, ()) = tokio::join!(fake.wait("a"), async { fake.exit("a", 0) });
@@ -67,7 +67,7 @@ async fn a_waiter_hears_of_an_exit_and_of_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scripted_faults_meet_their_act_in_order() {
+async fn scripted_faults_hit_their_calls_in_order() {
     let fake = FakeContainerd::default();
     fake.script(
         Act::CreateTask,

@@ -1,4 +1,4 @@
-//! Reading image files: a directory, or an uncompressed tar, as a set of named entries.
+//! Reads image files, a directory or an uncompressed tar, as a set of named entries.
 //!
 //! A tar is scanned once for where its entries are and then read by seeking, because `index.json` may stand at its end and
 //! blobs in any order. Nothing is unpacked to disk.

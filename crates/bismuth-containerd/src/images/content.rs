@@ -1,4 +1,4 @@
-//! containerd's content store: blobs by digest.
+//! Reads and writes blobs by digest in containerd's content store.
 //!
 //! ```text
 //!   open ──► Present                        somebody has it already

@@ -1,4 +1,4 @@
-//! Content digests: what names a blob, and how we check that a blob is what its name says.
+//! Content digests: parsing, hashing and verifying.
 //!
 //! Format: the OCI image specification, `descriptor.md`, "Digests". Only the two algorithms registered there are
 //! accepted; containerd's content store knows no others.

@@ -1,4 +1,4 @@
-//! What can go wrong with images.
+//! Errors of image operations, and which of them can be retried.
 //!
 //! Clone, because one pull answers everybody who waits for the image; sources are shared.
 
@@ -15,27 +15,27 @@ pub type Result<T, E = ImageError> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// The registry does not have it.
-    #[error("unknown image {reference}: {registry} says: {words}")]
+    #[error("unknown image {reference}: {registry} says: {message}")]
     UnknownImage {
         /// The image asked for.
         reference: String,
         /// The endpoint that answered.
         registry: String,
         /// What it said.
-        words: String,
+        message: String,
     },
     /// The registry does not give it to us.
-    #[error("not authorized to pull {reference} from {registry}: {words}")]
+    #[error("not authorized to pull {reference} from {registry}: {message}")]
     Unauthorized {
         /// The image asked for.
         reference: String,
         /// The endpoint that answered.
         registry: String,
         /// What it, or its token server, said.
-        words: String,
+        message: String,
     },
     /// The registry refused for another reason, or speaks something else than the distribution protocol.
-    #[error("{act} of {reference} from {registry}: {words}")]
+    #[error("{act} of {reference} from {registry}: {message}")]
     Refused {
         /// "get manifest", "get blob sha256:…".
         act: String,
@@ -44,10 +44,10 @@ pub enum ImageError {
         /// The endpoint that answered.
         registry: String,
         /// What it said.
-        words: String,
+        message: String,
     },
     /// The registry cannot be reached, breaks connections, or is overloaded; trying again later may help.
-    #[error("{act} of {reference} from {registry}: {words}")]
+    #[error("{act} of {reference} from {registry}: {message}")]
     Unreachable {
         /// "get manifest", "get blob sha256:…".
         act: String,
@@ -56,12 +56,12 @@ pub enum ImageError {
         /// The endpoint.
         registry: String,
         /// What happened, with its causes.
-        words: String,
+        message: String,
     },
     /// The registry answered, and broke the content off. A few times it may be the network; every time, it is what the
     /// registry holds.
-    #[error("{act} of {reference} from {registry}: {words}")]
-    BrokenOff {
+    #[error("{act} of {reference} from {registry}: {message}")]
+    IncompleteBody {
         /// "get blob sha256:…".
         act: String,
         /// The image asked for.
@@ -69,7 +69,7 @@ pub enum ImageError {
         /// The endpoint.
         registry: String,
         /// What happened, with its causes.
-        words: String,
+        message: String,
     },
     /// Several endpoints are configured and all failed.
     #[error("{reference}: {}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -212,7 +212,7 @@ impl ImageError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. }
-            | Self::BrokenOff { .. }
+            | Self::IncompleteBody { .. }
             | Self::SizeMismatch { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Interrupted { .. } => true,
@@ -226,7 +226,7 @@ impl ImageError {
     /// short every time does not.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::BrokenOff { .. } | Self::SizeMismatch { .. } => false,
+            Self::IncompleteBody { .. } | Self::SizeMismatch { .. } => false,
             Self::DiskFull { .. } | Self::File { .. } => true,
             Self::AllEndpointsFailed { failures, .. } => failures.iter().any(Self::is_transient),
             other => other.is_retryable(),
@@ -241,7 +241,7 @@ impl ImageError {
                 | Self::Unauthorized { .. }
                 | Self::Refused { .. }
                 | Self::Unreachable { .. }
-                | Self::BrokenOff { .. }
+                | Self::IncompleteBody { .. }
                 | Self::DigestMismatch { .. }
                 | Self::SizeMismatch { .. }
                 | Self::ClientSetup { .. }

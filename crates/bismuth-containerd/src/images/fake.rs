@@ -1,9 +1,9 @@
-//! The scripted twin of [`ImageStore`](super::ImageStore): images by name, failures and delays as a test wants them.
+//! A scripted fake of [`ImageStore`](super::ImageStore): images by name, failures and delays as a test wants them.
 //!
 //! ```text
 //!   put("docker.io/library/alpine:latest", image)     ensure ──► that image
 //!   fail(name, error)                                 ensure ──► that error
-//!   hold(name) … release(name)                        ensure ──► waits in phase Pulling until released
+//!   block(name) … unblock(name)                        ensure ──► waits in phase Pulling until unblocked
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,8 +30,8 @@ pub struct FakeImages {
 struct State {
     images: BTreeMap<String, PreparedImage>,
     failures: HashMap<String, ImageError>,
-    held: HashSet<String>,
-    asked: Vec<(String, PullPolicy)>,
+    blocked: HashSet<String>,
+    requests: Vec<(String, PullPolicy)>,
     imported: Vec<PathBuf>,
 }
 
@@ -71,20 +71,20 @@ impl FakeImages {
         self.state().failures.insert(reference.whole(), error);
     }
 
-    /// Lets requests for this name wait until it is released.
-    pub fn hold(&self, reference: &Reference) {
-        self.state().held.insert(reference.whole());
+    /// Lets requests for this name wait until it is unblocked.
+    pub fn block(&self, reference: &Reference) {
+        self.state().blocked.insert(reference.whole());
     }
 
     /// Lets those that wait go on.
-    pub fn release(&self, reference: &Reference) {
-        self.state().held.remove(&reference.whole());
+    pub fn unblock(&self, reference: &Reference) {
+        self.state().blocked.remove(&reference.whole());
         self.changed.send_replace(());
     }
 
     /// Every request so far, in order.
-    pub fn asked(&self) -> Vec<(String, PullPolicy)> {
-        self.state().asked.clone()
+    pub fn requests(&self) -> Vec<(String, PullPolicy)> {
+        self.state().requests.clone()
     }
 
     /// Every path that was to be imported.
@@ -100,7 +100,7 @@ impl FakeImages {
             (None, None) => Err(ImageError::UnknownImage {
                 reference: name.to_owned(),
                 registry: "fake".to_owned(),
-                words: "MANIFEST_UNKNOWN: manifest unknown".to_owned(),
+                message: "MANIFEST_UNKNOWN: manifest unknown".to_owned(),
             }),
         }
     }
@@ -115,10 +115,10 @@ impl Images for FakeImages {
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage> {
         let name = reference.whole();
-        self.state().asked.push((name.clone(), policy));
+        self.state().requests.push((name.clone(), policy));
         progress.send_modify(|progress| progress.phase = Phase::Pulling);
         let mut changed = self.changed.subscribe();
-        while self.state().held.contains(&name) {
+        while self.state().blocked.contains(&name) {
             // The sender lives as long as we do.
             let _ = changed.changed().await;
         }
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_fake_holds_fails_and_answers_as_told() {
+    async fn the_fake_blocks_fails_and_answers_as_scripted() {
         let fake = FakeImages::new();
         let name: Reference = "alpine".parse().expect("name");
         let ensure = || {
@@ -192,10 +192,10 @@ mod tests {
         ));
         let image = fake.put(&name, ImageConfig::default(), vec!["/rootfs".into()]);
         assert_eq!(ensure().await.expect("there"), image);
-        fake.hold(&name);
+        fake.block(&name);
         let mut waiting = ensure();
         assert!((&mut waiting).now_or_never().is_none());
-        fake.release(&name);
+        fake.unblock(&name);
         assert_eq!(waiting.await.expect("released"), image);
     }
 }

@@ -1,4 +1,4 @@
-//! Getting documents and blobs of one image from its registry into the content store.
+//! Fetches the documents and blobs of one image from its registry into the content store.
 //!
 //! ```text
 //!   blob ──► there already? ──► done
@@ -24,7 +24,7 @@ use super::content::{CHUNK, ContentStore, Ingest, Opened};
 use super::digest::{Digest, Hasher};
 use super::error::{ImageError, Result};
 use super::manifest::Descriptor;
-use super::progress::Meter;
+use super::progress::ProgressReporter;
 use super::registry::config::RetryPolicy;
 use super::registry::{BlobStream, Remote};
 use super::single_flight::KeyedLocks;
@@ -36,7 +36,7 @@ pub(crate) struct Fetcher {
     /// Why endpoints are missing from `remotes`.
     pub unusable: Vec<ImageError>,
     pub retry: RetryPolicy,
-    pub meter: Meter,
+    pub progress: ProgressReporter,
     /// One writer per blob, whichever image it is for.
     pub locks: Arc<KeyedLocks>,
     /// Bounds the blobs in transfer, over all pulls.
@@ -52,13 +52,13 @@ struct Transfer {
     offset: u64,
     /// The farthest that any attempt came: going beyond is progress.
     farthest: u64,
-    /// What the meter was told.
-    told: u64,
+    /// What was reported of it.
+    reported: u64,
 }
 
 impl Fetcher {
     /// Makes a request at one endpoint after the other until one answers; passing failures are retried.
-    pub async fn first_of<T, F>(&self, request: impl Fn(Remote) -> F) -> Result<T>
+    pub async fn first_answer<T, F>(&self, request: impl Fn(Remote) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -94,15 +94,15 @@ impl Fetcher {
     async fn pause(&self, delays: &mut Delays, error: &ImageError) {
         let pause = delays.next_delay();
         tracing::warn!(image = %self.reference, failures = delays.attempts(), ?pause, %error, "trying again");
-        self.meter.problem(error.to_string());
+        self.progress.problem(error.to_string());
         tokio::time::sleep(pause).await;
     }
 
     /// Makes sure that a blob is in `content`.
     pub async fn blob(&self, content: &ContentStore, blob: &Descriptor) -> Result<()> {
-        let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
+        let _lock = self.locks.lock(&format!("blob {}", blob.digest)).await;
         if content.info(&blob.digest).await?.is_some() {
-            self.meter.moved(0, blob.size);
+            self.progress.update_bytes(0, blob.size);
             return Ok(());
         }
         // The semaphore is never closed.
@@ -144,7 +144,7 @@ impl Fetcher {
                 // What an earlier process left may have been the bad part: once, without it.
                 ImageError::DigestMismatch { .. } if transfer.hasher.is_none() && !began_anew => {
                     began_anew = true;
-                    transfer.begin_anew(&blob.digest, &self.meter);
+                    transfer.restart(&blob.digest, &self.progress);
                 }
                 error if self.is_worth_retrying(error, &delays) => {
                     self.pause(&mut delays, error).await;
@@ -163,7 +163,7 @@ impl Fetcher {
     ) -> Result<()> {
         let mut ingest = match content.open(&blob.digest, blob.size).await? {
             Opened::Present => {
-                transfer.tell(blob.size, &self.meter);
+                transfer.report(blob.size, &self.progress);
                 return Ok(());
             }
             Opened::Ingest(ingest) => ingest,
@@ -172,12 +172,12 @@ impl Fetcher {
         if ingest.offset() > blob.size {
             ingest.restart();
         }
-        transfer.align(&blob.digest, ingest.offset(), &self.meter);
+        transfer.align(&blob.digest, ingest.offset(), &self.progress);
         if ingest.offset() < blob.size {
             let body = remote.blob(&blob.digest, ingest.offset()).await?;
             if body.offset != ingest.offset() {
                 ingest.restart();
-                transfer.align(&blob.digest, 0, &self.meter);
+                transfer.align(&blob.digest, 0, &self.progress);
             }
             self.copy(remote, body, blob, &mut ingest, transfer).await?;
         }
@@ -208,16 +208,16 @@ impl Fetcher {
                     break;
                 }
                 Err(error) => {
-                    broken = Some(remote.broken_off(&act, chain(&error)));
+                    broken = Some(remote.incomplete_body(&act, chain(&error)));
                     break;
                 }
             };
             if ingest.offset() + (chunk.len() + part.len()) as u64 > blob.size {
-                let words = format!(
+                let message = format!(
                     "sent more than the {} bytes that the manifest promises",
                     blob.size
                 );
-                return Err(remote.refused(&act, words));
+                return Err(remote.refused(&act, message));
             }
             let mut rest = part.as_ref();
             while !rest.is_empty() {
@@ -226,12 +226,12 @@ impl Fetcher {
                 rest = later;
                 if chunk.len() == CHUNK {
                     let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK));
-                    transfer.append(ingest, full, &self.meter).await?;
+                    transfer.append(ingest, full, &self.progress).await?;
                 }
             }
         }
         if !chunk.is_empty() {
-            transfer.append(ingest, chunk, &self.meter).await?;
+            transfer.append(ingest, chunk, &self.progress).await?;
         }
         match broken {
             Some(error) => Err(error),
@@ -277,7 +277,7 @@ impl Fetcher {
     pub async fn discard_unfinished(&self, content: &ContentStore) {
         let unfinished = std::mem::take(&mut *self.unfinished());
         for (digest, size) in unfinished {
-            let _turn = self.locks.lock(&format!("blob {digest}")).await;
+            let _lock = self.locks.lock(&format!("blob {digest}")).await;
             // Opening waits until containerd has noticed that the last writer is gone.
             let discarded = match content.open(&digest, size).await {
                 Ok(Opened::Ingest(ingest)) => ingest.discard().await,
@@ -307,27 +307,32 @@ impl Transfer {
             hasher: Some(Hasher::like(digest)),
             offset: 0,
             farthest: 0,
-            told: 0,
+            reported: 0,
         }
     }
 
     /// Takes in where the ingest really is.
-    fn align(&mut self, digest: &Digest, offset: u64, meter: &Meter) {
+    fn align(&mut self, digest: &Digest, offset: u64, progress: &ProgressReporter) {
         if offset != self.offset {
             self.hasher = (offset == 0).then(|| Hasher::like(digest));
             self.offset = offset;
         }
         self.farthest = self.farthest.max(offset);
-        self.tell(offset, meter);
+        self.report(offset, progress);
     }
 
-    fn begin_anew(&mut self, digest: &Digest, meter: &Meter) {
+    fn restart(&mut self, digest: &Digest, progress: &ProgressReporter) {
         self.hasher = Some(Hasher::like(digest));
         self.offset = 0;
-        self.tell(0, meter);
+        self.report(0, progress);
     }
 
-    async fn append(&mut self, ingest: &mut Ingest, chunk: Vec<u8>, meter: &Meter) -> Result<()> {
+    async fn append(
+        &mut self,
+        ingest: &mut Ingest,
+        chunk: Vec<u8>,
+        progress: &ProgressReporter,
+    ) -> Result<()> {
         // The hash may only move when containerd has the bytes, or a retry would count them twice.
         let mut hasher = self.hasher.clone();
         if let Some(hasher) = &mut hasher {
@@ -337,12 +342,12 @@ impl Transfer {
         self.hasher = hasher;
         self.offset = ingest.offset();
         self.farthest = self.farthest.max(self.offset);
-        self.tell(self.offset, meter);
+        self.report(self.offset, progress);
         Ok(())
     }
 
-    fn tell(&mut self, bytes: u64, meter: &Meter) {
-        meter.moved(self.told, bytes);
-        self.told = bytes;
+    fn report(&mut self, bytes: u64, progress: &ProgressReporter) {
+        progress.update_bytes(self.reported, bytes);
+        self.reported = bytes;
     }
 }

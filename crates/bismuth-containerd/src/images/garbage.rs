@@ -1,7 +1,7 @@
-//! Which images go, and how.
+//! Garbage collection of images: which are removed, by age and by use of the disk, and how.
 //!
 //! ```text
-//!   list ──► plan (pure): pulled, kept, not in use, not touched within `grace`
+//!   list ──► plan (pure): pulled, retained, not in use, not touched within `grace`
 //!              ├── not used for `max_unused_age`                      ──► all of them
 //!              └── disk above `high_watermark`: least recently used   ──► until below `low_watermark`
 //!        ──► remove: names, then the lease; containerd collects what nothing else needs before it answers
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::ImageSummary;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
-use super::parts::{Parts, image_lock};
+use super::inner::{StoreInner, image_lock};
 
 /// When to remove which images.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +137,7 @@ fn plan(
     images
 }
 
-impl Parts {
+impl StoreInner {
     pub(super) async fn collect_garbage(&self, policy: &GarbagePolicy) -> Result<GarbageReport> {
         let disk = policy
             .disk
@@ -165,9 +165,9 @@ impl Parts {
     /// Removes an image, unless somebody asked for it since it was planned. Names first, the lease last: when this fails
     /// half-way, the lease still lists the image, and the next collection goes on.
     async fn remove(&self, image: &ImageSummary, grace: Duration) -> Result<bool> {
-        let _turn = self.locks.lock(&image_lock(&image.digest)).await;
+        let _lock = self.locks.lock(&image_lock(&image.digest)).await;
         let recent = |at: SystemTime| at.elapsed().unwrap_or_default() < grace;
-        if self.used_here(&image.digest).is_some_and(recent) {
+        if self.last_use(&image.digest).is_some_and(recent) {
             return Ok(false);
         }
         for name in &image.names {
@@ -179,7 +179,7 @@ impl Parts {
         self.leases
             .delete(&super::leases::image_lease(&image.digest), true)
             .await?;
-        self.forget(&image.digest);
+        self.evict(&image.digest);
         Ok(true)
     }
 }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_go_and_the_young_the_used_and_the_imported_stay() {
+    fn old_images_go_and_young_used_and_imported_ones_stay() {
         let mut imported = image("imported", 100 * HOUR, 1);
         imported.pulled = false;
         let images = [
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_takes_the_least_recently_used_until_it_is_low_enough() {
+    fn a_full_disk_evicts_the_least_recently_used_until_it_is_low_enough() {
         let images = [
             image("a", 3 * HOUR, 10),
             image("b", 2 * HOUR, 10),

@@ -1,4 +1,4 @@
-//! Images from files instead of registries.
+//! Imports images from files: OCI layouts and docker archives.
 //!
 //! ```text
 //!   OCI layout     index.json ─► manifests with names ─► blobs/sha256/…
@@ -20,12 +20,12 @@ use super::archive::Archive;
 use super::content::{CHUNK, ContentStore, Opened};
 use super::digest::{Digest, Hasher};
 use super::error::{ImageError, Result};
-use super::keep::{Described, image_manifest, root_descriptor};
+use super::inner::{StoreInner, image_lock};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, DOCKER_CONFIG, DOCKER_LAYER_TAR, DOCKER_MANIFEST, Descriptor,
     Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::parts::{Parts, image_lock};
+use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
 
 /// Where Docker and containerd put an image's full name in an OCI layout.
 const FULL_NAME: &str = "io.containerd.image.name";
@@ -54,7 +54,7 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-impl Parts {
+impl StoreInner {
     pub(super) async fn import(
         &self,
         path: &Path,
@@ -126,7 +126,7 @@ impl Parts {
 
     async fn import_image(&self, archive: &Archive, image: Importable) -> Result<PreparedImage> {
         let digest = image.root.digest.clone();
-        let _turn = self.locks.lock(&image_lock(&digest)).await;
+        let _lock = self.locks.lock(&image_lock(&digest)).await;
         let lease = self
             .leases
             .create_for_pull(&digest, self.pull_lease_life())
@@ -157,8 +157,8 @@ impl Parts {
         }
         let blobs = std::iter::once(&image.manifest.config).chain(&image.manifest.layers);
         for blob in blobs {
-            let _turn = self.locks.lock(&format!("blob {}", blob.digest)).await;
-            self.leases.hold_content(lease, &blob.digest).await?;
+            let _lock = self.locks.lock(&format!("blob {}", blob.digest)).await;
+            self.leases.add_content(lease, &blob.digest).await?;
             if content.info(&blob.digest).await?.is_none() {
                 import_blob(archive, &content, blob, image.entries.get(&blob.digest)).await?;
             }
@@ -170,18 +170,18 @@ impl Parts {
             &image.manifest,
             &config.ok_or_else(|| archive.error("its configuration is gone"))?,
         )?;
-        let described = Described {
+        let documents = ImageDocuments {
             root: image.root,
             manifest_digest: image.manifest_digest,
             manifest: image.manifest,
             config,
         };
-        let chain = described.config.chain_ids();
+        let chain = documents.config.chain_ids();
         for position in 0..chain.len() {
-            self.unpack_layer(lease, &described, &chain, position)
+            self.unpack_layer(lease, &documents, &chain, position)
                 .await?;
         }
-        self.keep(&image.name, &described).await
+        self.retain(&image.name, &documents).await
     }
 }
 
@@ -335,7 +335,7 @@ async fn read_saved_image(
     name: Reference,
 ) -> Result<Importable> {
     let mut entries = HashMap::new();
-    let mut describe = async |entry: &String, media_type: &str| {
+    let mut descriptor_of = async |entry: &String, media_type: &str| {
         let Some((mut reader, size)) = archive.entry(entry).await? else {
             return Err(archive.error(format!("{entry} is missing")));
         };
@@ -353,10 +353,10 @@ async fn read_saved_image(
             annotations: BTreeMap::new(),
         })
     };
-    let config = describe(&image.config, DOCKER_CONFIG).await?;
+    let config = descriptor_of(&image.config, DOCKER_CONFIG).await?;
     let mut layers = Vec::with_capacity(image.layers.len());
     for layer in &image.layers {
-        layers.push(describe(layer, DOCKER_LAYER_TAR).await?);
+        layers.push(descriptor_of(layer, DOCKER_LAYER_TAR).await?);
     }
     let document = serde_json::json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": &config, "layers": &layers});
     let data = document.to_string().into_bytes();

@@ -1,4 +1,4 @@
-//! Leases: what containerd's garbage collector must keep for us.
+//! Leases: protect content and snapshots from containerd's garbage collector.
 //!
 //! ```text
 //!   pull lease   "bismuth.pull.…"     holds all that a pull writes; expires by itself should we die; deleted at the end
@@ -81,18 +81,18 @@ impl Leases {
     }
 
     /// Puts a blob under a lease.
-    pub async fn hold_content(&self, lease: &str, digest: &Digest) -> Result<()> {
-        self.hold(lease, digest.to_string(), "content".to_owned())
+    pub async fn add_content(&self, lease: &str, digest: &Digest) -> Result<()> {
+        self.add_resource(lease, digest.to_string(), "content".to_owned())
             .await
     }
 
     /// Puts a snapshot, and so all its parents, under a lease.
-    pub async fn hold_snapshot(&self, lease: &str, snapshotter: &str, key: &str) -> Result<()> {
-        self.hold(lease, key.to_owned(), format!("snapshots/{snapshotter}"))
+    pub async fn add_snapshot(&self, lease: &str, snapshotter: &str, key: &str) -> Result<()> {
+        self.add_resource(lease, key.to_owned(), format!("snapshots/{snapshotter}"))
             .await
     }
 
-    async fn hold(&self, lease: &str, id: String, r#type: String) -> Result<()> {
+    async fn add_resource(&self, lease: &str, id: String, r#type: String) -> Result<()> {
         let mut client = LeasesClient::new(self.containerd.channel());
         let object = format!("{type} {id} to lease {lease}");
         let request = AddResourceRequest {
@@ -153,7 +153,7 @@ impl Leases {
             .is_empty())
     }
 
-    /// The digests of all kept images, with the time each was first kept.
+    /// The digests of all retained images, with the time each was first retained.
     pub async fn images(&self) -> Result<Vec<(Digest, Option<SystemTime>)>> {
         let leases = self.list(&format!("labels.{IMAGE_LABEL:?}")).await?;
         let digest = |lease: &Lease| {

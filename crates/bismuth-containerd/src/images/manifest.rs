@@ -1,4 +1,4 @@
-//! The documents that describe an image: index, manifest and configuration. Pure.
+//! Parses the documents of an image: index, manifest and configuration. Pure.
 //!
 //! ```text
 //!   index ──► manifest (one per platform) ──► configuration (environment, command, diff ids)

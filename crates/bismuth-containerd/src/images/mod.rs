@@ -1,4 +1,4 @@
-//! Images: pulled, unpacked, kept, found again, collected.
+//! The image store: pulls, imports, prepares, lists and garbage-collects images.
 //!
 //! ```text
 //!  ensure(name) ──► record in containerd? ──yes──► view and lease there? ──yes──► ready (three small calls)
@@ -13,14 +13,14 @@
 //!
 //! ```text
 //!  image record (name) ──target──► index ─► manifest ─► configuration, layers      labels containerd.io/gc.ref.content.*
-//!  image lease ─┬──────────────────► index or manifest                             (so a moved tag leaves its old image kept)
+//!  image lease ─┬──────────────────► index or manifest                             (so a moved tag leaves its old image retained)
 //!               └─► view ─► snapshot of the top layer ─► … ─► of the lowest
 //! ```
 //!
 //! One lease and one view per image, an image being what a name resolves to: the digest of its index or manifest. When it
 //! was last used stands as a label on that document.
 //!
-//! [`ImageStore`] does it with containerd; `fake::FakeImages` is its scripted twin.
+//! [`ImageStore`] does it with containerd; `fake::FakeImages` is a scripted fake of it.
 
 mod archive;
 mod content;
@@ -30,12 +30,12 @@ pub mod fake;
 mod fetch;
 pub mod garbage;
 mod import;
-mod keep;
+mod inner;
 mod leases;
 mod list;
 mod manifest;
-mod parts;
 mod platform;
+mod prepare;
 mod progress;
 mod pull;
 mod records;
@@ -54,8 +54,8 @@ use tokio::sync::watch;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{ImageError, Result};
 pub use garbage::{DiskPolicy, GarbagePolicy, GarbageReport};
+pub use inner::ImageStoreConfig;
 pub use manifest::ImageConfig;
-pub use parts::ImageStoreConfig;
 pub use platform::Platform;
 pub use progress::{Phase, PullProgress};
 pub use registry::config::{
@@ -107,7 +107,7 @@ pub struct ImageSummary {
     pub created: Option<SystemTime>,
     /// When somebody last asked for it, to the minute.
     pub last_used: Option<SystemTime>,
-    /// Unpacked and kept: [`Images::ensure`] answers at once.
+    /// Unpacked and retained: [`Images::ensure`] answers at once.
     pub prepared: bool,
     /// It came from a registry, so it can be had again; only such images are collected as garbage.
     pub pulled: bool,

@@ -1,4 +1,4 @@
-//! Which of an index's images fits this machine.
+//! Chooses the image of an index that fits this machine's platform.
 //!
 //! The rule: same operating system and architecture; of those, the best variant that this machine can run, where no
 //! variant means the architecture's baseline. Between equals the first one listed wins, as in the image specification.

@@ -1,4 +1,4 @@
-//! How far a pull is, for those who wait for it.
+//! Progress of a pull: phase, layers and bytes, over a watch channel.
 
 use tokio::sync::watch;
 
@@ -33,13 +33,13 @@ pub struct PullProgress {
     pub problem: Option<String>,
 }
 
-/// The writing end. Nobody needs to listen.
+/// The sender of [`PullProgress`]. Nobody needs to listen.
 #[derive(Clone)]
-pub(crate) struct Meter {
+pub(crate) struct ProgressReporter {
     sender: watch::Sender<PullProgress>,
 }
 
-impl Meter {
+impl ProgressReporter {
     pub fn new(sender: watch::Sender<PullProgress>) -> Self {
         Self { sender }
     }
@@ -58,8 +58,8 @@ impl Meter {
         });
     }
 
-    /// Moves one blob's part of the sum from `from` to `to` bytes.
-    pub fn moved(&self, from: u64, to: u64) {
+    /// Updates the part of one blob in the sum from `from` to `to` bytes.
+    pub fn update_bytes(&self, from: u64, to: u64) {
         self.sender.send_modify(|progress| {
             progress.bytes_done = (progress.bytes_done + to).saturating_sub(from);
             progress.problem = None;

@@ -1,4 +1,4 @@
-//! A pull: everything that takes a registry.
+//! Pulls an image from a registry: manifest, configuration, layers.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,29 +13,33 @@ use super::content::ContentStore;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::fetch::Fetcher;
-use super::keep::{Described, image_manifest, root_descriptor};
+use super::inner::{PULLED_LABEL, StoreInner, image_lock};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, choose,
 };
-use super::parts::{PULLED_LABEL, Parts, image_lock};
-use super::progress::{Meter, Phase};
+use super::prepare::{ImageDocuments, image_manifest, root_descriptor};
+use super::progress::{Phase, ProgressReporter};
 
 /// How much longer than the longest pull a pull's lease lives: time to come back after a crash and go on from where it was.
 const RESUME_WINDOW: Duration = Duration::from_secs(3600);
 
-impl Parts {
+impl StoreInner {
     pub(super) fn pull_lease_life(&self) -> Duration {
         self.config.pull_deadline + RESUME_WINDOW
     }
 
-    pub(super) async fn fetcher(&self, reference: &Reference, meter: &Meter) -> Result<Fetcher> {
+    pub(super) async fn fetcher(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Fetcher> {
         let (remotes, unusable) = self.registry.remotes(reference).await?;
         Ok(Fetcher {
             reference: reference.clone(),
             remotes,
             unusable,
             retry: self.config.retry,
-            meter: meter.clone(),
+            progress: progress.clone(),
             locks: self.locks.clone(),
             slots: self.slots.clone(),
             unfinished: Mutex::default(),
@@ -43,15 +47,19 @@ impl Parts {
     }
 
     /// Gets an image and makes it ready.
-    pub(super) async fn pull(&self, reference: &Reference, meter: &Meter) -> Result<PreparedImage> {
+    pub(super) async fn pull(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<PreparedImage> {
         let started = std::time::Instant::now();
-        let fetcher = self.fetcher(reference, meter).await?;
+        let fetcher = self.fetcher(reference, progress).await?;
         let (body, digest) = fetcher
-            .first_of(|remote| async move { remote.manifest(None).await })
+            .first_answer(|remote| async move { remote.manifest(None).await })
             .await?;
-        let _turn = self.locks.lock(&image_lock(&digest)).await;
+        let _lock = self.locks.lock(&image_lock(&digest)).await;
         // Another name of the same image may have been pulled while we waited.
-        if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
+        if let Some(prepared) = self.prepare_local(reference, &digest, progress).await? {
             return Ok(prepared);
         }
         let lease = self
@@ -59,8 +67,8 @@ impl Parts {
             .create_for_pull(&digest, self.pull_lease_life())
             .await?;
         let pulled = async {
-            let described = self.pull_content(&fetcher, &lease, &body, &digest).await?;
-            self.keep(reference, &described).await
+            let documents = self.pull_content(&fetcher, &lease, &body, &digest).await?;
+            self.retain(reference, &documents).await
         };
         let pulled = pulled.await;
         match &pulled {
@@ -87,7 +95,7 @@ impl Parts {
         lease: &str,
         body: &[u8],
         digest: &Digest,
-    ) -> Result<Described> {
+    ) -> Result<ImageDocuments> {
         let content = ContentStore::new(self.containerd.with_lease(lease)?);
         let (document, media_type) = Document::parse(digest, body)?;
         let root = root_descriptor(digest, media_type, body);
@@ -109,24 +117,24 @@ impl Parts {
                 )
             }
         };
-        let described = {
+        let documents = {
             let data = self
                 .pull_config(fetcher, &content, &manifest.config)
                 .await?;
             let config = ConfigFile::parse(&manifest, &data)?;
-            Described {
+            ImageDocuments {
                 root,
                 manifest_digest,
                 manifest,
                 config,
             }
         };
-        for layer in &described.manifest.layers {
+        for layer in &documents.manifest.layers {
             super::manifest::layer_media_type(layer)?;
         }
-        self.pull_layers(fetcher, lease, &content, &described)
+        self.pull_layers(fetcher, lease, &content, &documents)
             .await?;
-        Ok(described)
+        Ok(documents)
     }
 
     async fn pull_manifest(
@@ -141,7 +149,7 @@ impl Parts {
         }
         let digest = &chosen.digest;
         let (data, _) = fetcher
-            .first_of(|remote| async move { remote.manifest(Some(digest)).await })
+            .first_answer(|remote| async move { remote.manifest(Some(digest)).await })
             .await?;
         let (document, _) = Document::parse(digest, &data)?;
         content
@@ -178,12 +186,12 @@ impl Parts {
         fetcher: &Fetcher,
         lease: &str,
         content: &ContentStore,
-        described: &Described,
+        documents: &ImageDocuments,
     ) -> Result<()> {
-        let layers = &described.manifest.layers;
-        let chain = described.config.chain_ids();
+        let layers = &documents.manifest.layers;
+        let chain = documents.config.chain_ids();
         fetcher
-            .meter
+            .progress
             .expect(layers.len(), layers.iter().map(|layer| layer.size).sum());
         // An image may name one blob twice; the second time it is there already.
         let (arrived, arrivals): (Vec<_>, Vec<_>) =
@@ -192,8 +200,8 @@ impl Parts {
             let jobs = stream::iter(arrived.into_iter().enumerate().map(Ok::<_, ImageError>));
             let job = |(position, arrived): (usize, oneshot::Sender<()>)| async move {
                 let layer = &layers[position];
-                // First held, then looked for: what is there after that stays.
-                self.leases.hold_content(lease, &layer.digest).await?;
+                // Leased first, then looked for: what is there after that stays.
+                self.leases.add_content(lease, &layer.digest).await?;
                 fetcher.blob(content, layer).await?;
                 // Nobody listens only if unpacking failed, which ends all this anyway.
                 let _ = arrived.send(());
@@ -201,7 +209,7 @@ impl Parts {
             };
             jobs.try_for_each_concurrent(self.config.parallel_blobs.max(1), job)
                 .await?;
-            fetcher.meter.phase(Phase::Unpacking);
+            fetcher.progress.phase(Phase::Unpacking);
             Ok(())
         };
         let unpack = async {
@@ -210,9 +218,9 @@ impl Parts {
                     // The download failed and says why.
                     return Ok(());
                 }
-                self.unpack_layer(lease, described, &chain, position)
+                self.unpack_layer(lease, documents, &chain, position)
                     .await?;
-                fetcher.meter.layer_done();
+                fetcher.progress.layer_done();
             }
             Ok(())
         };

@@ -1,4 +1,4 @@
-//! containerd's image records: names for digests, what `ctr images ls` shows.
+//! containerd's image records, which map names to digests: what `ctr images ls` shows.
 
 use std::collections::HashMap;
 use std::time::SystemTime;

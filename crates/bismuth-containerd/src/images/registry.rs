@@ -1,4 +1,4 @@
-//! The registry edge: the OCI distribution protocol, spoken by `oci-client`.
+//! The registry client: the OCI distribution protocol, spoken by `oci-client`.
 //!
 //! ```text
 //!   reference ──► RegistryClient::remotes ──► [Remote, …]   one per endpoint, in the order to try
@@ -43,8 +43,8 @@ use credentials::Credential;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence within a response: after this the request is made anew, from where it was.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most of a registry's words that a message repeats.
-const WORDS_MAX: usize = 500;
+/// The longest error text of a registry that a message repeats.
+const ERROR_TEXT_MAX_CHARS: usize = 500;
 
 /// Makes [`Remote`]s. Clients, with their connections and tokens, are kept per endpoint.
 pub(crate) struct RegistryClient {
@@ -327,60 +327,62 @@ impl Remote {
     {
         match request().await {
             Err(OciDistributionError::UnauthorizedError { .. }) => {}
-            other => return other.map_err(|error| self.explain(act, error)),
+            other => return other.map_err(|error| self.image_error(act, error)),
         }
         let authenticate = self
             .client
             .auth(&self.reference, &self.auth, RegistryOperation::Pull);
         authenticate
             .await
-            .map_err(|error| self.explain(act, error))?;
-        request().await.map_err(|error| self.explain(act, error))
+            .map_err(|error| self.image_error(act, error))?;
+        request()
+            .await
+            .map_err(|error| self.image_error(act, error))
     }
 
-    pub fn refused(&self, act: &str, words: String) -> ImageError {
+    pub fn refused(&self, act: &str, message: String) -> ImageError {
         ImageError::Refused {
             act: act.to_owned(),
             reference: self.wanted.clone(),
             registry: self.name.clone(),
-            words,
+            message,
         }
     }
 
-    pub fn unreachable(&self, act: &str, words: String) -> ImageError {
+    pub fn unreachable(&self, act: &str, message: String) -> ImageError {
         ImageError::Unreachable {
             act: act.to_owned(),
             reference: self.wanted.clone(),
             registry: self.name.clone(),
-            words,
+            message,
         }
     }
 
-    pub fn broken_off(&self, act: &str, words: String) -> ImageError {
-        ImageError::BrokenOff {
+    pub fn incomplete_body(&self, act: &str, message: String) -> ImageError {
+        ImageError::IncompleteBody {
             act: act.to_owned(),
             reference: self.wanted.clone(),
             registry: self.name.clone(),
-            words,
+            message,
         }
     }
 
-    fn unauthorized(&self, words: String) -> ImageError {
+    fn unauthorized(&self, message: String) -> ImageError {
         ImageError::Unauthorized {
             reference: self.wanted.clone(),
             registry: self.name.clone(),
-            words,
+            message,
         }
     }
 
-    /// Says whose fault an error is and whether it may pass, keeping the registry's words.
-    fn explain(&self, act: &str, error: OciDistributionError) -> ImageError {
+    /// Says whose fault an error is and whether it may pass, keeping the registry's message.
+    fn image_error(&self, act: &str, error: OciDistributionError) -> ImageError {
         match error {
             OciDistributionError::RegistryError { envelope, .. } => {
-                let words = envelope
+                let message = envelope
                     .errors
                     .iter()
-                    .map(say)
+                    .map(format_oci_error)
                     .collect::<Vec<_>>()
                     .join("; ");
                 match envelope.errors.first().map(|error| &error.code) {
@@ -388,27 +390,27 @@ impl Remote {
                         OciErrorCode::ManifestUnknown
                         | OciErrorCode::NameUnknown
                         | OciErrorCode::NotFound,
-                    ) => self.unknown(words),
+                    ) => self.unknown(message),
                     Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
-                        self.unauthorized(words)
+                        self.unauthorized(message)
                     }
-                    Some(OciErrorCode::Toomanyrequests) => self.unreachable(act, words),
-                    _ => self.refused(act, words),
+                    Some(OciErrorCode::Toomanyrequests) => self.unreachable(act, message),
+                    _ => self.refused(act, message),
                 }
             }
             OciDistributionError::ServerError { code, message, .. } => {
-                let words = format!("HTTP {code}: {}", words_of(message.as_bytes()));
+                let message = format!("HTTP {code}: {}", error_text(message.as_bytes()));
                 match code {
-                    404 => self.unknown(words),
-                    401 | 403 => self.unauthorized(words),
-                    408 | 425 | 429 | 500..=599 => self.unreachable(act, words),
-                    _ => self.refused(act, words),
+                    404 => self.unknown(message),
+                    401 | 403 => self.unauthorized(message),
+                    408 | 425 | 429 | 500..=599 => self.unreachable(act, message),
+                    _ => self.refused(act, message),
                 }
             }
             OciDistributionError::UnauthorizedError { .. } => self
                 .unauthorized("authentication required (the image may also not exist)".to_owned()),
-            OciDistributionError::AuthenticationFailure(words) => {
-                self.unauthorized(words_of(words.as_bytes()))
+            OciDistributionError::AuthenticationFailure(message) => {
+                self.unauthorized(error_text(message.as_bytes()))
             }
             OciDistributionError::DigestError(DigestError::VerificationError {
                 expected,
@@ -423,7 +425,7 @@ impl Remote {
                 self.refused(act, chain(&error))
             }
             OciDistributionError::RequestError(error) if error.is_body() || error.is_decode() => {
-                self.broken_off(act, chain(&error))
+                self.incomplete_body(act, chain(&error))
             }
             OciDistributionError::RequestError(error)
                 if !error.is_builder() && !error.is_redirect() =>
@@ -435,11 +437,11 @@ impl Remote {
         }
     }
 
-    fn unknown(&self, words: String) -> ImageError {
+    fn unknown(&self, message: String) -> ImageError {
         ImageError::UnknownImage {
             reference: self.wanted.clone(),
             registry: self.name.clone(),
-            words,
+            message,
         }
     }
 }
@@ -457,7 +459,7 @@ fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// `MANIFEST_UNKNOWN: manifest unknown ({"Tag":"x"})`
-fn say(error: &oci_client::errors::OciError) -> String {
+fn format_oci_error(error: &oci_client::errors::OciError) -> String {
     let code = serde_json::to_value(&error.code).ok();
     let code = code
         .as_ref()
@@ -465,28 +467,28 @@ fn say(error: &oci_client::errors::OciError) -> String {
         .unwrap_or("UNKNOWN");
     let detail = match &error.detail {
         serde_json::Value::Null => String::new(),
-        detail => format!(" ({})", words_of(detail.to_string().as_bytes())),
+        detail => format!(" ({})", error_text(detail.to_string().as_bytes())),
     };
     format!("{code}: {}{detail}", error.message)
 }
 
-/// An error body as words: the messages of an OCI envelope if it is one, else its first characters on one line.
-fn words_of(body: &[u8]) -> String {
+/// An error body as text: the messages of an OCI envelope if it is one, else its first characters on one line.
+fn error_text(body: &[u8]) -> String {
     if let Ok(envelope) = serde_json::from_slice::<oci_client::errors::OciEnvelope>(body) {
         return envelope
             .errors
             .iter()
-            .map(say)
+            .map(format_oci_error)
             .collect::<Vec<_>>()
             .join("; ");
     }
     let text = String::from_utf8_lossy(body);
-    let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = words.char_indices().nth(WORDS_MAX) {
-        words.truncate(end);
-        words.push('…');
+    let mut message = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = message.char_indices().nth(ERROR_TEXT_MAX_CHARS) {
+        message.truncate(end);
+        message.push('…');
     }
-    words
+    message
 }
 
 #[cfg(test)]
@@ -494,17 +496,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registrys_words_are_kept_with_code_and_detail() {
+    fn a_registrys_error_message_keeps_its_code_and_detail() {
         let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"nope"}}]}"#;
         assert_eq!(
-            words_of(body),
+            error_text(body),
             r#"MANIFEST_UNKNOWN: manifest unknown ({"Tag":"nope"})"#
         );
     }
 
     #[test]
     fn other_bodies_become_one_bounded_line() {
-        assert_eq!(words_of(b"<html>\n  Bad   Gateway\n"), "<html> Bad Gateway");
-        assert!(words_of(&[b'x'; 10_000]).chars().count() <= WORDS_MAX + 1);
+        assert_eq!(
+            error_text(b"<html>\n  Bad   Gateway\n"),
+            "<html> Bad Gateway"
+        );
+        assert!(error_text(&[b'x'; 10_000]).chars().count() <= ERROR_TEXT_MAX_CHARS + 1);
     }
 }

@@ -1,8 +1,8 @@
-//! One piece of work for everybody who wants its result.
+//! Single flight: callers that ask for the same thing share one task and its result. And locks by key.
 //!
 //! ```text
 //!   ensure(alpine) ─┐
-//!   ensure(alpine) ─┼─► Flights ──► one task ──► result and progress to all
+//!   ensure(alpine) ─┼─► SingleFlight ──► one task ──► result and progress to all
 //!   ensure(alpine) ─┘               (aborted when the last one stops waiting)
 //!
 //!   pull of alpine:3 ─┐
@@ -20,17 +20,17 @@ use tokio_util::task::AbortOnDropHandle;
 type Work<T> = Shared<BoxFuture<'static, T>>;
 
 /// Work that lives as long as somebody waits for it, and its progress.
-type Flight<T, P> = (WeakShared<BoxFuture<'static, T>>, watch::Receiver<P>);
+type InFlight<T, P> = (WeakShared<BoxFuture<'static, T>>, watch::Receiver<P>);
 
 /// Work in progress by key, with the progress `P` it reports.
-pub(crate) struct Flights<K, T: Clone, P> {
-    flying: Mutex<HashMap<K, Flight<T, P>>>,
+pub(crate) struct SingleFlight<K, T: Clone, P> {
+    in_flight: Mutex<HashMap<K, InFlight<T, P>>>,
 }
 
-impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> Flights<K, T, P> {
+impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> SingleFlight<K, T, P> {
     pub fn new() -> Self {
         Self {
-            flying: Mutex::default(),
+            in_flight: Mutex::default(),
         }
     }
 
@@ -45,9 +45,12 @@ impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> Flights
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
-        flying.retain(|_, (work, _)| work.upgrade().is_some_and(|work| work.peek().is_none()));
-        if let Some((work, progress)) = flying.get(&key)
+        let mut in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        in_flight.retain(|_, (work, _)| work.upgrade().is_some_and(|work| work.peek().is_none()));
+        if let Some((work, progress)) = in_flight.get(&key)
             && let Some(work) = work.upgrade()
         {
             return (work, progress.clone());
@@ -58,7 +61,7 @@ impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> Flights
             .boxed()
             .shared();
         if let Some(weak) = work.downgrade() {
-            flying.insert(key, (weak, progress.clone()));
+            in_flight.insert(key, (weak, progress.clone()));
         }
         (work, progress)
     }
@@ -100,12 +103,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_who_waits_gets_the_one_result_and_the_next_one_starts_anew() {
-        let flights: Flights<&str, u32, u32> = Flights::new();
+    async fn all_waiters_get_the_one_result_and_the_next_call_starts_anew() {
+        let single_flight: SingleFlight<&str, u32, u32> = SingleFlight::new();
         let runs = Arc::new(AtomicUsize::new(0));
         let begin = || {
             let runs = runs.clone();
-            flights
+            single_flight
                 .join(
                     "a",
                     |_| async move { runs.fetch_add(1, Ordering::SeqCst) as u32 },
@@ -119,8 +122,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_work_outlives_the_first_who_asked_but_not_the_last() {
-        let flights: Flights<&str, u32, u32> = Flights::new();
+    async fn the_work_outlives_its_first_caller_but_not_its_last() {
+        let single_flight: SingleFlight<&str, u32, u32> = SingleFlight::new();
         let (gate, mut ended) = (Arc::new(tokio::sync::Notify::new()), watch::channel(()));
         let begin = |sender: watch::Sender<()>, gate: Arc<tokio::sync::Notify>| {
             let work = |_| async move {
@@ -128,7 +131,7 @@ mod tests {
                 drop(sender);
                 7
             };
-            flights.join("a", work, died).0
+            single_flight.join("a", work, died).0
         };
         let first = begin(ended.0.clone(), gate.clone());
         let second = begin(watch::channel(()).0, gate.clone());
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_name_is_held_by_one_and_forgotten_when_free() {
+    async fn a_keyed_lock_has_one_owner_and_is_removed_when_free() {
         let locks = KeyedLocks::default();
         let held = locks.lock("a").await;
         assert!(locks.lock("a").now_or_never().is_none());

@@ -1,4 +1,4 @@
-//! Snapshots: layers unpacked on disk, one on top of the other, and the view through which an image's files are seen.
+//! Snapshots: unpacks layers on top of each other, and gives an image's view and its lower directories.
 //!
 //! ```text
 //!   layer 0 ─ Prepare("") ─ Apply ─ Commit ─► chain id 0

@@ -1,4 +1,4 @@
-//! The image store: concurrent calls for one image share the work, and images that are there take the short path.
+//! [`ImageStore`]: concurrent calls for one image share the work, and prepared images are answered at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use tokio::sync::watch;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::garbage::{GarbagePolicy, GarbageReport};
-use super::parts::{ImageStoreConfig, PULLED_LABEL, Parts, image_lock};
-use super::progress::{Meter, Phase, PullProgress};
+use super::inner::{ImageStoreConfig, PULLED_LABEL, StoreInner, image_lock};
+use super::progress::{Phase, ProgressReporter, PullProgress};
 use super::registry::config::InvalidEndpoint;
-use super::single_flight::Flights;
+use super::single_flight::SingleFlight;
 use super::{ImageSummary, Images, PreparedImage, PullPolicy};
 use crate::client::Containerd;
 
 /// How long a deployment waits to learn whether a tag has moved, when there is an image to go on with.
 const REFRESH_BOUND: Duration = Duration::from_secs(5);
 
-type Ensured = Flights<(String, PullPolicy), Result<PreparedImage>, PullProgress>;
+type EnsureCalls = SingleFlight<(String, PullPolicy), Result<PreparedImage>, PullProgress>;
 
 /// Images in one namespace of one containerd. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct ImageStore {
-    parts: Arc<Parts>,
-    flights: Arc<Ensured>,
+    inner: Arc<StoreInner>,
+    single_flight: Arc<EnsureCalls>,
 }
 
 impl ImageStore {
@@ -38,10 +38,10 @@ impl ImageStore {
     /// A registry setting makes no sense.
     pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Result<Self, InvalidEndpoint> {
         config.registries.validate()?;
-        let parts = Parts::new(containerd, config);
+        let inner = StoreInner::new(containerd, config);
         Ok(Self {
-            parts: Arc::new(parts),
-            flights: Arc::new(Flights::new()),
+            inner: Arc::new(inner),
+            single_flight: Arc::new(SingleFlight::new()),
         })
     }
 }
@@ -55,10 +55,10 @@ impl Images for ImageStore {
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage> {
         let work = |sender| {
-            let (parts, reference) = (self.parts.clone(), reference.clone());
+            let (inner, reference) = (self.inner.clone(), reference.clone());
             async move {
-                parts
-                    .ensure_in_time(&reference, policy, Meter::new(sender))
+                inner
+                    .ensure_in_time(&reference, policy, ProgressReporter::new(sender))
                     .await
             }
         };
@@ -69,7 +69,9 @@ impl Images for ImageStore {
                 reason: error.to_string(),
             })
         };
-        let (work, mut shared) = self.flights.join((reference.whole(), policy), work, died);
+        let (work, mut shared) = self
+            .single_flight
+            .join((reference.whole(), policy), work, died);
         tokio::pin!(work);
         loop {
             progress.send_replace(shared.borrow_and_update().clone());
@@ -90,38 +92,38 @@ impl Images for ImageStore {
     }
 
     async fn list(&self) -> Result<Vec<ImageSummary>> {
-        self.parts.list().await
+        self.inner.list().await
     }
 
     async fn import(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<PreparedImage>> {
-        self.parts.import(path, name).await
+        self.inner.import(path, name).await
     }
 
     async fn collect_garbage(&self, policy: &GarbagePolicy) -> Result<GarbageReport> {
-        self.parts.collect_garbage(policy).await
+        self.inner.collect_garbage(policy).await
     }
 }
 
-impl Parts {
+impl StoreInner {
     async fn ensure_in_time(
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: Meter,
+        progress: ProgressReporter,
     ) -> Result<PreparedImage> {
         let after = self.config.pull_deadline;
         // Boxed: the whole pull is inside.
-        let work = self.ensure(reference, policy, &meter).boxed();
+        let work = self.ensure(reference, policy, &progress).boxed();
         let prepared = tokio::time::timeout(after, work)
             .await
             .unwrap_or_else(|_| {
                 Err(ImageError::DeadlineExceeded {
                     reference: reference.whole(),
                     after,
-                    last: meter.last_problem(),
+                    last: progress.last_problem(),
                 })
             })?;
-        meter.phase(Phase::Ready);
+        progress.phase(Phase::Ready);
         Ok(prepared)
     }
 
@@ -129,28 +131,31 @@ impl Parts {
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<PreparedImage> {
         self.containerd.ensure_namespace().await?;
-        if let Some(digest) = self.known(reference, policy, meter).await? {
+        if let Some(digest) = self.current_digest(reference, policy, progress).await? {
             let resolved = reference.digest().is_some() || policy != PullPolicy::IfMissing;
-            if let Some(prepared) = self.ready(reference, &digest, resolved).await? {
+            if let Some(prepared) = self
+                .find_prepared_image(reference, &digest, resolved)
+                .await?
+            {
                 return Ok(prepared);
             }
-            let _turn = self.locks.lock(&image_lock(&digest)).await;
-            if let Some(prepared) = self.prepare_local(reference, &digest, meter).await? {
+            let _lock = self.locks.lock(&image_lock(&digest)).await;
+            if let Some(prepared) = self.prepare_local(reference, &digest, progress).await? {
                 return Ok(prepared);
             }
         }
-        self.pull(reference, meter).await
+        self.pull(reference, progress).await
     }
 
     /// The digest that `reference` stands for, as far as it can be told without getting anything.
-    async fn known(
+    async fn current_digest(
         &self,
         reference: &Reference,
         policy: PullPolicy,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<Option<Digest>> {
         if let Some(text) = reference.digest() {
             let digest = Digest::parse(text).map_err(|error| ImageError::Unsupported {
@@ -161,20 +166,28 @@ impl Parts {
         }
         match policy {
             PullPolicy::IfMissing => self.records.get(&reference.whole()).await,
-            PullPolicy::Always => self.resolved(reference, meter).await.map(Some),
-            PullPolicy::Refresh => self.refreshed(reference, meter).await,
+            PullPolicy::Always => self.resolve_digest(reference, progress).await.map(Some),
+            PullPolicy::Refresh => self.refresh_digest(reference, progress).await,
         }
     }
 
     /// What the tag stands for now, as a registry says.
-    async fn resolved(&self, reference: &Reference, meter: &Meter) -> Result<Digest> {
-        let fetcher = self.fetcher(reference, meter).await?;
+    async fn resolve_digest(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Digest> {
+        let fetcher = self.fetcher(reference, progress).await?;
         fetcher
-            .first_of(|remote| async move { remote.head().await })
+            .first_answer(|remote| async move { remote.head().await })
             .await
     }
 
-    async fn refreshed(&self, reference: &Reference, meter: &Meter) -> Result<Option<Digest>> {
+    async fn refresh_digest(
+        &self,
+        reference: &Reference,
+        progress: &ProgressReporter,
+    ) -> Result<Option<Digest>> {
         let Some(here) = self.records.get(&reference.whole()).await? else {
             return Ok(None);
         };
@@ -183,7 +196,8 @@ impl Parts {
         if !pulled {
             return Ok(Some(here));
         }
-        let asked = tokio::time::timeout(REFRESH_BOUND, self.resolved(reference, meter)).await;
+        let asked =
+            tokio::time::timeout(REFRESH_BOUND, self.resolve_digest(reference, progress)).await;
         let reason = match asked {
             Ok(Ok(now)) => return Ok(Some(now)),
             Ok(Err(error)) => error.to_string(),

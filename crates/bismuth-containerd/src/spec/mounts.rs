@@ -1,4 +1,4 @@
-//! What is mounted in a container, and what of it is hidden.
+//! The mounts of the spec, and the paths that are masked or read-only.
 
 use std::path::PathBuf;
 
@@ -38,8 +38,8 @@ pub(super) const READONLY_PATHS: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-/// What file systems made by the kernel need not offer: set-uid bits, programs, devices.
-const QUIET: &[&str] = &["nosuid", "noexec", "nodev"];
+/// Mount options of file systems made by the kernel, which need no set-uid bits, programs or devices.
+const RESTRICTED_OPTIONS: &[&str] = &["nosuid", "noexec", "nodev"];
 
 /// A file or directory of the host that appears in the container. Never set-uid, never a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +54,9 @@ pub struct BindMount {
     pub executable: bool,
 }
 
-/// A directory in memory, gone with the container, that one user of the container has to itself.
+/// A tmpfs, gone with the container, that one user of the container has to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemoryDir {
+pub struct TmpfsMount {
     /// Path in the container; created by the runtime if it is missing.
     pub destination: PathBuf,
     /// What fits.
@@ -72,7 +72,7 @@ pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
     let dev_size = format!("size={DEFAULT_DEV_BYTES}");
     let shm_size = format!("size={}", input.shm_bytes);
     let mut mounts = vec![
-        mount("/proc", "proc", "proc", QUIET)?,
+        mount("/proc", "proc", "proc", RESTRICTED_OPTIONS)?,
         mount(
             "/dev",
             "tmpfs",
@@ -97,19 +97,19 @@ pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
             "/dev/shm",
             "tmpfs",
             "shm",
-            &quiet_and(&["mode=1777", &shm_size]),
+            &restricted_and(&["mode=1777", &shm_size]),
         )?,
-        mount("/dev/mqueue", "mqueue", "mqueue", QUIET)?,
-        mount("/sys", "sysfs", "sysfs", &quiet_and(&["ro"]))?,
+        mount("/dev/mqueue", "mqueue", "mqueue", RESTRICTED_OPTIONS)?,
+        mount("/sys", "sysfs", "sysfs", &restricted_and(&["ro"]))?,
         mount(
             "/sys/fs/cgroup",
             "cgroup",
             "cgroup",
-            &quiet_and(&["relatime", "ro"]),
+            &restricted_and(&["relatime", "ro"]),
         )?,
     ];
-    for dir in &input.memory_dirs {
-        mounts.push(memory_dir(dir)?);
+    for dir in &input.tmpfs_mounts {
+        mounts.push(tmpfs_mount(dir)?);
     }
     for bind in &input.mounts {
         mounts.push(bind_mount(bind)?);
@@ -117,8 +117,8 @@ pub(super) fn all(input: &SpecInput) -> Result<Vec<Mount>, OciSpecError> {
     Ok(mounts)
 }
 
-fn quiet_and<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [QUIET, more].concat()
+fn restricted_and<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [RESTRICTED_OPTIONS, more].concat()
 }
 
 fn mount(
@@ -136,8 +136,11 @@ fn mount(
         .build()
 }
 
-fn memory_dir(dir: &MemoryDir) -> Result<Mount, OciSpecError> {
-    let mut options: Vec<String> = QUIET.iter().map(|option| (*option).to_owned()).collect();
+fn tmpfs_mount(dir: &TmpfsMount) -> Result<Mount, OciSpecError> {
+    let mut options: Vec<String> = RESTRICTED_OPTIONS
+        .iter()
+        .map(|option| (*option).to_owned())
+        .collect();
     options.extend([
         "mode=0700".to_owned(),
         format!("size={}", dir.bytes),

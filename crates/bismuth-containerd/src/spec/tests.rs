@@ -24,7 +24,7 @@ fn input() -> SpecInput {
         gid_map: vec![map],
         userns_path: state.join("ns/user"),
         netns_path: state.join("ns/net"),
-        cgroup_path: "/bismuth/6f9d7a52-9b5b-4f0e-8a44-3b6a5f1f0c11".into(),
+        cgroups_path: "/bismuth/6f9d7a52-9b5b-4f0e-8a44-3b6a5f1f0c11".into(),
         cpu: 1.5,
         memory: 128 << 20,
         limit_swap: true,
@@ -32,7 +32,7 @@ fn input() -> SpecInput {
         nofile: DEFAULT_NOFILE_LIMIT,
         oom_score_adj: DEFAULT_OOM_SCORE_ADJ,
         shm_bytes: DEFAULT_SHM_BYTES,
-        memory_dirs: Vec::new(),
+        tmpfs_mounts: Vec::new(),
         mounts: vec![
             BindMount {
                 source: "/usr/lib/bismuth/bismuth-init".into(),
@@ -66,7 +66,7 @@ fn refused(change: impl FnOnce(&mut SpecInput)) -> String {
 
 /// To accept a change: look at the difference, then copy the left side into the file.
 #[test]
-fn the_whole_document_is_as_reviewed() {
+fn the_whole_spec_equals_the_golden_file() {
     let golden = include_str!("golden.json");
     let golden: serde_json::Value = serde_json::from_str(golden).expect("the golden file is JSON");
     let built = built(|_| {});
@@ -98,7 +98,7 @@ fn swap_is_limited_only_where_the_kernel_accounts_it() {
 }
 
 #[test]
-fn a_seccomp_profile_goes_in_as_it_is() {
+fn a_seccomp_profile_is_passed_on_unchanged() {
     let spec = built(|input| input.seccomp = Some(LinuxSeccomp::default()));
     assert!(spec["linux"]["seccomp"]["defaultAction"].is_string());
 }

@@ -1,4 +1,4 @@
-//! [`Tasks`] over containerd's containers and tasks services.
+//! Implements [`Tasks`] with containerd's containers and tasks services.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Which OCI runtime the shim runs, and how.
+//! Which OCI runtime the shim runs (runc or crun), and with which options.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A shim that containerd forgot: when the call that starts it is cut off (bismuthd was killed, or a deadline passed), containerd
+//! Removes an orphaned shim and its socket. When the call that starts a shim is cut off (bismuthd was killed, or a deadline passed), containerd
 //! may leave behind the shim's socket, and the shim itself behind it. The task is not there then, so nobody else ends them.
 //!
 //! ```text
@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::client::Containerd;
 
 /// Where shims listen, whatever containerd's state directory is (containerd `defaults/defaults_unix.go`).
-const SOCKETS: &str = "run/containerd/s";
+const SHIM_SOCKET_DIR: &str = "run/containerd/s";
 
 /// The name of the socket of a container's own shim.
 fn socket_name(containerd: &Path, namespace: &str, id: &str) -> String {
@@ -33,9 +33,9 @@ fn socket_name(containerd: &Path, namespace: &str, id: &str) -> String {
 }
 
 /// How long a shim whose task was deleted may take to end by itself; normally milliseconds.
-const GOES_BY_ITSELF: Duration = Duration::from_secs(2);
-/// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const EXIT_GRACE: Duration = Duration::from_secs(2);
+/// Between two probes of the socket.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What there is of a socket.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,12 +53,15 @@ pub(super) async fn remove(containerd: &Containerd, id: &str) {
     };
     let name = socket_name(containerd.socket(), containerd.namespace(), id);
     // As that process sees it: it may have a mount namespace of its own.
-    let path = PathBuf::from(format!("/proc/{}/root/{SOCKETS}/{name}", server.pid));
-    let end = Instant::now() + GOES_BY_ITSELF;
-    while look(&path) == Socket::Served && Instant::now() < end {
-        tokio::time::sleep(LOOK_AGAIN).await;
+    let path = PathBuf::from(format!(
+        "/proc/{}/root/{SHIM_SOCKET_DIR}/{name}",
+        server.pid
+    ));
+    let end = Instant::now() + EXIT_GRACE;
+    while probe(&path) == Socket::Served && Instant::now() < end {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let found = look(&path);
+    let found = probe(&path);
     if found == Socket::Gone {
         return;
     }
@@ -84,7 +87,7 @@ pub(super) async fn remove(containerd: &Containerd, id: &str) {
     }
 }
 
-fn look(path: &Path) -> Socket {
+fn probe(path: &Path) -> Socket {
     match UnixStream::connect(path) {
         Ok(_) => Socket::Served,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Socket::Stale,
@@ -138,11 +141,11 @@ mod tests {
     fn a_socket_is_served_stale_or_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        assert_eq!(look(&path), Socket::Gone);
+        assert_eq!(probe(&path), Socket::Gone);
         let served = UnixListener::bind(&path).unwrap();
-        assert_eq!(look(&path), Socket::Served);
+        assert_eq!(probe(&path), Socket::Served);
         drop(served);
-        assert_eq!(look(&path), Socket::Stale);
+        assert_eq!(probe(&path), Socket::Stale);
     }
 
     #[test]

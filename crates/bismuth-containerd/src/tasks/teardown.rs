@@ -1,4 +1,4 @@
-//! Ending a container whatever state it is in.
+//! Tears a container down whatever state it is in.
 //!
 //! ```text
 //!   kill -9 ──► wait (bounded) ──► delete task ──┬── gone, or never was ──► delete container

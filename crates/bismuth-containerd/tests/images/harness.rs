@@ -1,4 +1,4 @@
-//! A containerd of our own with an image store on it, and questions about what it holds.
+//! The harness: a containerd of its own with an image store, and what containerd contains.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 /// No act on images in these tests takes longer on a busy machine.
 pub const BOUND: Duration = Duration::from_secs(60);
 
-pub struct Node {
+pub struct Harness {
     pub server: bismuth_testkit::Containerd,
     pub containerd: Containerd,
     pub store: ImageStore,
@@ -33,7 +33,7 @@ pub struct Node {
 
 /// What containerd holds in our namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holdings {
+pub struct ContainerdContents {
     pub images: BTreeSet<String>,
     pub content: BTreeSet<String>,
     pub ingests: BTreeSet<String>,
@@ -41,7 +41,7 @@ pub struct Holdings {
     pub leases: BTreeSet<String>,
 }
 
-impl Holdings {
+impl ContainerdContents {
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
             && self.content.is_empty()
@@ -51,7 +51,7 @@ impl Holdings {
     }
 }
 
-impl Node {
+impl Harness {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -79,7 +79,7 @@ impl Node {
         ensure(&self.store, name, PullPolicy::IfMissing).await
     }
 
-    pub async fn holdings(&self) -> Holdings {
+    pub async fn contents(&self) -> ContainerdContents {
         let channel = self.containerd.channel();
         let mut content = ContentClient::new(channel.clone())
             .list(ListContentRequest::default())
@@ -118,7 +118,7 @@ impl Node {
             .await
             .expect("ingests")
             .into_inner();
-        Holdings {
+        ContainerdContents {
             images: images.images.into_iter().map(|image| image.name).collect(),
             content: digests,
             ingests: ingests

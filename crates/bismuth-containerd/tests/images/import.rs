@@ -1,4 +1,4 @@
-//! Images from files, and images that other tools brought.
+//! Importing images from files, and images that other tools brought.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use bismuth_containerd::images::{Images as _, PreparedImage};
 use bismuth_testkit::Registry;
 use bismuth_testkit::image::Compression;
 
-use crate::harness::{Node, name};
+use crate::harness::{Harness, name};
 use crate::pull::{layered, layered_with};
 
 fn skopeo(arguments: &[&str]) {
@@ -27,18 +27,18 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn is_layered(node: &Node, image: &PreparedImage) {
-    let files = node.mounted(image);
+fn is_layered(harness: &Harness, image: &PreparedImage) {
+    let files = harness.mounted(image);
     assert_eq!(files.names(""), ["dir", "keep", "top"]);
     assert_eq!(files.names("dir"), ["new"]);
 }
 
 #[tokio::test]
 async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
-    let (node, image) = (Node::start().await, layered());
+    let (harness, image) = (Harness::start().await, layered());
     let (dir, tar) = (
-        node.server.dir().join("layout"),
-        node.server.dir().join("layout.tar"),
+        harness.server.dir().join("layout"),
+        harness.server.dir().join("layout.tar"),
     );
     image
         .write_layout(&dir, "docker.io/demo/from-dir:1")
@@ -47,9 +47,9 @@ async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
         .write_archive(&tar, "docker.io/demo/from-tar:1")
         .unwrap();
 
-    let from_dir = node.store.import(&dir, None).await.unwrap();
-    let from_tar = node.store.import(&tar, None).await.unwrap();
-    let renamed = node
+    let from_dir = harness.store.import(&dir, None).await.unwrap();
+    let from_tar = harness.store.import(&tar, None).await.unwrap();
+    let renamed = harness
         .store
         .import(&tar, Some(&name("demo/renamed:2")))
         .await
@@ -66,11 +66,11 @@ async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
         assert_eq!(imported[0].digest.as_str(), image.digest());
         // No registry is asked: there is none.
         is_layered(
-            &node,
-            &node.ensure(&format!("demo/{reference}")).await.unwrap(),
+            &harness,
+            &harness.ensure(&format!("demo/{reference}")).await.unwrap(),
         );
     }
-    let listed = node.store.list().await.unwrap();
+    let listed = harness.store.list().await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].names.len(), 3);
     assert!(
@@ -83,26 +83,26 @@ async fn an_oci_layout_is_imported_from_a_directory_and_from_a_tar() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_could_ask_for_is_refused_and_another_may_be_given() {
-    let node = Node::start().await;
-    let layout = node.server.dir().join("layout");
+async fn an_archive_with_an_invalid_name_is_refused_unless_a_name_is_given() {
+    let harness = Harness::start().await;
+    let layout = harness.server.dir().join("layout");
     layered_with(Compression::Gzip)
         .write_layout(&layout, "Upper/a:1")
         .unwrap();
-    let error = node.store.import(&layout, None).await.unwrap_err();
+    let error = harness.store.import(&layout, None).await.unwrap_err();
     assert!(
         error.to_string().contains("\"Upper/a:1\" is no image name"),
         "{error}"
     );
     let lower = name("upper/a:1");
-    let image = node.store.import(&layout, Some(&lower)).await.unwrap();
-    is_layered(&node, &image[0]);
+    let image = harness.store.import(&layout, Some(&lower)).await.unwrap();
+    is_layered(&harness, &image[0]);
 }
 
 #[tokio::test]
 async fn what_skopeo_writes_is_imported_whatever_its_format() {
-    let node = Node::start().await;
-    let dir = node.server.dir();
+    let harness = Harness::start().await;
+    let dir = harness.server.dir();
     let source = dir.join("source");
     layered_with(Compression::Gzip)
         .write_layout(&source, "source")
@@ -111,17 +111,17 @@ async fn what_skopeo_writes_is_imported_whatever_its_format() {
 
     let oci = dir.join("skopeo-oci");
     skopeo(&[&from, &format!("oci:{}:tag-only", text(&oci))]);
-    let error = node.store.import(&oci, None).await.unwrap_err();
+    let error = harness.store.import(&oci, None).await.unwrap_err();
     assert!(
         error.to_string().contains("does not say its image's name"),
         "{error}"
     );
-    let image = node
+    let image = harness
         .store
         .import(&oci, Some(&name("demo/skopeo:oci")))
         .await
         .unwrap();
-    is_layered(&node, &image[0]);
+    is_layered(&harness, &image[0]);
 
     let docker = dir.join("skopeo-docker.tar");
     skopeo(&[
@@ -131,15 +131,15 @@ async fn what_skopeo_writes_is_imported_whatever_its_format() {
             text(&docker)
         ),
     ]);
-    let image = node.store.import(&docker, None).await.unwrap();
+    let image = harness.store.import(&docker, None).await.unwrap();
     assert_eq!(image[0].reference.whole(), "docker.io/demo/skopeo:docker");
-    is_layered(&node, &image[0]);
+    is_layered(&harness, &image[0]);
 }
 
 #[tokio::test]
 async fn dockers_own_format_is_pulled_from_a_registry() {
-    let (node, registry) = (Node::start().await, Registry::start().await.unwrap());
-    let source = node.server.dir().join("source");
+    let (harness, registry) = (Harness::start().await, Registry::start().await.unwrap());
+    let source = harness.server.dir().join("source");
     layered_with(Compression::Gzip)
         .write_layout(&source, "source")
         .unwrap();
@@ -151,26 +151,27 @@ async fn dockers_own_format_is_pulled_from_a_registry() {
         &format!("oci:{}", text(&source)),
         &format!("docker://{target}"),
     ]);
-    is_layered(&node, &node.ensure(&target).await.unwrap());
+    is_layered(&harness, &harness.ensure(&target).await.unwrap());
     assert!(
-        node.ctr(&["images", "ls"])
+        harness
+            .ctr(&["images", "ls"])
             .contains("application/vnd.docker.distribution.manifest.v2+json")
     );
 }
 
 #[tokio::test]
 async fn an_image_that_ctr_imported_is_unpacked_without_a_registry() {
-    let node = Node::start().await;
-    let tar = node.server.dir().join("image.tar");
+    let harness = Harness::start().await;
+    let tar = harness.server.dir().join("image.tar");
     layered()
         .write_archive(&tar, "docker.io/demo/by-ctr:1")
         .unwrap();
-    node.ctr(&["images", "import", "--no-unpack", text(&tar)]);
-    assert_eq!(node.holdings().await.snapshots.len(), 0);
-    is_layered(&node, &node.ensure("demo/by-ctr:1").await.unwrap());
+    harness.ctr(&["images", "import", "--no-unpack", text(&tar)]);
+    assert_eq!(harness.contents().await.snapshots.len(), 0);
+    is_layered(&harness, &harness.ensure("demo/by-ctr:1").await.unwrap());
     is_layered(
-        &node,
-        &node
+        &harness,
+        &harness
             .ensure(&format!("demo/by-ctr@{}", layered().digest()))
             .await
             .unwrap(),
@@ -179,15 +180,15 @@ async fn an_image_that_ctr_imported_is_unpacked_without_a_registry() {
 
 #[tokio::test]
 async fn a_damaged_or_foreign_file_is_refused_and_nothing_stays() {
-    let (node, image) = (Node::start().await, layered());
-    let dir = node.server.dir().join("layout");
+    let (harness, image) = (Harness::start().await, layered());
+    let dir = harness.server.dir().join("layout");
     image
         .write_layout(&dir, "docker.io/demo/damaged:1")
         .unwrap();
     let layer = &image.blobs()[3];
     let blob = dir.join("blobs/sha256").join(layer.hex());
     std::fs::write(&blob, vec![b'x'; usize::try_from(layer.size()).unwrap()]).unwrap();
-    let error = node.store.import(&dir, None).await.unwrap_err();
+    let error = harness.store.import(&dir, None).await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -195,14 +196,14 @@ async fn a_damaged_or_foreign_file_is_refused_and_nothing_stays() {
         "{error}"
     );
     std::fs::write(&blob, b"short").unwrap();
-    let error = node.store.import(&dir, None).await.unwrap_err();
+    let error = harness.store.import(&dir, None).await.unwrap_err();
     assert!(
         error
             .to_string()
             .contains("has 5 bytes where its descriptor says"),
         "{error}"
     );
-    let error = node
+    let error = harness
         .store
         .import(Path::new("/proc"), None)
         .await
@@ -212,8 +213,8 @@ async fn a_damaged_or_foreign_file_is_refused_and_nothing_stays() {
         "{error}"
     );
     assert!(
-        node.holdings().await.is_empty(),
+        harness.contents().await.is_empty(),
         "{:?}",
-        node.holdings().await
+        harness.contents().await
     );
 }

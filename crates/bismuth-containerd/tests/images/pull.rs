@@ -1,12 +1,12 @@
-//! Pulls that go well.
+//! Pulls that succeed.
 
 use bismuth_containerd::images::{Images as _, Phase, PullPolicy, PullProgress, RegistryMirror};
 use bismuth_testkit::image::{Compression, architecture};
 use bismuth_testkit::{Image, Registry};
 use tokio::sync::watch;
 
-use crate::faulty::Faulty;
-use crate::harness::{Node, ensure, name, store};
+use crate::faulty_registry::FaultyRegistry;
+use crate::harness::{Harness, ensure, name, store};
 
 /// Three layers in three compressions: the second removes a file and empties a directory of the first.
 pub fn layered() -> Image {
@@ -40,9 +40,9 @@ pub fn layered_with(second: Compression) -> Image {
 async fn an_image_pulled_by_tag_is_unpacked_and_known_to_containerds_tools() {
     let registry = Registry::start().await.unwrap();
     let digest = registry.push("demo/layered:1", &layered()).await.unwrap();
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     let reference = registry.reference("demo/layered:1");
-    let image = node.ensure(&reference).await.unwrap();
+    let image = harness.ensure(&reference).await.unwrap();
 
     assert_eq!(
         (image.digest.as_str(), image.manifest_digest.as_str()),
@@ -68,22 +68,23 @@ async fn an_image_pulled_by_tag_is_unpacked_and_known_to_containerds_tools() {
         ("/dir", "7:8")
     );
 
-    let files = node.mounted(&image);
+    let files = harness.mounted(&image);
     assert_eq!(files.names(""), ["dir", "keep", "top"]);
     assert_eq!(files.names("dir"), ["new"]);
     assert_eq!(files.read("top").as_deref(), Some("uncompressed"));
 
     assert!(
-        node.ctr(&["images", "ls", "-q"])
+        harness
+            .ctr(&["images", "ls", "-q"])
             .lines()
             .any(|line| line == reference)
     );
-    let check = node.ctr(&["images", "check"]);
+    let check = harness.ctr(&["images", "check"]);
     assert!(
         check.contains("complete (4/4)") && check.trim_end().ends_with("true"),
         "{check}"
     );
-    let leases = node.holdings().await.leases;
+    let leases = harness.contents().await.leases;
     assert_eq!(
         leases.into_iter().collect::<Vec<_>>(),
         [format!("bismuth.image.{digest}")],
@@ -99,22 +100,22 @@ async fn a_mirror_of_docker_io_is_asked_for_the_library_path_and_a_digest_is_eno
         .await
         .unwrap();
     let mirror: RegistryMirror = format!("docker.io={}", registry.url()).parse().unwrap();
-    let node = Node::start_with(|config| config.registries.add_mirrors([mirror])).await;
+    let harness = Harness::start_with(|config| config.registries.add_mirrors([mirror])).await;
 
-    let tagged = node.ensure("alpine").await.unwrap();
+    let tagged = harness.ensure("alpine").await.unwrap();
     assert_eq!(tagged.reference.whole(), "docker.io/library/alpine:latest");
-    let pinned = node.ensure(&format!("alpine@{digest}")).await.unwrap();
+    let pinned = harness.ensure(&format!("alpine@{digest}")).await.unwrap();
     assert_eq!(
         (pinned.digest.as_str(), &pinned.lower_dirs),
         (digest.as_str(), &tagged.lower_dirs)
     );
-    let names = node.holdings().await.images;
+    let names = harness.contents().await.images;
     assert!(names.contains("docker.io/library/alpine:latest"));
     assert!(names.contains(&format!("docker.io/library/alpine@{digest}")));
 }
 
 #[tokio::test]
-async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
+async fn only_the_image_for_this_machine_is_pulled_from_an_index() {
     let here = Image::builder()
         .file("for", 0o644, architecture().as_bytes())
         .build()
@@ -125,10 +126,10 @@ async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
         .build()
         .unwrap();
     let index = Image::index(&[("s390x", other.clone()), (architecture(), here.clone())]).unwrap();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("multi", &index);
-    let node = Node::start().await;
-    let image = node
+    let harness = Harness::start().await;
+    let image = harness
         .ensure(&registry.reference("demo/multi:multi"))
         .await
         .unwrap();
@@ -137,7 +138,7 @@ async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
         (index.digest(), here.digest())
     );
     assert_eq!(
-        node.mounted(&image).read("for").as_deref(),
+        harness.mounted(&image).read("for").as_deref(),
         Some(architecture())
     );
     for blob in other.blobs() {
@@ -146,7 +147,7 @@ async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
 
     let only_other = Image::index(&[("s390x", other)]).unwrap();
     registry.put("foreign", &only_other);
-    let error = node
+    let error = harness
         .ensure(&registry.reference("demo/multi:foreign"))
         .await
         .unwrap_err();
@@ -154,17 +155,17 @@ async fn of_an_index_the_image_for_this_machine_is_taken_and_no_other() {
 }
 
 #[tokio::test]
-async fn ten_who_want_an_image_at_once_pull_each_blob_once() {
+async fn ten_concurrent_calls_for_an_image_pull_each_blob_once() {
     let image = layered();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("a", &image);
     registry.put("b", &image);
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     let (a, b) = (
         registry.reference("demo/x:a"),
         registry.reference("demo/x:b"),
     );
-    let wanted = (0..10).map(|i| node.ensure(if i % 2 == 0 { &a } else { &b }));
+    let wanted = (0..10).map(|i| harness.ensure(if i % 2 == 0 { &a } else { &b }));
     let images = futures_util::future::try_join_all(wanted).await.unwrap();
     assert!(
         images
@@ -181,12 +182,13 @@ async fn ten_who_want_an_image_at_once_pull_each_blob_once() {
 #[tokio::test]
 async fn progress_ends_with_all_layers_and_all_bytes() {
     let image = layered();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     let (sender, progress) = watch::channel(PullProgress::default());
     let reference = name(&registry.reference("demo/x:1"));
-    node.store
+    harness
+        .store
         .ensure(&reference, PullPolicy::IfMissing, sender)
         .await
         .unwrap();
@@ -206,13 +208,13 @@ async fn progress_ends_with_all_layers_and_all_bytes() {
 async fn an_image_that_is_there_needs_no_registry_after_restarts() {
     let mut registry = Registry::start().await.unwrap();
     registry.push("demo/layered:1", &layered()).await.unwrap();
-    let mut node = Node::start().await;
+    let mut harness = Harness::start().await;
     let reference = registry.reference("demo/layered:1");
-    let before = node.ensure(&reference).await.unwrap();
+    let before = harness.ensure(&reference).await.unwrap();
     registry.kill().await.unwrap();
-    node.server.restart().await.unwrap();
-    node.restart_store();
-    assert_eq!(node.ensure(&reference).await.unwrap(), before);
+    harness.server.restart().await.unwrap();
+    harness.restart_store();
+    assert_eq!(harness.ensure(&reference).await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -221,12 +223,12 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
         layered(),
         Image::builder().file("new", 0o644, b"new").build().unwrap(),
     );
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("latest", &old);
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     let reference = registry.reference("demo/x:latest");
     assert_eq!(
-        ensure(&node.store, &reference, PullPolicy::Always)
+        ensure(&harness.store, &reference, PullPolicy::Always)
             .await
             .unwrap()
             .digest
@@ -235,11 +237,11 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
     );
     registry.put("latest", &new);
     assert_eq!(
-        node.ensure(&reference).await.unwrap().digest.as_str(),
+        harness.ensure(&reference).await.unwrap().digest.as_str(),
         old.digest()
     );
     assert_eq!(
-        ensure(&node.store, &reference, PullPolicy::Always)
+        ensure(&harness.store, &reference, PullPolicy::Always)
             .await
             .unwrap()
             .digest
@@ -247,11 +249,11 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
         new.digest()
     );
     assert_eq!(
-        node.ensure(&reference).await.unwrap().digest.as_str(),
+        harness.ensure(&reference).await.unwrap().digest.as_str(),
         new.digest()
     );
     // The old one is still kept, for the containers that run from it.
-    let listed = node.store.list().await.unwrap();
+    let listed = harness.store.list().await.unwrap();
     let old = listed
         .iter()
         .find(|image| image.digest.as_str() == old.digest())
@@ -263,13 +265,13 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
 }
 
 #[tokio::test]
-async fn a_password_from_dockers_file_opens_a_registry() {
-    let registry = Faulty::start().await;
+async fn a_password_from_dockers_config_authenticates() {
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
-    registry.ask_for("Basic YWxpY2U6c2VjcmV0"); // alice:secret
+    registry.require_authorization("Basic YWxpY2U6c2VjcmV0"); // alice:secret
     let reference = registry.reference("private/x:1");
-    let node = Node::start().await;
-    let error = node.ensure(&reference).await.unwrap_err();
+    let harness = Harness::start().await;
+    let error = harness.ensure(&reference).await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -277,14 +279,14 @@ async fn a_password_from_dockers_file_opens_a_registry() {
         "{error}"
     );
 
-    let file = node.server.dir().join("config.json");
+    let file = harness.server.dir().join("config.json");
     let host = reference.split('/').next().unwrap();
     std::fs::write(
         &file,
         format!(r#"{{"auths":{{"{host}":{{"auth":"YWxpY2U6c2VjcmV0"}}}}}}"#),
     )
     .unwrap();
-    let with_login = store(&node.containerd, |config| {
+    let with_login = store(&harness.containerd, |config| {
         config.credentials_file = Some(file)
     });
     ensure(&with_login, &reference, PullPolicy::IfMissing)
@@ -293,27 +295,27 @@ async fn a_password_from_dockers_file_opens_a_registry() {
 }
 
 #[tokio::test]
-async fn an_identity_token_is_exchanged_and_a_token_server_is_heard() {
-    let registry = Faulty::start().await;
+async fn an_identity_token_is_exchanged_and_the_token_servers_error_is_reported() {
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &layered());
-    registry.ask_for("Bearer open");
+    registry.require_authorization("Bearer open");
     let reference = registry.reference("private/x:1");
     let host = reference.split('/').next().unwrap();
-    let node = Node::start().await;
-    let anonymous = node.ensure(&reference).await.unwrap_err().to_string();
+    let harness = Harness::start().await;
+    let anonymous = harness.ensure(&reference).await.unwrap_err().to_string();
     assert!(
         anonymous.starts_with("not authorized to pull") && anonymous.contains("we have never met"),
         "{anonymous}"
     );
 
-    let file = node.server.dir().join("config.json");
+    let file = harness.server.dir().join("config.json");
     for (token, opens) in [("stranger", false), ("me", true)] {
         std::fs::write(
             &file,
             format!(r#"{{"auths":{{"{host}":{{"identitytoken":"{token}"}}}}}}"#),
         )
         .unwrap();
-        let with_login = store(&node.containerd, |config| {
+        let with_login = store(&harness.containerd, |config| {
             config.credentials_file = Some(file.clone())
         });
         let ensured = ensure(&with_login, &reference, PullPolicy::IfMissing).await;
@@ -360,15 +362,15 @@ async fn a_layer_of_200_mb_passes_through_a_few_megabytes_of_memory() {
     .unwrap();
     tar.into_inner().unwrap();
     let image = Image::builder().base_file(&path).unwrap().build().unwrap();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("big", &image);
     registry.put_file(image.blobs()[1].digest(), &path);
-    let node = Node::start().await;
+    let harness = Harness::start().await;
 
     // "5" resets the peak to what is resident now (proc_pid_clear_refs(5)).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = peak_memory();
-    let image = node
+    let image = harness
         .ensure(&registry.reference("demo/big:big"))
         .await
         .unwrap();

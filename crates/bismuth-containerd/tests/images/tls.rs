@@ -1,4 +1,4 @@
-//! A registry behind TLS whose certificate an authority of our own has signed.
+//! A registry behind TLS whose certificate a private authority has signed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use bismuth_containerd::images::{EndpointConfig, ImageError};
 use bismuth_testkit::process::{Process, Program};
 use bismuth_testkit::{Certificate, eventually, ports};
 
-use crate::harness::{BOUND, Node, ensure, store};
+use crate::harness::{BOUND, Harness, ensure, store};
 use crate::pull::layered;
 
 fn run(program: &str, arguments: &[&str]) {
@@ -50,8 +50,8 @@ async fn secure_registry(dir: &Path) -> (Process, u16, PathBuf) {
 
 #[tokio::test]
 async fn a_private_authority_is_trusted_when_configured_and_only_then() {
-    let node = Node::start().await;
-    let dir = node.server.scratch("tls").unwrap();
+    let harness = Harness::start().await;
+    let dir = harness.server.scratch("tls").unwrap();
     let (_registry, port, certificate) = secure_registry(&dir).await;
     let layout = dir.join("layout");
     layered().write_layout(&layout, "source").unwrap();
@@ -74,7 +74,7 @@ async fn a_private_authority_is_trusted_when_configured_and_only_then() {
             plain_http: false,
             ca_file: trusted.clone(),
         };
-        let store = store(&node.containerd, |config| {
+        let store = store(&harness.containerd, |config| {
             config
                 .registries
                 .hosts

@@ -1,6 +1,6 @@
 //! Containers and tasks on a real containerd.
 
-mod breakage;
-mod life;
+mod crashes;
+mod harness;
+mod lifecycle;
 mod measure;
-mod node;

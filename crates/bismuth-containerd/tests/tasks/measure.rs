@@ -1,4 +1,4 @@
-//! What the parts of a cold start cost. Not a test of a bound, because it shares its machine:
+//! Measures the parts of a cold start. Not a test of a bound, because it shares its machine:
 //! `cargo nextest run -p bismuth-containerd --run-ignored only --no-capture measure`.
 
 use std::time::Duration;
@@ -7,14 +7,14 @@ use anyhow::Result;
 use bismuth_containerd::tasks::{RuntimeOptions, Stdio, Tasks};
 use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::harness::Harness;
 
 const ROUNDS: usize = 40;
 
 #[tokio::test]
 #[ignore = "prints measurements, proves nothing"]
 async fn measure_runtimes_and_shim_grouping() -> Result<()> {
-    let node = Node::start().await?;
+    let harness = Harness::start().await?;
     println!(
         "medians of {ROUNDS}: record / create / start / kill / wait / delete task / delete record, ms"
     );
@@ -22,18 +22,18 @@ async fn measure_runtimes_and_shim_grouping() -> Result<()> {
         for group in [None, Some("all".to_owned())] {
             let keeper = match &group {
                 // The group's shim must outlive each of its containers.
-                Some(_) => Some(start(&node, &runtime, group.clone(), &mut Vec::new()).await?),
+                Some(_) => Some(start(&harness, &runtime, group.clone(), &mut Vec::new()).await?),
                 None => None,
             };
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {
                 let mut times = Vec::new();
-                let id = start(&node, &runtime, group.clone(), &mut times).await?;
-                end(&node, &id, &mut times).await?;
+                let id = start(&harness, &runtime, group.clone(), &mut times).await?;
+                end(&harness, &id, &mut times).await?;
                 rounds.push(times);
             }
             if let Some(id) = keeper {
-                node.client.teardown(&id).await?;
+                harness.client.teardown(&id).await?;
             }
             let medians: Vec<String> = (0..rounds[0].len())
                 .map(|part| median(&rounds, part))
@@ -50,34 +50,34 @@ async fn measure_runtimes_and_shim_grouping() -> Result<()> {
 }
 
 async fn start(
-    node: &Node,
+    harness: &Harness,
     runtime: &RuntimeOptions,
     group: Option<String>,
     times: &mut Vec<Duration>,
 ) -> Result<String> {
-    let mut container = node.container("exec sleep 1000")?;
+    let mut container = harness.container("exec sleep 1000")?;
     container.runtime = runtime.clone();
     container.shim_group = group;
     let id = container.id.clone();
     let mut clock = Clock::new(times);
-    node.client.create_container(container).await?;
+    harness.client.create_container(container).await?;
     clock.lap();
-    node.client.create_task(&id, Stdio::null()).await?;
+    harness.client.create_task(&id, Stdio::null()).await?;
     clock.lap();
-    node.client.start(&id).await?;
+    harness.client.start(&id).await?;
     clock.lap();
     Ok(id)
 }
 
-async fn end(node: &Node, id: &str, times: &mut Vec<Duration>) -> Result<()> {
+async fn end(harness: &Harness, id: &str, times: &mut Vec<Duration>) -> Result<()> {
     let mut clock = Clock::new(times);
-    node.client.kill(id, 9, true).await?;
+    harness.client.kill(id, 9, true).await?;
     clock.lap();
-    node.client.wait(id).await?;
+    harness.client.wait(id).await?;
     clock.lap();
-    node.client.delete_task(id).await?;
+    harness.client.delete_task(id).await?;
     clock.lap();
-    node.client.delete_container(id).await?;
+    harness.client.delete_container(id).await?;
     clock.lap();
     Ok(())
 }

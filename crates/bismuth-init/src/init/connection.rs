@@ -1,4 +1,4 @@
-//! One connection: one execution.
+//! State of one connection, which is one execution or one injection.
 //!
 //! ```text
 //!   Receiving { decoder, fds } ── request complete ──► Running { pid } ── Exited ──► gone
@@ -14,7 +14,7 @@ use libc::pid_t;
 
 use crate::{
     protocol::{
-        DESCRIPTORS, Delivery, ExecRequest, FailureKind, ProtocolError, Reply, Request,
+        DESCRIPTORS, ExecRequest, FailureKind, InjectRequest, ProtocolError, Reply, Request,
         RequestDecoder, VERSION,
     },
     scm,
@@ -47,7 +47,7 @@ enum State {
 pub(super) enum Progress {
     Waits,
     Request(ExecRequest, [OwnedFd; DESCRIPTORS]),
-    Delivery(Delivery),
+    Inject(InjectRequest),
     Closed,
 }
 
@@ -104,8 +104,8 @@ impl Connection {
                 Ok(Some(Request::Spawn(request))) => {
                     exactly(fds, received.truncated).map(|fds| Progress::Request(request, fds))
                 }
-                Ok(Some(Request::Deliver(delivery))) => {
-                    exactly::<0>(fds, received.truncated).map(|[]| Progress::Delivery(delivery))
+                Ok(Some(Request::Inject(injection))) => {
+                    exactly::<0>(fds, received.truncated).map(|[]| Progress::Inject(injection))
                 }
                 Err(error) => Err(error),
             };
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// It runs now. False if the peer cannot be told.
+    /// Reports that the program runs. False if the peer cannot be told.
     pub(super) fn running(&mut self, pid: pid_t) -> bool {
         self.state = State::Running { pid };
         let pid = pid.unsigned_abs();
@@ -128,15 +128,15 @@ impl Connection {
         self.flush()
     }
 
-    /// Says what is to be said before this process becomes another. False if the peer cannot be told.
-    pub(super) fn before_becoming(&mut self) -> bool {
+    /// Sends the pending replies before execve(2). False if the peer cannot be told.
+    pub(super) fn flush_before_exec(&mut self) -> bool {
         self.flush()
     }
 
-    /// Says the last word. If it cannot be said the peer has hung up, and that ends it as well.
+    /// Sends the last reply. If that fails the peer has closed the connection, which ends it as well.
     pub(super) fn reply_last(&mut self, reply: &Reply) {
         reply.encode_into(&mut self.outgoing);
-        let _said = self.flush();
+        let _sent = self.flush();
     }
 
     fn refuse(&mut self, reply: &Reply) -> Progress {

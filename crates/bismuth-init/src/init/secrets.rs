@@ -1,4 +1,4 @@
-//! Writing the files of a delivery.
+//! Writes injected secrets to files.
 
 use std::{
     fs::OpenOptions,
@@ -28,7 +28,7 @@ pub(super) fn write(directory: &Path, files: &[SecretFile]) -> Result<(), Reply>
 }
 
 fn write_one(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A file of an earlier delivery is replaced whole: what is open goes on as it was.
+    // A file of an earlier injection is replaced whole: what is open goes on as it was.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_delivery_replaces_a_file_and_only_its_owner_reads_it() {
+    fn a_later_injection_replaces_a_file_and_only_its_owner_reads_it() {
         let directory = tempfile::tempdir().unwrap();
         for content in [&b"first"[..], b"2nd"] {
             write(directory.path(), &[file(content)]).unwrap();

@@ -1,4 +1,4 @@
-//! Starting a program.
+//! Starts a program: clone and execve.
 //!
 //! ```text
 //!   parent: candidates from PATH, pointer arrays ── clone(VM | VFORK) ── sleeps ── reads `failed`
@@ -42,14 +42,14 @@ const STACK_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Spawner {
     stack: Stack,
-    own: Own,
-    /// Delivered, for the environment of every program.
-    kept: Vec<CString>,
+    inherited: Inherited,
+    /// Injected, for the environment of every program.
+    variables: Vec<CString>,
 }
 
 /// What programs inherit.
 #[derive(Debug)]
-struct Own {
+struct Inherited {
     /// What it was; ours is raised.
     descriptor_limit: libc::rlimit,
     uid: libc::uid_t,
@@ -61,7 +61,7 @@ impl Spawner {
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: these take nothing and cannot fail.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let own = Own {
+        let inherited = Inherited {
             descriptor_limit: sys::raise_descriptor_limit()?,
             uid,
             gid,
@@ -69,14 +69,14 @@ impl Spawner {
         };
         Ok(Self {
             stack: Stack::new()?,
-            own,
-            kept: Vec::new(),
+            inherited,
+            variables: Vec::new(),
         })
     }
 
     /// Has every program from now on find these variables in its environment.
-    pub(super) fn keep(&mut self, variables: Vec<CString>) {
-        self.kept = variables;
+    pub(super) fn set_variables(&mut self, variables: Vec<CString>) {
+        self.variables = variables;
     }
 
     /// Starts the program; it has been executed, not merely forked, when this returns.
@@ -85,13 +85,13 @@ impl Spawner {
         request: &ExecRequest,
         fds: [OwnedFd; DESCRIPTORS],
     ) -> Result<pid_t, Reply> {
-        let env = environment::of(&self.kept, &request.env);
+        let env = environment::of(&self.variables, &request.env);
         let program = Program::of(request, &env);
         let (argv, env) = (pointers(&request.argv), pointers(&env));
         let fds = std::array::from_fn(|index| sys::raw(&fds)[index]);
         let mut plan = Plan {
             fds: Some(fds),
-            ..self.own.plan(request, &program, &argv, &env)
+            ..self.inherited.plan(request, &program, &argv, &env)
         };
         let pid = clone_into(&mut self.stack, &mut plan).map_err(|error| Failed {
             step: Step::Clone,
@@ -106,21 +106,21 @@ impl Spawner {
             }
             (Err(failed), _) => failed,
         };
-        Err(explain(outcome, request, &program))
+        Err(spawn_failure(outcome, request, &program))
     }
 
     /// Turns this process into the program. Returns only if that failed, and says why.
     pub(super) fn become_program(&self, request: &ExecRequest) -> Reply {
-        // Its environment is whole: what was kept is for executions.
+        // Its environment is whole: injected variables are for executions.
         let env = environment::of(&[], &request.env);
         let program = Program::of(request, &env);
         let (argv, env) = (pointers(&request.argv), pointers(&env));
-        let plan = self.own.plan(request, &program, &argv, &env);
-        explain(child::become_program(&plan), request, &program)
+        let plan = self.inherited.plan(request, &program, &argv, &env);
+        spawn_failure(child::become_program(&plan), request, &program)
     }
 }
 
-impl Own {
+impl Inherited {
     fn plan<'a>(
         &'a self,
         request: &'a ExecRequest,
@@ -160,7 +160,7 @@ fn pointers<S: AsRef<CStr>>(strings: &[S]) -> Vec<*const c_char> {
     strings.chain(ends).collect()
 }
 
-fn explain(failed: Failed, request: &ExecRequest, program: &Program) -> Reply {
+fn spawn_failure(failed: Failed, request: &ExecRequest, program: &Program) -> Reply {
     let name = request.argv.first().map(|name| name.to_string_lossy());
     let name = name.unwrap_or_default();
     let error = io::Error::from_raw_os_error(failed.errno);

@@ -1,4 +1,4 @@
-//! What init answers.
+//! The replies of init.
 
 use super::{ProtocolError, wire::Reader};
 
@@ -6,7 +6,7 @@ const KIND_HELLO: u8 = 1;
 const KIND_SPAWNED: u8 = 2;
 const KIND_SPAWN_FAILED: u8 = 3;
 const KIND_EXITED: u8 = 4;
-const KIND_DELIVERED: u8 = 5;
+const KIND_INJECTED: u8 = 5;
 /// Kind and length.
 const HEAD_BYTES: usize = 3;
 /// The longest reply after its head: a failure with a path of `PATH_MAX` (4096) and some words.
@@ -39,7 +39,7 @@ pub enum Reply {
     /// The program has ended, and its group was killed; this is the last reply.
     Exited(Exit),
     /// The files are written; this is the last reply.
-    Delivered,
+    Injected,
 }
 
 /// How a program ended.
@@ -126,7 +126,7 @@ impl Reply {
                     &[&[*kind as u8], &errno, text.as_bytes()],
                 );
             }
-            Self::Delivered => frame(out, KIND_DELIVERED, &[]),
+            Self::Injected => frame(out, KIND_INJECTED, &[]),
             Self::Exited(exit) => {
                 let (tag, number) = match exit {
                     Exit::Code(code) => (0, code),
@@ -162,7 +162,7 @@ impl Reply {
                     kind => return Err(ProtocolError::Kind { kind }),
                 })
             }
-            KIND_DELIVERED => Self::Delivered,
+            KIND_INJECTED => Self::Injected,
             kind => return Err(ProtocolError::Kind { kind }),
         };
         reader.end()?;

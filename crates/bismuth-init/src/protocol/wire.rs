@@ -1,4 +1,4 @@
-//! Numbers, strings and lists.
+//! Encodes and decodes numbers, strings and lists.
 
 use std::ffi::{CStr, CString};
 

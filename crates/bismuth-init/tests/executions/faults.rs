@@ -1,4 +1,4 @@
-//! Whatever comes over the socket, init lives on.
+//! Malformed requests and misbehaving peers do not stop init.
 
 use std::{io::Write as _, os::fd::AsFd as _};
 
@@ -44,7 +44,7 @@ fn garbage_is_refused_by_name_and_harms_nobody() {
 }
 
 #[test]
-fn a_connection_that_ends_early_is_forgotten() {
+fn a_connection_that_ends_early_is_removed() {
     let init = Init::plain();
     init.assert_alive();
     let before = eventually("idle", || (init.open_descriptors() == 8).then_some(8));

@@ -1,4 +1,4 @@
-//! The real program, started as a plain process or as process 1, and one execution in it.
+//! The harness: the real program, started as a plain process or as process 1, and one execution in it.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_bismuth-init");
 /// An id that nobody on the machine has.
-pub const STRANGER: u32 = 54_321;
+pub const OTHER_UID: u32 = 54_321;
 pub const ENV: [&str; 1] = ["PATH=/usr/bin:/bin"];
 /// Process 1 of a new user and PID namespace, root in there but without any capability.
-const FIRST: &str = "unshare --user --map-root-user --pid --fork --kill-child --mount-proc \
+const AS_PID_1: &str = "unshare --user --map-root-user --pid --fork --kill-child --mount-proc \
      setpriv --bounding-set=-all --inh-caps=-all";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits for a condition, looking again and again.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -34,7 +34,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "still waiting: {what}");
+        assert!(start.elapsed() < TIMEOUT, "still waiting: {what}");
         std::thread::park_timeout(Duration::from_millis(1));
     }
 }
@@ -52,17 +52,17 @@ impl Init {
     }
 
     /// As process 1.
-    pub fn first() -> Self {
-        Self::start(FIRST, 0)
+    pub fn as_pid_1() -> Self {
+        Self::start(AS_PID_1, 0)
     }
 
     /// As a plain process of another user, with a shell command (a limit) before it.
-    pub fn as_stranger(before: &str) -> Self {
+    pub fn as_other_user(before: &str) -> Self {
         let setpriv = format!(
-            "setpriv --reuid={STRANGER} --regid={STRANGER} --clear-groups \
+            "setpriv --reuid={OTHER_UID} --regid={OTHER_UID} --clear-groups \
              busybox sh -c '{before}; exec \"$0\" \"$@\"'"
         );
-        Self::start(&setpriv, STRANGER)
+        Self::start(&setpriv, OTHER_UID)
     }
 
     /// As a plain process with a shell command (a limit) before it.
@@ -239,17 +239,17 @@ impl Execution {
         let Some(Reply::Exited(exit)) = self.reply() else {
             panic!("it did not exit");
         };
-        assert_eq!(self.reply(), None, "an exit is the last word");
+        assert_eq!(self.reply(), None, "an exit is the last reply");
         exit
     }
 
-    pub fn say(&mut self, text: &str) {
+    pub fn write_stdin(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("still open");
         stdin.write_all(text.as_bytes()).expect("it reads");
     }
 
     /// Reads until the end of a line.
-    pub fn line(&mut self) -> String {
+    pub fn read_line(&mut self) -> String {
         let (mut line, mut byte) = (Vec::new(), [0]);
         loop {
             self.stdout.read_exact(&mut byte).expect("it writes");
@@ -288,7 +288,7 @@ pub fn next_reply(stream: &mut UnixStream, decoder: &mut ReplyDecoder) -> Option
         if let Some(reply) = decoder.next_reply().expect("init keeps to the protocol") {
             return Some(reply);
         }
-        // A peer that closes with unread bytes resets the connection, after its last word.
+        // A peer that closes with unread bytes resets the connection, after its last reply.
         let count = stream.read(&mut buffer).unwrap_or(0);
         if count == 0 {
             return None;

@@ -1,4 +1,4 @@
-//! Many at once, their ends, and what they leave behind: nothing.
+//! Concurrent executions, their ends, and that nothing is left of them.
 
 use bismuth_init::{Exit, FailureKind};
 
@@ -10,11 +10,11 @@ fn two_hundred_executions_run_at_once_and_end_in_any_order() {
     let mut running: Vec<Execution> = (0..200).map(|_| init.exec(&["busybox", "cat"])).collect();
     for (number, cat) in running.iter_mut().enumerate() {
         cat.spawned();
-        cat.say(&format!("{number}\n"));
+        cat.write_stdin(&format!("{number}\n"));
     }
     assert_eq!(init.children().len(), 200);
     for (number, cat) in running.iter_mut().enumerate().rev() {
-        assert_eq!(cat.line(), number.to_string());
+        assert_eq!(cat.read_line(), number.to_string());
         cat.stdin = None;
         assert_eq!(cat.exited(), Exit::Code(0));
     }
@@ -53,12 +53,12 @@ fn baseline(_: &Init) -> usize {
 
 #[test]
 fn closing_the_connection_kills_the_program_and_its_grandchildren() {
-    for init in [Init::plain(), Init::first()] {
+    for init in [Init::plain(), Init::as_pid_1()] {
         let mut program = init.shell(
             "(busybox sleep 1000; :) & (busybox sh -c 'busybox sleep 1000; :') & echo up; wait",
         );
         program.spawned();
-        assert_eq!(program.line(), "up");
+        assert_eq!(program.read_line(), "up");
         let Execution {
             stream, mut stdout, ..
         } = program;
@@ -73,7 +73,7 @@ fn closing_the_connection_kills_the_program_and_its_grandchildren() {
 
 #[test]
 fn what_a_program_leaves_running_is_killed_when_it_ends() {
-    for init in [Init::plain(), Init::first()] {
+    for init in [Init::plain(), Init::as_pid_1()] {
         let mut program = init.shell("busybox sleep 1000 & echo started");
         program.spawned();
         // Both lines: the output ends although `sleep` had it open.
@@ -85,7 +85,7 @@ fn what_a_program_leaves_running_is_killed_when_it_ends() {
 
 #[test]
 fn children_in_process_groups_of_their_own_are_found_by_their_session() {
-    for init in [Init::plain(), Init::first()] {
+    for init in [Init::plain(), Init::as_pid_1()] {
         // Another execution, so that this is not the end of all.
         let mut other = init.exec(&["busybox", "cat"]);
         other.spawned();
@@ -93,7 +93,7 @@ fn children_in_process_groups_of_their_own_are_found_by_their_session() {
             "set -m; busybox sh -c 'busybox sleep 1000 & busybox sleep 1000; :' & echo up; wait",
         );
         program.spawned();
-        assert_eq!(program.line(), "up");
+        assert_eq!(program.read_line(), "up");
         let Execution {
             stream, mut stdout, ..
         } = program;
@@ -103,8 +103,8 @@ fn children_in_process_groups_of_their_own_are_found_by_their_session() {
         eventually("only the other", || {
             (init.children().len() == 1).then_some(())
         });
-        other.say("still here\n");
-        assert_eq!(other.line(), "still here");
+        other.write_stdin("still here\n");
+        assert_eq!(other.read_line(), "still here");
     }
 }
 
@@ -113,7 +113,7 @@ const DAEMON: &str = "busybox setsid busybox sh -c 'echo up; exec busybox sleep 
 
 #[test]
 fn a_daemon_is_killed_with_its_execution_while_others_run() {
-    for init in [Init::plain(), Init::first()] {
+    for init in [Init::plain(), Init::as_pid_1()] {
         let mut others = [
             init.exec(&["busybox", "cat"]),
             // One that has a daemon of its own, which is not the other's.
@@ -125,7 +125,7 @@ fn a_daemon_is_killed_with_its_execution_while_others_run() {
         for other in &mut others {
             other.spawned();
         }
-        assert_eq!(others[1].line(), "up");
+        assert_eq!(others[1].read_line(), "up");
         for ends_by_itself in [true, false] {
             let last = if ends_by_itself {
                 "read line"
@@ -134,9 +134,9 @@ fn a_daemon_is_killed_with_its_execution_while_others_run() {
             };
             let mut program = init.shell(&format!("exec 2>&-; ({DAEMON}); {last}"));
             program.spawned();
-            assert_eq!(program.line(), "up");
+            assert_eq!(program.read_line(), "up");
             if ends_by_itself {
-                program.say("\n");
+                program.write_stdin("\n");
                 assert_eq!(program.exited(), Exit::Code(0));
             }
             let Execution {
@@ -151,7 +151,7 @@ fn a_daemon_is_killed_with_its_execution_while_others_run() {
             });
         }
         let [mut cat, mut with_daemon] = others;
-        with_daemon.say("\n");
+        with_daemon.write_stdin("\n");
         assert_eq!(with_daemon.exited(), Exit::Code(0), "its daemon was there");
         cat.stdin = None;
         assert_eq!(cat.exited(), Exit::Code(0));
@@ -168,12 +168,12 @@ fn an_orphan_is_reaped() {
     eventually("only the program", || {
         (init.children().len() == 1).then_some(())
     });
-    program.say("\n");
+    program.write_stdin("\n");
     assert_eq!(program.exited(), Exit::Code(0));
 }
 
 #[test]
-fn when_descriptors_run_out_that_is_answered_and_passes() {
+fn when_descriptors_run_out_a_request_fails_and_later_ones_work() {
     let init = Init::limited("ulimit -n 20");
     let mut running = Vec::new();
     let refusal = loop {
@@ -190,7 +190,7 @@ fn when_descriptors_run_out_that_is_answered_and_passes() {
     };
     assert_eq!((kind, errno), (FailureKind::Exhausted, 24), "{what}");
     assert!(running.len() > 5, "only {} fitted", running.len());
-    // The door itself is full when every descriptor is a connection.
+    // The listener itself is full when every descriptor is a connection.
     let idle: Vec<_> = (0..12).map(|_| init.connect()).collect();
     let (kind, ..) = init.exec(&["busybox", "true"]).failed();
     assert_eq!(kind, FailureKind::Exhausted);
@@ -204,8 +204,8 @@ fn when_descriptors_run_out_that_is_answered_and_passes() {
 }
 
 #[test]
-fn when_processes_run_out_that_is_answered() {
-    let init = Init::as_stranger("ulimit -u 1");
+fn when_processes_run_out_a_request_fails() {
+    let init = Init::as_other_user("ulimit -u 1");
     let (kind, errno, what) = init.exec(&["busybox", "true"]).failed();
     assert_eq!((kind, errno), (FailureKind::Exhausted, 11));
     assert!(what.starts_with("start a process: "), "{what}");

@@ -1,4 +1,4 @@
-//! As process 1: what a function cannot do to it, and what the host can.
+//! As process 1: isolation from the function, takeover, injected secrets.
 
 use std::{
     ffi::CStr,
@@ -10,22 +10,22 @@ use std::{
 };
 
 use bismuth_init::{
-    Delivery, ExecRequest, Exit, FailureKind, Reply, ReplyDecoder, SOCKET_NAME, SecretFile, Then,
-    host,
+    AfterInject, ExecRequest, Exit, FailureKind, InjectRequest, Reply, ReplyDecoder, SOCKET_NAME,
+    SecretFile, host,
 };
 
 use crate::harness::{ENV, Execution, Init, eventually, signal};
 
 #[test]
 fn a_function_cannot_connect_to_the_socket() {
-    let init = Init::first();
+    let init = Init::as_pid_1();
     let this = std::env::current_exe().expect("it runs");
-    let socket = format!("INTRUDE={}", init.socket().display());
+    let socket = format!("INIT_SOCKET={}", init.socket().display());
     let argv = [
         this.to_str().expect("text"),
         "--ignored",
         "--exact",
-        "namespace::intruder",
+        "namespace::connects_from_inside",
         "--nocapture",
     ];
     let request = ExecRequest::new(argv, [socket.as_str(), ENV[0]], "/", (0, 0));
@@ -37,8 +37,8 @@ fn a_function_cannot_connect_to_the_socket() {
 /// Not a test: what runs inside the container.
 #[test]
 #[ignore = "it is the process that a test starts in the container"]
-fn intruder() {
-    let socket = std::env::var_os("INTRUDE").expect("the test sets it");
+fn connects_from_inside() {
+    let socket = std::env::var_os("INIT_SOCKET").expect("the test sets it");
     let mut stream = UnixStream::connect(PathBuf::from(socket)).expect("init listens");
     let mut heard = Vec::new();
     // A refused connection may be reset.
@@ -48,7 +48,7 @@ fn intruder() {
 
 #[test]
 fn a_function_can_neither_signal_nor_trace_nor_look_into_init() {
-    let init = Init::first();
+    let init = Init::as_pid_1();
     let done = init
         .shell("for s in TERM KILL INT HUP STOP SEGV CHLD; do kill -$s 1; done")
         .finish();
@@ -64,7 +64,7 @@ fn a_function_can_neither_signal_nor_trace_nor_look_into_init() {
 
 #[test]
 fn a_sealed_directory_keeps_the_socket_from_being_replaced() {
-    let init = Init::as_stranger(":");
+    let init = Init::as_other_user(":");
     let directory = init.run_directory();
     host::seal(&directory).expect("we are root");
     let attack = format!(
@@ -83,10 +83,10 @@ fn a_sealed_directory_keeps_the_socket_from_being_replaced() {
 
 #[test]
 fn sigterm_from_outside_ends_it_and_everything_with_it() {
-    for mut init in [Init::plain(), Init::first()] {
+    for mut init in [Init::plain(), Init::as_pid_1()] {
         let mut program = init.shell("busybox sleep 1000 & echo up; wait");
         program.spawned();
-        assert_eq!(program.line(), "up");
+        assert_eq!(program.read_line(), "up");
         signal("TERM", init.pid());
         assert_eq!(init.wait().code(), Some(0));
         assert_eq!(program.rest(), "");
@@ -106,7 +106,7 @@ fn a_second_start_takes_the_socket_over() {
     eventually("the second answers", || {
         let mut program = init.shell("echo $PPID");
         program.spawned();
-        (program.line() != old.to_string()).then_some(())
+        (program.read_line() != old.to_string()).then_some(())
     });
     second.kill().expect("it runs");
     second.wait().expect("it is ours");
@@ -136,7 +136,7 @@ fn the_static_program_runs_in_an_empty_root() {
     let done = Execution::start(init.connect(), &request).finish();
     assert_eq!(done.stdout, "busybox\ninit\nrun\n");
 
-    // There is no /proc to find strays in; the end of the last execution finds them all the same.
+    // There is no /proc to find leftovers in; the end of the last execution finds them all the same.
     let daemon = "busybox setsid busybox sleep 1000 & echo up";
     let request = ExecRequest::new(["busybox", "sh", "-c", daemon], ["PATH=/"], "/", (0, 0));
     let mut program = Execution::start(init.connect(), &request.expect("no zero bytes"));
@@ -145,7 +145,7 @@ fn the_static_program_runs_in_an_empty_root() {
 }
 
 #[test]
-fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
+fn an_injection_writes_files_and_init_executes_the_program_in_it() {
     let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
     let root = directory.path().to_owned();
     fs::create_dir_all(root.join("run/secrets")).expect("ours");
@@ -169,11 +169,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
             content: content.to_vec(),
         }]
     };
-    let only_files = Delivery {
+    let only_files = InjectRequest {
         files: files(b"first"),
-        then: Then::Serve(Vec::new()),
+        then: AfterInject::Serve(Vec::new()),
     };
-    assert_eq!(deliver(&init, &only_files), [Reply::Delivered]);
+    assert_eq!(inject(&init, &only_files), [Reply::Injected]);
     assert_eq!(
         fs::read(root.join("run/secrets/key")).expect("it was written"),
         b"first"
@@ -181,11 +181,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
 
     // What cannot be executed leaves init as it was.
     let nothing = ExecRequest::new(["/nope"], ENV, "/", (0, 0)).expect("no zero bytes");
-    let bad = Delivery {
+    let bad = InjectRequest {
         files: Vec::new(),
-        then: Then::Become(nothing),
+        then: AfterInject::Become(nothing),
     };
-    let refused = deliver(&init, &bad);
+    let refused = inject(&init, &bad);
     assert!(
         matches!(
             &refused[..],
@@ -201,11 +201,11 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
                   busybox mv /run/out.new /run/out; exec busybox sleep 1000";
     let env = ["PATH=/", "TOKEN=canary"];
     let program = ExecRequest::new(["busybox", "sh", "-c", script], env, "/", (0, 0));
-    let whole = Delivery {
+    let whole = InjectRequest {
         files: files(b"second"),
-        then: Then::Become(program.expect("no zero bytes")),
+        then: AfterInject::Become(program.expect("no zero bytes")),
     };
-    assert_eq!(deliver(&init, &whole), []);
+    assert_eq!(inject(&init, &whole), []);
     let out = eventually("the program has run", || {
         fs::read_to_string(root.join("run/out")).ok()
     });
@@ -213,14 +213,14 @@ fn a_delivery_is_written_and_init_becomes_the_program_that_wants_it() {
 }
 
 #[test]
-fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else() {
-    let init = Init::first();
-    let variables = |lines: &[&CStr]| Delivery {
+fn injected_variables_are_in_the_environment_of_every_execution_only() {
+    let init = Init::as_pid_1();
+    let variables = |lines: &[&CStr]| InjectRequest {
         files: Vec::new(),
-        then: Then::Serve(lines.iter().map(|line| (*line).into()).collect()),
+        then: AfterInject::Serve(lines.iter().map(|line| (*line).into()).collect()),
     };
     let first = variables(&[c"TOKEN=canary", c"OTHER=1"]);
-    assert_eq!(deliver(&init, &first), [Reply::Delivered]);
+    assert_eq!(inject(&init, &first), [Reply::Injected]);
     for _ in 0..2 {
         let mut request = init.request(&["busybox", "sh", "-c", "echo $TOKEN $OTHER $THEIRS"]);
         request
@@ -232,17 +232,17 @@ fn variables_that_were_delivered_are_found_by_every_execution_and_by_nobody_else
     let environ = fs::read(format!("/proc/{}/environ", init.pid())).expect("we are root");
     assert!(!String::from_utf8_lossy(&environ).contains("canary"));
 
-    // The next delivery is the whole truth.
+    // The next injection replaces the variables.
     let second = variables(&[c"TOKEN=new"]);
-    assert_eq!(deliver(&init, &second), [Reply::Delivered]);
+    assert_eq!(inject(&init, &second), [Reply::Injected]);
     let done = init.shell("echo $TOKEN$OTHER").finish();
     assert_eq!(done.stdout, "new\n");
 }
 
 /// What init says after its greeting, until it closes the connection.
-fn deliver(init: &Init, delivery: &Delivery) -> Vec<Reply> {
+fn inject(init: &Init, injection: &InjectRequest) -> Vec<Reply> {
     let mut stream = init.connect();
-    let message = delivery.encode().expect("it is short");
+    let message = injection.encode().expect("it is short");
     stream.write_all(&message).expect("init listens");
     let mut said = Vec::new();
     stream.read_to_end(&mut said).expect("init closes it");

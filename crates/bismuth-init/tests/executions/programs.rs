@@ -1,4 +1,4 @@
-//! What a program is given, and how its end is told.
+//! What a started program is given, and how its end is reported.
 
 use std::{os::fd::AsFd as _, process::Command};
 
@@ -7,7 +7,7 @@ use bismuth_init::{
     ExecRequest, Exit, FailureKind, OutgoingRequest, Reply, ReplyDecoder, protocol::MAX_BODY_BYTES,
 };
 
-use crate::harness::{ENV, Execution, Init, STRANGER, next_reply, signal, write_script};
+use crate::harness::{ENV, Execution, Init, OTHER_UID, next_reply, signal, write_script};
 
 #[test]
 fn a_program_gets_exactly_its_arguments_its_environment_and_its_directory() {
@@ -60,8 +60,8 @@ fn output_streams_out_while_input_streams_in() {
     let mut cat = init.exec(&["busybox", "cat"]);
     cat.spawned();
     for number in 0..20 {
-        cat.say(&format!("line {number}\n"));
-        assert_eq!(cat.line(), format!("line {number}"));
+        cat.write_stdin(&format!("line {number}\n"));
+        assert_eq!(cat.read_line(), format!("line {number}"));
     }
     cat.stdin = None;
     assert_eq!(cat.rest(), "");
@@ -69,7 +69,7 @@ fn output_streams_out_while_input_streams_in() {
 }
 
 #[test]
-fn the_exit_code_or_the_signal_is_known_and_stderr_is_apart() {
+fn the_exit_code_or_the_signal_is_reported_and_stderr_is_separate() {
     let init = Init::plain();
     let done = init.shell("echo out; echo err >&2; exit 7").finish();
     assert_eq!(done.exit, Exit::Code(7));
@@ -201,21 +201,21 @@ fn arguments_that_the_kernel_does_not_take_are_named() {
 fn a_request_may_name_another_user_if_init_may_become_it() {
     let init = Init::plain();
     let mut request = init.request(&["busybox", "sh", "-c", "id -u; id -g; id -G"]);
-    (request.uid, request.gid) = (STRANGER, STRANGER + 1);
+    (request.uid, request.gid) = (OTHER_UID, OTHER_UID + 1);
     request.groups = vec![4, 5];
     let done = Execution::start(init.connect(), &request).finish();
-    let (uid, gid) = (STRANGER, STRANGER + 1);
+    let (uid, gid) = (OTHER_UID, OTHER_UID + 1);
     assert_eq!(done.stdout, format!("{uid}\n{gid}\n{gid} 4 5\n"));
     init.assert_alive();
 
-    let stranger = Init::as_stranger(":");
+    let other_user = Init::as_other_user(":");
     assert_eq!(
-        stranger.exec(&["busybox", "id", "-u"]).finish().stdout,
+        other_user.exec(&["busybox", "id", "-u"]).finish().stdout,
         format!("{uid}\n")
     );
-    let mut request = stranger.request(&["busybox", "id"]);
+    let mut request = other_user.request(&["busybox", "id"]);
     request.uid = 0;
-    let (kind, errno, what) = Execution::start(stranger.connect(), &request).failed();
+    let (kind, errno, what) = Execution::start(other_user.connect(), &request).failed();
     assert_eq!((kind, errno), (FailureKind::Identity, 1), "{what}");
 }
 

@@ -1,4 +1,4 @@
-//! Stopping every process of a group at once, and letting it run on.
+//! Freezes and thaws a cgroup.
 //!
 //! ```text
 //!   v1  freezer.state:  THAWED ──write FROZEN──► FREEZING ──► FROZEN    nothing announces it
@@ -17,22 +17,22 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::{Cgroup, Error, Pauses, Version, read, value_of, write};
+use super::{Cgroup, Error, PollBackoff, Version, read, value_of, write};
 use crate::process::poll_readable;
 
-/// First look after 20 µs: freezing a handful of sleeping processes takes about as long.
-const FIRST_LOOK: Duration = Duration::from_micros(20);
-/// Later looks are at most this far apart.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// First poll after 20 µs: freezing a handful of sleeping processes takes about as long.
+const FIRST_POLL: Duration = Duration::from_micros(20);
+/// Later polls are at most this far apart.
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// On v1 a group may hang in FREEZING while a process forks or vforks; thawing and freezing it
 /// again gets it out (as runc does, libcontainer/cgroups/fs/freezer.go).
-const LOOKS_BEFORE_THAW: u32 = 16;
+const POLLS_BEFORE_THAW: u32 = 16;
 
 impl Cgroup {
     /// Freezes every process in the group and returns when all are, at most after `bound`.
     ///
     /// # Errors
-    /// [`Error::StillNot`] (the group is thawed again then), and as [`Error`] says.
+    /// [`Error::StateTimeout`] (the group is thawed again then), and as [`Error`] says.
     pub fn freeze(&self, bound: Duration) -> Result<(), Error> {
         let frozen = match self.version() {
             Version::V2 => self.set_v2(true, bound),
@@ -41,7 +41,7 @@ impl Cgroup {
         if frozen.is_err()
             && let Err(undo) = self.thaw(bound)
         {
-            tracing::error!(group = self.spec_path(), error = %undo, "group stays frozen in part");
+            tracing::error!(group = self.cgroups_path(), error = %undo, "group stays frozen in part");
         }
         frozen
     }
@@ -49,7 +49,7 @@ impl Cgroup {
     /// Lets every process in the group run, and returns when all can, at most after `bound`.
     ///
     /// # Errors
-    /// [`Error::StillNot`], and as [`Error`] says.
+    /// [`Error::StateTimeout`], and as [`Error`] says.
     pub fn thaw(&self, bound: Duration) -> Result<(), Error> {
         match self.version() {
             Version::V2 => self.set_v2(false, bound),
@@ -66,7 +66,7 @@ impl Cgroup {
     /// As [`Error`] says.
     pub fn is_frozen(&self) -> Result<bool, Error> {
         match self.version() {
-            Version::V2 => Ok(self.keyed("freezer", "cgroup.events", "frozen")? == 1),
+            Version::V2 => Ok(self.read_key("freezer", "cgroup.events", "frozen")? == 1),
             Version::V1 | Version::Hybrid => {
                 Ok(read(&self.file("freezer", "freezer.state")?)?.trim() == "FROZEN")
             }
@@ -76,8 +76,8 @@ impl Cgroup {
     fn freeze_v1(&self, bound: Duration) -> Result<(), Error> {
         let state = self.file("freezer", "freezer.state")?;
         let end = Instant::now() + bound;
-        let mut pauses = Pauses::new(FIRST_LOOK, LOOK_EVERY);
-        for look in 1.. {
+        let mut backoff = PollBackoff::new(FIRST_POLL, MAX_POLL_INTERVAL);
+        for poll in 1.. {
             // Writing again also catches processes that were forked meanwhile.
             write(&state, "FROZEN")?;
             if self.is_frozen()? {
@@ -86,12 +86,12 @@ impl Cgroup {
             if Instant::now() >= end {
                 break;
             }
-            if look % LOOKS_BEFORE_THAW == 0 {
+            if poll % POLLS_BEFORE_THAW == 0 {
                 write(&state, "THAWED")?;
             }
-            pauses.pause(end);
+            backoff.sleep(end);
         }
-        Err(still_not(&state, "frozen", bound))
+        Err(state_timeout(&state, "frozen", bound))
     }
 
     fn set_v2(&self, frozen: bool, bound: Duration) -> Result<(), Error> {
@@ -119,15 +119,15 @@ impl Cgroup {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(still_not(&switch, wanted, bound));
+                return Err(state_timeout(&switch, wanted, bound));
             }
             poll_readable(events.as_fd(), PollFlags::PRI, left).map_err(failed)?;
         }
     }
 }
 
-fn still_not(file: &Path, wanted: &'static str, after: Duration) -> Error {
-    Error::StillNot {
+fn state_timeout(file: &Path, wanted: &'static str, after: Duration) -> Error {
+    Error::StateTimeout {
         path: file.parent().unwrap_or(file).to_owned(),
         wanted,
         after,

@@ -1,4 +1,4 @@
-//! Which control group filesystems this machine has.
+//! Detects which cgroup hierarchies are mounted: v1, v2 or hybrid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -137,13 +137,13 @@ impl Hierarchy {
     ///
     /// # Errors
     /// [`Error::BadId`] if the id is no single path segment.
-    pub fn container(&self, id: &str) -> Result<Cgroup, Error> {
+    pub fn container_cgroup(&self, id: &str) -> Result<Cgroup, Error> {
         if id.is_empty() || id == "." || id == ".." || id.contains(['/', '\0']) {
             return Err(Error::BadId { id: id.to_owned() });
         }
         Ok(Cgroup {
             hierarchy: self.clone(),
-            within: Path::new(PARENT).join(id),
+            relative: Path::new(PARENT).join(id),
         })
     }
 
@@ -226,7 +226,7 @@ mod tests {
             mount("/sys/fs/cgroup/memory", "cgroup", "rw,memory"),
         ];
         let found = Hierarchy::from_mounts(&mounts).expect("mounted");
-        let group = found.container("c").expect("good id");
+        let group = found.container_cgroup("c").expect("good id");
         assert_eq!(group.path("cpu"), group.path("cpuacct"));
         assert_eq!(group.path("pids"), None);
         assert_eq!(group.directories().len(), 2);

@@ -1,4 +1,4 @@
-//! Removing a container's groups, and whoever is left in them.
+//! Removes the cgroups of a container, after killing the processes left in them.
 //!
 //! ```text
 //!   rmdir, deepest first ──all gone──► done
@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Cgroup, Error, Pauses, is_gone, pids_in, write};
-use crate::failures::{Attempts, Failures};
+use super::{Cgroup, Error, PollBackoff, is_gone, pids_in, write};
 use crate::process::{self, Process};
+use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// A group that is busy without processes is released by a kernel worker, soon.
-const FIRST_LOOK: Duration = Duration::from_micros(200);
-/// Later looks are at most this far apart.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const FIRST_POLL: Duration = Duration::from_micros(200);
+/// Later polls are at most this far apart.
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Cgroup {
     /// Kills every process in the groups, frozen ones included, and removes the directories with
@@ -33,42 +33,42 @@ impl Cgroup {
     /// # Errors
     /// Every directory that is left, with who is in it, and every process that could not be
     /// killed; all are tried.
-    pub fn remove(&self, bound: Duration) -> Result<(), Failures<Error>> {
+    pub fn remove(&self, bound: Duration) -> Result<(), TeardownErrors<Error>> {
         let end = Instant::now() + bound;
-        let mut pauses = Pauses::new(FIRST_LOOK, LOOK_EVERY);
+        let mut backoff = PollBackoff::new(FIRST_POLL, MAX_POLL_INTERVAL);
         loop {
             let removed = self.try_remove();
             if removed.is_ok() || Instant::now() >= end {
                 return removed;
             }
-            let mut attempts = Attempts::new();
+            let mut errors = ErrorCollector::new();
             let killed = self.kill_all(end);
             let failed = killed.is_err();
-            attempts.note(killed);
+            errors.push_err(killed);
             if failed {
                 // Not waiting the whole bound for what cannot be killed.
-                attempts.note_all(self.try_remove());
-                return attempts.finish();
+                errors.push_all(self.try_remove());
+                return errors.finish();
             }
-            pauses.pause(end);
+            backoff.sleep(end);
         }
     }
 
-    fn try_remove(&self) -> Result<(), Failures<Error>> {
-        let mut attempts = Attempts::new();
+    fn try_remove(&self) -> Result<(), TeardownErrors<Error>> {
+        let mut errors = ErrorCollector::new();
         for directory in self.directories() {
             match with_descendants(&directory) {
                 Ok(groups) => {
                     for group in groups.iter().rev() {
-                        attempts.note(remove_group(group));
+                        errors.push_err(remove_group(group));
                     }
                 }
                 Err(error) => {
-                    attempts.note(Err(error));
+                    errors.push_err(Err(error));
                 }
             }
         }
-        attempts.finish()
+        errors.finish()
     }
 
     /// Kills all and waits for them to end, at most until `end`.
@@ -76,7 +76,7 @@ impl Cgroup {
         self.allow_dying()?;
         if let Some(unified) = self.hierarchy.unified_mount() {
             // All at once, forks included; since Linux 5.14, and not there in the root group.
-            let kill = unified.join(&self.within).join("cgroup.kill");
+            let kill = unified.join(&self.relative).join("cgroup.kill");
             if kill.exists() {
                 ignore_gone(write(&kill, "1"))?;
             }

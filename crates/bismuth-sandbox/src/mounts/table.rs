@@ -1,4 +1,4 @@
-//! Reading `/proc/…/mountinfo`, the format of proc_pid_mountinfo(5).
+//! Parses the mount table, `/proc/â¦/mountinfo`, in the format of proc_pid_mountinfo(5).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -140,7 +140,10 @@ pub(super) fn deepest_first(mounts: Vec<MountPoint>, dir: &Path) -> Vec<MountPoi
 
 /// The mount that a path lies on: the longest mount point above it, and of several at one place
 /// the one on top.
-pub(super) fn holding<'a>(mounts: &'a [MountPoint], path: &Path) -> Option<&'a MountPoint> {
+pub(super) fn mount_containing<'a>(
+    mounts: &'a [MountPoint],
+    path: &Path,
+) -> Option<&'a MountPoint> {
     let depth = depths(mounts);
     mounts
         .iter()
@@ -199,9 +202,14 @@ mod tests {
             [0u64; 0],
             "a prefix of a name is no parent"
         );
-        let holder = holding(&mounts, Path::new("/s/a b/root/etc")).expect("held");
+        let holder = mount_containing(&mounts, Path::new("/s/a b/root/etc")).expect("held");
         assert_eq!(holder.id, 92);
-        assert_eq!(holding(&mounts, Path::new("/home")).expect("held").id, 27);
+        assert_eq!(
+            mount_containing(&mounts, Path::new("/home"))
+                .expect("held")
+                .id,
+            27
+        );
     }
 
     proptest! {

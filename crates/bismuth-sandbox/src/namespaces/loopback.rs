@@ -1,4 +1,4 @@
-//! The inside of a new network namespace, by rtnetlink(7).
+//! Configures a new network namespace by rtnetlink(7): loopback, the service address, unprivileged ports.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,7 +34,7 @@ const ANSWER_BYTES: usize = 4096;
 pub(super) fn configure(net: BorrowedFd<'_>) -> Result<(), Error> {
     // `/proc/sys/net` shows the namespace of whoever opens it; a netlink socket keeps the one it
     // was made in.
-    let (ports, socket) = netns::within(net, || {
+    let (ports, socket) = netns::run_in(net, || {
         let (path, value) = UNPRIVILEGED_PORT_START;
         (std::fs::write(path, value), netlink_socket())
     })?;

@@ -1,4 +1,4 @@
-//! The layers of an image, seen through a container's id mapping.
+//! Opens the layers of an image through id-mapped clones of their mounts.
 //!
 //! ```text
 //!   …/snapshots            ──clone, id map──►  one detached mount
@@ -30,7 +30,7 @@ pub(super) struct Layers {
 }
 
 /// Layers on one mount.
-struct Group {
+struct SharedMount {
     mount_id: u64,
     /// The deepest directory above them all, on the same mount: two resolved paths on one mount
     /// have its mount point as a common prefix.
@@ -39,7 +39,7 @@ struct Group {
 
 impl Layers {
     pub(super) fn open(dirs: &[PathBuf], user_ns: BorrowedFd<'_>) -> Result<Self, Error> {
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<SharedMount> = Vec::new();
         let mut members = Vec::with_capacity(dirs.len());
         for dir in dirs {
             let (path, mount_id) = resolve(dir)?;
@@ -47,7 +47,7 @@ impl Layers {
                 Some(group) => group,
                 None => {
                     let above = path.clone();
-                    groups.push(Group { mount_id, above });
+                    groups.push(SharedMount { mount_id, above });
                     groups.len() - 1
                 }
             };

@@ -1,4 +1,4 @@
-//! Joining layers, in the two ways that kernels offer.
+//! Mounts the overlay, in the two ways that kernels offer: layers as descriptors, or attached and by name.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,18 +15,19 @@ use super::upper::{self, Upper};
 use super::{Error, LOWER, UPPER, make_dir, remove_dir};
 use crate::mounts;
 
-/// Marks in a layer that we never set and do not follow: an image could bring them.
-const DISTRUST: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("metacopy", "off")];
+/// Overlay marks that a layer may carry and that are not followed: a hostile image could set them.
+const UNTRUSTED_LAYER_OPTIONS: [(&str, &str); 2] =
+    [("redirect_dir", "nofollow"), ("metacopy", "off")];
 
 /// overlayfs takes no more (`OVL_MAX_STACK` in the kernel's fs/overlayfs/params.h).
-const MOST_LAYERS: usize = 500;
+const MAX_LAYERS: usize = 500;
 
 /// mount(2) copies one page of options, and the last byte of it is NUL.
-const MOST_OPTION_BYTES: usize = 4095;
+const MAX_OPTION_BYTES: usize = 4095;
 
 /// How layers reach overlayfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum OverlayMethod {
     /// As descriptors of mounts that are attached nowhere (Linux 6.15): up to 500 layers, one
     /// mount in the tree.
     Detached,
@@ -37,15 +38,15 @@ pub enum Method {
     Attached,
 }
 
-impl Method {
+impl OverlayMethod {
     /// The better way that this kernel has; found out once, by trying.
     pub fn of_this_kernel() -> Self {
-        static FOUND: OnceLock<Method> = OnceLock::new();
+        static FOUND: OnceLock<OverlayMethod> = OnceLock::new();
         *FOUND.get_or_init(|| match try_detached() {
-            Ok(()) => Method::Detached,
+            Ok(()) => OverlayMethod::Detached,
             Err(error) => {
                 tracing::info!(%error, "overlay layers are attached to be mounted: older kernel");
-                Method::Attached
+                OverlayMethod::Attached
             }
         })
     }
@@ -73,7 +74,7 @@ fn create(
     work: BorrowedFd<'_>,
 ) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in DISTRUST {
+    for (key, value) in UNTRUSTED_LAYER_OPTIONS {
         fsconfig_set_string(&context, key, value)?;
     }
     for layer in lower {
@@ -89,20 +90,20 @@ fn create(
     )
 }
 
-/// [`Method::Detached`].
+/// [`OverlayMethod::Detached`].
 pub(super) fn mount_detached(
     dir: &Path,
     root: &Path,
     layers: &Layers,
     upper: &Upper,
 ) -> Result<(), Error> {
-    check_count(layers.dirs.len(), MOST_LAYERS)?;
+    check_count(layers.dirs.len(), MAX_LAYERS)?;
     let overlay = create(&layers.dirs, upper.upper.as_fd(), upper.work.as_fd())
         .map_err(failed(dir, "make the overlay"))?;
     attach(overlay.as_fd(), root).map_err(failed(dir, "attach the overlay"))
 }
 
-/// [`Method::Attached`]. A failure leaves what `unmount` undoes.
+/// [`OverlayMethod::Attached`]. A failure leaves what `unmount` undoes.
 pub(super) fn mount_attached(
     dir: &Path,
     root: &Path,
@@ -153,12 +154,12 @@ fn options_by_name(layers: &Layers, upper: &Upper) -> Result<String, Error> {
         name(upper.upper.as_fd()),
         name(upper.work.as_fd()),
     );
-    for (key, value) in DISTRUST {
+    for (key, value) in UNTRUSTED_LAYER_OPTIONS {
         options.push_str(&format!(",{key}={value}"));
     }
-    if options.len() > MOST_OPTION_BYTES {
+    if options.len() > MAX_OPTION_BYTES {
         // What each layer took on average tells how many would have fitted.
-        let most = layers.dirs.len() * MOST_OPTION_BYTES / options.len();
+        let most = layers.dirs.len() * MAX_OPTION_BYTES / options.len();
         check_count(layers.dirs.len(), most)?;
     }
     Ok(options)

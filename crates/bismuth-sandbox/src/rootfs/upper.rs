@@ -1,4 +1,4 @@
-//! The writable side: a tmpfs that holds what the container may write, and no more.
+//! The writable upper directory of the overlay: a tmpfs that holds what the container may write, and no more.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,7 +19,7 @@ const WORK: &str = "work";
 /// kernel memory, so that empty files cannot take much more than `disk_bytes` allows.
 const BYTES_PER_INODE: u64 = 16 * 1024;
 /// Enough for an unpacked source tree on a small disk.
-const FEWEST_INODES: u64 = 4096;
+const MIN_INODES: u64 = 4096;
 
 /// A tmpfs with `upper` and `work`, attached nowhere.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl AsFd for Upper {
 }
 
 pub(super) fn tmpfs(bytes: u64) -> rustix::io::Result<OwnedFd> {
-    let inodes = (bytes / BYTES_PER_INODE).max(FEWEST_INODES);
+    let inodes = (bytes / BYTES_PER_INODE).max(MIN_INODES);
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "size", bytes.to_string())?;
     fsconfig_set_string(&context, "nr_inodes", inodes.to_string())?;

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a place of their own, and a count of what is left behind.
+//! What the tests of this crate share: a scratch directory, and the state of the host to compare before and after.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::collections::BTreeSet;
@@ -67,24 +67,24 @@ pub fn enter_own_mount_namespace() {
     mount_change("/", slave).unwrap();
 }
 
-/// What a test could leave behind.
+/// What a test could leave on the host: mounts, descriptors, processes, namespaces, files.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Footprint {
+pub struct HostState {
     mounts: Vec<PathBuf>,
     descriptors: usize,
     children: Vec<String>,
     /// Processes of the whole machine in a user namespace with one of our id ranges.
-    in_user_namespaces: Vec<PathBuf>,
+    user_namespace_processes: Vec<PathBuf>,
     /// Network namespaces of our threads.
     net_namespaces: BTreeSet<PathBuf>,
     entries: BTreeSet<PathBuf>,
 }
 
-impl Footprint {
+impl HostState {
     pub fn of(dir: &Path, ids: &[IdRange]) -> Self {
         let tasks: Vec<_> = list("/proc/self/task".as_ref());
         Self {
-            mounts: mounts::under(dir)
+            mounts: mounts::list_under(dir)
                 .unwrap()
                 .into_iter()
                 .map(|mount| mount.path)
@@ -95,7 +95,7 @@ impl Footprint {
                 .filter_map(|task| fs::read_to_string(task.join("children")).ok())
                 .filter(|children| !children.is_empty())
                 .collect(),
-            in_user_namespaces: list("/proc".as_ref())
+            user_namespace_processes: list("/proc".as_ref())
                 .into_iter()
                 .filter(|process| has_map(process, ids))
                 .collect(),

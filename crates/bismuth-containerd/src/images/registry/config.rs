@@ -1,4 +1,4 @@
-//! Where images of a registry are pulled from.
+//! Configuration of registries: mirrors, plain HTTP, certificate authorities, retries.
 //!
 //! ```text
 //!   docker.io/library/alpine ──► hosts["docker.io"] configured?

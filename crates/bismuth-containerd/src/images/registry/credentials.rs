@@ -1,4 +1,4 @@
-//! Who we are to a registry: Docker's `config.json`.
+//! Credentials for registries, from Docker's `config.json`.
 //!
 //! ```text
 //!   credHelpers[host] or credsStore ──► docker-credential-<name> get
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn docker_hub_is_filed_under_its_old_url() {
+    async fn credentials_of_docker_hub_are_found_under_its_old_url() {
         let config = r#"{"auths": {"https://index.docker.io/v1/": {"username": "alice", "password": "se:cret"}}}"#;
         assert_eq!(found(config, "docker.io").await.expect("read"), alice());
     }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_broken_is_said_without_a_secret() {
+    async fn errors_about_credentials_contain_no_secret() {
         let error = found(r#"{"auths": {"a": {"auth": "bm9jb2xvbg=="}}}"#, "a")
             .await
             .expect_err("no colon");

@@ -1,4 +1,4 @@
-//! Identity tokens: what `docker login` leaves behind for registries that do not want to see a password again.
+//! Exchanges an identity token, which `docker login` stores in place of a password, for an access token.
 //!
 //! An identity token is an OAuth2 refresh token. It is exchanged at the registry's token server for an access token to one
 //! repository (distribution specification `docs/spec/auth/oauth.md`), which `oci-client` then presents.
@@ -63,7 +63,7 @@ pub(super) async fn exchange(
         if !status.is_success() {
             return Err(format!(
                 "{realm} answered {status}: {}",
-                super::words_of(&body)
+                super::error_text(&body)
             ));
         }
         let token: TokenAnswer = serde_json::from_slice(&body)

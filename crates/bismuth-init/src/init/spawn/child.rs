@@ -1,4 +1,4 @@
-//! What happens between clone and execve, in the parent's memory: system calls and nothing else.
+//! What the child does between clone and execve, in the parent's memory: system calls and nothing else.
 //! No allocation, no lock, no panic.
 
 use std::{
@@ -79,7 +79,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failed> {
     unsafe {
         if let Some(fds) = &plan.fds {
             check(Step::Prepare, libc::setsid())?;
-            // See `Strays`.
+            // See `LeftoverProcesses`.
             let reaper = libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
             check(Step::Prepare, reaper)?;
             for (target, fd) in fds.iter().enumerate() {

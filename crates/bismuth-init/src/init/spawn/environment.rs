@@ -1,14 +1,18 @@
-//! What a program finds in its environment.
+//! The environment of a program: injected variables, then those of the request.
 
 use std::ffi::{CStr, CString};
 
-/// What was delivered, and of the request what has another name: a program that looks for a name must find one value, whether
+/// What was injected, and of the request what has another name: a program that looks for a name must find one value, whether
 /// it takes the first or the last.
-pub(super) fn of<'a>(kept: &'a [CString], own: &'a [CString]) -> Vec<&'a CStr> {
-    let is_kept = |entry: &CStr| kept.iter().any(|line| name(line) == name(entry));
-    let own = own.iter().map(CString::as_c_str);
-    let own = own.filter(|entry| !is_kept(entry));
-    kept.iter().map(CString::as_c_str).chain(own).collect()
+pub(super) fn of<'a>(injected: &'a [CString], requested: &'a [CString]) -> Vec<&'a CStr> {
+    let is_injected = |entry: &CStr| injected.iter().any(|line| name(line) == name(entry));
+    let requested = requested.iter().map(CString::as_c_str);
+    let requested = requested.filter(|entry| !is_injected(entry));
+    injected
+        .iter()
+        .map(CString::as_c_str)
+        .chain(requested)
+        .collect()
 }
 
 fn name(entry: &CStr) -> &[u8] {
@@ -21,15 +25,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_delivered_is_found_first_and_once() {
+    fn injected_variables_come_first_and_once() {
         let strings = |of: &[&str]| -> Vec<CString> {
             let strings = of.iter().map(|s| CString::new(*s).expect("no zero bytes"));
             strings.collect()
         };
-        let kept = strings(&["KEY=a=b", "EMPTY="]);
-        let own = strings(&["PATH=/", "KEY=theirs", "KEYS=1", "EMPTY", "A=1"]);
+        let injected = strings(&["KEY=a=b", "EMPTY="]);
+        let requested = strings(&["PATH=/", "KEY=theirs", "KEYS=1", "EMPTY", "A=1"]);
         let expected = strings(&["KEY=a=b", "EMPTY=", "PATH=/", "KEYS=1", "A=1"]);
         let expected: Vec<&CStr> = expected.iter().map(CString::as_c_str).collect();
-        assert_eq!(of(&kept, &own), expected);
+        assert_eq!(of(&injected, &requested), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Where a program may be: as execvp(3) looks for it, with the `PATH` of its own environment.
+//! Looks a program up as execvp(3) does, with the `PATH` of its own environment.
 
 use std::{
     borrow::Cow,

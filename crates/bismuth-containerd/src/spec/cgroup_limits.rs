@@ -1,4 +1,4 @@
-//! What a container may use: the cgroup part of the spec. Written in the terms of cgroup v1, as the runtime spec wants
+//! The cgroup limits of the spec: processor, memory, processes, devices. Written in the terms of cgroup v1, as the runtime spec wants
 //! it; on v2 runc and crun translate (`shares` to `cpu.weight`, `quota`/`period` to `cpu.max`, memory + swap to
 //! `memory.max` and `memory.swap.max`).
 

@@ -1,12 +1,10 @@
-//! Secrets on their way to the function that asked for them, without touching a disk or a runtime's spec.
+//! The request that injects secrets, so that they touch neither a disk nor a runtime's spec.
 
 use std::ffi::CString;
 use std::fmt;
 
 use super::wire::{self, Reader};
-use super::{
-    DELIVERY_VERSION, ExecRequest, ProtocolError, RequestError, VARIABLES_VERSION, header,
-};
+use super::{ExecRequest, INJECT_VERSION, ProtocolError, RequestError, VARIABLES_VERSION, header};
 
 const FILES_ONLY: u8 = 0;
 const PROGRAM: u8 = 1;
@@ -14,25 +12,25 @@ const VARIABLES: u8 = 2;
 
 /// Files to write, and secrets for environments, which must not be in the container's spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct InjectRequest {
     /// Written first.
     pub files: Vec<SecretFile>,
     /// What comes after them.
-    pub then: Then,
+    pub then: AfterInject,
 }
 
-/// What init is after a delivery.
+/// What init is after an injection.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterInject {
     /// It goes on, and has these variables, `NAME=value` each, for the environment of every program that it starts from now on,
-    /// in place of those of an earlier delivery.
+    /// in place of those of an earlier injection.
     Serve(Vec<CString>),
     /// It becomes this program, with the container's own standard streams.
     Become(ExecRequest),
 }
 
 /// Without the secrets.
-impl fmt::Debug for Then {
+impl fmt::Debug for AfterInject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Serve(variables) => write!(f, "Serve({} variables)", variables.len()),
@@ -58,7 +56,7 @@ impl fmt::Debug for SecretFile {
     }
 }
 
-impl Delivery {
+impl InjectRequest {
     /// Header and body as they travel.
     ///
     /// # Errors
@@ -67,13 +65,13 @@ impl Delivery {
     pub fn encode(&self) -> Result<Vec<u8>, RequestError> {
         let files: usize = self.files.iter().map(SecretFile::bytes).sum();
         let (version, then) = match &self.then {
-            Then::Become(program) if program.argv.is_empty() => {
+            AfterInject::Become(program) if program.argv.is_empty() => {
                 return Err(RequestError::NoProgram);
             }
-            Then::Become(program) => (DELIVERY_VERSION, program.body_bytes()),
-            // Understood by every init that takes deliveries.
-            Then::Serve(variables) if variables.is_empty() => (DELIVERY_VERSION, 0),
-            Then::Serve(variables) => {
+            AfterInject::Become(program) => (INJECT_VERSION, program.body_bytes()),
+            // Understood by every init that takes injections.
+            AfterInject::Serve(variables) if variables.is_empty() => (INJECT_VERSION, 0),
+            AfterInject::Serve(variables) => {
                 let strings = variables.iter().map(|line| 4 + line.as_bytes().len());
                 (VARIABLES_VERSION, 4 + strings.sum::<usize>())
             }
@@ -85,12 +83,12 @@ impl Delivery {
             wire::put_bytes(&mut out, &file.content);
         }
         match &self.then {
-            Then::Become(program) => {
+            AfterInject::Become(program) => {
                 out.push(PROGRAM);
                 program.encode_body(&mut out);
             }
-            Then::Serve(variables) if variables.is_empty() => out.push(FILES_ONLY),
-            Then::Serve(variables) => {
+            AfterInject::Serve(variables) if variables.is_empty() => out.push(FILES_ONLY),
+            AfterInject::Serve(variables) => {
                 out.push(VARIABLES);
                 wire::put_u32(&mut out, variables.len());
                 for line in variables {
@@ -106,13 +104,13 @@ impl Delivery {
         let then = match reader.array()? {
             [FILES_ONLY] => {
                 reader.end()?;
-                Then::Serve(Vec::new())
+                AfterInject::Serve(Vec::new())
             }
-            [PROGRAM] => Then::Become(ExecRequest::decode_body(reader)?),
+            [PROGRAM] => AfterInject::Become(ExecRequest::decode_body(reader)?),
             [VARIABLES] if version >= VARIABLES_VERSION => {
                 let variables = reader.list(Reader::string)?;
                 reader.end()?;
-                Then::Serve(variables)
+                AfterInject::Serve(variables)
             }
             [kind] => return Err(ProtocolError::Kind { kind }),
         };

@@ -1,4 +1,4 @@
-//! What the tests of this directory share: a containerd, a namespace pair, a busybox root, and what is left of them.
+//! The harness: a containerd, a namespace pair, a busybox root, and checks for what is left of a container.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,10 +25,10 @@ const IDS: IdMapping = IdMapping {
     size: 65_536,
 };
 /// Long on an idle machine, short on one that builds three crates beside the test.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A containerd with a client, and what its containers need.
-pub struct Node {
+pub struct Harness {
     pub server: Server,
     pub client: Containerd,
     root: PathBuf,
@@ -37,7 +37,7 @@ pub struct Node {
     serial: AtomicU32,
 }
 
-impl Node {
+impl Harness {
     pub async fn start() -> Result<Self> {
         Self::with_deadlines(Deadlines::default()).await
     }
@@ -46,7 +46,7 @@ impl Node {
         let server = Server::start().await?;
         let client = Containerd::connect(&server.socket(), "bismuth-test", deadlines)?;
         let root = busybox_root(&server.scratch("rootfs")?)?;
-        let namespaces = hold_namespaces(&server).await?;
+        let namespaces = spawn_namespace_holder(&server).await?;
         let nofile = client
             .server_process()
             .await?
@@ -80,7 +80,7 @@ impl Node {
             gid_map: vec![IDS],
             userns_path: holder.join("user"),
             netns_path: holder.join("net"),
-            cgroup_path: format!("/bismuth/{id}").into(),
+            cgroups_path: format!("/bismuth/{id}").into(),
             cpu: 1.0,
             memory: 64 << 20,
             limit_swap: true,
@@ -89,7 +89,7 @@ impl Node {
             oom_score_adj: spec::DEFAULT_OOM_SCORE_ADJ,
             shm_bytes: spec::DEFAULT_SHM_BYTES,
             mounts: Vec::new(),
-            memory_dirs: Vec::new(),
+            tmpfs_mounts: Vec::new(),
             seccomp: None,
             id: id.clone(),
         };
@@ -103,10 +103,10 @@ impl Node {
         })
     }
 
-    /// The node's events from now on.
+    /// The harness's events from now on.
     pub async fn events(&self) -> Result<TaskEvents> {
         let mut events = self.client.events();
-        let first = tokio::time::timeout(SOON, events.next()).await;
+        let first = tokio::time::timeout(TIMEOUT, events.next()).await;
         let first = first.context("not subscribed")?;
         ensure!(
             first == Some(TaskEvent::Lost),
@@ -143,7 +143,7 @@ impl Node {
     /// Tears a container down, and waits until nothing of it is left.
     pub async fn remove(&self, id: &str) -> Result<()> {
         self.client.teardown(id).await?;
-        eventually("nothing is left", SOON, async || {
+        eventually("nothing is left", TIMEOUT, async || {
             self.check_nothing_left(id).await
         })
         .await;
@@ -158,14 +158,14 @@ impl Node {
         ensure!(tasks.iter().all(|t| t.id != id), "its task is left");
         let shims = shims_of(id)?;
         ensure!(shims.is_empty(), "its shim is left: {shims:?}");
-        let left: Vec<_> = self.traces(id)?;
+        let left: Vec<_> = self.leftover_dirs(id)?;
         ensure!(left.is_empty(), "these are left: {left:?}");
         Ok(())
     }
 
     /// Directories that exist while the container does: its bundle and its cgroups.
-    pub fn traces(&self, id: &str) -> Result<Vec<PathBuf>> {
-        let mut traces: Vec<PathBuf> = ["state", "root"]
+    pub fn leftover_dirs(&self, id: &str) -> Result<Vec<PathBuf>> {
+        let mut leftover_dirs: Vec<PathBuf> = ["state", "root"]
             .iter()
             .map(|base| self.server.dir().join(base))
             .map(|base| {
@@ -174,11 +174,11 @@ impl Node {
             })
             .collect();
         for controller in fs::read_dir("/sys/fs/cgroup").context("list the cgroup mounts")? {
-            traces.push(controller?.path().join("bismuth").join(id));
+            leftover_dirs.push(controller?.path().join("bismuth").join(id));
         }
-        traces.push(Path::new("/sys/fs/cgroup/bismuth").join(id));
-        traces.retain(|path| path.exists());
-        Ok(traces)
+        leftover_dirs.push(Path::new("/sys/fs/cgroup/bismuth").join(id));
+        leftover_dirs.retain(|path| path.exists());
+        Ok(leftover_dirs)
     }
 }
 
@@ -212,7 +212,7 @@ pub async fn next_event(events: &mut TaskEvents) -> Result<TaskEvent> {
             }
         }
     };
-    tokio::time::timeout(SOON, wanted)
+    tokio::time::timeout(TIMEOUT, wanted)
         .await
         .context("no event")?
 }
@@ -228,7 +228,7 @@ pub async fn read_until(output: &mut pipe::Receiver, end: &str) -> Result<String
         }
         anyhow::Ok(())
     };
-    match tokio::time::timeout(SOON, read).await {
+    match tokio::time::timeout(TIMEOUT, read).await {
         Ok(read) => read.map(|()| text),
         Err(_) => anyhow::bail!("the output does not end with {end:?}: {text:?}"),
     }
@@ -255,13 +255,13 @@ fn busybox_root(root: &Path) -> Result<PathBuf> {
 }
 
 /// A process that does nothing but keep a user namespace and a network namespace owned by it.
-async fn hold_namespaces(server: &Server) -> Result<Process> {
+async fn spawn_namespace_holder(server: &Server) -> Result<Process> {
     let host = fs::read_link("/proc/self/ns/net")?;
     let holder = Program::new("namespaces", "unshare", server.dir())
         .args(["--user", "--net", "sleep", "infinity"])
         .spawn()?;
     let proc = PathBuf::from(format!("/proc/{}", holder.pid()));
-    eventually("the namespaces exist", SOON, async || {
+    eventually("the namespaces exist", TIMEOUT, async || {
         let own = fs::read_link(proc.join("ns/net")).map_err(|error| error.to_string())?;
         if own == host {
             Err("still in the host's".to_owned())

@@ -1,4 +1,4 @@
-//! Who may come in, and what happens when there is no room.
+//! The listening socket: accepts connections from outside the PID namespace, and refuses them when descriptors run out.
 
 use std::{
     fs, io,
@@ -19,25 +19,25 @@ const BACKLOG: libc::c_int = 4096;
 
 /// The listening socket.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Listener {
     listener: UnixListener,
-    /// Only peers outside our PID namespace may enter.
+    /// Only peers outside our PID namespace may connect.
     only_from_outside: bool,
     /// Keeps a place in the descriptor table, so that a connection for which there is none can
     /// be accepted and told so. `None` while there was no descriptor even for this.
     reserve: Option<OwnedFd>,
     /// The kernel had no memory for another connection a moment ago.
-    shut: bool,
+    retry: bool,
 }
 
-/// What came of looking outside.
-pub(super) enum Admission {
-    Entered(OwnedFd),
+/// What accept(2) came to.
+pub(super) enum AcceptOutcome {
+    Accepted(OwnedFd),
     Refused,
-    Nobody,
+    Empty,
 }
 
-impl Door {
+impl Listener {
     /// Listens at `path`, where nothing is seen before it listens.
     pub(super) fn open(path: &Path, only_from_outside: bool, epoll: &Epoll) -> io::Result<Self> {
         let mut unfinished = path.as_os_str().to_owned();
@@ -54,7 +54,7 @@ impl Door {
             listener,
             only_from_outside,
             reserve: Some(epoll.reserve()?),
-            shut: false,
+            retry: false,
         })
     }
 
@@ -62,31 +62,31 @@ impl Door {
         self.listener.as_fd()
     }
 
-    /// Whether it should be looked at again soon, because the kernel could not let somebody in.
-    pub(super) fn is_shut(&self) -> bool {
-        self.shut
+    /// Whether accept must be tried again soon, because the kernel had no memory for a connection.
+    pub(super) fn needs_retry(&self) -> bool {
+        self.retry
     }
 
-    pub(super) fn next(&mut self, epoll: &Epoll) -> Admission {
-        self.shut = false;
+    pub(super) fn accept(&mut self, epoll: &Epoll) -> AcceptOutcome {
+        self.retry = false;
         match sys::accept(self.listener.as_fd()) {
-            Ok(socket) if self.may_enter(socket.as_fd()) => Admission::Entered(socket),
-            Ok(_) => Admission::Refused,
+            Ok(socket) if self.is_allowed(socket.as_fd()) => AcceptOutcome::Accepted(socket),
+            Ok(_) => AcceptOutcome::Refused,
             Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => Admission::Nobody,
-                Some(libc::EINTR | libc::ECONNABORTED) => Admission::Refused,
-                Some(libc::EMFILE) => self.refuse_for_want_of_room(&error, epoll),
+                Some(libc::EAGAIN) => AcceptOutcome::Empty,
+                Some(libc::EINTR | libc::ECONNABORTED) => AcceptOutcome::Refused,
+                Some(libc::EMFILE) => self.refuse_without_descriptor(&error, epoll),
                 // ENFILE, ENOBUFS, ENOMEM: the machine's troubles, which pass.
                 _ => {
-                    self.shut = true;
-                    Admission::Nobody
+                    self.retry = true;
+                    AcceptOutcome::Empty
                 }
             },
         }
     }
 
-    /// A peer outside our PID namespace has no number in it. Nobody inside can look like that.
-    fn may_enter(&self, socket: BorrowedFd<'_>) -> bool {
+    /// A peer outside our PID namespace has no number in it. No process inside can look like that.
+    fn is_allowed(&self, socket: BorrowedFd<'_>) -> bool {
         match sys::peer(socket) {
             Ok((pid, _)) if self.only_from_outside => pid == 0,
             // SAFETY: takes nothing and cannot fail.
@@ -96,22 +96,22 @@ impl Door {
     }
 
     /// Uses the reserved descriptor to tell the next in line why it cannot be served.
-    fn refuse_for_want_of_room(&mut self, error: &io::Error, epoll: &Epoll) -> Admission {
+    fn refuse_without_descriptor(&mut self, error: &io::Error, epoll: &Epoll) -> AcceptOutcome {
         self.reserve = None;
-        let admission = match sys::accept(self.listener.as_fd()) {
+        let outcome = match sys::accept(self.listener.as_fd()) {
             Ok(socket) => {
-                if self.may_enter(socket.as_fd()) {
+                if self.is_allowed(socket.as_fd()) {
                     let full = exhausted("accept one more execution", error);
                     Connection::new(socket).reply_last(&full);
                 }
-                Admission::Refused
+                AcceptOutcome::Refused
             }
             Err(_) => {
-                self.shut = true;
-                Admission::Nobody
+                self.retry = true;
+                AcceptOutcome::Empty
             }
         };
         self.reserve = epoll.reserve().ok();
-        admission
+        outcome
     }
 }

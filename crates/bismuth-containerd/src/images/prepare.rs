@@ -1,4 +1,4 @@
-//! Making an image ready out of what containerd has, and keeping it.
+//! Prepares an image from content that containerd has already: unpacks its layers, and retains it by lease, view and record.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use oci_spec::distribution::Reference;
 use super::PreparedImage;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
+use super::inner::StoreInner;
 use super::leases::image_lease;
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
-use super::parts::Parts;
-use super::progress::{Meter, Phase};
+use super::progress::{Phase, ProgressReporter};
 use super::snapshots::{Snapshots, view_key};
 
 /// The documents of one image.
 #[derive(Debug, Clone)]
-pub(crate) struct Described {
+pub(crate) struct ImageDocuments {
     /// The index, or the manifest if there is none.
     pub root: Descriptor,
     pub manifest_digest: Digest,
@@ -27,7 +27,7 @@ pub(crate) struct Described {
     pub config: ConfigFile,
 }
 
-impl Described {
+impl ImageDocuments {
     /// The name of the snapshot that holds all layers; empty if there is no layer, which is containerd's name for nothing.
     pub fn top(&self) -> String {
         self.config
@@ -44,10 +44,10 @@ impl Described {
     }
 }
 
-impl Parts {
-    /// The image, if it is unpacked and kept. `resolved` says that the digest comes from the name or from a registry, not
+impl StoreInner {
+    /// The image, if it is unpacked and retained. `resolved` says that the digest comes from the name or from a registry, not
     /// from the record of the name: then the record may be missing or about an earlier image, and is set.
-    pub async fn ready(
+    pub async fn find_prepared_image(
         &self,
         reference: &Reference,
         digest: &Digest,
@@ -57,18 +57,18 @@ impl Parts {
         let found = tokio::try_join!(
             self.snapshots.lower_dirs(&key),
             self.leases.has_image(digest),
-            self.describe(digest)
+            self.documents_of(digest)
         )?;
-        let (Some(lower_dirs), true, Some(described)) = found else {
+        let (Some(lower_dirs), true, Some(documents)) = found else {
             return Ok(None);
         };
         if resolved && self.records.get(&reference.whole()).await?.as_ref() != Some(digest) {
             self.records
-                .put(&reference.whole(), &described.root)
+                .put(&reference.whole(), &documents.root)
                 .await?;
         }
         self.touch(digest).await;
-        Ok(Some(prepared(reference, &described, lower_dirs)))
+        Ok(Some(prepared_image(reference, &documents, lower_dirs)))
     }
 
     /// Makes the image ready without a registry, or says `None` if some of it is missing. The caller holds the image's lock.
@@ -76,14 +76,14 @@ impl Parts {
         &self,
         reference: &Reference,
         digest: &Digest,
-        meter: &Meter,
+        progress: &ProgressReporter,
     ) -> Result<Option<PreparedImage>> {
-        let Some(described) = self.describe(digest).await? else {
+        let Some(documents) = self.documents_of(digest).await? else {
             return Ok(None);
         };
-        let top = described.top();
+        let top = documents.top();
         if !top.is_empty() && !self.snapshots.exists(&top).await? {
-            for layer in &described.manifest.layers {
+            for layer in &documents.manifest.layers {
                 if self.content.info(&layer.digest).await?.is_none() {
                     return Ok(None);
                 }
@@ -93,51 +93,51 @@ impl Parts {
             .leases
             .create_for_pull(digest, self.pull_lease_life())
             .await?;
-        let kept = async {
-            self.hold(&lease, &described).await?;
-            let bytes = described
+        let retained = async {
+            self.lease_content(&lease, &documents).await?;
+            let bytes = documents
                 .manifest
                 .layers
                 .iter()
                 .map(|layer| layer.size)
                 .sum();
-            meter.expect(described.manifest.layers.len(), bytes);
-            meter.moved(0, bytes);
-            meter.phase(Phase::Unpacking);
-            let chain = described.config.chain_ids();
+            progress.expect(documents.manifest.layers.len(), bytes);
+            progress.update_bytes(0, bytes);
+            progress.phase(Phase::Unpacking);
+            let chain = documents.config.chain_ids();
             for position in 0..chain.len() {
-                self.unpack_layer(&lease, &described, &chain, position)
+                self.unpack_layer(&lease, &documents, &chain, position)
                     .await?;
-                meter.layer_done();
+                progress.layer_done();
             }
-            self.keep(reference, &described).await
+            self.retain(reference, &documents).await
         };
-        let kept = kept.await;
+        let retained = retained.await;
         self.leases.delete_pulls(digest, false).await?;
-        kept.map(Some)
+        retained.map(Some)
     }
 
     /// Puts what is there of an image under a lease, so that it stays while it is being worked on.
-    async fn hold(&self, lease: &str, described: &Described) -> Result<()> {
-        let Manifest { config, layers } = &described.manifest;
+    async fn lease_content(&self, lease: &str, documents: &ImageDocuments) -> Result<()> {
+        let Manifest { config, layers } = &documents.manifest;
         let blobs = [
-            &described.root.digest,
-            &described.manifest_digest,
+            &documents.root.digest,
+            &documents.manifest_digest,
             &config.digest,
         ];
         for digest in blobs
             .into_iter()
             .chain(layers.iter().map(|layer| &layer.digest))
         {
-            self.leases.hold_content(lease, digest).await?;
+            self.leases.add_content(lease, digest).await?;
         }
         Ok(())
     }
 
     /// Reads an image's documents from the content store, or says `None` if one is missing.
-    pub async fn describe(&self, digest: &Digest) -> Result<Option<Arc<Described>>> {
+    pub async fn documents_of(&self, digest: &Digest) -> Result<Option<Arc<ImageDocuments>>> {
         let known = self
-            .described
+            .documents
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(digest)
@@ -146,19 +146,19 @@ impl Parts {
             // The documents may have been collected since.
             return Ok(self.content.info(digest).await?.map(|_| known));
         }
-        let Some(described) = self.read_documents(digest).await? else {
+        let Some(documents) = self.read_documents(digest).await? else {
             return Ok(None);
         };
-        let described = Arc::new(described);
+        let documents = Arc::new(documents);
         let mut all = self
-            .described
+            .documents
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        all.insert(digest.clone(), described.clone());
-        Ok(Some(described))
+        all.insert(digest.clone(), documents.clone());
+        Ok(Some(documents))
     }
 
-    async fn read_documents(&self, digest: &Digest) -> Result<Option<Described>> {
+    async fn read_documents(&self, digest: &Digest) -> Result<Option<ImageDocuments>> {
         let Some(data) = self.content.read(digest, MANIFEST_MAX_BYTES).await? else {
             return Ok(None);
         };
@@ -189,7 +189,7 @@ impl Parts {
             return Ok(None);
         };
         let config = ConfigFile::parse(&manifest, &data)?;
-        Ok(Some(Described {
+        Ok(Some(ImageDocuments {
             root,
             manifest_digest,
             manifest,
@@ -201,7 +201,7 @@ impl Parts {
     pub async fn unpack_layer(
         &self,
         lease: &str,
-        described: &Described,
+        documents: &ImageDocuments,
         chain: &[Digest],
         position: usize,
     ) -> Result<()> {
@@ -210,10 +210,10 @@ impl Parts {
             .checked_sub(1)
             .map(|below| chain[below].to_string())
             .unwrap_or_default();
-        let _turn = self.locks.lock(&format!("snapshot {chain_id}")).await;
-        // First held, then looked for: what is there after that stays.
+        let _lock = self.locks.lock(&format!("snapshot {chain_id}")).await;
+        // Leased first, then looked for: what is there after that stays.
         self.leases
-            .hold_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())
+            .add_snapshot(lease, self.snapshots.snapshotter(), chain_id.as_str())
             .await?;
         if self.snapshots.exists(chain_id.as_str()).await? {
             return Ok(());
@@ -222,12 +222,12 @@ impl Parts {
             self.containerd.with_lease(lease)?,
             self.config.snapshotter.clone(),
         );
-        let layer = &described.manifest.layers[position];
+        let layer = &documents.manifest.layers[position];
         let started = std::time::Instant::now();
         leased
             .unpack(
                 layer,
-                &described.config.diff_ids[position],
+                &documents.config.diff_ids[position],
                 &parent,
                 chain_id,
             )
@@ -235,42 +235,42 @@ impl Parts {
         tracing::debug!(layer = %layer.digest, bytes = layer.size, took = ?started.elapsed(), "unpacked");
         let uncompressed = (
             "containerd.io/uncompressed".to_owned(),
-            described.config.diff_ids[position].to_string(),
+            documents.config.diff_ids[position].to_string(),
         );
         self.content
             .label(&layer.digest, HashMap::from([uncompressed]))
             .await
     }
 
-    /// Gives an unpacked image its lease, view and record.
-    pub async fn keep(
+    /// Retains an unpacked image: its lease, view and record.
+    pub async fn retain(
         &self,
         reference: &Reference,
-        described: &Described,
+        documents: &ImageDocuments,
     ) -> Result<PreparedImage> {
-        let digest = &described.root.digest;
+        let digest = &documents.root.digest;
         let lease = self.leases.create_for_image(digest).await?;
         debug_assert_eq!(lease, image_lease(digest));
         let key = view_key(digest);
         let snapshotter = self.snapshots.snapshotter();
         let leased = Snapshots::new(self.containerd.with_lease(&lease)?, snapshotter.to_owned());
-        leased.view(&key, &described.top()).await?;
+        leased.view(&key, &documents.top()).await?;
         tokio::try_join!(
-            self.leases.hold_snapshot(&lease, snapshotter, &key),
-            self.leases.hold_content(&lease, digest)
+            self.leases.add_snapshot(&lease, snapshotter, &key),
+            self.leases.add_content(&lease, digest)
         )?;
-        if !described.config.diff_ids.is_empty() {
+        if !documents.config.diff_ids.is_empty() {
             // By this label containerd's tools see that the image is unpacked.
             let label = (
                 format!("containerd.io/gc.ref.snapshot.{snapshotter}"),
-                described.top(),
+                documents.top(),
             );
             self.content
-                .label(&described.manifest.config.digest, HashMap::from([label]))
+                .label(&documents.manifest.config.digest, HashMap::from([label]))
                 .await?;
         }
         self.records
-            .put(&reference.whole(), &described.root)
+            .put(&reference.whole(), &documents.root)
             .await?;
         self.touch(digest).await;
         let lower_dirs = self.snapshots.lower_dirs(&key).await?;
@@ -278,20 +278,24 @@ impl Parts {
             reference: reference.whole(),
             reason: "its view was removed meanwhile".to_owned(),
         };
-        Ok(prepared(reference, described, lower_dirs.ok_or_else(gone)?))
+        Ok(prepared_image(
+            reference,
+            documents,
+            lower_dirs.ok_or_else(gone)?,
+        ))
     }
 }
 
-fn prepared(
+fn prepared_image(
     reference: &Reference,
-    described: &Described,
+    documents: &ImageDocuments,
     lower_dirs: Vec<PathBuf>,
 ) -> PreparedImage {
     PreparedImage {
         reference: reference.clone(),
-        digest: described.root.digest.clone(),
-        manifest_digest: described.manifest_digest.clone(),
-        config: described.config.run.clone(),
+        digest: documents.root.digest.clone(),
+        manifest_digest: documents.manifest_digest.clone(),
+        config: documents.config.run.clone(),
         lower_dirs,
     }
 }

@@ -1,4 +1,4 @@
-//! What the work on images is done with, and what this process remembers of them.
+//! What all operations of the image store share: configuration, clients of containerd and registries, locks, caches.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 
 use super::content::ContentStore;
 use super::digest::Digest;
-use super::keep::Described;
 use super::leases::Leases;
 use super::platform::Platform;
+use super::prepare::ImageDocuments;
 use super::records::Records;
 use super::registry::RegistryClient;
 use super::registry::config::{RegistryConfig, RetryPolicy};
@@ -24,7 +24,7 @@ pub(super) const LAST_USED_LABEL: &str = "bismuth.image/last-used-ms";
 /// Label on an image's document: it came from a registry.
 pub(super) const PULLED_LABEL: &str = "bismuth.image/pulled";
 /// Last use is written down at most this often: garbage collection thinks in hours, and a write costs a disk flush.
-const LAST_USED_GRAIN: Duration = Duration::from_secs(60);
+const LAST_USED_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How an [`ImageStore`](super::ImageStore) works.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ impl Default for ImageStoreConfig {
     }
 }
 
-/// What the work on images is done with.
-pub(super) struct Parts {
+/// The shared inside of an [`ImageStore`](super::ImageStore).
+pub(super) struct StoreInner {
     pub containerd: Containerd,
     pub config: ImageStoreConfig,
     pub registry: RegistryClient,
@@ -73,7 +73,7 @@ pub(super) struct Parts {
     pub locks: Arc<KeyedLocks>,
     pub slots: Arc<Semaphore>,
     /// Documents never change under their digest, so they are read once.
-    pub described: Mutex<HashMap<Digest, Arc<Described>>>,
+    pub documents: Mutex<HashMap<Digest, Arc<ImageDocuments>>>,
     last_used: Mutex<HashMap<Digest, LastUsed>>,
 }
 
@@ -83,9 +83,9 @@ struct LastUsed {
     written: SystemTime,
 }
 
-impl Parts {
+impl StoreInner {
     pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Self {
-        Parts {
+        StoreInner {
             registry: RegistryClient::new(
                 config.registries.clone(),
                 config.credentials_file.clone(),
@@ -96,7 +96,7 @@ impl Parts {
             snapshots: Snapshots::new(containerd.clone(), config.snapshotter.clone()),
             locks: Arc::default(),
             slots: Arc::new(Semaphore::new(config.parallel_blobs.max(1))),
-            described: Mutex::default(),
+            documents: Mutex::default(),
             last_used: Mutex::default(),
             containerd,
             config,
@@ -118,7 +118,7 @@ impl Parts {
             entry.at = now;
             let due = now
                 .duration_since(entry.written)
-                .is_ok_and(|age| age >= LAST_USED_GRAIN);
+                .is_ok_and(|age| age >= LAST_USED_WRITE_INTERVAL);
             if due {
                 entry.written = now;
             }
@@ -137,7 +137,7 @@ impl Parts {
     }
 
     /// When an image was last used, as far as this process knows.
-    pub fn used_here(&self, digest: &Digest) -> Option<SystemTime> {
+    pub fn last_use(&self, digest: &Digest) -> Option<SystemTime> {
         let last_used = self
             .last_used
             .lock()
@@ -145,13 +145,13 @@ impl Parts {
         last_used.get(digest).map(|used| used.at)
     }
 
-    /// Forgets an image that was removed.
-    pub fn forget(&self, digest: &Digest) {
+    /// Drops what is cached of an image that was removed.
+    pub fn evict(&self, digest: &Digest) {
         self.last_used
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(digest);
-        self.described
+        self.documents
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(digest);

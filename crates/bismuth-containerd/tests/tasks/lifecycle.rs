@@ -1,4 +1,4 @@
-//! What happens to a container when nothing breaks.
+//! The lifecycle of a container when nothing fails.
 
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -11,19 +11,21 @@ use bismuth_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::node::{Node, SOON, next_event, read_until};
+use crate::harness::{Harness, TIMEOUT, next_event, read_until};
 
 /// The issue's bound on noticing a crash.
 const NOTICED_WITHIN: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_program_runs_and_its_exit_code_arrives_as_an_event() -> Result<()> {
-    let node = Node::start().await?;
-    let mut events = node.events().await?;
-    let (fifo, mut output) = node.fifo("out")?;
+    let harness = Harness::start().await?;
+    let mut events = harness.events().await?;
+    let (fifo, mut output) = harness.fifo("out")?;
     // Standard input is /dev/null, so `read` ends at once.
-    let container = node.container("read line; echo ${line}bye; exit 3")?;
-    let (id, pid) = node.run_with(container, Stdio::fifos(&fifo, &fifo)).await?;
+    let container = harness.container("read line; echo ${line}bye; exit 3")?;
+    let (id, pid) = harness
+        .run_with(container, Stdio::fifos(&fifo, &fifo))
+        .await?;
 
     let event = next_event(&mut events).await?;
     let TaskEvent::Exit {
@@ -37,23 +39,23 @@ async fn a_program_runs_and_its_exit_code_arrives_as_an_event() -> Result<()> {
     };
     assert_eq!((of.as_str(), p, status), (id.as_str(), pid, 3));
     assert_eq!(read_until(&mut output, "bye\n").await?, "bye\n");
-    let tasks = node.client.list_tasks().await?;
+    let tasks = harness.client.list_tasks().await?;
     assert!(
         matches!(&tasks[..], [task] if matches!(task.status, TaskStatus::Stopped(exit) if exit.status == 3)),
         "{tasks:?}"
     );
-    node.remove(&id).await?;
+    harness.remove(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_death_is_known_within_100_ms() -> Result<()> {
-    let node = Node::start().await?;
-    let mut events = node.events().await?;
+    let harness = Harness::start().await?;
+    let mut events = harness.events().await?;
     let mut delays = Vec::new();
     // The machine may be busy building; a bound on the median says what the code does, one on each sample would not.
     for _ in 0..5 {
-        let (id, pid) = node.run(node.container("exec sleep 1000")?).await?;
+        let (id, pid) = harness.run(harness.container("exec sleep 1000")?).await?;
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
         let killed = Instant::now();
         let event = next_event(&mut events).await?;
@@ -62,7 +64,7 @@ async fn a_death_is_known_within_100_ms() -> Result<()> {
             matches!(event, TaskEvent::Exit { status: 137, .. }),
             "{event:?}"
         );
-        node.client.teardown(&id).await?;
+        harness.client.teardown(&id).await?;
     }
     delays.sort();
     assert!(delays[delays.len() / 2] < NOTICED_WITHIN, "{delays:?}");
@@ -71,11 +73,11 @@ async fn a_death_is_known_within_100_ms() -> Result<()> {
 
 #[tokio::test]
 async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Result<()> {
-    let node = Node::start().await?;
-    let client = &node.client;
+    let harness = Harness::start().await?;
+    let client = &harness.client;
     for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
         let fresh = || {
-            let mut container = node.container("sleep 1000 & sleep 1000 & wait")?;
+            let mut container = harness.container("sleep 1000 & sleep 1000 & wait")?;
             container.runtime = runtime.clone();
             anyhow::Ok(container)
         };
@@ -88,9 +90,9 @@ async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Resu
         client.create_container(created).await?;
         client.create_task(&created_id, Stdio::null()).await?;
 
-        let (running_id, _) = node.run(fresh()?).await?;
+        let (running_id, _) = harness.run(fresh()?).await?;
         assert!(
-            !node.traces(&running_id)?.is_empty(),
+            !harness.leftover_dirs(&running_id)?.is_empty(),
             "a running container has a cgroup and a bundle"
         );
 
@@ -100,8 +102,8 @@ async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Resu
                 .await
                 .with_context(|| runtime.binary.clone())?;
             // The shim answers the deletion and then exits.
-            eventually("nothing is left", SOON, async || {
-                node.check_nothing_left(&id).await
+            eventually("nothing is left", TIMEOUT, async || {
+                harness.check_nothing_left(&id).await
             })
             .await;
             client.teardown(&id).await.context("a second time")?;
@@ -113,7 +115,7 @@ async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Resu
 
 #[tokio::test]
 async fn a_program_sees_the_container_that_the_spec_describes() -> Result<()> {
-    let node = Node::start().await?;
+    let harness = Harness::start().await?;
     let script = "id -u; id -g; cat /proc/sys/kernel/hostname; ulimit -c; cat /proc/self/oom_score_adj; \
                   busybox grep -c : /proc/net/dev; busybox ls /proc | busybox grep -c '^[0-9]'; \
                   busybox grep -E '^(CapEff|CapBnd|NoNewPrivs):' /proc/self/status; \
@@ -123,55 +125,59 @@ async fn a_program_sees_the_container_that_the_spec_describes() -> Result<()> {
     let expected = "1000\n1000\nfunction\n0\n500\n1\n3\nCapEff: 0000000000000000\nCapBnd: 0000000000000000\n\
                     NoNewPrivs: 1\nread-only\n0\nend\n";
     for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
-        let (fifo, mut output) = node.fifo(&format!("out-{}", runtime.binary))?;
-        let mut container = node.container(script)?;
+        let (fifo, mut output) = harness.fifo(&format!("out-{}", runtime.binary))?;
+        let mut container = harness.container(script)?;
         container.runtime = runtime.clone();
-        let (id, _) = node.run_with(container, Stdio::fifos(&fifo, &fifo)).await?;
+        let (id, _) = harness
+            .run_with(container, Stdio::fifos(&fifo, &fifo))
+            .await?;
         let text = read_until(&mut output, "end\n").await?.replace('\t', " ");
         assert_eq!(text, expected, "{}", runtime.binary);
-        node.client.teardown(&id).await?;
+        harness.client.teardown(&id).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn labels_come_back_and_an_id_is_taken_once() -> Result<()> {
-    let node = Node::start().await?;
-    let container = node.container("true")?;
-    node.client.create_container(container.clone()).await?;
-    let listed = node.client.list_containers().await?;
+async fn labels_are_listed_and_an_id_can_be_used_once() -> Result<()> {
+    let harness = Harness::start().await?;
+    let container = harness.container("true")?;
+    harness.client.create_container(container.clone()).await?;
+    let listed = harness.client.list_containers().await?;
     assert_eq!(listed.len(), 1);
     assert_eq!(
         (&listed[0].id, &listed[0].labels),
         (&container.id, &container.labels)
     );
-    let again = node.client.create_container(container.clone()).await;
+    let again = harness.client.create_container(container.clone()).await;
     assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
-    node.client.teardown(&container.id).await?;
+    harness.client.teardown(&container.id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_signal_reaches_the_program() -> Result<()> {
-    let node = Node::start().await?;
-    let (fifo, mut output) = node.fifo("out")?;
+    let harness = Harness::start().await?;
+    let (fifo, mut output) = harness.fifo("out")?;
     let container =
-        node.container("trap 'exit 7' TERM; echo ready; while true; do sleep 0.01; done")?;
-    let (id, _) = node
+        harness.container("trap 'exit 7' TERM; echo ready; while true; do sleep 0.01; done")?;
+    let (id, _) = harness
         .run_with(container, Stdio::fifos(&fifo, "/dev/null"))
         .await?;
     read_until(&mut output, "ready\n").await?;
-    node.client.kill(&id, SIGTERM, false).await?;
-    assert_eq!(node.client.wait(&id).await?.to_string(), "exit code 7");
-    node.client.teardown(&id).await?;
+    harness.client.kill(&id, SIGTERM, false).await?;
+    assert_eq!(harness.client.wait(&id).await?.to_string(), "exit code 7");
+    harness.client.teardown(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
-    let node = Node::start().await?;
-    let mut events = node.events().await?;
-    let (id, _) = node.run(node.container("exec tail /dev/zero")?).await?;
+    let harness = Harness::start().await?;
+    let mut events = harness.events().await?;
+    let (id, _) = harness
+        .run(harness.container("exec tail /dev/zero")?)
+        .await?;
     let (mut oom, mut exited) = (false, false);
     while !(oom && exited) {
         match next_event(&mut events).await? {
@@ -183,21 +189,21 @@ async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
             TaskEvent::Lost => {}
         }
     }
-    node.client.teardown(&id).await?;
+    harness.client.teardown(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn the_socket_of_a_shim_that_was_never_finished_goes_with_the_container() -> Result<()> {
-    let node = Node::start().await?;
-    let sockets = node.server.dir().join("run/s");
-    let (id, _pid) = node.run(node.container("exec sleep 1000")?).await?;
+async fn the_socket_of_an_orphaned_shim_is_removed_with_the_container() -> Result<()> {
+    let harness = Harness::start().await?;
+    let sockets = harness.server.dir().join("run/s");
+    let (id, _pid) = harness.run(harness.container("exec sleep 1000")?).await?;
     let [live] = &std::fs::read_dir(&sockets)?.collect::<Result<Vec<_>, _>>()?[..] else {
         bail!("not one socket");
     };
     let live = live.path();
-    node.client.teardown(&id).await?;
-    eventually("its shim is gone", SOON, async || {
+    harness.client.teardown(&id).await?;
+    eventually("its shim is gone", TIMEOUT, async || {
         if live.exists() {
             Err(format!("{}", live.display()))
         } else {
@@ -214,7 +220,7 @@ async fn the_socket_of_a_shim_that_was_never_finished_goes_with_the_container() 
         .join(name);
     drop(std::os::unix::net::UnixListener::bind(short)?);
     ensure!(live.exists(), "the socket was not made");
-    node.client.teardown(&id).await?;
+    harness.client.teardown(&id).await?;
     ensure!(!live.exists(), "{} is left", live.display());
     Ok(())
 }

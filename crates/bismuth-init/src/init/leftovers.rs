@@ -1,10 +1,10 @@
-//! What executions leave running.
+//! Kills processes that an execution leaves running when it ends.
 //!
 //! ```text
 //!   init ─┬─ leader ─┬─ child ─── …        a leader is the reaper of its orphans: whatever an
 //!         │          └─ orphan              execution starts, daemons too, stays below it
 //!         ├─ leader ─── …
-//!         └─ child of a leader that ended   hence a stray: killed, and then what was below it
+//!         └─ child of a leader that ended   hence a leftover: killed, and then what was below it
 //! ```
 //!
 //! Killing the group of an execution misses what has left it: children of a shell with job
@@ -14,8 +14,8 @@
 //! leader belongs to an execution that has ended, however many others run.
 //!
 //! Three limits. A program that takes the attribute off itself gives us its orphans while it
-//! lives, and they are killed early. Strays that fork faster than they are killed one by one are
-//! only surely ended when no execution runs, by one signal for all. And without /proc strays are
+//! lives, and they are killed early. Leftovers that fork faster than they are killed one by one are
+//! only surely ended when no execution runs, by one signal for all. And without /proc leftovers are
 //! not seen before that either.
 
 use std::{
@@ -28,14 +28,14 @@ use libc::pid_t;
 
 use crate::sys;
 
-/// What init needs to find them.
+/// Finds and kills them.
 #[derive(Debug)]
-pub(super) struct Strays {
+pub(super) struct LeftoverProcesses {
     /// The kernel's list of our children, see proc_pid_task(5); absent without /proc.
     children: Option<File>,
 }
 
-impl Strays {
+impl LeftoverProcesses {
     pub(super) fn new() -> Self {
         let us = std::process::id();
         Self {
@@ -46,8 +46,8 @@ impl Strays {
 
     /// Call it after reaping: orphans have become our children by then. Those that they leave
     /// behind in turn are found when their death is reaped.
-    pub(super) fn sweep(&mut self, leaders: &HashMap<pid_t, u64>, is_first: bool) {
-        if leaders.is_empty() && is_first {
+    pub(super) fn kill(&mut self, leaders: &HashMap<pid_t, u64>, is_pid_1: bool) {
+        if leaders.is_empty() && is_pid_1 {
             // All in our PID namespace but us. Those it makes our children are reaped like any.
             sys::kill(-1);
             return;

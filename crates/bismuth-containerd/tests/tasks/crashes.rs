@@ -1,4 +1,4 @@
-//! What happens to us when containerd, a shim or a runtime breaks.
+//! Containers and tasks when containerd, a shim or a runtime crashes, hangs or is missing.
 
 use std::time::Duration;
 use std::{fs, io};
@@ -12,75 +12,75 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use crate::node::{Node, SOON, next_event, shims_of};
+use crate::harness::{Harness, TIMEOUT, next_event, shims_of};
 
 #[tokio::test]
-async fn a_containerd_that_hangs_costs_a_deadline_and_works_on_afterwards() -> Result<()> {
+async fn calls_to_a_hanging_containerd_end_at_the_deadline_and_work_afterwards() -> Result<()> {
     let quick = Duration::from_millis(500);
-    let node = Node::with_deadlines(Deadlines {
+    let harness = Harness::with_deadlines(Deadlines {
         quick,
         ..Deadlines::default()
     })
     .await?;
-    let (id, _) = node.run(node.container("sleep 1000")?).await?;
+    let (id, _) = harness.run(harness.container("sleep 1000")?).await?;
 
-    freeze(node.server.process()?.pid()).await?;
+    freeze(harness.server.process()?.pid()).await?;
     let asked = Instant::now();
-    let answer = node.client.version().await;
+    let answer = harness.client.version().await;
     let took = asked.elapsed();
-    node.server.process()?.resume()?;
+    harness.server.process()?.resume()?;
 
     assert!(
         matches!(answer, Err(Error::DeadlineExceeded { after, .. }) if after == quick),
         "{answer:?}"
     );
     assert!(took >= quick && took < quick * 3, "{took:?}");
-    eventually("containerd answers again", SOON, async || {
-        node.client.version().await
+    eventually("containerd answers again", TIMEOUT, async || {
+        harness.client.version().await
     })
     .await;
-    node.client.teardown(&id).await?;
+    harness.client.teardown(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_connection_made_while_containerd_hangs_is_bounded_too() -> Result<()> {
+async fn connecting_while_containerd_hangs_ends_at_the_deadline() -> Result<()> {
     let quick = Duration::from_millis(300);
-    let node = Node::with_deadlines(Deadlines {
+    let harness = Harness::with_deadlines(Deadlines {
         quick,
         ..Deadlines::default()
     })
     .await?;
-    freeze(node.server.process()?.pid()).await?;
-    let answer = node.client.version().await;
-    node.server.process()?.resume()?;
+    freeze(harness.server.process()?.pid()).await?;
+    let answer = harness.client.version().await;
+    harness.server.process()?.resume()?;
     assert!(
         matches!(answer, Err(Error::DeadlineExceeded { .. })),
         "{answer:?}"
     );
-    eventually("containerd answers", SOON, async || {
-        node.client.version().await
+    eventually("containerd answers", TIMEOUT, async || {
+        harness.client.version().await
     })
     .await;
     Ok(())
 }
 
 #[tokio::test]
-async fn after_a_crash_of_containerd_calls_heal_and_readers_are_told_to_list_again() -> Result<()> {
-    let mut node = Node::start().await?;
-    let mut events = node.events().await?;
-    let (id, pid) = node.run(node.container("sleep 1000")?).await?;
+async fn after_a_crash_of_containerd_calls_work_and_event_readers_list_again() -> Result<()> {
+    let mut harness = Harness::start().await?;
+    let mut events = harness.events().await?;
+    let (id, pid) = harness.run(harness.container("sleep 1000")?).await?;
 
-    node.server.kill().await?;
-    let down = node.client.version().await;
+    harness.server.kill().await?;
+    let down = harness.client.version().await;
     assert!(matches!(down, Err(Error::Unavailable(_))), "{down:?}");
-    node.server.restart().await?;
+    harness.server.restart().await?;
 
-    let lost = tokio::time::timeout(SOON, events.next())
+    let lost = tokio::time::timeout(TIMEOUT, events.next())
         .await
         .context("no event")?;
     assert_eq!(lost, Some(TaskEvent::Lost));
-    let tasks = node.client.list_tasks().await?;
+    let tasks = harness.client.list_tasks().await?;
     let survivor = TaskInfo {
         id: id.clone(),
         pid,
@@ -88,24 +88,24 @@ async fn after_a_crash_of_containerd_calls_heal_and_readers_are_told_to_list_aga
     };
     assert_eq!(tasks, [survivor], "the container lived on");
 
-    node.client.kill(&id, 9, true).await?;
+    harness.client.kill(&id, 9, true).await?;
     let exit = next_event(&mut events).await?;
     assert!(
         matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
         "{exit:?}"
     );
-    node.remove(&id).await?;
+    harness.remove(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Result<()> {
-    let mut node = Node::start().await?;
-    let mut events = node.events().await?;
-    let (id, pid) = node.run(node.container("sleep 1000")?).await?;
-    node.server.kill().await?;
+    let mut harness = Harness::start().await?;
+    let mut events = harness.events().await?;
+    let (id, pid) = harness.run(harness.container("sleep 1000")?).await?;
+    harness.server.kill().await?;
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
-    node.server.restart().await?;
+    harness.server.restart().await?;
 
     let stopped = async {
         loop {
@@ -113,7 +113,7 @@ async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Re
                 // The shim tells a containerd that comes back in time; otherwise listing does.
                 Some(TaskEvent::Exit { id: of, status, .. }) if of == id => return Ok(status),
                 Some(TaskEvent::Lost) => {
-                    for task in node.client.list_tasks().await? {
+                    for task in harness.client.list_tasks().await? {
                         if let TaskStatus::Stopped(exit) = task.status {
                             return Ok(exit.status);
                         }
@@ -124,19 +124,19 @@ async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Re
             }
         }
     };
-    let status = tokio::time::timeout(SOON, stopped)
+    let status = tokio::time::timeout(TIMEOUT, stopped)
         .await
         .context("nobody told us")??;
     assert_eq!(status, 137);
-    node.remove(&id).await?;
+    harness.remove(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
-    let node = Node::start().await?;
-    let mut events = node.events().await?;
-    let (id, _) = node.run(node.container("sleep 1000")?).await?;
+    let harness = Harness::start().await?;
+    let mut events = harness.events().await?;
+    let (id, _) = harness.run(harness.container("sleep 1000")?).await?;
     for shim in shims_of(&id)? {
         kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL)?;
     }
@@ -145,7 +145,7 @@ async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
         matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
         "{exit:?}"
     );
-    node.remove(&id).await?;
+    harness.remove(&id).await?;
     Ok(())
 }
 
@@ -153,20 +153,20 @@ async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
 async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
     // Longer than the two seconds that containerd gives a shim when it lists.
     let create = Duration::from_secs(3);
-    let node = Node::with_deadlines(Deadlines {
+    let harness = Harness::with_deadlines(Deadlines {
         create,
         ..Deadlines::default()
     })
     .await?;
-    let (hung, _) = node.run(node.container("sleep 1000")?).await?;
-    let (healthy, _) = node.run(node.container("sleep 1000")?).await?;
+    let (hung, _) = harness.run(harness.container("sleep 1000")?).await?;
+    let (healthy, _) = harness.run(harness.container("sleep 1000")?).await?;
     let shims = shims_of(&hung)?;
     for shim in &shims {
         freeze(*shim).await?;
     }
-    let signalled = node.client.kill(&hung, 9, true).await;
-    let listed = node.client.list_tasks().await;
-    let torn_down = node.client.teardown(&healthy).await;
+    let signalled = harness.client.kill(&hung, 9, true).await;
+    let listed = harness.client.list_tasks().await;
+    let torn_down = harness.client.teardown(&healthy).await;
     for shim in &shims {
         kill(Pid::from_raw(shim.cast_signed()), Signal::SIGCONT)?;
     }
@@ -184,18 +184,18 @@ async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
     assert_eq!(status(&hung), Some(TaskStatus::Unknown));
     assert_eq!(status(&healthy), Some(TaskStatus::Running));
     torn_down?;
-    node.remove(&hung).await?;
+    harness.remove(&hung).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result<()> {
-    let node = Node::start().await?;
-    let mut container = node.container("true")?;
+    let harness = Harness::start().await?;
+    let mut container = harness.container("true")?;
     container.runtime = RuntimeOptions::binary("no-such-runtime");
     let id = container.id.clone();
-    node.client.create_container(container).await?;
-    let error = node
+    harness.client.create_container(container).await?;
+    let error = harness
         .client
         .create_task(&id, Stdio::null())
         .await
@@ -211,15 +211,15 @@ async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result
         matches!(error, Error::Failed(_)),
         "a missing program is not a missing object: {error:?}"
     );
-    node.remove(&id).await?;
+    harness.remove(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
-    let node = Node::start().await?;
+    let harness = Harness::start().await?;
     for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
-        let mut container = node.container("true")?;
+        let mut container = harness.container("true")?;
         container.runtime = runtime.clone();
         let mut process = container
             .spec
@@ -229,7 +229,7 @@ async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
         process.set_args(Some(vec!["/no/such/program".to_owned()]));
         container.spec.set_process(Some(process));
         let id = container.id.clone();
-        let error = node
+        let error = harness
             .run(container)
             .await
             .expect_err("it is missing")
@@ -238,7 +238,7 @@ async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
             error.contains("/no/such/program") || error.contains("No such file"),
             "{runtime:?}: {error}"
         );
-        node.remove(&id).await?;
+        harness.remove(&id).await?;
     }
     Ok(())
 }
@@ -246,7 +246,7 @@ async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
 /// Stops a process, and returns when every thread of it has stopped: the signal alone only asks for that.
 async fn freeze(pid: u32) -> Result<()> {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP)?;
-    eventually("every thread is stopped", SOON, async || {
+    eventually("every thread is stopped", TIMEOUT, async || {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let stat = fs::read_to_string(thread?.path().join("stat"))?;
             // The state follows the name, which is in parentheses (proc_pid_stat(5)).

@@ -1,4 +1,4 @@
-//! The child that brings namespaces into being.
+//! A child process in new namespaces, which lives until they are opened.
 //!
 //! A user namespace cannot be made by a thread of a process that has others (`unshare` answers
 //! `EINVAL`), so it takes a child. `fork` in a large multi-threaded process copies its page tables
@@ -39,7 +39,7 @@ type StackUnit = u128;
 
 /// The running child. Ended and reaped when dropped.
 #[derive(Debug)]
-pub(super) struct Anchor {
+pub(super) struct NamespaceChild {
     pid: libc::pid_t,
     pidfd: OwnedFd,
     /// The child runs on it: freed only after the child is reaped.
@@ -47,10 +47,10 @@ pub(super) struct Anchor {
     reaped: bool,
 }
 
-impl Anchor {
+impl NamespaceChild {
     /// Starts a child in new namespaces (`CLONE_NEW…`).
     pub(super) fn start(namespaces: libc::c_int) -> Result<Self, Error> {
-        let failed = |source| Error::Anchor {
+        let failed = |source| Error::Child {
             act: "start",
             source,
         };
@@ -63,14 +63,14 @@ impl Anchor {
         let child = clone(&mut stack, namespaces);
         let unmasked = mask.thread_set_mask();
         let (pid, pidfd) = child.map_err(failed)?;
-        let anchor = Self {
+        let child = Self {
             pid,
             pidfd,
             stack: ManuallyDrop::new(stack),
             reaped: false,
         };
         unmasked.map_err(|error| failed(error.into()))?;
-        Ok(anchor)
+        Ok(child)
     }
 
     /// Maps the ids from 0 up inside to `ids` on the host, for users and groups.
@@ -98,7 +98,7 @@ impl Anchor {
     /// Ends the child.
     pub(super) fn end(mut self) -> Result<(), Error> {
         self.reap()
-            .map_err(|source| Error::Anchor { act: "end", source })
+            .map_err(|source| Error::Child { act: "end", source })
     }
 
     fn proc_file(&self, name: &str) -> PathBuf {
@@ -125,7 +125,7 @@ impl Anchor {
     }
 }
 
-impl Drop for Anchor {
+impl Drop for NamespaceChild {
     fn drop(&mut self) {
         if !self.reaped
             && let Err(error) = self.reap()
@@ -185,17 +185,17 @@ mod tests {
     #[test]
     fn the_child_does_not_outlive_the_thread_that_started_it() {
         let pidfd = std::thread::spawn(|| {
-            let anchor = Anchor::start(libc::CLONE_NEWUSER).expect("start");
-            let pidfd = anchor.pidfd.try_clone().expect("duplicate");
+            let child = NamespaceChild::start(libc::CLONE_NEWUSER).expect("start");
+            let pidfd = child.pidfd.try_clone().expect("duplicate");
             let alive = !poll_readable(pidfd.as_fd(), PollFlags::IN, Duration::ZERO).expect("poll");
             assert!(alive, "the child ended by itself");
             // It sleeps only when it has asked for our death to be its own. (A process that dies
             // earlier is noticed by its id; a thread alone, as here, would not be.)
-            while !is_sleeping(&anchor) {
+            while !is_sleeping(&child) {
                 std::thread::yield_now();
             }
             // As if the process were killed here: nothing of ours ends the child.
-            std::mem::forget(anchor);
+            std::mem::forget(child);
             pidfd
         })
         .join()
@@ -209,8 +209,8 @@ mod tests {
         .expect("reap");
     }
 
-    fn is_sleeping(anchor: &Anchor) -> bool {
-        let stat = fs::read_to_string(anchor.proc_file("stat")).expect("read");
+    fn is_sleeping(child: &NamespaceChild) -> bool {
+        let stat = fs::read_to_string(child.proc_file("stat")).expect("read");
         stat.rsplit_once(") ")
             .is_some_and(|(_, fields)| fields.starts_with('S'))
     }

@@ -1,4 +1,4 @@
-//! What a teardown returns: it tries every step and keeps every error.
+//! The errors of a teardown, which tries every step and returns every error.
 
 use std::error::Error;
 use std::fmt;
@@ -7,16 +7,16 @@ use bismuth_base::chain;
 
 /// The errors of a teardown, in the order in which the steps were tried. Never empty.
 #[derive(Debug)]
-pub struct Failures<E>(Vec<E>);
+pub struct TeardownErrors<E>(Vec<E>);
 
-impl<E> Failures<E> {
+impl<E> TeardownErrors<E> {
     /// The errors, in the order in which the steps were tried.
     pub fn errors(&self) -> &[E] {
         &self.0
     }
 }
 
-impl<E> IntoIterator for Failures<E> {
+impl<E> IntoIterator for TeardownErrors<E> {
     type Item = E;
     type IntoIter = std::vec::IntoIter<E>;
 
@@ -25,7 +25,7 @@ impl<E> IntoIterator for Failures<E> {
     }
 }
 
-impl<E: Error> fmt::Display for Failures<E> {
+impl<E: Error> fmt::Display for TeardownErrors<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
             if index > 0 {
@@ -37,34 +37,34 @@ impl<E: Error> fmt::Display for Failures<E> {
     }
 }
 
-impl<E: Error> Error for Failures<E> {}
+impl<E: Error> Error for TeardownErrors<E> {}
 
-/// Gathers errors while a teardown goes on.
+/// Collects the errors of a teardown.
 #[derive(Debug)]
-pub(crate) struct Attempts<E>(Vec<E>);
+pub(crate) struct ErrorCollector<E>(Vec<E>);
 
-impl<E> Attempts<E> {
+impl<E> ErrorCollector<E> {
     pub(crate) fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Keeps the error, if it is one, and says whether the step succeeded.
-    pub(crate) fn note(&mut self, step: Result<(), E>) -> bool {
+    pub(crate) fn push_err(&mut self, step: Result<(), E>) -> bool {
         step.map_err(|error| self.0.push(error)).is_ok()
     }
 
     /// Keeps all errors of a teardown that is one step of this one.
-    pub(crate) fn note_all<F: Into<E>>(&mut self, steps: Result<(), Failures<F>>) {
-        if let Err(failures) = steps {
-            self.0.extend(failures.into_iter().map(Into::into));
+    pub(crate) fn push_all<F: Into<E>>(&mut self, steps: Result<(), TeardownErrors<F>>) {
+        if let Err(errors) = steps {
+            self.0.extend(errors.into_iter().map(Into::into));
         }
     }
 
-    pub(crate) fn finish(self) -> Result<(), Failures<E>> {
+    pub(crate) fn finish(self) -> Result<(), TeardownErrors<E>> {
         if self.0.is_empty() {
             Ok(())
         } else {
-            Err(Failures(self.0))
+            Err(TeardownErrors(self.0))
         }
     }
 }
@@ -80,12 +80,12 @@ mod tests {
 
     #[test]
     fn all_errors_and_their_sources_are_told_on_one_line() {
-        let mut attempts = Attempts::new();
-        attempts.note(Err(Remove("a", io::Error::other("busy"))));
-        attempts.note(Ok(()));
-        attempts.note(Err(Remove("b", io::Error::other("gone"))));
-        let failures = attempts.finish().expect_err("two steps failed");
-        assert_eq!(failures.to_string(), "remove a: busy; remove b: gone");
-        assert_eq!(failures.errors().len(), 2);
+        let mut errors = ErrorCollector::new();
+        errors.push_err(Err(Remove("a", io::Error::other("busy"))));
+        errors.push_err(Ok(()));
+        errors.push_err(Err(Remove("b", io::Error::other("gone"))));
+        let errors = errors.finish().expect_err("two steps failed");
+        assert_eq!(errors.to_string(), "remove a: busy; remove b: gone");
+        assert_eq!(errors.errors().len(), 2);
     }
 }

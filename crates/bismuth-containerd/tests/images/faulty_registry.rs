@@ -1,4 +1,4 @@
-//! A small registry that does what a test wants: counts, lies, cuts connections, asks for passwords.
+//! A registry with faults on demand: wrong content, cut connections, error statuses, passwords.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -49,19 +49,19 @@ struct State {
 }
 
 /// The registry. Its task ends with it.
-pub struct Faulty {
+pub struct FaultyRegistry {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Faulty {
+impl Drop for FaultyRegistry {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Faulty {
+impl FaultyRegistry {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
@@ -130,7 +130,7 @@ impl Faulty {
     }
 
     /// Answers requests for the manifest `digest` with another one.
-    pub fn lie(&self, digest: &str, instead: &Image) {
+    pub fn serve_instead(&self, digest: &str, instead: &Image) {
         let content = (
             instead.manifests()[0].media_type().to_owned(),
             instead.manifests()[0].read().expect("manifest"),
@@ -150,12 +150,12 @@ impl Faulty {
             .insert(digest.to_owned(), fault);
     }
 
-    pub fn heal(&self) {
+    pub fn clear_faults(&self) {
         self.state.lock().expect("state").faults.clear();
     }
 
     /// Asks for this value of `Authorization`.
-    pub fn ask_for(&self, authorization: &str) {
+    pub fn require_authorization(&self, authorization: &str) {
         self.state.lock().expect("state").password = Some(authorization.to_owned());
     }
 

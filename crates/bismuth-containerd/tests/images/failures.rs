@@ -1,4 +1,4 @@
-//! Pulls that meet trouble.
+//! Pulls that fail, are retried or are resumed.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use bismuth_testkit::image::Compression;
 use bismuth_testkit::{Image, Registry, eventually};
 use hyper::StatusCode;
 
-use crate::faulty::{Fault, Faulty};
-use crate::harness::{BOUND, Node, ensure, store};
+use crate::faulty_registry::{Fault, FaultyRegistry};
+use crate::harness::{BOUND, Harness, ensure, store};
 use crate::pull::layered;
 
 /// A layer of some megabytes that does not compress.
@@ -24,28 +24,28 @@ fn large() -> Image {
         .unwrap()
 }
 
-async fn nothing_is_left(node: &Node) {
+async fn nothing_is_left(harness: &Harness) {
     eventually("nothing is left", BOUND, async || {
-        let holdings = node.holdings().await;
-        if holdings.is_empty() {
+        let contents = harness.contents().await;
+        if contents.is_empty() {
             Ok(())
         } else {
-            Err(format!("{holdings:?}"))
+            Err(format!("{contents:?}"))
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_unknown_image_is_told_in_the_registrys_words() {
+async fn an_unknown_image_is_reported_with_the_registrys_message() {
     let registry = Registry::start().await.unwrap();
     registry.push("demo/layered:1", &layered()).await.unwrap();
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     for (reference, words) in [
         ("demo/layered:2", "MANIFEST_UNKNOWN: manifest unknown"),
         ("demo/none:1", "manifest unknown"),
     ] {
-        let error = node
+        let error = harness
             .ensure(&registry.reference(reference))
             .await
             .unwrap_err();
@@ -61,16 +61,16 @@ async fn an_unknown_image_is_told_in_the_registrys_words() {
             "{text}"
         );
     }
-    nothing_is_left(&node).await;
+    nothing_is_left(&harness).await;
 }
 
 #[tokio::test]
 async fn a_manifest_under_a_wrong_digest_is_refused_with_both_digests_and_nothing_stays() {
     let (wanted, other) = (layered(), large());
-    let registry = Faulty::start().await;
-    registry.lie(wanted.digest(), &other);
-    let node = Node::start().await;
-    let error = node
+    let registry = FaultyRegistry::start().await;
+    registry.serve_instead(wanted.digest(), &other);
+    let harness = Harness::start().await;
+    let error = harness
         .ensure(&registry.reference(&format!("demo/x@{}", wanted.digest())))
         .await
         .unwrap_err();
@@ -80,18 +80,18 @@ async fn a_manifest_under_a_wrong_digest_is_refused_with_both_digests_and_nothin
         text.contains(wanted.digest()) && text.contains(other.digest()),
         "{text}"
     );
-    nothing_is_left(&node).await;
+    nothing_is_left(&harness).await;
 }
 
 #[tokio::test]
 async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
     let image = layered();
     let layer = image.blobs()[2].digest();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     registry.fault(layer, Fault::Corrupt);
-    let node = Node::start().await;
-    let error = node
+    let harness = Harness::start().await;
+    let error = harness
         .ensure(&registry.reference("demo/x:1"))
         .await
         .unwrap_err();
@@ -105,19 +105,22 @@ async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
         "{text}"
     );
     assert_eq!(registry.count(layer), 1, "a lie is not asked for twice");
-    nothing_is_left(&node).await;
+    nothing_is_left(&harness).await;
 }
 
 #[tokio::test]
-async fn a_layer_whose_connection_is_cut_goes_on_from_where_it_was() {
+async fn a_layer_whose_connection_is_cut_is_resumed() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     // More cuts than attempts: each attempt that gets further counts as a new beginning.
     registry.fault(layer, Fault::CutAfter(600_000, 6));
-    let node = Node::start().await;
-    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    let harness = Harness::start().await;
+    harness
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap();
     let lines: Vec<_> = registry
         .log()
         .into_iter()
@@ -131,14 +134,14 @@ async fn a_layer_whose_connection_is_cut_goes_on_from_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_registry_that_knows_no_ranges_is_asked_for_all_of_it_again() {
+async fn a_registry_without_ranges_is_asked_for_the_whole_layer_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     registry.fault(layer, Fault::CutAfter(1_500_000, 1));
-    let node = Node::start().await;
-    let impatient = store(&node.containerd, |config| config.retry.attempts = 1);
+    let harness = Harness::start().await;
+    let impatient = store(&harness.containerd, |config| config.retry.attempts = 1);
     let error = ensure(
         &impatient,
         &registry.reference("demo/x:1"),
@@ -148,18 +151,21 @@ async fn a_registry_that_knows_no_ranges_is_asked_for_all_of_it_again() {
     .unwrap_err();
     assert!(error.is_retryable(), "{error}");
     registry.fault(layer, Fault::NoRanges);
-    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    harness
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
-async fn what_an_earlier_process_got_is_not_fetched_again() {
+async fn blobs_that_an_earlier_process_fetched_are_not_fetched_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     registry.fault(layer, Fault::CutAfter(3_000_000, 1));
-    let mut node = Node::start().await;
-    let impatient = store(&node.containerd, |config| config.retry.attempts = 1);
+    let mut harness = Harness::start().await;
+    let impatient = store(&harness.containerd, |config| config.retry.attempts = 1);
     let error = ensure(
         &impatient,
         &registry.reference("demo/x:1"),
@@ -169,9 +175,12 @@ async fn what_an_earlier_process_got_is_not_fetched_again() {
     .unwrap_err();
     assert!(error.is_retryable(), "{error}");
     drop(impatient);
-    node.server.restart().await.unwrap();
-    node.restart_store();
-    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    harness.server.restart().await.unwrap();
+    harness.restart_store();
+    harness
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap();
     let from: u64 = registry
         .log()
         .last()
@@ -182,7 +191,7 @@ async fn what_an_earlier_process_got_is_not_fetched_again() {
         .parse()
         .unwrap();
     assert!(from > 2_000_000, "{:?}", registry.log());
-    let leases = node.holdings().await.leases;
+    let leases = harness.contents().await.leases;
     assert_eq!(
         leases.len(),
         1,
@@ -194,18 +203,21 @@ async fn what_an_earlier_process_got_is_not_fetched_again() {
 async fn an_overloaded_registry_is_asked_again_but_not_for_ever() {
     let image = layered();
     let layer = image.blobs()[1].digest();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     registry.fault(layer, Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 3));
-    let node = Node::start().await;
-    node.ensure(&registry.reference("demo/x:1")).await.unwrap();
+    let harness = Harness::start().await;
+    harness
+        .ensure(&registry.reference("demo/x:1"))
+        .await
+        .unwrap();
     assert_eq!(registry.count(layer), 4);
 
     let image = large();
     let layer = image.blobs()[1].digest();
     registry.put("2", &image);
     registry.fault(layer, Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 100));
-    let error = node
+    let error = harness
         .ensure(&registry.reference("demo/x:2"))
         .await
         .unwrap_err();
@@ -219,9 +231,9 @@ async fn an_overloaded_registry_is_asked_again_but_not_for_ever() {
 #[tokio::test]
 async fn the_next_endpoint_is_tried_when_one_fails_and_each_is_named_when_all_do() {
     let image = layered();
-    let (first, second) = (Faulty::start().await, Faulty::start().await);
+    let (first, second) = (FaultyRegistry::start().await, FaultyRegistry::start().await);
     second.put("1", &image);
-    let node = Node::start_with(|config| {
+    let harness = Harness::start_with(|config| {
         let mirrors = [&first, &second].map(|registry| {
             format!(
                 "docker.io=http://{}",
@@ -233,8 +245,8 @@ async fn the_next_endpoint_is_tried_when_one_fails_and_each_is_named_when_all_do
             .add_mirrors(mirrors.iter().map(|mirror| mirror.parse().unwrap()));
     })
     .await;
-    node.ensure("some:1").await.unwrap();
-    let error = node.ensure("some:2").await.unwrap_err();
+    harness.ensure("some:1").await.unwrap();
+    let error = harness.ensure("some:2").await.unwrap_err();
     assert!(
         matches!(&error, ImageError::AllEndpointsFailed { failures, .. } if failures.len() == 2),
         "{error}"
@@ -250,8 +262,8 @@ async fn the_next_endpoint_is_tried_when_one_fails_and_each_is_named_when_all_do
 async fn a_registry_that_is_down_is_named() {
     let mut registry = Registry::start().await.unwrap();
     registry.kill().await.unwrap();
-    let node = Node::start().await;
-    let error = node
+    let harness = Harness::start().await;
+    let error = harness
         .ensure(&registry.reference("demo/x:1"))
         .await
         .unwrap_err();
@@ -260,30 +272,30 @@ async fn a_registry_that_is_down_is_named() {
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_by_all_who_wait_and_the_next_one_tries_anew() {
+async fn a_failure_is_shared_by_all_waiters_and_the_next_call_tries_again() {
     let image = layered();
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &image);
     registry.fault(image.blobs()[1].digest(), Fault::Corrupt);
-    let node = Node::start().await;
+    let harness = Harness::start().await;
     let reference = registry.reference("demo/x:1");
-    let all = futures_util::future::join_all((0..10).map(|_| node.ensure(&reference))).await;
+    let all = futures_util::future::join_all((0..10).map(|_| harness.ensure(&reference))).await;
     assert!(
         all.iter()
             .all(|one| matches!(one, Err(ImageError::DigestMismatch { .. })))
     );
     assert_eq!(registry.count(image.blobs()[1].digest()), 1);
-    registry.heal();
-    node.ensure(&reference).await.unwrap();
+    registry.clear_faults();
+    harness.ensure(&reference).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_as_such() {
+async fn a_full_disk_is_reported_as_one() {
     use nix::mount::{MsFlags, mount, umount};
-    let registry = Faulty::start().await;
+    let registry = FaultyRegistry::start().await;
     registry.put("1", &large());
-    let node = Node::start().await;
-    let content = node
+    let harness = Harness::start().await;
+    let content = harness
         .server
         .dir()
         .join("root/io.containerd.content.v1.content");
@@ -297,7 +309,7 @@ async fn a_full_disk_is_told_as_such() {
     )
     .unwrap();
     std::fs::create_dir(content.join("ingest")).unwrap();
-    let ensured = node.ensure(&registry.reference("demo/x:1")).await;
+    let ensured = harness.ensure(&registry.reference("demo/x:1")).await;
     umount(&content).unwrap();
     let error = ensured.unwrap_err();
     assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");
@@ -307,10 +319,10 @@ async fn a_full_disk_is_told_as_such() {
 #[tokio::test]
 async fn a_registry_that_never_answers_costs_no_more_than_the_deadline() {
     let registry = Registry::start().await.unwrap();
-    let node = Node::start_with(|config| config.pull_deadline = Duration::from_secs(1)).await;
+    let harness = Harness::start_with(|config| config.pull_deadline = Duration::from_secs(1)).await;
     registry.process().unwrap().pause().unwrap();
     let reference = registry.reference("demo/x:1");
-    let error = node.ensure(&reference).await.unwrap_err();
+    let error = harness.ensure(&reference).await.unwrap_err();
     assert!(error.is_retryable());
     assert_eq!(
         error.to_string(),
