@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bismuth_http::problem::ERROR_HEADER;
 use bismuth_model::{DefinitionError, DefinitionErrorKind, FunctionDefinition};
 use bismuth_registry::Error as RegistryError;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use bismuth_base::chain;
 use bismuth_coord::SessionState;
-use bismuth_daemon::exit::chain;
 use bismuth_daemon::{Condition, Shutdown};
 use bismuth_registry::Registry;
 

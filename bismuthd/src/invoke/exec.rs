@@ -89,7 +89,7 @@ pub async fn run(
 }
 
 async fn explain(slot: &Slot, incarnation: u64, broken: &Broken) -> Problem {
-    let detail = bismuth_daemon::exit::chain(broken);
+    let detail = bismuth_base::chain(broken);
     match broken {
         Broken::Late(_) => problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail),
         Broken::Upload(_) => body_broken(detail),
@@ -120,7 +120,7 @@ fn words(
             problem(
                 StatusCode::BAD_REQUEST,
                 "request_not_executable",
-                bismuth_daemon::exit::chain(&e),
+                bismuth_base::chain(&e),
             )
         })?;
     request.groups.clone_from(&target.groups);
@@ -128,7 +128,7 @@ fn words(
 }
 
 fn no_secrets(error: &SecretsError) -> Problem {
-    let detail = bismuth_daemon::exit::chain(error);
+    let detail = bismuth_base::chain(error);
     match error {
         SecretsError::Unavailable { .. } => problem(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -150,7 +150,7 @@ fn no_streams(error: &io::Error) -> Problem {
 }
 
 fn spawn_failed(error: &AgentError) -> Problem {
-    let detail = bismuth_daemon::exit::chain(error);
+    let detail = bismuth_base::chain(error);
     match error {
         AgentError::Spawn {
             kind: FailureKind::Exhausted,

@@ -24,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bismuth_base::{Backoff, Delays};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -32,7 +33,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::BACKLOG;
-use crate::{Backoff, Delays};
 use limiter::{ConnectionLimiter, ConnectionPermit};
 
 /// Accepting fails for a while when descriptors run out; turning in a circle would not help.

@@ -215,7 +215,7 @@ async fn serve(
     let served = serve_connection(stream, peer, &means.limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "a function's connection ended early"
         );
     }

@@ -82,7 +82,7 @@ async fn printed(running: &mut Running) -> Bytes {
     match running.next().await {
         Ok(Next::Printed(bytes)) => bytes,
         Ok(Next::Ended(exit)) => panic!("ended with {exit}"),
-        Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
+        Err(broken) => panic!("{}", bismuth_base::chain(&broken)),
     }
 }
 
@@ -90,7 +90,7 @@ async fn ended(running: &mut Running) -> Exit {
     match running.next().await {
         Ok(Next::Ended(exit)) => exit,
         Ok(Next::Printed(bytes)) => panic!("printed {bytes:?}"),
-        Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
+        Err(broken) => panic!("{}", bismuth_base::chain(&broken)),
     }
 }
 
