@@ -18,8 +18,8 @@ use http::Response;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
+use crate::harness::{Deployed, Harness};
 use crate::oci::Runtime;
-use crate::rig::{Deployed, Rig};
 use crate::samples::Samples;
 
 /// Forty starts and a few, in rounds that are short enough to come one after the other.
@@ -40,34 +40,34 @@ struct Taken {
 
 pub(crate) async fn measure() -> Result<()> {
     for name in ["runc", "crun"] {
-        let rig = Rig::start(name).await?;
-        let runtime = Runtime::prepare(name, rig.containerd_pid()?)?;
+        let harness = Harness::start(name).await?;
+        let runtime = Runtime::prepare(name, harness.containerd_pid()?)?;
         // Also what tells whether it works here.
         if let Err(error) = runtime.first_answer().await {
             println!("cold       {name} is not usable here: {error:#}");
             continue;
         }
-        println!("cold       {name}; {}", rig.surroundings().await?);
-        report(&rounds(&rig, &runtime).await?, name);
+        println!("cold       {name}; {}", harness.surroundings().await?);
+        report(&rounds(&harness, &runtime).await?, name);
     }
     Ok(())
 }
 
-async fn rounds(rig: &Rig, runtime: &Runtime) -> Result<Taken> {
-    let definition = Rig::definition(
+async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<Taken> {
+    let definition = Harness::definition(
         "docker.io/library/echo-server:latest",
         "server:8000:/echo-server",
     )?;
     let mut functions = Vec::new();
     for _ in 0..FUNCTIONS {
-        functions.push(rig.deploy(&definition).await?);
+        functions.push(harness.deploy(&definition).await?);
     }
     let mut taken = Taken::default();
     for _ in 0..ROUNDS {
         tokio::time::sleep(WELL).await;
-        take_down(rig, &functions).await?;
+        take_down(harness, &functions).await?;
         // The frontend closes connections that say nothing for as long as we slept.
-        let mut client = rig.client().await?;
+        let mut client = harness.client().await?;
         for function in &functions {
             let (answer, seen) = client.get(&function.path()).await?;
             taken.seen.push(seen);
@@ -79,15 +79,15 @@ async fn rounds(rig: &Rig, runtime: &Runtime) -> Result<Taken> {
 }
 
 /// Kills every program and waits until nothing is left of the containers.
-async fn take_down(rig: &Rig, functions: &[Deployed]) -> Result<()> {
+async fn take_down(harness: &Harness, functions: &[Deployed]) -> Result<()> {
     for function in functions {
-        let pid = rig.program(*function).await?;
+        let pid = harness.program(*function).await?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         kill_process(pid.context("no process id")?, Signal::KILL)
             .with_context(|| format!("kill the program of {}", function.function))?;
     }
     for function in functions {
-        rig.reaches(*function, ContainerState::Failed).await;
+        harness.reaches(*function, ContainerState::Failed).await;
     }
     Ok(())
 }

@@ -15,10 +15,10 @@
 mod client;
 mod cold;
 mod exec;
+mod harness;
 mod machine;
 mod nginx;
 mod oci;
-mod rig;
 mod samples;
 mod services;
 mod warm;

@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 
 use crate::Turns;
 use crate::client::Client;
+use crate::harness::{Deployed, Harness};
 use crate::machine::{cpu_time, resident};
-use crate::rig::{Deployed, Rig};
 use crate::samples::Spread;
 use crate::wrk::{self, Load};
 
@@ -50,32 +50,33 @@ end
 ";
 
 pub(crate) async fn measure(turns: Turns) -> Result<()> {
-    let rig = Rig::start("auto").await?;
+    let harness = Harness::start("auto").await?;
     let image = image::with_program("wrk")?
         .file("usr/bin/load", 0o755, LOAD)
         .file("etc/writes.lua", 0o644, WRITES)
         .build()?;
-    rig.push("load", &image).await?;
-    let mut definition = Rig::definition("docker.io/library/load:latest", "exec:/usr/bin/load")?;
+    harness.push("load", &image).await?;
+    let mut definition =
+        Harness::definition("docker.io/library/load:latest", "exec:/usr/bin/load")?;
     definition.memory = 256 << 20;
     // svcprovider and wrk share the machine's two; nobody is held back by a limit.
     definition.cpu = 2.0;
     let mut bench = Bench {
-        deployed: rig.deploy(&definition).await?,
-        client: rig.client().await?,
-        services: rig.services().daemon().process()?.pid(),
+        deployed: harness.deploy(&definition).await?,
+        client: harness.client().await?,
+        services: harness.services().daemon().process()?.pid(),
         turns,
     };
     println!(
         "services   {}; {} turns of {} s",
-        rig.surroundings().await?,
+        harness.surroundings().await?,
         turns.rounds,
         turns.each.as_secs()
     );
     bench.writes().await?;
     bench.one_connection().await?;
     bench.reads().await?;
-    bench.memory(rig.services().socket()).await
+    bench.memory(harness.services().socket()).await
 }
 
 struct Bench {

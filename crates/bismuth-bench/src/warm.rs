@@ -8,8 +8,8 @@ use bismuth_testkit::daemon::static_program;
 use bismuth_testkit::process::Program;
 use bismuth_testkit::{eventually, http, ports, run};
 
+use crate::harness::{Deployed, Harness};
 use crate::machine::{children, cpu_time};
-use crate::rig::{Deployed, Rig};
 use crate::samples::Spread;
 use crate::wrk::{self, Load};
 use crate::{Turns, nginx};
@@ -40,13 +40,13 @@ pub(crate) async fn measure(turns: Turns) -> Result<()> {
 }
 
 async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
-    let rig = Rig::start("auto").await?;
+    let harness = Harness::start("auto").await?;
     let (direct, inner, outer) = (ports::reserve()?, ports::reserve()?, ports::reserve()?);
     let server = Program::new("server", static_program("echo-server")?, dir);
     let _server = server.args(["--port", &direct.to_string()]).spawn()?;
     let inner_nginx = nginx::start(dir, "inner", inner, direct)?;
     let outer_nginx = nginx::start(dir, "outer", outer, inner)?;
-    let deployed = deploy(&rig).await?;
+    let deployed = deploy(&harness).await?;
     let local = |port: u16| format!("http://127.0.0.1:{port}/");
     let mut ways = [
         Way {
@@ -61,8 +61,8 @@ async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
         },
         Way {
             name: "bismuthfe, bismuthd, server",
-            url: format!("http://{}{}", rig.frontend_authority, deployed.path()),
-            proxies: rig.daemons()?.to_vec(),
+            url: format!("http://{}{}", harness.frontend_authority, deployed.path()),
+            proxies: harness.daemons()?.to_vec(),
         },
     ];
     for way in &ways {
@@ -73,7 +73,7 @@ async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
     }
     println!(
         "warm       {}; {} turns of {} s",
-        rig.surroundings().await?,
+        harness.surroundings().await?,
         turns.rounds,
         turns.each.as_secs()
     );
@@ -83,15 +83,15 @@ async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
     Ok(())
 }
 
-async fn deploy(rig: &Rig) -> Result<Deployed> {
-    let mut definition = Rig::definition(
+async fn deploy(harness: &Harness) -> Result<Deployed> {
+    let mut definition = Harness::definition(
         "docker.io/library/echo-server:latest",
         "server:8000:/echo-server",
     )?;
     definition.concurrency = 1000;
     // The server beside it has no limit either; nor has it a neighbour that could suffer.
     definition.cpu = 2.0;
-    rig.deploy(&definition).await
+    harness.deploy(&definition).await
 }
 
 /// All ways in turns, each turn beginning with another one.
