@@ -47,7 +47,7 @@ pub(crate) async fn measure() -> Result<()> {
             println!("cold       {name} is not usable here: {error:#}");
             continue;
         }
-        println!("cold       {name}; {}", harness.surroundings().await?);
+        println!("cold       {name}; {}", harness.background_load().await?);
         report(&rounds(&harness, &runtime).await?, name);
     }
     Ok(())

@@ -25,7 +25,7 @@ pub(crate) async fn measure(turns: Turns) -> Result<()> {
     let harness = Harness::start("auto").await?;
     let definition = Harness::definition("docker.io/library/alpine:latest", "exec:/bin/true")?;
     let deployed = harness.deploy(&definition).await?;
-    println!("exec       {}", harness.surroundings().await?);
+    println!("exec       {}", harness.background_load().await?);
     one_connection(&harness, deployed).await?;
     many_connections(&harness, deployed, turns).await
 }

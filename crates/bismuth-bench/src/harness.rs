@@ -95,7 +95,7 @@ impl Harness {
     }
 
     /// What others do to the machine while this harness is up and idle, for the report.
-    pub(crate) async fn surroundings(&self) -> Result<String> {
+    pub(crate) async fn background_load(&self) -> Result<String> {
         let busy = machine::busy_elsewhere().await?;
         Ok(format!("others keep {busy:.1} cores busy"))
     }

@@ -69,7 +69,7 @@ pub(crate) async fn measure(turns: Turns) -> Result<()> {
     };
     println!(
         "services   {}; {} turns of {} s",
-        harness.surroundings().await?,
+        harness.background_load().await?,
         turns.rounds,
         turns.each.as_secs()
     );

@@ -73,7 +73,7 @@ async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
     }
     println!(
         "warm       {}; {} turns of {} s",
-        harness.surroundings().await?,
+        harness.background_load().await?,
         turns.rounds,
         turns.each.as_secs()
     );
