@@ -26,13 +26,13 @@ use crate::samples::Samples;
 const FUNCTIONS: usize = 15;
 const ROUNDS: usize = 3;
 /// A container that dies earlier is held to be broken, and the next request to it is refused for a while.
-const WELL: Duration = Duration::from_millis(10_500);
+const STABLE_AFTER: Duration = Duration::from_millis(10_500);
 /// What this project promises of the first request.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// What one runtime took.
+/// Start times with one container runtime.
 #[derive(Default)]
-struct Taken {
+struct StartTimes {
     seen: Vec<Duration>,
     starts: Vec<Duration>,
     alone: Vec<Duration>,
@@ -53,7 +53,7 @@ pub(crate) async fn measure() -> Result<()> {
     Ok(())
 }
 
-async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<Taken> {
+async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<StartTimes> {
     let definition = Harness::definition(
         "docker.io/library/echo-server:latest",
         "server:8000:/echo-server",
@@ -62,20 +62,20 @@ async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<Taken> {
     for _ in 0..FUNCTIONS {
         functions.push(harness.deploy(&definition).await?);
     }
-    let mut taken = Taken::default();
+    let mut times = StartTimes::default();
     for _ in 0..ROUNDS {
-        tokio::time::sleep(WELL).await;
+        tokio::time::sleep(STABLE_AFTER).await;
         take_down(harness, &functions).await?;
         // The frontend closes connections that say nothing for as long as we slept.
         let mut client = harness.client().await?;
         for function in &functions {
             let (answer, seen) = client.get(&function.path()).await?;
-            taken.seen.push(seen);
-            taken.starts.push(start_of(&answer)?);
-            taken.alone.push(runtime.first_answer().await?);
+            times.seen.push(seen);
+            times.starts.push(start_of(&answer)?);
+            times.alone.push(runtime.first_answer().await?);
         }
     }
-    Ok(taken)
+    Ok(times)
 }
 
 /// Kills every program and waits until nothing is left of the containers.
@@ -105,9 +105,9 @@ fn start_of(answer: &Response<bytes::Bytes>) -> Result<Duration> {
     Ok(Duration::from_secs_f64(milliseconds / 1e3))
 }
 
-fn report(taken: &Taken, name: &str) {
+fn report(times: &StartTimes, name: &str) {
     let [seen, starts, alone] =
-        [&taken.seen, &taken.starts, &taken.alone].map(|times| Samples::new(times.clone()));
+        [&times.seen, &times.starts, &times.alone].map(|column| Samples::new(column.clone()));
     println!("           request, as its client sees  {seen}");
     println!("           of that, start on the node   {starts}");
     println!("           {name} run, to first answer    {alone}");
