@@ -154,9 +154,9 @@ impl Bench {
             );
         }
         let over = Spread::new(over);
-        let verdict = held(over.median() <= READ_BOUND_US);
+        let outcome = verdict(over.median() <= READ_BOUND_US);
         println!(
-            "           a read over an empty answer: p50 {over:.0} us, bound {READ_BOUND_US}: {verdict}"
+            "           a read over an empty answer: p50 {over:.0} us, bound {READ_BOUND_US}: {outcome}"
         );
         Ok(())
     }
@@ -183,7 +183,7 @@ impl Bench {
         let after = resident(self.services)?;
         println!(
             "           {CONTAINERS} containers with a connection each: {after:.1} MiB resident ({before:.1} before, after the load), bound {RESIDENT_BOUND_MIB}: {}",
-            held(after <= RESIDENT_BOUND_MIB)
+            verdict(after <= RESIDENT_BOUND_MIB)
         );
         Ok(())
     }
@@ -217,13 +217,13 @@ fn rate(what: &str, taken: &[Turn], bound: f64) {
     let rates = of(|turn| turn.load.per_second);
     println!(
         "           {CONNECTIONS} connections, {what}: {rates:.0} /s, bound {bound}: {}; p50 {:.0} us, p99 {:.0} us; cpu of svcprovider {:.1} us each",
-        held(rates.median() >= bound),
+        verdict(rates.median() >= bound),
         of(|turn| turn.load.p50_us),
         of(|turn| turn.load.p99_us),
         of(Turn::cpu_us),
     );
 }
 
-fn held(it_is: bool) -> &'static str {
-    if it_is { "held" } else { "MISSED" }
+fn verdict(met: bool) -> &'static str {
+    if met { "held" } else { "MISSED" }
 }
