@@ -22,7 +22,7 @@ use crate::client::Client;
 use crate::harness::{Deployed, Harness};
 use crate::machine::{cpu_time, resident};
 use crate::samples::Spread;
-use crate::wrk::{self, Load};
+use crate::wrk::{self, WrkResult};
 
 /// Connections that read or write at a time.
 const CONNECTIONS: u32 = 32;
@@ -88,7 +88,7 @@ struct Bench {
 
 /// One turn, and what svcprovider used of the processor meanwhile.
 struct Turn {
-    load: Load,
+    load: WrkResult,
     cpu: Duration,
 }
 

@@ -11,7 +11,7 @@ use bismuth_testkit::{eventually, http, ports, run};
 use crate::harness::{Deployed, Harness};
 use crate::machine::{children, cpu_time};
 use crate::samples::Spread;
-use crate::wrk::{self, Load};
+use crate::wrk::{self, WrkResult};
 use crate::{Turns, nginx};
 
 const CONNECTIONS: [u32; 3] = [1, 32, 128];
@@ -28,7 +28,7 @@ struct Route {
 
 /// One measurement of one route.
 struct Turn {
-    load: Load,
+    load: WrkResult,
     cpu: Duration,
 }
 
