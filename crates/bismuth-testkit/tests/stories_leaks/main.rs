@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::{Cluster, Leaks, eventually};
+use bismuth_testkit::{Cluster, HeldResources, eventually};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -182,23 +182,23 @@ async fn containers(cluster: &Cluster, id: &str) -> Result<Seen> {
 }
 
 /// Counts everything that could leak, once the first functions are gone.
-async fn counted_when_gone(cluster: &Cluster, seen: &Seen) -> Result<Leaks> {
+async fn counted_when_gone(cluster: &Cluster, seen: &Seen) -> Result<HeldResources> {
     for container in seen {
         gone_soon(cluster, container).await;
     }
     count(cluster, seen).await
 }
 
-async fn count(cluster: &Cluster, seen: &Seen) -> Result<Leaks> {
+async fn count(cluster: &Cluster, seen: &Seen) -> Result<HeldResources> {
     let of_others = |name: &str| {
         let container = Path::new(name).file_name().and_then(|name| name.to_str());
         container.is_none_or(|container| !seen.contains(container))
     };
-    let leaks = Leaks::count(cluster).await?;
-    Ok(leaks.without(|kind, name| kind == "cgroup" && of_others(name)))
+    let held = HeldResources::count(cluster).await?;
+    Ok(held.without(|kind, name| kind == "cgroup" && of_others(name)))
 }
 
-async fn nothing_grew(cluster: &Cluster, before: &Leaks, seen: &Seen) -> Result<()> {
+async fn nothing_grew(cluster: &Cluster, before: &HeldResources, seen: &Seen) -> Result<()> {
     delete_all(cluster).await?;
     eventually(
         "nothing is held that was not held before",
@@ -207,7 +207,7 @@ async fn nothing_grew(cluster: &Cluster, before: &Leaks, seen: &Seen) -> Result<
             let after = count(cluster, seen)
                 .await
                 .map_err(|error| format!("{error:#}"))?;
-            let grown = before.grown_into(&after, KEPT);
+            let grown = before.growth_to(&after, KEPT);
             if grown.is_empty() {
                 Ok(())
             } else {
