@@ -118,7 +118,12 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
             if matches!(*request.method(), Method::PUT | Method::POST) {
                 written.lock().unwrap().push(request.body().clone());
             }
-            async move { stub::pass_on(&url, request).await.unwrap().map(full) }
+            async move {
+                stub::forward_request(&url, request)
+                    .await
+                    .unwrap()
+                    .map(full)
+            }
         }
     });
     let stub = stub.await.unwrap();

@@ -82,7 +82,7 @@ async fn serve<A>(
 /// # Errors
 ///
 /// As [`send_whole`].
-pub async fn pass_on(url: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
+pub async fn forward_request(url: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = format!("{url}{path}").parse()?;
