@@ -197,10 +197,10 @@ impl Reading {
     }
 }
 
-/// A connection on which a test writes its own bytes.
-pub struct Wire(BufReader<TcpStream>);
+/// A TCP connection on which a test reads and writes its own bytes.
+pub struct RawConnection(BufReader<TcpStream>);
 
-impl Wire {
+impl RawConnection {
     /// Connects to the host of `url`.
     pub async fn connect(url: &str) -> Result<Self> {
         let uri: http::Uri = url.parse()?;
@@ -227,9 +227,9 @@ impl Wire {
             .context("shut the sending side down")
     }
 
-    /// Leaves without a word: a reset. A mere end of the sending side, this soon after a request, would say that
+    /// Closes the connection by a reset. A mere end of the sending side, this soon after a request, would say that
     /// nothing more comes and the answer is still wanted.
-    pub fn leave(self) -> Result<()> {
+    pub fn reset(self) -> Result<()> {
         self.0
             .into_inner()
             .set_zero_linger()

@@ -5,7 +5,7 @@ use bismuth_testkit::http as client;
 use bismuth_testkit::{Cluster, eventually};
 use serde_json::{Value, json};
 
-use crate::common::{SOON, Wire, echo_server, get_with, header, problem, text, with};
+use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem, text, with};
 
 /// What the function says about the request it got.
 struct Seen {
@@ -194,7 +194,7 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
     let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
 
     // One inside, for as long as its answer is not read to the end.
-    let mut inside = Wire::connect(&url("/")).await?;
+    let mut inside = RawConnection::connect(&url("/")).await?;
     inside
         .send(format!(
             "GET /invoke/{id}/bytes?n=1&stall=1 HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -218,7 +218,7 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
         "{refused:?}"
     );
 
-    inside.leave()?;
+    inside.reset()?;
     let answer = waiting.await?;
     ensure!(
         answer.status() == 200 && answer.body() == "hello\n",

@@ -9,8 +9,8 @@ use http::Request;
 use serde_json::json;
 
 use crate::common::{
-    Reading, SOON, Wire, channel_body, exec, header, problem, processes_with, script, soon, text,
-    with,
+    RawConnection, Reading, SOON, channel_body, exec, header, problem, processes_with, script,
+    soon, text, with,
 };
 
 /// The variable by which a request's processes are found on the host.
@@ -81,15 +81,15 @@ async fn a_client_that_goes_away_and_a_timeout_kill_the_program_with_its_childre
         .await?;
     let url = |id: &str| cluster.frontend_url(&format!("/invoke/{id}"));
 
-    let mut wire = Wire::connect(&url(&talkative)).await?;
-    wire.send(format!(
+    let mut raw = RawConnection::connect(&url(&talkative)).await?;
+    raw.send(format!(
         "GET /invoke/{talkative} HTTP/1.1\r\nhost: a\r\nx-request-id: leaving-client\r\n\r\n"
     ))
     .await?;
-    let head = wire.head().await?;
+    let head = raw.head().await?;
     ensure!(head.starts_with("http/1.1 200 "), "{head}");
     ensure!(
-        wire.exactly(8).await?.ends_with(b"up\n\r\n"),
+        raw.exactly(8).await?.ends_with(b"up\n\r\n"),
         "not the first line as one chunk"
     );
     let alive = processes_with(&mark("leaving-client"));
@@ -97,7 +97,7 @@ async fn a_client_that_goes_away_and_a_timeout_kill_the_program_with_its_childre
         alive.len() >= 2,
         "a shell and what it started, not {alive:?}"
     );
-    wire.leave()?;
+    raw.reset()?;
     are_gone("leaving-client").await;
 
     let request = Request::get(url(&silent))
@@ -246,29 +246,29 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
     }
 
     // It is malformed, before and after the answer has begun.
-    let mut wire = Wire::connect(&format!("http://{node}")).await?;
-    wire.send(head("", "malformed", CHUNKED) + "4\r\nhalf\r\nno chunk\r\n")
+    let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+    raw.send(head("", "malformed", CHUNKED) + "4\r\nhalf\r\nno chunk\r\n")
         .await?;
-    let answer = wire.head().await?;
+    let answer = raw.head().await?;
     ensure!(
         answer.starts_with("http/1.1 400 ") && answer.contains("request_body_broken"),
         "{answer}"
     );
     are_gone("malformed").await;
-    let mut wire = Wire::connect(&format!("http://{node}")).await?;
-    wire.send(head("?begin", "begun", CHUNKED) + "4\r\nhalf\r\n")
+    let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+    raw.send(head("?begin", "begun", CHUNKED) + "4\r\nhalf\r\n")
         .await?;
-    let answer = wire.head().await?;
+    let answer = raw.head().await?;
     ensure!(answer.starts_with("http/1.1 200 "), "{answer}");
-    ensure!(wire.exactly(11).await? == b"6\r\nbegun\n\r\n");
-    wire.send("no chunk\r\n").await?;
-    ensure!(!wire.rest().await?.contains("0\r\n"), "it looks whole");
+    ensure!(raw.exactly(11).await? == b"6\r\nbegun\n\r\n");
+    raw.send("no chunk\r\n").await?;
+    ensure!(!raw.rest().await?.contains("0\r\n"), "it looks whole");
     are_gone("begun").await;
 
     // It is cut off: the client resets the connection, or says that nothing more comes.
     for (id, resets) in [("reset", true), ("half-closed", false)] {
-        let mut wire = Wire::connect(&format!("http://{node}")).await?;
-        wire.send(head("", id, "content-length: 10") + "half")
+        let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+        raw.send(head("", id, "content-length: 10") + "half")
             .await?;
         eventually("the program runs", SOON, async || {
             match processes_with(&mark(id)).as_slice() {
@@ -278,10 +278,10 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
         })
         .await;
         if resets {
-            wire.leave()?;
+            raw.reset()?;
         } else {
-            wire.finish().await?;
-            let answer = wire.rest().await?;
+            raw.finish().await?;
+            let answer = raw.rest().await?;
             ensure!(!answer.contains("200 OK"), "{answer}");
         }
         are_gone(id).await;
