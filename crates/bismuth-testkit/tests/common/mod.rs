@@ -126,13 +126,13 @@ pub fn channel_body() -> (mpsc::UnboundedSender<Bytes>, Body) {
 }
 
 /// An answer's body, read as far as a test wants.
-pub struct Reading {
+pub struct BodyReader {
     body: Incoming,
     unread: Vec<u8>,
     pub trailers: http::HeaderMap,
 }
 
-impl Reading {
+impl BodyReader {
     pub fn new(answer: Response<Incoming>) -> Self {
         Self {
             body: answer.into_body(),

@@ -9,7 +9,7 @@ use http::Request;
 use serde_json::json;
 
 use crate::common::{
-    RawConnection, Reading, SOON, channel_body, exec, header, problem, processes_with, script,
+    BodyReader, RawConnection, SOON, channel_body, exec, header, problem, processes_with, script,
     soon, text, with,
 };
 
@@ -46,24 +46,24 @@ async fn a_program_reads_its_input_while_its_output_is_read_and_its_exit_code_is
         let (pieces, body) = channel_body();
         pieces.send("hello\n".into())?;
         let request = Request::post(&url).header("te", "trailers").body(body)?;
-        let mut reading = Reading::new(client::send(request).await?);
-        ensure!(reading.until("\n").await? == "got hello\n");
-        conversations.push((pieces, reading));
+        let mut reader = BodyReader::new(client::send(request).await?);
+        ensure!(reader.until("\n").await? == "got hello\n");
+        conversations.push((pieces, reader));
     }
     for number in 0..5 {
-        for (pieces, reading) in &mut conversations {
+        for (pieces, reader) in &mut conversations {
             pieces.send(format!("{number}\n").into())?;
-            let line = reading.until("\n").await?;
+            let line = reader.until("\n").await?;
             ensure!(line == format!("got {number}\n"), "{line:?}");
         }
     }
-    for (pieces, mut reading) in conversations {
+    for (pieces, mut reader) in conversations {
         drop(pieces);
-        ensure!(reading.rest().await?.is_empty());
+        ensure!(reader.rest().await?.is_empty());
         ensure!(
-            reading.trailers["x-bismuth-exit-code"] == "3",
+            reader.trailers["x-bismuth-exit-code"] == "3",
             "{:?}",
-            reading.trailers
+            reader.trailers
         );
     }
     Ok(())
@@ -372,7 +372,7 @@ async fn a_left_over_neither_delays_the_answer_nor_outlives_it_on_a_busy_contain
     pieces.send("busy\n".into())?;
     let busy = client::send(Request::post(url("busy")).body(body)?).await?;
     let container = header(&busy, "x-bismuth-container-id").to_owned();
-    let mut busy = Reading::new(busy);
+    let mut busy = BodyReader::new(busy);
     ensure!(busy.until("\n").await? == "busy\n");
     for (query, status) in [("ok", 200), ("fail", 502), ("noisy", 200)] {
         let request = Request::get(url(query))

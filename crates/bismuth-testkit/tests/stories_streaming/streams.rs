@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
-use crate::common::{RawConnection, Reading, channel_body, echo_server, header, soon};
+use crate::common::{BodyReader, RawConnection, channel_body, echo_server, header, soon};
 
 struct Deployed {
     cluster: Cluster,
@@ -47,16 +47,16 @@ async fn each_server_sent_event_is_seen_before_the_next_is_triggered() -> Result
         header(&answer, "content-type") == "text/event-stream",
         "{answer:?}"
     );
-    let mut reading = Reading::new(answer);
+    let mut reader = BodyReader::new(answer);
     for number in 0..5 {
         client::post(&deployed.url("/trigger"), "").await?;
-        let event = reading.event().await?;
+        let event = reader.event().await?;
         ensure!(
             event == format!("id: {number}\ndata: event {number}\n\n"),
             "{event:?}"
         );
     }
-    ensure!(reading.rest().await?.is_empty(), "more than five events");
+    ensure!(reader.rest().await?.is_empty(), "more than five events");
     Ok(())
 }
 
@@ -147,13 +147,13 @@ async fn trailers_pass_in_both_directions() -> Result<()> {
         .header("trailer", "x-sent")
         .header("te", "trailers")
         .body(StreamBody::new(frames).boxed_unsync())?;
-    let mut reading = Reading::new(client::send(request).await?);
-    let received = reading.rest().await?;
+    let mut reader = BodyReader::new(client::send(request).await?);
+    let received = reader.rest().await?;
     ensure!(received == r#"[["x-sent","at the end"]]"#, "{received}");
     ensure!(
-        reading.trailers["x-body-bytes"] == "3",
+        reader.trailers["x-body-bytes"] == "3",
         "{:?}",
-        reading.trailers
+        reader.trailers
     );
     Ok(())
 }
@@ -164,15 +164,15 @@ async fn a_chunk_is_answered_before_the_next_is_sent() -> Result<()> {
     let (pieces, body) = channel_body();
     let sent = client::send(Request::post(deployed.url("/echo")).body(body)?);
     pieces.send("first\n".into())?;
-    let mut reading = Reading::new(sent.await?);
-    ensure!(reading.until("\n").await? == "first\n");
+    let mut reader = BodyReader::new(sent.await?);
+    ensure!(reader.until("\n").await? == "first\n");
     for number in 0..20 {
         let line = format!("line {number}\n");
         pieces.send(line.clone().into())?;
-        ensure!(reading.until("\n").await? == line);
+        ensure!(reader.until("\n").await? == line);
     }
     drop(pieces);
-    ensure!(reading.rest().await?.is_empty());
+    ensure!(reader.rest().await?.is_empty());
     Ok(())
 }
 
