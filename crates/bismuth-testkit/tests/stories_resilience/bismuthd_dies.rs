@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::load::{Load, Outcome, Shot, shoot};
+use crate::support::load::{LoadGenerator, Outcome, RequestRecord, send_recorded};
 use crate::support::{
     SOON, Slot, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
     server, slots, status_soon, text,
@@ -39,7 +39,7 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
     let before = pids(&cluster, 0).await?;
 
     let held = hold_requests(&cluster, &id).await?;
-    let load = Load::start(
+    let load = LoadGenerator::start(
         cluster.frontend_url(&format!("/invoke/{id}/sleep?ms=20")),
         PER_SECOND,
     );
@@ -53,18 +53,18 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
     cluster.node_mut(0).daemon_mut().start()?;
     cluster.nodes()[0].ready().await?;
     load.more(200).await;
-    let shots = load.stop().await?;
+    let records = load.stop().await?;
 
-    for shot in held.join_all().await {
+    for record in held.join_all().await {
         let broken = Outcome::Retryable("upstream_broken".into());
         ensure!(
-            shot.outcome == broken,
-            "a request inside the function: {shot:?}"
+            record.outcome == broken,
+            "a request inside the function: {record:?}"
         );
     }
-    let back = shots
+    let back = records
         .iter()
-        .find(|shot| shot.sent >= started && shot.outcome == Outcome::Answered);
+        .find(|record| record.sent >= started && record.outcome == Outcome::Answered);
     let back = back.context("nothing was answered after the start")?;
     let took = back.ended - started;
     println!(
@@ -76,9 +76,9 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
         "serving again only {took:?} after its start"
     );
 
-    let tally = tally(&shots, (killing, killed), back.ended)?;
+    let tally = tally(&records, (killing, killed), back.ended)?;
     println!("{tally:?}");
-    assert_eq!(tally.answered + tally.lost + tally.refused, shots.len());
+    assert_eq!(tally.answered + tally.lost + tally.refused, records.len());
     ensure!(tally.answered >= 400 && tally.refused > 0, "{tally:?}");
     assert_eq!(
         pids(&cluster, 0).await?,
@@ -89,7 +89,7 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
 }
 
 /// Requests that the function sits on; returns when all are inside it.
-async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
+async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<RequestRecord>> {
     let served = async || -> Result<u64> {
         let answer = ask(cluster, id, "/self").await?;
         let answer: Value = serde_json::from_slice(answer.body())?;
@@ -100,7 +100,7 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
     let mut held = JoinSet::new();
     for _ in 0..HELD {
         let url = url.clone();
-        held.spawn(async move { shoot(&url, Method::POST).await });
+        held.spawn(async move { send_recorded(&url, Method::POST).await });
     }
     eventually("the requests are inside", SOON, async || {
         // Each look is a request too.
@@ -115,26 +115,30 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
 }
 
 /// Puts every request where it belongs; one that fails for no good reason is an error.
-fn tally(shots: &[Shot], (killing, killed): (Instant, Instant), back: Instant) -> Result<Tally> {
+fn tally(
+    records: &[RequestRecord],
+    (killing, killed): (Instant, Instant),
+    back: Instant,
+) -> Result<Tally> {
     let mut tally = Tally::default();
-    for shot in shots {
-        match &shot.outcome {
+    for record in records {
+        match &record.outcome {
             Outcome::Answered => tally.answered += 1,
             Outcome::Retryable(code) if code == "node_unreachable" => {
                 ensure!(
-                    shot.ended >= killing && shot.sent <= back,
-                    "refused while it was up: {shot:?}"
+                    record.ended >= killing && record.sent <= back,
+                    "refused while it was up: {record:?}"
                 );
                 tally.refused += 1;
             }
             Outcome::Retryable(code) if code == "upstream_broken" => {
                 ensure!(
-                    shot.sent <= killed && shot.ended >= killing,
-                    "lost, and was not in flight: {shot:?}"
+                    record.sent <= killed && record.ended >= killing,
+                    "lost, and was not in flight: {record:?}"
                 );
                 tally.lost += 1;
             }
-            other => anyhow::bail!("{other:?}: {shot:?}"),
+            other => anyhow::bail!("{other:?}: {record:?}"),
         }
     }
     Ok(tally)
