@@ -22,7 +22,7 @@ const SERVING_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the requests of a load ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct OutcomeCounts {
     answered: usize,
     /// In flight at the kill, answered "try again, if it does no harm twice".
     lost: usize,
@@ -76,10 +76,13 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
         "serving again only {took:?} after its start"
     );
 
-    let tally = tally(&records, (killing, killed), back.ended)?;
-    println!("{tally:?}");
-    assert_eq!(tally.answered + tally.lost + tally.refused, records.len());
-    ensure!(tally.answered >= 400 && tally.refused > 0, "{tally:?}");
+    let counts = count_outcomes(&records, (killing, killed), back.ended)?;
+    println!("{counts:?}");
+    assert_eq!(
+        counts.answered + counts.lost + counts.refused,
+        records.len()
+    );
+    ensure!(counts.answered >= 400 && counts.refused > 0, "{counts:?}");
     assert_eq!(
         pids(&cluster, 0).await?,
         before,
@@ -115,33 +118,33 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<RequestRec
 }
 
 /// Puts every request where it belongs; one that fails for no good reason is an error.
-fn tally(
+fn count_outcomes(
     records: &[RequestRecord],
     (killing, killed): (Instant, Instant),
     back: Instant,
-) -> Result<Tally> {
-    let mut tally = Tally::default();
+) -> Result<OutcomeCounts> {
+    let mut counts = OutcomeCounts::default();
     for record in records {
         match &record.outcome {
-            Outcome::Answered => tally.answered += 1,
+            Outcome::Answered => counts.answered += 1,
             Outcome::Retryable(code) if code == "node_unreachable" => {
                 ensure!(
                     record.ended >= killing && record.sent <= back,
                     "refused while it was up: {record:?}"
                 );
-                tally.refused += 1;
+                counts.refused += 1;
             }
             Outcome::Retryable(code) if code == "upstream_broken" => {
                 ensure!(
                     record.sent <= killed && record.ended >= killing,
                     "lost, and was not in flight: {record:?}"
                 );
-                tally.lost += 1;
+                counts.lost += 1;
             }
             other => anyhow::bail!("{other:?}: {record:?}"),
         }
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 #[tokio::test]
