@@ -47,24 +47,24 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         .await?;
     cluster.invoke(&server).await?;
     let names: Vec<String> = (0..CANARIES / 2).map(|n| format!("CANARY_{n}")).collect();
-    let said = ask(&cluster, &id, &json!({ "calls": [], "env": names })).await?;
+    let results = ask(&cluster, &id, &json!({ "calls": [], "env": names })).await?;
     for (name, value) in names.iter().zip(&canaries) {
         ensure!(
-            said.0["env"][name] == value.as_str(),
+            results.0["env"][name] == value.as_str(),
             "{name}: {}",
-            said.0["env"]
+            results.0["env"]
         );
     }
     ensure!(
-        said.0["files"]["canary"] == canaries[0].as_str(),
+        results.0["files"]["canary"] == canaries[0].as_str(),
         "{}",
-        said.0["files"]
+        results.0["files"]
     );
     let reads: Vec<Value> = (0..CANARIES)
         .map(|n| json!(["GET", format!("/secrets/v1/canary-{n}")]))
         .collect();
-    let said = calls(&cluster, &id, &json!(reads)).await?;
-    for ((status, value), canary) in said.answers().into_iter().zip(&canaries) {
+    let results = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in results.answers().into_iter().zip(&canaries) {
         ensure!(status == 200 && value == canary, "{status}");
     }
 
@@ -75,8 +75,8 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         ctl_with(&cluster, &["secret", "rotate", "zoo", &name, "-"], &value).await?;
         canaries.push(value);
     }
-    let said = calls(&cluster, &id, &json!(reads)).await?;
-    for ((status, value), canary) in said.answers().into_iter().zip(&canaries[CANARIES..]) {
+    let results = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in results.answers().into_iter().zip(&canaries[CANARIES..]) {
         ensure!(status == 200 && value == canary, "{status}");
     }
 
