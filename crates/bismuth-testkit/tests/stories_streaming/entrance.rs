@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem, text, with};
 
 /// What the function says about the request it got.
-struct Seen {
+struct EchoedRequest {
     target: String,
     headers: Vec<(String, String)>,
 }
 
-impl Seen {
+impl EchoedRequest {
     fn of(body: &[u8]) -> Result<Self> {
-        let seen: Value = serde_json::from_slice(body)?;
+        let echoed: Value = serde_json::from_slice(body)?;
         Ok(Self {
-            target: seen["target"].as_str().context("no target")?.to_owned(),
-            headers: serde_json::from_value(seen["headers"].clone())?,
+            target: echoed["target"].as_str().context("no target")?.to_owned(),
+            headers: serde_json::from_value(echoed["headers"].clone())?,
         })
     }
 
@@ -54,25 +54,25 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
         }
     })
     .await;
-    let seen = Seen::of(answer.body())?;
-    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    let echoed = EchoedRequest::of(answer.body())?;
+    ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
     for (name, value) in [
         ("host", "Shop.Example.COM.:8000"),
         ("x-forwarded-for", "127.0.0.1"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "Shop.Example.COM.:8000"),
     ] {
-        ensure!(seen.all(name) == [value], "{name}: {:?}", seen.headers);
+        ensure!(echoed.all(name) == [value], "{name}: {:?}", echoed.headers);
     }
     ensure!(
-        seen.all("x-secret").is_empty(),
+        echoed.all("x-secret").is_empty(),
         "a hop-by-hop header went on: {:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-forwarded-prefix").is_empty(),
+        echoed.all("x-forwarded-prefix").is_empty(),
         "{:?}",
-        seen.headers
+        echoed.headers
     );
 
     // By its id it is reachable all the same, and told what was taken off its path. A client's own
@@ -86,22 +86,22 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
         ],
     )
     .await?;
-    let seen = Seen::of(answer.body())?;
-    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    let echoed = EchoedRequest::of(answer.body())?;
+    ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
     ensure!(
-        seen.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
+        echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-forwarded-proto") == ["http"],
+        echoed.all("x-forwarded-proto") == ["http"],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-bismuth-container-id") != ["mine"],
+        echoed.all("x-bismuth-container-id") != ["mine"],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
 
     cluster.delete_function(&id).await?;
@@ -253,15 +253,15 @@ async fn a_head_that_the_frontend_takes_reaches_the_function() -> Result<()> {
         answer.status(),
         text(&answer)
     );
-    let seen = Seen::of(answer.body())?;
+    let echoed = EchoedRequest::of(answer.body())?;
     ensure!(
-        seen.all("cookie") == [cookie.as_str()],
+        echoed.all("cookie") == [cookie.as_str()],
         "the cookie is another"
     );
     ensure!(
-        names.iter().all(|name| seen.all(name) == ["v"]),
+        names.iter().all(|name| echoed.all(name) == ["v"]),
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     Ok(())
 }
