@@ -6,10 +6,10 @@
 //! tidy                               format, lints, docs, and the rules that no compiler checks
 //! ```
 
-mod arrows;
 mod build;
 mod circles;
 mod command;
+mod dependencies;
 mod packages;
 mod sources;
 mod test;

@@ -1,4 +1,4 @@
-//! Which crate may depend on which, and which outside library is fenced into which crate.
+//! Which crate may depend on which, and which outside library is restricted to which crate.
 //!
 //! ```text
 //! binaries ──► registry ──► model
@@ -8,7 +8,7 @@
 //!
 //! Below all of them is base, which any of them may use.
 //!
-//! `deny.toml` says the same about fences to those who use `cargo deny`.
+//! `deny.toml` says the same about restricted libraries to those who use `cargo deny`.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::command::{cargo, output};
 
 /// A crate of ours and those of ours that it may depend on.
-const ARROWS: &[(&str, &[&str])] = &[
+const ALLOWED: &[(&str, &[&str])] = &[
     (
         "bismuthfe",
         &[
@@ -120,8 +120,8 @@ const FOR_ALL: &[&str] = &["bismuth-base"];
 /// Every crate's tests may use these as well: svcprovider's ask it in the way of its clients.
 const FOR_TESTS: &[&str] = &["bismuth-testkit", "bismuth-operator"];
 
-/// A library that touches something dirty, and the only crates that may name it.
-const FENCES: &[(&str, &[&str])] = &[
+/// A library that reaches an outside system, and the only crates that may name it.
+const RESTRICTED: &[(&str, &[&str])] = &[
     ("zookeeper-client", &["bismuth-coord"]),
     (
         "containerd-client",
@@ -144,7 +144,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("s3s-fs", &["s3-server"]),
 ];
 
-/// Reads the workspace's metadata and reports every arrow that should not be.
+/// Reads the workspace's metadata and reports every dependency that is not allowed.
 pub(crate) fn check() -> Result<()> {
     let metadata =
         output(cargo().args(["metadata", "--locked", "--no-deps", "--format-version", "1"]))?;
@@ -187,9 +187,9 @@ fn dependencies(metadata: &Value) -> Result<Vec<Dependency>> {
                 dev,
             });
         }
-        if !ARROWS.iter().any(|(name, _)| *name == from) {
+        if !ALLOWED.iter().any(|(name, _)| *name == from) {
             bail!(
-                "{from} is not in the table of crates/xtask/src/arrows.rs: say what it may depend on"
+                "{from} is not in the table of crates/xtask/src/dependencies.rs: say what it may depend on"
             );
         }
     }
@@ -197,27 +197,27 @@ fn dependencies(metadata: &Value) -> Result<Vec<Dependency>> {
 }
 
 fn offences(dependencies: &[Dependency]) -> Vec<String> {
-    let ours: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    let ours: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
     let mut offences = Vec::new();
     for Dependency { from, to, dev } in dependencies {
         if ours.contains(to.as_str()) {
             let allowed = FOR_ALL.contains(&to.as_str())
-                || ARROWS
+                || ALLOWED
                     .iter()
                     .find(|(name, _)| name == from)
                     .is_some_and(|(_, allowed)| allowed.contains(&to.as_str()));
-            // A crate may turn on features of its own twin for its tests.
+            // A crate may turn on features of its own fake for its tests.
             let for_tests = *dev && (FOR_TESTS.contains(&to.as_str()) || from == to);
             if !allowed && !for_tests {
                 offences.push(format!("{from} may not depend on {to}"));
             }
         }
-        let fence = FENCES.iter().find(|(name, _)| name == to);
+        let restriction = RESTRICTED.iter().find(|(name, _)| name == to);
         if let Some((_, inside)) =
-            fence.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
+            restriction.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
         {
             offences.push(format!(
-                "{to} is fenced into {}; {from} names it",
+                "{to} is restricted to {}; {from} names it",
                 inside.join(" and ")
             ));
         }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn arrows_go_down_only() {
+    fn a_dependency_may_only_be_one_that_the_table_allows() {
         assert!(offences(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
         assert_eq!(
             offences(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fenced_library_is_named_by_its_crate_only() {
+    fn a_restricted_library_is_named_by_its_crate_only() {
         assert!(offences(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
         assert_eq!(
             offences(&dependency("bismuthd", "zookeeper-client", false)).len(),
