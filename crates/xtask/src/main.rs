@@ -7,8 +7,8 @@
 //! ```
 
 mod build;
-mod circles;
 mod command;
+mod cycles;
 mod dependencies;
 mod packages;
 mod sources;
@@ -56,7 +56,7 @@ enum Chore {
         #[arg(last = true)]
         nextest: Vec<String>,
     },
-    /// Check format, lints, docs, dependency arrows and fences, circles and words.
+    /// Check format, lints, docs, allowed dependencies, import cycles and listed names.
     Tidy {
         /// Only these: format, lints, docs, arrows, sources, circles, words, scripts, deny.toml.
         only: Vec<String>,

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{cargo, is_installed, root, run as start};
-use crate::{circles, dependencies, sources, words};
+use crate::{cycles, dependencies, sources, words};
 
 type Check = fn() -> Result<()>;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
         ("docs", docs),
         ("arrows", dependencies::check),
         ("sources", sources::check),
-        ("circles", circles::check),
+        ("circles", cycles::check),
         ("words", words::check),
         ("scripts", scripts),
         ("deny.toml", deny),
