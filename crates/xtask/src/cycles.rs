@@ -49,7 +49,7 @@ pub(crate) fn check() -> Result<()> {
     }
     let cycles: Vec<String> = crates
         .values()
-        .flat_map(|files| offences(files, EXCEPTED))
+        .flat_map(|files| violations(files, EXCEPTED))
         .collect();
     if cycles.is_empty() {
         Ok(())
@@ -59,7 +59,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// The cycles of one crate that are not excepted, each with what ties it.
-fn offences(files: &[paths::File], excepted: &[&[&str]]) -> Vec<String> {
+fn violations(files: &[paths::File], excepted: &[&[&str]]) -> Vec<String> {
     let edges = paths::edges(files);
     let is_excepted = |cycle: &BTreeSet<&str>| {
         let within = |names: &&[&str]| cycle.iter().all(|file| names.contains(file));
@@ -130,7 +130,7 @@ mod tests {
                 paths::File::new(Path::new(path), Path::new("src"), (*source).to_owned())
             })
             .collect();
-        offences(&files, &[&["src/x.rs", "src/y.rs", "src/z.rs"]])
+        violations(&files, &[&["src/x.rs", "src/y.rs", "src/z.rs"]])
     }
 
     #[test]

@@ -150,11 +150,11 @@ pub(crate) fn check() -> Result<()> {
         output(cargo().args(["metadata", "--locked", "--no-deps", "--format-version", "1"]))?;
     let metadata: Value =
         serde_json::from_str(&metadata).context("parse the output of cargo metadata")?;
-    let offences = offences(&dependencies(&metadata)?);
-    if offences.is_empty() {
+    let violations = violations(&dependencies(&metadata)?);
+    if violations.is_empty() {
         Ok(())
     } else {
-        bail!("{}", offences.join("\n"))
+        bail!("{}", violations.join("\n"))
     }
 }
 
@@ -196,9 +196,9 @@ fn dependencies(metadata: &Value) -> Result<Vec<Dependency>> {
     Ok(found)
 }
 
-fn offences(dependencies: &[Dependency]) -> Vec<String> {
+fn violations(dependencies: &[Dependency]) -> Vec<String> {
     let ours: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
-    let mut offences = Vec::new();
+    let mut violations = Vec::new();
     for Dependency { from, to, dev } in dependencies {
         if ours.contains(to.as_str()) {
             let allowed = FOR_ALL.contains(&to.as_str())
@@ -209,20 +209,20 @@ fn offences(dependencies: &[Dependency]) -> Vec<String> {
             // A crate may turn on features of its own fake for its tests.
             let for_tests = *dev && (FOR_TESTS.contains(&to.as_str()) || from == to);
             if !allowed && !for_tests {
-                offences.push(format!("{from} may not depend on {to}"));
+                violations.push(format!("{from} may not depend on {to}"));
             }
         }
         let restriction = RESTRICTED.iter().find(|(name, _)| name == to);
         if let Some((_, inside)) =
             restriction.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
         {
-            offences.push(format!(
+            violations.push(format!(
                 "{to} is restricted to {}; {from} names it",
                 inside.join(" and ")
             ));
         }
     }
-    offences
+    violations
 }
 
 #[cfg(test)]
@@ -239,40 +239,40 @@ mod tests {
 
     #[test]
     fn a_dependency_may_only_be_one_that_the_table_allows() {
-        assert!(offences(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
+        assert!(violations(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
+            violations(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
             1
         );
         assert_eq!(
-            offences(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
+            violations(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
             1
         );
     }
 
     #[test]
     fn any_crate_may_use_base_and_base_uses_none() {
-        assert!(offences(&dependency("bismuth-model", "bismuth-base", false)).is_empty());
+        assert!(violations(&dependency("bismuth-model", "bismuth-base", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-base", "bismuth-model", false)).len(),
+            violations(&dependency("bismuth-base", "bismuth-model", false)).len(),
             1
         );
     }
 
     #[test]
     fn the_testkit_is_for_tests_only() {
-        assert!(offences(&dependency("bismuth-coord", "bismuth-testkit", true)).is_empty());
+        assert!(violations(&dependency("bismuth-coord", "bismuth-testkit", true)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-coord", "bismuth-testkit", false)).len(),
+            violations(&dependency("bismuth-coord", "bismuth-testkit", false)).len(),
             1
         );
     }
 
     #[test]
     fn a_restricted_library_is_named_by_its_crate_only() {
-        assert!(offences(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
+        assert!(violations(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuthd", "zookeeper-client", false)).len(),
+            violations(&dependency("bismuthd", "zookeeper-client", false)).len(),
             1
         );
     }

@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result<()> {
     for path in rust_sources()? {
         let source = fs::read_to_string(root().join(&path))
             .with_context(|| format!("read {}", path.display()))?;
-        found.extend(offences(&words, &path, &source));
+        found.extend(violations(&words, &path, &source));
     }
     if found.is_empty() {
         Ok(())
@@ -53,7 +53,7 @@ fn parse(text: &str) -> Result<BTreeMap<&str, &str>> {
     Ok(words)
 }
 
-fn offences(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<String> {
+fn violations(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<String> {
     let path = path.display();
     let says = |word: &str, line: usize| {
         let instead = words.get(word)?;
@@ -86,7 +86,7 @@ mod tests {
     const WORDS: &str = "# What was, and what is.\nCrowd  ConnectionLimiter\nshelf a pool # of what is idle\nMeans\n";
 
     fn found(path: &str, source: &str) -> Vec<String> {
-        offences(&parse(WORDS).unwrap(), Path::new(path), source)
+        violations(&parse(WORDS).unwrap(), Path::new(path), source)
     }
 
     #[test]
