@@ -49,7 +49,7 @@ pub enum Backlog {
     /// They stay in the backlog until there is a permit, also at the shutdown. For a socket that another process holds,
     /// too, so that what this one does not accept waits for the next one: both bismuthd and svcprovider hold a container's
     /// service socket, and it outlives either.
-    Leave,
+    Retain,
 }
 
 /// The bounds of a listener's connections.
@@ -124,7 +124,7 @@ impl Running {
         loop {
             let early_permit = match self.bounds.backlog {
                 Backlog::Serve => None,
-                Backlog::Leave => tokio::select! {
+                Backlog::Retain => tokio::select! {
                     permit = self.limiter.wait() => Some(permit),
                     () = shutdown.cancelled() => return None,
                 },

@@ -174,7 +174,7 @@ async fn a_shared_socket_keeps_its_backlog_for_the_next_process() {
     listener.set_nonblocking(true).expect("a socket");
     let other_process = listener.try_clone().expect("a descriptor");
     let bounds = AcceptLoop {
-        backlog: Backlog::Leave,
+        backlog: Backlog::Retain,
         ..BOUNDS
     };
     let served = Served::on(TcpListener::from_std(listener).expect("a socket"), bounds);
