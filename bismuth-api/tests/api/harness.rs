@@ -24,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 
 /// A running API and what it stands on.
-pub struct World {
+pub struct Harness {
     pub tree: MemoryTree,
     pub registry: Registry,
     pub api: Running,
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-impl World {
+impl Harness {
     /// With these nodes, alive.
     pub async fn with_nodes(nodes: &[Ipv4Addr]) -> Self {
         Self::start(nodes, &[]).await

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{NODE, SOON, World, definition};
+use crate::harness::{Harness, NODE, SOON, definition};
 
 const CANARY: &str = "canary-5d20ab";
 
@@ -66,7 +66,7 @@ impl Provider {
 }
 
 /// An API that asks the svcprovider at `url`.
-async fn world_at(url: &str, provider: &Provider) -> World {
+async fn start_at(url: &str, provider: &Provider) -> Harness {
     let file = provider.token_file();
     let flags = [
         "--svcprovider",
@@ -74,13 +74,13 @@ async fn world_at(url: &str, provider: &Provider) -> World {
         "--svcprovider-token-file",
         file.to_str().unwrap(),
     ];
-    World::start(&[NODE], &flags).await
+    Harness::start(&[NODE], &flags).await
 }
 
-async fn start() -> (World, Provider) {
+async fn start() -> (Harness, Provider) {
     let provider = Provider::start().await;
     (
-        world_at(&provider.services.url(), &provider).await,
+        start_at(&provider.services.url(), &provider).await,
         provider,
     )
 }
@@ -127,8 +127,8 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
         }
     });
     let stub = stub.await.unwrap();
-    let world = world_at(&stub.url(), &provider).await;
-    let api = &world.api;
+    let harness = start_at(&stub.url(), &provider).await;
+    let api = &harness.api;
     let path = "/group/shop/secret/db%2Fpass%20word";
     let name = "db/pass word";
     let made = api.call(Method::PUT, path, "one").await;
@@ -149,9 +149,9 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
 
 #[tokio::test]
 async fn what_svcprovider_refuses_is_refused_in_its_words() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let path = "/group/shop/secret/none/rotate";
-    let answer = world.api.call(Method::POST, path, "x").await;
+    let answer = harness.api.call(Method::POST, path, "x").await;
     assert_eq!(answer.0.status(), 404);
     assert_eq!(answer.0.headers()["x-bismuth-error"], "unknown_secret");
     let problem: Value = serde_json::from_str(&answer.text()).unwrap();
@@ -165,11 +165,11 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
         answer.0.headers()["x-request-id"].to_str().unwrap()
     );
     let path = "/group/shop/secret/password";
-    let answer = world.api.call(Method::PUT, path, "").await;
+    let answer = harness.api.call(Method::PUT, path, "").await;
     assert_eq!(answer.0.status(), 400);
     let away = away().await;
-    let world = world_at(&away.url(), &provider).await;
-    let answer = world.api.get("/group/shop/secret").await;
+    let harness = start_at(&away.url(), &provider).await;
+    let answer = harness.api.get("/group/shop/secret").await;
     assert_eq!(answer.0.status(), 503);
     assert_eq!(answer.0.headers()["retry-after"], "1");
     assert_eq!(answer.0.headers()["x-bismuth-error"], "store_unavailable");
@@ -177,23 +177,23 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
 
 #[tokio::test]
 async fn what_cannot_be_a_secret_is_not_passed_on() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let large = "x".repeat(64 * 1024 + 1);
     let path = "/group/shop/secret/password";
-    world
+    harness
         .api
         .call(Method::PUT, path, large.clone())
         .await
         .problem(413, "secret_too_large");
     for group in ["..", "a%2Fb", "%20"] {
         let path = format!("/group/{group}/secret/password");
-        world
+        harness
             .api
             .call(Method::PUT, &path, "x")
             .await
             .problem(404, "malformed_group");
     }
-    let foreign = world
+    let foreign = harness
         .api
         .request(Method::PUT, path)
         .header("origin", "http://elsewhere.example")
@@ -201,7 +201,7 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
         .unwrap();
     assert_eq!(client::send_whole(foreign).await.unwrap().status(), 403);
     assert!(provider.groups().await.is_empty());
-    let whole = world
+    let whole = harness
         .api
         .call(Method::PUT, path, large[1..].to_owned())
         .await;
@@ -210,26 +210,26 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
 
 #[tokio::test]
 async fn without_svcprovider_calls_about_secrets_are_503_within_a_second_and_others_work() {
-    let (world, mut provider) = start().await;
+    let (harness, mut provider) = start().await;
     provider.stop().await;
     for (method, path, _) in calls() {
         let begun = Instant::now();
-        let answer = world.api.call(method.clone(), path, "x").await;
+        let answer = harness.api.call(method.clone(), path, "x").await;
         let problem = answer.problem(503, "svcprovider_unavailable");
         assert!(begun.elapsed() < Duration::from_secs(1), "{method} {path}");
         assert_eq!(problem["retryable"], true);
         assert_eq!(answer.0.headers()["retry-after"], "1");
     }
-    world.create(&definition()).await;
+    harness.create(&definition()).await;
 }
 
 #[tokio::test]
 async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     provider.fall_silent();
     for (method, path, changes) in calls() {
         let begun = Instant::now();
-        let answer = world.api.call(method.clone(), path, "x").await;
+        let answer = harness.api.call(method.clone(), path, "x").await;
         assert!(begun.elapsed() < Duration::from_secs(1), "{method} {path}");
         if changes {
             answer.problem(503, "outcome_unknown");
@@ -241,19 +241,19 @@ async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
 
 #[tokio::test]
 async fn the_token_may_come_later_and_change() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let file = provider.token_file();
     let (token, aside) = (std::fs::read(&file).unwrap(), file.with_extension("aside"));
     std::fs::rename(&file, &aside).unwrap();
     let path = "/group/shop/secret";
-    let list = async || world.api.get(path).await;
+    let list = async || harness.api.get(path).await;
     let problem = list().await.problem(503, "svcprovider_token");
     let detail = problem["detail"].as_str().unwrap().to_owned();
     assert!(
         detail.contains("no token file") && detail.contains("operator.token"),
         "{detail}"
     );
-    world.create(&definition()).await;
+    harness.create(&definition()).await;
     std::fs::rename(&aside, &file).unwrap();
     std::fs::write(&file, "another").unwrap();
     list().await.problem(503, "svcprovider_token");
@@ -263,11 +263,11 @@ async fn the_token_may_come_later_and_change() {
 
 #[tokio::test]
 async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_for() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let mut shared = definition();
     shared["svc_group_id"] = json!("shop");
-    let (first, second) = (world.create(&shared).await, world.create(&shared).await);
-    let alone = world.create(&definition()).await;
+    let (first, second) = (harness.create(&shared).await, harness.create(&shared).await);
+    let alone = harness.create(&definition()).await;
     for group in ["shop".to_owned(), alone.to_string()] {
         let put = Call::kv(Method::PUT, &group.parse().unwrap(), "k");
         let value = Full::new(Bytes::from("x"));
@@ -275,7 +275,7 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
     }
     let delete = async |id, query: &str| {
         let path = format!("/function/{id}{query}");
-        world.api.call(Method::DELETE, &path, "").await
+        harness.api.call(Method::DELETE, &path, "").await
     };
     delete(first, "?purge=perhaps")
         .await
@@ -303,17 +303,17 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
 
 #[tokio::test]
 async fn a_function_whose_data_cannot_be_deleted_stays_too() {
-    let (world, mut provider) = start().await;
-    let id = world.create(&definition()).await;
+    let (harness, mut provider) = start().await;
+    let id = harness.create(&definition()).await;
     provider.stop().await;
     let path = format!("/function/{id}");
     let purge = format!("{path}?purge=true");
-    world
+    harness
         .api
         .call(Method::DELETE, &purge, "")
         .await
         .problem(503, "svcprovider_unavailable");
-    world.api.get(&path).await.ok();
+    harness.api.get(&path).await.ok();
 }
 
 /// The program itself with all that it can log, and no ZooKeeper, which secrets do not need.
