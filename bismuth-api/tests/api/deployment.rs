@@ -5,7 +5,7 @@ use bismuth_testkit::eventually;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, NODE, Running, SOON, definition};
+use crate::harness::{Harness, NODE, RunningApi, SOON, definition};
 
 async fn put(harness: &Harness, id: FunctionId, body: impl ToString) -> Value {
     harness
@@ -142,7 +142,7 @@ async fn an_api_that_was_killed_in_a_rollout_goes_on_with_it() {
     let (id, _) = deployed(&harness).await;
     put(&harness, id, "").await;
     let new = harness.newest(id).await[0];
-    std::mem::replace(&mut harness.api, Running::start(&harness.tree, &[]))
+    std::mem::replace(&mut harness.api, RunningApi::start(&harness.tree, &[]))
         .stop()
         .await;
     harness.say(new, ContainerState::Running, None).await;
@@ -157,11 +157,11 @@ async fn a_rollout_that_became_ready_while_no_api_ran_is_finished_at_the_start()
     put(&harness, id, "").await;
     let new = harness.newest(id).await[0];
     // One that knows another, empty environment takes the place of the first.
-    let idle = Running::start_on(bismuth_coord::MemoryTree::new(), &[]);
+    let idle = RunningApi::start_on(bismuth_coord::MemoryTree::new(), &[]);
     std::mem::replace(&mut harness.api, idle).stop().await;
     harness.say(new, ContainerState::Running, None).await;
     assert_eq!(harness.routed(id).await, [old]);
-    let api = Running::start(&harness.tree, &[]);
+    let api = RunningApi::start(&harness.tree, &[]);
     routed_to(&harness, id, &[new]).await;
     slots_are(&harness, id, &[new]).await;
     api.stop().await;
@@ -191,7 +191,7 @@ async fn a_session_that_ends_in_a_rollout_does_not_end_the_rollout() {
     let mut harness = Harness::with_nodes(&[NODE]).await;
     let (id, _) = deployed(&harness).await;
     let tree = harness.tree.another_session();
-    let api = Running::start_on(tree.clone(), &[]);
+    let api = RunningApi::start_on(tree.clone(), &[]);
     std::mem::replace(&mut harness.api, api).stop().await;
     put(&harness, id, "").await;
     let new = harness.newest(id).await[0];
@@ -206,7 +206,7 @@ async fn a_session_that_ends_in_a_rollout_does_not_end_the_rollout() {
 #[tokio::test]
 async fn two_apis_roll_out_side_by_side() {
     let harness = Harness::with_nodes(&[NODE]).await;
-    let second = Running::start(&harness.tree, &[]);
+    let second = RunningApi::start(&harness.tree, &[]);
     let (id, _) = deployed(&harness).await;
     for _ in 0..3 {
         put(&harness, id, "").await;

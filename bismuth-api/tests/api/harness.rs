@@ -27,18 +27,18 @@ pub const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 pub struct Harness {
     pub tree: MemoryTree,
     pub registry: Registry,
-    pub api: Running,
+    pub api: RunningApi,
     _announcements: Vec<Announcement>,
 }
 
 /// One API process, so to say.
-pub struct Running {
+pub struct RunningApi {
     address: SocketAddr,
     shutdown: Shutdown,
     work: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Running {
+impl RunningApi {
     /// With a session of its own.
     pub fn start(tree: &MemoryTree, more: &[&str]) -> Self {
         Self::start_on(tree.another_session(), more)
@@ -139,7 +139,7 @@ impl Harness {
             registry.provision_node(*ip).await.unwrap();
             announcements.push(registry.announce_node(*ip, &facts()).await.unwrap());
         }
-        let api = Running::start(&tree, args);
+        let api = RunningApi::start(&tree, args);
         Self {
             tree,
             registry,

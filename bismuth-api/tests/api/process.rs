@@ -6,10 +6,10 @@ use bismuth_testkit::eventually;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, NODE, Running, SOON, definition};
+use crate::harness::{Harness, NODE, RunningApi, SOON, definition};
 use bismuth_coord::MemoryTree;
 
-async fn ready(api: &Running) -> Result<(), String> {
+async fn ready(api: &RunningApi) -> Result<(), String> {
     let answer = api.get("/readyz").await;
     if answer.0.status() == 200 {
         Ok(())
@@ -18,7 +18,7 @@ async fn ready(api: &Running) -> Result<(), String> {
     }
 }
 
-async fn not_ready(api: &Running, reason: &str) -> Result<(), String> {
+async fn not_ready(api: &RunningApi, reason: &str) -> Result<(), String> {
     match ready(api).await {
         Err(text) if text.contains(reason) => Ok(()),
         other => Err(format!("{other:?}")),
@@ -28,7 +28,7 @@ async fn not_ready(api: &Running, reason: &str) -> Result<(), String> {
 #[tokio::test]
 async fn it_is_ready_when_the_environment_is_there() {
     let tree = MemoryTree::new();
-    let api = Running::start(&tree, &[]);
+    let api = RunningApi::start(&tree, &[]);
     eventually("it says what is missing", SOON, || {
         not_ready(&api, "bismuthctl bootstrap")
     })
@@ -48,7 +48,7 @@ async fn without_zookeeper_every_call_is_503_within_a_second() {
     harness.api.stop().await;
     let tree = harness.tree.another_session();
     tree.disconnect();
-    let api = Running::start_on(tree.clone(), &[]);
+    let api = RunningApi::start_on(tree.clone(), &[]);
     eventually("it says so", SOON, || {
         not_ready(&api, "ZooKeeper does not answer")
     })
