@@ -43,7 +43,9 @@ async fn slots_are(harness: &Harness, id: FunctionId, wanted: &[Backend]) {
 async fn deployed(harness: &Harness) -> (FunctionId, Backend) {
     let id = harness.create(&definition()).await;
     let slot = harness.newest(id).await[0];
-    harness.say(slot, ContainerState::Running, None).await;
+    harness
+        .report_status(slot, ContainerState::Running, None)
+        .await;
     (id, slot)
 }
 
@@ -76,9 +78,13 @@ async fn requests_move_when_the_new_revision_runs_and_the_old_slots_go() {
         (&json!(true), &json!("Running"))
     );
 
-    harness.say(new, ContainerState::Starting, None).await;
+    harness
+        .report_status(new, ContainerState::Starting, None)
+        .await;
     assert_eq!(harness.routed(id).await, [old]);
-    harness.say(new, ContainerState::Running, None).await;
+    harness
+        .report_status(new, ContainerState::Running, None)
+        .await;
     routed_to(&harness, id, &[new]).await;
     slots_are(&harness, id, &[new]).await;
 }
@@ -101,7 +107,7 @@ async fn a_revision_that_fails_is_shown_and_the_old_one_goes_on() {
     put(&harness, id, "").await;
     let bad = harness.newest(id).await[0];
     harness
-        .say(bad, ContainerState::Failed, Some("exited with 1"))
+        .report_status(bad, ContainerState::Failed, Some("exited with 1"))
         .await;
     let shown = harness.api.get(&format!("/function/{id}")).await.ok();
     assert_eq!(
@@ -117,7 +123,9 @@ async fn a_revision_that_fails_is_shown_and_the_old_one_goes_on() {
     let good = harness.newest(id).await[0];
     slots_are(&harness, id, &[good, old]).await;
     assert_eq!(harness.routed(id).await, [old]);
-    harness.say(good, ContainerState::Running, None).await;
+    harness
+        .report_status(good, ContainerState::Running, None)
+        .await;
     routed_to(&harness, id, &[good]).await;
     slots_are(&harness, id, &[good]).await;
 }
@@ -130,9 +138,13 @@ async fn all_instances_must_run_before_requests_move() {
     more["max_instances"] = json!(2);
     put(&harness, id, more).await;
     let new = harness.newest(id).await;
-    harness.say(new[0], ContainerState::Running, None).await;
+    harness
+        .report_status(new[0], ContainerState::Running, None)
+        .await;
     assert_eq!(harness.routed(id).await, [old]);
-    harness.say(new[1], ContainerState::Running, None).await;
+    harness
+        .report_status(new[1], ContainerState::Running, None)
+        .await;
     routed_to(&harness, id, &new).await;
 }
 
@@ -145,7 +157,9 @@ async fn an_api_that_was_killed_in_a_rollout_goes_on_with_it() {
     std::mem::replace(&mut harness.api, RunningApi::start(&harness.tree, &[]))
         .stop()
         .await;
-    harness.say(new, ContainerState::Running, None).await;
+    harness
+        .report_status(new, ContainerState::Running, None)
+        .await;
     routed_to(&harness, id, &[new]).await;
     slots_are(&harness, id, &[new]).await;
 }
@@ -159,7 +173,9 @@ async fn a_rollout_that_became_ready_while_no_api_ran_is_finished_at_the_start()
     // One that knows another, empty environment takes the place of the first.
     let idle = RunningApi::start_on(bismuth_coord::MemoryTree::new(), &[]);
     std::mem::replace(&mut harness.api, idle).stop().await;
-    harness.say(new, ContainerState::Running, None).await;
+    harness
+        .report_status(new, ContainerState::Running, None)
+        .await;
     assert_eq!(harness.routed(id).await, [old]);
     let api = RunningApi::start(&harness.tree, &[]);
     routed_to(&harness, id, &[new]).await;
@@ -181,7 +197,9 @@ async fn a_revision_that_another_program_wrote_is_rolled_out_too() {
         .replace_definition(id, &function.record.definition, function.version, &[slot])
         .await
         .unwrap();
-    harness.say(slot, ContainerState::Running, None).await;
+    harness
+        .report_status(slot, ContainerState::Running, None)
+        .await;
     routed_to(&harness, id, &[slot]).await;
     slots_are(&harness, id, &[slot]).await;
 }
@@ -197,7 +215,9 @@ async fn a_session_that_ends_in_a_rollout_does_not_end_the_rollout() {
     let new = harness.newest(id).await[0];
     tree.disconnect();
     tree.expire();
-    harness.say(new, ContainerState::Running, None).await;
+    harness
+        .report_status(new, ContainerState::Running, None)
+        .await;
     tree.reconnect();
     routed_to(&harness, id, &[new]).await;
     slots_are(&harness, id, &[new]).await;
@@ -211,7 +231,9 @@ async fn two_apis_roll_out_side_by_side() {
     for _ in 0..3 {
         put(&harness, id, "").await;
         let new = harness.newest(id).await[0];
-        harness.say(new, ContainerState::Running, None).await;
+        harness
+            .report_status(new, ContainerState::Running, None)
+            .await;
         routed_to(&harness, id, &[new]).await;
         slots_are(&harness, id, &[new]).await;
     }

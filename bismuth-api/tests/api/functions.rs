@@ -40,7 +40,7 @@ async fn a_function_is_created_read_listed_and_deleted() {
     );
 
     harness
-        .say(
+        .report_status(
             slot,
             ContainerState::Failed,
             Some("there is no /bin/ls in the image"),

@@ -157,8 +157,8 @@ impl Harness {
         made["id"].as_str().unwrap().parse().unwrap()
     }
 
-    /// As the node would say it.
-    pub async fn say(&self, slot: Backend, state: ContainerState, reason: Option<&str>) {
+    /// Writes the status of a slot, as its node does.
+    pub async fn report_status(&self, slot: Backend, state: ContainerState, reason: Option<&str>) {
         let status = ContainerStatus {
             state,
             reason: reason.map(str::to_owned),
