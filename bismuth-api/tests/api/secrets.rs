@@ -44,7 +44,7 @@ impl Provider {
     }
 
     /// It takes connections and never answers.
-    fn fall_silent(&self) {
+    fn pause(&self) {
         self.services.daemon().process().unwrap().pause().unwrap();
     }
 
@@ -226,7 +226,7 @@ async fn without_svcprovider_calls_about_secrets_are_503_within_a_second_and_oth
 #[tokio::test]
 async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
     let (harness, provider) = start().await;
-    provider.fall_silent();
+    provider.pause();
     for (method, path, changes) in calls() {
         let begun = Instant::now();
         let answer = harness.api.call(method.clone(), path, "x").await;
@@ -317,12 +317,12 @@ async fn a_function_whose_data_cannot_be_deleted_stays_too() {
 }
 
 /// The program itself with all that it can log, and no ZooKeeper, which secrets do not need.
-struct Program {
+struct ApiProcess {
     child: tokio::process::Child,
     listen: String,
 }
 
-impl Program {
+impl ApiProcess {
     async fn start(provider_url: &str, provider: &Provider) -> Self {
         let (port, nobody) = (ports::reserve().unwrap(), ports::reserve().unwrap());
         let (listen, zookeeper) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{nobody}"));
@@ -350,20 +350,20 @@ impl Program {
         format!("http://{}{path}", self.listen)
     }
 
-    /// Makes every call, and returns all that it said: answers, metrics and log.
-    async fn all_said(mut self) -> Vec<u8> {
-        let mut said = Vec::new();
+    /// Makes every call, and returns all of its output: answers, metrics and log.
+    async fn all_output(mut self) -> Vec<u8> {
+        let mut output = Vec::new();
         for (method, path, _) in calls() {
             let request = Request::builder().method(method).uri(self.url(path));
             let request = request.body(full(CANARY)).unwrap();
-            said.extend_from_slice(client::send_whole(request).await.unwrap().body());
+            output.extend_from_slice(client::send_whole(request).await.unwrap().body());
         }
-        said.extend_from_slice(client::get(&self.url("/metrics")).await.unwrap().body());
+        output.extend_from_slice(client::get(&self.url("/metrics")).await.unwrap().body());
         self.child.start_kill().unwrap();
-        let output = self.child.wait_with_output().await.unwrap();
-        said.extend(output.stdout);
-        said.extend(output.stderr);
-        said
+        let ended = self.child.wait_with_output().await.unwrap();
+        output.extend(ended.stdout);
+        output.extend(ended.stderr);
+        output
     }
 }
 
@@ -371,23 +371,23 @@ impl Program {
 async fn neither_a_secret_nor_the_token_is_logged_counted_or_answered() {
     let (provider, away) = (Provider::start().await, away().await);
     let url = provider.services.url();
-    let mut said = Program::start(&url, &provider).await.all_said().await;
+    let mut output = ApiProcess::start(&url, &provider).await.all_output().await;
     assert!(provider.groups().await.is_empty(), "it was set and deleted");
-    said.extend(
-        Program::start(&away.url(), &provider)
+    output.extend(
+        ApiProcess::start(&away.url(), &provider)
             .await
-            .all_said()
+            .all_output()
             .await,
     );
-    provider.fall_silent();
-    said.extend(Program::start(&url, &provider).await.all_said().await);
-    let said = String::from_utf8_lossy(&said);
+    provider.pause();
+    output.extend(ApiProcess::start(&url, &provider).await.all_output().await);
+    let output = String::from_utf8_lossy(&output);
     assert!(
-        said.contains("secret rotated") && said.contains("DEBUG"),
-        "{said}"
+        output.contains("secret rotated") && output.contains("DEBUG"),
+        "{output}"
     );
     let token = provider.services.token().unwrap();
     for word in [CANARY, &token] {
-        assert!(!said.contains(word), "{word} is in\n{said}");
+        assert!(!output.contains(word), "{word} is in\n{output}");
     }
 }
