@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_form_is_that_of_all_programs() {
+    async fn a_problem_has_the_same_form_as_in_all_programs() {
         let id = HeaderValue::from_static("17");
         let ours = Problem::unavailable("why").render(&id);
         let theirs = bismuth_http::Problem::new(

@@ -424,7 +424,7 @@ async fn instances_are_spread_over_nodes() {
 }
 
 #[tokio::test]
-async fn without_a_node_the_reason_is_said() {
+async fn without_a_suitable_node_the_reason_is_answered() {
     let harness = Harness::with_nodes(&[]).await;
     let create = || {
         harness

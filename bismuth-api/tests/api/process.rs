@@ -85,7 +85,7 @@ async fn without_zookeeper_every_call_is_503_within_a_second() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_by_their_pattern() {
+async fn calls_are_counted_by_route_pattern() {
     let harness = Harness::with_nodes(&[NODE]).await;
     harness.create(&definition()).await;
     harness

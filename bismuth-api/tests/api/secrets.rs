@@ -148,7 +148,7 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_svcprovider_refuses_is_refused_in_its_words() {
+async fn a_refusal_of_svcprovider_is_answered_with_its_code_and_detail() {
     let (harness, provider) = start().await;
     let path = "/group/shop/secret/none/rotate";
     let answer = harness.api.call(Method::POST, path, "x").await;
@@ -176,7 +176,7 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_secret_is_not_passed_on() {
+async fn a_malformed_secret_is_refused_without_asking_svcprovider() {
     let (harness, provider) = start().await;
     let large = "x".repeat(64 * 1024 + 1);
     let path = "/group/shop/secret/password";

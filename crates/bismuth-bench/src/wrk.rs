@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_wrk_writes_is_understood() {
+    fn the_output_of_wrk_is_parsed() {
         let text = "  Latency Distribution\n     50%  254.00us\n     75%    1.1ms\n     99%    1.50ms\n\
             \x20 100247 requests in 2.00s, 1.1MB read\nRequests/sec:  50123.45\n";
         let load = WrkResult {

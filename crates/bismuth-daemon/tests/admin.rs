@@ -114,7 +114,7 @@ async fn other_paths_and_methods_are_told_what_there_is() {
 }
 
 #[tokio::test]
-async fn it_is_unready_while_ending_and_then_gone() {
+async fn readiness_ends_with_the_shutdown_and_then_the_listener_closes() {
     let server = serve(Registry::default());
     server.shutdown.trigger();
     assert_eq!(

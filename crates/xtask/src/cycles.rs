@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn three_files_in_a_cycle_are_found_with_the_names_that_tie_them() {
+    fn three_files_in_a_cycle_are_found_with_the_names_they_import() {
         let cycles = found(&[
             ("src/lib.rs", "mod a; mod b; pub mod c;"),
             ("src/a.rs", "use crate::b::{B, other::{self as o, O}};"),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_and_what_is_below_it_are_one_thing() {
+    fn a_module_and_its_submodules_count_as_one() {
         let files = [
             ("src/lib.rs", "mod a;"),
             ("src/a.rs", "mod b; mod c; use b::B; use self::c::C;"),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_parent_hands_on_is_its_own_files() {
+    fn a_reexported_name_belongs_to_the_file_that_defines_it() {
         let cycles = found(&[
             ("src/lib.rs", "mod a; mod b; mod c; pub use a::A; use c::C;"),
             ("src/a.rs", "use crate::b::B;"),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_tests_use_ties_nothing() {
+    fn imports_that_only_tests_use_make_no_cycle() {
         let files = [
             ("src/lib.rs", "mod a; mod b; mod c; #[cfg(test)] mod d;"),
             ("src/a.rs", "use crate::b::B;"),

@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn other_names_variables_and_what_is_said_of_them_pass() {
+    fn other_names_variables_and_comments_pass() {
         let source = "/// No struct Crowd.\nstruct Crowds; fn f(shelf: u8) -> Means { \"mod shelf\"; g.shelf() }";
         assert_eq!(found("a/src/shelves.rs", source), [""; 0]);
     }
 
     #[test]
-    fn a_list_that_cannot_be_meant_is_refused() {
+    fn a_malformed_list_is_refused() {
         assert!(parse("two-words\n").is_err());
         assert!(parse("Crowd\nCrowd again\n").is_err());
     }

@@ -10,7 +10,7 @@ use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem}
 const NOBODY: &str = "0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_leads_to_no_function_is_not_found_and_a_function_without_backends_is_unavailable()
+async fn a_request_for_no_function_is_not_found_and_one_for_a_function_without_backends_is_unavailable()
 -> Result<()> {
     let cluster = Cluster::start().await?;
     let ask = async |path: &str| client::get(&cluster.frontend_url(path)).await;

@@ -61,7 +61,7 @@ fn of_image(reference: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_had_fails_with_the_words_of_the_registry() -> Result<()> {
+async fn an_image_that_cannot_be_pulled_fails_with_the_error_of_the_registry() -> Result<()> {
     let broken = Image::builder()
         .file("bin/true", 0o755, b"not long for this world")
         .build()?;

@@ -194,7 +194,7 @@ async fn what_was_unassigned_while_bismuthd_was_down_is_removed_and_the_rest_ado
 }
 
 #[tokio::test]
-async fn a_routed_container_whose_note_is_damaged_runs_on_until_a_deployment_replaces_it()
+async fn a_routed_container_whose_slot_json_is_damaged_runs_on_until_a_deployment_replaces_it()
 -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let id = cluster.deploy(&server(&[])).await?;

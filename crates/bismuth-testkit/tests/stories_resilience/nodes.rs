@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode};
 use crate::support::{SOON, answers_soon, only_slot, server, shown, slots};
 
 #[tokio::test]
-async fn functions_are_placed_apart_and_a_node_that_is_down_is_gone_around() -> Result<()> {
+async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Result<()> {
     let mut cluster = Cluster::builder().nodes(3).start().await?;
     let first = cluster.deploy(&server(&[])).await?;
     let second = cluster.deploy(&server(&[])).await?;

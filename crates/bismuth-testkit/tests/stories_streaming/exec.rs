@@ -354,7 +354,8 @@ async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_left_over_neither_delays_the_answer_nor_outlives_it_on_a_busy_container() -> Result<()> {
+async fn a_background_process_neither_delays_the_answer_nor_outlives_it_on_a_busy_container()
+-> Result<()> {
     let cluster = Cluster::start().await?;
     // The sixth number of a process is its session, proc_pid_stat(5): it is a daemon by then.
     let is_daemon = r#"until [ "$(cut -d' ' -f6 /proc/$!/stat)" = $! ]; do :; done;"#;
