@@ -1,4 +1,4 @@
-//! The readiness condition: there is a session with ZooKeeper and the environment is there.
+//! The readiness condition: a ZooKeeper session, and an environment that exists.
 
 use std::time::Duration;
 

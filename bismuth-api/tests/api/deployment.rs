@@ -1,4 +1,4 @@
-//! Redeploying: the new revision is proven before requests go there, and the old one stays as long as it is needed.
+//! Deployments: requests move to a new revision once it is proven, and the old slots stay until then.
 
 use bismuth_model::{Backend, ContainerState, FunctionId};
 use bismuth_testkit::eventually;

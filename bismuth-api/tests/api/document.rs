@@ -1,4 +1,4 @@
-//! The OpenAPI document: it says what the model and the router do, and every answer in these tests is as it says.
+//! The OpenAPI document agrees with the model and the router, and every answer in these tests agrees with it.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Functions and nodes: made, read, listed, removed; and everything that is refused.
+//! Functions and nodes: create, read, list, delete, and refusals.
 
 use bismuth_model::{ContainerState, FunctionId, Hostname};
 use http::Method;

@@ -1,4 +1,4 @@
-//! The API on a registry in memory, spoken to over real HTTP.
+//! Runs the API on an in-memory registry and calls it over HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Logs: nodes are played by small servers that answer as bismuthd does.
+//! Logs, from fake nodes that answer as bismuthd does.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! The process: readiness, metrics, ZooKeeper away.
+//! Readiness, metrics, request ids, and calls without ZooKeeper.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Secrets, passed on to svcprovider, and functions deleted with their data.
+//! Secrets forwarded to svcprovider, and functions deleted with their data.
 
 use std::path::PathBuf;
 use std::process::Stdio;

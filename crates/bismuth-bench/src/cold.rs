@@ -1,4 +1,4 @@
-//! A request to a container that does not run: it is started for it.
+//! Cold starts: a request to a container that does not run.
 //!
 //! ```text
 //!  deploy all ─► … 10 s … ─► kill every program ─► all are down ─► one request to each     (a round)

@@ -1,4 +1,4 @@
-//! A request that runs a program, beside running that program.
+//! Warm exec requests, compared with `posix_spawn` of the same program.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! One node and one frontend on real servers, without an API: what a request passes through and nothing else.
+//! One node and one frontend on real servers, without an API.
 //!
 //! ```text
 //!  client ─► bismuthfe ─► bismuthd ─► container ─► svcprovider

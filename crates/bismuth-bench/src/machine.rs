@@ -1,4 +1,4 @@
-//! What the machine was doing meanwhile: figures from a busy one need that beside them.
+//! Processor time, memory, and the load of the machine by others.
 
 use std::fs;
 use std::time::Duration;

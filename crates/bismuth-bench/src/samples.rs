@@ -1,4 +1,4 @@
-//! Figures, and what to say of them.
+//! Percentiles of samples, and the spread of a figure over several rounds.
 
 use std::fmt;
 use std::time::Duration;

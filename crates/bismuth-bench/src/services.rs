@@ -1,4 +1,4 @@
-//! Keys from inside a container, beside an empty answer of the same server on the same socket.
+//! Key reads and writes from inside a container, compared with an empty answer of the same server.
 //!
 //! ```text
 //!  the container ┌ exec ─► wrk ─► 169.254.169.254:9000 ┐ ─► svcprovider ─► embedded engine

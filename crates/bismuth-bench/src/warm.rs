@@ -1,4 +1,4 @@
-//! A warm request over two hops, beside nginx over two hops, and beside none.
+//! Warm requests through bismuthfe and bismuthd, compared with two nginx proxies and with no proxy.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! wrk, the load.
+//! Runs wrk, the load generator, and parses its output.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Signals, exit codes and the error line, seen from outside: this test program starts itself.
+//! Signals, exit codes and the error line of a real process: this test program starts itself.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},

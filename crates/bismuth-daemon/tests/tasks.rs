@@ -1,4 +1,4 @@
-//! Supervision, as sentences.
+//! Task supervision: panics, errors, drain.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a proxy takes out of a head, and what it puts in.
+//! Header rules of a proxy: hop-by-hop fields are removed, `X-Forwarded-*` is added, `X-Bismuth-*` is reserved.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Whom a request is for: one valid `Host`, agreeing with an absolute target (RFC 9112 section 3.2).
+//! Checks the target of a request: one valid `Host`, agreeing with an absolute target (RFC 9112 section 3.2).
 
 use http::header::HOST;
 use http::{Method, Request, Version};

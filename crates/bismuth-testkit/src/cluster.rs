@@ -1,4 +1,4 @@
-//! A whole Bismuth on loopback.
+//! A whole Bismuth cluster on loopback, for end-to-end tests.
 //!
 //! ```text
 //!  ZooKeeper   registry   containerd (one, a namespace per node)

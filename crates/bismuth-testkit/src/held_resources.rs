@@ -1,4 +1,4 @@
-//! Counting what a system of ours holds on a machine, to show that it gives everything back.
+//! Counts the resources that a cluster has on the machine, to find leaks.
 //!
 //! ```text
 //! before = HeldResources::count(&cluster) ─► 100 cycles ─► after = HeldResources::count(&cluster)

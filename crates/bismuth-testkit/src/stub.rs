@@ -1,4 +1,4 @@
-//! An HTTP server that answers as a test says: for what a real one does not do when it is told to.
+//! A stub HTTP server: a test gives its answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! A whole cluster, once through: the parts fit, and nothing is left.
+//! A cluster starts, answers, and leaves nothing behind.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What becomes of children when the test that started them is killed.
+//! Child processes and directories of a test that is killed are removed.
 
 #![allow(clippy::unwrap_used)]
 

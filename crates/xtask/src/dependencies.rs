@@ -1,4 +1,4 @@
-//! Which crate may depend on which, and which outside library is restricted to which crate.
+//! Allowed dependencies between crates, and the crates that may use restricted libraries.
 //!
 //! ```text
 //! binaries ──► registry ──► model

@@ -1,4 +1,4 @@
-//! The workspace's sources, and what no line of them may do.
+//! Source checks: no shelling out to `ip`, `mount` and the like, `unsafe` in two crates only.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What must hold before a change goes in.
+//! `cargo xtask tidy`: runs the checks that a change must pass.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Names that are not to come back: `words.txt` lists identifiers, and nothing may be called by one of them.
+//! Retired names: `words.txt` lists identifiers that no type, function or module may have.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! `s3s-fs` with the answers of S3 where it has its own.
+//! `s3s-fs` with the error codes of S3 where its own differ.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Starting a cluster: servers side by side, then the environment, then the daemons.
+//! Configures and starts a cluster: servers side by side, then the environment, then the daemons.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! The little of ZooKeeper's protocol that the harness speaks itself.
+//! The part of ZooKeeper's wire protocol that ends the session of another client.
 //!
 //! Ending somebody else's session needs the session's password, which the server does not tell. But it does
 //! not store it either: `ZooKeeperServer.generatePasswd` derives it from the session id with `java.util.Random`,

@@ -1,4 +1,4 @@
-//! What the stories share: definitions of functions, and looks at the wire that the plain client hides.
+//! Shared by the stories: definitions of functions, a body reader, a raw connection.
 
 // Each story is a crate of its own and uses its part of this.
 #![allow(dead_code)]

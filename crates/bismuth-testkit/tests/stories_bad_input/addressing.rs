@@ -1,4 +1,4 @@
-//! Requests that lead to no function, and those that two parsers could read in two ways.
+//! Requests for no function, and ambiguous requests (smuggling).
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http::{self as client};

@@ -1,4 +1,4 @@
-//! Definitions that cannot be, and what else the API refuses.
+//! Invalid definitions, and other requests that the API refuses.
 
 use anyhow::{Result, ensure};
 use bismuth_testkit::Cluster;

@@ -1,4 +1,4 @@
-//! Functions that cannot be started, and functions that die: each says why, to its deployer and to its clients.
+//! Functions that cannot be started or that die: the reason is reported to deployer and client.
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http as client;

@@ -1,4 +1,4 @@
-//! What comes goes: after many functions have come and gone, the machine holds what it held before.
+//! Leak tests: after many functions were created and deleted, the machine holds what it held before.
 //!
 //! What is expected to stay is there when the first count is taken, because a first cycle leaves it: the
 //! images, the content they were unpacked from, their snapshots with one view each, the leases that

@@ -1,4 +1,4 @@
-//! bismuthd is killed: its containers live on, and the next one goes on with them.
+//! bismuthd is killed: its containers run on, and the next bismuthd adopts them.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Several nodes: functions are spread, and one that has slots on two survives the loss of one.
+//! Several nodes: slots are spread, and a function with slots on two nodes survives the loss of one.
 
 use std::collections::BTreeSet;
 

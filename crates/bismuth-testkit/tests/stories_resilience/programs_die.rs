@@ -1,4 +1,4 @@
-//! A function's program crashes: that is seen at once, said, and mended by the next request.
+//! A function's program crashes: that is detected at once, reported, and the next request restarts it.
 
 use std::time::{Duration, Instant};
 

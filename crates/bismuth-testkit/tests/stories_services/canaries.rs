@@ -1,4 +1,4 @@
-//! Secrets are where the function is that asked for them, and nowhere else.
+//! Secrets reach the function that asked for them, and no disk, log or other process.
 
 use std::collections::BTreeSet;
 use std::fs;

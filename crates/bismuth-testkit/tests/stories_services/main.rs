@@ -1,4 +1,4 @@
-//! Keys, blobs and secrets, as functions in real containers have them.
+//! Keys, blobs and secrets of functions in real containers.
 //!
 //! ```text
 //!  story ─► bismuthfe ─► bismuthd ─► container: python3 ─► 169.254.169.254:9000 ─► svcprovider ─► engines

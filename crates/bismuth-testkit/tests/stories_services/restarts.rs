@@ -1,4 +1,4 @@
-//! svcprovider and bismuthd die; functions notice a pause.
+//! svcprovider and bismuthd are killed: connections of functions wait, and acknowledged writes are kept.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Functions of one group share what they keep; those of another see nothing of it.
+//! Functions of one service group share keys and blobs; other groups see none of them.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;

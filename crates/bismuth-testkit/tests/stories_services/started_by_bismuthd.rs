@@ -1,4 +1,4 @@
-//! Where no init system starts svcprovider, bismuthd does, and again when it dies.
+//! Without an init system bismuthd starts svcprovider, and restarts it when it dies.
 
 use std::path::Path;
 use std::time::Duration;

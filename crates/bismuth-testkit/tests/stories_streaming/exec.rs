@@ -1,4 +1,4 @@
-//! Functions that are a program run once per request.
+//! Exec functions: a program per request.
 
 use std::time::Duration;
 

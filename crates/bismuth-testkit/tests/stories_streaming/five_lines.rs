@@ -1,4 +1,4 @@
-//! The five lines of the README, as an operator types them, in the default environment.
+//! The README's commands as an operator types them, in the default environment.
 
 use std::path::Path;
 

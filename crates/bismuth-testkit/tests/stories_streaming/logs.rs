@@ -1,4 +1,4 @@
-//! What functions print, read through the API.
+//! Functions' logs, read through the API.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! How requests find their function, and what is written on them on the way.
+//! Routing by host name and path, and the headers that are added on the way.
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http as client;

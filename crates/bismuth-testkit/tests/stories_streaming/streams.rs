@@ -1,4 +1,4 @@
-//! What is more than a request and an answer: events, upgrades, trailers, interim and early answers.
+//! Server-sent events, upgrades, trailers, interim and early responses.
 
 use anyhow::{Context, Result, bail, ensure};
 use bismuth_testkit::Cluster;

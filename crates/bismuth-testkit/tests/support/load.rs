@@ -1,4 +1,4 @@
-//! A client that sends at a steady pace, whatever becomes of its requests, and remembers each.
+//! A load generator: sends at a steady rate and records the outcome of each request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
