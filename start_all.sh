@@ -15,7 +15,7 @@ image=docker.io/library/bismuth-demo:latest
 state=$run/node
 ((${#state} <= 40)) || state=/var/tmp/bismuth-$(cksum <<<"$run" | cut -d' ' -f1)
 
-# Daemons first, then their containers, then what they all stand on.
+# Daemons first, then their containers, then containerd and ZooKeeper.
 stop_all() {
     local daemon
     for daemon in bismuthfe bismuth-api bismuthd svcprovider; do stop "$daemon"; done
@@ -74,7 +74,7 @@ invoke() {
 }
 
 # Processor time is that of what this script has waited for: the build, not the daemons.
-took() {
+report_time() {
     local stat
     stat=$(<"/proc/$$/stat")
     read -ra stat <<<"${stat##*) }"
@@ -82,7 +82,7 @@ took() {
     say "Two answers after $SECONDS s, with $(((stat[13] + stat[14]) / $(getconf CLK_TCK))) s of processor time"
 }
 
-stay() {
+wait_in_foreground() {
     trap stop_all EXIT
     trap exit INT TERM
     say "Ctrl-C ends it. Logs are in $run/log"
@@ -104,6 +104,6 @@ exec_id=$id
 function_id server "server:8000:/usr/sbin/httpd -f -p 8000 -h /srv"
 invoke "$exec_id"
 invoke "$id"
-took
-[[ ${1:-} == -d ]] || stay
+report_time
+[[ ${1:-} == -d ]] || wait_in_foreground
 say "Running. ./start_all.sh stop ends it; logs are in $run/log"

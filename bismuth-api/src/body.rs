@@ -1,4 +1,4 @@
-//! Reading a request's body, bounded in length and time.
+//! Reads a request's body, bounded in length and time.
 
 use std::time::Duration;
 

@@ -64,7 +64,7 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn answered(
+    pub(crate) fn record_call(
         &self,
         method: &Method,
         route: &str,

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_fit_node_the_reason_is_said_for_each() {
+    fn without_a_suitable_node_the_reason_is_given_for_each() {
         let dead = Candidate {
             capacity: None,
             ..node(1, 8.0, 8, Resources::default())

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bismuth_http::problem::ERROR_HEADER;
 use bismuth_model::{DefinitionError, DefinitionErrorKind, FunctionDefinition};
 use bismuth_registry::Error as RegistryError;
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_form_is_that_of_all_programs() {
+    async fn a_problem_has_the_same_form_as_in_all_programs() {
         let id = HeaderValue::from_static("17");
         let ours = Problem::unavailable("why").render(&id);
         let theirs = bismuth_http::Problem::new(

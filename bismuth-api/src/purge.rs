@@ -1,4 +1,4 @@
-//! `DELETE /function/{id}?purge=true`: a function, and the data that nobody else works on.
+//! `DELETE /function/{id}?purge=true`: deletes a function, and the data of its service group if no other function uses it.
 //!
 //! ```text
 //!  svcprovider there? ─► function deleted ─► who else is in its group? ─┬─ nobody ─► data deleted

@@ -1,9 +1,9 @@
-//! The readiness condition: there is a session with ZooKeeper and the environment is there.
+//! The readiness condition: a ZooKeeper session, and an environment that exists.
 
 use std::time::Duration;
 
+use bismuth_base::chain;
 use bismuth_coord::SessionState;
-use bismuth_daemon::exit::chain;
 use bismuth_daemon::{Condition, Shutdown};
 use bismuth_registry::Registry;
 

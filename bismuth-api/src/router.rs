@@ -84,7 +84,7 @@ async fn middleware(State(api): State<AppState>, mut request: Request, next: Nex
     }
     response.headers_mut().insert(trace::REQUEST_ID, id);
     api.metrics
-        .answered(&method, &route, response.status(), begun.elapsed());
+        .record_call(&method, &route, response.status(), begun.elapsed());
     response
 }
 

@@ -1,4 +1,4 @@
-//! Reads what nodes have and what is assigned to them, and places new slots.
+//! Places new slots: reads the nodes' capacity and what is assigned to them.
 //!
 //! An assignment names its function and not what it may use. That is in the definitions, so they are
 //! read, and the two numbers cached until a newer revision is seen.

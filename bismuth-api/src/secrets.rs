@@ -1,4 +1,4 @@
-//! Handlers of `/group/{group}/secret`: forwarded to svcprovider. Values go in and never come out, and nothing here logs or counts them.
+//! Handlers of `/group/{group}/secret`: forwarded to svcprovider. Values are never answered, logged or counted.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, CallError, Purged, Refusal, Surface, whole};
 use bytes::Bytes;

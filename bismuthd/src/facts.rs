@@ -23,14 +23,14 @@ pub async fn gather(containerd: &Containerd, launcher: &Launcher) -> NodeFacts {
     match launcher.runtime().await {
         Ok(runtime) => drop(versions.insert("runtime".to_owned(), runtime)),
         Err(error) => warn!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "cannot tell which runtime containerd will use"
         ),
     }
     match containerd.version().await {
         Ok(version) => drop(versions.insert("containerd".to_owned(), version.version)),
         Err(error) => warn!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "containerd does not say its version"
         ),
     }

@@ -56,10 +56,7 @@ fn sweep_logs(state: &StateDir, table: &SlotTable, retention: Duration) {
     let logs = match state.logs() {
         Ok(logs) => logs,
         Err(error) => {
-            return warn!(
-                error = bismuth_daemon::exit::chain(&error),
-                "cannot list the logs"
-            );
+            return warn!(error = bismuth_base::chain(&error), "cannot list the logs");
         }
     };
     let present = table.load();
@@ -69,10 +66,7 @@ fn sweep_logs(state: &StateDir, table: &SlotTable, retention: Duration) {
         }
         match state.delete_log(id) {
             Ok(()) => info!(container = %id, "log removed, its retention has ended"),
-            Err(error) => warn!(
-                error = bismuth_daemon::exit::chain(&error),
-                "cannot remove a log"
-            ),
+            Err(error) => warn!(error = bismuth_base::chain(&error), "cannot remove a log"),
         }
     }
 }
@@ -125,13 +119,10 @@ pub async fn collect_images(
                     info!(names = ?image.names, digest = %image.digest, "image removed");
                 }
                 for (digest, error) in &report.failed {
-                    warn!(%digest, error = bismuth_daemon::exit::chain(error), "cannot remove an image");
+                    warn!(%digest, error = bismuth_base::chain(error), "cannot remove an image");
                 }
             }
-            Err(error) => warn!(
-                error = bismuth_daemon::exit::chain(&error),
-                "cannot collect images"
-            ),
+            Err(error) => warn!(error = bismuth_base::chain(&error), "cannot collect images"),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use bismuth_daemon::{Backoff, Shutdown};
+use bismuth_base::Backoff;
+use bismuth_daemon::Shutdown;
 use bismuth_model::{Environment, NodeFacts};
 use bismuth_registry::{Error, RegistrationState, Registry};
 use tokio::sync::watch;
@@ -57,7 +58,7 @@ pub async fn keep_registered(
                 ));
             }
             Err(error) => warn!(
-                error = bismuth_daemon::exit::chain(&error),
+                error = bismuth_base::chain(&error),
                 "cannot register the node"
             ),
         }
@@ -90,7 +91,7 @@ pub async fn keep_registered(
     }
     if let Err(error) = registration.deregister().await {
         info!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "the registration of the node ends with its session"
         );
     }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bismuth_daemon::{Backoff, Delays};
+use bismuth_base::{Backoff, Delays};
 use tokio::time::Instant;
 
 /// What one retry costs, in requests: one in five is 20 % (DESIGN section 8).

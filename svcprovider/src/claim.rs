@@ -18,8 +18,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bismuth_base::file;
-use bismuth_daemon::{Backoff, Delays, Shutdown, exit};
+use bismuth_base::{Backoff, Delays, file};
+use bismuth_daemon::Shutdown;
 use bismuth_model::StoreClaim;
 use bismuth_registry::Registry;
 use thiserror::Error;
@@ -150,7 +150,7 @@ impl Claim {
                     delays.reset();
                     WATCH
                 }
-                Ok(Err(error)) => self.unanswered(&exit::chain(&error), &mut delays),
+                Ok(Err(error)) => self.unanswered(&bismuth_base::chain(&error), &mut delays),
                 Err(elapsed) => self.unanswered(&elapsed.to_string(), &mut delays),
             };
             tokio::time::sleep(pause).await;

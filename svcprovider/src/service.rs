@@ -15,7 +15,7 @@ use std::time::Duration;
 use bismuth_base::file;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{BindError, CoreListener};
-use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, exit, limits, listen};
+use bismuth_daemon::{Admin, Policy, Shutdown, Tasks, admin, cores, limits, listen};
 use bismuth_registry::Registry;
 use bismuth_store::blobs::{Blobs, Collected, Settings};
 use bismuth_store::records::Records;
@@ -251,7 +251,7 @@ async fn examine(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysE
     match secrets.examine().await {
         Err(error @ MasterKeysError::OpensNothing { .. }) if accept_lost => {
             warn!(
-                error = exit::chain(&error),
+                error = bismuth_base::chain(&error),
                 "starting all the same, as told"
             );
             Ok(())
@@ -277,7 +277,7 @@ async fn examine_later(secrets: Arc<Secrets>, accept_lost: bool, shutdown: Shutd
         () = shutdown.cancelled() => {}
         examined = examined => match examined {
             Ok(()) => shutdown.cancelled().await,
-            Err(error) => shutdown.fail(exit::chain(&error)),
+            Err(error) => shutdown.fail(bismuth_base::chain(&error)),
         },
     }
 }
@@ -331,7 +331,7 @@ async fn keep_swept(records: Arc<dyn Records>, metrics: metrics::Metrics) {
                 }
             }
             Err(error) => warn!(
-                error = exit::chain(&error),
+                error = bismuth_base::chain(&error),
                 "cannot remove records whose time has come"
             ),
         }

@@ -1,4 +1,4 @@
-//! Functions and their slots, as answers show them.
+//! JSON representations of functions and their slots.
 
 use std::collections::BTreeSet;
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, StatusCode};

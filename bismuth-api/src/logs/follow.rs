@@ -13,8 +13,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bismuth_daemon::exit::chain;
-use bismuth_daemon::{Backoff, Shutdown};
+use bismuth_base::{Backoff, chain};
+use bismuth_daemon::Shutdown;
 use bismuth_model::FunctionId;
 use bismuth_registry::Registry;
 use tokio::sync::mpsc;

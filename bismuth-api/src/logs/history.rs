@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use futures_util::future::join_all;
 
 use super::client::{LogClient, LogError, LogOptions, Records};

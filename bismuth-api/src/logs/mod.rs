@@ -29,7 +29,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bismuth_model::FunctionId;
 use bismuth_registry::{Error, Registry};
 use futures_util::stream::{self, Stream};

@@ -1,4 +1,4 @@
-//! Problems that several calls answer with alike. Types for the document only: none is ever made.
+//! Error responses that several calls share, for the OpenAPI document. No value of these types is ever made.
 
 #![allow(dead_code)]
 

@@ -4,9 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bismuth_base::now_ms;
-use bismuth_daemon::exit::chain;
-use bismuth_daemon::{Backoff, Delays};
+use bismuth_base::{Backoff, Delays, chain, now_ms};
 use bismuth_model::{ContainerId, FunctionId, Revision};
 use bismuth_registry::Error;
 use tokio::sync::Notify;

@@ -20,10 +20,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bismuth_base::now_ms;
+use bismuth_base::{Backoff, chain, now_ms};
 use bismuth_coord::Event;
-use bismuth_daemon::exit::chain;
-use bismuth_daemon::{Backoff, Shutdown};
+use bismuth_daemon::Shutdown;
 use bismuth_model::{Backend, ContainerRecord, FunctionId};
 use bismuth_registry::{Error, Registry, ZnodeKind};
 use futures_util::FutureExt as _;

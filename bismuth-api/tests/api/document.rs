@@ -1,4 +1,4 @@
-//! The OpenAPI document: it says what the model and the router do, and every answer in these tests is as it says.
+//! The OpenAPI document agrees with the model and the router, and every answer in these tests agrees with it.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use bismuth_model::{FunctionDefinition, InvokeMode};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::harness::{Answer, NODE, World, definition};
+use crate::harness::{Answer, Harness, NODE, definition};
 use crate::schema;
 
 pub static DOCUMENT: LazyLock<Value> = LazyLock::new(bismuth_api::document);
@@ -69,11 +69,11 @@ pub fn check(method: &Method, path: &str, answer: &Answer) {
 
 #[tokio::test]
 async fn every_method_of_every_documented_path_is_documented() {
-    let world = World::with_nodes(&[NODE]).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
         // A method that nothing has, so that the answer lists those that the path has.
         let brew = Method::from_bytes(b"BREW").unwrap();
-        let answer = world
+        let answer = harness
             .api
             .call(brew, &path.replace(['{', '}'], ""), "")
             .await;
@@ -98,8 +98,8 @@ async fn every_method_of_every_documented_path_is_documented() {
 
 #[tokio::test]
 async fn the_document_is_served() {
-    let world = World::with_nodes(&[NODE]).await;
-    assert_eq!(world.api.get("/openapi.json").await.ok(), *DOCUMENT);
+    let harness = Harness::with_nodes(&[NODE]).await;
+    assert_eq!(harness.api.get("/openapi.json").await.ok(), *DOCUMENT);
     assert_eq!(DOCUMENT["openapi"], "3.1.0");
 }
 

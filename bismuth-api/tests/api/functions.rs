@@ -1,10 +1,10 @@
-//! Functions and nodes: made, read, listed, removed; and everything that is refused.
+//! Functions and nodes: create, read, list, delete, and refusals.
 
 use bismuth_model::{ContainerState, FunctionId, Hostname};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{NODE, World, definition};
+use crate::harness::{Harness, NODE, definition};
 
 fn with(field: &str, value: Value) -> Value {
     let mut definition = definition();
@@ -14,14 +14,14 @@ fn with(field: &str, value: Value) -> Value {
 
 #[tokio::test]
 async fn a_function_is_created_read_listed_and_deleted() {
-    let world = World::with_nodes(&[NODE]).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
     let wanted = with("routes", json!([{"hostname": "A.example."}]));
-    let id = world.create(&wanted).await;
-    let slot = world.newest(id).await[0];
-    assert_eq!(world.routed(id).await, [slot], "it is a backend at once");
+    let id = harness.create(&wanted).await;
+    let slot = harness.newest(id).await[0];
+    assert_eq!(harness.routed(id).await, [slot], "it is a backend at once");
 
     let path = format!("/function/{id}");
-    let shown = world.api.get(&path).await.ok();
+    let shown = harness.api.get(&path).await.ok();
     assert_eq!(
         shown["definition"]["image"],
         "docker.io/library/alpine:latest"
@@ -39,21 +39,21 @@ async fn a_function_is_created_read_listed_and_deleted() {
         (&json!("Starting"), &json!(1), &json!(true))
     );
 
-    world
-        .say(
+    harness
+        .report_status(
             slot,
             ContainerState::Failed,
             Some("there is no /bin/ls in the image"),
         )
         .await;
-    let shown = world.api.get(&path).await.ok();
+    let shown = harness.api.get(&path).await.ok();
     assert_eq!(shown["backends"][0]["status"], "Failed");
     assert_eq!(
         shown["backends"][0]["reason"],
         "there is no /bin/ls in the image"
     );
 
-    let page = world.api.get("/function").await.ok();
+    let page = harness.api.get("/function").await.ok();
     assert_eq!(page["functions"][0]["id"], json!(id));
     assert_eq!(
         page["functions"][0]["routes"],
@@ -62,29 +62,33 @@ async fn a_function_is_created_read_listed_and_deleted() {
     assert_eq!(page["next"], Value::Null);
 
     assert_eq!(
-        world.api.call(Method::DELETE, &path, "").await.ok()["id"],
+        harness.api.call(Method::DELETE, &path, "").await.ok()["id"],
         json!(id)
     );
-    world.api.get(&path).await.problem(404, "unknown_function");
-    world
+    harness
+        .api
+        .get(&path)
+        .await
+        .problem(404, "unknown_function");
+    harness
         .api
         .call(Method::DELETE, &path, "")
         .await
         .problem(404, "unknown_function");
-    assert!(world.all_slots(id).await.is_empty());
+    assert!(harness.all_slots(id).await.is_empty());
 }
 
 #[tokio::test]
 async fn pages_follow_each_other() {
-    let world = World::with_nodes(&[NODE]).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
     let mut made = Vec::new();
     for _ in 0..5 {
-        made.push(world.create(&definition()).await.to_string());
+        made.push(harness.create(&definition()).await.to_string());
     }
     made.sort();
     let (mut listed, mut path) = (Vec::new(), "/function?limit=2".to_owned());
     loop {
-        let page = world.api.get(&path).await.ok();
+        let page = harness.api.get(&path).await.ok();
         listed.extend(
             page["functions"]
                 .as_array()
@@ -102,7 +106,7 @@ async fn pages_follow_each_other() {
 
 #[tokio::test]
 async fn bad_definitions_are_refused_and_the_field_is_named() {
-    let world = World::with_nodes(&[NODE]).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
     let long = "x".repeat(61 * 1024);
     let table = [
         ("{".to_owned(), 400, "definition_malformed", "."),
@@ -169,7 +173,7 @@ async fn bad_definitions_are_refused_and_the_field_is_named() {
         ),
         ("x".repeat(1 << 20), 413, "definition_too_large", "."),
     ];
-    let id = world.create(&definition()).await;
+    let id = harness.create(&definition()).await;
     for (body, status, code, field) in table {
         for (method, path) in [
             (Method::POST, "/function".to_owned()),
@@ -178,7 +182,7 @@ async fn bad_definitions_are_refused_and_the_field_is_named() {
             if method == Method::PUT && body.is_empty() {
                 continue;
             }
-            let problem = world
+            let problem = harness
                 .api
                 .call(method.clone(), &path, body.clone())
                 .await
@@ -188,24 +192,24 @@ async fn bad_definitions_are_refused_and_the_field_is_named() {
         }
     }
     assert_eq!(
-        world.registry.function_ids().await.unwrap(),
+        harness.registry.function_ids().await.unwrap(),
         [id],
         "nothing was changed"
     );
-    assert_eq!(world.all_slots(id).await.len(), 1);
+    assert_eq!(harness.all_slots(id).await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_hostname_of_another_function_is_refused_and_named() {
-    let world = World::with_nodes(&[NODE]).await;
-    let first = world
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let first = harness
         .create(&with("routes", json!([{"hostname": "a.example"}])))
         .await;
     let both = with(
         "routes",
         json!([{"hostname": "b.example"}, {"hostname": "a.example"}]),
     );
-    let problem = world
+    let problem = harness
         .api
         .call(Method::POST, "/function", both.to_string())
         .await
@@ -219,10 +223,10 @@ async fn a_hostname_of_another_function_is_refused_and_named() {
         "{problem}"
     );
 
-    let second = world
+    let second = harness
         .create(&with("routes", json!([{"hostname": "c.example"}])))
         .await;
-    world
+    harness
         .api
         .call(
             Method::PUT,
@@ -232,87 +236,91 @@ async fn a_hostname_of_another_function_is_refused_and_named() {
         .await
         .problem(409, "route_taken");
     assert_eq!(
-        world.all_slots(second).await.len(),
+        harness.all_slots(second).await.len(),
         1,
         "the refused revision has no slots"
     );
     // What is gone with its function can be had again.
-    world
+    harness
         .api
         .call(Method::DELETE, &format!("/function/{first}"), "")
         .await
         .ok();
-    world.create(&both).await;
+    harness.create(&both).await;
     assert!(Hostname::parse("a.example").is_ok());
 }
 
 #[tokio::test]
 async fn unknown_and_malformed_names_are_not_found() {
-    let world = World::with_nodes(&[NODE]).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
     let unknown = FunctionId::new_random();
     for method in [Method::GET, Method::PUT, Method::DELETE] {
         let (body, path) = (definition().to_string(), format!("/function/{unknown}"));
-        world
+        harness
             .api
             .call(method.clone(), &path, body.clone())
             .await
             .problem(404, "unknown_function");
-        world
+        harness
             .api
             .call(method.clone(), "/function/17", body.clone())
             .await
             .problem(404, "malformed_id");
         let upper = path.to_uppercase().replace("/FUNCTION", "/function");
-        world
+        harness
             .api
             .call(method, &upper, body)
             .await
             .problem(404, "malformed_id");
     }
-    world
+    harness
         .api
         .get(&format!("/function/{unknown}/logs"))
         .await
         .problem(404, "unknown_function");
-    world
+    harness
         .api
         .get("/function/x/logs")
         .await
         .problem(404, "malformed_id");
-    world
+    harness
         .api
         .get("/function/%ff")
         .await
         .problem(404, "malformed_id");
-    world
+    harness
         .api
         .get("/node/127.0.0.9")
         .await
         .problem(404, "unknown_node");
-    world
+    harness
         .api
         .get("/node/localhost")
         .await
         .problem(404, "malformed_address");
-    world.api.get("/nothing").await.problem(404, "unknown_path");
-    let wrong = world.api.call(Method::PATCH, "/function", "").await;
+    harness
+        .api
+        .get("/nothing")
+        .await
+        .problem(404, "unknown_path");
+    let wrong = harness.api.call(Method::PATCH, "/function", "").await;
     wrong.problem(405, "method_not_allowed");
     assert_eq!(wrong.0.headers()["allow"], "GET,HEAD,POST");
 }
 
 #[tokio::test]
 async fn malformed_queries_are_refused() {
-    let world = World::with_nodes(&[NODE]).await;
-    let id = world.create(&definition()).await;
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let id = harness.create(&definition()).await;
     for path in [
         "/function?limit=many",
         "/function?after=17",
         "/function?colour=red",
     ] {
-        world.api.get(path).await.problem(400, "query_malformed");
+        harness.api.get(path).await.problem(400, "query_malformed");
     }
     for limit in [0, 1001] {
-        let problem = world
+        let problem = harness
             .api
             .get(&format!("/function?limit={limit}"))
             .await
@@ -325,7 +333,7 @@ async fn malformed_queries_are_refused() {
         ("since=yesterday", "since"),
         ("follow=maybe", "follow"),
     ] {
-        let problem = world
+        let problem = harness
             .api
             .get(&format!("/function/{id}/logs?{query}"))
             .await
@@ -336,8 +344,8 @@ async fn malformed_queries_are_refused() {
 
 #[tokio::test]
 async fn web_pages_of_other_origins_deploy_nothing() {
-    let world = World::with_nodes(&[NODE]).await;
-    let request = world
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let request = harness
         .api
         .request(Method::POST, "/function")
         .header("origin", "http://evil.example");
@@ -347,7 +355,7 @@ async fn web_pages_of_other_origins_deploy_nothing() {
         .unwrap();
     crate::harness::Answer(answer).problem(403, "foreign_origin");
     // A page whose own name leads here: its origin is the host that it asks.
-    let request = world
+    let request = harness
         .api
         .request(Method::POST, "/function")
         .header("host", "evil.example:8002")
@@ -357,20 +365,20 @@ async fn web_pages_of_other_origins_deploy_nothing() {
         .await
         .unwrap();
     crate::harness::Answer(answer).problem(421, "foreign_host");
-    assert!(world.registry.function_ids().await.unwrap().is_empty());
+    assert!(harness.registry.function_ids().await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn nodes_are_shown_with_what_is_assigned_to_them() {
     let other = "127.0.0.2".parse().unwrap();
-    let world = World::with_nodes(&[NODE, other]).await;
-    world
+    let harness = Harness::with_nodes(&[NODE, other]).await;
+    harness
         .registry
         .provision_node("127.0.0.3".parse().unwrap())
         .await
         .unwrap();
-    let id = world.create(&with("cpu", json!(2.5))).await;
-    let nodes = world.api.get("/node").await.ok()["nodes"].clone();
+    let id = harness.create(&with("cpu", json!(2.5))).await;
+    let nodes = harness.api.get("/node").await.ok()["nodes"].clone();
     assert_eq!(nodes.as_array().unwrap().len(), 3);
     assert_eq!(
         (
@@ -393,7 +401,7 @@ async fn nodes_are_shown_with_what_is_assigned_to_them() {
         (&json!(0), &json!(false))
     );
 
-    let node = world.api.get("/node/127.0.0.1").await.ok();
+    let node = harness.api.get("/node/127.0.0.1").await.ok();
     assert_eq!(node["slots"][0]["function_id"], json!(id));
     assert_eq!(node["slots"][0]["status"], "Starting");
     assert_eq!(node["versions"]["bismuthd"], "0.1.0");
@@ -402,10 +410,10 @@ async fn nodes_are_shown_with_what_is_assigned_to_them() {
 #[tokio::test]
 async fn instances_are_spread_over_nodes() {
     let other = "127.0.0.2".parse().unwrap();
-    let world = World::with_nodes(&[NODE, other]).await;
-    let id = world.create(&with("max_instances", json!(4))).await;
+    let harness = Harness::with_nodes(&[NODE, other]).await;
+    let id = harness.create(&with("max_instances", json!(4))).await;
     let on = |ip| move |slot: &&bismuth_model::Backend| slot.ip == ip;
-    let slots = world.routed(id).await;
+    let slots = harness.routed(id).await;
     assert_eq!(
         (
             slots.iter().filter(on(NODE)).count(),
@@ -416,10 +424,10 @@ async fn instances_are_spread_over_nodes() {
 }
 
 #[tokio::test]
-async fn without_a_node_the_reason_is_said() {
-    let world = World::with_nodes(&[]).await;
+async fn without_a_suitable_node_the_reason_is_answered() {
+    let harness = Harness::with_nodes(&[]).await;
     let create = || {
-        world
+        harness
             .api
             .call(Method::POST, "/function", definition().to_string())
     };
@@ -428,7 +436,7 @@ async fn without_a_node_the_reason_is_said() {
         (&problem["detail"], &problem["retryable"]),
         (&json!("no node is provisioned"), &json!(true))
     );
-    world.registry.provision_node(NODE).await.unwrap();
+    harness.registry.provision_node(NODE).await.unwrap();
     let problem = create().await.problem(503, "no_node");
     assert!(
         problem["detail"]
@@ -437,5 +445,5 @@ async fn without_a_node_the_reason_is_said() {
             .contains("127.0.0.1 is not alive"),
         "{problem}"
     );
-    assert!(world.registry.function_ids().await.unwrap().is_empty());
+    assert!(harness.registry.function_ids().await.unwrap().is_empty());
 }

@@ -1,4 +1,4 @@
-//! The API on a registry in memory, spoken to over real HTTP.
+//! Runs the API on an in-memory registry and calls it over HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,21 +24,21 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 
 /// A running API and what it stands on.
-pub struct World {
+pub struct Harness {
     pub tree: MemoryTree,
     pub registry: Registry,
-    pub api: Running,
+    pub api: RunningApi,
     _announcements: Vec<NodeRegistration>,
 }
 
 /// One API process, so to say.
-pub struct Running {
+pub struct RunningApi {
     address: SocketAddr,
     shutdown: Shutdown,
     work: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Running {
+impl RunningApi {
     /// With a session of its own.
     pub fn start(tree: &MemoryTree, more: &[&str]) -> Self {
         Self::start_on(tree.another_session(), more)
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-impl World {
+impl Harness {
     /// With these nodes, alive.
     pub async fn with_nodes(nodes: &[Ipv4Addr]) -> Self {
         Self::start(nodes, &[]).await
@@ -139,7 +139,7 @@ impl World {
             registry.provision_node(*ip).await.unwrap();
             announcements.push(registry.register_node(*ip, &facts()).await.unwrap());
         }
-        let api = Running::start(&tree, args);
+        let api = RunningApi::start(&tree, args);
         Self {
             tree,
             registry,
@@ -157,8 +157,8 @@ impl World {
         made["id"].as_str().unwrap().parse().unwrap()
     }
 
-    /// As the node would say it.
-    pub async fn say(&self, slot: Backend, state: ContainerState, reason: Option<&str>) {
+    /// Writes the status of a slot, as its node does.
+    pub async fn report_status(&self, slot: Backend, state: ContainerState, reason: Option<&str>) {
         let status = ContainerStatus {
             state,
             reason: reason.map(str::to_owned),

@@ -1,4 +1,4 @@
-//! Logs: nodes are played by small servers that answer as bismuthd does.
+//! Logs, from fake nodes that answer as bismuthd does.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::harness::{NODE, SOON, World, definition};
+use crate::harness::{Harness, NODE, SOON, definition};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -130,20 +130,20 @@ fn line(second: u32, text: &str) -> String {
 }
 
 /// A function with a slot on each of two nodes, both of which answer.
-async fn world() -> (World, FunctionId, [(FakeNode, Backend); 2]) {
+async fn harness_with_two_nodes() -> (Harness, FunctionId, [(FakeNode, Backend); 2]) {
     let (first, address) = FakeNode::serve((NODE, 0).into()).await;
     let (second, _) = FakeNode::serve((OTHER, address.port()).into()).await;
-    let world = World::start(
+    let harness = Harness::start(
         &[NODE, OTHER],
         &["--node-port", &address.port().to_string()],
     )
     .await;
     let mut both = definition();
     both["max_instances"] = json!(2);
-    let id = world.create(&both).await;
-    let mut slots = world.routed(id).await;
+    let id = harness.create(&both).await;
+    let mut slots = harness.routed(id).await;
     slots.sort();
-    (world, id, [(first, slots[0]), (second, slots[1])])
+    (harness, id, [(first, slots[0]), (second, slots[1])])
 }
 
 /// The texts of the records, without what is before them.
@@ -156,7 +156,7 @@ fn texts(answer: &str) -> Vec<&str> {
 
 #[tokio::test]
 async fn the_logs_of_all_instances_are_merged_by_time() {
-    let (world, id, [(first, a), (second, b)]) = world().await;
+    let (harness, id, [(first, a), (second, b)]) = harness_with_two_nodes().await;
     for second_of in [1, 4, 5] {
         first.print(a.container_id, second_of, &format!("a{second_of}"));
     }
@@ -164,7 +164,7 @@ async fn the_logs_of_all_instances_are_merged_by_time() {
         second.print(b.container_id, second_of, &format!("b{second_of}"));
     }
     let path = format!("/function/{id}/logs");
-    let answer = world.api.get(&path).await;
+    let answer = harness.api.get(&path).await;
     assert_eq!(
         answer.0.headers()["content-type"],
         "text/plain; charset=utf-8"
@@ -184,12 +184,12 @@ async fn the_logs_of_all_instances_are_merged_by_time() {
     );
 
     assert_eq!(
-        texts(&world.api.get(&format!("{path}?tail=2")).await.text()),
+        texts(&harness.api.get(&format!("{path}?tail=2")).await.text()),
         ["a5", "b6"]
     );
     assert_eq!(
         texts(
-            &world
+            &harness
                 .api
                 .get(&format!("{path}?since=2026-01-02T03:04:04Z"))
                 .await
@@ -197,14 +197,18 @@ async fn the_logs_of_all_instances_are_merged_by_time() {
         ),
         ["a4", "a5", "b6"]
     );
-    assert_eq!(world.api.get(&format!("{path}?tail=0")).await.text(), "");
+    assert_eq!(harness.api.get(&format!("{path}?tail=0")).await.text(), "");
 }
 
 #[tokio::test]
 async fn a_container_that_printed_nothing_has_an_empty_log() {
-    let (world, id, _nodes) = world().await;
+    let (harness, id, _nodes) = harness_with_two_nodes().await;
     assert_eq!(
-        world.api.get(&format!("/function/{id}/logs")).await.text(),
+        harness
+            .api
+            .get(&format!("/function/{id}/logs"))
+            .await
+            .text(),
         ""
     );
 }
@@ -212,22 +216,22 @@ async fn a_container_that_printed_nothing_has_an_empty_log() {
 #[tokio::test]
 async fn a_node_that_does_not_answer_is_named() {
     let (first, address) = FakeNode::serve((NODE, 0).into()).await;
-    let world = World::start(
+    let harness = Harness::start(
         &[NODE, OTHER],
         &["--node-port", &address.port().to_string()],
     )
     .await;
     let mut both = definition();
     both["max_instances"] = json!(2);
-    let id = world.create(&both).await;
-    let here = world
+    let id = harness.create(&both).await;
+    let here = harness
         .routed(id)
         .await
         .into_iter()
         .find(|slot| slot.ip == NODE)
         .unwrap();
     first.print(here.container_id, 1, "here");
-    let answer = world.api.get(&format!("/function/{id}/logs")).await;
+    let answer = harness.api.get(&format!("/function/{id}/logs")).await;
     assert_eq!(texts(&answer.text()), ["here"]);
     let missing = answer.0.headers()["x-bismuth-incomplete"].to_str().unwrap();
     assert!(
@@ -235,12 +239,12 @@ async fn a_node_that_does_not_answer_is_named() {
         "{missing}"
     );
 
-    world
+    harness
         .registry
         .remove_backend(id, here.ip, here.container_id)
         .await
         .unwrap();
-    world
+    harness
         .api
         .get(&format!("/function/{id}/logs"))
         .await
@@ -254,8 +258,8 @@ struct Events {
 }
 
 impl Events {
-    async fn open(world: &World, path: &str) -> Self {
-        let answer = world.api.stream(path).await;
+    async fn open(harness: &Harness, path: &str) -> Self {
+        let answer = harness.api.stream(path).await;
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         Self {
@@ -304,10 +308,10 @@ impl Events {
 
 #[tokio::test]
 async fn a_follower_sees_the_past_and_then_what_is_printed() {
-    let (world, id, [(first, a), (second, b)]) = world().await;
+    let (harness, id, [(first, a), (second, b)]) = harness_with_two_nodes().await;
     first.print(a.container_id, 1, "a1");
     second.print(b.container_id, 2, "b2");
-    let mut events = Events::open(&world, &format!("/function/{id}/logs?follow=true")).await;
+    let mut events = Events::open(&harness, &format!("/function/{id}/logs?follow=true")).await;
     assert_eq!(events.line().await, "a1");
     assert_eq!(events.line().await, "b2");
     first.is_followed(a.container_id).await;
@@ -316,7 +320,7 @@ async fn a_follower_sees_the_past_and_then_what_is_printed() {
     second.print(b.container_id, 3, "b3");
     assert_eq!(events.line().await, "b3");
     assert_eq!(events.line().await, "a4");
-    world
+    harness
         .api
         .call(Method::DELETE, &format!("/function/{id}"), "")
         .await
@@ -330,11 +334,11 @@ async fn a_follower_sees_the_past_and_then_what_is_printed() {
 
 #[tokio::test]
 async fn a_follower_misses_and_repeats_nothing_when_a_node_restarts() {
-    let (world, id, [(first, a), _]) = world().await;
+    let (harness, id, [(first, a), _]) = harness_with_two_nodes().await;
     for text in ["one", "two"] {
         first.print(a.container_id, 1, text);
     }
-    let mut events = Events::open(&world, &format!("/function/{id}/logs?follow=true")).await;
+    let mut events = Events::open(&harness, &format!("/function/{id}/logs?follow=true")).await;
     assert_eq!(
         (events.line().await, events.line().await),
         ("one".to_owned(), "two".to_owned())
@@ -352,21 +356,21 @@ async fn a_follower_misses_and_repeats_nothing_when_a_node_restarts() {
 
 #[tokio::test]
 async fn a_new_instance_is_followed_too() {
-    let (world, id, [(first, _), _]) = world().await;
-    let mut events = Events::open(&world, &format!("/function/{id}/logs?follow")).await;
-    let slot = world.registry.add_backend(id, NODE).await.unwrap();
+    let (harness, id, [(first, _), _]) = harness_with_two_nodes().await;
+    let mut events = Events::open(&harness, &format!("/function/{id}/logs?follow")).await;
+    let slot = harness.registry.add_backend(id, NODE).await.unwrap();
     first.print(slot.container_id, 7, "hello from the new one");
     assert_eq!(events.line().await, "hello from the new one");
 }
 
 #[tokio::test]
 async fn a_client_that_comes_back_goes_on_from_its_last_event() {
-    let (world, id, [(first, a), _]) = world().await;
+    let (harness, id, [(first, a), _]) = harness_with_two_nodes().await;
     for second in 1..=3 {
         first.print(a.container_id, second, &format!("a{second}"));
     }
     let path = format!("/function/{id}/logs?follow=true&tail=1");
-    let request = world
+    let request = harness
         .api
         .request(Method::GET, &path)
         .header("last-event-id", "2026-01-02T03:04:02.000000000Z");

@@ -1,4 +1,4 @@
-//! The API over real HTTP, on a registry in memory, with nodes played by the tests.
+//! The API over HTTP, on an in-memory registry, with fake nodes.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 

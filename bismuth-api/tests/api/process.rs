@@ -1,4 +1,4 @@
-//! The process: readiness, metrics, ZooKeeper away.
+//! Readiness, metrics, request ids, and calls without ZooKeeper.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use bismuth_testkit::eventually;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{NODE, Running, SOON, World, definition};
+use crate::harness::{Harness, NODE, RunningApi, SOON, definition};
 use bismuth_coord::MemoryTree;
 
-async fn ready(api: &Running) -> Result<(), String> {
+async fn ready(api: &RunningApi) -> Result<(), String> {
     let answer = api.get("/readyz").await;
     if answer.0.status() == 200 {
         Ok(())
@@ -18,7 +18,7 @@ async fn ready(api: &Running) -> Result<(), String> {
     }
 }
 
-async fn not_ready(api: &Running, reason: &str) -> Result<(), String> {
+async fn not_ready(api: &RunningApi, reason: &str) -> Result<(), String> {
     match ready(api).await {
         Err(text) if text.contains(reason) => Ok(()),
         other => Err(format!("{other:?}")),
@@ -28,7 +28,7 @@ async fn not_ready(api: &Running, reason: &str) -> Result<(), String> {
 #[tokio::test]
 async fn it_is_ready_when_the_environment_is_there() {
     let tree = MemoryTree::new();
-    let api = Running::start(&tree, &[]);
+    let api = RunningApi::start(&tree, &[]);
     eventually("it says what is missing", SOON, || {
         not_ready(&api, "bismuthctl bootstrap")
     })
@@ -43,12 +43,12 @@ async fn it_is_ready_when_the_environment_is_there() {
 #[tokio::test]
 async fn without_zookeeper_every_call_is_503_within_a_second() {
     // A loopback port on which nobody listens.
-    let world = World::with_nodes(&[NODE]).await;
-    let id = world.create(&definition()).await;
-    world.api.stop().await;
-    let tree = world.tree.another_session();
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let id = harness.create(&definition()).await;
+    harness.api.stop().await;
+    let tree = harness.tree.another_session();
     tree.disconnect();
-    let api = Running::start_on(tree.clone(), &[]);
+    let api = RunningApi::start_on(tree.clone(), &[]);
     eventually("it says so", SOON, || {
         not_ready(&api, "ZooKeeper does not answer")
     })
@@ -85,15 +85,15 @@ async fn without_zookeeper_every_call_is_503_within_a_second() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_by_their_pattern() {
-    let world = World::with_nodes(&[NODE]).await;
-    world.create(&definition()).await;
-    world
+async fn calls_are_counted_by_route_pattern() {
+    let harness = Harness::with_nodes(&[NODE]).await;
+    harness.create(&definition()).await;
+    harness
         .api
         .get("/function/17")
         .await
         .problem(404, "malformed_id");
-    let metrics = world.api.get("/metrics").await.text();
+    let metrics = harness.api.get("/metrics").await.text();
     for line in [
         r#"bismuth_api_calls_total{method="POST",route="/function",status="200"} 1"#,
         r#"bismuth_api_calls_total{method="GET",route="/function/{id}",status="404"} 1"#,
@@ -106,8 +106,8 @@ async fn calls_are_counted_by_their_pattern() {
 
 #[tokio::test]
 async fn the_id_of_a_request_is_kept() {
-    let world = World::with_nodes(&[NODE]).await;
-    let request = world
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let request = harness
         .api
         .request(Method::GET, "/function/17")
         .header("x-request-id", "mine-17");

@@ -1,4 +1,4 @@
-//! Secrets, passed on to svcprovider, and functions deleted with their data.
+//! Secrets forwarded to svcprovider, and functions deleted with their data.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{NODE, SOON, World, definition};
+use crate::harness::{Harness, NODE, SOON, definition};
 
 const CANARY: &str = "canary-5d20ab";
 
@@ -44,7 +44,7 @@ impl Provider {
     }
 
     /// It takes connections and never answers.
-    fn fall_silent(&self) {
+    fn pause(&self) {
         self.services.daemon().process().unwrap().pause().unwrap();
     }
 
@@ -66,7 +66,7 @@ impl Provider {
 }
 
 /// An API that asks the svcprovider at `url`.
-async fn world_at(url: &str, provider: &Provider) -> World {
+async fn start_at(url: &str, provider: &Provider) -> Harness {
     let file = provider.token_file();
     let flags = [
         "--svcprovider",
@@ -74,13 +74,13 @@ async fn world_at(url: &str, provider: &Provider) -> World {
         "--svcprovider-token-file",
         file.to_str().unwrap(),
     ];
-    World::start(&[NODE], &flags).await
+    Harness::start(&[NODE], &flags).await
 }
 
-async fn start() -> (World, Provider) {
+async fn start() -> (Harness, Provider) {
     let provider = Provider::start().await;
     (
-        world_at(&provider.services.url(), &provider).await,
+        start_at(&provider.services.url(), &provider).await,
         provider,
     )
 }
@@ -118,12 +118,17 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
             if matches!(*request.method(), Method::PUT | Method::POST) {
                 written.lock().unwrap().push(request.body().clone());
             }
-            async move { stub::pass_on(&url, request).await.unwrap().map(full) }
+            async move {
+                stub::forward_request(&url, request)
+                    .await
+                    .unwrap()
+                    .map(full)
+            }
         }
     });
     let stub = stub.await.unwrap();
-    let world = world_at(&stub.url(), &provider).await;
-    let api = &world.api;
+    let harness = start_at(&stub.url(), &provider).await;
+    let api = &harness.api;
     let path = "/group/shop/secret/db%2Fpass%20word";
     let name = "db/pass word";
     let made = api.call(Method::PUT, path, "one").await;
@@ -143,10 +148,10 @@ async fn a_secret_is_set_rotated_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_svcprovider_refuses_is_refused_in_its_words() {
-    let (world, provider) = start().await;
+async fn a_refusal_of_svcprovider_is_answered_with_its_code_and_detail() {
+    let (harness, provider) = start().await;
     let path = "/group/shop/secret/none/rotate";
-    let answer = world.api.call(Method::POST, path, "x").await;
+    let answer = harness.api.call(Method::POST, path, "x").await;
     assert_eq!(answer.0.status(), 404);
     assert_eq!(answer.0.headers()["x-bismuth-error"], "unknown_secret");
     let problem: Value = serde_json::from_str(&answer.text()).unwrap();
@@ -160,35 +165,35 @@ async fn what_svcprovider_refuses_is_refused_in_its_words() {
         answer.0.headers()["x-request-id"].to_str().unwrap()
     );
     let path = "/group/shop/secret/password";
-    let answer = world.api.call(Method::PUT, path, "").await;
+    let answer = harness.api.call(Method::PUT, path, "").await;
     assert_eq!(answer.0.status(), 400);
     let away = away().await;
-    let world = world_at(&away.url(), &provider).await;
-    let answer = world.api.get("/group/shop/secret").await;
+    let harness = start_at(&away.url(), &provider).await;
+    let answer = harness.api.get("/group/shop/secret").await;
     assert_eq!(answer.0.status(), 503);
     assert_eq!(answer.0.headers()["retry-after"], "1");
     assert_eq!(answer.0.headers()["x-bismuth-error"], "store_unavailable");
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_secret_is_not_passed_on() {
-    let (world, provider) = start().await;
+async fn a_malformed_secret_is_refused_without_asking_svcprovider() {
+    let (harness, provider) = start().await;
     let large = "x".repeat(64 * 1024 + 1);
     let path = "/group/shop/secret/password";
-    world
+    harness
         .api
         .call(Method::PUT, path, large.clone())
         .await
         .problem(413, "secret_too_large");
     for group in ["..", "a%2Fb", "%20"] {
         let path = format!("/group/{group}/secret/password");
-        world
+        harness
             .api
             .call(Method::PUT, &path, "x")
             .await
             .problem(404, "malformed_group");
     }
-    let foreign = world
+    let foreign = harness
         .api
         .request(Method::PUT, path)
         .header("origin", "http://elsewhere.example")
@@ -196,7 +201,7 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
         .unwrap();
     assert_eq!(client::send_whole(foreign).await.unwrap().status(), 403);
     assert!(provider.groups().await.is_empty());
-    let whole = world
+    let whole = harness
         .api
         .call(Method::PUT, path, large[1..].to_owned())
         .await;
@@ -205,26 +210,26 @@ async fn what_cannot_be_a_secret_is_not_passed_on() {
 
 #[tokio::test]
 async fn without_svcprovider_calls_about_secrets_are_503_within_a_second_and_others_work() {
-    let (world, mut provider) = start().await;
+    let (harness, mut provider) = start().await;
     provider.stop().await;
     for (method, path, _) in calls() {
         let begun = Instant::now();
-        let answer = world.api.call(method.clone(), path, "x").await;
+        let answer = harness.api.call(method.clone(), path, "x").await;
         let problem = answer.problem(503, "svcprovider_unavailable");
         assert!(begun.elapsed() < Duration::from_secs(1), "{method} {path}");
         assert_eq!(problem["retryable"], true);
         assert_eq!(answer.0.headers()["retry-after"], "1");
     }
-    world.create(&definition()).await;
+    harness.create(&definition()).await;
 }
 
 #[tokio::test]
 async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
-    let (world, provider) = start().await;
-    provider.fall_silent();
+    let (harness, provider) = start().await;
+    provider.pause();
     for (method, path, changes) in calls() {
         let begun = Instant::now();
-        let answer = world.api.call(method.clone(), path, "x").await;
+        let answer = harness.api.call(method.clone(), path, "x").await;
         assert!(begun.elapsed() < Duration::from_secs(1), "{method} {path}");
         if changes {
             answer.problem(503, "outcome_unknown");
@@ -236,19 +241,19 @@ async fn a_svcprovider_that_is_silent_is_waited_for_less_than_a_second() {
 
 #[tokio::test]
 async fn the_token_may_come_later_and_change() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let file = provider.token_file();
     let (token, aside) = (std::fs::read(&file).unwrap(), file.with_extension("aside"));
     std::fs::rename(&file, &aside).unwrap();
     let path = "/group/shop/secret";
-    let list = async || world.api.get(path).await;
+    let list = async || harness.api.get(path).await;
     let problem = list().await.problem(503, "svcprovider_token");
     let detail = problem["detail"].as_str().unwrap().to_owned();
     assert!(
         detail.contains("no token file") && detail.contains("operator.token"),
         "{detail}"
     );
-    world.create(&definition()).await;
+    harness.create(&definition()).await;
     std::fs::rename(&aside, &file).unwrap();
     std::fs::write(&file, "another").unwrap();
     list().await.problem(503, "svcprovider_token");
@@ -258,11 +263,11 @@ async fn the_token_may_come_later_and_change() {
 
 #[tokio::test]
 async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_for() {
-    let (world, provider) = start().await;
+    let (harness, provider) = start().await;
     let mut shared = definition();
     shared["svc_group_id"] = json!("shop");
-    let (first, second) = (world.create(&shared).await, world.create(&shared).await);
-    let alone = world.create(&definition()).await;
+    let (first, second) = (harness.create(&shared).await, harness.create(&shared).await);
+    let alone = harness.create(&definition()).await;
     for group in ["shop".to_owned(), alone.to_string()] {
         let put = Call::kv(Method::PUT, &group.parse().unwrap(), "k");
         let value = Full::new(Bytes::from("x"));
@@ -270,7 +275,7 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
     }
     let delete = async |id, query: &str| {
         let path = format!("/function/{id}{query}");
-        world.api.call(Method::DELETE, &path, "").await
+        harness.api.call(Method::DELETE, &path, "").await
     };
     delete(first, "?purge=perhaps")
         .await
@@ -298,26 +303,26 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
 
 #[tokio::test]
 async fn a_function_whose_data_cannot_be_deleted_stays_too() {
-    let (world, mut provider) = start().await;
-    let id = world.create(&definition()).await;
+    let (harness, mut provider) = start().await;
+    let id = harness.create(&definition()).await;
     provider.stop().await;
     let path = format!("/function/{id}");
     let purge = format!("{path}?purge=true");
-    world
+    harness
         .api
         .call(Method::DELETE, &purge, "")
         .await
         .problem(503, "svcprovider_unavailable");
-    world.api.get(&path).await.ok();
+    harness.api.get(&path).await.ok();
 }
 
 /// The program itself with all that it can log, and no ZooKeeper, which secrets do not need.
-struct Program {
+struct ApiProcess {
     child: tokio::process::Child,
     listen: String,
 }
 
-impl Program {
+impl ApiProcess {
     async fn start(provider_url: &str, provider: &Provider) -> Self {
         let (port, nobody) = (ports::reserve().unwrap(), ports::reserve().unwrap());
         let (listen, zookeeper) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{nobody}"));
@@ -345,20 +350,20 @@ impl Program {
         format!("http://{}{path}", self.listen)
     }
 
-    /// Makes every call, and returns all that it said: answers, metrics and log.
-    async fn all_said(mut self) -> Vec<u8> {
-        let mut said = Vec::new();
+    /// Makes every call, and returns all of its output: answers, metrics and log.
+    async fn all_output(mut self) -> Vec<u8> {
+        let mut output = Vec::new();
         for (method, path, _) in calls() {
             let request = Request::builder().method(method).uri(self.url(path));
             let request = request.body(full(CANARY)).unwrap();
-            said.extend_from_slice(client::send_whole(request).await.unwrap().body());
+            output.extend_from_slice(client::send_whole(request).await.unwrap().body());
         }
-        said.extend_from_slice(client::get(&self.url("/metrics")).await.unwrap().body());
+        output.extend_from_slice(client::get(&self.url("/metrics")).await.unwrap().body());
         self.child.start_kill().unwrap();
-        let output = self.child.wait_with_output().await.unwrap();
-        said.extend(output.stdout);
-        said.extend(output.stderr);
-        said
+        let ended = self.child.wait_with_output().await.unwrap();
+        output.extend(ended.stdout);
+        output.extend(ended.stderr);
+        output
     }
 }
 
@@ -366,23 +371,23 @@ impl Program {
 async fn neither_a_secret_nor_the_token_is_logged_counted_or_answered() {
     let (provider, away) = (Provider::start().await, away().await);
     let url = provider.services.url();
-    let mut said = Program::start(&url, &provider).await.all_said().await;
+    let mut output = ApiProcess::start(&url, &provider).await.all_output().await;
     assert!(provider.groups().await.is_empty(), "it was set and deleted");
-    said.extend(
-        Program::start(&away.url(), &provider)
+    output.extend(
+        ApiProcess::start(&away.url(), &provider)
             .await
-            .all_said()
+            .all_output()
             .await,
     );
-    provider.fall_silent();
-    said.extend(Program::start(&url, &provider).await.all_said().await);
-    let said = String::from_utf8_lossy(&said);
+    provider.pause();
+    output.extend(ApiProcess::start(&url, &provider).await.all_output().await);
+    let output = String::from_utf8_lossy(&output);
     assert!(
-        said.contains("secret rotated") && said.contains("DEBUG"),
-        "{said}"
+        output.contains("secret rotated") && output.contains("DEBUG"),
+        "{output}"
     );
     let token = provider.services.token().unwrap();
     for word in [CANARY, &token] {
-        assert!(!said.contains(word), "{word} is in\n{said}");
+        assert!(!output.contains(word), "{word} is in\n{output}");
     }
 }

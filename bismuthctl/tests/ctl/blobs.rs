@@ -122,7 +122,12 @@ async fn provider_with_altered_answers(provider: &Provider, spoil: fn(Bytes) -> 
     let url = provider.services.url();
     let stub = Stub::start(move |request| {
         let url = url.clone();
-        async move { stub::pass_on(&url, request).await.unwrap().map(spoil) }
+        async move {
+            stub::forward_request(&url, request)
+                .await
+                .unwrap()
+                .map(spoil)
+        }
     });
     stub.await.unwrap()
 }
@@ -195,7 +200,7 @@ async fn provider_with_a_concurrent_writer(provider: &Arc<Provider>, theirs: &[&
         let (provider, theirs) = (Arc::clone(&provider), theirs.clone());
         let overtakes = request.method() == Method::HEAD && once.swap(false, Ordering::Relaxed);
         async move {
-            let answer = stub::pass_on(&provider.services.url(), request).await;
+            let answer = stub::forward_request(&provider.services.url(), request).await;
             if overtakes {
                 let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
                 provider.ctl(&theirs).await.ok();

@@ -25,7 +25,12 @@ async fn recording_proxy(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) 
             if matches!(*request.method(), Method::PUT | Method::POST) {
                 written.lock().unwrap().push(request.body().clone());
             }
-            async move { stub::pass_on(&url, request).await.unwrap().map(full) }
+            async move {
+                stub::forward_request(&url, request)
+                    .await
+                    .unwrap()
+                    .map(full)
+            }
         }
     });
     (stub.await.unwrap(), written)

@@ -89,7 +89,7 @@ pub async fn run(
 }
 
 async fn explain(slot: &Slot, start_id: u64, broken: &ExecError) -> Problem {
-    let detail = bismuth_daemon::exit::chain(broken);
+    let detail = bismuth_base::chain(broken);
     match broken {
         ExecError::FirstOutputTimeout(_) => {
             problem(StatusCode::GATEWAY_TIMEOUT, "function_timeout", detail)
@@ -122,7 +122,7 @@ fn exec_request(
             problem(
                 StatusCode::BAD_REQUEST,
                 "request_not_executable",
-                bismuth_daemon::exit::chain(&e),
+                bismuth_base::chain(&e),
             )
         })?;
     request.groups.clone_from(&target.groups);
@@ -130,7 +130,7 @@ fn exec_request(
 }
 
 fn no_secrets(error: &SecretsError) -> Problem {
-    let detail = bismuth_daemon::exit::chain(error);
+    let detail = bismuth_base::chain(error);
     match error {
         SecretsError::Unavailable { .. } => problem(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -152,7 +152,7 @@ fn no_streams(error: &io::Error) -> Problem {
 }
 
 fn spawn_failed(error: &InitClientError) -> Problem {
-    let detail = bismuth_daemon::exit::chain(error);
+    let detail = bismuth_base::chain(error);
     match error {
         InitClientError::Spawn {
             kind: FailureKind::Exhausted,

@@ -96,7 +96,7 @@ pub fn body_broken(detail: String) -> Problem {
 
 /// The exchange with the program came to nothing.
 pub fn exchange_failed(error: &ExchangeError, timeout_ms: u64) -> Problem {
-    let detail = bismuth_daemon::exit::chain(error);
+    let detail = bismuth_base::chain(error);
     match error {
         ExchangeError::HeadTimeout { .. } => problem(
             StatusCode::GATEWAY_TIMEOUT,

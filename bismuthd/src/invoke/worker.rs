@@ -110,7 +110,7 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, finish: 
     let service = |request, client| answer(Rc::clone(&worker), request, client);
     let served = serve_connection(stream, peer, &worker.limits, finish.requested(), service);
     if let Err(error) = served.await {
-        debug!(%peer, error = bismuth_daemon::exit::chain(&error), "a connection ended early");
+        debug!(%peer, error = bismuth_base::chain(&error), "a connection ended early");
     }
 }
 
@@ -196,7 +196,7 @@ fn with_id(text: &str, then: impl FnOnce(ContainerId, &str) -> Route) -> Route {
     let end = text.find(['/', '?']).unwrap_or(text.len());
     match text[..end].parse() {
         Ok(id) => then(id, &text[end..]),
-        Err(error) => Route::Malformed(bismuth_daemon::exit::chain(&error)),
+        Err(error) => Route::Malformed(bismuth_base::chain(&error)),
     }
 }
 

@@ -26,8 +26,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bismuth_base::now_ms;
-use bismuth_daemon::{Backoff, Delays};
+use bismuth_base::{Backoff, Delays, now_ms};
 use bismuth_model::{ContainerState, ContainerStatus};
 use tracing::{info, warn};
 
@@ -210,7 +209,7 @@ impl Driver {
         let state = self.enter_running(running);
         if let Err(error) = self.launcher.save_proven(self.slot.container_id).await {
             warn!(
-                container = %self.slot.container_id, error = bismuth_daemon::exit::chain(&error),
+                container = %self.slot.container_id, error = bismuth_base::chain(&error),
                 "cannot save that the container answers; after a restart it is waited for again"
             );
         }

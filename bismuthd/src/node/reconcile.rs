@@ -136,7 +136,7 @@ impl Reconciler {
             Ok(Ok(slots)) => slots,
             Ok(Err(error)) => {
                 warn!(
-                    error = bismuth_daemon::exit::chain(&error),
+                    error = bismuth_base::chain(&error),
                     "cannot read what the node served before"
                 );
                 return;
@@ -150,7 +150,7 @@ impl Reconciler {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot read what is saved of a container")
+                    warn!(container = %id, error = bismuth_base::chain(&error), "cannot read what is saved of a container")
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Reconciler {
                 return self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)));
             }
             Ok(None) => "nothing of it is saved".to_owned(),
-            Err(error) => bismuth_daemon::exit::chain(&error),
+            Err(error) => bismuth_base::chain(&error),
         };
         let Some(pid) = self.program_of(id).await else {
             return;
@@ -271,7 +271,7 @@ impl Reconciler {
                 self.deps.launcher.reserve_ids(ids_key(id), range);
             }
             Err(error) => {
-                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot find the user ids of a container");
+                warn!(container = %id, error = bismuth_base::chain(&error), "cannot find the user ids of a container");
             }
         }
     }
@@ -377,10 +377,7 @@ fn ids_key(id: ContainerId) -> FunctionId {
 /// What a list has, if it is to be had.
 fn listed<T>(of: &'static str, list: Result<T, impl std::error::Error + 'static>) -> Option<T> {
     list.map_err(|error| {
-        warn!(
-            error = bismuth_daemon::exit::chain(&error),
-            of, "cannot list"
-        );
+        warn!(error = bismuth_base::chain(&error), of, "cannot list");
     })
     .ok()
 }

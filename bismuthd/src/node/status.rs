@@ -16,10 +16,11 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bismuth_base::{Backoff, Delays};
 use tokio::time::Instant;
 
 use async_trait::async_trait;
-use bismuth_daemon::{Backoff, Delays, Shutdown};
+use bismuth_daemon::Shutdown;
 use bismuth_model::{ContainerId, ContainerStatus};
 use bismuth_registry::Registry;
 use tokio::sync::Notify;
@@ -228,7 +229,7 @@ impl StatusReporter {
                 () = tokio::time::sleep_until(again) => {}
                 _ = timer.tick() => match sink.read().await {
                     Ok(there) => self.compare(&there),
-                    Err(error) => debug!(error = bismuth_daemon::exit::chain(&error), "cannot compare the statuses"),
+                    Err(error) => debug!(error = bismuth_base::chain(&error), "cannot compare the statuses"),
                 },
                 () = shutdown.cancelled() => return,
             }
@@ -245,7 +246,7 @@ impl StatusReporter {
             }
             Err(error) => {
                 let again_in_ms = self.put_off(id).unwrap_or_default().as_millis() as u64;
-                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), again_in_ms, "cannot write a container's status");
+                warn!(container = %id, error = bismuth_base::chain(&error), again_in_ms, "cannot write a container's status");
             }
         }
     }

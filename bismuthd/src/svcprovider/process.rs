@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bismuth_daemon::{Backoff, Delays};
+use bismuth_base::{Backoff, Delays};
 use bismuth_sandbox::process;
 use tracing::{info, warn};
 

@@ -17,7 +17,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bismuth_daemon::{Backoff, Shutdown, exit};
+use bismuth_base::Backoff;
+use bismuth_daemon::Shutdown;
 use bismuth_handover::{CallError, Client, NodeName, TokenDigest};
 use bismuth_model::ContainerId;
 use bismuth_sandbox::namespaces::Namespaces;
@@ -98,7 +99,7 @@ impl SocketReconciler {
                     away_since = None;
                     if let Err(lost) = self.serve(client).await {
                         warn!(
-                            error = exit::chain(&lost),
+                            error = bismuth_base::chain(&lost),
                             "lost the connection to svcprovider"
                         );
                     }
@@ -124,7 +125,7 @@ impl SocketReconciler {
         let connect = Client::connect(&self.config.socket, &self.config.node);
         match tokio::time::timeout(CALL_BOUND, connect).await {
             Ok(Ok(client)) => Ok(client),
-            Ok(Err(error)) => Err(exit::chain(&error)),
+            Ok(Err(error)) => Err(bismuth_base::chain(&error)),
             Err(_elapsed) => Err(Lost::Timeout.to_string()),
         }
     }
@@ -221,8 +222,8 @@ impl SocketReconciler {
             return true;
         };
         let made = tokio::task::spawn_blocking(move || -> Result<OwnedFd, String> {
-            let namespaces = Namespaces::open(&dir).map_err(|e| exit::chain(&e))?;
-            super::listen(namespaces.net_fd()).map_err(|e| exit::chain(&e))
+            let namespaces = Namespaces::open(&dir).map_err(|e| bismuth_base::chain(&e))?;
+            super::listen(namespaces.net_fd()).map_err(|e| bismuth_base::chain(&e))
         });
         match made.await {
             Ok(Ok(socket)) => {

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bismuth_daemon::{Backoff, exit};
+use bismuth_base::Backoff;
 use bismuth_handover::{Client, NodeName, SecretValue};
 use bismuth_init::SecretFile;
 use bismuth_model::{SecretUse, ServiceGroup};
@@ -108,11 +108,11 @@ impl SecretSource {
         uses: &[SecretUse],
     ) -> Result<Vec<Option<SecretValue>>, String> {
         let client = Client::connect(&self.socket, &self.node).await;
-        let mut client = client.map_err(|error| exit::chain(&error))?;
+        let mut client = client.map_err(|error| bismuth_base::chain(&error))?;
         let mut found = Vec::with_capacity(uses.len());
         for one in uses {
             let value = client.secret(group, &one.name).await;
-            found.push(value.map_err(|error| exit::chain(&error))?);
+            found.push(value.map_err(|error| bismuth_base::chain(&error))?);
         }
         Ok(found)
     }

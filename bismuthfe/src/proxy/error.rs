@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use bismuth_daemon::exit;
 use bismuth_http::{ExchangeError, Problem};
 use bismuth_model::{ContainerId, FunctionId};
 use http::StatusCode;
@@ -61,7 +60,7 @@ impl AttemptError {
     }
 
     fn problem(&self) -> Problem {
-        let detail = exit::chain(self);
+        let detail = bismuth_base::chain(self);
         let problem = |status, code| Problem::new(status, code, COMPONENT, detail);
         match self {
             AttemptError::Unreachable { .. } => {

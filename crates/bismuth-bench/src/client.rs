@@ -1,4 +1,4 @@
-//! One connection that is kept, so that connecting is not part of what is measured.
+//! An HTTP client on one kept connection, so that connecting is not measured.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A request to a container that does not run: it is started for it.
+//! Cold starts: a request to a container that does not run.
 //!
 //! ```text
 //!  deploy all ─► … 10 s … ─► kill every program ─► all are down ─► one request to each     (a round)
@@ -18,21 +18,21 @@ use http::Response;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
+use crate::harness::{Deployed, Harness};
 use crate::oci::Runtime;
-use crate::rig::{Deployed, Rig};
 use crate::samples::Samples;
 
 /// Forty starts and a few, in rounds that are short enough to come one after the other.
 const FUNCTIONS: usize = 15;
 const ROUNDS: usize = 3;
 /// A container that dies earlier is held to be broken, and the next request to it is refused for a while.
-const WELL: Duration = Duration::from_millis(10_500);
+const STABLE_AFTER: Duration = Duration::from_millis(10_500);
 /// What this project promises of the first request.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// What one runtime took.
+/// Start times with one container runtime.
 #[derive(Default)]
-struct Taken {
+struct StartTimes {
     seen: Vec<Duration>,
     starts: Vec<Duration>,
     alone: Vec<Duration>,
@@ -40,54 +40,54 @@ struct Taken {
 
 pub(crate) async fn measure() -> Result<()> {
     for name in ["runc", "crun"] {
-        let rig = Rig::start(name).await?;
-        let runtime = Runtime::prepare(name, rig.containerd_pid()?)?;
+        let harness = Harness::start(name).await?;
+        let runtime = Runtime::prepare(name, harness.containerd_pid()?)?;
         // Also what tells whether it works here.
         if let Err(error) = runtime.first_answer().await {
             println!("cold       {name} is not usable here: {error:#}");
             continue;
         }
-        println!("cold       {name}; {}", rig.surroundings().await?);
-        report(&rounds(&rig, &runtime).await?, name);
+        println!("cold       {name}; {}", harness.background_load().await?);
+        report(&rounds(&harness, &runtime).await?, name);
     }
     Ok(())
 }
 
-async fn rounds(rig: &Rig, runtime: &Runtime) -> Result<Taken> {
-    let definition = Rig::definition(
+async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<StartTimes> {
+    let definition = Harness::definition(
         "docker.io/library/echo-server:latest",
         "server:8000:/echo-server",
     )?;
     let mut functions = Vec::new();
     for _ in 0..FUNCTIONS {
-        functions.push(rig.deploy(&definition).await?);
+        functions.push(harness.deploy(&definition).await?);
     }
-    let mut taken = Taken::default();
+    let mut times = StartTimes::default();
     for _ in 0..ROUNDS {
-        tokio::time::sleep(WELL).await;
-        take_down(rig, &functions).await?;
+        tokio::time::sleep(STABLE_AFTER).await;
+        take_down(harness, &functions).await?;
         // The frontend closes connections that say nothing for as long as we slept.
-        let mut client = rig.client().await?;
+        let mut client = harness.client().await?;
         for function in &functions {
             let (answer, seen) = client.get(&function.path()).await?;
-            taken.seen.push(seen);
-            taken.starts.push(start_of(&answer)?);
-            taken.alone.push(runtime.first_answer().await?);
+            times.seen.push(seen);
+            times.starts.push(start_of(&answer)?);
+            times.alone.push(runtime.first_answer().await?);
         }
     }
-    Ok(taken)
+    Ok(times)
 }
 
 /// Kills every program and waits until nothing is left of the containers.
-async fn take_down(rig: &Rig, functions: &[Deployed]) -> Result<()> {
+async fn take_down(harness: &Harness, functions: &[Deployed]) -> Result<()> {
     for function in functions {
-        let pid = rig.program(*function).await?;
+        let pid = harness.program(*function).await?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         kill_process(pid.context("no process id")?, Signal::KILL)
             .with_context(|| format!("kill the program of {}", function.function))?;
     }
     for function in functions {
-        rig.reaches(*function, ContainerState::Failed).await;
+        harness.reaches(*function, ContainerState::Failed).await;
     }
     Ok(())
 }
@@ -105,9 +105,9 @@ fn start_of(answer: &Response<bytes::Bytes>) -> Result<Duration> {
     Ok(Duration::from_secs_f64(milliseconds / 1e3))
 }
 
-fn report(taken: &Taken, name: &str) {
+fn report(times: &StartTimes, name: &str) {
     let [seen, starts, alone] =
-        [&taken.seen, &taken.starts, &taken.alone].map(|times| Samples::new(times.clone()));
+        [&times.seen, &times.starts, &times.alone].map(|column| Samples::new(column.clone()));
     println!("           request, as its client sees  {seen}");
     println!("           of that, start on the node   {starts}");
     println!("           {name} run, to first answer    {alone}");

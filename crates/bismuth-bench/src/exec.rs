@@ -1,4 +1,4 @@
-//! A request that runs a program, beside running that program.
+//! Warm exec requests, compared with `posix_spawn` of the same program.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use futures_util::future::try_join_all;
 
 use crate::Turns;
 use crate::client::Client;
+use crate::harness::{Deployed, Harness};
 use crate::machine::cpu_time;
-use crate::rig::{Deployed, Rig};
 use crate::samples::{Samples, Spread};
 
 /// Enough for a steady p99 in a few seconds.
@@ -22,28 +22,28 @@ const CONNECTIONS: usize = 8;
 const BOUND: Duration = Duration::from_millis(2);
 
 pub(crate) async fn measure(turns: Turns) -> Result<()> {
-    let rig = Rig::start("auto").await?;
-    let definition = Rig::definition("docker.io/library/alpine:latest", "exec:/bin/true")?;
-    let deployed = rig.deploy(&definition).await?;
-    println!("exec       {}", rig.surroundings().await?);
-    one_connection(&rig, deployed).await?;
-    many_connections(&rig, deployed, turns).await
+    let harness = Harness::start("auto").await?;
+    let definition = Harness::definition("docker.io/library/alpine:latest", "exec:/bin/true")?;
+    let deployed = harness.deploy(&definition).await?;
+    println!("exec       {}", harness.background_load().await?);
+    one_connection(&harness, deployed).await?;
+    many_connections(&harness, deployed, turns).await
 }
 
-async fn one_connection(rig: &Rig, deployed: Deployed) -> Result<()> {
+async fn one_connection(harness: &Harness, deployed: Deployed) -> Result<()> {
     let path = deployed.path();
-    let mut client = rig.client().await?;
+    let mut client = harness.client().await?;
     for _ in 0..WARM_UP {
         client.timed(&path).await?;
         spawn_true()?;
     }
     let (mut requests, mut spawns) = (Vec::new(), Vec::new());
-    let before = cpu_time(&rig.daemons()?)?;
+    let before = cpu_time(&harness.daemons()?)?;
     for _ in 0..REQUESTS {
         requests.push(client.timed(&path).await?);
         spawns.push(spawn_true()?);
     }
-    let daemons = cpu_time(&rig.daemons()?)?.saturating_sub(before);
+    let daemons = cpu_time(&harness.daemons()?)?.saturating_sub(before);
     let (requests, spawns) = (Samples::new(requests), Samples::new(spawns));
     println!("           1 connection, in turns with the reference");
     println!("           request that runs true       {requests}");
@@ -57,13 +57,13 @@ async fn one_connection(rig: &Rig, deployed: Deployed) -> Result<()> {
     Ok(())
 }
 
-async fn many_connections(rig: &Rig, deployed: Deployed, turns: Turns) -> Result<()> {
+async fn many_connections(harness: &Harness, deployed: Deployed, turns: Turns) -> Result<()> {
     let (mut requests, mut spawns, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut times, mut cpu) = (Vec::new(), Vec::new());
     for _ in 0..turns.rounds {
-        let before = cpu_time(&rig.daemons()?)?;
-        let took = requests_for(rig, &deployed.path(), turns.each).await?;
-        let daemons = cpu_time(&rig.daemons()?)?.saturating_sub(before);
+        let before = cpu_time(&harness.daemons()?)?;
+        let took = requests_for(harness, &deployed.path(), turns.each).await?;
+        let daemons = cpu_time(&harness.daemons()?)?.saturating_sub(before);
         let request = took.len() as f64 / turns.each.as_secs_f64();
         let spawn = spawns_for(turns.each)? as f64 / turns.each.as_secs_f64();
         requests.push(request);
@@ -100,8 +100,8 @@ fn per(time: Duration, count: usize) -> f64 {
 }
 
 /// What requests took that were sent one after the other on each connection, for that long.
-async fn requests_for(rig: &Rig, path: &str, each: Duration) -> Result<Vec<Duration>> {
-    let connect = (0..CONNECTIONS).map(|_| rig.client());
+async fn requests_for(harness: &Harness, path: &str, each: Duration) -> Result<Vec<Duration>> {
+    let connect = (0..CONNECTIONS).map(|_| harness.client());
     let clients = try_join_all(connect).await?;
     let until = Instant::now() + each;
     let loads = clients.into_iter().map(|mut client: Client| async move {

@@ -1,4 +1,4 @@
-//! What the machine was doing meanwhile: figures from a busy one need that beside them.
+//! Processor time, memory, and the load of the machine by others.
 
 use std::fs;
 use std::time::Duration;
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_the_disk_is_not_being_busy() {
+    fn iowait_is_not_counted_as_busy() {
         let at = |text| Cpu::parse(text).unwrap();
         let before = at("cpu  100 0 100 1000 50 0 0 0 7 7\ncpu0 1 1 1\n");
         let after = at("cpu  110 0 110 1030 100 0 0 0 9 9\n");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_threads_use_time() {
+    fn the_cpu_time_of_this_process_grows() {
         assert!(cpu_time(&[std::process::id()]).unwrap() > Duration::ZERO);
         assert!(resident(std::process::id()).unwrap() > 0.1);
     }

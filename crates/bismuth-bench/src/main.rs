@@ -1,4 +1,4 @@
-//! How fast Bismuth is, beside what it is built from: `cargo xtask bench [exec] [cold] [warm] [services] [--rounds N] [--seconds N]`.
+//! Benchmarks of Bismuth beside references: `cargo xtask bench [exec] [cold] [warm] [services] [--rounds N] [--seconds N]`.
 //!
 //! ```text
 //! exec   a request that runs `true`, through both hops      beside   posix_spawn of the same program
@@ -15,10 +15,10 @@
 mod client;
 mod cold;
 mod exec;
+mod harness;
 mod machine;
 mod nginx;
 mod oci;
-mod rig;
 mod samples;
 mod services;
 mod warm;

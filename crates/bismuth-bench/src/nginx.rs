@@ -1,4 +1,4 @@
-//! nginx as a careful operator sets it up: what our two hops are compared with.
+//! The reference for warm requests: two nginx proxies, tuned as a careful operator would.
 
 use std::fs;
 use std::path::Path;

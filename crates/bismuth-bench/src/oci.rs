@@ -1,4 +1,4 @@
-//! What a container costs without us: `runc run` or `crun run` of the same files, up to the first answer.
+//! The reference for cold starts: `runc run` or `crun run` of the same files, up to the first answer.
 //!
 //! It has a mount, pid, ipc and uts namespace of its own, but neither a user nor a network namespace (its loopback
 //! would be down, so that nobody could ask it), no logs, no memory limit, and nobody who watches it: a reference that

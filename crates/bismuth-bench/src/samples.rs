@@ -1,4 +1,4 @@
-//! Figures, and what to say of them.
+//! Percentiles of samples, and the spread of a figure over several rounds.
 
 use std::fmt;
 use std::time::Duration;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_shows_its_ends() {
+    fn a_spread_shows_minimum_and_maximum() {
         assert_eq!(
             format!("{:.1}", Spread::new([3.0, 1.0, 2.0])),
             "2.0 (1.0 to 3.0)"

@@ -1,4 +1,4 @@
-//! Keys from inside a container, beside an empty answer of the same server on the same socket.
+//! Key reads and writes from inside a container, compared with an empty answer of the same server.
 //!
 //! ```text
 //!  the container ┌ exec ─► wrk ─► 169.254.169.254:9000 ┐ ─► svcprovider ─► embedded engine
@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 
 use crate::Turns;
 use crate::client::Client;
+use crate::harness::{Deployed, Harness};
 use crate::machine::{cpu_time, resident};
-use crate::rig::{Deployed, Rig};
 use crate::samples::Spread;
-use crate::wrk::{self, Load};
+use crate::wrk::{self, WrkResult};
 
 /// Connections that read or write at a time.
 const CONNECTIONS: u32 = 32;
@@ -50,32 +50,33 @@ end
 ";
 
 pub(crate) async fn measure(turns: Turns) -> Result<()> {
-    let rig = Rig::start("auto").await?;
+    let harness = Harness::start("auto").await?;
     let image = image::with_program("wrk")?
         .file("usr/bin/load", 0o755, LOAD)
         .file("etc/writes.lua", 0o644, WRITES)
         .build()?;
-    rig.push("load", &image).await?;
-    let mut definition = Rig::definition("docker.io/library/load:latest", "exec:/usr/bin/load")?;
+    harness.push("load", &image).await?;
+    let mut definition =
+        Harness::definition("docker.io/library/load:latest", "exec:/usr/bin/load")?;
     definition.memory = 256 << 20;
     // svcprovider and wrk share the machine's two; nobody is held back by a limit.
     definition.cpu = 2.0;
     let mut bench = Bench {
-        deployed: rig.deploy(&definition).await?,
-        client: rig.client().await?,
-        services: rig.services().daemon().process()?.pid(),
+        deployed: harness.deploy(&definition).await?,
+        client: harness.client().await?,
+        services: harness.services().daemon().process()?.pid(),
         turns,
     };
     println!(
         "services   {}; {} turns of {} s",
-        rig.surroundings().await?,
+        harness.background_load().await?,
         turns.rounds,
         turns.each.as_secs()
     );
     bench.writes().await?;
     bench.one_connection().await?;
     bench.reads().await?;
-    bench.memory(rig.services().socket()).await
+    bench.memory(harness.services().socket()).await
 }
 
 struct Bench {
@@ -87,7 +88,7 @@ struct Bench {
 
 /// One turn, and what svcprovider used of the processor meanwhile.
 struct Turn {
-    load: Load,
+    load: WrkResult,
     cpu: Duration,
 }
 
@@ -153,9 +154,9 @@ impl Bench {
             );
         }
         let over = Spread::new(over);
-        let verdict = held(over.median() <= READ_BOUND_US);
+        let outcome = verdict(over.median() <= READ_BOUND_US);
         println!(
-            "           a read over an empty answer: p50 {over:.0} us, bound {READ_BOUND_US}: {verdict}"
+            "           a read over an empty answer: p50 {over:.0} us, bound {READ_BOUND_US}: {outcome}"
         );
         Ok(())
     }
@@ -182,7 +183,7 @@ impl Bench {
         let after = resident(self.services)?;
         println!(
             "           {CONTAINERS} containers with a connection each: {after:.1} MiB resident ({before:.1} before, after the load), bound {RESIDENT_BOUND_MIB}: {}",
-            held(after <= RESIDENT_BOUND_MIB)
+            verdict(after <= RESIDENT_BOUND_MIB)
         );
         Ok(())
     }
@@ -216,13 +217,13 @@ fn rate(what: &str, taken: &[Turn], bound: f64) {
     let rates = of(|turn| turn.load.per_second);
     println!(
         "           {CONNECTIONS} connections, {what}: {rates:.0} /s, bound {bound}: {}; p50 {:.0} us, p99 {:.0} us; cpu of svcprovider {:.1} us each",
-        held(rates.median() >= bound),
+        verdict(rates.median() >= bound),
         of(|turn| turn.load.p50_us),
         of(|turn| turn.load.p99_us),
         of(Turn::cpu_us),
     );
 }
 
-fn held(it_is: bool) -> &'static str {
-    if it_is { "held" } else { "MISSED" }
+fn verdict(met: bool) -> &'static str {
+    if met { "held" } else { "MISSED" }
 }

@@ -1,4 +1,4 @@
-//! wrk, the load.
+//! Runs wrk, the load generator, and parses its output.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 /// What `wrk` says of one path.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Load {
+pub(crate) struct WrkResult {
     pub(crate) requests: u64,
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Load {
 }
 
 /// Asks for `url` over and over on that many connections.
-pub(crate) async fn load(url: &str, connections: u32, each: Duration) -> Result<Load> {
+pub(crate) async fn load(url: &str, connections: u32, each: Duration) -> Result<WrkResult> {
     let output = Command::new("wrk")
         .args(["--threads", "1", "--latency"])
         .args(["--connections", &connections.to_string()])
@@ -30,21 +30,21 @@ pub(crate) async fn load(url: &str, connections: u32, each: Duration) -> Result<
 }
 
 /// What wrk has written, of a run in which every request was answered well.
-pub(crate) fn read(text: &str) -> Result<Load> {
+pub(crate) fn read(text: &str) -> Result<WrkResult> {
     let failed = text.contains("Non-2xx") || text.contains("Socket errors");
     ensure!(!failed, "not every request is answered well:\n{text}");
     parse(text).with_context(|| format!("the output of wrk:\n{text}"))
 }
 
 /// The lines `    50%   70.00us`, `  123 requests in 2.00s, 1.1MB read` and `Requests/sec:  12345.67`.
-fn parse(text: &str) -> Option<Load> {
+fn parse(text: &str) -> Option<WrkResult> {
     let after = |start: &str| {
         let mut lines = text.lines().map(str::trim);
         lines.find_map(|line| Some(line.strip_prefix(start)?.trim()))
     };
     let mut lines = text.lines().map(str::trim);
     let requests = lines.find_map(|line| line.split_once(" requests in "))?.0;
-    Some(Load {
+    Some(WrkResult {
         requests: requests.parse().ok()?,
         per_second: after("Requests/sec:")?.parse().ok()?,
         p50_us: microseconds(after("50%")?)?,
@@ -68,10 +68,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_wrk_writes_is_understood() {
+    fn the_output_of_wrk_is_parsed() {
         let text = "  Latency Distribution\n     50%  254.00us\n     75%    1.1ms\n     99%    1.50ms\n\
             \x20 100247 requests in 2.00s, 1.1MB read\nRequests/sec:  50123.45\n";
-        let load = Load {
+        let load = WrkResult {
             requests: 100_247,
             per_second: 50123.45,
             p50_us: 254.0,

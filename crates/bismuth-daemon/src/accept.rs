@@ -25,6 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bismuth_base::{Backoff, Delays};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -33,7 +34,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::BACKLOG;
-use crate::{Backoff, Delays};
 use limiter::{ConnectionLimiter, ConnectionPermit};
 
 /// Accepting fails for a while when descriptors run out; turning in a circle would not help.
@@ -50,7 +50,7 @@ pub enum Backlog {
     /// They stay in the backlog until there is a permit, also at the shutdown. For a socket that another process holds,
     /// too, so that what this one does not accept waits for the next one: both bismuthd and svcprovider hold a container's
     /// service socket, and it outlives either.
-    Leave,
+    Retain,
 }
 
 /// The bounds of a listener's connections.
@@ -125,7 +125,7 @@ impl Running {
         loop {
             let early_permit = match self.bounds.backlog {
                 Backlog::Serve => None,
-                Backlog::Leave => tokio::select! {
+                Backlog::Retain => tokio::select! {
                     permit = self.limiter.wait() => Some(permit),
                     () = shutdown.cancelled() => return None,
                 },

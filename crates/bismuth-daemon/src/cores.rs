@@ -207,7 +207,10 @@ mod tests {
             .finished()
             .await
             .expect_err("core 1 failed");
-        assert_eq!(exit::chain(&error), "thread worker-1 failed: no luck");
+        assert_eq!(
+            bismuth_base::chain(&error),
+            "thread worker-1 failed: no luck"
+        );
         shutdown.trigger();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-pub use bismuth_base::chain;
+use bismuth_base::chain;
 
 use crate::StillRunning;
 

@@ -12,7 +12,6 @@
 //! - [`Shutdown`]: the cancellation token of the process, and whether it ends as a failure.
 //! - [`signals`](fn@signals): SIGTERM and SIGINT trigger it; the second one ends the process at once.
 //! - [`Tasks`]: every task has a name and a policy for its death.
-//! - [`Backoff`]: how long to wait before the next attempt; pure.
 //! - [`admin`]: `/healthz`, `/readyz`, `/metrics`.
 //! - [`cores`]: one thread and one runtime per core, for data paths.
 //! - [`limits`]: the limit of open descriptors, and how many connections fit into it.
@@ -79,7 +78,6 @@ pub mod telemetry;
 
 pub use accept::{AcceptLoop, Accepted, Backlog, CutOff, FinishSignal};
 pub use admin::{Admin, Condition};
-pub use bismuth_base::{Backoff, Delays};
 pub use cores::{CoreId, Cores, run_per_core};
 pub use http::{HttpOptions, serve_http};
 pub use shutdown::{Failure, Shutdown};

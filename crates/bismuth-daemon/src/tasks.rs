@@ -167,7 +167,7 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ByItself => write!(f, "ended though nobody asked it to"),
-            Self::Failed(error) => write!(f, "failed: {}", crate::exit::chain(error.as_ref())),
+            Self::Failed(error) => write!(f, "failed: {}", bismuth_base::chain(error.as_ref())),
             Self::Panicked(message) => write!(f, "panicked: {message}"),
         }
     }

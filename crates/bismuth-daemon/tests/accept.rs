@@ -29,13 +29,13 @@ const HTTP: HttpOptions = HttpOptions {
 const REQUEST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
 const UNANSWERED: &str = "GET /never HTTP/1.1\r\nhost: a\r\n\r\n";
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), CutOff>>,
 }
 
-impl Served {
+impl TestServer {
     fn start(bounds: AcceptLoop) -> Self {
         Self::on(listen::bind(loopback()).expect("loopback"), bounds)
     }
@@ -111,12 +111,12 @@ fn all_of(mut client: std::net::TcpStream) -> io::Result<String> {
 
 #[tokio::test]
 async fn connections_in_the_backlog_at_the_shutdown_are_served() {
-    let served = Served::start(BOUNDS);
+    let server = TestServer::start(BOUNDS);
     // Its runtime has heard that there is nobody to accept, and hears of nothing else before the shutdown.
-    exchange(&mut served.connect().await).await;
-    let clients: Vec<_> = (0..50).map(|_| served.connect_now(REQUEST)).collect();
-    let address = served.address;
-    assert_eq!(served.end().await, Ok(()));
+    exchange(&mut server.connect().await).await;
+    let clients: Vec<_> = (0..50).map(|_| server.connect_now(REQUEST)).collect();
+    let address = server.address;
+    assert_eq!(server.end().await, Ok(()));
     for client in clients {
         let answer = all_of(client).expect("it is not reset");
         assert!(answer.ends_with("answered"), "{answer:?}");
@@ -126,14 +126,14 @@ async fn connections_in_the_backlog_at_the_shutdown_are_served() {
 
 #[tokio::test]
 async fn more_connections_in_the_backlog_than_permits_are_served_one_after_the_other() {
-    let served = Served::start(AcceptLoop {
+    let server = TestServer::start(AcceptLoop {
         max_connections: 2,
         ..BOUNDS
     });
-    let mut idle = served.connect().await;
+    let mut idle = server.connect().await;
     exchange(&mut idle).await;
-    let clients: Vec<_> = (0..20).map(|_| served.connect_now(REQUEST)).collect();
-    assert_eq!(served.end().await, Ok(()));
+    let clients: Vec<_> = (0..20).map(|_| server.connect_now(REQUEST)).collect();
+    assert_eq!(server.end().await, Ok(()));
     for client in clients {
         let answer = all_of(client).expect("it is not reset");
         assert!(answer.ends_with("answered"), "{answer:?}");
@@ -142,28 +142,28 @@ async fn more_connections_in_the_backlog_than_permits_are_served_one_after_the_o
 
 #[tokio::test]
 async fn a_request_that_arrived_before_the_shutdown_on_an_idle_connection_is_answered() {
-    let served = Served::start(BOUNDS);
-    let mut client = served.connect().await;
+    let server = TestServer::start(BOUNDS);
+    let mut client = server.connect().await;
     exchange(&mut client).await;
     let sent = client.try_write(REQUEST.as_bytes());
     assert_eq!(sent.expect("it is open"), REQUEST.len());
-    served.shutdown.trigger();
+    server.shutdown.trigger();
     read_answer(&mut client).await;
     assert_eq!(client.read(&mut [0]).await.expect("it is closed"), 0);
-    assert_eq!(served.end().await, Ok(()));
+    assert_eq!(server.end().await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_client_that_connected_right_before_the_shutdown_may_still_send_its_request() {
-    let served = Served::start(BOUNDS);
-    exchange(&mut served.connect().await).await;
-    let mut client = served.connect_now("");
-    served.shutdown.trigger();
+    let server = TestServer::start(BOUNDS);
+    exchange(&mut server.connect().await).await;
+    let mut client = server.connect_now("");
+    server.shutdown.trigger();
     for _ in 0..10 {
         yield_now().await;
     }
     client.write_all(REQUEST.as_bytes()).expect("it is open");
-    assert_eq!(served.end().await, Ok(()));
+    assert_eq!(server.end().await, Ok(()));
     let answer = all_of(client).expect("it is not reset");
     assert!(answer.ends_with("answered"), "{answer:?}");
 }
@@ -174,24 +174,24 @@ async fn a_shared_socket_keeps_its_backlog_for_the_next_process() {
     listener.set_nonblocking(true).expect("a socket");
     let other_process = listener.try_clone().expect("a descriptor");
     let bounds = AcceptLoop {
-        backlog: Backlog::Leave,
+        backlog: Backlog::Retain,
         ..BOUNDS
     };
-    let served = Served::on(TcpListener::from_std(listener).expect("a socket"), bounds);
-    exchange(&mut served.connect().await).await;
-    let client = served.connect_now(REQUEST);
-    assert_eq!(served.end().await, Ok(()));
+    let server = TestServer::on(TcpListener::from_std(listener).expect("a socket"), bounds);
+    exchange(&mut server.connect().await).await;
+    let client = server.connect_now(REQUEST);
+    assert_eq!(server.end().await, Ok(()));
     let (_, peer) = other_process.accept().expect("it is still there");
     assert_eq!(peer, client.local_addr().expect("connected"));
 }
 
 #[tokio::test]
 async fn a_connection_that_never_sends_a_byte_is_closed() {
-    let served = Served::start(AcceptLoop {
+    let server = TestServer::start(AcceptLoop {
         first_byte_timeout: Duration::from_millis(20),
         ..BOUNDS
     });
-    let mut silent = served.connect().await;
+    let mut silent = server.connect().await;
     let mut byte = [0];
     let read = timeout(Duration::from_secs(5), silent.read(&mut byte)).await;
     let read = read.expect("sooner than a head that has begun would be");
@@ -200,34 +200,34 @@ async fn a_connection_that_never_sends_a_byte_is_closed() {
 
 #[tokio::test]
 async fn silent_and_idle_connections_make_room_for_one_that_asks() {
-    let served = Served::start(AcceptLoop {
+    let server = TestServer::start(AcceptLoop {
         max_connections: 4,
         ..BOUNDS
     });
     let mut earlier = Vec::new();
     for n in 0..40 {
-        let mut client = served.connect().await;
+        let mut client = server.connect().await;
         if n % 2 == 0 {
             exchange(&mut client).await;
         }
         earlier.push(client);
     }
-    exchange(&mut served.connect().await).await;
+    exchange(&mut server.connect().await).await;
     assert_eq!(earlier[0].read(&mut [0]).await.expect("closed in order"), 0);
     drop(earlier);
 }
 
 #[tokio::test]
 async fn connections_that_do_not_end_within_the_drain_are_counted_and_closed() {
-    let served = Served::start(AcceptLoop {
+    let server = TestServer::start(AcceptLoop {
         drain_timeout: Duration::from_millis(50),
         max_connections: 2,
         ..BOUNDS
     });
-    exchange(&mut served.connect().await).await;
+    exchange(&mut server.connect().await).await;
     // Two are served, and one waits for a permit.
-    let clients: Vec<_> = (0..3).map(|_| served.connect_now(UNANSWERED)).collect();
-    let error = served.end().await.expect_err("they do not end");
+    let clients: Vec<_> = (0..3).map(|_| server.connect_now(UNANSWERED)).collect();
+    let error = server.end().await.expect_err("they do not end");
     assert_eq!(error.left, 3);
     for client in clients {
         match all_of(client) {
@@ -239,9 +239,9 @@ async fn connections_that_do_not_end_within_the_drain_are_counted_and_closed() {
 
 #[tokio::test]
 async fn accepting_goes_on_once_there_are_descriptors_again() {
-    let served = Served::start(BOUNDS);
-    exchange(&mut served.connect().await).await;
-    let client = served.connect_now(REQUEST);
+    let server = TestServer::start(BOUNDS);
+    exchange(&mut server.connect().await).await;
+    let client = server.connect_now(REQUEST);
     // Of the whole process: nextest runs each test in one of its own.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("it is limited");
     setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("lowering is allowed");
@@ -250,5 +250,5 @@ async fn accepting_goes_on_once_there_are_descriptors_again() {
     client.set_nonblocking(true).expect("a socket");
     let mut client = TcpStream::from_std(client).expect("a socket");
     read_answer(&mut client).await;
-    assert_eq!(served.end().await, Ok(()));
+    assert_eq!(server.end().await, Ok(()));
 }

@@ -10,14 +10,14 @@ use tokio::{
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     admin: Admin,
     tasks: Tasks,
     shutdown: Shutdown,
 }
 
-fn serve(registry: Registry) -> Served {
+fn serve(registry: Registry) -> TestServer {
     let shutdown = Shutdown::new();
     let listener = listen::bind(LOOPBACK.parse().expect("an address")).expect("loopback");
     let address = listener.local_addr().expect("bound");
@@ -25,7 +25,7 @@ fn serve(registry: Registry) -> Served {
     let tasks = Tasks::new(&shutdown);
     let serving = admin::serve(listener, admin.clone(), shutdown.child());
     tasks.spawn("admin", Policy::EndsProcess, serving);
-    Served {
+    TestServer {
         address,
         admin,
         tasks,
@@ -54,28 +54,28 @@ async fn exchange(address: SocketAddr, method: &str, path: &str) -> (u16, String
 
 #[tokio::test]
 async fn readiness_lists_the_unmet_conditions_and_follows_them() {
-    let served = serve(Registry::default());
-    let (status, _, body) = exchange(served.address, "GET", "/readyz").await;
+    let server = serve(Registry::default());
+    let (status, _, body) = exchange(server.address, "GET", "/readyz").await;
     assert_eq!((status, body.as_str()), (200, "ready\n"));
 
-    let zookeeper = served.admin.condition("zookeeper");
-    let table = served.admin.condition("table");
-    let (status, _, body) = exchange(served.address, "GET", "/readyz").await;
+    let zookeeper = server.admin.condition("zookeeper");
+    let table = server.admin.condition("table");
+    let (status, _, body) = exchange(server.address, "GET", "/readyz").await;
     assert_eq!(status, 503);
     assert_eq!(body, "not ready\nzookeeper: not yet\ntable: not yet\n");
 
     table.met();
     zookeeper.unmet("127.0.0.1:2181 refused the connection");
-    let (_, _, body) = exchange(served.address, "GET", "/readyz").await;
+    let (_, _, body) = exchange(server.address, "GET", "/readyz").await;
     assert_eq!(
         body,
         "not ready\nzookeeper: 127.0.0.1:2181 refused the connection\n"
     );
 
     zookeeper.met();
-    let (status, _, _) = exchange(served.address, "GET", "/readyz").await;
+    let (status, _, _) = exchange(server.address, "GET", "/readyz").await;
     assert_eq!(status, 200);
-    let (status, _, _) = exchange(served.address, "GET", "/healthz").await;
+    let (status, _, _) = exchange(server.address, "GET", "/healthz").await;
     assert_eq!(status, 200);
 }
 
@@ -85,8 +85,8 @@ async fn metrics_are_the_binarys_and_the_processs_in_one_page() {
     let requests: Counter = Counter::default();
     registry.register("requests", "Requests served", requests.clone());
     requests.inc();
-    let served = serve(registry);
-    let (status, head, body) = exchange(served.address, "GET", "/metrics").await;
+    let server = serve(registry);
+    let (status, head, body) = exchange(server.address, "GET", "/metrics").await;
     assert_eq!(status, 200);
     assert!(head.contains("application/openmetrics-text; version=1.0.0"));
     for wanted in [
@@ -102,28 +102,28 @@ async fn metrics_are_the_binarys_and_the_processs_in_one_page() {
 
 #[tokio::test]
 async fn other_paths_and_methods_are_told_what_there_is() {
-    let served = serve(Registry::default());
-    let (status, _, _) = exchange(served.address, "GET", "/").await;
+    let server = serve(Registry::default());
+    let (status, _, _) = exchange(server.address, "GET", "/").await;
     assert_eq!(status, 404);
-    let (status, head, _) = exchange(served.address, "POST", "/metrics").await;
+    let (status, head, _) = exchange(server.address, "POST", "/metrics").await;
     assert_eq!(status, 405);
     assert!(head.contains("allow: GET, HEAD"));
-    let (status, head, body) = exchange(served.address, "HEAD", "/healthz").await;
+    let (status, head, body) = exchange(server.address, "HEAD", "/healthz").await;
     assert_eq!((status, body.as_str()), (200, ""));
     assert!(head.contains("content-length: 3"));
 }
 
 #[tokio::test]
-async fn it_is_unready_while_ending_and_then_gone() {
-    let served = serve(Registry::default());
-    served.shutdown.trigger();
+async fn readiness_ends_with_the_shutdown_and_then_the_listener_closes() {
+    let server = serve(Registry::default());
+    server.shutdown.trigger();
     assert_eq!(
-        served.admin.unmet(),
+        server.admin.unmet(),
         [("shutdown".to_owned(), "the process is ending".to_owned())]
     );
-    let drained = served.tasks.drain(Duration::from_secs(10)).await;
+    let drained = server.tasks.drain(Duration::from_secs(10)).await;
     drained.expect("the listener ends by itself");
-    TcpStream::connect(served.address)
+    TcpStream::connect(server.address)
         .await
         .expect_err("nobody listens any more");
 }

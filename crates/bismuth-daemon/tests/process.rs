@@ -1,4 +1,4 @@
-//! Signals, exit codes and the error line, seen from outside: this test program starts itself.
+//! Signals, exit codes and the error line of a real process: this test program starts itself.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -42,9 +42,9 @@ async fn run(role: &str) -> anyhow::Result<()> {
     signals(&shutdown)?;
     match role {
         "polite" => {}
-        "deaf" => {
+        "never-ends" => {
             tasks.spawn(
-                "deaf",
+                "never-ends",
                 bismuth_daemon::Policy::BestEffort,
                 std::future::pending::<()>(),
             );
@@ -150,14 +150,14 @@ fn the_second_signal_ends_it_at_once_even_if_it_hangs() {
 
 #[test]
 fn what_did_not_drain_is_named_and_has_its_own_exit_code() {
-    let daemon = Daemon::start("deaf").wait_ready();
+    let daemon = Daemon::start("never-ends").wait_ready();
     daemon.signal(Signal::SIGTERM);
     let (status, log) = daemon.end();
     assert_eq!(status.code(), Some(3), "{log}");
     let last = log.lines().last().expect("a line");
     assert_eq!(
         last,
-        "bismuthtest: error: drain within 100ms: still running, and aborted now: deaf"
+        "bismuthtest: error: drain within 100ms: still running, and aborted now: never-ends"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Supervision, as sentences.
+//! Task supervision: panics, errors, drain.
 
 use std::time::Duration;
 
@@ -77,17 +77,17 @@ async fn a_best_effort_task_may_panic_and_nothing_else_happens() {
 async fn a_drain_past_its_deadline_names_and_aborts_what_still_ran() {
     let shutdown = Shutdown::new();
     let tasks = Tasks::new(&shutdown);
-    let deaf = || std::future::pending::<()>();
+    let never_ends = || std::future::pending::<()>();
     let handles = [
-        tasks.spawn("upload", Policy::BestEffort, deaf()),
-        tasks.spawn("accept", Policy::EndsProcess, deaf()),
+        tasks.spawn("upload", Policy::BestEffort, never_ends()),
+        tasks.spawn("accept", Policy::EndsProcess, never_ends()),
     ];
     let token = shutdown.clone();
     tasks.spawn("polite", Policy::EndsProcess, async move {
         token.cancelled().await;
     });
     let error = tasks.drain(Duration::from_secs(5)).await;
-    let error = error.expect_err("two are deaf");
+    let error = error.expect_err("two never end");
     assert_eq!(error.names, ["accept", "upload"]);
     for handle in handles {
         while !handle.is_finished() {

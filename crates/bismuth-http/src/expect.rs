@@ -1,4 +1,4 @@
-//! `Expect: 100-continue` through a proxy.
+//! Delays a request body until the upstream has answered `Expect: 100-continue`.
 //!
 //! ```text
 //! client ── head ──►  head ──► upstream

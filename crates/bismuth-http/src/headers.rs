@@ -1,4 +1,4 @@
-//! What a proxy takes out of a head, and what it puts in.
+//! Header rules of a proxy: hop-by-hop fields are removed, `X-Forwarded-*` is added, `X-Bismuth-*` is reserved.
 
 use std::net::IpAddr;
 
@@ -249,14 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn our_own_names_are_nobody_elses_to_send() {
+    fn reserved_headers_are_removed_from_what_others_send() {
         let mut headers = map(&[("x-bismuth-error", "unknown_container"), ("x-other", "1")]);
         strip_reserved(&mut headers);
         assert_eq!(headers.len(), 1);
     }
 
     #[test]
-    fn forwarded_fields_append_the_peer_and_replace_its_word() {
+    fn forwarded_fields_append_the_peer_and_replace_what_the_client_sent() {
         let mut headers = map(&[
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-for", "2.2.2.2"),

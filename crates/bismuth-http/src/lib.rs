@@ -1,4 +1,4 @@
-//! Moving a request without spoiling it.
+//! An HTTP/1.1 reverse proxy as a library: parsing, framing checks, forwarding, idle connections, upgrades.
 //!
 //! Both hops of an invocation (client to `bismuthfe`, `bismuthfe` to `bismuthd`, `bismuthd` into the
 //! container) are the same act: take a request off one HTTP/1.1 connection, put it on another, and

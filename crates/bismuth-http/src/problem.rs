@@ -1,4 +1,4 @@
-//! Errors made by Bismuth, as `application/problem+json` (RFC 9457).
+//! Error responses made by Bismuth itself, as `application/problem+json` (RFC 9457).
 //!
 //! A client can always tell the function's 500 from ours: ours carries [`ERROR_HEADER`], which is
 //! stripped from whatever a function answers ([`crate::headers::strip_reserved`]).

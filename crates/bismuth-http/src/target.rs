@@ -1,4 +1,4 @@
-//! Whom a request is for: one valid `Host`, agreeing with an absolute target (RFC 9112 section 3.2).
+//! Checks the target of a request: one valid `Host`, agreeing with an absolute target (RFC 9112 section 3.2).
 
 use http::header::HOST;
 use http::{Method, Request, Version};
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_unclear_is_named() {
+    fn an_ambiguous_target_is_refused_with_its_reason() {
         for host in [
             "a b", "a/b", "user@a", "a:b", "a:80:80", "[::1", "[x]", "a:123456", "a,b", "é",
         ] {

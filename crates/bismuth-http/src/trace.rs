@@ -1,4 +1,4 @@
-//! Who this request is: `X-Request-Id`, `traceparent` and `Server-Timing`.
+//! Request ids, trace context and timings: `X-Request-Id`, `traceparent` and `Server-Timing`.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A certificate for servers on 127.0.0.1, for a day.
+//! Makes a TLS certificate for servers on 127.0.0.1, valid for a day.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! A whole Bismuth on loopback.
+//! A whole Bismuth cluster on loopback, for end-to-end tests.
 //!
 //! ```text
 //!  ZooKeeper   registry   containerd (one, a namespace per node)
@@ -53,23 +53,23 @@ pub struct Cluster {
     containerd: Containerd,
     registry: Registry,
     zookeeper: ZooKeeper,
-    ports: Ports,
-    dir: Dir,
+    ports: ClusterPorts,
+    dir: ClusterDir,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Ports {
+struct ClusterPorts {
     frontend: u16,
     frontend_admin: u16,
     api: u16,
     node: u16,
 }
 
-/// Cleared when dropped.
+/// The directory of a cluster, removed when dropped.
 #[derive(Debug)]
-struct Dir(std::path::PathBuf);
+struct ClusterDir(std::path::PathBuf);
 
-impl Drop for Dir {
+impl Drop for ClusterDir {
     fn drop(&mut self) {
         if let Err(error) = run::remove(&self.0) {
             eprintln!("the cluster's directory: {error:#}");

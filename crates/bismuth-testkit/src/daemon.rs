@@ -1,4 +1,4 @@
-//! Our own programs, as tests run them.
+//! Runs Bismuth's own programs in tests.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

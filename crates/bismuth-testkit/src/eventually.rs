@@ -1,4 +1,4 @@
-//! Waiting on a condition that can say what it is still missing.
+//! Waits for a condition that reports what is still missing.
 
 use std::fmt::Display;
 use std::time::Duration;

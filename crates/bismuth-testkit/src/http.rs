@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client: one connection per request, nothing hidden.
+//! A plain HTTP/1.1 client: one connection per request, no pool, retry or redirect.
 //!
 //! Tests of a proxy must see what the wire does, so there is no pool, no retry and no redirect here.
 

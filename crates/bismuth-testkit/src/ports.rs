@@ -1,4 +1,4 @@
-//! Port numbers that no other test process will be given while this one lives.
+//! Reserves port numbers across test processes.
 //!
 //! Binding to port 0 and closing again leaves a gap in which another test, or an outgoing connection,
 //! takes the same number; and a server that is restarted must find its port free. So ports come from

@@ -115,7 +115,7 @@ impl S3Server {
     ///
     /// When the disk fails otherwise.
     pub fn fill_disk(&self) -> Result<PathBuf> {
-        let path = self.dir.join("ballast");
+        let path = self.dir.join("filler");
         let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
         loop {
             match file.write_all(&[0; 4096]) {

@@ -1,4 +1,4 @@
-//! An HTTP server that answers as a test says: for what a real one does not do when it is told to.
+//! A stub HTTP server: a test gives its answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -82,7 +82,7 @@ async fn serve<A>(
 /// # Errors
 ///
 /// As [`send_whole`].
-pub async fn pass_on(url: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
+pub async fn forward_request(url: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = format!("{url}{path}").parse()?;

@@ -1,4 +1,4 @@
-//! Removing what test processes leave: processes, mounts, cgroups, files.
+//! Removes what ended test processes have left: processes, mounts, cgroups, files.
 //!
 //! Removal goes from what holds to what is held: processes first, then mounts from the deepest, cgroups,
 //! and the files last. Every step is tried and every error is reported.

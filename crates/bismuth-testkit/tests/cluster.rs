@@ -1,10 +1,10 @@
-//! A whole cluster, once through: the parts fit, and nothing is left.
+//! A cluster starts, answers, and leaves nothing behind.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use bismuth_testkit::{Cluster, Leaks, eventually};
+use bismuth_testkit::{Cluster, HeldResources, eventually};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -28,13 +28,13 @@ async fn a_cluster_of_two_nodes_answers_and_gives_everything_back() {
     let cluster = Cluster::builder().nodes(2).start().await.unwrap();
     // The first cycle leaves on purpose what later ones find: images, their views, and lasting connections.
     cycle(&cluster).await;
-    let before = Leaks::count(&cluster).await.unwrap();
+    let before = HeldResources::count(&cluster).await.unwrap();
     cycle(&cluster).await;
     eventually("nothing more is held than before", SOON, async || {
-        let after = Leaks::count(&cluster)
+        let after = HeldResources::count(&cluster)
             .await
             .map_err(|error| format!("{error:#}"))?;
-        let grown = before.grown_into(
+        let grown = before.growth_to(
             &after.without(|kind, name| kind == "file" && name.contains("/logs/")),
             KEPT,
         );

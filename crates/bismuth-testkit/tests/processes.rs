@@ -1,4 +1,4 @@
-//! What becomes of children when the test that started them is killed.
+//! Child processes and directories of a test that is killed are removed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,8 +15,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// Not a test of its own: it is started, and killed, by the one below.
 #[test]
 #[ignore = "started by a_killed_test_leaves_no_process_and_the_next_run_no_directory"]
-fn victim() {
-    let dir = run::subdir("victim").unwrap();
+fn killed_run() {
+    let dir = run::subdir("killed_run").unwrap();
     // A child, and a grandchild that has left its process group and session as containerd's shims do.
     let script = "setsid sleep 1000 & echo $! > grandchild; exec sleep 1000";
     let child = Program::new("child", "sh", &dir)
@@ -31,7 +31,7 @@ fn victim() {
     }
     let grandchild = std::fs::read_to_string(dir.join("grandchild")).unwrap();
     println!(
-        "victim {} {} {}",
+        "killed_run {} {} {}",
         child.pid(),
         grandchild.trim(),
         dir.display()
@@ -43,23 +43,24 @@ fn victim() {
 
 #[tokio::test]
 async fn a_killed_test_leaves_no_process_and_the_next_run_no_directory() {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["victim", "--exact", "--ignored", "--nocapture"])
+    let mut killed = Command::new(std::env::current_exe().unwrap())
+        .args(["killed_run", "--exact", "--ignored", "--nocapture"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    let told = lines
-        .map_while(Result::ok)
-        .find_map(|line| line.split_once("victim ").map(|(_, rest)| rest.to_owned()));
-    let told = told.expect("the victim ended before it was killed");
+    let lines = BufReader::new(killed.stdout.take().unwrap()).lines();
+    let told = lines.map_while(Result::ok).find_map(|line| {
+        line.split_once("killed_run ")
+            .map(|(_, rest)| rest.to_owned())
+    });
+    let told = told.expect("the process ended before it was killed");
     let words: Vec<&str> = told.split(' ').collect();
     let dir = PathBuf::from(words[2]);
     assert!(words[..2].iter().all(|pid| is_alive(pid)) && dir.is_dir());
 
-    victim.kill().unwrap();
-    victim.wait().unwrap();
-    eventually("the victim's children die", SOON, async || {
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    eventually("the children of the killed process die", SOON, async || {
         let alive: Vec<_> = words[..2].iter().filter(|pid| is_alive(pid)).collect();
         if alive.is_empty() {
             Ok(())
@@ -72,12 +73,12 @@ async fn a_killed_test_leaves_no_process_and_the_next_run_no_directory() {
     // The next process that starts anything sweeps, once the reaper has let go of the run.
     let run = dir.parent().unwrap();
     eventually("the run is swept", SOON, async || {
-        let sweeper = Command::new(std::env::current_exe().unwrap())
-            .args(["sweeper", "--exact", "--ignored"])
+        let next = Command::new(std::env::current_exe().unwrap())
+            .args(["next_run", "--exact", "--ignored"])
             .stdout(Stdio::null())
             .status()
             .unwrap();
-        assert!(sweeper.success());
+        assert!(next.success());
         if run.exists() || mounted(run) {
             Err(format!("{} is still there", run.display()))
         } else {
@@ -87,10 +88,10 @@ async fn a_killed_test_leaves_no_process_and_the_next_run_no_directory() {
     .await;
 }
 
-/// Not a test of its own: a run that begins after the victim's end.
+/// Not a test of its own: a run that begins after the killed one.
 #[test]
 #[ignore = "started by a_killed_test_leaves_no_process_and_the_next_run_no_directory"]
-fn sweeper() {
+fn next_run() {
     run::dir().unwrap();
 }
 

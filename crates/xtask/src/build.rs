@@ -1,4 +1,4 @@
-//! Builds what the scripts run, what the tests need, and what runs inside containers.
+//! Builds the programs, and statically linked what runs inside containers.
 //!
 //! ```text
 //! target/<profile>/bismuthd …            the five programs

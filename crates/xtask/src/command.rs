@@ -1,4 +1,4 @@
-//! Running other programs, loudly.
+//! Runs other programs and prints their command lines.
 
 use std::path::PathBuf;
 use std::process::Command;

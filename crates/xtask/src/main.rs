@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask setup|build|test|tidy|bench|demo-image`.
+//! The project's development tasks: `cargo xtask setup|build|test|tidy|bench|demo-image`.
 //!
 //! ```text
 //! setup ──► build ──► test          what a fresh machine needs, in this order; `test` does all three
@@ -6,10 +6,10 @@
 //! tidy                               format, lints, docs, and the rules that no compiler checks
 //! ```
 
-mod arrows;
 mod build;
-mod circles;
 mod command;
+mod cycles;
+mod dependencies;
 mod packages;
 mod sources;
 mod test;
@@ -24,14 +24,14 @@ use clap::{Parser, Subcommand};
 use packages::Purpose;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Bismuth's chores")]
+#[command(name = "cargo xtask", about = "Bismuth's development tasks")]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
+enum Task {
     /// Install the Debian packages that building and running need; elsewhere, say what is missing.
     Setup {
         /// What else the machine is for: each includes those before it.
@@ -56,7 +56,7 @@ enum Chore {
         #[arg(last = true)]
         nextest: Vec<String>,
     },
-    /// Check format, lints, docs, dependency arrows and fences, circles and words.
+    /// Check format, lints, docs, allowed dependencies, import cycles and listed names.
     Tidy {
         /// Only these: format, lints, docs, arrows, sources, circles, words, scripts, deny.toml.
         only: Vec<String>,
@@ -75,17 +75,17 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().chore {
-        Chore::Setup { purpose, check } => packages::setup(purpose, check),
-        Chore::Build {
+    let outcome = match Cli::parse().task {
+        Task::Setup { purpose, check } => packages::setup(purpose, check),
+        Task::Build {
             release,
             static_only: true,
         } => build::in_containers(release),
-        Chore::Build { release, .. } => build::programs(release),
-        Chore::Test { nextest } => test::run(&nextest),
-        Chore::Tidy { only } => tidy::run(&only),
-        Chore::Bench { bench } => build::bench(&bench),
-        Chore::DemoImage { output } => build::demo_image(&output),
+        Task::Build { release, .. } => build::programs(release),
+        Task::Test { nextest } => test::run(&nextest),
+        Task::Tidy { only } => tidy::run(&only),
+        Task::Bench { bench } => build::bench(&bench),
+        Task::DemoImage { output } => build::demo_image(&output),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

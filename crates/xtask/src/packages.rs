@@ -1,4 +1,4 @@
-//! What the machine must have, in one place.
+//! The Debian packages that building, running, tests and benchmarks need.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The workspace's sources, and what no line of them may do.
+//! Source checks: no shelling out to `ip`, `mount` and the like, `unsafe` in two crates only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,24 +23,24 @@ const STARTERS: [&str; 3] = [
 
 /// Reads every source and reports every line that should not be.
 pub(crate) fn check() -> Result<()> {
-    let mut offences = Vec::new();
+    let mut violations = Vec::new();
     for path in rust_sources()? {
         let text = fs::read_to_string(root().join(&path))
             .with_context(|| format!("read {}", path.display()))?;
         for (number, line) in text.lines().enumerate() {
-            if let Some(offence) = offence(&path, line) {
-                offences.push(format!("{}:{}: {offence}", path.display(), number + 1));
+            if let Some(violation) = violation(&path, line) {
+                violations.push(format!("{}:{}: {violation}", path.display(), number + 1));
             }
         }
     }
-    if offences.is_empty() {
+    if violations.is_empty() {
         Ok(())
     } else {
-        bail!("{}", offences.join("\n"))
+        bail!("{}", violations.join("\n"))
     }
 }
 
-fn offence(path: &Path, line: &str) -> Option<String> {
+fn violation(path: &Path, line: &str) -> Option<String> {
     let of_any = |crates: &[&str]| crates.iter().any(|name| path.starts_with(name));
     let unsafe_allowed = concat!("allow(", "unsafe_code)");
     if line.contains(unsafe_allowed) && !of_any(&UNSAFE) {
@@ -77,15 +77,15 @@ mod tests {
     #[test]
     fn a_daemon_that_starts_ip_is_found_out() {
         let line = "    Command::new(\"ip\").arg(\"link\")";
-        assert!(offence(Path::new("bismuthd/src/net.rs"), line).is_some());
-        assert!(offence(Path::new("crates/bismuth-testkit/src/net.rs"), line).is_none());
-        assert!(offence(Path::new("bismuthd/tests/net.rs"), line).is_none());
+        assert!(violation(Path::new("bismuthd/src/net.rs"), line).is_some());
+        assert!(violation(Path::new("crates/bismuth-testkit/src/net.rs"), line).is_none());
+        assert!(violation(Path::new("bismuthd/tests/net.rs"), line).is_none());
     }
 
     #[test]
     fn unsafe_code_is_allowed_in_two_crates() {
         let line = concat!("#![allow(", "unsafe_code)]");
-        assert!(offence(Path::new("bismuthd/src/lib.rs"), line).is_some());
-        assert!(offence(Path::new("crates/bismuth-init/src/lib.rs"), line).is_none());
+        assert!(violation(Path::new("bismuthd/src/lib.rs"), line).is_some());
+        assert!(violation(Path::new("crates/bismuth-init/src/lib.rs"), line).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The README's test command.
+//! `cargo xtask test`: builds, then runs the tests with nextest.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,11 +1,11 @@
-//! What must hold before a change goes in.
+//! `cargo xtask tidy`: runs the checks that a change must pass.
 
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::command::{cargo, is_installed, root, run as start};
-use crate::{arrows, circles, sources, words};
+use crate::{cycles, dependencies, sources, words};
 
 type Check = fn() -> Result<()>;
 
@@ -17,9 +17,9 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
         }),
         ("lints", lints),
         ("docs", docs),
-        ("arrows", arrows::check),
+        ("arrows", dependencies::check),
         ("sources", sources::check),
-        ("circles", circles::check),
+        ("circles", cycles::check),
         ("words", words::check),
         ("scripts", scripts),
         ("deny.toml", deny),
@@ -86,7 +86,7 @@ fn scripts() -> Result<()> {
     Ok(())
 }
 
-/// `cargo-deny` takes minutes to build, so it is used where it is installed (CI installs it); `arrows` checks the same fences.
+/// `cargo-deny` takes minutes to build, so it is used where it is installed (CI installs it); `arrows` restricts the same libraries.
 fn deny() -> Result<()> {
     if !is_installed("cargo-deny") {
         eprintln!("tidy: cargo-deny is not installed: licences and sources are not checked");

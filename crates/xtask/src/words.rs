@@ -1,4 +1,4 @@
-//! Names that are not to come back: `words.txt` lists identifiers, and nothing may be called by one of them.
+//! Retired names: `words.txt` lists identifiers that no type, function or module may have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result<()> {
     for path in rust_sources()? {
         let source = fs::read_to_string(root().join(&path))
             .with_context(|| format!("read {}", path.display()))?;
-        found.extend(offences(&words, &path, &source));
+        found.extend(violations(&words, &path, &source));
     }
     if found.is_empty() {
         Ok(())
@@ -53,7 +53,7 @@ fn parse(text: &str) -> Result<BTreeMap<&str, &str>> {
     Ok(words)
 }
 
-fn offences(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<String> {
+fn violations(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<String> {
     let path = path.display();
     let says = |word: &str, line: usize| {
         let instead = words.get(word)?;
@@ -86,7 +86,7 @@ mod tests {
     const WORDS: &str = "# What was, and what is.\nCrowd  ConnectionLimiter\nshelf a pool # of what is idle\nMeans\n";
 
     fn found(path: &str, source: &str) -> Vec<String> {
-        offences(&parse(WORDS).unwrap(), Path::new(path), source)
+        violations(&parse(WORDS).unwrap(), Path::new(path), source)
     }
 
     #[test]
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn other_names_variables_and_what_is_said_of_them_pass() {
+    fn other_names_variables_and_comments_pass() {
         let source = "/// No struct Crowd.\nstruct Crowds; fn f(shelf: u8) -> Means { \"mod shelf\"; g.shelf() }";
         assert_eq!(found("a/src/shelves.rs", source), [""; 0]);
     }
 
     #[test]
-    fn a_list_that_cannot_be_meant_is_refused() {
+    fn a_malformed_list_is_refused() {
         assert!(parse("two-words\n").is_err());
         assert!(parse("Crowd\nCrowd again\n").is_err());
     }

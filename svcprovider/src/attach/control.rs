@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_daemon::exit::chain;
+use bismuth_base::chain;
 use bismuth_handover::{
     Answer, Connection, NodeName, Received, Request, SecretValue, TransportError,
 };

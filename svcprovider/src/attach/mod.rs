@@ -126,7 +126,7 @@ impl Attach {
                         connections.spawn(control::serve(connection, doors, secrets));
                     }
                     Err(error) => {
-                        warn!(error = bismuth_daemon::exit::chain(&error), "cannot accept a bismuthd");
+                        warn!(error = bismuth_base::chain(&error), "cannot accept a bismuthd");
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 },

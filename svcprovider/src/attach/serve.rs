@@ -189,7 +189,7 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
         max_connections: CONNECTIONS_PER_CONTAINER,
         first_byte_timeout: means.limits.first_byte_timeout,
         drain_timeout: means.end_bound,
-        backlog: Backlog::Leave,
+        backlog: Backlog::Retain,
     };
     let served = accept.run(listener, stop, |accepted| {
         let (caller, means) = (Rc::clone(&caller), Rc::clone(&means));
@@ -215,7 +215,7 @@ async fn serve(
     let served = serve_connection(stream, peer, &means.limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "a function's connection ended early"
         );
     }

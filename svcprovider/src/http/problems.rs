@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use bismuth_base::LogThrottle;
-use bismuth_daemon::exit::chain;
+use bismuth_base::{LogThrottle, chain};
 use bismuth_http::{Body, Problem};
 use bismuth_store::KeyError;
 use bismuth_store::blobs::PutError;

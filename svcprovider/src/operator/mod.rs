@@ -124,7 +124,7 @@ fn only(head: &Parts, methods: &[Method], allowed: &'static str) -> Result<(), R
 
 /// Operators are told what is wrong: they mend it.
 fn secrets_failed(error: SecretError) -> Refusal {
-    let detail = bismuth_daemon::exit::chain(&error);
+    let detail = bismuth_base::chain(&error);
     let (status, code) = match error {
         SecretError::Engine(error) => return error.into(),
         SecretError::Size { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),

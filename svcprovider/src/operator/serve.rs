@@ -92,7 +92,7 @@ async fn connection(
     let served = serve_connection(stream, peer, limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(
-            error = bismuth_daemon::exit::chain(&error),
+            error = bismuth_base::chain(&error),
             "an operator's connection ended early"
         );
     }

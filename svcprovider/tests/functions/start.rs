@@ -33,7 +33,7 @@ async fn start(dir: &Path, more: &[&str]) -> Result<Service, String> {
     ];
     let args = ["svcprovider"].iter().chain(flags.as_flattened());
     let built = Service::build(Args::parse_from(args.chain(more))).await;
-    built.map_err(|error| bismuth_daemon::exit::chain(&error))
+    built.map_err(|error| bismuth_base::chain(&error))
 }
 
 /// A data directory that this node was served from before.

@@ -115,7 +115,7 @@ async fn copy_until_unwanted(
         Some(Ok(())) => return,
         Some(Err(error)) => {
             debug!(
-                error = bismuth_daemon::exit::chain(&error),
+                error = bismuth_base::chain(&error),
                 "a request's body broke off"
             );
             let _nobody_asks = failed.send(error);

@@ -37,7 +37,7 @@ impl Launcher {
                 None
             }
             Err(error) => {
-                warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot adopt a container, it is started again");
+                warn!(container = %slot.container_id, error = bismuth_base::chain(&error), "cannot adopt a container, it is started again");
                 self.teardown(slot.container_id).await;
                 None
             }
@@ -52,7 +52,7 @@ impl Launcher {
         );
         let restricted = blocking(move || Ok(state_dir::make_container_dir(&dir, ids)?));
         if let Err(error) = restricted.await {
-            warn!(container = %slot.container_id, error = bismuth_daemon::exit::chain(&error), "cannot restrict the directory of a container");
+            warn!(container = %slot.container_id, error = bismuth_base::chain(&error), "cannot restrict the directory of a container");
         }
     }
 

@@ -174,7 +174,7 @@ impl LaunchError {
         StartFailure {
             status,
             code,
-            reason: bismuth_daemon::exit::chain(&self),
+            reason: bismuth_base::chain(&self),
             until,
         }
     }
@@ -197,7 +197,7 @@ impl LaunchError {
     /// Permission denied`, ``exec container process `/x`: Exec format error``.
     pub(super) fn from_start(error: bismuth_containerd::Error, command: &[String]) -> Self {
         let program = command.first().map_or("", String::as_str);
-        let message = bismuth_daemon::exit::chain(&error);
+        let message = bismuth_base::chain(&error);
         let about_program = [
             &format!("exec: \"{program}\""),
             &format!("exec {program}:"),

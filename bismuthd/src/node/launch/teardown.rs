@@ -61,7 +61,7 @@ impl Launcher {
             }
             Err(error) if error.is_not_found() => {}
             Err(error) => {
-                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot send SIGTERM")
+                warn!(container = %id, error = bismuth_base::chain(&error), "cannot send SIGTERM")
             }
         }
     }
@@ -71,7 +71,7 @@ impl Launcher {
     pub async fn teardown(&self, id: ContainerId) -> bool {
         let mut clean = true;
         if let Err(error) = self.tasks.teardown(&id.to_string()).await {
-            warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot take down the task");
+            warn!(container = %id, error = bismuth_base::chain(&error), "cannot take down the task");
             clean = false;
         }
         // A socket keeps its network namespace alive.
@@ -89,7 +89,7 @@ impl Launcher {
         match deleted {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
-                warn!(container = %id, error = bismuth_daemon::exit::chain(&error), "cannot delete the state of a container");
+                warn!(container = %id, error = bismuth_base::chain(&error), "cannot delete the state of a container");
                 false
             }
             Err(_panicked) => false,

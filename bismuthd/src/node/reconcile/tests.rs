@@ -142,7 +142,7 @@ async fn a_container_with_unreadable_state_is_started_again_once_its_program_has
     harness
         .fakes
         .images
-        .hold(fakes::definition().image.as_reference());
+        .block(fakes::definition().image.as_reference());
     harness.reconciler.reconcile(&assigned(id)).await;
     assert!(!harness.is_served(id));
     harness.fakes.containerd.exit(&id.to_string(), 1);

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// An idle connection is gone within a turn of the loop; one that was told and is not will be some time.
-const TELL_THE_NEXT: Duration = Duration::from_millis(5);
+/// An idle connection is gone within a turn of the loop; one that was signalled and is not gone takes some time.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Bounds the connections of one listener.
 #[derive(Debug)]
@@ -72,15 +72,15 @@ impl ConnectionLimiter {
     async fn make_room(&mut self) -> OwnedSemaphorePermit {
         let mut acquire = std::pin::pin!(Arc::clone(&self.permits).acquire_owned());
         loop {
-            self.tell_the_oldest();
-            if let Ok(Ok(permit)) = timeout(TELL_THE_NEXT, &mut acquire).await {
+            self.signal_oldest();
+            if let Ok(Ok(permit)) = timeout(SIGNAL_INTERVAL, &mut acquire).await {
                 return permit;
             }
         }
     }
 
-    fn tell_the_oldest(&mut self) {
-        // One that has ended already cannot hear it.
+    fn signal_oldest(&mut self) {
+        // One that has ended already cannot receive it.
         while let Some(holder) = self.holders.pop_front() {
             if holder.send(()).is_ok() {
                 return;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn when_no_permit_is_left_the_oldest_holder_is_told_and_then_the_next() {
+    async fn when_no_permit_is_left_the_oldest_holder_is_signalled_and_then_the_next() {
         let mut limiter = ConnectionLimiter::new(2);
         let (first, told_first) = limiter.acquire().await.into_parts();
         let (second, told_second) = limiter.acquire().await.into_parts();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_told_while_permits_are_left_and_those_that_ended_are_dropped() {
+    async fn no_holder_is_signalled_while_permits_are_left_and_those_that_ended_are_dropped() {
         let mut limiter = ConnectionLimiter::new(2);
         let (_stays, told) = limiter.acquire().await.into_parts();
         for _ in 0..100 {

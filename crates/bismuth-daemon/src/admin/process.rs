@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_is_understood() {
+    fn the_procfs_files_of_this_process_are_parsed() {
         let status = fs::read_to_string("/proc/self/status").expect("proc is mounted");
         assert!(field(&status, "VmRSS:").expect("it has memory") > 100.0);
         assert!(field(&status, "Threads:").expect("it has threads") >= 1.0);

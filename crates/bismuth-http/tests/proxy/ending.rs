@@ -1,4 +1,4 @@
-//! How exchanges end when someone leaves, breaks or is silent.
+//! How exchanges end when a peer disconnects, breaks off or sends nothing.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 /// Longer than any test takes; a test that hangs says so.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -26,7 +26,7 @@ pub fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(PATIENCE, test)
+        tokio::time::timeout(TIMEOUT, test)
             .await
             .expect("the test finishes in time");
     });
@@ -152,8 +152,8 @@ impl Default for Settings {
         Settings {
             limits: Limits::new("test"),
             deadlines: Deadlines {
-                head: PATIENCE,
-                idle: PATIENCE,
+                head: TIMEOUT,
+                idle: TIMEOUT,
             },
         }
     }

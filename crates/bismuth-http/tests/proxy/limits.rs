@@ -1,4 +1,4 @@
-//! What a client may not take: too much head, too much time.
+//! Limits on clients: size of a head, number of fields, timeouts.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The whole crate on real sockets: a proxy made of its parts between raw peers.
+//! The crate over real sockets: a proxy made of its parts between a client and an upstream that send raw bytes.
 
 // Clippy knows test functions, not the harness beside them.
 #![allow(clippy::unwrap_used)]

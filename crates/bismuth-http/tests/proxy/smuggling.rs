@@ -1,4 +1,4 @@
-//! Requests that two parsers could read in two ways reach nobody.
+//! Request smuggling: ambiguous requests are refused and never forwarded.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Bytes move when they are there, both ways, and neither side is read faster than the other takes.
+//! Bodies stream both ways as they come, with back-pressure.
 
 use std::rc::Rc;
 

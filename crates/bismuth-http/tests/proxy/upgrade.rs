@@ -1,4 +1,4 @@
-//! After a 101 the connection is a pipe.
+//! Upgrades: after a 101 the connection is a tunnel.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Answers that several paths make, and the numbers in their queries.
+//! Responses that several paths share, and numbers in query strings.
 
 use std::convert::Infallible;
 use std::str::FromStr;

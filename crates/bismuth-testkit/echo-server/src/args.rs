@@ -1,4 +1,4 @@
-//! What the command line says.
+//! Command-line arguments.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What each path does.
+//! The routes.
 //!
 //! | path | answer |
 //! |---|---|

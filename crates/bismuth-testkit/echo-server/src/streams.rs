@@ -1,4 +1,4 @@
-//! Bodies that are streamed, and those that are counted.
+//! Streamed response bodies, and request bodies that are counted.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Connections that stop being HTTP.
+//! HTTP upgrades: WebSocket, and a raw echo.
 
 use futures_util::StreamExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};

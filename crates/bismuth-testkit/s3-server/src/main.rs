@@ -2,7 +2,7 @@
 //!
 //! `s3-server PORT DIR KEY_ID SECRET_KEY` serves on loopback; a bucket is a directory in DIR. It is never shipped.
 
-mod faithful;
+mod conforming;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 
-use self::faithful::Faithful;
+use self::conforming::ConformingS3;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
         bail!("usage: s3-server PORT DIR KEY_ID SECRET_KEY");
     };
     let port: u16 = port.parse().context("PORT is not a number")?;
-    let mut service = S3ServiceBuilder::new(Faithful::open(Path::new(dir))?);
+    let mut service = S3ServiceBuilder::new(ConformingS3::open(Path::new(dir))?);
     service.set_auth(SimpleAuth::from_single(
         key_id.as_str(),
         secret_key.as_str(),

@@ -1,4 +1,4 @@
-//! Starting a cluster: servers side by side, then the environment, then the daemons.
+//! Configures and starts a cluster: servers side by side, then the environment, then the daemons.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -6,13 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, Dir, ENVIRONMENT, Engines, Node, Ports, Services, ctl, succeeded};
+use super::{
+    Cluster, ClusterDir, ClusterPorts, ENVIRONMENT, Engines, Node, Services, ctl, succeeded,
+};
 use crate::daemon::{Daemon, static_program};
 use crate::{Containerd, Image, Registry, ZooKeeper, image, ports, run};
 
-/// Whether there is svcprovider, and of what kind.
+/// How many svcproviders a cluster has, and on which engines.
 #[derive(Debug, Clone)]
-enum Wanted {
+enum ServicesLayout {
     None,
     /// One for all nodes, on embedded engines.
     One,
@@ -31,7 +33,7 @@ pub struct Builder {
     bismuthd_env: Vec<(String, String)>,
     frontend_args: Vec<String>,
     api_args: Vec<String>,
-    services: Wanted,
+    services: ServicesLayout,
 }
 
 impl Default for Builder {
@@ -46,7 +48,7 @@ impl Default for Builder {
             bismuthd_env: Vec::new(),
             frontend_args: Vec::new(),
             api_args: Vec::new(),
-            services: Wanted::None,
+            services: ServicesLayout::None,
         }
     }
 }
@@ -114,14 +116,14 @@ impl Builder {
     /// With one svcprovider, which all nodes share, on embedded engines.
     #[must_use]
     pub fn services(mut self) -> Self {
-        self.services = Wanted::One;
+        self.services = ServicesLayout::One;
         self
     }
 
     /// With one svcprovider for each node, all on these engines.
     #[must_use]
     pub fn services_on(mut self, engines: Engines) -> Self {
-        self.services = Wanted::OneEach(engines);
+        self.services = ServicesLayout::OneEach(engines);
         self
     }
 
@@ -131,7 +133,7 @@ impl Builder {
     ///
     /// When a part does not become ready, with its log.
     pub async fn start(self) -> Result<Cluster> {
-        let dir = Dir(run::subdir("cluster")?);
+        let dir = ClusterDir(run::subdir("cluster")?);
         let (zookeeper, containerd, registry) = tokio::try_join!(
             self.zookeeper.clone().start(),
             Containerd::start(),
@@ -143,7 +145,7 @@ impl Builder {
             .collect();
         provision(&servers, &ips).await?;
 
-        let ports = Ports {
+        let ports = ClusterPorts {
             frontend: ports::reserve()?,
             frontend_admin: ports::reserve()?,
             api: ports::reserve()?,
@@ -189,9 +191,9 @@ impl Builder {
     async fn start_services(&self, dir: &Path, zookeeper: &str) -> Result<Vec<Services>> {
         let mut all = Vec::new();
         match &self.services {
-            Wanted::None => {}
-            Wanted::One => all.push(Services::start(dir, zookeeper, ENVIRONMENT).await?),
-            Wanted::OneEach(engines) => {
+            ServicesLayout::None => {}
+            ServicesLayout::One => all.push(Services::start(dir, zookeeper, ENVIRONMENT).await?),
+            ServicesLayout::OneEach(engines) => {
                 let keys = dir.join("keys/master.keys");
                 for number in 1..=self.nodes {
                     let dir = dir.join(format!("p{number}"));
@@ -228,7 +230,7 @@ impl Builder {
         zookeeper: &str,
         containerd: &Containerd,
         registry: &Registry,
-        ports: Ports,
+        ports: ClusterPorts,
         services: Option<&Services>,
     ) -> Result<Node> {
         let namespace = if number == 1 {
@@ -287,7 +289,7 @@ impl Builder {
         &self,
         dir: &Path,
         zookeeper: &str,
-        ports: Ports,
+        ports: ClusterPorts,
         services: Option<&Services>,
     ) -> Result<Daemon> {
         let mut args = common(zookeeper);
@@ -306,7 +308,7 @@ impl Builder {
         Daemon::spawn_in(dir, "bismuth-api", "bismuth-api", args)
     }
 
-    fn start_frontend(&self, dir: &Path, zookeeper: &str, ports: Ports) -> Result<Daemon> {
+    fn start_frontend(&self, dir: &Path, zookeeper: &str, ports: ClusterPorts) -> Result<Daemon> {
         let mut args = common(zookeeper);
         args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.frontend)]);
         args.extend([

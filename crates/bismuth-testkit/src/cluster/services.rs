@@ -1,4 +1,4 @@
-//! svcprovider: keys, blobs and secrets for the functions of a cluster.
+//! Starts svcprovider for a cluster or alone: keys, blobs and secrets.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a containerd holds, in every namespace.
+//! Lists what a containerd has, in every namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Several ZooKeeper servers that elect a leader.
+//! A ZooKeeper ensemble: several servers that elect a leader.
 
 use std::fmt::Write as _;
 

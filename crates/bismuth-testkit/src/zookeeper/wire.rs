@@ -1,4 +1,4 @@
-//! The little of ZooKeeper's protocol that the harness speaks itself.
+//! The part of ZooKeeper's wire protocol that ends the session of another client.
 //!
 //! Ending somebody else's session needs the session's password, which the server does not tell. But it does
 //! not store it either: `ZooKeeperServer.generatePasswd` derives it from the session id with `java.util.Random`,
@@ -151,7 +151,7 @@ async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>> {
 }
 
 fn password(session: i64) -> [u8; PASSWORD_LENGTH] {
-    let mut random = JavaRandom::new(session ^ SUPER_SECRET);
+    let mut random = JavaUtilRandom::new(session ^ SUPER_SECRET);
     let mut password = [0; PASSWORD_LENGTH];
     for chunk in password.chunks_exact_mut(4) {
         chunk.copy_from_slice(&random.next_int().to_le_bytes());
@@ -160,9 +160,9 @@ fn password(session: i64) -> [u8; PASSWORD_LENGTH] {
 }
 
 /// `java.util.Random`: the linear congruential generator that its documentation specifies.
-struct JavaRandom(u64);
+struct JavaUtilRandom(u64);
 
-impl JavaRandom {
+impl JavaUtilRandom {
     const MULTIPLIER: u64 = 0x5_DEEC_E66D;
     const MASK: u64 = (1 << 48) - 1;
 
@@ -191,6 +191,9 @@ mod tests {
     #[test]
     fn random_follows_javas_specification() {
         // new java.util.Random(42).nextInt() is -1170105035.
-        assert_eq!(JavaRandom::new(42).next_int(), (-1_170_105_035_i32) as u32);
+        assert_eq!(
+            JavaUtilRandom::new(42).next_int(),
+            (-1_170_105_035_i32) as u32
+        );
     }
 }

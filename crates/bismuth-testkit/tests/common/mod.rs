@@ -1,4 +1,4 @@
-//! What the stories share: definitions of functions, and looks at the wire that the plain client hides.
+//! Shared by the stories: definitions of functions, a body reader, a raw connection.
 
 // Each story is a crate of its own and uses its part of this.
 #![allow(dead_code)]
@@ -126,13 +126,13 @@ pub fn channel_body() -> (mpsc::UnboundedSender<Bytes>, Body) {
 }
 
 /// An answer's body, read as far as a test wants.
-pub struct Reading {
+pub struct BodyReader {
     body: Incoming,
     unread: Vec<u8>,
     pub trailers: http::HeaderMap,
 }
 
-impl Reading {
+impl BodyReader {
     pub fn new(answer: Response<Incoming>) -> Self {
         Self {
             body: answer.into_body(),
@@ -197,10 +197,10 @@ impl Reading {
     }
 }
 
-/// A connection on which a test writes its own bytes.
-pub struct Wire(BufReader<TcpStream>);
+/// A TCP connection on which a test reads and writes its own bytes.
+pub struct RawConnection(BufReader<TcpStream>);
 
-impl Wire {
+impl RawConnection {
     /// Connects to the host of `url`.
     pub async fn connect(url: &str) -> Result<Self> {
         let uri: http::Uri = url.parse()?;
@@ -227,9 +227,9 @@ impl Wire {
             .context("shut the sending side down")
     }
 
-    /// Leaves without a word: a reset. A mere end of the sending side, this soon after a request, would say that
+    /// Closes the connection by a reset. A mere end of the sending side, this soon after a request, would say that
     /// nothing more comes and the answer is still wanted.
-    pub fn leave(self) -> Result<()> {
+    pub fn reset(self) -> Result<()> {
         self.0
             .into_inner()
             .set_zero_linger()

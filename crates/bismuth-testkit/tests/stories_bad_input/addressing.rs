@@ -1,16 +1,16 @@
-//! Requests that lead to no function, and those that two parsers could read in two ways.
+//! Requests for no function, and ambiguous requests (smuggling).
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http::{self as client};
 use bismuth_testkit::{Cluster, eventually};
 use serde_json::Value;
 
-use crate::common::{SOON, Wire, echo_server, get_with, header, problem};
+use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem};
 
 const NOBODY: &str = "0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_leads_to_no_function_is_not_found_and_a_function_without_backends_is_unavailable()
+async fn a_request_for_no_function_is_not_found_and_one_for_a_function_without_backends_is_unavailable()
 -> Result<()> {
     let cluster = Cluster::start().await?;
     let ask = async |path: &str| client::get(&cluster.frontend_url(path)).await;
@@ -100,14 +100,14 @@ async fn an_ambiguous_request_is_refused_its_connection_closed_and_nothing_reach
     };
     let before = served().await?;
     for shape in AMBIGUOUS {
-        let mut wire = Wire::connect(&cluster.frontend_url("/")).await?;
+        let mut raw = RawConnection::connect(&cluster.frontend_url("/")).await?;
         // What follows the head is a request to one reader and a body to the other.
         let smuggled = format!("0\r\n\r\nGET /invoke/{id}/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
-        wire.send(format!(
+        raw.send(format!(
             "POST /invoke/{id}/echo HTTP/1.1\r\nHost: a\r\n{shape}\r\n\r\n{smuggled}"
         ))
         .await?;
-        let answer = wire.rest().await?;
+        let answer = raw.rest().await?;
         ensure!(answer.starts_with("HTTP/1.1 400 "), "{shape:?}: {answer}");
         ensure!(
             answer.matches("HTTP/1.1 ").count() == 1,
@@ -130,13 +130,13 @@ async fn an_ambiguous_request_is_refused_its_connection_closed_and_nothing_reach
         after - before - 1
     );
 
-    let mut wire = Wire::connect(&cluster.frontend_url("/")).await?;
+    let mut raw = RawConnection::connect(&cluster.frontend_url("/")).await?;
     let large = "a".repeat(80 << 10);
-    wire.send(format!(
+    raw.send(format!(
         "GET /invoke/{id}/ HTTP/1.1\r\nHost: a\r\nX: {large}\r\n\r\n"
     ))
     .await?;
-    let answer = wire.rest().await?;
+    let answer = raw.rest().await?;
     ensure!(
         answer.starts_with("HTTP/1.1 431 ") && answer.contains("head_too_large"),
         "{answer}"

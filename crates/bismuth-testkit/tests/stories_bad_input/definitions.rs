@@ -1,4 +1,4 @@
-//! Definitions that cannot be, and what else the API refuses.
+//! Invalid definitions, and other requests that the API refuses.
 
 use anyhow::{Result, ensure};
 use bismuth_testkit::Cluster;
@@ -21,8 +21,7 @@ async fn functions(cluster: &Cluster) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_cannot_be_is_refused_with_its_field_and_nothing_is_created() -> Result<()>
-{
+async fn an_invalid_definition_is_refused_with_its_field_and_nothing_is_created() -> Result<()> {
     let cluster = Cluster::start().await?;
     let good = echo_server();
     let without = |field: &str| {
@@ -184,7 +183,7 @@ async fn a_hostname_belongs_to_one_function_and_a_refused_change_changes_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_api_does_not_have_it_says_by_name() -> Result<()> {
+async fn unknown_names_paths_and_queries_are_answered_with_their_code() -> Result<()> {
     const NOBODY: &str = "0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b";
     let cluster = Cluster::start().await?;
     let call = async |method: Method, path: &str| cluster.api_call(method, path, None).await;

@@ -1,4 +1,4 @@
-//! Bad input gets a clear answer and changes nothing: through all the real parts.
+//! Bad input gets a clear answer and changes nothing, end to end.
 //!
 //! ```text
 //!  addressing    who is asked for does not exist, or is asked ambiguously     bismuthfe

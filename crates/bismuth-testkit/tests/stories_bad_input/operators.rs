@@ -1,4 +1,4 @@
-//! What operators type wrongly, or start twice: one line that says so, and an exit code that is not zero.
+//! Wrong command lines, and daemons started twice: one line of error and an exit code that is not zero.
 
 use std::process::Output;
 

@@ -1,4 +1,4 @@
-//! Functions that cannot be started, and functions that die: each says why, to its deployer and to its clients.
+//! Functions that cannot be started or that die: the reason is reported to deployer and client.
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http as client;
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use crate::common::{SOON, echo_server, exec, header, problem, server, text, with};
 
 /// A definition that fails, what its status says, and how a request is answered.
-struct Bad {
+struct FailingFunction {
     definition: Value,
     reason: Vec<&'static str>,
     answer: (u16, &'static str),
 }
 
 /// Deploys it, waits until it has failed, and checks both what its deployer and what its client is told.
-async fn check(cluster: &Cluster, bad: &Bad) -> Result<()> {
-    let id = cluster.create_function(&bad.definition).await?;
-    let what = format!("{} has failed", bad.definition);
+async fn check(cluster: &Cluster, failing: &FailingFunction) -> Result<()> {
+    let id = cluster.create_function(&failing.definition).await?;
+    let what = format!("{} has failed", failing.definition);
     let reason = eventually(&what, SOON, async || {
         let function = cluster
             .function(&id)
@@ -30,27 +30,27 @@ async fn check(cluster: &Cluster, bad: &Bad) -> Result<()> {
         }
     })
     .await;
-    for words in &bad.reason {
+    for words in &failing.reason {
         ensure!(
             reason.contains(*words),
             "{}: no {words:?} in {reason:?}",
-            bad.definition
+            failing.definition
         );
     }
     let answer = cluster.invoke(&id).await?;
-    let told =
-        problem(&answer, bad.answer.0, bad.answer.1).with_context(|| bad.definition.to_string())?;
+    let told = problem(&answer, failing.answer.0, failing.answer.1)
+        .with_context(|| failing.definition.to_string())?;
     ensure!(
         header(&answer, "retry-after").parse::<u32>().is_ok(),
         "{answer:?}"
     );
-    for words in &bad.reason {
+    for words in &failing.reason {
         ensure!(
             told["detail"]
                 .as_str()
                 .is_some_and(|detail| detail.contains(*words)),
             "{}: {told}",
-            bad.definition
+            failing.definition
         );
     }
     Ok(())
@@ -61,7 +61,7 @@ fn of_image(reference: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_had_fails_with_the_words_of_the_registry() -> Result<()> {
+async fn an_image_that_cannot_be_pulled_fails_with_the_error_of_the_registry() -> Result<()> {
     let broken = Image::builder()
         .file("bin/true", 0o755, b"not long for this world")
         .build()?;
@@ -79,31 +79,31 @@ async fn an_image_that_cannot_be_had_fails_with_the_words_of_the_registry() -> R
         .damage_blob(layer.digest(), b"something else")?;
     let unavailable = (502, "image_unavailable");
     let cases = [
-        Bad {
+        FailingFunction {
             definition: of_image("docker.io/library/nosuch:1"),
             reason: vec!["library/nosuch:1", "unknown"],
             answer: unavailable,
         },
-        Bad {
+        FailingFunction {
             definition: of_image("docker.io/library/alpine:nosuch"),
             reason: vec!["library/alpine:nosuch", "manifest unknown"],
             answer: unavailable,
         },
-        Bad {
+        FailingFunction {
             definition: of_image(
                 "docker.io/library/alpine@sha256:0000000000000000000000000000000000000000000000000000000000000000",
             ),
             reason: vec!["sha256:0000", "manifest unknown"],
             answer: unavailable,
         },
-        Bad {
+        FailingFunction {
             definition: of_image("docker.io/library/broken:1"),
             reason: vec!["sha256:"],
             answer: unavailable,
         },
     ];
-    for bad in &cases {
-        check(&cluster, bad).await?;
+    for failing in &cases {
+        check(&cluster, failing).await?;
     }
     // A repaired image is taken at the next redeploy, without anything else being touched.
     cluster
@@ -135,12 +135,12 @@ async fn a_program_that_cannot_be_run_is_named_whichever_runtime_says_so() -> Re
             ("/bin/odd", "program_ended"),
         ] {
             let server = json!({ "image": "docker.io/library/odd:1", "invoke_mode": { "Server": [[program], 8000] } });
-            let bad = Bad {
+            let failing = FailingFunction {
                 definition: server,
                 reason: vec![program],
                 answer: (502, code),
             };
-            check(&cluster, &bad).await.with_context(|| runtime)?;
+            check(&cluster, &failing).await.with_context(|| runtime)?;
         }
     }
 
@@ -168,7 +168,7 @@ async fn a_program_that_ends_or_does_not_answer_fails_with_what_it_did() -> Resu
         )
     };
     let cases = [
-        Bad {
+        FailingFunction {
             definition: with(
                 echo_server(),
                 &json!({ "invoke_mode": { "Server": [["/echo-server"], 9999] }, "startup_timeout_ms": 1000 }),
@@ -176,17 +176,17 @@ async fn a_program_that_ends_or_does_not_answer_fails_with_what_it_did() -> Resu
             reason: vec!["port 9999", "8000"],
             answer: (504, "startup_timeout"),
         },
-        Bad {
+        FailingFunction {
             definition: with(server(&["--never-listen"]), &quick),
             reason: vec!["nothing listens on port 8000"],
             answer: (504, "startup_timeout"),
         },
-        Bad {
+        FailingFunction {
             definition: server(&["--exit-at-start", "3"]),
             reason: vec!["exit code 3", "told to exit with 3"],
             answer: (502, "program_ended"),
         },
-        Bad {
+        FailingFunction {
             definition: alpine(
                 &["/bin/sh", "-c", "echo last words; kill -TERM $$; sleep 1"],
                 8000,
@@ -194,14 +194,14 @@ async fn a_program_that_ends_or_does_not_answer_fails_with_what_it_did() -> Resu
             reason: vec!["last words"],
             answer: (502, "program_ended"),
         },
-        Bad {
+        FailingFunction {
             definition: with(echo_server(), &json!({ "user": "nosuchuser" })),
             reason: vec!["nosuchuser"],
             answer: (502, "user_unknown"),
         },
     ];
-    for bad in &cases {
-        check(&cluster, bad).await?;
+    for failing in &cases {
+        check(&cluster, failing).await?;
     }
     Ok(())
 }

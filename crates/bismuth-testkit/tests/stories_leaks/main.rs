@@ -1,4 +1,4 @@
-//! What comes goes: after many functions have come and gone, the machine holds what it held before.
+//! Leak tests: after many functions were created and deleted, the machine holds what it held before.
 //!
 //! What is expected to stay is there when the first count is taken, because a first cycle leaves it: the
 //! images, the content they were unpacked from, their snapshots with one view each, the leases that
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::{Cluster, Leaks, eventually};
+use bismuth_testkit::{Cluster, HeldResources, eventually};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -40,7 +40,7 @@ const KEPT: usize = LANES;
 const CALM: Duration = Duration::from_secs(60);
 
 /// Containers that a test had; cgroups of others belong to other tests on this machine.
-type Seen = BTreeSet<String>;
+type ContainerIds = BTreeSet<String>;
 
 async fn start() -> Result<Cluster> {
     // Logs outlive their container on purpose; here not even for a moment.
@@ -62,7 +62,7 @@ fn definition(number: usize) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_functions_come_and_go_and_nothing_is_left() -> Result<()> {
     let cluster = start().await?;
-    let mut seen = Seen::new();
+    let mut seen = ContainerIds::new();
     for number in 0..2 {
         seen.append(&mut cycle(&cluster, number).await?);
     }
@@ -71,7 +71,7 @@ async fn a_hundred_functions_come_and_go_and_nothing_is_left() -> Result<()> {
     let lanes = (0..LANES).map(|lane| {
         let cluster = &cluster;
         async move {
-            let mut seen = Seen::new();
+            let mut seen = ContainerIds::new();
             for number in (lane..CYCLES).step_by(LANES) {
                 seen.append(
                     &mut cycle(cluster, number)
@@ -93,7 +93,7 @@ async fn a_hundred_functions_come_and_go_and_nothing_is_left() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_come_and_go_while_bismuthd_is_killed_and_nothing_is_left() -> Result<()> {
     let mut cluster = start().await?;
-    let mut seen = Seen::new();
+    let mut seen = ContainerIds::new();
     for number in 0..2 {
         seen.append(&mut cycle(&cluster, number).await?);
     }
@@ -120,7 +120,7 @@ async fn functions_come_and_go_while_bismuthd_is_killed_and_nothing_is_left() ->
 }
 
 /// Creates a function, waits until it is proven, asks it, and deletes it. Returns its containers.
-async fn cycle(cluster: &Cluster, number: usize) -> Result<Seen> {
+async fn cycle(cluster: &Cluster, number: usize) -> Result<ContainerIds> {
     let id = created(cluster, number).await;
     status_soon(cluster, &id, "Running").await;
     let seen = containers(cluster, &id).await?;
@@ -135,7 +135,7 @@ async fn cycle(cluster: &Cluster, number: usize) -> Result<Seen> {
 }
 
 /// As [`cycle`], but bismuthd lives for `life` only; the function is deleted all the same.
-async fn cycle_cut_short(cluster: &Cluster, number: usize, life: Duration) -> Result<Seen> {
+async fn cycle_cut_short(cluster: &Cluster, number: usize, life: Duration) -> Result<ContainerIds> {
     let end_of_life = Instant::now() + life;
     let cycle = async {
         let id = created(cluster, number).await;
@@ -173,7 +173,7 @@ async fn created(cluster: &Cluster, number: usize) -> String {
     .await
 }
 
-async fn containers(cluster: &Cluster, id: &str) -> Result<Seen> {
+async fn containers(cluster: &Cluster, id: &str) -> Result<ContainerIds> {
     Ok(slots(cluster, id)
         .await?
         .into_iter()
@@ -182,23 +182,27 @@ async fn containers(cluster: &Cluster, id: &str) -> Result<Seen> {
 }
 
 /// Counts everything that could leak, once the first functions are gone.
-async fn counted_when_gone(cluster: &Cluster, seen: &Seen) -> Result<Leaks> {
+async fn counted_when_gone(cluster: &Cluster, seen: &ContainerIds) -> Result<HeldResources> {
     for container in seen {
         gone_soon(cluster, container).await;
     }
     count(cluster, seen).await
 }
 
-async fn count(cluster: &Cluster, seen: &Seen) -> Result<Leaks> {
+async fn count(cluster: &Cluster, seen: &ContainerIds) -> Result<HeldResources> {
     let of_others = |name: &str| {
         let container = Path::new(name).file_name().and_then(|name| name.to_str());
         container.is_none_or(|container| !seen.contains(container))
     };
-    let leaks = Leaks::count(cluster).await?;
-    Ok(leaks.without(|kind, name| kind == "cgroup" && of_others(name)))
+    let held = HeldResources::count(cluster).await?;
+    Ok(held.without(|kind, name| kind == "cgroup" && of_others(name)))
 }
 
-async fn nothing_grew(cluster: &Cluster, before: &Leaks, seen: &Seen) -> Result<()> {
+async fn nothing_grew(
+    cluster: &Cluster,
+    before: &HeldResources,
+    seen: &ContainerIds,
+) -> Result<()> {
     delete_all(cluster).await?;
     eventually(
         "nothing is held that was not held before",
@@ -207,7 +211,7 @@ async fn nothing_grew(cluster: &Cluster, before: &Leaks, seen: &Seen) -> Result<
             let after = count(cluster, seen)
                 .await
                 .map_err(|error| format!("{error:#}"))?;
-            let grown = before.grown_into(&after, KEPT);
+            let grown = before.growth_to(&after, KEPT);
             if grown.is_empty() {
                 Ok(())
             } else {

@@ -1,4 +1,4 @@
-//! bismuthd is killed: its containers live on, and the next one goes on with them.
+//! bismuthd is killed: its containers run on, and the next bismuthd adopts them.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::load::{Load, Outcome, Shot, shoot};
+use crate::support::load::{LoadGenerator, Outcome, RequestRecord, send_recorded};
 use crate::support::{
     SOON, Slot, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
     server, slots, status_soon, text,
@@ -22,7 +22,7 @@ const SERVING_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the requests of a load ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct OutcomeCounts {
     answered: usize,
     /// In flight at the kill, answered "try again, if it does no harm twice".
     lost: usize,
@@ -39,7 +39,7 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
     let before = pids(&cluster, 0).await?;
 
     let held = hold_requests(&cluster, &id).await?;
-    let load = Load::start(
+    let load = LoadGenerator::start(
         cluster.frontend_url(&format!("/invoke/{id}/sleep?ms=20")),
         PER_SECOND,
     );
@@ -53,18 +53,18 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
     cluster.node_mut(0).daemon_mut().start()?;
     cluster.nodes()[0].ready().await?;
     load.more(200).await;
-    let shots = load.stop().await?;
+    let records = load.stop().await?;
 
-    for shot in held.join_all().await {
+    for record in held.join_all().await {
         let broken = Outcome::Retryable("upstream_broken".into());
         ensure!(
-            shot.outcome == broken,
-            "a request inside the function: {shot:?}"
+            record.outcome == broken,
+            "a request inside the function: {record:?}"
         );
     }
-    let back = shots
+    let back = records
         .iter()
-        .find(|shot| shot.sent >= started && shot.outcome == Outcome::Answered);
+        .find(|record| record.sent >= started && record.outcome == Outcome::Answered);
     let back = back.context("nothing was answered after the start")?;
     let took = back.ended - started;
     println!(
@@ -76,10 +76,13 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
         "serving again only {took:?} after its start"
     );
 
-    let tally = tally(&shots, (killing, killed), back.ended)?;
-    println!("{tally:?}");
-    assert_eq!(tally.answered + tally.lost + tally.refused, shots.len());
-    ensure!(tally.answered >= 400 && tally.refused > 0, "{tally:?}");
+    let counts = count_outcomes(&records, (killing, killed), back.ended)?;
+    println!("{counts:?}");
+    assert_eq!(
+        counts.answered + counts.lost + counts.refused,
+        records.len()
+    );
+    ensure!(counts.answered >= 400 && counts.refused > 0, "{counts:?}");
     assert_eq!(
         pids(&cluster, 0).await?,
         before,
@@ -89,7 +92,7 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
 }
 
 /// Requests that the function sits on; returns when all are inside it.
-async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
+async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<RequestRecord>> {
     let served = async || -> Result<u64> {
         let answer = ask(cluster, id, "/self").await?;
         let answer: Value = serde_json::from_slice(answer.body())?;
@@ -100,7 +103,7 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
     let mut held = JoinSet::new();
     for _ in 0..HELD {
         let url = url.clone();
-        held.spawn(async move { shoot(&url, Method::POST).await });
+        held.spawn(async move { send_recorded(&url, Method::POST).await });
     }
     eventually("the requests are inside", SOON, async || {
         // Each look is a request too.
@@ -115,29 +118,33 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<Shot>> {
 }
 
 /// Puts every request where it belongs; one that fails for no good reason is an error.
-fn tally(shots: &[Shot], (killing, killed): (Instant, Instant), back: Instant) -> Result<Tally> {
-    let mut tally = Tally::default();
-    for shot in shots {
-        match &shot.outcome {
-            Outcome::Answered => tally.answered += 1,
+fn count_outcomes(
+    records: &[RequestRecord],
+    (killing, killed): (Instant, Instant),
+    back: Instant,
+) -> Result<OutcomeCounts> {
+    let mut counts = OutcomeCounts::default();
+    for record in records {
+        match &record.outcome {
+            Outcome::Answered => counts.answered += 1,
             Outcome::Retryable(code) if code == "node_unreachable" => {
                 ensure!(
-                    shot.ended >= killing && shot.sent <= back,
-                    "refused while it was up: {shot:?}"
+                    record.ended >= killing && record.sent <= back,
+                    "refused while it was up: {record:?}"
                 );
-                tally.refused += 1;
+                counts.refused += 1;
             }
             Outcome::Retryable(code) if code == "upstream_broken" => {
                 ensure!(
-                    shot.sent <= killed && shot.ended >= killing,
-                    "lost, and was not in flight: {shot:?}"
+                    record.sent <= killed && record.ended >= killing,
+                    "lost, and was not in flight: {record:?}"
                 );
-                tally.lost += 1;
+                counts.lost += 1;
             }
-            other => anyhow::bail!("{other:?}: {shot:?}"),
+            other => anyhow::bail!("{other:?}: {record:?}"),
         }
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 #[tokio::test]
@@ -187,7 +194,7 @@ async fn what_was_unassigned_while_bismuthd_was_down_is_removed_and_the_rest_ado
 }
 
 #[tokio::test]
-async fn a_routed_container_whose_note_is_damaged_runs_on_until_a_deployment_replaces_it()
+async fn a_routed_container_whose_slot_json_is_damaged_runs_on_until_a_deployment_replaces_it()
 -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let id = cluster.deploy(&server(&[])).await?;

@@ -1,4 +1,4 @@
-//! containerd is killed: what runs goes on; what must be started or removed waits until it is back.
+//! containerd is killed: running containers go on; starts and removals wait until it is back.
 
 use anyhow::{Result, ensure};
 use bismuth_testkit::{Cluster, eventually};

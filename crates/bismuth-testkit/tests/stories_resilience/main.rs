@@ -1,4 +1,4 @@
-//! Stories about what goes on when parts of Bismuth die, are away, or come back.
+//! Failures end to end: parts of Bismuth die, are unreachable, or come back.
 //!
 //! Each runs on a cluster of its own: real ZooKeeper, containerd, registry, and our programs.
 

@@ -1,4 +1,4 @@
-//! Several nodes: functions are spread, and one that has slots on two survives the loss of one.
+//! Several nodes: slots are spread, and a function with slots on two nodes survives the loss of one.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode};
 use crate::support::{SOON, answers_soon, only_slot, server, shown, slots};
 
 #[tokio::test]
-async fn functions_are_placed_apart_and_a_node_that_is_down_is_gone_around() -> Result<()> {
+async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Result<()> {
     let mut cluster = Cluster::builder().nodes(3).start().await?;
     let first = cluster.deploy(&server(&[])).await?;
     let second = cluster.deploy(&server(&[])).await?;

@@ -1,4 +1,4 @@
-//! A function's program crashes: that is seen at once, said, and mended by the next request.
+//! A function's program crashes: that is detected at once, reported, and the next request restarts it.
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ async fn a_program_that_ends_under_a_request_fails_that_request_with_its_exit_co
 }
 
 #[tokio::test]
-async fn an_instance_that_shall_always_run_is_restarted_without_a_request() -> Result<()> {
+async fn with_min_instances_a_dead_container_is_restarted_without_a_request() -> Result<()> {
     let cluster = Cluster::start().await?;
     let mut definition = server(&[]);
     definition["min_instances"] = 1.into();

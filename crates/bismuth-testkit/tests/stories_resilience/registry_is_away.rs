@@ -1,4 +1,4 @@
-//! The registry is away when a revision is deployed: the deployment waits for it, and needs nobody to ask again.
+//! The image registry is unreachable when a revision is deployed: the deployment is retried without a further request.
 
 use anyhow::{Result, ensure};
 use bismuth_testkit::{Cluster, eventually};

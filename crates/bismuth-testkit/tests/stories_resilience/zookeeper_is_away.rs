@@ -1,4 +1,4 @@
-//! ZooKeeper is away: what is assigned goes on; what changes waits until it is back.
+//! ZooKeeper is unreachable: what is assigned goes on; changes wait until it is back.
 
 use std::time::{Duration, Instant};
 

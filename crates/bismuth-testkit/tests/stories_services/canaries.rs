@@ -1,4 +1,4 @@
-//! Secrets are where the function is that asked for them, and nowhere else.
+//! Secrets reach the function that asked for them, and no disk, log or other process.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ const EINVAL: i32 = 22;
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result<()> {
     let mut cluster = cluster().await?;
-    let watch = Watch::begin();
+    let scanner = ProcScanner::begin();
     let mut canaries = Vec::new();
     for number in 0..CANARIES {
         let value = canary();
@@ -47,24 +47,24 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         .await?;
     cluster.invoke(&server).await?;
     let names: Vec<String> = (0..CANARIES / 2).map(|n| format!("CANARY_{n}")).collect();
-    let said = ask(&cluster, &id, &json!({ "calls": [], "env": names })).await?;
+    let results = ask(&cluster, &id, &json!({ "calls": [], "env": names })).await?;
     for (name, value) in names.iter().zip(&canaries) {
         ensure!(
-            said.0["env"][name] == value.as_str(),
+            results.0["env"][name] == value.as_str(),
             "{name}: {}",
-            said.0["env"]
+            results.0["env"]
         );
     }
     ensure!(
-        said.0["files"]["canary"] == canaries[0].as_str(),
+        results.0["files"]["canary"] == canaries[0].as_str(),
         "{}",
-        said.0["files"]
+        results.0["files"]
     );
     let reads: Vec<Value> = (0..CANARIES)
         .map(|n| json!(["GET", format!("/secrets/v1/canary-{n}")]))
         .collect();
-    let said = calls(&cluster, &id, &json!(reads)).await?;
-    for ((status, value), canary) in said.answers().into_iter().zip(&canaries) {
+    let results = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in results.answers().into_iter().zip(&canaries) {
         ensure!(status == 200 && value == canary, "{status}");
     }
 
@@ -75,25 +75,25 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         ctl_with(&cluster, &["secret", "rotate", "zoo", &name, "-"], &value).await?;
         canaries.push(value);
     }
-    let said = calls(&cluster, &id, &json!(reads)).await?;
-    for ((status, value), canary) in said.answers().into_iter().zip(&canaries[CANARIES..]) {
+    let results = calls(&cluster, &id, &json!(reads)).await?;
+    for ((status, value), canary) in results.answers().into_iter().zip(&canaries[CANARIES..]) {
         ensure!(status == 200 && value == canary, "{status}");
     }
 
     let tasks = cluster.containerd().tasks(cluster.nodes()[0].namespace());
     let tasks: BTreeSet<u32> = tasks.await?.into_values().collect();
-    let seen = watch.end()?;
-    ensure!(seen.leaks.is_empty(), "in processes: {seen:?}");
+    let findings = scanner.end()?;
+    ensure!(findings.leaks.is_empty(), "in processes: {findings:?}");
     // Where they belong they are found: in the server, which is its container's first process, and in executions.
     ensure!(
-        seen.functions.iter().any(|pid| tasks.contains(pid)),
-        "not in the server: {seen:?}"
+        findings.functions.iter().any(|pid| tasks.contains(pid)),
+        "not in the server: {findings:?}"
     );
     ensure!(
-        seen.functions.iter().any(|pid| !tasks.contains(pid)),
-        "not in an execution: {seen:?}"
+        findings.functions.iter().any(|pid| !tasks.contains(pid)),
+        "not in an execution: {findings:?}"
     );
-    ensure!(seen.looks > 20, "too few looks: {seen:?}");
+    ensure!(findings.scans > 20, "too few scans: {findings:?}");
 
     kill_everything(&mut cluster).await?;
     let mut found = Vec::new();
@@ -152,48 +152,48 @@ fn search(dir: &Path, canaries: &[String], found: &mut Vec<PathBuf>) -> Result<(
 }
 
 /// Looks at all processes again and again while the test goes on.
-struct Watch {
+struct ProcScanner {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Seen>>,
+    thread: JoinHandle<Result<Findings>>,
 }
 
-/// What a [`Watch`] has seen.
+/// What a [`ProcScanner`] has found.
 #[derive(Debug, Default)]
-struct Seen {
+struct Findings {
     /// Command lines, and environments outside of containers, that hold any of them.
     leaks: BTreeSet<String>,
     /// Processes in containers whose environment does.
     functions: BTreeSet<u32>,
-    looks: usize,
+    scans: usize,
 }
 
-impl Watch {
+impl ProcScanner {
     fn begin() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                let mut seen = Seen::default();
+                let mut findings = Findings::default();
                 while !stop.load(Ordering::Relaxed) {
-                    seen.look()?;
+                    findings.scan()?;
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                seen.look()?;
-                Ok(seen)
+                findings.scan()?;
+                Ok(findings)
             }
         });
         Self { stop, thread }
     }
 
-    fn end(self) -> Result<Seen> {
+    fn end(self) -> Result<Findings> {
         self.stop.store(true, Ordering::Relaxed);
-        let seen = self.thread.join();
-        seen.map_err(|_panic| anyhow::anyhow!("the watch panicked"))?
+        let findings = self.thread.join();
+        findings.map_err(|_panic| anyhow::anyhow!("the scanner panicked"))?
     }
 }
 
-impl Seen {
-    fn look(&mut self) -> Result<()> {
+impl Findings {
+    fn scan(&mut self) -> Result<()> {
         let ours = fs::read_link("/proc/self/ns/user")?;
         for entry in fs::read_dir("/proc")? {
             let path = entry?.path();
@@ -217,7 +217,7 @@ impl Seen {
                 }
             }
         }
-        self.looks += 1;
+        self.scans += 1;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Keys, blobs and secrets, as functions in real containers have them.
+//! Keys, blobs and secrets of functions in real containers.
 //!
 //! ```text
 //!  story ─► bismuthfe ─► bismuthd ─► container: python3 ─► 169.254.169.254:9000 ─► svcprovider ─► engines
@@ -44,10 +44,10 @@ json.dump({"answers": [call(*one) for one in asked["calls"]], "token": os.enviro
            "env": {n: os.environ.get(n) for n in asked.get("env", [])}, "files": files}, sys.stdout)
 "#;
 
-/// What a function said.
-struct Said(Value);
+/// What the calls of a function were answered.
+struct CallResults(Value);
 
-impl Said {
+impl CallResults {
     /// Status and body of each call.
     fn answers(&self) -> Vec<(u64, &str)> {
         let answers = self.0["answers"].as_array().into_iter().flatten();
@@ -85,11 +85,11 @@ async fn python(cluster: &Cluster, group: &str, fields: &Value) -> Result<String
 }
 
 /// Has a function make calls: `[method, path, body, headers]` each.
-async fn ask(cluster: &Cluster, id: &str, asked: &Value) -> Result<Said> {
+async fn ask(cluster: &Cluster, id: &str, asked: &Value) -> Result<CallResults> {
     ask_at(&cluster.frontend_url(&format!("/invoke/{id}")), asked).await
 }
 
-async fn ask_at(url: &str, asked: &Value) -> Result<Said> {
+async fn ask_at(url: &str, asked: &Value) -> Result<CallResults> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(url)
@@ -97,11 +97,11 @@ async fn ask_at(url: &str, asked: &Value) -> Result<Said> {
     let answer = client::send_whole(request).await?;
     let text = common::text(&answer);
     ensure!(answer.status() == 200, "{}: {text}", answer.status());
-    let said = serde_json::from_str(&text).with_context(|| format!("the answer {text:?}"))?;
-    Ok(Said(said))
+    let results = serde_json::from_str(&text).with_context(|| format!("the answer {text:?}"))?;
+    Ok(CallResults(results))
 }
 
-async fn calls(cluster: &Cluster, id: &str, calls: &Value) -> Result<Said> {
+async fn calls(cluster: &Cluster, id: &str, calls: &Value) -> Result<CallResults> {
     ask(cluster, id, &json!({ "calls": calls })).await
 }
 

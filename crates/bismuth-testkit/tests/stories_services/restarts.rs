@@ -1,4 +1,4 @@
-//! svcprovider and bismuthd die; functions notice a pause.
+//! svcprovider and bismuthd are killed: connections of functions wait, and acknowledged writes are kept.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ const SERVICES: &str = "FEA9FEA9:2328";
 async fn what_was_acknowledged_is_there_after_either_side_was_killed() -> Result<()> {
     let mut cluster = cluster().await?;
     let id = python(&cluster, "g", &json!({})).await?;
-    let said = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
-    ensure!(said.statuses() == [201], "{:?}", said.answers());
+    let results = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
+    ensure!(results.statuses() == [201], "{:?}", results.answers());
     svcprovider_dies_under_a_request(&mut cluster, &id).await?;
 
     cluster.node_mut(0).daemon_mut().kill().await?;
     cluster.node_mut(0).daemon_mut().start()?;
     cluster.nodes()[0].ready().await?;
-    let said = calls(&cluster, &id, &reads()).await?;
-    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+    let results = calls(&cluster, &id, &reads()).await?;
+    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
 
     // What was served before is served, without asking a ZooKeeper that takes its time to say nothing.
     cluster.zookeeper_mut().pause()?;
@@ -47,8 +47,8 @@ async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Re
     let url = cluster.frontend_url(&format!("/invoke/{id}"));
     let asked = json!({ "calls": reads() });
     let asking = tokio::spawn(async move {
-        let said = ask_at(&url, &asked).await;
-        (said, Instant::now())
+        let results = ask_at(&url, &asked).await;
+        (results, Instant::now())
     });
     its_connection_waits(cluster).await?;
     ensure!(!asking.is_finished(), "nobody could have answered");
@@ -57,9 +57,9 @@ async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Re
     cluster.services_mut().daemon_mut().start()?;
     cluster.services().ready().await?;
     let ready = Instant::now();
-    let (said, answered) = asking.await?;
-    let said = said?;
-    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+    let (results, answered) = asking.await?;
+    let results = results?;
+    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
     let (start, handover) = (ready - started, answered.saturating_duration_since(ready));
     ensure!(start < STARTED, "ready only after {start:?}");
     ensure!(handover < HANDED_OVER, "served only after {handover:?}");
@@ -113,7 +113,7 @@ async fn executions_have_the_secrets_of_their_container_s_start_with_all_others_
 }
 
 async fn has_key(cluster: &Cluster, id: &str, value: &str) -> Result<()> {
-    let said = ask(cluster, id, &json!({ "calls": [], "env": ["KEY"] })).await?;
-    ensure!(said.0["env"]["KEY"] == value, "{}", said.0["env"]);
+    let results = ask(cluster, id, &json!({ "calls": [], "env": ["KEY"] })).await?;
+    ensure!(results.0["env"]["KEY"] == value, "{}", results.0["env"]);
     Ok(())
 }

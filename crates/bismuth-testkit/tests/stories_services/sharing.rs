@@ -1,4 +1,4 @@
-//! Functions of one group share what they keep; those of another see nothing of it.
+//! Functions of one service group share keys and blobs; other groups see none of them.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -19,7 +19,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
     )
     .await?;
 
-    let said = calls(
+    let results = calls(
         &cluster,
         &one,
         &json!([
@@ -32,13 +32,17 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
     )
     .await?;
     ensure!(
-        said.statuses() == [201, 200, 201, 409, 200],
+        results.statuses() == [201, 200, 201, 409, 200],
         "{:?}",
-        said.answers()
+        results.answers()
     );
-    ensure!(said.answers()[4].1 == "s3cret", "{:?}", said.answers());
+    ensure!(
+        results.answers()[4].1 == "s3cret",
+        "{:?}",
+        results.answers()
+    );
 
-    let said = calls(
+    let results = calls(
         &cluster,
         &two,
         &json!([
@@ -57,7 +61,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         (200, r#"["picture"]"#),
         (200, "s3cret"),
     ];
-    ensure!(said.answers() == expected, "{:?}", said.answers());
+    ensure!(results.answers() == expected, "{:?}", results.answers());
 
     let reads = json!([
         ["GET", "/kv/v1/greeting"],
@@ -65,28 +69,28 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         ["GET", "/blob/v1/"],
         ["GET", "/secrets/v1/db/password"],
     ]);
-    let said = calls(&cluster, &stranger, &reads).await?;
+    let results = calls(&cluster, &stranger, &reads).await?;
     ensure!(
-        said.statuses() == [404, 404, 200, 404],
+        results.statuses() == [404, 404, 200, 404],
         "{:?}",
-        said.answers()
+        results.answers()
     );
-    ensure!(said.answers()[2].1 == "[]", "{:?}", said.answers());
+    ensure!(results.answers()[2].1 == "[]", "{:?}", results.answers());
     // Their token opens their own socket and no other.
     let token = calls(&cluster, &one, &json!([])).await?.0["token"]
         .as_str()
         .context("no token")?
         .to_owned();
-    let said = ask(
+    let results = ask(
         &cluster,
         &stranger,
         &json!({ "token": token, "calls": reads }),
     )
     .await?;
     ensure!(
-        said.statuses() == [401, 401, 401, 401],
+        results.statuses() == [401, 401, 401, 401],
         "{:?}",
-        said.answers()
+        results.answers()
     );
 
     // What operators see is the same data.
@@ -97,11 +101,11 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
     let groups = cluster.ctl_ok(&["group", "list"]).await?;
     ensure!(groups.contains("team"), "{groups}");
     cluster.ctl_ok(&["group", "purge", "team"]).await?;
-    let said = calls(&cluster, &one, &reads).await?;
+    let results = calls(&cluster, &one, &reads).await?;
     ensure!(
-        said.statuses() == [404, 404, 200, 404],
+        results.statuses() == [404, 404, 200, 404],
         "{:?}",
-        said.answers()
+        results.answers()
     );
     Ok(())
 }
@@ -111,7 +115,7 @@ async fn quotas_and_bad_input_are_refused_and_change_nothing() -> Result<()> {
     let cluster = cluster().await?;
     let quotas = json!({ "svc_quotas": { "kv_keys": 1, "kv_bytes": 64 } });
     let id = python(&cluster, "small", &quotas).await?;
-    let said = calls(
+    let results = calls(
         &cluster,
         &id,
         &json!([
@@ -128,7 +132,7 @@ async fn quotas_and_bad_input_are_refused_and_change_nothing() -> Result<()> {
     )
     .await?;
     let expected = [201, 507, 413, 400, 400, 400, 405, 412, 200];
-    ensure!(said.statuses() == expected, "{:?}", said.answers());
-    ensure!(said.answers()[8].1 == "1", "{:?}", said.answers());
+    ensure!(results.statuses() == expected, "{:?}", results.answers());
+    ensure!(results.answers()[8].1 == "1", "{:?}", results.answers());
     Ok(())
 }

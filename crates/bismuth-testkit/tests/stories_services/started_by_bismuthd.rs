@@ -1,4 +1,4 @@
-//! Where no init system starts svcprovider, bismuthd does, and again when it dies.
+//! Without an init system bismuthd starts svcprovider, and restarts it when it dies.
 
 use std::path::Path;
 use std::time::Duration;
@@ -38,8 +38,8 @@ async fn a_svcprovider_that_was_killed_is_started_again_and_has_the_function_s_k
     let socket = node.state_dir().join("svcprovider.sock");
 
     let id = python(&cluster, "g", &json!({})).await?;
-    let said = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
-    ensure!(said.statuses() == [201], "{:?}", said.answers());
+    let results = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
+    ensure!(results.statuses() == [201], "{:?}", results.answers());
     // It asked the ZooKeeper and the environment that bismuthd was told of by its flags.
     let claim = cluster.ctl_ok(&["store", "show"]).await?;
     ensure!(claim.starts_with(&node.ip().to_string()), "{claim}");
@@ -47,9 +47,9 @@ async fn a_svcprovider_that_was_killed_is_started_again_and_has_the_function_s_k
     let first = server(&socket)?;
     kill_process(first, Signal::KILL)?;
     let read = json!([["GET", "/kv/v1/a"]]);
-    let said = tokio::time::timeout(BOUND, calls(&cluster, &id, &read)).await;
-    let said = said.with_context(|| format!("no answer within {BOUND:?}"))??;
-    ensure!(said.answers() == [(200, "1")], "{:?}", said.answers());
+    let results = tokio::time::timeout(BOUND, calls(&cluster, &id, &read)).await;
+    let results = results.with_context(|| format!("no answer within {BOUND:?}"))??;
+    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
     let second = server(&socket)?;
     ensure!(second != first, "it was not killed");
     Ok(())

@@ -8,7 +8,7 @@ use bismuth_testkit::{Cluster, PostgreSql, S3Server, eventually, image};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
-use crate::{Said, ask_at, ctl_with, python};
+use crate::{CallResults, ask_at, ctl_with, python};
 
 const SOON: Duration = Duration::from_secs(30);
 const IPS: [&str; 2] = ["127.0.0.1", "127.0.0.2"];
@@ -32,16 +32,16 @@ async fn containers_of_a_function_on_two_nodes_have_one_store() -> Result<()> {
         ["PUT", "/kv/v1/greeting", "hello"],
         ["POST", "/blob/v1/picture", "bytes of it"],
     ]);
-    let said = ask_on(&cluster, &containers, 0, &calls).await?;
-    ensure!(said.statuses() == [201, 201], "{:?}", said.answers());
+    let results = ask_on(&cluster, &containers, 0, &calls).await?;
+    ensure!(results.statuses() == [201, 201], "{:?}", results.answers());
     let calls = json!([
         ["GET", "/kv/v1/greeting"],
         ["GET", "/blob/v1/picture"],
         ["GET", "/secrets/v1/key"],
     ]);
-    let said = ask_on(&cluster, &containers, 1, &calls).await?;
+    let results = ask_on(&cluster, &containers, 1, &calls).await?;
     let expected = [(200, "hello"), (200, "bytes of it"), (200, "s3cret")];
-    ensure!(said.answers() == expected, "{:?}", said.answers());
+    ensure!(results.answers() == expected, "{:?}", results.answers());
 
     counted_once(&cluster, &containers).await?;
     a_quota_holds_for_both(&cluster, &containers).await?;
@@ -49,11 +49,19 @@ async fn containers_of_a_function_on_two_nodes_have_one_store() -> Result<()> {
     // One svcprovider is gone: the other node does not notice.
     cluster.services_of_mut(1).daemon_mut().kill().await?;
     let read = json!([["GET", "/kv/v1/greeting"]]);
-    let said = ask_on(&cluster, &containers, 0, &read).await?;
-    ensure!(said.answers() == [(200, "hello")], "{:?}", said.answers());
+    let results = ask_on(&cluster, &containers, 0, &read).await?;
+    ensure!(
+        results.answers() == [(200, "hello")],
+        "{:?}",
+        results.answers()
+    );
     cluster.services_of_mut(1).daemon_mut().restart().await?;
-    let said = ask_on(&cluster, &containers, 1, &read).await?;
-    ensure!(said.answers() == [(200, "hello")], "{:?}", said.answers());
+    let results = ask_on(&cluster, &containers, 1, &read).await?;
+    ensure!(
+        results.answers() == [(200, "hello")],
+        "{:?}",
+        results.answers()
+    );
     Ok(())
 }
 
@@ -89,11 +97,11 @@ async fn ask_on(
     containers: &[String; 2],
     node: usize,
     calls: &Value,
-) -> Result<Said> {
+) -> Result<CallResults> {
     let (ip, port) = (IPS[node], cluster.node_port());
     let url = format!("http://{ip}:{port}/invoke/{}", containers[node]);
-    let said = ask_at(&url, &json!({ "calls": calls })).await;
-    said.with_context(|| format!("on node {node}"))
+    let results = ask_at(&url, &json!({ "calls": calls })).await;
+    results.with_context(|| format!("on node {node}"))
 }
 
 async fn counted_once(cluster: &Cluster, containers: &[String; 2]) -> Result<()> {
@@ -102,10 +110,10 @@ async fn counted_once(cluster: &Cluster, containers: &[String; 2]) -> Result<()>
         .collect();
     let twenty = json!(twenty);
     let both = [0, 1].map(|node| ask_on(cluster, containers, node, &twenty));
-    let said = try_join_all(both).await?;
-    let mut sums: Vec<u64> = said
+    let results = try_join_all(both).await?;
+    let mut sums: Vec<u64> = results
         .iter()
-        .flat_map(|said| said.answers())
+        .flat_map(|results| results.answers())
         .filter_map(|(_, sum)| sum.parse().ok())
         .collect();
     sums.sort_unstable();

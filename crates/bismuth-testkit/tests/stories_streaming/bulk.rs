@@ -1,4 +1,4 @@
-//! Bodies that are much larger than any of our processes may become.
+//! Bodies much larger than the memory that our processes may use.
 
 use std::sync::LazyLock;
 

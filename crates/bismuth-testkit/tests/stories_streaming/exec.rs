@@ -1,4 +1,4 @@
-//! Functions that are a program run once per request.
+//! Exec functions: a program per request.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use http::Request;
 use serde_json::json;
 
 use crate::common::{
-    Reading, SOON, Wire, channel_body, exec, header, problem, processes_with, script, soon, text,
-    with,
+    BodyReader, RawConnection, SOON, channel_body, exec, header, problem, processes_with, script,
+    soon, text, with,
 };
 
 /// The variable by which a request's processes are found on the host.
@@ -46,24 +46,24 @@ async fn a_program_reads_its_input_while_its_output_is_read_and_its_exit_code_is
         let (pieces, body) = channel_body();
         pieces.send("hello\n".into())?;
         let request = Request::post(&url).header("te", "trailers").body(body)?;
-        let mut reading = Reading::new(client::send(request).await?);
-        ensure!(reading.until("\n").await? == "got hello\n");
-        conversations.push((pieces, reading));
+        let mut reader = BodyReader::new(client::send(request).await?);
+        ensure!(reader.until("\n").await? == "got hello\n");
+        conversations.push((pieces, reader));
     }
     for number in 0..5 {
-        for (pieces, reading) in &mut conversations {
+        for (pieces, reader) in &mut conversations {
             pieces.send(format!("{number}\n").into())?;
-            let line = reading.until("\n").await?;
+            let line = reader.until("\n").await?;
             ensure!(line == format!("got {number}\n"), "{line:?}");
         }
     }
-    for (pieces, mut reading) in conversations {
+    for (pieces, mut reader) in conversations {
         drop(pieces);
-        ensure!(reading.rest().await?.is_empty());
+        ensure!(reader.rest().await?.is_empty());
         ensure!(
-            reading.trailers["x-bismuth-exit-code"] == "3",
+            reader.trailers["x-bismuth-exit-code"] == "3",
             "{:?}",
-            reading.trailers
+            reader.trailers
         );
     }
     Ok(())
@@ -81,15 +81,15 @@ async fn a_client_that_goes_away_and_a_timeout_kill_the_program_with_its_childre
         .await?;
     let url = |id: &str| cluster.frontend_url(&format!("/invoke/{id}"));
 
-    let mut wire = Wire::connect(&url(&talkative)).await?;
-    wire.send(format!(
+    let mut raw = RawConnection::connect(&url(&talkative)).await?;
+    raw.send(format!(
         "GET /invoke/{talkative} HTTP/1.1\r\nhost: a\r\nx-request-id: leaving-client\r\n\r\n"
     ))
     .await?;
-    let head = wire.head().await?;
+    let head = raw.head().await?;
     ensure!(head.starts_with("http/1.1 200 "), "{head}");
     ensure!(
-        wire.exactly(8).await?.ends_with(b"up\n\r\n"),
+        raw.exactly(8).await?.ends_with(b"up\n\r\n"),
         "not the first line as one chunk"
     );
     let alive = processes_with(&mark("leaving-client"));
@@ -97,7 +97,7 @@ async fn a_client_that_goes_away_and_a_timeout_kill_the_program_with_its_childre
         alive.len() >= 2,
         "a shell and what it started, not {alive:?}"
     );
-    wire.leave()?;
+    raw.reset()?;
     are_gone("leaving-client").await;
 
     let request = Request::get(url(&silent))
@@ -246,29 +246,29 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
     }
 
     // It is malformed, before and after the answer has begun.
-    let mut wire = Wire::connect(&format!("http://{node}")).await?;
-    wire.send(head("", "malformed", CHUNKED) + "4\r\nhalf\r\nno chunk\r\n")
+    let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+    raw.send(head("", "malformed", CHUNKED) + "4\r\nhalf\r\nno chunk\r\n")
         .await?;
-    let answer = wire.head().await?;
+    let answer = raw.head().await?;
     ensure!(
         answer.starts_with("http/1.1 400 ") && answer.contains("request_body_broken"),
         "{answer}"
     );
     are_gone("malformed").await;
-    let mut wire = Wire::connect(&format!("http://{node}")).await?;
-    wire.send(head("?begin", "begun", CHUNKED) + "4\r\nhalf\r\n")
+    let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+    raw.send(head("?begin", "begun", CHUNKED) + "4\r\nhalf\r\n")
         .await?;
-    let answer = wire.head().await?;
+    let answer = raw.head().await?;
     ensure!(answer.starts_with("http/1.1 200 "), "{answer}");
-    ensure!(wire.exactly(11).await? == b"6\r\nbegun\n\r\n");
-    wire.send("no chunk\r\n").await?;
-    ensure!(!wire.rest().await?.contains("0\r\n"), "it looks whole");
+    ensure!(raw.exactly(11).await? == b"6\r\nbegun\n\r\n");
+    raw.send("no chunk\r\n").await?;
+    ensure!(!raw.rest().await?.contains("0\r\n"), "it looks whole");
     are_gone("begun").await;
 
     // It is cut off: the client resets the connection, or says that nothing more comes.
     for (id, resets) in [("reset", true), ("half-closed", false)] {
-        let mut wire = Wire::connect(&format!("http://{node}")).await?;
-        wire.send(head("", id, "content-length: 10") + "half")
+        let mut raw = RawConnection::connect(&format!("http://{node}")).await?;
+        raw.send(head("", id, "content-length: 10") + "half")
             .await?;
         eventually("the program runs", SOON, async || {
             match processes_with(&mark(id)).as_slice() {
@@ -278,10 +278,10 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
         })
         .await;
         if resets {
-            wire.leave()?;
+            raw.reset()?;
         } else {
-            wire.finish().await?;
-            let answer = wire.rest().await?;
+            raw.finish().await?;
+            let answer = raw.rest().await?;
             ensure!(!answer.contains("200 OK"), "{answer}");
         }
         are_gone(id).await;
@@ -354,7 +354,8 @@ async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_left_over_neither_delays_the_answer_nor_outlives_it_on_a_busy_container() -> Result<()> {
+async fn a_background_process_neither_delays_the_answer_nor_outlives_it_on_a_busy_container()
+-> Result<()> {
     let cluster = Cluster::start().await?;
     // The sixth number of a process is its session, proc_pid_stat(5): it is a daemon by then.
     let is_daemon = r#"until [ "$(cut -d' ' -f6 /proc/$!/stat)" = $! ]; do :; done;"#;
@@ -372,7 +373,7 @@ async fn a_left_over_neither_delays_the_answer_nor_outlives_it_on_a_busy_contain
     pieces.send("busy\n".into())?;
     let busy = client::send(Request::post(url("busy")).body(body)?).await?;
     let container = header(&busy, "x-bismuth-container-id").to_owned();
-    let mut busy = Reading::new(busy);
+    let mut busy = BodyReader::new(busy);
     ensure!(busy.until("\n").await? == "busy\n");
     for (query, status) in [("ok", 200), ("fail", 502), ("noisy", 200)] {
         let request = Request::get(url(query))

@@ -1,4 +1,4 @@
-//! The five lines of the README, as an operator types them, in the default environment.
+//! The README's commands as an operator types them, in the default environment.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ struct Daemons {
     url: String,
 }
 
-/// A node and an entrance with their defaults, but for ports and places.
+/// A node and a frontend with their defaults, but for ports and places.
 async fn daemons(
     zookeeper: &str,
     containerd: &Containerd,
@@ -55,7 +55,7 @@ async fn daemons(
     state: &Path,
 ) -> Result<Daemons> {
     let (node, node_admin) = (ports::reserve()?, ports::reserve()?);
-    let (entrance, entrance_admin) = (ports::reserve()?, ports::reserve()?);
+    let (frontend_port, frontend_admin) = (ports::reserve()?, ports::reserve()?);
     let at = |port: u16| format!("127.0.0.1:{port}");
     let daemon = Daemon::spawn(
         "bismuthd",
@@ -82,9 +82,9 @@ async fn daemons(
             "--zookeeper",
             zookeeper,
             "--listen",
-            &at(entrance),
+            &at(frontend_port),
             "--admin-listen",
-            &at(entrance_admin),
+            &at(frontend_admin),
             "--node-port",
             &node.to_string(),
         ],
@@ -93,12 +93,12 @@ async fn daemons(
         .ready(&format!("http://{}/readyz", at(node_admin)), SOON)
         .await?;
     frontend
-        .ready(&format!("http://{}/readyz", at(entrance_admin)), SOON)
+        .ready(&format!("http://{}/readyz", at(frontend_admin)), SOON)
         .await?;
     Ok(Daemons {
         _frontend: frontend,
         _node: daemon,
-        url: format!("http://{}", at(entrance)),
+        url: format!("http://{}", at(frontend_port)),
     })
 }
 

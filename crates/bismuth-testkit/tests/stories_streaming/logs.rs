@@ -1,4 +1,4 @@
-//! What functions print, read through the API.
+//! Functions' logs, read through the API.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use bismuth_testkit::{Cluster, eventually};
 use http::Request;
 use serde_json::{Value, json};
 
-use crate::common::{Reading, SOON, echo_server, header, script, text, with};
+use crate::common::{BodyReader, SOON, echo_server, header, script, text, with};
 
 /// The message of each line, after time, container, stream and tag.
 fn messages(log: &str) -> Vec<&str> {
@@ -79,9 +79,9 @@ async fn a_log_is_read_by_its_end_by_its_time_and_as_it_is_written() -> Result<(
         header(&answer, "content-type") == "text/event-stream",
         "{answer:?}"
     );
-    let mut reading = Reading::new(answer);
+    let mut reader = BodyReader::new(answer);
     let mut next = async || -> Result<Value> {
-        let event = reading.event().await?;
+        let event = reader.event().await?;
         let data = event
             .lines()
             .find_map(|line| line.strip_prefix("data:"))

@@ -1,7 +1,7 @@
 //! End-to-end stories: what a function's clients and its deployer see, through all the real parts.
 //!
 //! ```text
-//!  story ──► bismuthfe ──► bismuthd ──► container       bulk, streams, exec, entrance, redeploy
+//!  story ──► bismuthfe ──► bismuthd ──► container       bulk, streams, exec, routing, redeploy
 //!    └─────► bismuth-api ─► bismuthd ─► log files       logs
 //!    └─────► bismuthctl ──► ZooKeeper                   five_lines
 //! ```
@@ -10,9 +10,9 @@
 mod common;
 
 mod bulk;
-mod entrance;
 mod exec;
 mod five_lines;
 mod logs;
 mod redeploy;
+mod routing;
 mod streams;

@@ -1,4 +1,4 @@
-//! What is more than a request and an answer: events, upgrades, trailers, interim and early answers.
+//! Server-sent events, upgrades, trailers, interim and early responses.
 
 use anyhow::{Context, Result, bail, ensure};
 use bismuth_testkit::Cluster;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
-use crate::common::{Reading, Wire, channel_body, echo_server, header, soon};
+use crate::common::{BodyReader, RawConnection, channel_body, echo_server, header, soon};
 
 struct Deployed {
     cluster: Cluster,
@@ -34,8 +34,8 @@ impl Deployed {
         self.cluster.frontend_url(&self.path(rest))
     }
 
-    async fn wire(&self) -> Result<Wire> {
-        Wire::connect(&self.cluster.frontend_url("/")).await
+    async fn connect(&self) -> Result<RawConnection> {
+        RawConnection::connect(&self.cluster.frontend_url("/")).await
     }
 }
 
@@ -47,16 +47,16 @@ async fn each_server_sent_event_is_seen_before_the_next_is_triggered() -> Result
         header(&answer, "content-type") == "text/event-stream",
         "{answer:?}"
     );
-    let mut reading = Reading::new(answer);
+    let mut reader = BodyReader::new(answer);
     for number in 0..5 {
         client::post(&deployed.url("/trigger"), "").await?;
-        let event = reading.event().await?;
+        let event = reader.event().await?;
         ensure!(
             event == format!("id: {number}\ndata: event {number}\n\n"),
             "{event:?}"
         );
     }
-    ensure!(reading.rest().await?.is_empty(), "more than five events");
+    ensure!(reader.rest().await?.is_empty(), "more than five events");
     Ok(())
 }
 
@@ -109,27 +109,27 @@ async fn a_websocket_echoes_through_both_hops_until_it_is_closed() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_carries_any_bytes_and_its_halves_close_apart() -> Result<()> {
     let deployed = Deployed::start().await?;
-    let mut wire = deployed.wire().await?;
+    let mut raw = deployed.connect().await?;
     let head = format!(
         "GET {} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly bytes",
         deployed.path("/upgrade")
     );
-    wire.send(head).await?;
-    let answer = wire.head().await?;
+    raw.send(head).await?;
+    let answer = raw.head().await?;
     ensure!(
         answer.starts_with("http/1.1 101 ") && answer.contains("upgrade: echo"),
         "{answer}"
     );
     ensure!(
-        wire.exactly(11).await? == b"early bytes",
+        raw.exactly(11).await? == b"early bytes",
         "bytes that came with the head are lost"
     );
     let all: Vec<u8> = (0..=255).collect();
-    wire.send(&all).await?;
-    ensure!(wire.exactly(256).await? == all, "not every byte comes back");
-    wire.send("the last").await?;
-    wire.finish().await?;
-    let rest = wire.rest().await?;
+    raw.send(&all).await?;
+    ensure!(raw.exactly(256).await? == all, "not every byte comes back");
+    raw.send("the last").await?;
+    raw.finish().await?;
+    let rest = raw.rest().await?;
     ensure!(rest == "the last", "after one half was closed: {rest:?}");
     Ok(())
 }
@@ -147,13 +147,13 @@ async fn trailers_pass_in_both_directions() -> Result<()> {
         .header("trailer", "x-sent")
         .header("te", "trailers")
         .body(StreamBody::new(frames).boxed_unsync())?;
-    let mut reading = Reading::new(client::send(request).await?);
-    let received = reading.rest().await?;
+    let mut reader = BodyReader::new(client::send(request).await?);
+    let received = reader.rest().await?;
     ensure!(received == r#"[["x-sent","at the end"]]"#, "{received}");
     ensure!(
-        reading.trailers["x-body-bytes"] == "3",
+        reader.trailers["x-body-bytes"] == "3",
         "{:?}",
-        reading.trailers
+        reader.trailers
     );
     Ok(())
 }
@@ -164,15 +164,15 @@ async fn a_chunk_is_answered_before_the_next_is_sent() -> Result<()> {
     let (pieces, body) = channel_body();
     let sent = client::send(Request::post(deployed.url("/echo")).body(body)?);
     pieces.send("first\n".into())?;
-    let mut reading = Reading::new(sent.await?);
-    ensure!(reading.until("\n").await? == "first\n");
+    let mut reader = BodyReader::new(sent.await?);
+    ensure!(reader.until("\n").await? == "first\n");
     for number in 0..20 {
         let line = format!("line {number}\n");
         pieces.send(line.clone().into())?;
-        ensure!(reading.until("\n").await? == line);
+        ensure!(reader.until("\n").await? == line);
     }
     drop(pieces);
-    ensure!(reading.rest().await?.is_empty());
+    ensure!(reader.rest().await?.is_empty());
     Ok(())
 }
 
@@ -187,23 +187,23 @@ async fn a_body_that_waits_for_100_continue_is_asked_for_only_when_the_function_
         )
     };
 
-    let mut wire = deployed.wire().await?;
-    wire.send(expecting("/sink")).await?;
-    let interim = wire.head().await?;
+    let mut raw = deployed.connect().await?;
+    raw.send(expecting("/sink")).await?;
+    let interim = raw.head().await?;
     ensure!(interim.starts_with("http/1.1 100 "), "{interim}");
-    wire.send("hello").await?;
-    let answer = wire.head().await?;
+    raw.send("hello").await?;
+    let answer = raw.head().await?;
     ensure!(answer.starts_with("http/1.1 200 "), "{answer}");
-    ensure!(wire.rest().await? == "5", "not five bytes");
+    ensure!(raw.rest().await? == "5", "not five bytes");
 
-    let mut wire = deployed.wire().await?;
-    wire.send(expecting("/early")).await?;
-    let answer = wire.head().await?;
+    let mut raw = deployed.connect().await?;
+    raw.send(expecting("/early")).await?;
+    let answer = raw.head().await?;
     ensure!(
         answer.starts_with("http/1.1 403 "),
         "the body was asked for: {answer}"
     );
-    let rest = wire.rest().await?;
+    let rest = raw.rest().await?;
     ensure!(rest.contains("not reading that"), "{rest:?}");
     Ok(())
 }
@@ -211,16 +211,16 @@ async fn a_body_that_waits_for_100_continue_is_asked_for_only_when_the_function_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_comes_before_the_body_was_sent() -> Result<()> {
     let deployed = Deployed::start().await?;
-    let mut wire = deployed.wire().await?;
+    let mut raw = deployed.connect().await?;
     let path = deployed.path("/early");
-    wire.send(format!(
+    raw.send(format!(
         "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n"
     ))
     .await?;
-    wire.send(vec![b'x'; 100_000]).await?;
-    let answer = wire.head().await?;
+    raw.send(vec![b'x'; 100_000]).await?;
+    let answer = raw.head().await?;
     ensure!(answer.starts_with("http/1.1 403 "), "{answer}");
-    let body = wire.exactly("not reading that\n".len()).await?;
+    let body = raw.exactly("not reading that\n".len()).await?;
     ensure!(
         body == b"not reading that\n",
         "{:?}",

@@ -1,4 +1,4 @@
-//! A client that sends at a steady pace, whatever becomes of its requests, and remembers each.
+//! A load generator: sends at a steady rate and records the outcome of each request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ pub enum Outcome {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Shot {
+pub struct RequestRecord {
     pub method: Method,
     pub sent: Instant,
     pub ended: Instant,
@@ -35,18 +35,18 @@ pub struct Shot {
 }
 
 /// A running client. GET and POST take turns, each on a connection of its own.
-pub struct Load {
+pub struct LoadGenerator {
     stop: oneshot::Sender<()>,
     ended: Arc<AtomicUsize>,
-    task: JoinHandle<Result<Vec<Shot>>>,
+    task: JoinHandle<Result<Vec<RequestRecord>>>,
 }
 
-impl Load {
+impl LoadGenerator {
     /// Sends `per_second` requests to `url` until it is stopped. A late tick is made up for, so the pace holds.
     pub fn start(url: String, per_second: u32) -> Self {
         let (stop, stopped) = oneshot::channel();
         let ended = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(fire(url, per_second, stopped, Arc::clone(&ended)));
+        let task = tokio::spawn(send_at_rate(url, per_second, stopped, Arc::clone(&ended)));
         Self { stop, ended, task }
     }
 
@@ -63,19 +63,19 @@ impl Load {
     }
 
     /// Sends no more, waits for what is in flight, and returns every request in the order of sending.
-    pub async fn stop(self) -> Result<Vec<Shot>> {
+    pub async fn stop(self) -> Result<Vec<RequestRecord>> {
         // It may have failed before, and says so next.
         let _ = self.stop.send(());
         self.task.await.context("the client")?
     }
 }
 
-async fn fire(
+async fn send_at_rate(
     url: String,
     per_second: u32,
     mut stopped: oneshot::Receiver<()>,
     ended: Arc<AtomicUsize>,
-) -> Result<Vec<Shot>> {
+) -> Result<Vec<RequestRecord>> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut in_flight = JoinSet::new();
@@ -88,24 +88,24 @@ async fn fire(
         let (url, ended) = (url.clone(), Arc::clone(&ended));
         let method = methods.next().context("there is always another method")?;
         in_flight.spawn(async move {
-            let shot = shoot(&url, method).await;
+            let record = send_recorded(&url, method).await;
             ended.fetch_add(1, Ordering::Relaxed);
-            shot
+            record
         });
     }
-    let mut shots = in_flight.join_all().await;
-    shots.sort_by_key(|shot| shot.sent);
-    Ok(shots)
+    let mut records = in_flight.join_all().await;
+    records.sort_by_key(|record| record.sent);
+    Ok(records)
 }
 
 /// Sends one request and sees what becomes of it.
-pub async fn shoot(url: &str, method: Method) -> Shot {
+pub async fn send_recorded(url: &str, method: Method) -> RequestRecord {
     let sent = Instant::now();
     let outcome = match exchange(url, &method).await {
         Ok(outcome) => outcome,
         Err(error) => Outcome::Other(format!("{error:#}")),
     };
-    Shot {
+    RequestRecord {
         method,
         sent,
         ended: Instant::now(),

@@ -1,4 +1,4 @@
-//! What the stories about trouble share: functions to run, the processes behind them, a paced client.
+//! Shared by the resilience and leak stories: functions, the processes of their containers, a load generator.
 
 // Each story is a crate of its own and uses its part of this.
 #![allow(dead_code)]

@@ -86,7 +86,7 @@ async fn printed(running: &mut RunningProgram) -> Bytes {
     match running.next().await {
         Ok(ProgramEvent::Printed(bytes)) => bytes,
         Ok(ProgramEvent::Ended(exit)) => panic!("ended with {exit}"),
-        Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
+        Err(broken) => panic!("{}", bismuth_base::chain(&broken)),
     }
 }
 
@@ -94,7 +94,7 @@ async fn ended(running: &mut RunningProgram) -> Exit {
     match running.next().await {
         Ok(ProgramEvent::Ended(exit)) => exit,
         Ok(ProgramEvent::Printed(bytes)) => panic!("printed {bytes:?}"),
-        Err(broken) => panic!("{}", bismuth_daemon::exit::chain(&broken)),
+        Err(broken) => panic!("{}", bismuth_base::chain(&broken)),
     }
 }
 

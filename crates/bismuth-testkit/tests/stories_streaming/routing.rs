@@ -1,24 +1,24 @@
-//! How requests find their function, and what is written on them on the way.
+//! Routing by host name and path, and the headers that are added on the way.
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::http as client;
 use bismuth_testkit::{Cluster, eventually};
 use serde_json::{Value, json};
 
-use crate::common::{SOON, Wire, echo_server, get_with, header, problem, text, with};
+use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem, text, with};
 
 /// What the function says about the request it got.
-struct Seen {
+struct EchoedRequest {
     target: String,
     headers: Vec<(String, String)>,
 }
 
-impl Seen {
+impl EchoedRequest {
     fn of(body: &[u8]) -> Result<Self> {
-        let seen: Value = serde_json::from_slice(body)?;
+        let echoed: Value = serde_json::from_slice(body)?;
         Ok(Self {
-            target: seen["target"].as_str().context("no target")?.to_owned(),
-            headers: serde_json::from_value(seen["headers"].clone())?,
+            target: echoed["target"].as_str().context("no target")?.to_owned(),
+            headers: serde_json::from_value(echoed["headers"].clone())?,
         })
     }
 
@@ -54,25 +54,25 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
         }
     })
     .await;
-    let seen = Seen::of(answer.body())?;
-    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    let echoed = EchoedRequest::of(answer.body())?;
+    ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
     for (name, value) in [
         ("host", "Shop.Example.COM.:8000"),
         ("x-forwarded-for", "127.0.0.1"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "Shop.Example.COM.:8000"),
     ] {
-        ensure!(seen.all(name) == [value], "{name}: {:?}", seen.headers);
+        ensure!(echoed.all(name) == [value], "{name}: {:?}", echoed.headers);
     }
     ensure!(
-        seen.all("x-secret").is_empty(),
+        echoed.all("x-secret").is_empty(),
         "a hop-by-hop header went on: {:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-forwarded-prefix").is_empty(),
+        echoed.all("x-forwarded-prefix").is_empty(),
         "{:?}",
-        seen.headers
+        echoed.headers
     );
 
     // By its id it is reachable all the same, and told what was taken off its path. A client's own
@@ -86,22 +86,22 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
         ],
     )
     .await?;
-    let seen = Seen::of(answer.body())?;
-    ensure!(seen.target == "/headers?a=b", "{}", seen.target);
+    let echoed = EchoedRequest::of(answer.body())?;
+    ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
     ensure!(
-        seen.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
+        echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-forwarded-proto") == ["http"],
+        echoed.all("x-forwarded-proto") == ["http"],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     ensure!(
-        seen.all("x-bismuth-container-id") != ["mine"],
+        echoed.all("x-bismuth-container-id") != ["mine"],
         "{:?}",
-        seen.headers
+        echoed.headers
     );
 
     cluster.delete_function(&id).await?;
@@ -194,7 +194,7 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
     let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
 
     // One inside, for as long as its answer is not read to the end.
-    let mut inside = Wire::connect(&url("/")).await?;
+    let mut inside = RawConnection::connect(&url("/")).await?;
     inside
         .send(format!(
             "GET /invoke/{id}/bytes?n=1&stall=1 HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -218,7 +218,7 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
         "{refused:?}"
     );
 
-    inside.leave()?;
+    inside.reset()?;
     let answer = waiting.await?;
     ensure!(
         answer.status() == 200 && answer.body() == "hello\n",
@@ -253,15 +253,15 @@ async fn a_head_that_the_frontend_takes_reaches_the_function() -> Result<()> {
         answer.status(),
         text(&answer)
     );
-    let seen = Seen::of(answer.body())?;
+    let echoed = EchoedRequest::of(answer.body())?;
     ensure!(
-        seen.all("cookie") == [cookie.as_str()],
+        echoed.all("cookie") == [cookie.as_str()],
         "the cookie is another"
     );
     ensure!(
-        names.iter().all(|name| seen.all(name) == ["v"]),
+        names.iter().all(|name| echoed.all(name) == ["v"]),
         "{:?}",
-        seen.headers
+        echoed.headers
     );
     Ok(())
 }

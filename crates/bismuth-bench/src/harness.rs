@@ -1,4 +1,4 @@
-//! One node and one frontend on real servers, without an API: what a request passes through and nothing else.
+//! One node and one frontend on real servers, without an API.
 //!
 //! ```text
 //!  client ─► bismuthfe ─► bismuthd ─► container ─► svcprovider
@@ -29,7 +29,7 @@ const IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Everything that runs. Fields are dropped in this order: daemons before what they talk to.
-pub(crate) struct Rig {
+pub(crate) struct Harness {
     frontend: Daemon,
     node: Daemon,
     services: Services,
@@ -55,7 +55,7 @@ impl Deployed {
     }
 }
 
-impl Rig {
+impl Harness {
     /// Starts it; `runtime` is what containers are made with, as bismuthd's flag has it.
     pub(crate) async fn start(runtime: &str) -> Result<Self> {
         let (zookeeper, containerd, images) = tokio::try_join!(
@@ -94,8 +94,8 @@ impl Rig {
         })
     }
 
-    /// What others do to the machine while this rig is up and idle, for the report.
-    pub(crate) async fn surroundings(&self) -> Result<String> {
+    /// What others do to the machine while this harness is up and idle, for the report.
+    pub(crate) async fn background_load(&self) -> Result<String> {
         let busy = machine::busy_elsewhere().await?;
         Ok(format!("others keep {busy:.1} cores busy"))
     }

@@ -1,4 +1,4 @@
-//! `s3s-fs` with the answers of S3 where it has its own.
+//! `s3s-fs` with the error codes of S3 where its own differ.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use s3s::dto::{
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 
-pub(crate) struct Faithful {
+pub(crate) struct ConformingS3 {
     files: FileSystem,
     dir: PathBuf,
 }
 
-impl Faithful {
+impl ConformingS3 {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let files =
             FileSystem::new(dir).map_err(|error| anyhow!("open {}: {error:?}", dir.display()))?;
@@ -45,7 +45,7 @@ impl Faithful {
 }
 
 #[async_trait::async_trait]
-impl S3 for Faithful {
+impl S3 for ConformingS3 {
     async fn get_object(
         &self,
         request: S3Request<GetObjectInput>,

@@ -1,4 +1,4 @@
-//! Which file names what of which other file of its crate.
+//! Resolves which file of a crate imports which names of which other file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

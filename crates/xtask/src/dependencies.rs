@@ -1,4 +1,4 @@
-//! Which crate may depend on which, and which outside library is fenced into which crate.
+//! Allowed dependencies between crates, and the crates that may use restricted libraries.
 //!
 //! ```text
 //! binaries ──► registry ──► model
@@ -8,7 +8,7 @@
 //!
 //! Below all of them is base, which any of them may use.
 //!
-//! `deny.toml` says the same about fences to those who use `cargo deny`.
+//! `deny.toml` says the same about restricted libraries to those who use `cargo deny`.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::command::{cargo, output};
 
 /// A crate of ours and those of ours that it may depend on.
-const ARROWS: &[(&str, &[&str])] = &[
+const ALLOWED: &[(&str, &[&str])] = &[
     (
         "bismuthfe",
         &[
@@ -120,8 +120,8 @@ const FOR_ALL: &[&str] = &["bismuth-base"];
 /// Every crate's tests may use these as well: svcprovider's ask it in the way of its clients.
 const FOR_TESTS: &[&str] = &["bismuth-testkit", "bismuth-operator"];
 
-/// A library that touches something dirty, and the only crates that may name it.
-const FENCES: &[(&str, &[&str])] = &[
+/// A library that reaches an outside system, and the only crates that may name it.
+const RESTRICTED: &[(&str, &[&str])] = &[
     ("zookeeper-client", &["bismuth-coord"]),
     (
         "containerd-client",
@@ -144,17 +144,17 @@ const FENCES: &[(&str, &[&str])] = &[
     ("s3s-fs", &["s3-server"]),
 ];
 
-/// Reads the workspace's metadata and reports every arrow that should not be.
+/// Reads the workspace's metadata and reports every dependency that is not allowed.
 pub(crate) fn check() -> Result<()> {
     let metadata =
         output(cargo().args(["metadata", "--locked", "--no-deps", "--format-version", "1"]))?;
     let metadata: Value =
         serde_json::from_str(&metadata).context("parse the output of cargo metadata")?;
-    let offences = offences(&dependencies(&metadata)?);
-    if offences.is_empty() {
+    let violations = violations(&dependencies(&metadata)?);
+    if violations.is_empty() {
         Ok(())
     } else {
-        bail!("{}", offences.join("\n"))
+        bail!("{}", violations.join("\n"))
     }
 }
 
@@ -187,42 +187,42 @@ fn dependencies(metadata: &Value) -> Result<Vec<Dependency>> {
                 dev,
             });
         }
-        if !ARROWS.iter().any(|(name, _)| *name == from) {
+        if !ALLOWED.iter().any(|(name, _)| *name == from) {
             bail!(
-                "{from} is not in the table of crates/xtask/src/arrows.rs: say what it may depend on"
+                "{from} is not in the table of crates/xtask/src/dependencies.rs: say what it may depend on"
             );
         }
     }
     Ok(found)
 }
 
-fn offences(dependencies: &[Dependency]) -> Vec<String> {
-    let ours: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
-    let mut offences = Vec::new();
+fn violations(dependencies: &[Dependency]) -> Vec<String> {
+    let ours: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
+    let mut violations = Vec::new();
     for Dependency { from, to, dev } in dependencies {
         if ours.contains(to.as_str()) {
             let allowed = FOR_ALL.contains(&to.as_str())
-                || ARROWS
+                || ALLOWED
                     .iter()
                     .find(|(name, _)| name == from)
                     .is_some_and(|(_, allowed)| allowed.contains(&to.as_str()));
-            // A crate may turn on features of its own twin for its tests.
+            // A crate may turn on features of its own fake for its tests.
             let for_tests = *dev && (FOR_TESTS.contains(&to.as_str()) || from == to);
             if !allowed && !for_tests {
-                offences.push(format!("{from} may not depend on {to}"));
+                violations.push(format!("{from} may not depend on {to}"));
             }
         }
-        let fence = FENCES.iter().find(|(name, _)| name == to);
+        let restriction = RESTRICTED.iter().find(|(name, _)| name == to);
         if let Some((_, inside)) =
-            fence.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
+            restriction.filter(|(_, inside)| !inside.contains(&from.as_str()) && !dev)
         {
-            offences.push(format!(
-                "{to} is fenced into {}; {from} names it",
+            violations.push(format!(
+                "{to} is restricted to {}; {from} names it",
                 inside.join(" and ")
             ));
         }
     }
-    offences
+    violations
 }
 
 #[cfg(test)]
@@ -238,41 +238,41 @@ mod tests {
     }
 
     #[test]
-    fn arrows_go_down_only() {
-        assert!(offences(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
+    fn a_dependency_may_only_be_one_that_the_table_allows() {
+        assert!(violations(&dependency("bismuth-registry", "bismuth-coord", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
+            violations(&dependency("bismuth-coord", "bismuth-registry", false)).len(),
             1
         );
         assert_eq!(
-            offences(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
+            violations(&dependency("bismuthfe", "bismuth-sandbox", false)).len(),
             1
         );
     }
 
     #[test]
     fn any_crate_may_use_base_and_base_uses_none() {
-        assert!(offences(&dependency("bismuth-model", "bismuth-base", false)).is_empty());
+        assert!(violations(&dependency("bismuth-model", "bismuth-base", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-base", "bismuth-model", false)).len(),
+            violations(&dependency("bismuth-base", "bismuth-model", false)).len(),
             1
         );
     }
 
     #[test]
     fn the_testkit_is_for_tests_only() {
-        assert!(offences(&dependency("bismuth-coord", "bismuth-testkit", true)).is_empty());
+        assert!(violations(&dependency("bismuth-coord", "bismuth-testkit", true)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuth-coord", "bismuth-testkit", false)).len(),
+            violations(&dependency("bismuth-coord", "bismuth-testkit", false)).len(),
             1
         );
     }
 
     #[test]
-    fn a_fenced_library_is_named_by_its_crate_only() {
-        assert!(offences(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
+    fn a_restricted_library_is_named_by_its_crate_only() {
+        assert!(violations(&dependency("bismuth-coord", "zookeeper-client", false)).is_empty());
         assert_eq!(
-            offences(&dependency("bismuthd", "zookeeper-client", false)).len(),
+            violations(&dependency("bismuthd", "zookeeper-client", false)).len(),
             1
         );
     }

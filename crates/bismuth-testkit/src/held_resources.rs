@@ -1,8 +1,8 @@
-//! Counting what a system of ours holds on a machine, to show that it gives everything back.
+//! Counts the resources that a cluster has on the machine, to find leaks.
 //!
 //! ```text
-//! before = Leaks::count(&cluster) ─► 100 cycles ─► after = Leaks::count(&cluster)
-//! before.grown_into(&after, 8) is empty, or says "mount /tmp/…", "cgroup memory/bismuth/…", "descriptors of bismuthd-1: 20 -> 24"
+//! before = HeldResources::count(&cluster) ─► 100 cycles ─► after = HeldResources::count(&cluster)
+//! before.growth_to(&after, 8) is empty, or says "mount /tmp/…", "cgroup memory/bismuth/…", "descriptors of bismuthd-1: 20 -> 24"
 //! ```
 //!
 //! Cgroups and network interfaces belong to the machine, not to a cluster: a test that counts them runs alone.
@@ -18,20 +18,20 @@ use crate::sweep;
 
 /// A snapshot of everything that could leak.
 #[derive(Debug, Clone, Default)]
-pub struct Leaks {
-    things: BTreeMap<&'static str, BTreeSet<String>>,
+pub struct HeldResources {
+    resources: BTreeMap<&'static str, BTreeSet<String>>,
     /// Daemon → kind of descriptor → how many. They have no lasting names, so they are only counted.
     descriptors: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
-impl Leaks {
+impl HeldResources {
     /// Takes a snapshot of a cluster and of the machine below it.
     ///
     /// # Errors
     ///
     /// When containerd or `/proc` cannot be read.
     pub async fn count(cluster: &Cluster) -> Result<Self> {
-        let mut things = cluster.containerd().inventory().await?;
+        let mut resources = cluster.containerd().inventory().await?;
         let mut mounts = BTreeSet::new();
         let mut files = BTreeSet::new();
         for node in cluster.nodes() {
@@ -46,14 +46,14 @@ impl Leaks {
         for name in ["run", "state"] {
             walk(&cluster.containerd().dir().join(name), &mut files)?;
         }
-        things.insert("mount", mounts);
-        things.insert("file", files);
-        things.insert("cgroup", cgroups());
-        things.insert(
+        resources.insert("mount", mounts);
+        resources.insert("file", files);
+        resources.insert("cgroup", cgroups());
+        resources.insert(
             "interface",
             names(Path::new("/sys/class/net")).into_iter().collect(),
         );
-        things.insert(
+        resources.insert(
             "process",
             sweep::processes_below(cluster.containerd().dir())
                 .iter()
@@ -65,35 +65,35 @@ impl Leaks {
             descriptors.insert(name, by_kind(&daemon.process()?.descriptors()?));
         }
         Ok(Self {
-            things,
+            resources,
             descriptors,
         })
     }
 
-    /// Forgets things whose kind and name `ignored` is true for, such as logs that are kept on purpose.
+    /// Forgets resources whose kind and name `ignored` is true for, such as logs that are kept on purpose.
     #[must_use]
     pub fn without(mut self, ignored: impl Fn(&str, &str) -> bool) -> Self {
-        for (kind, names) in &mut self.things {
+        for (kind, names) in &mut self.resources {
             names.retain(|name| !ignored(kind, name));
         }
         self
     }
 
-    /// How many things of a kind there are: `mount`, `file`, `cgroup`, `interface`, `process`, `container`,
+    /// How many resources of a kind there are: `mount`, `file`, `cgroup`, `interface`, `process`, `container`,
     /// `task`, `snapshot`, `lease`, `image` or `content`.
     #[must_use]
     pub fn number_of(&self, kind: &str) -> usize {
-        self.things.get(kind).map_or(0, BTreeSet::len)
+        self.resources.get(kind).map_or(0, BTreeSet::len)
     }
 
     /// What `later` has and `self` has not, one line each; empty when nothing leaked. A daemon may have
     /// `kept` more descriptors: connections that its pools keep depend on which worker took which request.
     #[must_use]
-    pub fn grown_into(&self, later: &Self, kept: usize) -> Vec<String> {
+    pub fn growth_to(&self, later: &Self, kept: usize) -> Vec<String> {
         let nothing = BTreeSet::new();
         let mut grown = Vec::new();
-        for (kind, names) in &later.things {
-            let known = self.things.get(kind).unwrap_or(&nothing);
+        for (kind, names) in &later.resources {
+            let known = self.resources.get(kind).unwrap_or(&nothing);
             grown.extend(names.difference(known).map(|name| format!("{kind} {name}")));
         }
         for (daemon, later) in &later.descriptors {

@@ -1,4 +1,4 @@
-//! Circles: files that need each other in a ring of three or more, so that none can be read or changed without the others.
+//! Import cycles: three or more files of a crate that need each other, so that none can be read or changed without the others.
 //!
 //! ```text
 //!  files ─► modules of a crate ─► the paths each one names ─► edges file → file ─► strongly connected components
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::sources::rust_sources;
 
-/// Circles of before this rule, by their files: the core of proxying, until it is rebuilt.
+/// Cycles older than this check, by their files: the core of proxying, until it is rebuilt.
 const EXCEPTED: &[&[&str]] = &[&[
     "crates/bismuth-http/src/body.rs",
     "crates/bismuth-http/src/client.rs",
@@ -34,7 +34,7 @@ const EXCEPTED: &[&[&str]] = &[&[
 /// Who names what of whom.
 type Edges = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// Reads every crate and reports every circle that should not be.
+/// Reads every crate and reports every cycle that should not be.
 pub(crate) fn check() -> Result<()> {
     let root = crate::command::root();
     let mut crates: BTreeMap<PathBuf, Vec<paths::File>> = BTreeMap::new();
@@ -47,33 +47,33 @@ pub(crate) fn check() -> Result<()> {
         let files = crates.entry(src.to_owned()).or_default();
         files.extend(paths::File::new(&path, src, source));
     }
-    let circles: Vec<String> = crates
+    let cycles: Vec<String> = crates
         .values()
-        .flat_map(|files| offences(files, EXCEPTED))
+        .flat_map(|files| violations(files, EXCEPTED))
         .collect();
-    if circles.is_empty() {
+    if cycles.is_empty() {
         Ok(())
     } else {
-        bail!("{}", circles.join("\n"))
+        bail!("{}", cycles.join("\n"))
     }
 }
 
-/// The circles of one crate that are not excepted, each with what ties it.
-fn offences(files: &[paths::File], excepted: &[&[&str]]) -> Vec<String> {
+/// The cycles of one crate that are not excepted, each with what ties it.
+fn violations(files: &[paths::File], excepted: &[&[&str]]) -> Vec<String> {
     let edges = paths::edges(files);
-    let is_excepted = |circle: &BTreeSet<&str>| {
-        let within = |names: &&[&str]| circle.iter().all(|file| names.contains(file));
+    let is_excepted = |cycle: &BTreeSet<&str>| {
+        let within = |names: &&[&str]| cycle.iter().all(|file| names.contains(file));
         excepted.iter().any(within)
     };
-    circles(&edges)
+    cycles(&edges)
         .into_iter()
-        .filter(|circle| !is_excepted(circle))
-        .map(|circle| describe(&circle, &edges))
+        .filter(|cycle| !is_excepted(cycle))
+        .map(|cycle| describe(&cycle, &edges))
         .collect()
 }
 
 /// Strongly connected components of more than two files.
-fn circles(edges: &Edges) -> Vec<BTreeSet<&str>> {
+fn cycles(edges: &Edges) -> Vec<BTreeSet<&str>> {
     let reached: BTreeMap<&str, BTreeSet<&str>> = edges
         .keys()
         .map(|file| (file.as_str(), reach(file, edges)))
@@ -81,9 +81,9 @@ fn circles(edges: &Edges) -> Vec<BTreeSet<&str>> {
     let mut found: Vec<BTreeSet<&str>> = Vec::new();
     for (file, reaches) in &reached {
         let returns = |other: &&str| reached.get(other).is_some_and(|back| back.contains(file));
-        let circle: BTreeSet<&str> = reaches.iter().copied().filter(returns).collect();
-        if circle.len() > 2 && !found.contains(&circle) {
-            found.push(circle);
+        let cycle: BTreeSet<&str> = reaches.iter().copied().filter(returns).collect();
+        if cycle.len() > 2 && !found.contains(&cycle) {
+            found.push(cycle);
         }
     }
     found
@@ -102,12 +102,12 @@ fn reach<'a>(from: &str, edges: &'a Edges) -> BTreeSet<&'a str> {
     seen
 }
 
-fn describe(circle: &BTreeSet<&str>, edges: &Edges) -> String {
-    let mut text = format!("a circle of {} files:", circle.len());
-    for from in circle {
+fn describe(cycle: &BTreeSet<&str>, edges: &Edges) -> String {
+    let mut text = format!("a cycle of {} files:", cycle.len());
+    for from in cycle {
         let inside = edges[*from]
             .iter()
-            .filter(|(to, _)| circle.contains(to.as_str()));
+            .filter(|(to, _)| cycle.contains(to.as_str()));
         for (to, names) in inside {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             text.push_str(&format!("\n  {from} -> {to}: {}", names.join(", ")));
@@ -130,12 +130,12 @@ mod tests {
                 paths::File::new(Path::new(path), Path::new("src"), (*source).to_owned())
             })
             .collect();
-        offences(&files, &[&["src/x.rs", "src/y.rs", "src/z.rs"]])
+        violations(&files, &[&["src/x.rs", "src/y.rs", "src/z.rs"]])
     }
 
     #[test]
-    fn three_files_in_a_ring_are_found_with_the_names_that_tie_them() {
-        let circles = found(&[
+    fn three_files_in_a_cycle_are_found_with_the_names_they_import() {
+        let cycles = found(&[
             ("src/lib.rs", "mod a; mod b; pub mod c;"),
             ("src/a.rs", "use crate::b::{B, other::{self as o, O}};"),
             ("src/b/mod.rs", "mod other; fn f() { crate::c::g() }"),
@@ -143,9 +143,9 @@ mod tests {
             ("src/c.rs", "pub(crate) use super::a::A;"),
         ]);
         assert_eq!(
-            circles,
+            cycles,
             [
-                "a circle of 3 files:\n  src/a.rs -> src/b/mod.rs: B\n  src/b/mod.rs -> src/c.rs: g\n  \
+                "a cycle of 3 files:\n  src/a.rs -> src/b/mod.rs: B\n  src/b/mod.rs -> src/c.rs: g\n  \
                  src/c.rs -> src/a.rs: A"
             ]
         );
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_and_what_is_below_it_are_one_thing() {
+    fn a_module_and_its_submodules_count_as_one() {
         let files = [
             ("src/lib.rs", "mod a;"),
             ("src/a.rs", "mod b; mod c; use b::B; use self::c::C;"),
@@ -173,23 +173,23 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_parent_hands_on_is_its_own_files() {
-        let circles = found(&[
+    fn a_reexported_name_belongs_to_the_file_that_defines_it() {
+        let cycles = found(&[
             ("src/lib.rs", "mod a; mod b; mod c; pub use a::A; use c::C;"),
             ("src/a.rs", "use crate::b::B;"),
             ("src/b.rs", "use crate::C;"),
             ("src/c.rs", "use crate::A;"),
         ]);
-        assert_eq!(circles.len(), 1);
+        assert_eq!(cycles.len(), 1);
         assert!(
-            circles[0].contains("src/c.rs -> src/a.rs: A"),
+            cycles[0].contains("src/c.rs -> src/a.rs: A"),
             "{}",
-            circles[0]
+            cycles[0]
         );
     }
 
     #[test]
-    fn what_only_tests_use_ties_nothing() {
+    fn imports_that_only_tests_use_make_no_cycle() {
         let files = [
             ("src/lib.rs", "mod a; mod b; mod c; #[cfg(test)] mod d;"),
             ("src/a.rs", "use crate::b::B;"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excepted_circle_may_not_take_in_another_file() {
+    fn an_excepted_cycle_may_not_take_in_another_file() {
         let mut files = vec![
             ("src/lib.rs", "mod x; mod y; mod z; mod new;"),
             ("src/x.rs", "use crate::y::Y;"),
