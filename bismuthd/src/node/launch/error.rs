@@ -140,7 +140,7 @@ impl LaunchError {
         match self {
             Self::Image(error) => error.is_transient(),
             Self::Secrets(error) => matches!(error, SecretsError::Unavailable { .. }),
-            Self::NotReady { source, .. } => matches!(source, NotReady::System(_)),
+            Self::NotReady { source, .. } => matches!(source, ServerNotReady::System(_)),
             Self::Inject(error) => matches!(error, InjectError::Io(_)),
             // The runtime's own words may be about the definition, such as a working directory that is not there.
             Self::Containerd(bismuth_containerd::Error::Failed(failure)) => {
@@ -259,7 +259,7 @@ mod tests {
             reason: "no answer".into(),
         };
         let exhausted = LaunchError::NotReady {
-            source: NotReady::System(std::io::ErrorKind::OutOfMemory.into()),
+            source: ServerNotReady::System(std::io::ErrorKind::OutOfMemory.into()),
             tail: String::new(),
         };
         for (error, transient) in [
