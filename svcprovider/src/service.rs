@@ -152,7 +152,7 @@ impl Service {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let metrics = self.operator.services.metrics.clone();
         let mut registry = Metrics::with_prefix("svcprovider");
-        metrics.register(&mut registry, self.attach.handle());
+        metrics.register(&mut registry, self.attach.socket_count());
         let admin = Admin::new(registry).unready_on(&shutdown);
         let watch = |engine| Watch::new(engine, admin.condition(engine), metrics.engine(engine));
         let (records, objects) = (watch("records"), watch("objects"));

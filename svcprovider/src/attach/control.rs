@@ -11,7 +11,7 @@ use bismuth_store::secrets::SecretStore;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::doors::Doors;
+use super::socket_table::SocketTable;
 
 /// bismuthd greets as soon as it is connected.
 const GREETING: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const GREETING: Duration = Duration::from_secs(5);
 /// Serves it until its end.
 pub(super) async fn serve(
     mut connection: Connection,
-    doors: Arc<Doors>,
+    sockets: Arc<SocketTable>,
     secrets: Arc<dyn SecretStore>,
 ) {
     let node = match tokio::time::timeout(GREETING, connection.greet()).await {
@@ -34,7 +34,7 @@ pub(super) async fn serve(
         }
     };
     info!(%node, "bismuthd is connected");
-    match converse(&mut connection, &node, &doors, &*secrets).await {
+    match converse(&mut connection, &node, &sockets, &*secrets).await {
         TransportError::Closed => info!(%node, "bismuthd has left; its containers are served on"),
         error => warn!(%node, error = chain(&error), "the connection of a bismuthd broke"),
     }
@@ -44,12 +44,12 @@ pub(super) async fn serve(
 async fn converse(
     connection: &mut Connection,
     node: &NodeName,
-    doors: &Doors,
+    sockets: &SocketTable,
     secrets: &dyn SecretStore,
 ) -> TransportError {
     loop {
         let answered = match connection.next().await {
-            Ok(received) => answer(connection, node, doors, secrets, received).await,
+            Ok(received) => answer(connection, node, sockets, secrets, received).await,
             Err(end) => return end,
         };
         if let Err(end) = answered {
@@ -61,7 +61,7 @@ async fn converse(
 async fn answer(
     connection: &mut Connection,
     node: &NodeName,
-    doors: &Doors,
+    sockets: &SocketTable,
     secrets: &dyn SecretStore,
     received: Received,
 ) -> Result<(), TransportError> {
@@ -69,18 +69,18 @@ async fn answer(
     let number = received.number;
     let mut socket = None;
     let answer = match (received.request, received.listener) {
-        (Request::List, _) => return connection.tell_held(number, &doors.held(node)).await,
+        (Request::List, _) => return connection.tell_held(number, &sockets.held(node)).await,
         (Request::Attach(attachment), Some(listener)) => {
             let container = attachment.container;
             debug!(%container, function = %attachment.function, group = %attachment.group, "attaching");
-            done(doors.attach(node, attachment, listener))
+            done(sockets.attach(node, attachment, listener))
         }
         (Request::Detach(container), _) => {
             debug!(%container, "detaching");
-            doors.detach(node, container);
+            sockets.detach(node, container);
             Answer::Done
         }
-        (Request::Return(container), _) => match doors.duplicate(node, container) {
+        (Request::Return(container), _) => match sockets.duplicate(node, container) {
             Ok(found) => {
                 socket = found;
                 match socket {

@@ -16,8 +16,8 @@
 //! - A bismuthd that goes away changes nothing: its containers go on, and so do their sockets.
 
 mod control;
-mod doors;
 mod serve;
+mod socket_table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::http::Services;
-use doors::Doors;
-pub use doors::DoorsHandle;
 use serve::Workers;
+pub use socket_table::SocketCount;
+use socket_table::SocketTable;
 
 /// Accepting fails when descriptors run out; they come back as connections end.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -72,7 +72,7 @@ pub enum AttachError {
 pub struct Attach {
     config: AttachConfig,
     listener: Listener,
-    doors: Doors,
+    sockets: SocketTable,
 }
 
 impl Attach {
@@ -85,13 +85,13 @@ impl Attach {
         Ok(Self {
             config,
             listener,
-            doors: Doors::default(),
+            sockets: SocketTable::default(),
         })
     }
 
     /// What tells how many containers are attached.
-    pub fn handle(&self) -> DoorsHandle {
-        self.doors.handle()
+    pub fn socket_count(&self) -> SocketCount {
+        self.sockets.socket_count()
     }
 
     /// Serves until the shutdown, and then what is in flight.
@@ -109,9 +109,9 @@ impl Attach {
         })
         .map_err(AttachError::Workers)?;
         let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;
-        let mut doors = self.doors;
-        doors.serve_with(workers, &shutdown);
-        let doors = Arc::new(doors);
+        let mut sockets = self.sockets;
+        sockets.serve_with(workers, &shutdown);
+        let sockets = Arc::new(sockets);
         let mut finished = Box::pin(cores.finished());
         let mut connections = JoinSet::new();
         loop {
@@ -122,8 +122,8 @@ impl Attach {
                 Some(_ended) = connections.join_next() => {}
                 accepted = self.listener.accept(), if connections.len() < MAX_CONTROL => match accepted {
                     Ok(connection) => {
-                        let (doors, secrets) = (Arc::clone(&doors), Arc::clone(&secrets));
-                        connections.spawn(control::serve(connection, doors, secrets));
+                        let (sockets, secrets) = (Arc::clone(&sockets), Arc::clone(&secrets));
+                        connections.spawn(control::serve(connection, sockets, secrets));
                     }
                     Err(error) => {
                         warn!(error = bismuth_daemon::exit::chain(&error), "cannot accept a bismuthd");
@@ -133,7 +133,7 @@ impl Attach {
             }
         }
         connections.shutdown().await;
-        drop(doors);
+        drop(sockets);
         finished.await.map_err(AttachError::Failed)
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Worker {
     runtime: Handle,
     // Unbounded: bismuthd asks for one at a time and waits for the answer.
     arrivals: mpsc::UnboundedSender<(Arrival, Counted)>,
-    doors: Arc<AtomicUsize>,
+    sockets: Arc<AtomicUsize>,
 }
 
 /// One of a thread's sockets, as long as it is served.
@@ -52,8 +52,8 @@ impl Drop for Counted {
 
 impl Worker {
     /// How many sockets it serves.
-    pub(super) fn doors(&self) -> usize {
-        self.doors.load(Ordering::Relaxed)
+    pub(super) fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::Relaxed)
     }
 
     /// Has a socket watched by the thread's runtime.
@@ -64,8 +64,8 @@ impl Worker {
 
     /// Gives it one more socket to serve.
     pub(super) fn send(&self, arrival: Arrival) -> io::Result<()> {
-        self.doors.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(Arc::clone(&self.doors));
+        self.sockets.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.sockets));
         let sent = self.arrivals.send((arrival, counted));
         sent.map_err(|_| io::Error::other("the thread that serves has ended"))
     }
@@ -110,7 +110,7 @@ impl Workers {
             workers.push(Worker {
                 runtime: started.await.ok()?,
                 arrivals,
-                doors: Arc::default(),
+                sockets: Arc::default(),
             });
         }
         Some(workers)

@@ -84,7 +84,7 @@ async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
         .detach(function.attachment.container)
         .await
         .unwrap();
-    assert_eq!(rig.doors.count(), 0);
+    assert_eq!(rig.sockets.count(), 0);
     let mut rest = Vec::new();
     tokio::time::timeout(SOON, idle.read_to_end(&mut rest))
         .await
@@ -191,7 +191,7 @@ async fn five_hundred_containers_cost_a_few_kibibytes_each() {
     for n in 0..500 {
         functions.push(rig.function(&format!("g{n}")).await);
     }
-    assert_eq!(rig.doors.count(), 500);
+    assert_eq!(rig.sockets.count(), 500);
     let each = resident_kib().saturating_sub(before) / 500;
     println!("{each} KiB for each container, the test's own part included");
     assert!(each <= 8, "{each} KiB");

@@ -14,7 +14,7 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 /// All that there is, as it is served.
 fn page(rig: &Rig) -> String {
     let mut registry = Registry::with_prefix("svcprovider");
-    rig.metrics.register(&mut registry, rig.doors.clone());
+    rig.metrics.register(&mut registry, rig.sockets.clone());
     let mut page = String::new();
     encode(&mut page, &registry).unwrap();
     page

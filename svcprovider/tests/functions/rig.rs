@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
+use svcprovider::attach::{Attach, AttachConfig, AttachError, SocketCount};
 use svcprovider::http::{MemoryBudget, Services};
 use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ pub struct Rig {
     pub store: Arc<Store>,
     pub client: Client,
     pub socket: PathBuf,
-    pub doors: DoorsHandle,
+    pub sockets: SocketCount,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     running: JoinHandle<Result<(), AttachError>>,
@@ -66,14 +66,14 @@ impl Rig {
             memory: MemoryBudget::of_the_process(),
             metrics: Metrics::default(),
         };
-        let (doors, metrics) = (attach.handle(), services.metrics.clone());
+        let (sockets, metrics) = (attach.socket_count(), services.metrics.clone());
         let running = tokio::spawn(attach.run(services, shutdown.clone()));
         let client = Client::connect(&socket, &node()).await.unwrap();
         Self {
             store,
             client,
             socket,
-            doors,
+            sockets,
             metrics,
             shutdown,
             running,
