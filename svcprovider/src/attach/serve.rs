@@ -128,7 +128,7 @@ impl Inboxes {
     }
 }
 
-struct Means {
+struct Deps {
     services: Services,
     limits: Limits,
     end_bound: Duration,
@@ -151,7 +151,7 @@ pub(super) async fn run(
     };
     // Nobody waits for it if the process is ending already.
     let _nobody = runtime.send(Handle::current());
-    let means = Rc::new(Means {
+    let deps = Rc::new(Deps {
         services,
         limits: Limits {
             max_head_bytes: HEAD_BYTES,
@@ -164,20 +164,20 @@ pub(super) async fn run(
         tokio::select! {
             () = shutdown.cancelled() => break,
             arrived = arrivals.recv() => match arrived {
-                Some((arrival, counted)) => drop(means.sockets.spawn_local(accept(arrival, counted, Rc::clone(&means)))),
+                Some((arrival, counted)) => drop(deps.sockets.spawn_local(accept(arrival, counted, Rc::clone(&deps)))),
                 None => break,
             }
         }
     }
     shutdown.cancelled().await;
-    means.sockets.close();
+    deps.sockets.close();
     // Each drains within the bound by itself.
-    means.sockets.wait().await;
+    deps.sockets.wait().await;
 }
 
 /// Serves one socket until it is told to stop, and then what is in flight. What is not accepted yet waits for the next
 /// svcprovider: bismuthd holds the socket, too.
-async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
+async fn accept(arrival: Arrival, _counted: Counted, deps: Rc<Deps>) {
     let Arrival {
         listener,
         caller,
@@ -187,16 +187,16 @@ async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
     let accept = AcceptLoop {
         peers: "functions",
         max_connections: CONNECTIONS_PER_CONTAINER,
-        first_byte_timeout: means.limits.first_byte_timeout,
-        drain_timeout: means.end_bound,
+        first_byte_timeout: deps.limits.first_byte_timeout,
+        drain_timeout: deps.end_bound,
         backlog: Backlog::Leave,
     };
     let served = accept.run(listener, stop, |accepted| {
-        let (caller, means) = (Rc::clone(&caller), Rc::clone(&means));
-        let counted = means.services.metrics.connection();
+        let (caller, deps) = (Rc::clone(&caller), Rc::clone(&deps));
+        let counted = deps.services.metrics.connection();
         accepted.spawn_local(async move |stream, peer, finish| {
             let _counted = counted;
-            serve(stream, peer, finish, &caller, &means).await;
+            serve(stream, peer, finish, &caller, &deps).await;
         });
     });
     if let Err(cut_off) = served.await {
@@ -209,10 +209,10 @@ async fn serve(
     peer: SocketAddr,
     finish: FinishSignal,
     caller: &Caller,
-    means: &Means,
+    deps: &Deps,
 ) {
-    let service = |request, _connection| http::answer(&means.services, caller, request);
-    let served = serve_connection(stream, peer, &means.limits, finish.requested(), service);
+    let service = |request, _connection| http::answer(&deps.services, caller, request);
+    let served = serve_connection(stream, peer, &deps.limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(
             error = bismuth_daemon::exit::chain(&error),
