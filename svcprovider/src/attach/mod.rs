@@ -101,11 +101,11 @@ impl Attach {
     pub async fn run(self, services: Services, shutdown: Shutdown) -> Result<(), AttachError> {
         let end_bound = self.config.end_bound;
         let secrets = Arc::clone(&services.secrets);
-        let (workers, arrivals) = Workers::new(self.config.workers.max(1));
+        let (workers, new_sockets) = Workers::new(self.config.workers.max(1));
         let stopping = shutdown.clone();
-        let cores = run_per_core(arrivals.len(), "svc", move |core| {
-            let arrivals = arrivals.take(core.index());
-            serve::run(arrivals, services.clone(), end_bound, stopping.clone())
+        let cores = run_per_core(new_sockets.len(), "svc", move |core| {
+            let new_sockets = new_sockets.take(core.index());
+            serve::run(new_sockets, services.clone(), end_bound, stopping.clone())
         })
         .map_err(AttachError::Workers)?;
         let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;

@@ -25,7 +25,7 @@ const HEAD_BYTES: usize = 16 << 10;
 
 /// A socket on its way to the thread that serves it.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct NewSocket {
     pub listener: Arc<TcpListener>,
     pub caller: Caller,
     pub stop: CancellationToken,
@@ -36,7 +36,7 @@ pub(super) struct Arrival {
 pub(super) struct Worker {
     runtime: Handle,
     // Unbounded: bismuthd asks for one at a time and waits for the answer.
-    arrivals: mpsc::UnboundedSender<(Arrival, Counted)>,
+    new_sockets: mpsc::UnboundedSender<(NewSocket, Counted)>,
     sockets: Arc<AtomicUsize>,
 }
 
@@ -63,10 +63,10 @@ impl Worker {
     }
 
     /// Gives it one more socket to serve.
-    pub(super) fn send(&self, arrival: Arrival) -> io::Result<()> {
+    pub(super) fn send(&self, new_socket: NewSocket) -> io::Result<()> {
         self.sockets.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(Arc::clone(&self.sockets));
-        let sent = self.arrivals.send((arrival, counted));
+        let sent = self.new_sockets.send((new_socket, counted));
         sent.map_err(|_| io::Error::other("the thread that serves has ended"))
     }
 }
@@ -74,7 +74,7 @@ impl Worker {
 /// What a thread needs from its start.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    arrivals: mpsc::UnboundedReceiver<(Arrival, Counted)>,
+    new_sockets: mpsc::UnboundedReceiver<(NewSocket, Counted)>,
     runtime: oneshot::Sender<Handle>,
 }
 
@@ -87,16 +87,19 @@ pub(super) struct Inboxes(Mutex<Vec<Option<Inbox>>>);
 pub(super) struct Workers(Vec<Starting>);
 
 type Starting = (
-    mpsc::UnboundedSender<(Arrival, Counted)>,
+    mpsc::UnboundedSender<(NewSocket, Counted)>,
     oneshot::Receiver<Handle>,
 );
 
 impl Workers {
     pub(super) fn new(count: usize) -> (Self, Inboxes) {
         let pair = || {
-            let (send, arrivals) = mpsc::unbounded_channel();
+            let (send, new_sockets) = mpsc::unbounded_channel();
             let (runtime, started) = oneshot::channel();
-            let inbox = Inbox { arrivals, runtime };
+            let inbox = Inbox {
+                new_sockets,
+                runtime,
+            };
             ((send, started), Some(inbox))
         };
         let (workers, inboxes) = (0..count).map(|_| pair()).unzip();
@@ -106,10 +109,10 @@ impl Workers {
     /// The threads, once they run; `None` if one of them has ended.
     pub(super) async fn started(self) -> Option<Vec<Worker>> {
         let mut workers = Vec::new();
-        for (arrivals, started) in self.0 {
+        for (new_sockets, started) in self.0 {
             workers.push(Worker {
                 runtime: started.await.ok()?,
-                arrivals,
+                new_sockets,
                 sockets: Arc::default(),
             });
         }
@@ -143,7 +146,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) {
     let Some(Inbox {
-        mut arrivals,
+        mut new_sockets,
         runtime,
     }) = inbox
     else {
@@ -163,8 +166,8 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            arrived = arrivals.recv() => match arrived {
-                Some((arrival, counted)) => drop(deps.sockets.spawn_local(accept(arrival, counted, Rc::clone(&deps)))),
+            arrived = new_sockets.recv() => match arrived {
+                Some((new_socket, counted)) => drop(deps.sockets.spawn_local(accept(new_socket, counted, Rc::clone(&deps)))),
                 None => break,
             }
         }
@@ -177,12 +180,12 @@ pub(super) async fn run(
 
 /// Serves one socket until it is told to stop, and then what is in flight. What is not accepted yet waits for the next
 /// svcprovider: bismuthd holds the socket, too.
-async fn accept(arrival: Arrival, _counted: Counted, deps: Rc<Deps>) {
-    let Arrival {
+async fn accept(new_socket: NewSocket, _counted: Counted, deps: Rc<Deps>) {
+    let NewSocket {
         listener,
         caller,
         stop,
-    } = arrival;
+    } = new_socket;
     let caller = Rc::new(caller);
     let accept = AcceptLoop {
         peers: "functions",

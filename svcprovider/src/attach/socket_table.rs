@@ -17,7 +17,7 @@ use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{Arrival, Worker};
+use super::serve::{NewSocket, Worker};
 use crate::http::Caller;
 use crate::http::rate::Buckets;
 
@@ -114,7 +114,7 @@ impl SocketTable {
         let caller = Caller::new(attachment, bucket);
         // The earlier one stops before the new one starts.
         drop(self.table().insert(key, socket));
-        worker.send(Arrival {
+        worker.send(NewSocket {
             listener,
             caller,
             stop,
