@@ -36,15 +36,15 @@ pub(super) struct NewSocket {
 pub(super) struct Worker {
     runtime: Handle,
     // Unbounded: bismuthd asks for one at a time and waits for the answer.
-    new_sockets: mpsc::UnboundedSender<(NewSocket, Counted)>,
+    new_sockets: mpsc::UnboundedSender<(NewSocket, SocketCountGuard)>,
     sockets: Arc<AtomicUsize>,
 }
 
 /// One of a thread's sockets, as long as it is served.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
+pub(super) struct SocketCountGuard(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for SocketCountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -65,8 +65,8 @@ impl Worker {
     /// Gives it one more socket to serve.
     pub(super) fn send(&self, new_socket: NewSocket) -> io::Result<()> {
         self.sockets.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(Arc::clone(&self.sockets));
-        let sent = self.new_sockets.send((new_socket, counted));
+        let guard = SocketCountGuard(Arc::clone(&self.sockets));
+        let sent = self.new_sockets.send((new_socket, guard));
         sent.map_err(|_| io::Error::other("the thread that serves has ended"))
     }
 }
@@ -74,7 +74,7 @@ impl Worker {
 /// What a thread needs from its start.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    new_sockets: mpsc::UnboundedReceiver<(NewSocket, Counted)>,
+    new_sockets: mpsc::UnboundedReceiver<(NewSocket, SocketCountGuard)>,
     runtime: oneshot::Sender<Handle>,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Inboxes(Mutex<Vec<Option<Inbox>>>);
 pub(super) struct Workers(Vec<Starting>);
 
 type Starting = (
-    mpsc::UnboundedSender<(NewSocket, Counted)>,
+    mpsc::UnboundedSender<(NewSocket, SocketCountGuard)>,
     oneshot::Receiver<Handle>,
 );
 
@@ -167,7 +167,7 @@ pub(super) async fn run(
         tokio::select! {
             () = shutdown.cancelled() => break,
             arrived = new_sockets.recv() => match arrived {
-                Some((new_socket, counted)) => drop(deps.sockets.spawn_local(accept(new_socket, counted, Rc::clone(&deps)))),
+                Some((new_socket, guard)) => drop(deps.sockets.spawn_local(accept(new_socket, guard, Rc::clone(&deps)))),
                 None => break,
             }
         }
@@ -180,7 +180,7 @@ pub(super) async fn run(
 
 /// Serves one socket until it is told to stop, and then what is in flight. What is not accepted yet waits for the next
 /// svcprovider: bismuthd holds the socket, too.
-async fn accept(new_socket: NewSocket, _counted: Counted, deps: Rc<Deps>) {
+async fn accept(new_socket: NewSocket, _guard: SocketCountGuard, deps: Rc<Deps>) {
     let NewSocket {
         listener,
         caller,
@@ -196,9 +196,9 @@ async fn accept(new_socket: NewSocket, _counted: Counted, deps: Rc<Deps>) {
     };
     let served = accept.run(listener, stop, |accepted| {
         let (caller, deps) = (Rc::clone(&caller), Rc::clone(&deps));
-        let counted = deps.services.metrics.connection();
+        let guard = deps.services.metrics.connection();
         accepted.spawn_local(async move |stream, peer, finish| {
-            let _counted = counted;
+            let _guard = guard;
             serve(stream, peer, finish, &caller, &deps).await;
         });
     });
