@@ -164,9 +164,9 @@ impl Metrics {
     }
 
     /// A function connected; it is counted until the answer is dropped.
-    pub(crate) fn connection(&self) -> Counted {
+    pub(crate) fn connection(&self) -> ConnectionCountGuard {
         self.0.connections.inc();
-        Counted(self.0.connections.clone())
+        ConnectionCountGuard(self.0.connections.clone())
     }
 
     /// What says whether an engine is up.
@@ -188,9 +188,9 @@ impl Metrics {
 
 /// A connection, until dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Gauge);
+pub(crate) struct ConnectionCountGuard(Gauge);
 
-impl Drop for Counted {
+impl Drop for ConnectionCountGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
