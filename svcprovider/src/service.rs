@@ -30,7 +30,7 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::engines::{self, EnginesError};
-use crate::http::{MemoryBudget, Services};
+use crate::http::{AppState, MemoryBudget};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
 use crate::watch::Watch;
@@ -121,7 +121,7 @@ impl Service {
         );
         let (secrets, examined) = open_secrets(&args, &records).await?;
         let operator = Operator {
-            services: Services {
+            app: AppState {
                 records: Arc::clone(&records),
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
@@ -150,7 +150,7 @@ impl Service {
     /// # Errors
     /// When a part without which it cannot live has ended, or requests did not end in time.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let metrics = self.operator.services.metrics.clone();
+        let metrics = self.operator.app.metrics.clone();
         let mut registry = Metrics::with_prefix("svcprovider");
         metrics.register(&mut registry, self.attach.socket_count());
         let admin = Admin::new(registry).unready_on(&shutdown);
@@ -204,7 +204,7 @@ impl Service {
         );
         keep("garbage", Box::pin(keep_collected(self.blobs, metrics)));
         let drain = self.args.drain;
-        let services = self.operator.services.clone();
+        let app = self.operator.app.clone();
         let operators = operator::run(
             self.operator_listener,
             self.operator,
@@ -215,7 +215,7 @@ impl Service {
         tasks.spawn(
             "functions",
             Policy::EndsProcess,
-            self.attach.run(services, shutdown.clone()),
+            self.attach.run(app, shutdown.clone()),
         );
         shutdown.cancelled().await;
         info!("ending; functions wait for the next svcprovider");

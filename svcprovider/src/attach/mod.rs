@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::http::Services;
+use crate::http::AppState;
 use serve::Workers;
 pub use socket_table::SocketCount;
 use socket_table::SocketTable;
@@ -98,14 +98,14 @@ impl Attach {
     ///
     /// # Errors
     /// When the threads cannot be started, or one of them fails.
-    pub async fn run(self, services: Services, shutdown: Shutdown) -> Result<(), AttachError> {
+    pub async fn run(self, app: AppState, shutdown: Shutdown) -> Result<(), AttachError> {
         let end_bound = self.config.end_bound;
-        let secrets = Arc::clone(&services.secrets);
+        let secrets = Arc::clone(&app.secrets);
         let (workers, new_sockets) = Workers::new(self.config.workers.max(1));
         let stopping = shutdown.clone();
         let cores = run_per_core(new_sockets.len(), "svc", move |core| {
             let new_sockets = new_sockets.take(core.index());
-            serve::run(new_sockets, services.clone(), end_bound, stopping.clone())
+            serve::run(new_sockets, app.clone(), end_bound, stopping.clone())
         })
         .map_err(AttachError::Workers)?;
         let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::http::{self, Caller, Services};
+use crate::http::{self, AppState, Caller};
 
 /// Connections of one container at a time; more wait in its backlog. A function has 100 requests at a time by default.
 const CONNECTIONS_PER_CONTAINER: usize = 256;
@@ -132,7 +132,7 @@ impl Inboxes {
 }
 
 struct Deps {
-    services: Services,
+    app: AppState,
     limits: Limits,
     end_bound: Duration,
     sockets: TaskTracker,
@@ -141,7 +141,7 @@ struct Deps {
 /// The work of one thread: serves the sockets that arrive, until the shutdown and what was in flight then.
 pub(super) async fn run(
     inbox: Option<Inbox>,
-    services: Services,
+    app: AppState,
     end_bound: Duration,
     shutdown: Shutdown,
 ) {
@@ -155,7 +155,7 @@ pub(super) async fn run(
     // Nobody waits for it if the process is ending already.
     let _nobody = runtime.send(Handle::current());
     let deps = Rc::new(Deps {
-        services,
+        app,
         limits: Limits {
             max_head_bytes: HEAD_BYTES,
             ..Limits::new("svcprovider")
@@ -196,7 +196,7 @@ async fn accept(new_socket: NewSocket, _guard: SocketCountGuard, deps: Rc<Deps>)
     };
     let served = accept.run(listener, stop, |accepted| {
         let (caller, deps) = (Rc::clone(&caller), Rc::clone(&deps));
-        let guard = deps.services.metrics.connection();
+        let guard = deps.app.metrics.connection();
         accepted.spawn_local(async move |stream, peer, finish| {
             let _guard = guard;
             serve(stream, peer, finish, &caller, &deps).await;
@@ -214,7 +214,7 @@ async fn serve(
     caller: &Caller,
     deps: &Deps,
 ) {
-    let service = |request, _connection| http::answer(&deps.services, caller, request);
+    let service = |request, _connection| http::answer(&deps.app, caller, request);
     let served = serve_connection(stream, peer, &deps.limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(

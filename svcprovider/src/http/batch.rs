@@ -39,7 +39,7 @@ use super::listing::{json, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
-use super::{Caller, Services, body};
+use super::{AppState, Caller, body};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;
@@ -110,7 +110,7 @@ struct Effect {
 }
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     body: Incoming,
@@ -121,15 +121,15 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(caller.budget(services), body, MAX_BYTES).await?;
+    let body = body::collect_twice(caller.budget(app), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {
             // Its room first: two who held theirs and waited for more would wait for each other.
             drop(body);
-            get(services, caller, keys).await
+            get(app, caller, keys).await
         }
-        (None, Some(wishes)) => write(services, caller, wishes, &body).await,
+        (None, Some(wishes)) => write(app, caller, wishes, &body).await,
         _ => Err(bad_json("expected either \"get\" or \"write\"")),
     }
 }
@@ -144,7 +144,7 @@ fn within(count: usize) -> Result<(), Refusal> {
 }
 
 async fn get(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     keys: Vec<String>,
 ) -> Result<Response<Body>, Refusal> {
@@ -155,7 +155,7 @@ async fn get(
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
         record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
     }
-    let (found, permit) = read(services, caller, &record_keys).await?;
+    let (found, permit) = read(app, caller, &record_keys).await?;
     let values = record_keys
         .into_iter()
         .map(|record_key| record_key.key)
@@ -166,20 +166,16 @@ async fn get(
 
 /// The records, and room for them. Most batches are small; what is not waits for room before it is read.
 async fn read(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     record_keys: &[RecordKey],
 ) -> Result<(Vec<Option<Record>>, MemoryPermit), Refusal> {
-    match services.records.get_many(record_keys, SMALL_BYTES).await {
+    match app.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
         found => return Ok((found?, MemoryPermit::default())),
     }
-    let permit = caller.budget(services).acquire(ANSWER_BYTES).await?;
-    match services
-        .records
-        .get_many(record_keys, MAX_BYTES as u64)
-        .await
-    {
+    let permit = caller.budget(app).acquire(ANSWER_BYTES).await?;
+    match app.records.get_many(record_keys, MAX_BYTES as u64).await {
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
@@ -200,7 +196,7 @@ fn value(key: String, record: Option<Record>) -> Value {
 }
 
 async fn write(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     wishes: Vec<Wish>,
     body: &Bytes,
@@ -212,7 +208,7 @@ async fn write(
         writes.push(write.map_err(|refusal| refusal.about(&format!("write[{index}]")))?);
     }
     let asked: Vec<Asked> = writes.iter().map(Asked::of).collect();
-    match write_with_room(&*services.records, writes).await {
+    match write_with_room(&*app.records, writes).await {
         Ok(written) => {
             let written = asked.into_iter().zip(written).map(done).collect();
             json(&Done { written })

@@ -28,11 +28,11 @@ use super::memory::MemoryPermit;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
 use super::range::{Selected, Wanted, if_range_holds};
-use super::{Caller, Services, body, digest, no_content, percent, reads};
+use super::{AppState, Caller, body, digest, no_content, percent, reads};
 use crate::metrics::Metrics;
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -41,14 +41,14 @@ pub(super) async fn answer(
     let method = &head.method;
     if key.is_empty() {
         return match reads(method) {
-            true => list(services, caller, head).await,
+            true => list(app, caller, head).await,
             false => Err(problems::method("GET, HEAD")),
         };
     }
     match *method {
-        Method::POST | Method::PUT => put(services, caller, head, key, body).await,
-        Method::DELETE => delete(services, caller, head, key).await,
-        _ if reads(method) => get(services, caller, head, key).await,
+        Method::POST | Method::PUT => put(app, caller, head, key, body).await,
+        Method::DELETE => delete(app, caller, head, key).await,
+        _ if reads(method) => get(app, caller, head, key).await,
         _ => Err(problems::method("GET, HEAD, POST, PUT, DELETE")),
     }
 }
@@ -62,7 +62,7 @@ enum Told {
 }
 
 async fn get(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -82,7 +82,7 @@ async fn get(
         Told::Part(range) => Some(range),
         _ => None,
     };
-    let found = services.blobs.get(caller.group(), key.as_str(), select);
+    let found = app.blobs.get(caller.group(), key.as_str(), select);
     let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
     let (status, sent) = match told(&found.blob) {
         Told::Whole => (StatusCode::OK, 0..found.blob.size),
@@ -91,7 +91,7 @@ async fn get(
         Told::Refused(refusal) => return Err(refusal),
     };
     let body = found.body;
-    let body = body.map(|(_, bytes)| outgoing(bytes, &services.metrics));
+    let body = body.map(|(_, bytes)| outgoing(bytes, &app.metrics));
     Ok(described(
         status,
         &found.blob,
@@ -153,7 +153,7 @@ fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
 }
 
 async fn put(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -174,7 +174,7 @@ async fn put(
         _ => problems::not_found("blob; POST creates it"),
     };
     if let Some(since) = since {
-        let current = state(services, caller, &key).await?;
+        let current = state(app, caller, &key).await?;
         let revision = current.map(|(revision, _)| revision);
         if explicit.is_none() && check(&condition, revision).is_err() {
             return Err(no_by_method());
@@ -193,7 +193,7 @@ async fn put(
         key: key.into_string(),
     };
     let charge = length.unwrap_or_default() + new.key.len() as u64;
-    let stored = match services.blobs.put(new, body::stream(body)).await {
+    let stored = match app.blobs.put(new, body::stream(body)).await {
         Ok(stored) => stored,
         Err(PutError::Refused(Refused::Condition { .. }))
             if explicit.is_none() && since.is_none() =>
@@ -214,7 +214,7 @@ async fn put(
 }
 
 async fn delete(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -225,12 +225,10 @@ async fn delete(
     let since = conditions.unmodified_since();
     let mut condition = conditions.of_write()?.unwrap_or_default();
     if let Some(since) = since {
-        let pinned = since.pin(&condition, state(services, caller, &key).await?);
+        let pinned = since.pin(&condition, state(app, caller, &key).await?);
         condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
     }
-    let deleted = services
-        .blobs
-        .delete(caller.group(), key.as_str(), &condition);
+    let deleted = app.blobs.delete(caller.group(), key.as_str(), &condition);
     match deleted.await {
         Ok(()) => {}
         Err(EngineError::Refused { refused, .. }) => {
@@ -243,19 +241,15 @@ async fn delete(
 
 /// Which state of a blob is there, and since when.
 async fn state(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     key: &Key,
 ) -> Result<Option<(Revision, u64)>, EngineError> {
-    let found = services.blobs.head(caller.group(), key.as_str()).await?;
+    let found = app.blobs.head(caller.group(), key.as_str()).await?;
     Ok(found.map(|blob| (blob.revision, blob.modified_ms)))
 }
 
-async fn list(
-    services: &Services,
-    caller: &Caller,
-    head: &Parts,
-) -> Result<Response<Body>, Refusal> {
+async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<Body>, Refusal> {
     let known = ["prefix", "after", "limit", "details"];
     let params = Params::parse(head.uri.query(), &known)?;
     let page = params.page()?;
@@ -265,7 +259,7 @@ async fn list(
         true => MemoryPermit::default(),
         false => {
             caller
-                .budget(services)
+                .budget(app)
                 .acquire(page.limit.get() * ENTRY_BYTES)
                 .await?
         }
@@ -276,12 +270,12 @@ async fn list(
             after,
             limit,
         } = page;
-        let described = services.blobs.list_described(&group, &prefix, after, limit);
+        let described = app.blobs.list_described(&group, &prefix, after, limit);
         return json_in(permit, &BlobPage::from(described.await?));
     }
-    let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
+    let (listed, more) = list_page(&app.blobs, &group, &page, None).await?;
     if params.is_empty() {
-        return Ok(json_body(all(services, group, page, listed, more)));
+        return Ok(json_body(all(app, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json_in(permit, &keys)?;
@@ -311,8 +305,8 @@ async fn list_page(
 
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
-    let blobs = services.blobs.clone();
+fn all(app: &AppState, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+    let blobs = app.blobs.clone();
     let first = (keys(&listed, "["), last_of(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
         let (blobs, group) = (blobs.clone(), group.clone());
@@ -333,7 +327,7 @@ fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more
         }
     });
     let first = stream::once(std::future::ready(Ok::<_, EngineError>(first.0)));
-    outgoing(first.chain(rest).boxed(), &services.metrics)
+    outgoing(first.chain(rest).boxed(), &app.metrics)
 }
 
 /// Where an array that is being written stands.

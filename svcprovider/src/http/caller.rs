@@ -13,7 +13,7 @@ use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
 use super::shared_rate::Denied;
-use super::{Services, bearer};
+use super::{AppState, bearer};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
 const HOSTS: [&[u8]; 2] = [b"169.254.169.254:9000", b"169.254.169.254"];
@@ -67,10 +67,10 @@ impl Caller {
     }
 
     /// What the bytes of its request and of the answer are taken out of.
-    pub(super) fn budget<'a>(&'a self, services: &'a Services) -> RequestBudget<'a> {
+    pub(super) fn budget<'a>(&'a self, app: &'a AppState) -> RequestBudget<'a> {
         RequestBudget {
             group: self.proof.as_ref().map(|proof| proof.bucket.memory()),
-            process: &services.memory,
+            process: &app.memory,
         }
     }
 
@@ -114,16 +114,16 @@ impl Caller {
     }
 
     /// Whether the request is not one too many.
-    pub(super) async fn admit(&self, services: &Services) -> Result<(), Refusal> {
+    pub(super) async fn admit(&self, app: &AppState) -> Result<(), Refusal> {
         let (Some(proof), Some(rate)) = (&self.proof, self.quotas.requests_per_second) else {
             return Ok(());
         };
-        if !services.has_other_nodes {
+        if !app.has_other_nodes {
             let taken = proof.bucket.take(rate);
             return taken.map_err(|wait| problems::too_many(rate, wait));
         }
         let shared = proof.bucket.shared();
-        match shared.take(&*services.records, self.group(), rate).await {
+        match shared.take(&*app.records, self.group(), rate).await {
             Ok(()) => Ok(()),
             Err(Denied::Until(wait)) => Err(problems::too_many(rate, wait)),
             Err(Denied::Engine(error)) => Err(error.into()),

@@ -68,7 +68,7 @@ use problems::Refusal;
 
 /// What is served.
 #[derive(Clone)]
-pub struct Services {
+pub struct AppState {
     /// Where keys are.
     pub records: Arc<dyn Records>,
     /// Where blobs are.
@@ -83,37 +83,33 @@ pub struct Services {
     pub metrics: Metrics,
 }
 
-impl std::fmt::Debug for Services {
+impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Services")
+        f.debug_struct("AppState")
             .field("blobs", &self.blobs)
             .finish_non_exhaustive()
     }
 }
 
 /// Answers one request of a caller.
-pub async fn answer(
-    services: &Services,
-    caller: &Caller,
-    request: Request<Incoming>,
-) -> Response<Body> {
+pub async fn answer(app: &AppState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let answered = async {
         caller.check(&head)?;
-        caller.admit(services).await?;
-        route(services, caller, &head, &path, body).await
+        caller.admit(app).await?;
+        route(app, caller, &head, &path, body).await
     };
     let answered = answered.await;
     let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
-            services.metrics.problem(refusal.code());
+            app.metrics.problem(refusal.code());
             refusal.into_response(trace::request_id(&mut head.headers))
         }
     };
-    let metrics = &services.metrics;
+    let metrics = &app.metrics;
     metrics.answered(service_of(&path), response.status(), begun.elapsed());
     response
 }
@@ -129,7 +125,7 @@ fn service_of(path: &str) -> Service {
 
 /// Answers a request that was let in. `path` is what of its path names the service and the key.
 pub(crate) async fn route(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     path: &str,
@@ -140,14 +136,14 @@ pub(crate) async fn route(
         coding::whole(&head.headers)?;
     }
     if let Some(key) = below(path, "/kv/v1") {
-        return kv::answer(services, caller, head, key, body).await;
+        return kv::answer(app, caller, head, key, body).await;
     }
     if let Some(key) = below(path, "/blob/v1") {
         // Rare and large beside the others.
-        return Box::pin(blob::answer(services, caller, head, key, body)).await;
+        return Box::pin(blob::answer(app, caller, head, key, body)).await;
     }
     if let Some(name) = below(path, "/secrets/v1") {
-        return secret::answer(services, caller, head, name).await;
+        return secret::answer(app, caller, head, name).await;
     }
     match path {
         "/" if reads(&head.method) => Ok(no_content()),

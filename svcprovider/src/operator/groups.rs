@@ -49,7 +49,7 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<B
     let page = params.page()?;
     let mut names = BTreeSet::new();
     for keyspace in [Keyspace::Kv, Keyspace::Blob, Keyspace::Secret] {
-        names.extend(operator.services.records.groups(keyspace).await?);
+        names.extend(operator.app.records.groups(keyspace).await?);
     }
     let after = |name: &&String| page.after.as_ref().is_none_or(|after| *name > after);
     let mut left = names.iter().filter(after);
@@ -88,11 +88,11 @@ pub(super) async fn one(
 }
 
 async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
-    let records = &operator.services.records;
+    let records = &operator.app.records;
     Ok(Group {
         group: name.to_owned(),
         kv: records.usage(name, Keyspace::Kv).await?.into(),
-        blob: operator.services.blobs.usage(name).await?.into(),
+        blob: operator.app.blobs.usage(name).await?.into(),
         // Not opened: a group that cannot be is shown, and mended by a purge.
         secrets: operator.secrets.count(name).await?,
     })
@@ -110,7 +110,7 @@ async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body
 }
 
 async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
-    let blobs = &operator.services.blobs;
+    let blobs = &operator.app.blobs;
     let mut removed = 0;
     loop {
         let (listed, _) = blobs.list(group, "", None, PURGED_AT_ONCE).await?;
@@ -146,7 +146,7 @@ async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), 
         keyspace: Keyspace::Blob,
         key: key.to_owned(),
     };
-    match operator.services.records.write(vec![deletion(entry)]).await {
+    match operator.app.records.write(vec![deletion(entry)]).await {
         Ok(_)
         | Err(EngineError::Refused {
             refused: Refused::NotFound,
@@ -166,7 +166,7 @@ fn deletion(record_key: RecordKey) -> Write {
 }
 
 async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> {
-    let records = &operator.services.records;
+    let records = &operator.app.records;
     let query = Query {
         group: group.to_owned(),
         keyspace: Keyspace::Kv,

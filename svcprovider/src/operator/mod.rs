@@ -33,14 +33,14 @@ pub use token::{OperatorToken, TokenError};
 
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{Caller, Services, no_content, percent};
+use crate::http::{AppState, Caller, no_content, percent};
 use crate::metrics::Service;
 
 /// What the surface works with.
 #[derive(Clone)]
 pub struct Operator {
     /// Keys and blobs.
-    pub services: Services,
+    pub app: AppState,
     /// Secrets, to write.
     pub secrets: Arc<Secrets>,
     /// What requests must show.
@@ -56,7 +56,7 @@ impl Operator {
             true => self.route(&head, body).await,
             false => Err(unauthorized()),
         };
-        let metrics = &self.services.metrics;
+        let metrics = &self.app.metrics;
         let response = match answered {
             Ok(response) => response,
             Err(refusal) => {
@@ -72,8 +72,8 @@ impl Operator {
         let path = head.uri.path();
         if path == "/" {
             only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-            self.services.records.check().await?;
-            self.services.blobs.check().await?;
+            self.app.records.check().await?;
+            self.app.blobs.check().await?;
             return Ok(no_content());
         }
         if path == "/rewrap" {
@@ -103,7 +103,7 @@ impl Operator {
             return Err(unknown_path());
         }
         let caller = Caller::operator(group);
-        crate::http::route(&self.services, &caller, head, path, body).await
+        crate::http::route(&self.app, &caller, head, path, body).await
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn answer(
 async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let budget = RequestBudget {
         group: None,
-        process: &operator.services.memory,
+        process: &operator.app.memory,
     };
     let bytes = body::collect(budget, body, MAX_VALUE_BYTES).await?;
     if bytes.is_empty() {

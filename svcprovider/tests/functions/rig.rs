@@ -16,7 +16,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use svcprovider::attach::{Attach, AttachConfig, AttachError, SocketCount};
-use svcprovider::http::{MemoryBudget, Services};
+use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -58,7 +58,7 @@ impl Rig {
             end_bound: Duration::from_secs(2),
         })
         .unwrap();
-        let services = Services {
+        let app = AppState {
             records: store.clone(),
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
@@ -66,8 +66,8 @@ impl Rig {
             memory: MemoryBudget::of_the_process(),
             metrics: Metrics::default(),
         };
-        let (sockets, metrics) = (attach.socket_count(), services.metrics.clone());
-        let running = tokio::spawn(attach.run(services, shutdown.clone()));
+        let (sockets, metrics) = (attach.socket_count(), app.metrics.clone());
+        let running = tokio::spawn(attach.run(app, shutdown.clone()));
         let client = Client::connect(&socket, &node()).await.unwrap();
         Self {
             store,

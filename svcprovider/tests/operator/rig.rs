@@ -11,7 +11,7 @@ use bismuth_store::objects::files::Files;
 use bismuth_store::records::Records;
 use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
-use svcprovider::http::{MemoryBudget, Services};
+use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
 use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
 use tempfile::TempDir;
@@ -39,7 +39,7 @@ impl Rig {
         let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
         let token_file = path("operator.token");
         let operator = Operator {
-            services: Services {
+            app: AppState {
                 records: Arc::clone(&records),
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
