@@ -63,7 +63,7 @@ use hyper::body::Incoming;
 pub use caller::Caller;
 pub use memory::MemoryBudget;
 
-use crate::metrics::{Metrics, Service};
+use crate::metrics::{Api, Metrics};
 use problems::Refusal;
 
 /// What is served.
@@ -110,16 +110,16 @@ pub async fn answer(app: &AppState, caller: &Caller, request: Request<Incoming>)
         }
     };
     let metrics = &app.metrics;
-    metrics.answered(service_of(&path), response.status(), begun.elapsed());
+    metrics.answered(api_of(&path), response.status(), begun.elapsed());
     response
 }
 
-fn service_of(path: &str) -> Service {
+fn api_of(path: &str) -> Api {
     match path {
-        _ if below(path, "/kv/v1").is_some() => Service::Kv,
-        _ if below(path, "/blob/v1").is_some() => Service::Blob,
-        _ if below(path, "/secrets/v1").is_some() => Service::Secret,
-        _ => Service::Other,
+        _ if below(path, "/kv/v1").is_some() => Api::Kv,
+        _ if below(path, "/blob/v1").is_some() => Api::Blob,
+        _ if below(path, "/secrets/v1").is_some() => Api::Secret,
+        _ => Api::Other,
     }
 }
 

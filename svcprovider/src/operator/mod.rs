@@ -34,7 +34,7 @@ pub use token::{OperatorToken, TokenError};
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
 use crate::http::{AppState, Caller, no_content, percent};
-use crate::metrics::Service;
+use crate::metrics::Api;
 
 /// What the surface works with.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl Operator {
                 refusal.into_response(trace::request_id(&mut head.headers))
             }
         };
-        metrics.answered(Service::Operator, response.status(), begun.elapsed());
+        metrics.answered(Api::Operator, response.status(), begun.elapsed());
         response
     }
 
