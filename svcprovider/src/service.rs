@@ -30,10 +30,10 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::engines::{self, EnginesError};
+use crate::health_check::HealthCheck;
 use crate::http::{AppState, MemoryBudget};
 use crate::metrics;
 use crate::operator::{self, Operator, OperatorToken, TokenError};
-use crate::watch::Watch;
 
 /// How often an engine is asked for a data key that the master keys should open.
 const EXAMINED_EVERY: Duration = Duration::from_secs(2);
@@ -154,8 +154,9 @@ impl Service {
         let mut registry = Metrics::with_prefix("svcprovider");
         metrics.register(&mut registry, self.attach.socket_count());
         let admin = Admin::new(registry).unready_on(&shutdown);
-        let watch = |engine| Watch::new(engine, admin.condition(engine), metrics.engine(engine));
-        let (records, objects) = (watch("records"), watch("objects"));
+        let health_check =
+            |engine| HealthCheck::new(engine, admin.condition(engine), metrics.engine(engine));
+        let (records, objects) = (health_check("records"), health_check("objects"));
         let tasks = Tasks::new(&shutdown);
         info!(
             socket = %self.args.socket.display(), operators = %self.args.operator_listen,
@@ -186,14 +187,14 @@ impl Service {
         };
         keep("records", {
             let engine = Arc::clone(&self.records);
-            Box::pin(records.keep(move || {
+            Box::pin(records.run(move || {
                 let engine = Arc::clone(&engine);
                 async move { engine.check().await }
             }))
         });
         keep("objects", {
             let blobs = self.blobs.clone();
-            Box::pin(objects.keep(move || {
+            Box::pin(objects.run(move || {
                 let blobs = blobs.clone();
                 async move { blobs.check().await }
             }))
