@@ -253,7 +253,7 @@ async fn open_secrets(
 }
 
 async fn check_master_keys(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysError> {
-    match secrets.examine().await {
+    match secrets.check_master_keys().await {
         Err(error @ MasterKeysError::OpensNothing { .. }) if accept_lost => {
             warn!(
                 error = exit::chain(&error),

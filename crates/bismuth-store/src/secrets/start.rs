@@ -101,7 +101,7 @@ impl Secrets {
     ///
     /// # Errors
     /// [`MasterKeysError::OpensNothing`], [`MasterKeysError::Engine`].
-    pub async fn examine(&self) -> Result<(), MasterKeysError> {
+    pub async fn check_master_keys(&self) -> Result<(), MasterKeysError> {
         let ring = self.ring();
         let groups = self.records.groups(Keyspace::DataKey).await;
         let groups = groups.map_err(MasterKeysError::Engine)?;

@@ -47,16 +47,20 @@ pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(world: &mut d
 pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: &mut dyn World) {
     let keys = Keys::new();
     let secrets = keys.secrets(world.records());
-    secrets.examine().await.unwrap();
+    secrets.check_master_keys().await.unwrap();
     for group in ["a", "b"] {
         set(&secrets, group, "name", "value").await;
     }
-    secrets.examine().await.unwrap();
+    secrets.check_master_keys().await.unwrap();
 
     // Another key, also one that is called the same.
     for wrong in ["second", "first:another"] {
         keys.write(&[wrong]);
-        let error = keys.secrets(world.records()).examine().await.unwrap_err();
+        let error = keys
+            .secrets(world.records())
+            .check_master_keys()
+            .await
+            .unwrap_err();
         let MasterKeysError::OpensNothing {
             groups: 2, first, ..
         } = &error
@@ -71,7 +75,7 @@ pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: 
     keys.write(&["second"]);
     let mixed = keys.secrets(world.records());
     set(&mixed, "c", "name", "value").await;
-    mixed.examine().await.unwrap();
+    mixed.check_master_keys().await.unwrap();
     let error = mixed.get("a", "name", None).await.unwrap_err();
     assert!(matches!(error, SecretError::UnknownMasterKey { .. }));
 }
