@@ -33,7 +33,7 @@ pub mod batch;
 pub(crate) mod bearer;
 mod blob;
 pub(crate) mod body;
-mod broken;
+mod body_error;
 pub mod caller;
 pub(crate) mod coding;
 mod condition;

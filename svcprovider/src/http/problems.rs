@@ -14,7 +14,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
-use super::broken::BodyBroken;
+use super::body_error::RequestBodyError;
 use super::condition::etag_value;
 use super::percent::PercentError;
 
@@ -192,10 +192,10 @@ pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
 
-pub(crate) fn body_broken(broken: &BodyBroken) -> Refusal {
+pub(crate) fn body_error(broken: &RequestBodyError) -> Refusal {
     match broken {
-        BodyBroken::CutOff(_) => bad("body_cut_off", broken.to_string()),
-        BodyBroken::Silent | BodyBroken::Slow => Refusal::new(
+        RequestBodyError::CutOff(_) => bad("body_cut_off", broken.to_string()),
+        RequestBodyError::Silent | RequestBodyError::Slow => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             broken.to_string(),
@@ -298,8 +298,8 @@ pub(crate) fn all_take_too_much() -> Refusal {
 /// A blob was not stored.
 pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
     match error {
-        PutError::Body(source) => match source.downcast_ref::<BodyBroken>() {
-            Some(broken) => body_broken(broken),
+        PutError::Body(source) => match source.downcast_ref::<RequestBodyError>() {
+            Some(broken) => body_error(broken),
             None => bad("body_cut_off", chain(source.as_ref())),
         },
         PutError::TooLarge { limit } => too_large(limit),
