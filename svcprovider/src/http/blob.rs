@@ -27,7 +27,7 @@ use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
-use super::range::{Selected, Wanted, if_range_holds};
+use super::range::{RangeHeader, SelectedRange, if_range_holds};
 use super::{AppState, Caller, body, digest, no_content, percent, reads};
 use crate::metrics::Metrics;
 
@@ -54,7 +54,7 @@ pub(super) async fn answer(
 }
 
 /// What a read of a blob is answered.
-enum Told {
+enum ReadResult {
     Whole,
     Part(Range<u64>),
     NotModified,
@@ -72,23 +72,23 @@ async fn get(
     let conditions = Conditions::of(&head.headers)?;
     // Only GET has ranges.
     let sends = head.method == Method::GET;
-    let wanted = match sends {
-        true => Wanted::of(&head.headers)?,
-        false => Wanted::Whole,
+    let range_header = match sends {
+        true => RangeHeader::of(&head.headers)?,
+        false => RangeHeader::Whole,
     };
-    let told = |blob: &Blob| tell(head, &conditions, wanted, blob);
-    let select = |blob: &Blob| match told(blob) {
-        Told::Whole if sends => Some(0..blob.size),
-        Told::Part(range) => Some(range),
+    let result = |blob: &Blob| read_result(head, &conditions, range_header, blob);
+    let select = |blob: &Blob| match result(blob) {
+        ReadResult::Whole if sends => Some(0..blob.size),
+        ReadResult::Part(range) => Some(range),
         _ => None,
     };
     let found = app.blobs.get(caller.group(), key.as_str(), select);
     let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
-    let (status, sent) = match told(&found.blob) {
-        Told::Whole => (StatusCode::OK, 0..found.blob.size),
-        Told::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Told::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
-        Told::Refused(refusal) => return Err(refusal),
+    let (status, sent) = match result(&found.blob) {
+        ReadResult::Whole => (StatusCode::OK, 0..found.blob.size),
+        ReadResult::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        ReadResult::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        ReadResult::Refused(refusal) => return Err(refusal),
     };
     let body = found.body;
     let body = body.map(|(_, bytes)| outgoing(bytes, &app.metrics));
@@ -100,19 +100,24 @@ async fn get(
     ))
 }
 
-fn tell(head: &Parts, conditions: &Conditions, wanted: Wanted, blob: &Blob) -> Told {
+fn read_result(
+    head: &Parts,
+    conditions: &Conditions,
+    range_header: RangeHeader,
+    blob: &Blob,
+) -> ReadResult {
     match conditions.of_read(blob.revision, Some(blob.modified_ms)) {
         None => {}
-        Some(StatusCode::NOT_MODIFIED) => return Told::NotModified,
-        Some(_) => return Told::Refused(problems::precondition()),
+        Some(StatusCode::NOT_MODIFIED) => return ReadResult::NotModified,
+        Some(_) => return ReadResult::Refused(problems::precondition()),
     }
     if !if_range_holds(&head.headers, blob.revision) {
-        return Told::Whole;
+        return ReadResult::Whole;
     }
-    match wanted.select(blob.size) {
-        Selected::Whole => Told::Whole,
-        Selected::Part(range) => Told::Part(range),
-        Selected::Nothing => Told::Refused(problems::no_such_range(blob.size)),
+    match range_header.select(blob.size) {
+        SelectedRange::Whole => ReadResult::Whole,
+        SelectedRange::Part(range) => ReadResult::Part(range),
+        SelectedRange::Nothing => ReadResult::Refused(problems::no_such_range(blob.size)),
     }
 }
 
@@ -307,7 +312,7 @@ async fn list_page(
 /// told properly.
 fn all(app: &AppState, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
     let blobs = app.blobs.clone();
-    let first = (keys(&listed, "["), last_of(listed, more));
+    let first = (keys(&listed, "["), list_position(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
         let (blobs, group) = (blobs.clone(), group.clone());
         let page = Page {
@@ -317,11 +322,11 @@ fn all(app: &AppState, group: String, page: Page, listed: Vec<Listed>, more: boo
         };
         async move {
             match last {
-                Last::Done => Ok(None),
-                Last::End => Ok(Some((Bytes::from_static(b"]"), Last::Done))),
-                Last::Key(last) => {
+                ListPosition::Done => Ok(None),
+                ListPosition::End => Ok(Some((Bytes::from_static(b"]"), ListPosition::Done))),
+                ListPosition::Key(last) => {
                     let (listed, more) = list_page(&blobs, &group, &page, Some(last)).await?;
-                    Ok(Some((keys(&listed, ","), last_of(listed, more))))
+                    Ok(Some((keys(&listed, ","), list_position(listed, more))))
                 }
             }
         }
@@ -331,7 +336,7 @@ fn all(app: &AppState, group: String, page: Page, listed: Vec<Listed>, more: boo
 }
 
 /// Where an array that is being written stands.
-enum Last {
+enum ListPosition {
     /// After this key, and there are more.
     Key(String),
     /// After the last key.
@@ -340,10 +345,10 @@ enum Last {
     Done,
 }
 
-fn last_of(mut listed: Vec<Listed>, more: bool) -> Last {
+fn list_position(mut listed: Vec<Listed>, more: bool) -> ListPosition {
     match listed.pop().filter(|_| more) {
-        Some(last) => Last::Key(last.key),
-        None => Last::End,
+        Some(last) => ListPosition::Key(last.key),
+        None => ListPosition::End,
     }
 }
 
