@@ -5,10 +5,10 @@
 mod attach;
 mod blob;
 mod fakes;
+mod harness;
 mod identity;
 mod kv;
 mod memory;
 mod metrics;
-mod rig;
 mod secret;
 mod start;

@@ -6,4 +6,4 @@ mod broken;
 mod calls;
 mod crowd;
 mod daemon;
-mod rig;
+mod harness;

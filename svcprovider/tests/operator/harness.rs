@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 /// More than anything takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-pub struct Rig {
+pub struct Harness {
     pub surface: Surface,
     pub records: Arc<dyn Records>,
     dir: TempDir,
@@ -29,7 +29,7 @@ pub struct Rig {
     running: JoinHandle<Result<(), OperatorError>>,
 }
 
-impl Rig {
+impl Harness {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);

@@ -31,7 +31,7 @@ pub fn node() -> NodeName {
 }
 
 /// A svcprovider that runs.
-pub struct Rig {
+pub struct Harness {
     pub store: Arc<Store>,
     pub client: Client,
     pub socket: PathBuf,
@@ -42,7 +42,7 @@ pub struct Rig {
     _dir: TempDir,
 }
 
-impl Rig {
+impl Harness {
     pub async fn start() -> Self {
         Self::start_on(Arc::new(Store::default()), false).await
     }
