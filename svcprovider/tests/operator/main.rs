@@ -4,6 +4,6 @@
 
 mod broken;
 mod calls;
-mod crowd;
 mod daemon;
 mod harness;
+mod idle_connections;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::harness::Harness;
 
 #[tokio::test]
-async fn half_a_thousand_silent_connections_do_not_keep_an_operator_out() {
+async fn an_operator_is_answered_beside_500_idle_connections() {
     let harness = Harness::start();
     let address = harness.url.strip_prefix("http://").unwrap();
     let mut silent = Vec::new();
