@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::socket_table::SocketTable;
 
 /// bismuthd greets as soon as it is connected.
-const GREETING: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves it until its end.
 pub(super) async fn serve(
@@ -22,7 +22,7 @@ pub(super) async fn serve(
     sockets: Arc<SocketTable>,
     secrets: Arc<dyn SecretStore>,
 ) {
-    let node = match tokio::time::timeout(GREETING, connection.greet()).await {
+    let node = match tokio::time::timeout(HELLO_TIMEOUT, connection.greet()).await {
         Ok(Ok(node)) => node,
         Ok(Err(error)) => {
             warn!(error = chain(&error), "what connected is no bismuthd");
@@ -34,14 +34,14 @@ pub(super) async fn serve(
         }
     };
     info!(%node, "bismuthd is connected");
-    match converse(&mut connection, &node, &sockets, &*secrets).await {
+    match serve_requests(&mut connection, &node, &sockets, &*secrets).await {
         TransportError::Closed => info!(%node, "bismuthd has left; its containers are served on"),
         error => warn!(%node, error = chain(&error), "the connection of a bismuthd broke"),
     }
 }
 
 /// Answers requests; returns why there are no more.
-async fn converse(
+async fn serve_requests(
     connection: &mut Connection,
     node: &NodeName,
     sockets: &SocketTable,
@@ -49,7 +49,7 @@ async fn converse(
 ) -> TransportError {
     loop {
         let answered = match connection.next().await {
-            Ok(received) => answer(connection, node, sockets, secrets, received).await,
+            Ok(received) => handle_request(connection, node, sockets, secrets, received).await,
             Err(end) => return end,
         };
         if let Err(end) = answered {
@@ -58,7 +58,7 @@ async fn converse(
     }
 }
 
-async fn answer(
+async fn handle_request(
     connection: &mut Connection,
     node: &NodeName,
     sockets: &SocketTable,
