@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse as _, Response};
 use bismuth_daemon::exit::chain;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, Purged, Refusal, Surface, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, Refusal, whole};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -30,13 +30,13 @@ pub(crate) enum Effect {
 /// Forwards calls. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct SvcproviderClient {
-    surface: Surface,
+    surface: OperatorClient,
     /// How long svcprovider may take over one call.
     timeout: Duration,
 }
 
 impl SvcproviderClient {
-    pub(crate) fn new(surface: Surface, timeout: Duration) -> Self {
+    pub(crate) fn new(surface: OperatorClient, timeout: Duration) -> Self {
         Self { surface, timeout }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Answer, Call, Surface};
+use bismuth_operator::{Answer, Call, OperatorClient};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt as _;
@@ -36,7 +36,7 @@ struct Got<'a> {
 }
 
 pub(super) async fn get(
-    surface: &Surface,
+    surface: &OperatorClient,
     group: &ServiceGroup,
     key: &str,
     file: Option<PathBuf>,

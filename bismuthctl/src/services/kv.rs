@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bismuth_operator::{Call, CallError, Surface, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, whole};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use http_body_util::Full;
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> 
 }
 
 async fn get(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
     key: &str,
     output: &mut Output<'_>,
@@ -104,7 +104,7 @@ async fn get(
     })
 }
 
-async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
+async fn set(surface: &OperatorClient, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
     let value = put.value.unwrap_or(Source::Stdin).read(MAX_BYTES).await?;
     let mut call = Call::kv(Method::PUT, &put.of.group, &put.key);
     if let Some(seconds) = put.ttl {
@@ -130,7 +130,11 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
     )
 }
 
-async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
+async fn list(
+    surface: &OperatorClient,
+    which: &List,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
     let keys: Vec<Listed> = pages::all(surface, call).await?;
     output.answer(&keys, || {
@@ -150,7 +154,7 @@ async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Resul
 }
 
 async fn incr(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
     key: &str,
     output: &mut Output<'_>,

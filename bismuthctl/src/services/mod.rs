@@ -1,7 +1,7 @@
 //! What functions keep, through the operator's surface of svcprovider.
 //!
 //! ```text
-//!  secret · kv · blob · group ─► Surface: token, one exchange ─► svcprovider
+//!  secret · kv · blob · group ─► OperatorClient: token, one exchange ─► svcprovider
 //!  source: - or @FILE ──┘   └─► pages: all of a list
 //! ```
 
@@ -16,7 +16,7 @@ pub mod source;
 
 use std::time::Duration;
 
-use bismuth_operator::{Answer, CallError, Surface};
+use bismuth_operator::{Answer, CallError, OperatorClient};
 use http::Response;
 use http::header::{ETAG, HeaderName};
 
@@ -29,8 +29,8 @@ use crate::args::Services;
 /// A daemon on a network of ours; more is a wrong address.
 const CONNECT: Duration = Duration::from_secs(5);
 
-fn surface(services: &Services) -> Result<Surface, CallError> {
-    Surface::new(
+fn surface(services: &Services) -> Result<OperatorClient, CallError> {
+    OperatorClient::new(
         &services.svcprovider,
         services.svcprovider_token_file.clone(),
         CONNECT,

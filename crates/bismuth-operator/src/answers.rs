@@ -6,8 +6,8 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::client::OperatorClient;
 use crate::error::CallError;
-use crate::exchange::Surface;
 use crate::patience::Answer;
 
 /// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
@@ -27,8 +27,11 @@ pub struct Purged {
 /// The whole body of an answer, if it is no larger than answers of this surface are.
 ///
 /// # Errors
-/// As [`Surface::call`], and [`CallError::Answer`].
-pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Bytes, CallError> {
+/// As [`OperatorClient::call`], and [`CallError::Answer`].
+pub async fn whole(
+    surface: &OperatorClient,
+    response: Response<Answer>,
+) -> Result<Bytes, CallError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER)
         .collect()
         .await;
@@ -49,7 +52,7 @@ pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Byte
 /// # Errors
 /// As [`whole`].
 pub async fn json<T: DeserializeOwned>(
-    surface: &Surface,
+    surface: &OperatorClient,
     response: Response<Answer>,
 ) -> Result<T, CallError> {
     let body = whole(surface, response).await?;

@@ -10,15 +10,15 @@
 
 mod answers;
 mod call;
+mod client;
 mod error;
-mod exchange;
 mod patience;
 mod token;
 
 pub use answers::{Purged, json, whole};
 pub use call::{Call, segment};
+pub use client::OperatorClient;
 pub use error::{CallError, Refusal};
-pub use exchange::Surface;
 pub use patience::Answer;
 pub use token::{TokenError, read_token};
 

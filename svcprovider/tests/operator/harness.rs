@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_daemon::{Shutdown, listen};
-use bismuth_operator::Surface;
+use bismuth_operator::OperatorClient;
 use bismuth_store::blobs::{Blobs, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::Records;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 pub const SOON: Duration = Duration::from_secs(30);
 
 pub struct Harness {
-    pub surface: Surface,
+    pub surface: OperatorClient,
     pub records: Arc<dyn Records>,
     dir: TempDir,
     shutdown: Shutdown,
@@ -56,7 +56,7 @@ impl Harness {
         let shutdown = Shutdown::new();
         let running = operator::run(listener, operator, SOON, shutdown.clone());
         Self {
-            surface: Surface::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
+            surface: OperatorClient::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
             records,
             url,
             running: tokio::spawn(running),

@@ -30,7 +30,7 @@ const PROBLEM_BYTES: usize = 64 * 1024;
 
 /// Where svcprovider is, and what proves that an operator asks.
 #[derive(Clone, Debug)]
-pub struct Surface {
+pub struct OperatorClient {
     authority: Authority,
     token_file: PathBuf,
     connect: Duration,
@@ -38,7 +38,7 @@ pub struct Surface {
     work: Duration,
 }
 
-impl Surface {
+impl OperatorClient {
     /// A surface at a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Surface {
     /// Asks without a body.
     ///
     /// # Errors
-    /// As [`Surface::call`].
+    /// As [`OperatorClient::call`].
     pub async fn ask(&self, call: Call) -> Result<Response<Answer>, CallError> {
         self.call(call, Empty::<Bytes>::new()).await
     }
@@ -124,7 +124,7 @@ impl Surface {
     /// mends.
     ///
     /// # Errors
-    /// As [`Surface::call`].
+    /// As [`OperatorClient::call`].
     pub async fn probe(&self) -> Result<(), CallError> {
         self.ask(Call::new(Method::GET, "/")).await.map(drop)
     }
@@ -132,7 +132,7 @@ impl Surface {
     /// Deletes all that a group has.
     ///
     /// # Errors
-    /// As [`Surface::call`].
+    /// As [`OperatorClient::call`].
     pub async fn purge(&self, group: &ServiceGroup) -> Result<Purged, CallError> {
         let response = self.ask(Call::purge(group)).await?;
         json(self, response).await

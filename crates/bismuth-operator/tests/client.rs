@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, Purged, Surface, json, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, json, whole};
 use bismuth_testkit::cluster::Services;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 
 const BOUND: Duration = Duration::from_millis(500);
 
-fn surface(url: &str, token_file: &Path) -> Surface {
-    Surface::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
+fn surface(url: &str, token_file: &Path) -> OperatorClient {
+    OperatorClient::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
 }
 
 /// A svcprovider, and where it keeps its data.
@@ -99,7 +99,7 @@ async fn where_nobody_listens_nothing_was_done() {
 fn only_the_root_of_an_http_server_is_an_address() {
     for good in ["http://127.0.0.1:9001", "http://[::1]:9001/", "node:9001"] {
         assert!(
-            Surface::new(&good.parse().unwrap(), "t".into(), BOUND).is_ok(),
+            OperatorClient::new(&good.parse().unwrap(), "t".into(), BOUND).is_ok(),
             "{good}"
         );
     }
@@ -111,7 +111,7 @@ fn only_the_root_of_an_http_server_is_an_address() {
         "http://user:password@host:1",
     ] {
         assert!(
-            Surface::new(&bad.parse().unwrap(), "t".into(), BOUND).is_err(),
+            OperatorClient::new(&bad.parse().unwrap(), "t".into(), BOUND).is_err(),
             "{bad}"
         );
     }
