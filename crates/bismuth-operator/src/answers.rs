@@ -29,7 +29,7 @@ pub struct Purged {
 /// # Errors
 /// As [`OperatorClient::call`], and [`CallError::Answer`].
 pub async fn whole(
-    surface: &OperatorClient,
+    client: &OperatorClient,
     response: Response<Answer>,
 ) -> Result<Bytes, CallError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER)
@@ -40,7 +40,7 @@ pub async fn whole(
         Err(error) => Err(match error.downcast() {
             Ok(broken) => *broken,
             Err(too_large) => CallError::Answer {
-                address: surface.address(),
+                address: client.address(),
                 reason: too_large.to_string(),
             },
         }),
@@ -52,12 +52,12 @@ pub async fn whole(
 /// # Errors
 /// As [`whole`].
 pub async fn json<T: DeserializeOwned>(
-    surface: &OperatorClient,
+    client: &OperatorClient,
     response: Response<Answer>,
 ) -> Result<T, CallError> {
-    let body = whole(surface, response).await?;
+    let body = whole(client, response).await?;
     serde_json::from_slice(&body).map_err(|error| CallError::Answer {
-        address: surface.address(),
+        address: client.address(),
         reason: error.to_string(),
     })
 }

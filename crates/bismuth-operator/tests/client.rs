@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 const BOUND: Duration = Duration::from_millis(500);
 
-fn surface(url: &str, token_file: &Path) -> OperatorClient {
+fn client(url: &str, token_file: &Path) -> OperatorClient {
     OperatorClient::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
 }
 
@@ -44,15 +44,15 @@ fn group() -> ServiceGroup {
 #[tokio::test]
 async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
     let (services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file());
-    surface.probe().await.unwrap();
+    let client = client(&services.url(), &services.token_file());
+    client.probe().await.unwrap();
     let put = Call::secret(Method::PUT, &group(), "a b/c");
     let body = Full::new(Bytes::from("value"));
-    let made: Value = json(&surface, surface.call(put, body).await.unwrap())
+    let made: Value = json(&client, client.call(put, body).await.unwrap())
         .await
         .unwrap();
     assert_eq!(made, json!({"name": "a b/c", "version": 1}));
-    let error = surface
+    let error = client
         .ask(Call::secret(Method::DELETE, &group(), "other"))
         .await
         .unwrap_err();
@@ -61,35 +61,35 @@ async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
         error.to_string(),
         "svcprovider: there is no secret \"other\" in the group"
     );
-    let purged = surface.purge(&group()).await.unwrap();
+    let purged = client.purge(&group()).await.unwrap();
     assert_eq!(purged.secrets, 1);
-    assert_eq!(surface.purge(&group()).await.unwrap(), Purged::default());
+    assert_eq!(client.purge(&group()).await.unwrap(), Purged::default());
 }
 
 #[tokio::test]
 async fn the_token_is_read_anew_for_every_call() {
     let (services, _dir) = start().await;
     let file = services.token_file();
-    let surface = surface(&services.url(), &file);
-    surface.probe().await.unwrap();
+    let client = client(&services.url(), &file);
+    client.probe().await.unwrap();
     let right = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, "another\n").unwrap();
-    let error = surface.probe().await.unwrap_err();
+    let error = client.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Unauthorized { .. }), "{error}");
     std::fs::write(&file, right).unwrap();
-    surface.probe().await.unwrap();
+    client.probe().await.unwrap();
     std::fs::remove_file(&file).unwrap();
-    let error = surface.probe().await.unwrap_err();
+    let error = client.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Token(_)), "{error}");
 }
 
 #[tokio::test]
 async fn where_nobody_listens_nothing_was_done() {
     let (mut services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file());
+    let client = client(&services.url(), &services.token_file());
     services.daemon_mut().kill().await.unwrap();
     let begun = Instant::now();
-    let error = surface.purge(&group()).await.unwrap_err();
+    let error = client.purge(&group()).await.unwrap_err();
     assert!(matches!(error, CallError::Connect { .. }), "{error}");
     assert!(!error.is_unknown_outcome());
     assert!(begun.elapsed() < BOUND * 2, "{:?}", begun.elapsed());
@@ -142,11 +142,11 @@ async fn refuses_early(ends: bool) -> String {
 async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
     let token = any_token();
     for ends in [false, true] {
-        let surface = surface(&refuses_early(ends).await, token.path());
+        let client = client(&refuses_early(ends).await, token.path());
         let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
         let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
         let call = Call::blob(Method::PUT, &group(), "large");
-        let error = surface.call(call, endless).await.unwrap_err();
+        let error = client.call(call, endless).await.unwrap_err();
         assert_eq!(error.to_string(), "svcprovider: the group has no room");
     }
 }
@@ -173,10 +173,10 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
     for says in ["", "HTTP/1.1 200", head] {
         let url = falls_silent(says).await;
-        let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
+        let client = client(&url, token.path()).silent_for_at_most(SILENCE);
         let asking = async {
-            let answer = surface.ask(Call::kv(Method::GET, &group(), "k")).await?;
-            whole(&surface, answer).await
+            let answer = client.ask(Call::kv(Method::GET, &group(), "k")).await?;
+            whole(&client, answer).await
         };
         let asked = tokio::time::timeout(SILENCE * 20, asking).await;
         let error = asked.expect("it is given up").unwrap_err();
@@ -190,10 +190,10 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
 async fn an_upload_that_is_not_taken_is_given_up() {
     let token = any_token();
     let url = falls_silent("").await;
-    let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
+    let client = client(&url, token.path()).silent_for_at_most(SILENCE);
     let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
     let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
-    let uploading = surface.call(Call::blob(Method::PUT, &group(), "large"), endless);
+    let uploading = client.call(Call::blob(Method::PUT, &group(), "large"), endless);
     let uploaded = tokio::time::timeout(SILENCE * 20, uploading).await;
     let error = uploaded.expect("it is given up").unwrap_err();
     assert!(matches!(error, CallError::Stalled { .. }), "{error}");
@@ -202,14 +202,14 @@ async fn an_upload_that_is_not_taken_is_given_up() {
 #[tokio::test]
 async fn a_slow_pipe_is_not_svcprovider_s_silence() {
     let (services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file()).silent_for_at_most(SILENCE);
+    let client = client(&services.url(), &services.token_file()).silent_for_at_most(SILENCE);
     let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {
         tokio::time::sleep(SILENCE * 2).await;
         Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)))
     });
     let post = Call::blob(Method::POST, &group(), "slow");
-    surface.call(post, StreamBody::new(slow)).await.unwrap();
+    client.call(post, StreamBody::new(slow)).await.unwrap();
     let get = Call::blob(Method::GET, &group(), "slow");
-    let stored = surface.ask(get).await.unwrap();
-    assert_eq!(whole(&surface, stored).await.unwrap(), "abc");
+    let stored = client.ask(get).await.unwrap();
+    assert_eq!(whole(&client, stored).await.unwrap(), "abc");
 }

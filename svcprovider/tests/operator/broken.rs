@@ -17,7 +17,7 @@ fn group(name: &str) -> ServiceGroup {
 async fn set(harness: &Harness, name: &str) {
     let call = Call::secret(Method::PUT, &group(name), "password");
     let body = Full::new(Bytes::from("value"));
-    harness.surface.call(call, body).await.unwrap();
+    harness.client.call(call, body).await.unwrap();
 }
 
 /// Writes over a record of a group.
@@ -42,7 +42,7 @@ async fn tamper(harness: &Harness, name: &str, keyspace: Keyspace, key: &str) {
 
 async fn secrets_by_group(harness: &Harness) -> Vec<(String, u64)> {
     let call = Call::new(Method::GET, "/group");
-    let listed: Value = json(&harness.surface, harness.surface.ask(call).await.unwrap())
+    let listed: Value = json(&harness.client, harness.client.ask(call).await.unwrap())
         .await
         .unwrap();
     let groups = listed["groups"].as_array().unwrap().iter();
@@ -63,20 +63,20 @@ async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
     // What its secrets are listed in.
     tamper(&harness, "broken", Keyspace::Secret, "m").await;
     let call = Call::secrets(Method::GET, &group("broken"));
-    let error = harness.surface.ask(call).await.unwrap_err();
+    let error = harness.client.ask(call).await.unwrap_err();
     let refused = error.refused_with();
     assert_eq!(refused, Some(StatusCode::INTERNAL_SERVER_ERROR), "{error}");
 
     let both = [("broken".to_owned(), 1), ("sound".to_owned(), 1)];
     assert_eq!(secrets_by_group(&harness).await, both);
     let show = Call::group(Method::GET, &group("broken"));
-    let shown: Value = json(&harness.surface, harness.surface.ask(show).await.unwrap())
+    let shown: Value = json(&harness.client, harness.client.ask(show).await.unwrap())
         .await
         .unwrap();
     assert_eq!(shown["secrets"], json!(1));
 
-    harness.surface.probe().await.unwrap();
-    let purged = harness.surface.purge(&group("broken")).await.unwrap();
+    harness.client.probe().await.unwrap();
+    let purged = harness.client.purge(&group("broken")).await.unwrap();
     let one = Purged {
         secrets: 1,
         ..Purged::default()
@@ -92,17 +92,17 @@ async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
     for key in ["broken", "sound"] {
         let call = Call::blob(Method::POST, &group("g"), key);
         let body = Full::new(Bytes::from("value"));
-        harness.surface.call(call, body).await.unwrap();
+        harness.client.call(call, body).await.unwrap();
     }
     tamper(&harness, "g", Keyspace::Blob, "broken").await;
     let list = Call::blob(Method::GET, &group("g"), "").query("details", "true");
-    let listed: Value = json(&harness.surface, harness.surface.ask(list).await.unwrap())
+    let listed: Value = json(&harness.client, harness.client.ask(list).await.unwrap())
         .await
         .unwrap();
     let is_known = |n: usize| listed["blobs"][n]["sha256"].is_string();
     assert_eq!(listed["blobs"][0]["key"], "broken");
     assert_eq!((is_known(0), is_known(1)), (false, true), "{listed}");
-    let purged = harness.surface.purge(&group("g")).await.unwrap();
+    let purged = harness.client.purge(&group("g")).await.unwrap();
     assert_eq!(purged.blobs, 2);
     assert!(secrets_by_group(&harness).await.is_empty());
     harness.end().await;
@@ -111,9 +111,9 @@ async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
 #[tokio::test]
 async fn a_probe_says_whether_the_engines_are_there() {
     let harness = Harness::start();
-    harness.surface.probe().await.unwrap();
+    harness.client.probe().await.unwrap();
     std::fs::remove_dir_all(harness.objects_dir()).unwrap();
-    let error = harness.surface.probe().await.unwrap_err();
+    let error = harness.client.probe().await.unwrap_err();
     let refused = error.refused_with();
     assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE), "{error}");
     harness.end().await;

@@ -18,12 +18,12 @@ fn secret(method: Method, name: &str) -> Call {
 }
 
 async fn answered(harness: &Harness, call: Call, body: impl Into<Bytes>) -> Value {
-    let answer = harness.surface.call(call, Full::new(body.into())).await;
-    json(&harness.surface, answer.unwrap()).await.unwrap()
+    let answer = harness.client.call(call, Full::new(body.into())).await;
+    json(&harness.client, answer.unwrap()).await.unwrap()
 }
 
 async fn refused(harness: &Harness, call: Call, body: impl Into<Bytes>) -> (u16, String) {
-    match harness.surface.call(call, Full::new(body.into())).await {
+    match harness.client.call(call, Full::new(body.into())).await {
         Err(CallError::Refused(no)) => (no.status.as_u16(), no.code),
         other => panic!("it is not refused: {other:?}"),
     }
@@ -93,7 +93,7 @@ async fn groups_are_listed_in_pages_and_shown_until_they_are_purged() {
     for name in ["another", "shop"] {
         let put = Call::kv(Method::PUT, &group(name), "k");
         harness
-            .surface
+            .client
             .call(put, Full::new(Bytes::from("four")))
             .await
             .unwrap();

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 pub const SOON: Duration = Duration::from_secs(30);
 
 pub struct Harness {
-    pub surface: OperatorClient,
+    pub client: OperatorClient,
     pub records: Arc<dyn Records>,
     dir: TempDir,
     shutdown: Shutdown,
@@ -56,7 +56,7 @@ impl Harness {
         let shutdown = Shutdown::new();
         let running = operator::run(listener, operator, SOON, shutdown.clone());
         Self {
-            surface: OperatorClient::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
+            client: OperatorClient::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
             records,
             url,
             running: tokio::spawn(running),

@@ -21,7 +21,7 @@ async fn an_operator_is_answered_beside_500_idle_connections() {
         silent.push(stream);
     }
     let began = Instant::now();
-    harness.surface.probe().await.unwrap();
+    harness.client.probe().await.unwrap();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     drop(silent);
