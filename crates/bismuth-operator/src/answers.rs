@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::OperatorClient;
 use crate::error::CallError;
-use crate::patience::Answer;
+use crate::timeout::Answer;
 
 /// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
 const MAX_ANSWER: usize = 16 << 20;

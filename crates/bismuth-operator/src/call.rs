@@ -12,7 +12,7 @@ pub struct Call {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     /// It is answered when much is done.
-    pub(crate) is_work: bool,
+    pub(crate) is_long_running: bool,
 }
 
 impl Call {
@@ -22,24 +22,24 @@ impl Call {
             method,
             target: path.into(),
             headers: HeaderMap::new(),
-            is_work: false,
+            is_long_running: false,
         }
     }
 
     /// Seals every data key anew, under the current master key.
     #[must_use]
     pub fn rewrap() -> Self {
-        Self::new(Method::POST, "/rewrap").work()
+        Self::new(Method::POST, "/rewrap").long_running()
     }
 
     /// The end of all that a group has.
     #[must_use]
     pub fn purge(group: &ServiceGroup) -> Self {
-        Self::group(Method::DELETE, group).work()
+        Self::group(Method::DELETE, group).long_running()
     }
 
-    fn work(mut self) -> Self {
-        self.is_work = true;
+    fn long_running(mut self) -> Self {
+        self.is_long_running = true;
         self
     }
 

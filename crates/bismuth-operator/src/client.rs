@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
-use crate::patience::{Answer, Outgoing, Progress, SILENCE, WORK};
+use crate::timeout::{Answer, IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Outgoing, Progress};
 use crate::token::read_token;
 
 /// Problems of ours are small.
@@ -34,8 +34,8 @@ pub struct OperatorClient {
     authority: Authority,
     token_file: PathBuf,
     connect: Duration,
-    silence: Duration,
-    work: Duration,
+    idle_timeout: Duration,
+    long_running_timeout: Duration,
 }
 
 impl OperatorClient {
@@ -51,8 +51,8 @@ impl OperatorClient {
                 authority: authority.clone(),
                 token_file,
                 connect,
-                silence: SILENCE,
-                work: WORK,
+                idle_timeout: IDLE_TIMEOUT,
+                long_running_timeout: LONG_RUNNING_TIMEOUT,
             }),
             _ => Err(CallError::Url { url: url.clone() }),
         }
@@ -61,7 +61,7 @@ impl OperatorClient {
     /// The same, which takes it for gone when it lets nothing go on for so long: neither takes bytes nor sends any.
     #[must_use]
     pub fn silent_for_at_most(mut self, bound: Duration) -> Self {
-        (self.silence, self.work) = (bound, bound);
+        (self.idle_timeout, self.long_running_timeout) = (bound, bound);
         self
     }
 
@@ -75,10 +75,10 @@ impl OperatorClient {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let token = read_token(&self.token_file).await?;
-        let bound = if call.is_work {
-            self.work
+        let bound = if call.is_long_running {
+            self.long_running_timeout
         } else {
-            self.silence
+            self.idle_timeout
         };
         let progress = Progress::new();
         let request = self.request(call, token, Outgoing::new(body, progress.clone()))?;
@@ -105,7 +105,7 @@ impl OperatorClient {
                 return Err(CallError::Stalled { address: self.address(), bound });
             }
         };
-        let response = response.map(|body| Answer::new(body, self.address(), self.silence));
+        let response = response.map(|body| Answer::new(body, self.address(), self.idle_timeout));
         if response.status().is_success() {
             return Ok(response);
         }

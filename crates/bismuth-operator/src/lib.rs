@@ -12,14 +12,14 @@ mod answers;
 mod call;
 mod client;
 mod error;
-mod patience;
+mod timeout;
 mod token;
 
 pub use answers::{Purged, json, whole};
 pub use call::{Call, segment};
 pub use client::OperatorClient;
 pub use error::{CallError, Refusal};
-pub use patience::Answer;
+pub use timeout::Answer;
 pub use token::{TokenError, read_token};
 
 /// Where svcprovider takes the calls of operators unless told otherwise.

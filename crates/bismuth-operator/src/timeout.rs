@@ -20,10 +20,10 @@ use crate::error::CallError;
 
 /// An engine that is away is told within a second, and a silent upload after 30 s. The longest that an svcprovider that works is silent
 /// is when it forces the last of a large blob onto a slow disk.
-pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A purge and a rewrap answer when all is done: some milliseconds for each blob and group. Either goes on from where it was when it is
 /// asked for again.
-pub(crate) const WORK: Duration = Duration::from_secs(600);
+pub(crate) const LONG_RUNNING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// When something last went on in an exchange. Clones are the same exchange.
 #[derive(Clone, Debug)]
