@@ -87,9 +87,9 @@ impl OperatorClient {
             address: self.address(),
             source,
         };
-        let io = TokioIo::new(Pretending {
+        let io = TokioIo::new(EarlyResponseStream {
             stream,
-            deaf: false,
+            write_closed: false,
             progress: progress.clone(),
         });
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
@@ -225,13 +225,13 @@ fn seconds(headers: &HeaderMap) -> Option<u32> {
 
 /// Goes on reading from a server that takes no more bytes: it may have refused early, and its answer waits to be read
 /// (RFC 9112 section 9.5). So a failed write is pretended, and reading tells what became of the exchange.
-struct Pretending {
+struct EarlyResponseStream {
     stream: TcpStream,
-    deaf: bool,
+    write_closed: bool,
     progress: Progress,
 }
 
-impl AsyncRead for Pretending {
+impl AsyncRead for EarlyResponseStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -241,19 +241,19 @@ impl AsyncRead for Pretending {
     }
 }
 
-impl AsyncWrite for Pretending {
+impl AsyncWrite for EarlyResponseStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.deaf {
+        if self.write_closed {
             // Never ready again: pretending to send the rest of a large body would only read it from its file.
             return Poll::Pending;
         }
         match Pin::new(&mut self.stream).poll_write(cx, bytes) {
             Poll::Ready(Err(_)) => {
-                self.deaf = true;
+                self.write_closed = true;
                 Poll::Pending
             }
             Poll::Ready(taken) => {
