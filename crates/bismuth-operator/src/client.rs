@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
-use crate::timeout::{Answer, IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Outgoing, Progress};
+use crate::timeout::{Answer, IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Progress, TrackedBody};
 use crate::token::read_token;
 
 /// Problems of ours are small.
@@ -81,7 +81,7 @@ impl OperatorClient {
             self.idle_timeout
         };
         let progress = Progress::new();
-        let request = self.request(call, token, Outgoing::new(body, progress.clone()))?;
+        let request = self.request(call, token, TrackedBody::new(body, progress.clone()))?;
         let stream = self.connect().await?;
         let failed = |source| CallError::Exchange {
             address: self.address(),

@@ -82,12 +82,12 @@ impl Progress {
 }
 
 /// A body that goes out, and tells when it is its source that is slow.
-pub(crate) struct Outgoing<B> {
+pub(crate) struct TrackedBody<B> {
     body: Pin<Box<B>>,
     progress: Progress,
 }
 
-impl<B> Outgoing<B> {
+impl<B> TrackedBody<B> {
     pub(crate) fn new(body: B, progress: Progress) -> Self {
         Self {
             body: Box::pin(body),
@@ -96,7 +96,7 @@ impl<B> Outgoing<B> {
     }
 }
 
-impl<B: Body> Body for Outgoing<B> {
+impl<B: Body> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -119,7 +119,7 @@ impl<B: Body> Body for Outgoing<B> {
 }
 
 /// Nobody asks the source for more.
-impl<B> Drop for Outgoing<B> {
+impl<B> Drop for TrackedBody<B> {
     fn drop(&mut self) {
         self.progress.source(false);
     }
