@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse as _, Response};
 use bismuth_daemon::exit::chain;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, OperatorClient, Purged, Refusal, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, Refusal, read_body};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -50,7 +50,7 @@ impl SvcproviderClient {
         let asking = async {
             let answer = self.surface.call(call, Full::new(body)).await?;
             let status = answer.status();
-            Ok((status, whole(&self.surface, answer).await?))
+            Ok((status, read_body(&self.surface, answer).await?))
         };
         let (status, json) = self.with_timeout(asking, effect, self.timeout).await?;
         let headers = [

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bismuth_operator::{Call, CallError, OperatorClient, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, read_body};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use http_body_util::Full;
@@ -90,7 +90,7 @@ async fn get(
 ) -> Result<(), Error> {
     let answer = surface.ask(call).await?;
     let (etag, content_type) = (etag(&answer), header(&answer, CONTENT_TYPE));
-    let value = whole(surface, answer).await?;
+    let value = read_body(surface, answer).await?;
     if !output.is_json() {
         return output.bytes(&value);
     }
@@ -159,7 +159,7 @@ async fn incr(
     key: &str,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
-    let body = whole(surface, surface.ask(call).await?).await?;
+    let body = read_body(surface, surface.ask(call).await?).await?;
     let text = String::from_utf8_lossy(&body);
     let value: i64 = text.trim().parse().map_err(|_| CallError::Answer {
         address: surface.address(),

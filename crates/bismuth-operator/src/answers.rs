@@ -28,7 +28,7 @@ pub struct Purged {
 ///
 /// # Errors
 /// As [`OperatorClient::call`], and [`CallError::Answer`].
-pub async fn whole(
+pub async fn read_body(
     client: &OperatorClient,
     response: Response<Answer>,
 ) -> Result<Bytes, CallError> {
@@ -55,7 +55,7 @@ pub async fn json<T: DeserializeOwned>(
     client: &OperatorClient,
     response: Response<Answer>,
 ) -> Result<T, CallError> {
-    let body = whole(client, response).await?;
+    let body = read_body(client, response).await?;
     serde_json::from_slice(&body).map_err(|error| CallError::Answer {
         address: client.address(),
         reason: error.to_string(),

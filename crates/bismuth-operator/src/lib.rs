@@ -15,7 +15,7 @@ mod error;
 mod timeout;
 mod token;
 
-pub use answers::{Purged, json, whole};
+pub use answers::{Purged, json, read_body};
 pub use call::{Call, segment};
 pub use client::OperatorClient;
 pub use error::{CallError, Refusal};

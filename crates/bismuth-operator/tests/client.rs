@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, OperatorClient, Purged, json, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, json, read_body};
 use bismuth_testkit::cluster::Services;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -176,7 +176,7 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
         let client = client(&url, token.path()).silent_for_at_most(SILENCE);
         let asking = async {
             let answer = client.ask(Call::kv(Method::GET, &group(), "k")).await?;
-            whole(&client, answer).await
+            read_body(&client, answer).await
         };
         let asked = tokio::time::timeout(SILENCE * 20, asking).await;
         let error = asked.expect("it is given up").unwrap_err();
@@ -211,5 +211,5 @@ async fn a_slow_pipe_is_not_svcprovider_s_silence() {
     client.call(post, StreamBody::new(slow)).await.unwrap();
     let get = Call::blob(Method::GET, &group(), "slow");
     let stored = client.ask(get).await.unwrap();
-    assert_eq!(whole(&client, stored).await.unwrap(), "abc");
+    assert_eq!(read_body(&client, stored).await.unwrap(), "abc");
 }
