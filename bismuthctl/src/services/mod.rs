@@ -16,7 +16,7 @@ pub mod source;
 
 use std::time::Duration;
 
-use bismuth_operator::{Answer, CallError, OperatorClient};
+use bismuth_operator::{CallError, OperatorClient, ResponseBody};
 use http::Response;
 use http::header::{ETAG, HeaderName};
 
@@ -38,13 +38,13 @@ fn surface(services: &Services) -> Result<OperatorClient, CallError> {
 }
 
 /// A header as text; empty where there is none.
-fn header(response: &Response<Answer>, name: HeaderName) -> String {
+fn header(response: &Response<ResponseBody>, name: HeaderName) -> String {
     let value = response.headers().get(name);
     value
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default()
 }
 
-fn etag(response: &Response<Answer>) -> String {
+fn etag(response: &Response<ResponseBody>) -> String {
     header(response, ETAG)
 }

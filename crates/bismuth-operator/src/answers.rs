@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::OperatorClient;
 use crate::error::CallError;
-use crate::timeout::Answer;
+use crate::timeout::ResponseBody;
 
 /// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
 const MAX_ANSWER: usize = 16 << 20;
@@ -30,7 +30,7 @@ pub struct Purged {
 /// As [`OperatorClient::call`], and [`CallError::Answer`].
 pub async fn read_body(
     client: &OperatorClient,
-    response: Response<Answer>,
+    response: Response<ResponseBody>,
 ) -> Result<Bytes, CallError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER)
         .collect()
@@ -50,10 +50,10 @@ pub async fn read_body(
 /// The answer as what it should be.
 ///
 /// # Errors
-/// As [`whole`].
+/// As [`read_body`].
 pub async fn json<T: DeserializeOwned>(
     client: &OperatorClient,
-    response: Response<Answer>,
+    response: Response<ResponseBody>,
 ) -> Result<T, CallError> {
     let body = read_body(client, response).await?;
     serde_json::from_slice(&body).map_err(|error| CallError::Answer {

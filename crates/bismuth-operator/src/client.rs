@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
-use crate::timeout::{Answer, IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Progress, TrackedBody};
+use crate::timeout::{IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Progress, ResponseBody, TrackedBody};
 use crate::token::read_token;
 
 /// Problems of ours are small.
@@ -69,7 +69,7 @@ impl OperatorClient {
     ///
     /// # Errors
     /// [`CallError`] says whose fault it is, and whether something may have been done.
-    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<Answer>, CallError>
+    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<ResponseBody>, CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -105,7 +105,8 @@ impl OperatorClient {
                 return Err(CallError::Stalled { address: self.address(), bound });
             }
         };
-        let response = response.map(|body| Answer::new(body, self.address(), self.idle_timeout));
+        let response =
+            response.map(|body| ResponseBody::new(body, self.address(), self.idle_timeout));
         if response.status().is_success() {
             return Ok(response);
         }
@@ -116,7 +117,7 @@ impl OperatorClient {
     ///
     /// # Errors
     /// As [`OperatorClient::call`].
-    pub async fn ask(&self, call: Call) -> Result<Response<Answer>, CallError> {
+    pub async fn ask(&self, call: Call) -> Result<Response<ResponseBody>, CallError> {
         self.call(call, Empty::<Bytes>::new()).await
     }
 
@@ -182,7 +183,7 @@ impl OperatorClient {
         Ok(stream)
     }
 
-    async fn refusal(&self, response: Response<Answer>) -> CallError {
+    async fn refusal(&self, response: Response<ResponseBody>) -> CallError {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             return CallError::Unauthorized {

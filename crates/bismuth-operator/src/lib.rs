@@ -19,7 +19,7 @@ pub use answers::{Purged, json, read_body};
 pub use call::{Call, segment};
 pub use client::OperatorClient;
 pub use error::{CallError, Refusal};
-pub use timeout::Answer;
+pub use timeout::ResponseBody;
 pub use token::{TokenError, read_token};
 
 /// Where svcprovider takes the calls of operators unless told otherwise.

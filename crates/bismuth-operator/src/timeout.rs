@@ -127,7 +127,7 @@ impl<B> Drop for TrackedBody<B> {
 
 /// The body of an answer. It fails when nothing of it comes for too long while somebody waits for it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ResponseBody {
     body: Incoming,
     address: String,
     bound: Duration,
@@ -135,7 +135,7 @@ pub struct Answer {
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-impl Answer {
+impl ResponseBody {
     pub(crate) fn new(body: Incoming, address: String, bound: Duration) -> Self {
         Self {
             body,
@@ -146,7 +146,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = CallError;
 
