@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
+use crate::response::{Purged, json};
 use crate::timeout::{IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Progress, ResponseBody, TrackedBody};
 use crate::token::read_token;
 

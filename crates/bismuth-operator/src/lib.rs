@@ -8,17 +8,17 @@
 //! The surface is all that an operator may do with what functions keep: keys, blobs and secrets of every group. Who holds the
 //! token may do all of it, so the token is never on a command line, and a file that others can read is refused.
 
-mod answers;
 mod call;
 mod client;
 mod error;
+mod response;
 mod timeout;
 mod token;
 
-pub use answers::{Purged, json, read_body};
 pub use call::{Call, segment};
 pub use client::OperatorClient;
 pub use error::{CallError, Refusal};
+pub use response::{Purged, json, read_body};
 pub use timeout::ResponseBody;
 pub use token::{TokenError, read_token};
 
