@@ -97,7 +97,7 @@ fn problem(error: CallError, effect: Effect) -> Problem {
     let detail = chain(&error);
     match error {
         CallError::Refused(refusal) => refused(refusal),
-        CallError::Connect { .. } | CallError::Silent { .. } => unavailable(detail),
+        CallError::Connect { .. } | CallError::ConnectTimeout { .. } => unavailable(detail),
         CallError::Exchange { .. } | CallError::Stalled { .. } | CallError::Answer { .. } => {
             no_answer(detail, effect)
         }

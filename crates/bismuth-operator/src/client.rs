@@ -174,7 +174,7 @@ impl OperatorClient {
         };
         let connected = timeout(self.connect, TcpStream::connect(target)).await;
         let stream = connected
-            .map_err(|_| CallError::Silent {
+            .map_err(|_| CallError::ConnectTimeout {
                 address: self.address(),
                 bound: self.connect,
             })?

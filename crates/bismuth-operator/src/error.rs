@@ -42,7 +42,7 @@ pub enum CallError {
     },
     /// Nobody answers there, not even with a refusal. Nothing was sent.
     #[error("connect to svcprovider at {address}: no answer within {} ms (--svcprovider names another place)", bound.as_millis())]
-    Silent {
+    ConnectTimeout {
         /// Where.
         address: String,
         /// How long it was waited for.
