@@ -60,7 +60,7 @@ impl OperatorClient {
 
     /// The same, which takes it for gone when it lets nothing go on for so long: neither takes bytes nor sends any.
     #[must_use]
-    pub fn silent_for_at_most(mut self, bound: Duration) -> Self {
+    pub fn with_idle_timeout(mut self, bound: Duration) -> Self {
         (self.idle_timeout, self.long_running_timeout) = (bound, bound);
         self
     }

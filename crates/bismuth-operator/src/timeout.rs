@@ -132,7 +132,7 @@ pub struct ResponseBody {
     address: String,
     bound: Duration,
     /// While it is waited for.
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
@@ -141,7 +141,7 @@ impl ResponseBody {
             body,
             address,
             bound,
-            alarm: None,
+            timer: None,
         }
     }
 }
@@ -155,7 +155,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.alarm = None;
+            self.timer = None;
             let failed = |source| CallError::Exchange {
                 address: self.address.clone(),
                 source,
@@ -163,8 +163,8 @@ impl Body for ResponseBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(failed)));
         }
         let bound = self.bound;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(bound)));
-        ready!(alarm.as_mut().poll(cx));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(bound)));
+        ready!(timer.as_mut().poll(cx));
         let address = self.address.clone();
         Poll::Ready(Some(Err(CallError::Stalled { address, bound })))
     }

@@ -152,7 +152,7 @@ async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
 }
 
 /// Longer than an answer takes on a busy machine, and short enough to be waited for.
-const SILENCE: Duration = Duration::from_millis(300);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Takes one connection, reads the head of a request, says `says`, and nothing any more.
 async fn falls_silent(says: &'static str) -> String {
@@ -173,12 +173,12 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
     for says in ["", "HTTP/1.1 200", head] {
         let url = falls_silent(says).await;
-        let client = client(&url, token.path()).silent_for_at_most(SILENCE);
+        let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
         let asking = async {
             let answer = client.ask(Call::kv(Method::GET, &group(), "k")).await?;
             read_body(&client, answer).await
         };
-        let asked = tokio::time::timeout(SILENCE * 20, asking).await;
+        let asked = tokio::time::timeout(IDLE_TIMEOUT * 20, asking).await;
         let error = asked.expect("it is given up").unwrap_err();
         assert!(matches!(error, CallError::Stalled { .. }), "{error}");
         assert!(error.is_unknown_outcome());
@@ -190,11 +190,11 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
 async fn an_upload_that_is_not_taken_is_given_up() {
     let token = any_token();
     let url = falls_silent("").await;
-    let client = client(&url, token.path()).silent_for_at_most(SILENCE);
+    let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
     let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
     let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
     let uploading = client.call(Call::blob(Method::PUT, &group(), "large"), endless);
-    let uploaded = tokio::time::timeout(SILENCE * 20, uploading).await;
+    let uploaded = tokio::time::timeout(IDLE_TIMEOUT * 20, uploading).await;
     let error = uploaded.expect("it is given up").unwrap_err();
     assert!(matches!(error, CallError::Stalled { .. }), "{error}");
 }
@@ -202,9 +202,9 @@ async fn an_upload_that_is_not_taken_is_given_up() {
 #[tokio::test]
 async fn a_slow_pipe_is_not_svcprovider_s_silence() {
     let (services, _dir) = start().await;
-    let client = client(&services.url(), &services.token_file()).silent_for_at_most(SILENCE);
+    let client = client(&services.url(), &services.token_file()).with_idle_timeout(IDLE_TIMEOUT);
     let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {
-        tokio::time::sleep(SILENCE * 2).await;
+        tokio::time::sleep(IDLE_TIMEOUT * 2).await;
         Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)))
     });
     let post = Call::blob(Method::POST, &group(), "slow");
