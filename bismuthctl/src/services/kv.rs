@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> 
             Ok(())
         }
         KvCommand::Incr { key, of, by } => {
-            let mut call = Call::kv(Method::POST, &of.group, &key).then("incr");
+            let mut call = Call::kv(Method::POST, &of.group, &key).with_segment("incr");
             if let Some(by) = by {
                 call = call.query("by", &by.to_string());
             }

@@ -77,7 +77,7 @@ impl Call {
 
     /// The same with a word added to the path, such as `incr`.
     #[must_use]
-    pub fn then(mut self, word: &str) -> Self {
+    pub fn with_segment(mut self, word: &str) -> Self {
         self.target.push('/');
         self.target.push_str(word);
         self
