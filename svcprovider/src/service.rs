@@ -33,7 +33,7 @@ use crate::engines::{self, EnginesError};
 use crate::health_check::HealthCheck;
 use crate::http::{AppState, MemoryBudget};
 use crate::metrics;
-use crate::operator::{self, Operator, OperatorToken, TokenError};
+use crate::operator::{self, OperatorApi, OperatorToken, TokenError};
 
 /// How often an engine is asked for a data key that the master keys should open.
 const MASTER_KEY_CHECK_PERIOD: Duration = Duration::from_secs(2);
@@ -79,7 +79,7 @@ pub struct Service {
     attach: Attach,
     admin_listener: TcpListener,
     operator_listener: CoreListener,
-    operator: Operator,
+    operator: OperatorApi,
     records: Arc<dyn Records>,
     blobs: Blobs,
     /// What an embedded engine is served by.
@@ -120,7 +120,7 @@ impl Service {
             },
         );
         let (secrets, master_keys_checked) = open_secrets(&args, &records).await?;
-        let operator = Operator {
+        let operator = OperatorApi {
             app: AppState {
                 records: Arc::clone(&records),
                 blobs: blobs.clone(),

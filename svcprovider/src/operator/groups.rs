@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Operator, only, secrets_failed};
+use super::{OperatorApi, only, secrets_failed};
 use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
@@ -43,7 +43,7 @@ impl From<Usage> for Used {
 }
 
 /// The groups that have anything, in order.
-pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<Body>, Refusal> {
+pub(super) async fn list(operator: &OperatorApi, head: &Parts) -> Result<Response<Body>, Refusal> {
     only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
     let params = Params::parse(head.uri.query(), &["after", "limit"])?;
     let page = params.page()?;
@@ -70,7 +70,7 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<B
 
 /// One of them, or its end.
 pub(super) async fn one(
-    operator: &Operator,
+    operator: &OperatorApi,
     head: &Parts,
     name: &ServiceGroup,
 ) -> Result<Response<Body>, Refusal> {
@@ -87,7 +87,7 @@ pub(super) async fn one(
     listing::json(&found)
 }
 
-async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
+async fn group(operator: &OperatorApi, name: &str) -> Result<Group, Refusal> {
     let records = &operator.app.records;
     Ok(Group {
         group: name.to_owned(),
@@ -99,7 +99,7 @@ async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
 }
 
 /// Removes everything. What is written meanwhile may stay: nobody should be writing.
-async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
+async fn purge(operator: &OperatorApi, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
     let group = name.as_str();
     let kv = purge_keys(operator, group).await?;
     let blobs = purge_blobs(operator, group).await?;
@@ -109,7 +109,7 @@ async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body
     listing::json(&json!({ "kv": kv, "blobs": blobs, "secrets": secrets }))
 }
 
-async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
+async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal> {
     let blobs = &operator.app.blobs;
     let mut removed = 0;
     loop {
@@ -140,7 +140,7 @@ async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
 }
 
 /// Removes the entry of a blob that cannot be read. Nobody can know which object it had, and nothing else would ever remove it.
-async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), EngineError> {
+async fn forget_blob(operator: &OperatorApi, group: &str, key: &str) -> Result<(), EngineError> {
     let entry = RecordKey {
         group: group.to_owned(),
         keyspace: Keyspace::Blob,
@@ -165,7 +165,7 @@ fn deletion(record_key: RecordKey) -> Write {
     }
 }
 
-async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> {
+async fn purge_keys(operator: &OperatorApi, group: &str) -> Result<usize, Refusal> {
     let records = &operator.app.records;
     let query = Query {
         group: group.to_owned(),

@@ -38,7 +38,7 @@ use crate::metrics::Api;
 
 /// What the surface works with.
 #[derive(Clone)]
-pub struct Operator {
+pub struct OperatorApi {
     /// Keys and blobs.
     pub app: AppState,
     /// Secrets, to write.
@@ -47,7 +47,7 @@ pub struct Operator {
     pub token: OperatorToken,
 }
 
-impl Operator {
+impl OperatorApi {
     /// Answers one request.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let begun = Instant::now();

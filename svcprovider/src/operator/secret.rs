@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Operator, only};
+use super::{OperatorApi, only};
 use crate::http::memory::RequestBudget;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
@@ -18,7 +18,7 @@ use crate::http::{body, coding, listing, percent};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
-    operator: &Operator,
+    operator: &OperatorApi,
     head: &Parts,
     group: &ServiceGroup,
     name: &str,
@@ -66,7 +66,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+async fn value(operator: &OperatorApi, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let budget = RequestBudget {
         group: None,
         process: &operator.app.memory,

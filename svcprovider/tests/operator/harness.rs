@@ -13,7 +13,7 @@ use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
 use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
-use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
+use svcprovider::operator::{self, OperatorApi, OperatorError, OperatorToken};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -38,7 +38,7 @@ impl Harness {
         let keyring = Keyring::load_or_create(&path("master.keys")).unwrap();
         let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
         let token_file = path("operator.token");
-        let operator = Operator {
+        let operator = OperatorApi {
             app: AppState {
                 records: Arc::clone(&records),
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
