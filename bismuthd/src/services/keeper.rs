@@ -232,7 +232,7 @@ impl Keeper {
 }
 
 async fn list(client: &mut Client) -> Result<BTreeMap<ContainerId, TokenDigest>, Lost> {
-    let held = bounded(client.held()).await?;
+    let held = bounded(client.held_sockets()).await?;
     Ok(held.into_iter().map(|h| (h.container, h.token)).collect())
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bismuth_handover::{
-    Answer, Attachment, Connection, Held, Listener, Request, SecretValue, TokenDigest,
+    Answer, Attachment, Connection, HeldSocket, Listener, Request, SecretValue, TokenDigest,
 };
 use bismuth_model::{ContainerId, ContainerState};
 use bismuth_testkit::{eventually, http};
@@ -84,12 +84,12 @@ async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result
         let mut back = None;
         let answer = match received.request {
             Request::List => {
-                let held = |(attachment, ..): &(Attachment, _, _)| Held {
+                let held = |(attachment, ..): &(Attachment, _, _)| HeldSocket {
                     container: attachment.container,
                     token: attachment.token,
                 };
-                let held: Vec<Held> = doors.lock().unwrap().values().map(held).collect();
-                connection.tell_held(received.number, &held).await?;
+                let held: Vec<HeldSocket> = doors.lock().unwrap().values().map(held).collect();
+                connection.send_held_sockets(received.number, &held).await?;
                 continue;
             }
             Request::Attach(attachment) => {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use bismuth_model::{ContainerId, ServiceGroup};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::message::{Answer, Attachment, Held, NodeName, Numbered, Request, SecretValue, VERSION};
+use crate::message::{
+    Answer, Attachment, HeldSocket, NodeName, Numbered, Request, SecretValue, VERSION,
+};
 use crate::packets::{Packets, TransportError};
 
 /// Why there is no connection to svcprovider.
@@ -99,12 +101,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn held(&mut self) -> Result<Vec<Held>, CallError> {
+    pub async fn held_sockets(&mut self) -> Result<Vec<HeldSocket>, CallError> {
         let number = self.ask(Request::List, None).await?;
         let mut all = Vec::new();
         loop {
             match self.answer(number).await? {
-                (Answer::Holding { held, more }, None) => {
+                (Answer::HeldSockets { held, more }, None) => {
                     all.extend(held);
                     if !more {
                         return Ok(all);
@@ -232,7 +234,7 @@ fn done(answer: (Answer, Option<OwnedFd>)) -> Result<(), CallError> {
 fn unexpected(answer: &Answer) -> CallError {
     let what = match answer {
         Answer::Welcome { .. } => "Welcome",
-        Answer::Holding { .. } => "Holding",
+        Answer::HeldSockets { .. } => "HeldSockets",
         Answer::Done => "Done",
         Answer::Listener => "Listener",
         Answer::Absent => "Absent",

@@ -6,7 +6,7 @@
 //!   Client::connect ── Hello { node } ─────────────┼──► Listener::accept ─► Connection
 //!                   ◄─ Welcome ────────────────────┼──
 //!   held            ── List ───────────────────────┼──►
-//!                   ◄─ Holding, Holding, … ────────┼──      what it holds for this node
+//!                   ◄─ HeldSockets, … ─────────────┼──      what it holds for this node
 //!   detach          ── Detach { container } ───────┼──►
 //!                   ◄─ Done ───────────────────────┼──
 //!   attach          ── Attach { whose it is } + fd ┼──►      accepts on the socket from now on
@@ -37,6 +37,6 @@ mod packets;
 mod server;
 
 pub use client::{CallError, Client, ConnectError};
-pub use message::{Answer, Attachment, Held, NodeName, Request, SecretValue, TokenDigest};
+pub use message::{Answer, Attachment, HeldSocket, NodeName, Request, SecretValue, TokenDigest};
 pub use packets::TransportError;
 pub use server::{BindError, Connection, Listener, Received};

@@ -21,7 +21,7 @@
 //! | answer | fields | descriptors |
 //! |---|---|---|
 //! | 65 Welcome | u8 newest version understood | |
-//! | 66 Holding | u8: 1 if more follow; for each: container, digest | |
+//! | 66 HeldSockets | u8: 1 if more follow; for each: container, digest | |
 //! | 67 Done | | |
 //! | 68 Listener | | the listening socket |
 //! | 69 Absent | | |
@@ -47,9 +47,9 @@ use wire::{Reader, Writer};
 pub const VERSION: u8 = 1;
 /// The longest secret that travels.
 pub const MAX_SECRET_BYTES: usize = 64 << 10;
-/// The longest packet: a secret, or a thousand holdings, and what stands before them.
+/// The longest packet: a secret, or a thousand held sockets, and what stands before them.
 pub const MAX_PACKET_BYTES: usize = MAX_SECRET_BYTES + 1024;
-/// How many holdings one packet tells.
+/// How many held sockets one packet lists.
 pub const HELD_PER_PACKET: usize = 1024;
 /// Bytes of the longest name of a secret.
 pub const MAX_SECRET_NAME_BYTES: usize = 512;
@@ -153,7 +153,7 @@ pub struct Attachment {
 
 /// One socket that the provider holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Held {
+pub struct HeldSocket {
     /// Whose.
     pub container: ContainerId,
     /// Of which start.
@@ -222,9 +222,9 @@ pub enum Answer {
         newest: u8,
     },
     /// To `List`, in as many packets as it takes.
-    Holding {
+    HeldSockets {
         /// Part of what is held.
-        held: Vec<Held>,
+        held: Vec<HeldSocket>,
         /// Whether another packet follows.
         more: bool,
     },
@@ -310,9 +310,9 @@ impl Numbered<Answer> {
         let number = self.number;
         match &self.message {
             Answer::Welcome { newest } => Writer::new(65, number).u8(*newest).finish(),
-            Answer::Holding { held, more } => {
+            Answer::HeldSockets { held, more } => {
                 let start = Writer::new(66, number).u8(u8::from(*more));
-                let add = |writer: Writer, held: &Held| {
+                let add = |writer: Writer, held: &HeldSocket| {
                     writer.bytes(held.container.as_bytes()).bytes(&held.token.0)
                 };
                 held.iter().fold(start, add).finish()
@@ -337,7 +337,7 @@ impl Numbered<Answer> {
             65 => Answer::Welcome {
                 newest: reader.u8()?,
             },
-            66 => Answer::Holding {
+            66 => Answer::HeldSockets {
                 more: reader.bool("mark of more")?,
                 held: reader.held()?,
             },

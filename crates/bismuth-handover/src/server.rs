@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
-use crate::message::{Answer, HELD_PER_PACKET, Held, NodeName, Numbered, Request, VERSION};
+use crate::message::{Answer, HELD_PER_PACKET, HeldSocket, NodeName, Numbered, Request, VERSION};
 use crate::packets::{Packets, TransportError};
 
 /// One bismuthd per node connects, and a few more while they restart.
@@ -226,12 +226,16 @@ impl Connection {
     ///
     /// # Errors
     /// As [`TransportError`] says; the connection is of no use then.
-    pub async fn tell_held(&mut self, number: u32, held: &[Held]) -> Result<(), TransportError> {
+    pub async fn send_held_sockets(
+        &mut self,
+        number: u32,
+        held: &[HeldSocket],
+    ) -> Result<(), TransportError> {
         let mut parts = held.chunks(HELD_PER_PACKET).peekable();
         loop {
             let part = parts.next().unwrap_or_default().to_vec();
             let more = parts.peek().is_some();
-            self.answer(number, Answer::Holding { held: part, more }, None)
+            self.answer(number, Answer::HeldSockets { held: part, more }, None)
                 .await?;
             if !more {
                 return Ok(());

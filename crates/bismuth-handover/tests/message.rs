@@ -1,8 +1,8 @@
 //! The messages: round trips, golden bytes, and bytes that are no message.
 
 use bismuth_handover::message::{
-    Answer, Attachment, DecodeError, HELD_PER_PACKET, Held, MAX_PACKET_BYTES, MAX_SECRET_BYTES,
-    NodeName, Numbered, Request, SecretValue, TokenDigest,
+    Answer, Attachment, DecodeError, HELD_PER_PACKET, HeldSocket, MAX_PACKET_BYTES,
+    MAX_SECRET_BYTES, NodeName, Numbered, Request, SecretValue, TokenDigest,
 };
 use bismuth_model::{ContainerId, FunctionId, ServiceGroup, ServiceQuotas};
 use proptest::{collection::vec, option, prelude::*};
@@ -54,8 +54,8 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-fn held() -> impl Strategy<Value = Held> {
-    any::<([u8; 16], [u8; 32])>().prop_map(|(container, token)| Held {
+fn held() -> impl Strategy<Value = HeldSocket> {
+    any::<([u8; 16], [u8; 32])>().prop_map(|(container, token)| HeldSocket {
         container: ContainerId::from_bytes(container),
         token: TokenDigest(token),
     })
@@ -64,7 +64,8 @@ fn held() -> impl Strategy<Value = Held> {
 fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         any::<u8>().prop_map(|newest| Answer::Welcome { newest }),
-        (vec(held(), 0..20), any::<bool>()).prop_map(|(held, more)| Answer::Holding { held, more }),
+        (vec(held(), 0..20), any::<bool>())
+            .prop_map(|(held, more)| Answer::HeldSockets { held, more }),
         Just(Answer::Done),
         Just(Answer::Listener),
         Just(Answer::Absent),
@@ -135,11 +136,11 @@ fn version_1_stays_as_it_is() {
     let golden = b"\x01\x01\x05\x00\x00\x00\x01\x09\x00127.0.0.1".to_vec();
     assert_eq!(*Numbered { number, message }.encode(), golden);
 
-    let held = vec![Held {
+    let held = vec![HeldSocket {
         container: ContainerId::from_bytes([0xc0; 16]),
         token: TokenDigest([0xdd; 32]),
     }];
-    let message = Answer::Holding { held, more: true };
+    let message = Answer::HeldSockets { held, more: true };
     let golden: &[&[u8]] = &[b"\x01\x42\x05\x00\x00\x00\x01", &[0xc0; 16], &[0xdd; 32]];
     assert_eq!(*Numbered { number, message }.encode(), golden.concat());
 }
@@ -161,12 +162,12 @@ fn each_kind_of_wrong_message_is_named() {
 
 #[test]
 fn the_largest_messages_fit_a_packet() {
-    let held = Held {
+    let held = HeldSocket {
         container: ContainerId::from_bytes([1; 16]),
         token: TokenDigest([2; 32]),
     };
     for message in [
-        Answer::Holding {
+        Answer::HeldSockets {
             held: vec![held; HELD_PER_PACKET],
             more: true,
         },

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bismuth_handover::{
-    Answer, Attachment, BindError, CallError, Client, Connection, Held, Listener, NodeName,
+    Answer, Attachment, BindError, CallError, Client, Connection, HeldSocket, Listener, NodeName,
     Request, SecretValue, TokenDigest, TransportError,
 };
 use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
@@ -83,8 +83,8 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
 
 #[tokio::test]
 async fn thousands_of_holdings_are_told_in_several_packets() {
-    let held: Vec<Held> = (0..5000_u32)
-        .map(|n| Held {
+    let held: Vec<HeldSocket> = (0..5000_u32)
+        .map(|n| HeldSocket {
             container: ContainerId::from_bytes(u128::from(n).to_le_bytes()),
             token: TokenDigest::of(&n.to_le_bytes()),
         })
@@ -95,11 +95,11 @@ async fn thousands_of_holdings_are_told_in_several_packets() {
             let received = server.next().await.expect("a List");
             assert_eq!(received.request, Request::List);
             server
-                .tell_held(received.number, held)
+                .send_held_sockets(received.number, held)
                 .await
                 .expect("it is read");
         };
-        let ((), told) = tokio::join!(serve, client.held());
+        let ((), told) = tokio::join!(serve, client.held_sockets());
         assert_eq!(told.expect("a list"), held);
     }
 }

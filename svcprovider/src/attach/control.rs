@@ -69,7 +69,11 @@ async fn handle_request(
     let number = received.number;
     let mut socket = None;
     let answer = match (received.request, received.listener) {
-        (Request::List, _) => return connection.tell_held(number, &sockets.held(node)).await,
+        (Request::List, _) => {
+            return connection
+                .send_held_sockets(number, &sockets.held_sockets(node))
+                .await;
+        }
         (Request::Attach(attachment), Some(listener)) => {
             let container = attachment.container;
             debug!(%container, function = %attachment.function, group = %attachment.group, "attaching");

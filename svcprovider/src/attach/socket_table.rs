@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bismuth_daemon::Shutdown;
-use bismuth_handover::{Attachment, Held, NodeName, TokenDigest};
+use bismuth_handover::{Attachment, HeldSocket, NodeName, TokenDigest};
 use bismuth_model::ContainerId;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -144,11 +144,11 @@ impl SocketTable {
     }
 
     /// What is held for a node.
-    pub(super) fn held(&self, node: &NodeName) -> Vec<Held> {
+    pub(super) fn held_sockets(&self, node: &NodeName) -> Vec<HeldSocket> {
         let first = (node.clone(), ContainerId::from_bytes([0; 16]));
         let table = self.table();
         let ours = table.range(first..).take_while(|((of, _), _)| of == node);
-        ours.map(|((_, container), socket)| Held {
+        ours.map(|((_, container), socket)| HeldSocket {
             container: *container,
             token: socket.token,
         })

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use bismuth_handover::{Client, Held};
+use bismuth_handover::{Client, HeldSocket};
 use svcprovider::attach::{Attach, AttachConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixDatagram};
@@ -35,11 +35,11 @@ async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     let mut again = Client::connect(&harness.socket, &node()).await.unwrap();
-    let held = Held {
+    let held = HeldSocket {
         container: function.attachment.container,
         token: function.attachment.token,
     };
-    assert_eq!(again.held().await.unwrap(), [held]);
+    assert_eq!(again.held_sockets().await.unwrap(), [held]);
     let back = again.take_back(held.container).await.unwrap().unwrap();
     assert_eq!(
         TcpListener::from(back).local_addr().unwrap(),
@@ -47,7 +47,7 @@ async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
     );
     let name = bismuth_handover::NodeName::new("127.0.0.2").unwrap();
     let mut other = Client::connect(&harness.socket, &name).await.unwrap();
-    assert_eq!(other.held().await.unwrap(), []);
+    assert_eq!(other.held_sockets().await.unwrap(), []);
     assert!(other.take_back(held.container).await.unwrap().is_none());
     other.detach(held.container).await.unwrap();
     assert_eq!(function.get("/kv/v1/x").await.status, 404);
@@ -181,7 +181,7 @@ async fn what_does_not_listen_is_refused_and_the_connection_lives_on() {
         .await;
     assert!(refused.unwrap_err().is_refusal());
     assert_eq!(function.get("/kv/v1/x").await.status, 404);
-    assert_eq!(harness.client.held().await.unwrap().len(), 1);
+    assert_eq!(harness.client.held_sockets().await.unwrap().len(), 1);
     harness.end().await;
 }
 
