@@ -165,7 +165,7 @@ impl Keeper {
                 let Some(door) = self.services.get(id) else {
                     return Ok(true);
                 };
-                let Some(socket) = bounded(client.take_back(id)).await? else {
+                let Some(socket) = bounded(client.duplicate(id)).await? else {
                     held.remove(&id);
                     return Ok(false);
                 };

@@ -107,7 +107,7 @@ async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result
                 }
                 Answer::Done
             }
-            Request::Return(id) => {
+            Request::Duplicate(id) => {
                 let doors = doors.lock().unwrap();
                 back = doors
                     .get(&id)

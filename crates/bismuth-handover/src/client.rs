@@ -144,11 +144,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn take_back(
+    pub async fn duplicate(
         &mut self,
         container: ContainerId,
     ) -> Result<Option<OwnedFd>, CallError> {
-        match self.call(Request::Return(container), None).await? {
+        match self.call(Request::Duplicate(container), None).await? {
             (Answer::Listener, Some(listener)) => Ok(Some(listener)),
             (Answer::Absent, None) => Ok(None),
             (answer, _) => Err(unexpected(&answer)),

@@ -11,7 +11,7 @@
 //!                   ◄─ Done ───────────────────────┼──
 //!   attach          ── Attach { whose it is } + fd ┼──►      accepts on the socket from now on
 //!                   ◄─ Done ───────────────────────┼──
-//!   take_back       ── Return { container } ───────┼──►
+//!   duplicate       ── Duplicate { container } ────┼──►
 //!                   ◄─ Listener + fd, or Absent ───┼──      and holds its own descriptor on
 //!   secret          ── Secret { group, name } ─────┼──►
 //!                   ◄─ Secret, or Absent ──────────┼──

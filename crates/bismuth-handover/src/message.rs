@@ -15,7 +15,7 @@
 //! | 2 List | | |
 //! | 3 Attach | container, function: 16 bytes each; text: group; quotas; 32 bytes: digest of the token | the listening socket |
 //! | 4 Detach | container | |
-//! | 5 Return | container | |
+//! | 5 Duplicate | container | |
 //! | 6 Secret | text: group, text: name | |
 //!
 //! | answer | fields | descriptors |
@@ -203,7 +203,7 @@ pub enum Request {
     /// Let go of it.
     Detach(ContainerId),
     /// Give me a descriptor of it, and keep yours.
-    Return(ContainerId),
+    Duplicate(ContainerId),
     /// What is this secret's current value?
     Secret {
         /// Whose.
@@ -230,7 +230,7 @@ pub enum Answer {
     },
     /// It is so. Detaching what is not held is done too.
     Done,
-    /// To `Return`: the socket travels with this.
+    /// To `Duplicate`: the socket travels with this.
     Listener,
     /// There is no such socket or secret.
     Absent,
@@ -262,7 +262,7 @@ impl Numbered<Request> {
             Request::Detach(container) => {
                 Writer::new(4, number).bytes(container.as_bytes()).finish()
             }
-            Request::Return(container) => {
+            Request::Duplicate(container) => {
                 Writer::new(5, number).bytes(container.as_bytes()).finish()
             }
             Request::Secret { group, name } => Writer::new(6, number)
@@ -292,7 +292,7 @@ impl Numbered<Request> {
                 token: TokenDigest(reader.array()?),
             }),
             4 => Request::Detach(reader.container()?),
-            5 => Request::Return(reader.container()?),
+            5 => Request::Duplicate(reader.container()?),
             6 => Request::Secret {
                 group: reader.group()?,
                 name: reader.text("name", MAX_SECRET_NAME_BYTES)?.to_owned(),

@@ -49,7 +49,7 @@ fn request() -> impl Strategy<Value = Request> {
                 })
             }),
         container.clone().prop_map(Request::Detach),
-        container.prop_map(Request::Return),
+        container.prop_map(Request::Duplicate),
         (group(), ".{0,100}").prop_map(|(group, name)| Request::Secret { group, name }),
     ]
 }

@@ -62,7 +62,7 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
             .expect("it is read");
         let received = server.next().await.expect("a Return");
         let container = attachment(1).container;
-        assert_eq!(received.request, Request::Return(container));
+        assert_eq!(received.request, Request::Duplicate(container));
         server
             .answer(received.number, Answer::Listener, Some(theirs.as_fd()))
             .await
@@ -74,7 +74,7 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
             .await
             .expect("it is done");
         drop(ours);
-        let back = client.take_back(attachment(1).container).await;
+        let back = client.duplicate(attachment(1).container).await;
         TcpListener::from(back.expect("an answer").expect("a socket"))
     };
     let ((), back) = tokio::join!(serve, ask);
@@ -109,7 +109,7 @@ async fn a_call_that_was_given_up_does_not_confuse_the_next() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
     {
-        let given_up = client.take_back(container);
+        let given_up = client.duplicate(container);
         tokio::pin!(given_up);
         let received = tokio::select! {
             _ = &mut given_up => panic!("nobody has answered"),

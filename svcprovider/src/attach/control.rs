@@ -84,7 +84,7 @@ async fn handle_request(
             sockets.detach(node, container);
             Answer::Done
         }
-        (Request::Return(container), _) => match sockets.duplicate(node, container) {
+        (Request::Duplicate(container), _) => match sockets.duplicate(node, container) {
             Ok(found) => {
                 socket = found;
                 match socket {

@@ -40,7 +40,7 @@ async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
         token: function.attachment.token,
     };
     assert_eq!(again.held_sockets().await.unwrap(), [held]);
-    let back = again.take_back(held.container).await.unwrap().unwrap();
+    let back = again.duplicate(held.container).await.unwrap().unwrap();
     assert_eq!(
         TcpListener::from(back).local_addr().unwrap(),
         function.address
@@ -48,7 +48,7 @@ async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
     let name = bismuth_handover::NodeName::new("127.0.0.2").unwrap();
     let mut other = Client::connect(&harness.socket, &name).await.unwrap();
     assert_eq!(other.held_sockets().await.unwrap(), []);
-    assert!(other.take_back(held.container).await.unwrap().is_none());
+    assert!(other.duplicate(held.container).await.unwrap().is_none());
     other.detach(held.container).await.unwrap();
     assert_eq!(function.get("/kv/v1/x").await.status, 404);
     harness.end().await;

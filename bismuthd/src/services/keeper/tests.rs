@@ -100,7 +100,7 @@ async fn serve(mut connection: Connection, sockets: &Sockets) {
                 sockets.lock().unwrap().remove(&id);
                 Answer::Done
             }
-            Request::Return(id) => {
+            Request::Duplicate(id) => {
                 back = sockets
                     .lock()
                     .unwrap()
