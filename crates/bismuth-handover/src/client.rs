@@ -40,10 +40,10 @@ pub enum CallError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// svcprovider would not do it; the connection is fine.
-    #[error("svcprovider refuses: {words}")]
+    #[error("svcprovider refuses: {reason}")]
     Refused {
-        /// Its words.
-        words: String,
+        /// Why.
+        reason: String,
     },
 }
 
@@ -209,7 +209,7 @@ impl Client {
                 continue;
             }
             return match answer.message {
-                Answer::Refused { words } => Err(CallError::Refused { words }),
+                Answer::Refused { reason } => Err(CallError::Refused { reason }),
                 message => Ok((message, descriptor)),
             };
         }

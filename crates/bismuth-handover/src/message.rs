@@ -56,7 +56,7 @@ pub const MAX_SECRET_NAME_BYTES: usize = 512;
 
 const MAX_NODE_BYTES: usize = 64;
 /// A refusal is for a log line.
-const MAX_WORDS_BYTES: usize = 1024;
+const MAX_REASON_BYTES: usize = 1024;
 
 /// Why bytes are not a message of this protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -239,7 +239,7 @@ pub enum Answer {
     /// It could not be done; nothing was changed.
     Refused {
         /// Why, for a log.
-        words: String,
+        reason: String,
     },
 }
 
@@ -321,8 +321,8 @@ impl Numbered<Answer> {
             Answer::Listener => Writer::new(68, number).finish(),
             Answer::Absent => Writer::new(69, number).finish(),
             Answer::Secret(value) => Writer::new(70, number).bytes(value.expose()).finish(),
-            Answer::Refused { words } => Writer::new(71, number)
-                .text(wire::cut(words, MAX_WORDS_BYTES))
+            Answer::Refused { reason } => Writer::new(71, number)
+                .text(wire::cut(reason, MAX_REASON_BYTES))
                 .finish(),
         }
     }
@@ -349,7 +349,7 @@ impl Numbered<Answer> {
                 Answer::Secret(value.ok_or(DecodeError::Length)?)
             }
             71 => Answer::Refused {
-                words: reader.text("reason", MAX_WORDS_BYTES)?.to_owned(),
+                reason: reader.text("reason", MAX_REASON_BYTES)?.to_owned(),
             },
             kind => return Err(DecodeError::Kind { kind }),
         };

@@ -71,7 +71,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Absent),
         vec(any::<u8>(), 0..600)
             .prop_map(|bytes| Answer::Secret(SecretValue::new(bytes).expect("it is short"))),
-        ".{0,100}".prop_map(|words| Answer::Refused { words }),
+        ".{0,100}".prop_map(|reason| Answer::Refused { reason }),
     ]
 }
 
@@ -173,7 +173,7 @@ fn the_largest_messages_fit_a_packet() {
         },
         Answer::Secret(SecretValue::new(vec![7; MAX_SECRET_BYTES]).expect("just fits")),
         Answer::Refused {
-            words: "ü".repeat(100_000),
+            reason: "ü".repeat(100_000),
         },
     ] {
         let bytes = Numbered { number: 1, message }.encode();

@@ -60,7 +60,7 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
             .answer(received.number, Answer::Done, None)
             .await
             .expect("it is read");
-        let received = server.next().await.expect("a Return");
+        let received = server.next().await.expect("a Duplicate");
         let container = attachment(1).container;
         assert_eq!(received.request, Request::Duplicate(container));
         server
@@ -113,7 +113,7 @@ async fn a_call_that_was_given_up_does_not_confuse_the_next() {
         tokio::pin!(given_up);
         let received = tokio::select! {
             _ = &mut given_up => panic!("nobody has answered"),
-            received = server.next() => received.expect("a Return"),
+            received = server.next() => received.expect("a Duplicate"),
         };
         let late = listener();
         server
@@ -138,9 +138,9 @@ async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
     let container = attachment(1).container;
     let serve = async {
         let received = server.next().await.expect("a Detach");
-        let words = "no room".to_owned();
+        let reason = "no room".to_owned();
         server
-            .answer(received.number, Answer::Refused { words }, None)
+            .answer(received.number, Answer::Refused { reason }, None)
             .await
             .expect("it is read");
     };

@@ -121,6 +121,6 @@ fn done(result: std::io::Result<()>) -> Answer {
     }
 }
 
-fn refused(words: String) -> Answer {
-    Answer::Refused { words }
+fn refused(reason: String) -> Answer {
+    Answer::Refused { reason }
 }
