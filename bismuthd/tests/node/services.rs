@@ -78,7 +78,7 @@ impl Provider {
 }
 
 async fn serve(mut connection: Connection, doors: Doors, tasks: Tasks) -> Result<()> {
-    connection.greet().await?;
+    connection.handshake().await?;
     loop {
         let received = connection.next().await?;
         let mut back = None;

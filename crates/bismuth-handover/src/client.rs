@@ -24,8 +24,8 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Somebody answers, and it is not a svcprovider.
-    #[error("greet svcprovider at {}", path.display())]
-    Greet {
+    #[error("handshake with svcprovider at {}", path.display())]
+    Handshake {
         /// The socket.
         path: PathBuf,
         /// What went wrong.
@@ -72,9 +72,9 @@ impl Client {
             path: path.to_owned(),
             source,
         })?;
-        Self::over(socket, node)
+        Self::from_socket(socket, node)
             .await
-            .map_err(|source| ConnectError::Greet {
+            .map_err(|source| ConnectError::Handshake {
                 path: path.to_owned(),
                 source,
             })
@@ -84,7 +84,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn over(socket: OwnedFd, node: &NodeName) -> Result<Self, CallError> {
+    pub async fn from_socket(socket: OwnedFd, node: &NodeName) -> Result<Self, CallError> {
         let packets = Packets::new(socket)?;
         let mut client = Self { packets, number: 0 };
         let hello = Request::Hello {

@@ -172,7 +172,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`TransportError`] says; the connection is of no use then.
-    pub async fn greet(&mut self) -> Result<NodeName, TransportError> {
+    pub async fn handshake(&mut self) -> Result<NodeName, TransportError> {
         let received = self.next().await?;
         let Request::Hello { node, .. } = received.request else {
             return Err(TransportError::OutOfTurn {

@@ -27,7 +27,7 @@ async fn connected() -> (Client, Connection) {
     let (near, far) = pair();
     let mut server = Connection::new(far).expect("our own user");
     let name = node();
-    let (client, greeted) = tokio::join!(Client::over(near, &name), server.greet());
+    let (client, greeted) = tokio::join!(Client::from_socket(near, &name), server.handshake());
     assert_eq!(greeted.expect("a greeting"), node());
     (client.expect("a welcome"), server)
 }
@@ -204,7 +204,7 @@ async fn what_is_no_request_ends_the_connection() {
         let (near, far) = pair();
         let mut server = Connection::new(far).expect("our own user");
         rustix::net::send(&near, bytes, SendFlags::NOSIGNAL).expect("it fits");
-        let error = server.greet().await.expect_err("it is no greeting");
+        let error = server.handshake().await.expect_err("it is no greeting");
         assert!(error.to_string().contains(wanted), "{error}");
     }
 }
@@ -228,7 +228,7 @@ async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
     let name = node();
     let (client, greeted) = tokio::join!(Client::connect(&path, &name), async {
         let mut connection = second.accept().await.expect("somebody connects");
-        connection.greet().await
+        connection.handshake().await
     });
     client.expect("a welcome");
     greeted.expect("a greeting");

@@ -22,7 +22,7 @@ pub(super) async fn serve(
     sockets: Arc<SocketTable>,
     secrets: Arc<dyn SecretStore>,
 ) {
-    let node = match tokio::time::timeout(HELLO_TIMEOUT, connection.greet()).await {
+    let node = match tokio::time::timeout(HELLO_TIMEOUT, connection.handshake()).await {
         Ok(Ok(node)) => node,
         Ok(Err(error)) => {
             warn!(error = chain(&error), "what connected is no bismuthd");

@@ -71,7 +71,7 @@ impl Provider {
 }
 
 async fn serve(mut connection: Connection, sockets: &Sockets) {
-    if connection.greet().await.is_err() {
+    if connection.handshake().await.is_err() {
         return;
     }
     while let Ok(received) = connection.next().await {
