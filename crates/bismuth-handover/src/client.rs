@@ -241,5 +241,5 @@ fn unexpected(answer: &Answer) -> CallError {
         Answer::Secret(_) => "Secret",
         Answer::Refused { .. } => "Refused",
     };
-    CallError::Transport(TransportError::OutOfTurn { what })
+    CallError::Transport(TransportError::Unexpected { what })
 }

@@ -33,7 +33,7 @@ pub enum TransportError {
     },
     /// The other side is of another user.
     #[error("the other side of the handover socket is user {uid}, not {own}")]
-    Stranger {
+    WrongUser {
         /// Who it is.
         uid: u32,
         /// Who we are.
@@ -50,7 +50,7 @@ pub enum TransportError {
     Decode(#[from] DecodeError),
     /// A message that does not come now, or not with that many descriptors.
     #[error("the other side sent {what} when it should not")]
-    OutOfTurn {
+    Unexpected {
         /// What it sent.
         what: &'static str,
     },
@@ -77,7 +77,7 @@ impl Packets {
             sockopt::socket_peercred(&socket).map_err(|e| failed("ask who is at")(e.into()))?;
         let (uid, own) = (peer.uid.as_raw(), rustix::process::geteuid().as_raw());
         if uid != own {
-            return Err(TransportError::Stranger { uid, own });
+            return Err(TransportError::WrongUser { uid, own });
         }
         rustix::io::ioctl_fionbio(&socket, true).map_err(|e| failed("prepare")(e.into()))?;
         let socket = UnixStream::from_std(socket.into()).map_err(failed("watch"))?;

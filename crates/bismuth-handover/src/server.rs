@@ -175,7 +175,7 @@ impl Connection {
     pub async fn handshake(&mut self) -> Result<NodeName, TransportError> {
         let received = self.next().await?;
         let Request::Hello { node, .. } = received.request else {
-            return Err(TransportError::OutOfTurn {
+            return Err(TransportError::Unexpected {
                 what: "a request before its Hello",
             });
         };
@@ -193,10 +193,10 @@ impl Connection {
         let (request, listener) = self.packets.receive(Numbered::<Request>::decode).await?;
         let attaches = matches!(request.message, Request::Attach(_));
         match (attaches, &listener) {
-            (true, None) => Err(TransportError::OutOfTurn {
+            (true, None) => Err(TransportError::Unexpected {
                 what: "an Attach without a socket",
             }),
-            (false, Some(_)) => Err(TransportError::OutOfTurn {
+            (false, Some(_)) => Err(TransportError::Unexpected {
                 what: "a descriptor that nobody asked for",
             }),
             _ => Ok(Received {
