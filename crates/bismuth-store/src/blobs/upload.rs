@@ -36,7 +36,7 @@ struct Upload {
     renewal: Interval,
     pending: PendingUpload,
     /// Whether nothing is to be done about it any more, or nobody knows what.
-    settled: bool,
+    skip_cleanup: bool,
 }
 
 impl Drop for Upload {
@@ -44,7 +44,7 @@ impl Drop for Upload {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.settled {
+        if !self.skip_cleanup {
             let (objects, object) = (Arc::clone(&self.blobs.objects), self.object);
             runtime.spawn(async move {
                 if let Err(error) = objects.delete(object).await {
@@ -69,30 +69,31 @@ impl Blobs {
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let pending = self.refuse_early(&blob).await?;
-        let mut upload = self.begin(pending).await?;
+        let pending = self.check_before_upload(&blob).await?;
+        let mut upload = self.begin_upload(pending).await?;
         let received = match self.objects.create(upload.object, &blob.group).await {
-            Ok(writer) => self.receive(&mut upload, &blob, writer, body).await,
+            Ok(writer) => self.receive_body(&mut upload, &blob, writer, body).await,
             Err(error) => Err(error.into()),
         };
         let sha256 = match received {
             Ok(sha256) => sha256,
             Err(error) => {
                 // An object that may still come, because nobody knows what became of a request, is not to be forgotten.
-                upload.settled = matches!(error, PutError::Engine(EngineError::Unavailable { .. }));
+                upload.skip_cleanup =
+                    matches!(error, PutError::Engine(EngineError::Unavailable { .. }));
                 upload.discard().await;
                 return Err(error);
             }
         };
         // Cut off from here on, it is in the index or not: the collector sees which.
-        upload.settled = true;
-        let stored = self.publish(&mut upload, &blob, sha256).await;
+        upload.skip_cleanup = true;
+        let stored = self.commit_upload(&mut upload, &blob, sha256).await;
         match &stored {
             Ok(stored) if stored.replaced => self.garbage.notify_one(),
             // It is in the index, or may be.
             Ok(_) | Err(PutError::Engine(_)) => {}
             Err(_) => {
-                upload.settled = false;
+                upload.skip_cleanup = false;
                 upload.discard().await;
             }
         }
@@ -101,7 +102,7 @@ impl Blobs {
 
     /// Asks whether the blob would be refused as far as is known of it, so that a gibibyte is not sent for nothing; and counts it among the
     /// group's uploads.
-    async fn refuse_early(&self, blob: &NewBlob) -> Result<PendingUpload, PutError> {
+    async fn check_before_upload(&self, blob: &NewBlob) -> Result<PendingUpload, PutError> {
         let limit = self.settings.max_bytes;
         if blob.length.is_some_and(|length| length > limit) {
             return Err(PutError::TooLarge { limit });
@@ -128,7 +129,7 @@ impl Blobs {
         Ok(pending)
     }
 
-    async fn begin(&self, pending: PendingUpload) -> Result<Upload, PutError> {
+    async fn begin_upload(&self, pending: PendingUpload) -> Result<Upload, PutError> {
         let object = ObjectId::random();
         let write = index::writing(object, Condition::Absent);
         let revision = self.write_one(write).await?;
@@ -143,12 +144,12 @@ impl Blobs {
             digest: Sha256::new(),
             renewal,
             pending,
-            settled: false,
+            skip_cleanup: false,
         })
     }
 
     /// Takes the bytes into the object; returns their SHA-256.
-    async fn receive<E>(
+    async fn receive_body<E>(
         &self,
         upload: &mut Upload,
         blob: &NewBlob,
@@ -164,7 +165,7 @@ impl Blobs {
             let bytes = tokio::select! {
                 bytes = body.next() => bytes,
                 _ = upload.renewal.tick() => {
-                    self.renew(upload).await?;
+                    self.renew_upload(upload).await?;
                     continue;
                 }
             };
@@ -188,14 +189,14 @@ impl Blobs {
     }
 
     /// Says that the upload goes on.
-    async fn renew(&self, upload: &mut Upload) -> Result<(), PutError> {
+    async fn renew_upload(&self, upload: &mut Upload) -> Result<(), PutError> {
         let condition = Condition::OneOf(vec![upload.revision]);
         match self
             .write_one(index::writing(upload.object, condition))
             .await
         {
             Ok(revision) => upload.revision = revision,
-            Err(EngineError::Refused { .. }) => return self.find_again(upload).await,
+            Err(EngineError::Refused { .. }) => return self.reload_state(upload).await,
             // There is time for the next one.
             Err(error) => {
                 tracing::warn!(%error, object = %upload.object, "cannot say that an upload goes on")
@@ -205,7 +206,7 @@ impl Blobs {
     }
 
     /// The state of an upload is not the one that was left: an answer was lost, or it was given up.
-    async fn find_again(&self, upload: &mut Upload) -> Result<(), PutError> {
+    async fn reload_state(&self, upload: &mut Upload) -> Result<(), PutError> {
         let record = self.records.get(&index::state_key(upload.object)).await?;
         let record = record.filter(|it| State::decode(it) == Some(State::Writing));
         // Nobody else says that it is written.
@@ -214,7 +215,7 @@ impl Blobs {
     }
 
     /// Puts the new object into the index, and what was there among the garbage.
-    async fn publish(
+    async fn commit_upload(
         &self,
         upload: &mut Upload,
         blob: &NewBlob,
@@ -237,7 +238,7 @@ impl Blobs {
             batch.extend(old.as_ref().map(|old| index::garbage(old.object)));
             match self.records.write(batch).await {
                 Ok(written) => {
-                    let written = written.first().ok_or_else(unanswered)?;
+                    let written = written.first().ok_or_else(no_write_result)?;
                     let stored = Blob {
                         revision: written.revision,
                         size: upload.size,
@@ -255,7 +256,7 @@ impl Blobs {
                     refused: Refused::Condition { .. },
                 }) => {}
                 Err(EngineError::Refused { index: 0, refused }) => return Err(refused.into()),
-                Err(EngineError::Refused { .. }) => self.find_again(upload).await?,
+                Err(EngineError::Refused { .. }) => self.reload_state(upload).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -263,7 +264,7 @@ impl Blobs {
     }
 
     /// Removes what an upload has left. What fails here is left to the collector.
-    async fn discard(&self, object: ObjectId, revision: Revision) {
+    async fn discard_upload(&self, object: ObjectId, revision: Revision) {
         let discarded = async {
             self.objects.delete(object).await?;
             self.write_one(index::forget(object, revision)).await
@@ -276,21 +277,21 @@ impl Blobs {
     pub(super) async fn write_one(&self, write: Write) -> Result<Revision, EngineError> {
         let written = self.records.write(vec![write]).await?;
         let revision = written.first().map(|written| written.revision);
-        revision.ok_or_else(unanswered)
+        revision.ok_or_else(no_write_result)
     }
 }
 
 impl Upload {
     /// Removes what it has left, unless that is left to the collector. Cut off, it is done by whoever drops it.
     async fn discard(&mut self) {
-        if !self.settled {
-            self.blobs.discard(self.object, self.revision).await;
-            self.settled = true;
+        if !self.skip_cleanup {
+            self.blobs.discard_upload(self.object, self.revision).await;
+            self.skip_cleanup = true;
         }
     }
 }
 
-fn unanswered() -> EngineError {
+fn no_write_result() -> EngineError {
     EngineError::Broken {
         engine: "the records",
         reason: "a write was not answered".into(),
