@@ -139,7 +139,7 @@ impl Blobs {
             // From here on it cannot get into the index.
             let garbage = Write {
                 record_key: due.record_key.clone(),
-                ..index::garbage_if(due.object, revision)
+                ..index::mark_garbage_if(due.object, revision)
             };
             match self.write_one(garbage).await {
                 Ok(garbage) => revision = garbage,
@@ -148,11 +148,11 @@ impl Blobs {
             }
         }
         self.objects.delete(due.object).await?;
-        let forget = Write {
+        let delete = Write {
             record_key: due.record_key,
-            ..index::forget(due.object, revision)
+            ..index::delete_state(due.object, revision)
         };
-        match self.write_one(forget).await {
+        match self.write_one(delete).await {
             Ok(_) => Ok(true),
             // Somebody else has.
             Err(EngineError::Refused { .. }) => Ok(false),

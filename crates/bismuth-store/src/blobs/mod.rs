@@ -269,7 +269,7 @@ impl Blobs {
             };
             match self
                 .records
-                .write(vec![delete, index::garbage(current.object)])
+                .write(vec![delete, index::mark_garbage(current.object)])
                 .await
             {
                 Ok(_) => {

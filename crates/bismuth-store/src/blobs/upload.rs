@@ -113,7 +113,7 @@ impl Blobs {
         let size = blob.length.unwrap_or_default();
         let write = Write {
             condition: blob.condition.clone(),
-            change: index::put(&blob.key, ObjectId(0), size, &[0; 32], None),
+            change: index::put_entry(&blob.key, ObjectId(0), size, &[0; 32], None),
             limits: blob.limits,
             record_key,
         };
@@ -131,7 +131,7 @@ impl Blobs {
 
     async fn begin_upload(&self, pending: PendingUpload) -> Result<Upload, PutError> {
         let object = ObjectId::random();
-        let write = index::writing(object, Condition::Absent);
+        let write = index::mark_writing(object, Condition::Absent);
         let revision = self.write_one(write).await?;
         let mut renewal = interval(self.settings.renew_every);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,7 +192,7 @@ impl Blobs {
     async fn renew_upload(&self, upload: &mut Upload) -> Result<(), PutError> {
         let condition = Condition::OneOf(vec![upload.revision]);
         match self
-            .write_one(index::writing(upload.object, condition))
+            .write_one(index::mark_writing(upload.object, condition))
             .await
         {
             Ok(revision) => upload.revision = revision,
@@ -231,11 +231,17 @@ impl Blobs {
             let entry = Write {
                 record_key: record_key.clone(),
                 condition: current.map_or(Condition::Absent, |it| Condition::OneOf(vec![it])),
-                change: index::put(&blob.key, upload.object, upload.size, &sha256, content_type),
+                change: index::put_entry(
+                    &blob.key,
+                    upload.object,
+                    upload.size,
+                    &sha256,
+                    content_type,
+                ),
                 limits: blob.limits,
             };
-            let mut batch = vec![entry, index::forget(upload.object, upload.revision)];
-            batch.extend(old.as_ref().map(|old| index::garbage(old.object)));
+            let mut batch = vec![entry, index::delete_state(upload.object, upload.revision)];
+            batch.extend(old.as_ref().map(|old| index::mark_garbage(old.object)));
             match self.records.write(batch).await {
                 Ok(written) => {
                     let written = written.first().ok_or_else(no_write_result)?;
@@ -267,7 +273,7 @@ impl Blobs {
     async fn discard_upload(&self, object: ObjectId, revision: Revision) {
         let discarded = async {
             self.objects.delete(object).await?;
-            self.write_one(index::forget(object, revision)).await
+            self.write_one(index::delete_state(object, revision)).await
         };
         if let Err(error) = discarded.await {
             tracing::debug!(%error, %object, "an upload that failed is left to the collector");
