@@ -275,7 +275,7 @@ async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<
             after,
             limit,
         } = page;
-        let described = app.blobs.list_described(&group, &prefix, after, limit);
+        let described = app.blobs.list_details(&group, &prefix, after, limit);
         return json_in(permit, &BlobPage::from(described.await?));
     }
     let (listed, more) = list_page(&app.blobs, &group, &page, None).await?;

@@ -87,9 +87,9 @@ impl From<blobs::Listed> for Listed {
     }
 }
 
-impl From<blobs::DescribedPage> for BlobPage {
-    fn from(page: blobs::DescribedPage) -> Self {
-        let described = |blob: blobs::Described| Described {
+impl From<blobs::BlobDetailsPage> for BlobPage {
+    fn from(page: blobs::BlobDetailsPage) -> Self {
+        let described = |blob: blobs::BlobDetails| Described {
             listed: blob.listed.into(),
             sha256: blob.sha256.map(hex),
         };

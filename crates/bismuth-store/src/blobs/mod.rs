@@ -12,7 +12,7 @@
 //! those in the index is in [`Keyspace::Object`]: nothing that was ever written is forgotten.
 
 mod collect;
-mod described;
+mod details;
 mod index;
 mod pending_bytes;
 mod read;
@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use collect::Collected;
-pub use described::{Described, DescribedPage};
+pub use details::{BlobDetails, BlobDetailsPage};
 
 use self::index::Entry;
 use self::pending_bytes::PendingBytes;
