@@ -5,7 +5,7 @@ use std::ops::Range;
 use bismuth_base::LogThrottle;
 use bismuth_http::{Body, BodyError};
 use bismuth_store::Key;
-use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use bismuth_store::blobs::{Blob, Blobs, ListedBlob, NewBlob, PutError};
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, EngineError, Refused, Revision};
 use bytes::Bytes;
@@ -303,14 +303,14 @@ async fn list_page(
     group: &str,
     page: &Page,
     after: Option<String>,
-) -> Result<(Vec<Listed>, bool), EngineError> {
+) -> Result<(Vec<ListedBlob>, bool), EngineError> {
     let after = after.or_else(|| page.after.clone());
     blobs.list(group, &page.prefix, after, page.limit).await
 }
 
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(app: &AppState, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
+fn all(app: &AppState, group: String, page: Page, listed: Vec<ListedBlob>, more: bool) -> Body {
     let blobs = app.blobs.clone();
     let first = (keys(&listed, "["), list_position(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
@@ -345,7 +345,7 @@ enum ListPosition {
     Done,
 }
 
-fn list_position(mut listed: Vec<Listed>, more: bool) -> ListPosition {
+fn list_position(mut listed: Vec<ListedBlob>, more: bool) -> ListPosition {
     match listed.pop().filter(|_| more) {
         Some(last) => ListPosition::Key(last.key),
         None => ListPosition::End,
@@ -353,7 +353,7 @@ fn list_position(mut listed: Vec<Listed>, more: bool) -> ListPosition {
 }
 
 /// The keys as members of an array, with `before` in front if there are any; an array begins also without.
-fn keys(listed: &[Listed], before: &str) -> Bytes {
+fn keys(listed: &[ListedBlob], before: &str) -> Bytes {
     let mut text = String::new();
     for (index, blob) in listed.iter().enumerate() {
         text.push_str(if index == 0 { before } else { "," });

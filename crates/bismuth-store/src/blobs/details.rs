@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::index::Entry;
-use super::{Blobs, Listed, listed_as, record_key};
+use super::{Blobs, ListedBlob, listed_blob, record_key};
 use crate::records::{EngineError, NO_BOUND};
 
 /// A part of a listing.
@@ -19,7 +19,7 @@ pub struct BlobDetailsPage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobDetails {
     /// What is known without the index's entry.
-    pub listed: Listed,
+    pub listed: ListedBlob,
     /// SHA-256 of its bytes. `None` if its entry cannot be read: one that is broken must not hide the others.
     pub sha256: Option<[u8; 32]>,
 }
@@ -49,7 +49,7 @@ impl Blobs {
             let meta = record.meta.clone();
             let entry = Entry::decode(&record_key, record);
             Some(BlobDetails {
-                listed: listed_as((record_key.key, meta)),
+                listed: listed_blob((record_key.key, meta)),
                 sha256: entry.ok().map(|entry| entry.blob.sha256),
             })
         });

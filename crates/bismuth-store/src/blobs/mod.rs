@@ -91,7 +91,7 @@ pub struct Blob {
 
 /// A blob in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedBlob {
     /// Its key.
     pub key: String,
     /// Which state this is.
@@ -293,10 +293,10 @@ impl Blobs {
         prefix: &str,
         after: Option<String>,
         limit: NonZeroUsize,
-    ) -> Result<(Vec<Listed>, bool), EngineError> {
+    ) -> Result<(Vec<ListedBlob>, bool), EngineError> {
         let page = self.page(group, prefix, after, limit).await?;
         let listed = page.entries.into_iter();
-        Ok((listed.map(listed_as).collect(), page.more))
+        Ok((listed.map(listed_blob).collect(), page.more))
     }
 
     async fn page(
@@ -353,8 +353,8 @@ fn charge(key: &str, size: u64) -> u64 {
     size.saturating_add(key.len() as u64)
 }
 
-fn listed_as((key, meta): (String, Meta)) -> Listed {
-    Listed {
+fn listed_blob((key, meta): (String, Meta)) -> ListedBlob {
+    ListedBlob {
         size: meta.charge.saturating_sub(key.len() as u64),
         revision: meta.revision,
         content_type: meta.content_type,

@@ -18,7 +18,7 @@ use super::keyring::Keyring;
 use super::manifest::{Entry, Manifest};
 use super::seal::{self, SealKey, Use};
 use super::secret::Secret;
-use super::store::{Listed, Stored};
+use super::store::{ListedSecret, Stored};
 use super::versions::{Version, Versions, digest};
 use crate::records::{Change, Condition, Keyspace, Limits, Record, RecordKey, Revision, Write};
 
@@ -112,9 +112,9 @@ impl State {
         })
     }
 
-    pub(super) fn list(&self) -> Vec<Listed> {
+    pub(super) fn list(&self) -> Vec<ListedSecret> {
         let manifest = self.opened.iter().flat_map(|opened| opened.manifest.iter());
-        let listed = manifest.map(|(name, entry)| Listed {
+        let listed = manifest.map(|(name, entry)| ListedSecret {
             name: name.to_owned(),
             version: entry.version,
             modified_ms: entry.modified_ms,

@@ -46,7 +46,7 @@ pub struct Secrets {
 
 /// A secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedSecret {
     /// What it is called.
     pub name: String,
     /// Which value it has: counts them.
@@ -94,7 +94,7 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Secrets::get`].
-    pub async fn list(&self, group: &str) -> Result<Vec<Listed>, SecretError> {
+    pub async fn list(&self, group: &str) -> Result<Vec<ListedSecret>, SecretError> {
         Ok(self.look(group, None).await?.list())
     }
 

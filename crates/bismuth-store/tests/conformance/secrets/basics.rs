@@ -1,7 +1,7 @@
 //! Writing, reading, listing, removing.
 
 use bismuth_store::records::{Keyspace, Usage, now_ms};
-use bismuth_store::secrets::{Listed, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, Stored};
+use bismuth_store::secrets::{ListedSecret, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, Stored};
 
 use super::{Keys, key, read, read_version, set};
 use crate::world::World;
@@ -84,7 +84,7 @@ pub async fn secrets_are_listed_by_name_without_their_values(world: &mut dyn Wor
     set(&secrets, "group", "b", "value").await;
     secrets.delete("group", &key("c")).await.unwrap();
     let listed = secrets.list("group").await.unwrap();
-    let of = |listed: &Listed| (listed.name.clone(), listed.version);
+    let of = |listed: &ListedSecret| (listed.name.clone(), listed.version);
     assert_eq!(
         listed.iter().map(of).collect::<Vec<_>>(),
         [("a/b".into(), 1), ("b".into(), 2)]
