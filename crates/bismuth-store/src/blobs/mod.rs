@@ -125,7 +125,7 @@ pub struct NewBlob {
 
 /// What [`Blobs::put`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredBlob {
     /// The blob that is there now.
     pub blob: Blob,
     /// Whether there was one before.
@@ -162,17 +162,17 @@ pub enum PutError {
 pub type Body = BoxStream<'static, Result<Bytes, EngineError>>;
 
 /// A blob that was found, and what was wanted of it.
-pub struct Found {
+pub struct FoundBlob {
     /// The blob.
     pub blob: Blob,
     /// The range that was selected, and its bytes. They end with an error before the last of them if they are not those that were stored.
     pub body: Option<(Range<u64>, Body)>,
 }
 
-impl std::fmt::Debug for Found {
+impl std::fmt::Debug for FoundBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let range = self.body.as_ref().map(|(range, _)| range);
-        let mut debug = f.debug_struct("Found");
+        let mut debug = f.debug_struct("FoundBlob");
         debug.field("blob", &self.blob).field("range", &range);
         debug.finish_non_exhaustive()
     }
@@ -217,19 +217,19 @@ impl Blobs {
         group: &str,
         key: &str,
         select: impl Fn(&Blob) -> Option<Range<u64>> + Send,
-    ) -> Result<Option<Found>, EngineError> {
+    ) -> Result<Option<FoundBlob>, EngineError> {
         let record_key = record_key(group, key);
         for _ in 0..RACES {
             let Some(Entry { blob, object }) = self.entry(&record_key).await? else {
                 return Ok(None);
             };
             let Some(range) = select(&blob) else {
-                return Ok(Some(Found { blob, body: None }));
+                return Ok(Some(FoundBlob { blob, body: None }));
             };
             if let Some(bytes) = self.objects.read(object, range.clone()).await? {
                 let body = read::checked(bytes, &blob, &range);
                 let body = Some((range, body));
-                return Ok(Some(Found { blob, body }));
+                return Ok(Some(FoundBlob { blob, body }));
             }
             // It was replaced between the two, or it is lost.
             if self.entry(&record_key).await?.map(|entry| entry.object) == Some(object) {

@@ -20,7 +20,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::index::State;
 use super::pending_bytes::{Left, PendingUpload};
-use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, record_key};
+use super::{
+    Blob, Blobs, NewBlob, PutError, RACES, StoredBlob, charge, contended, index, record_key,
+};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
 
@@ -65,7 +67,7 @@ impl Blobs {
         &self,
         blob: NewBlob,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
-    ) -> Result<Stored, PutError>
+    ) -> Result<StoredBlob, PutError>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
@@ -220,7 +222,7 @@ impl Blobs {
         upload: &mut Upload,
         blob: &NewBlob,
         sha256: [u8; 32],
-    ) -> Result<Stored, PutError> {
+    ) -> Result<StoredBlob, PutError> {
         let record_key = record_key(&blob.group, &blob.key);
         for _ in 0..RACES {
             let old = self.entry(&record_key).await?;
@@ -252,7 +254,7 @@ impl Blobs {
                         content_type: blob.content_type.clone(),
                         modified_ms: written.modified_ms,
                     };
-                    return Ok(Stored {
+                    return Ok(StoredBlob {
                         blob: stored,
                         replaced: old.is_some(),
                     });

@@ -40,7 +40,7 @@ pub use keyring::{Keyring, KeyringError};
 pub use rewrap::Rewrapped;
 pub use secret::{Secret, SecretStore};
 pub use start::{MasterKeysError, master_keys};
-pub use store::{ListedSecret, Secrets, Stored};
+pub use store::{ListedSecret, Secrets, StoredSecret};
 
 /// Bytes of the longest value.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;

@@ -18,7 +18,7 @@ use super::keyring::Keyring;
 use super::manifest::{Entry, Manifest};
 use super::seal::{self, SealKey, Use};
 use super::secret::Secret;
-use super::store::{ListedSecret, Stored};
+use super::store::{ListedSecret, StoredSecret};
 use super::versions::{Version, Versions, digest};
 use crate::records::{Change, Condition, Keyspace, Limits, Record, RecordKey, Revision, Write};
 
@@ -183,7 +183,7 @@ impl State {
         value: &[u8],
         if_missing: IfMissing,
         now_ms: u64,
-    ) -> Result<(Vec<Write>, Stored), SecretError> {
+    ) -> Result<(Vec<Write>, StoredSecret), SecretError> {
         let before = self.versions(name)?;
         let created = before.is_none();
         if created {
@@ -213,7 +213,7 @@ impl State {
         batch.push(put(record(group, name), Condition::Always, bytes));
         opened.manifest.insert(name, entry);
         batch.push(opened.rewrite(group)?);
-        Ok((batch, Stored { version, created }))
+        Ok((batch, StoredSecret { version, created }))
     }
 
     fn may_be_made(&self, if_missing: IfMissing) -> Result<(), SecretError> {

@@ -57,7 +57,7 @@ pub struct ListedSecret {
 
 /// What became of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredSecret {
     /// Its version.
     pub version: u64,
     /// Whether there was no secret of that name.
@@ -125,7 +125,12 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Secrets::get`], and when the value is empty or too long, or the group has too many secrets.
-    pub async fn set(&self, group: &str, name: &Key, value: &[u8]) -> Result<Stored, SecretError> {
+    pub async fn set(
+        &self,
+        group: &str,
+        name: &Key,
+        value: &[u8],
+    ) -> Result<StoredSecret, SecretError> {
         self.put(group, name, value, IfMissing::Make).await
     }
 
@@ -144,7 +149,7 @@ impl Secrets {
         name: &Key,
         value: &[u8],
         if_missing: IfMissing,
-    ) -> Result<Stored, SecretError> {
+    ) -> Result<StoredSecret, SecretError> {
         let bytes = value.len();
         if bytes == 0 || bytes > MAX_VALUE_BYTES {
             return Err(SecretError::Size { bytes });

@@ -1,7 +1,9 @@
 //! Writing, reading, listing, removing.
 
 use bismuth_store::records::{Keyspace, Usage, now_ms};
-use bismuth_store::secrets::{ListedSecret, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, Stored};
+use bismuth_store::secrets::{
+    ListedSecret, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, StoredSecret,
+};
 
 use super::{Keys, key, read, read_version, set};
 use crate::world::World;
@@ -11,7 +13,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(world: &m
     let secrets = keys.secrets(world.records());
     let stored = secrets.set("group", &key("name"), b"one").await.unwrap();
     let (version, created) = (1, true);
-    assert_eq!(stored, Stored { version, created });
+    assert_eq!(stored, StoredSecret { version, created });
     assert_eq!(
         read(&secrets, "group", "name").await,
         Some(("one".into(), 1))
@@ -24,7 +26,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(world: &m
 
     let stored = secrets.set("group", &key("name"), b"three").await.unwrap();
     let (version, created) = (3, false);
-    assert_eq!(stored, Stored { version, created });
+    assert_eq!(stored, StoredSecret { version, created });
     assert_eq!(
         read(&secrets, "group", "name").await,
         Some(("three".into(), 3))
