@@ -76,12 +76,12 @@ pub(super) fn put_entry(
 
 /// The state of an object that is not in the index, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ObjectState {
     Writing,
     Garbage,
 }
 
-impl State {
+impl ObjectState {
     pub(super) fn decode(record: &Record) -> Option<Self> {
         match &*record.value {
             value if value == WRITING => Some(Self::Writing),

@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::index::State;
-use super::pending_bytes::{Left, PendingUpload};
+use super::index::ObjectState;
+use super::pending_bytes::{ByteQuota, PendingUpload};
 use super::{
     Blob, Blobs, NewBlob, PutError, RACES, StoredBlob, charge, contended, index, record_key,
 };
@@ -121,12 +121,12 @@ impl Blobs {
         };
         decide::decide(current.as_ref(), usage, now_ms(), Revision(0), &write)?;
         let replaced = current.map_or(0, |record| record.meta.charge);
-        let left = blob.limits.bytes.map(|limit| Left {
+        let quota = blob.limits.bytes.map(|limit| ByteQuota {
             used: usage.bytes.saturating_sub(replaced),
             // What is smaller than what it replaces is allowed, also where a limit was lowered.
             limit: limit.max(usage.bytes),
         });
-        let mut pending = self.pending.begin(&blob.group, left);
+        let mut pending = self.pending.begin(&blob.group, quota);
         pending.grow(charge(&blob.key, size))?;
         Ok(pending)
     }
@@ -210,7 +210,7 @@ impl Blobs {
     /// The state of an upload is not the one that was left: an answer was lost, or it was given up.
     async fn reload_state(&self, upload: &mut Upload) -> Result<(), PutError> {
         let record = self.records.get(&index::state_key(upload.object)).await?;
-        let record = record.filter(|it| State::decode(it) == Some(State::Writing));
+        let record = record.filter(|it| ObjectState::decode(it) == Some(ObjectState::Writing));
         // Nobody else says that it is written.
         upload.revision = record.ok_or(PutError::Abandoned)?.meta.revision;
         Ok(())
