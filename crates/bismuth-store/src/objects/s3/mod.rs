@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   small:  write … finish ─► PUT PREFIX/4e…                                                                       write.rs
-//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► note removed  upload.rs
+//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► note removed  multipart.rs
 //!   read:   GET with a range, streamed
 //!   delete: what was dropped has ended ─► note? ─► abort its upload ─► DELETE object ─► DELETE note
 //! ```
@@ -15,9 +15,9 @@
 mod config;
 mod credentials_file;
 mod failure;
+mod multipart;
 mod part_budget;
 mod pending_abort;
-mod upload;
 mod write;
 
 use std::fmt;

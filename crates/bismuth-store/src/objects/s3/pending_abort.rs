@@ -16,7 +16,7 @@ enum Outcome {
     /// Nothing is on its way any more.
     Settled,
     /// A part may still arrive.
-    Unsure,
+    Unknown,
 }
 
 /// Aborts that have not ended, by their objects.
@@ -54,7 +54,7 @@ impl PendingAborts {
         while abort.changed().await.is_ok() {}
         match *abort.borrow() {
             Outcome::Settled => Ok(()),
-            Outcome::Unsure => Err(unavailable("a part of the object may still arrive".into())),
+            Outcome::Unknown => Err(unavailable("a part of the object may still arrive".into())),
         }
     }
 
@@ -68,8 +68,8 @@ impl PendingAborts {
 
 impl PendingAbort {
     /// Ends it with a part of which nobody knows whether it will arrive.
-    pub(super) fn leave_to_later(self) {
-        self.outcome.send_replace(Outcome::Unsure);
+    pub(super) fn end_unknown(self) {
+        self.outcome.send_replace(Outcome::Unknown);
     }
 }
 
@@ -107,8 +107,7 @@ mod tests {
     async fn who_waited_for_a_part_that_may_still_arrive_is_told_and_who_comes_later_is_not() {
         let all = PendingAborts::default();
         let abort = all.begin(ObjectId(1));
-        let (waited, ()) =
-            tokio::join!(all.wait_for(ObjectId(1)), async { abort.leave_to_later() });
+        let (waited, ()) = tokio::join!(all.wait_for(ObjectId(1)), async { abort.end_unknown() });
         waited.unwrap_err();
         all.wait_for(ObjectId(1)).await.unwrap();
     }
