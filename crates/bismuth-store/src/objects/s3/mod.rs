@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   small:  write … finish ─► PUT PREFIX/4e…                                                                       write.rs
-//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► note removed  multipart.rs
+//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► marker removed  multipart.rs
 //!   read:   GET with a range, streamed
-//!   delete: what was dropped has ended ─► note? ─► abort its upload ─► DELETE object ─► DELETE note
+//!   delete: what was dropped has ended ─► marker? ─► abort its upload ─► DELETE object ─► DELETE marker
 //! ```
 //!
-//! - The note is what makes an upload removable by whoever finds its record: parts of an upload that nobody knows are paid for and not seen.
+//! - The marker is what makes an upload removable by whoever finds its record: parts of an upload that nobody knows are paid for and not seen.
 //! - No server is needed at start: until it answers, calls fail within a second, and afterwards they do not.
 //! - Rights that the credentials need: `s3:GetObject`, `s3:PutObject`, `s3:DeleteObject`, `s3:AbortMultipartUpload`, and `s3:ListBucket`, without which
 //!   S3 says of what is not there that it is forbidden.
@@ -51,7 +51,7 @@ const BOUND: Duration = Duration::from_millis(950);
 /// The longest pause in the middle of a stream.
 const IDLE_BOUND: Duration = Duration::from_secs(10);
 /// What a key has that is never written, to ask whether the server answers.
-const NOBODY: &str = "nobody";
+const PROBE_KEY: &str = "nobody";
 
 /// Objects in a bucket.
 pub struct S3 {
@@ -110,7 +110,7 @@ impl Bucket {
     }
 
     /// Where the id of an object's upload is while it has one.
-    fn note(&self, id: ObjectId) -> Path {
+    fn upload_marker(&self, id: ObjectId) -> Path {
         self.prefix.clone().join(format!("{id}.upload"))
     }
 
@@ -126,8 +126,8 @@ impl Bucket {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), Failure> {
-        let note = self.note(id);
-        let read = async { self.client.get(&note).await?.bytes().await };
+        let upload_marker = self.upload_marker(id);
+        let read = async { self.client.get(&upload_marker).await?.bytes().await };
         let upload = found(within(BOUND, read).await)?;
         if let Some(upload) = &upload {
             // First: a writer who is only slow can no longer complete it.
@@ -137,7 +137,7 @@ impl Bucket {
         self.remove(&self.object(id)).await?;
         if upload.is_some() {
             // Last: until then the upload can be found again.
-            self.remove(&note).await?;
+            self.remove(&upload_marker).await?;
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Objects for S3 {
     }
 
     async fn check(&self) -> Result<(), EngineError> {
-        let path = self.bucket.prefix.clone().join(NOBODY);
+        let path = self.bucket.prefix.clone().join(PROBE_KEY);
         found(within(BOUND, self.bucket.client.get(&path)).await)?;
         Ok(())
     }

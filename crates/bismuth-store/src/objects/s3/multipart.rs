@@ -55,9 +55,12 @@ impl MultipartUpload {
             outcome_unknown: false,
             open: true,
         };
-        let note = upload.bucket.note(object);
-        let noted = upload.bucket.client.put(&note, upload.id.clone().into());
-        within(BOUND, noted).await?;
+        let upload_marker = upload.bucket.upload_marker(object);
+        let marked = upload
+            .bucket
+            .client
+            .put(&upload_marker, upload.id.clone().into());
+        within(BOUND, marked).await?;
         Ok(upload)
     }
 
@@ -101,8 +104,12 @@ impl MultipartUpload {
         within(COMPLETE_BOUND, completed).await?;
         self.open = false;
         // It does no harm, and whoever deletes the object removes it.
-        if let Err(error) = self.bucket.remove(&self.bucket.note(self.object)).await {
-            tracing::debug!(?error, object = %self.object, "the note of an upload that is complete stays");
+        if let Err(error) = self
+            .bucket
+            .remove(&self.bucket.upload_marker(self.object))
+            .await
+        {
+            tracing::debug!(?error, object = %self.object, "the marker of an upload that is complete stays");
         }
         Ok(())
     }
@@ -141,7 +148,7 @@ impl Drop for MultipartUpload {
             }
             let aborted = async {
                 bucket.abort(object, &id).await?;
-                bucket.remove(&bucket.note(object)).await
+                bucket.remove(&bucket.upload_marker(object)).await
             };
             if let Err(error) = aborted.await {
                 tracing::debug!(?error, %object, "an upload is left to whoever deletes its object");
