@@ -37,7 +37,7 @@ use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
 pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
-use self::failure::{Failure, found, unavailable, within};
+use self::failure::{Failure, none_if_missing, unavailable, with_timeout};
 use self::part_budget::PartBudget;
 use self::pending_abort::PendingAborts;
 use self::write::Writer;
@@ -117,18 +117,19 @@ impl Bucket {
     /// Ends an upload, also one that is not there.
     async fn abort(&self, id: ObjectId, upload: &String) -> Result<(), Failure> {
         let path = self.object(id);
-        found(within(BOUND, self.client.abort_multipart(&path, upload)).await).map(drop)
+        none_if_missing(with_timeout(BOUND, self.client.abort_multipart(&path, upload)).await)
+            .map(drop)
     }
 
     /// Removes what is at a path, also if it is not there.
     async fn remove(&self, path: &Path) -> Result<(), Failure> {
-        found(within(BOUND, self.client.delete(path)).await).map(drop)
+        none_if_missing(with_timeout(BOUND, self.client.delete(path)).await).map(drop)
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), Failure> {
         let upload_marker = self.upload_marker(id);
         let read = async { self.client.get(&upload_marker).await?.bytes().await };
-        let upload = found(within(BOUND, read).await)?;
+        let upload = none_if_missing(with_timeout(BOUND, read).await)?;
         if let Some(upload) = &upload {
             // First: a writer who is only slow can no longer complete it.
             let upload = String::from_utf8_lossy(upload).into_owned();
@@ -143,8 +144,8 @@ impl Bucket {
     }
 
     async fn is_there(&self, id: ObjectId) -> Result<bool, Failure> {
-        let head = within(BOUND, self.client.head(&self.object(id))).await;
-        Ok(found(head)?.is_some())
+        let head = with_timeout(BOUND, self.client.head(&self.object(id))).await;
+        Ok(none_if_missing(head)?.is_some())
     }
 }
 
@@ -173,8 +174,8 @@ impl Objects for S3 {
             ..GetOptions::default()
         };
         let path = self.bucket.object(id);
-        let answer = within(BOUND, self.bucket.client.get_opts(&path, options)).await;
-        let Some(answer) = found(answer)? else {
+        let answer = with_timeout(BOUND, self.bucket.client.get_opts(&path, options)).await;
+        let Some(answer) = none_if_missing(answer)? else {
             return Ok(None);
         };
         let chunks =
@@ -197,7 +198,7 @@ impl Objects for S3 {
 
     async fn check(&self) -> Result<(), EngineError> {
         let path = self.bucket.prefix.clone().join(PROBE_KEY);
-        found(within(BOUND, self.bucket.client.get(&path)).await)?;
+        none_if_missing(with_timeout(BOUND, self.bucket.client.get(&path)).await)?;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::failure::{Failure, broken, unavailable, within};
+use super::failure::{Failure, broken, unavailable, with_timeout};
 use super::part_budget::PartPermit;
 use super::write::transfer_bound;
 use super::{BOUND, Bucket};
@@ -43,7 +43,7 @@ pub(super) struct MultipartUpload {
 impl MultipartUpload {
     pub(super) async fn begin(bucket: Arc<Bucket>, object: ObjectId) -> Result<Self, EngineError> {
         let path = bucket.object(object);
-        let id = within(BOUND, bucket.client.create_multipart(&path)).await?;
+        let id = with_timeout(BOUND, bucket.client.create_multipart(&path)).await?;
         // From here on, to drop it is to abort it.
         let upload = Self {
             bucket,
@@ -60,7 +60,7 @@ impl MultipartUpload {
             .bucket
             .client
             .put(&upload_marker, upload.id.clone().into());
-        within(BOUND, marked).await?;
+        with_timeout(BOUND, marked).await?;
         Ok(upload)
     }
 
@@ -72,7 +72,7 @@ impl MultipartUpload {
         let sent = async move {
             let bound = transfer_bound(bytes.len());
             let part = bucket.client.put_part(&path, &id, number, bytes.into());
-            let part = within(bound, part).await;
+            let part = with_timeout(bound, part).await;
             drop(permit);
             part
         };
@@ -101,7 +101,7 @@ impl MultipartUpload {
         let parts = std::mem::take(&mut self.parts);
         let client = &self.bucket.client;
         let completed = client.complete_multipart(&path, &self.id, parts);
-        within(COMPLETE_BOUND, completed).await?;
+        with_timeout(COMPLETE_BOUND, completed).await?;
         self.open = false;
         // It does no harm, and whoever deletes the object removes it.
         if let Err(error) = self

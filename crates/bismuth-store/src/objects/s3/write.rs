@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
 
-use super::failure::within;
+use super::failure::with_timeout;
 use super::multipart::MultipartUpload;
 use super::part_budget::{GroupPartBudget, PartPermit};
 use super::{BOUND, Bucket};
@@ -108,7 +108,7 @@ impl ObjectWriter for Writer {
         let bytes = self.waiting.split().freeze();
         let bound = transfer_bound(bytes.len());
         let path = self.bucket.object(self.id);
-        within(bound, self.bucket.client.put(&path, bytes.into())).await?;
+        with_timeout(bound, self.bucket.client.put(&path, bytes.into())).await?;
         Ok(())
     }
 }
