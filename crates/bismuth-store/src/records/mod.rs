@@ -17,7 +17,7 @@
 
 pub mod decide;
 pub mod embedded;
-pub mod ledger;
+pub mod pending_batch;
 pub mod postgres;
 mod range;
 
@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use self::ledger::Owner;
+pub use self::pending_batch::Owner;
 pub use bismuth_base::now_ms;
 
 /// What kind of thing a record is. Keyspaces of one group do not see each other.

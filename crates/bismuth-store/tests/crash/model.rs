@@ -12,7 +12,7 @@ use std::ops::AddAssign;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bismuth_store::records::RecordKey;
-use bismuth_store::records::ledger::Owner;
+use bismuth_store::records::pending_batch::Owner;
 
 use crate::plan::{Effect, Id, Plan, SETS, is_counter, members};
 use crate::victim::Line;

@@ -7,7 +7,7 @@ use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use super::tables::{self, COUNTER, EXPIRY, RECORD, VALUE};
 use crate::records::decide::MAX_NUMBER_BYTES;
-use crate::records::ledger::{self, Counter, Ledger, Owner};
+use crate::records::pending_batch::{self, Counter, Owner, PendingBatch};
 use crate::records::{Record, RecordKey, Refused, Usage, Write, Written};
 
 /// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds,
@@ -64,26 +64,26 @@ impl<'a> Session<'a> {
         &mut self,
         batch: &[Write],
     ) -> Result<Result<Vec<Written>, (usize, Refused)>, redb::Error> {
-        let mut ledger = Ledger::default();
-        for owner in ledger::owners(batch) {
+        let mut pending = PendingBatch::default();
+        for owner in pending_batch::owners(batch) {
             if let Some(counter) = self.counter_of(&owner)? {
-                ledger.load_counter(owner, counter);
+                pending.load_counter(owner, counter);
             }
         }
         for write in batch {
-            if !ledger.has(&write.record_key) {
+            if !pending.has(&write.record_key) {
                 let stored = self.stored(&write.record_key)?;
-                ledger.load(write.record_key.clone(), stored);
+                pending.load(write.record_key.clone(), stored);
             }
         }
-        let written = match ledger.run(batch, self.now_ms) {
+        let written = match pending.run(batch, self.now_ms) {
             Ok(written) => written,
             Err(refused) => return Ok(Err(refused)),
         };
-        for (record_key, after) in ledger.changes() {
+        for (record_key, after) in pending.changes() {
             self.replace(&tables::row_key(record_key), after)?;
         }
-        let counters = ledger.counters();
+        let counters = pending.counters();
         self.counters
             .extend(counters.map(|(owner, counter)| (owner.clone(), *counter)));
         Ok(Ok(written))

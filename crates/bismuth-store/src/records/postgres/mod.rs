@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   get list usage ─► pool ─► one statement                                                    connect.rs  sql.rs
-//!   write          ─► pool ─► BEGIN, lock the counters, time, records ─► ledger ─► changes, COMMIT     write.rs
+//!   write          ─► pool ─► BEGIN, lock the counters, time, records ─► pending batch ─► changes, COMMIT     write.rs
 //!   first call     ─► tables are made if they are not there                                    migrate.rs
 //! ```
 //!

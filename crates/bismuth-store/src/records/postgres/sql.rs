@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 
 use super::error::Failure;
-use crate::records::ledger::Counter;
+use crate::records::pending_batch::Counter;
 use crate::records::{Keyspace, Meta, Record, RecordKey, Revision, Usage};
 
 /// The server's time in milliseconds; the same all over a statement.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   BEGIN · lock counters · time · records ──►        statements of one line are sent without waiting for each other
-//!                                          ◄── ledger
+//!                                          ◄── pending batch
 //!   changes · counters · COMMIT            ──►
 //! ```
 
@@ -15,18 +15,18 @@ use tokio_postgres::types::ToSql;
 use super::error::Failure;
 use super::lease::Lease;
 use super::sql;
-use crate::records::ledger::{self, Ledger, Owner};
+use crate::records::pending_batch::{self, Owner, PendingBatch};
 use crate::records::{Record, RecordKey, Write, Written};
 
 /// Makes a batch, or refuses it.
 pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<Written>), Failure> {
-    let owners = ledger::owners(batch);
+    let owners = pending_batch::owners(batch);
     let record_keys: BTreeSet<&RecordKey> = batch.iter().map(|write| &write.record_key).collect();
     let record_keys: Vec<&RecordKey> = record_keys.into_iter().collect();
-    let (mut ledger, now_ms) = load(&lease, &owners, &record_keys).await?;
-    match ledger.run(batch, now_ms) {
+    let (mut pending, now_ms) = load(&lease, &owners, &record_keys).await?;
+    match pending.run(batch, now_ms) {
         Ok(written) => {
-            store(&lease, &ledger).await?;
+            store(&lease, &pending).await?;
             Ok((lease, written))
         }
         Err((index, refused)) => {
@@ -42,7 +42,7 @@ async fn load(
     lease: &Lease,
     owners: &[Owner],
     record_keys: &[&RecordKey],
-) -> Result<(Ledger, u64), Failure> {
+) -> Result<(PendingBatch, u64), Failure> {
     let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
     let now = lease.prepare(sql::NOW).await?;
     let stored = lease.prepare(sql::STORED).await?;
@@ -62,15 +62,15 @@ async fn load(
         lease.execute(&begin, &[&keyspaces, &groups]).await?;
         return Err(Failure::Again);
     }
-    let mut ledger = Ledger::default();
+    let mut pending = PendingBatch::default();
     for row in &counters {
         let (keyspace, group) = sql::owner_of(row)?;
-        ledger.load_counter(Owner { keyspace, group }, sql::counter(row)?);
+        pending.load_counter(Owner { keyspace, group }, sql::counter(row)?);
     }
     for row in &rows {
-        ledger.load(record_key_of(record_keys, row)?, Some(sql::record(row)?));
+        pending.load(record_key_of(record_keys, row)?, Some(sql::record(row)?));
     }
-    Ok((ledger, sql::unsigned(&now, "now_ms")?))
+    Ok((pending, sql::unsigned(&now, "now_ms")?))
 }
 
 fn record_key_of(record_keys: &[&RecordKey], row: &Row) -> Result<RecordKey, Failure> {
@@ -83,21 +83,21 @@ fn record_key_of(record_keys: &[&RecordKey], row: &Row) -> Result<RecordKey, Fai
 }
 
 /// Stores what has changed, and commits.
-async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
+async fn store(lease: &Lease, pending: &PendingBatch) -> Result<(), Failure> {
     let put = lease.prepare(sql::PUT).await?;
     let delete = lease.prepare(sql::DELETE).await?;
     let count = lease.prepare(sql::PUT_COUNTERS).await?;
-    let puts = ledger
+    let puts = pending
         .changes()
         .filter_map(|(record_key, after)| Some((record_key, after?)));
     let puts = Puts::collect(puts);
-    let gone = ledger.changes().filter(|(_, after)| after.is_none());
+    let gone = pending.changes().filter(|(_, after)| after.is_none());
     let (gone_keyspaces, gone_groups, gone_keys) =
         sql::record_keys(gone.map(|(record_key, _)| record_key));
-    let owners: Vec<Owner> = ledger.counters().map(|(owner, _)| owner.clone()).collect();
+    let owners: Vec<Owner> = pending.counters().map(|(owner, _)| owner.clone()).collect();
     let (keyspaces, groups) = arrays(&owners);
-    let numbers = |of: fn(&ledger::Counter) -> u64| -> Vec<i64> {
-        ledger
+    let numbers = |of: fn(&pending_batch::Counter) -> u64| -> Vec<i64> {
+        pending
             .counters()
             .map(|(_, counter)| sql::number(of(counter)))
             .collect()
