@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bismuth_base::LogThrottle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::open_tables::OpenTables;
 use super::reserve::Reserve;
-use super::session::Session;
 use super::store::{ENGINE, Store};
 use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
 
@@ -123,10 +123,10 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
         return Ok(());
     }
     let made = store.write(|transaction| {
-        let mut session = Session::begin(transaction, now_ms())?;
-        let done = requests.iter().map(|request| request.apply(&mut session));
+        let mut tables = OpenTables::begin(transaction, now_ms())?;
+        let done = requests.iter().map(|request| request.apply(&mut tables));
         let done = done.collect::<Result<Vec<_>, redb::Error>>()?;
-        let changed = session.end()?;
+        let changed = tables.end()?;
         Ok((done, changed))
     });
     match made {
@@ -153,15 +153,15 @@ enum Done {
 }
 
 impl Request {
-    fn apply(&self, session: &mut Session<'_>) -> Result<Done, redb::Error> {
+    fn apply(&self, tables: &mut OpenTables<'_>) -> Result<Done, redb::Error> {
         match self {
             Self::Write { batch, .. } => {
-                let written = session.apply(batch)?;
+                let written = tables.apply(batch)?;
                 Ok(Done::Written(written.map_err(|(index, refused)| {
                     EngineError::Refused { index, refused }
                 })))
             }
-            Self::Sweep { of, limit, .. } => Ok(Done::Swept(session.sweep(of.as_ref(), *limit)?)),
+            Self::Sweep { of, limit, .. } => Ok(Done::Swept(tables.sweep(of.as_ref(), *limit)?)),
         }
     }
 

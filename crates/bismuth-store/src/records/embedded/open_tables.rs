@@ -18,7 +18,7 @@ static NOT_READ: [u8; MAX_NUMBER_BYTES + 1] = [b'?'; MAX_NUMBER_BYTES + 1];
 const _: () = assert!(tables::INLINE > MAX_NUMBER_BYTES);
 
 /// What is changed in one transaction.
-pub(super) struct Session<'a> {
+pub(super) struct OpenTables<'a> {
     record: Table<'a, &'static [u8], &'static [u8]>,
     value: Table<'a, &'static [u8], &'static [u8]>,
     counter: Table<'a, &'static [u8], (u64, u64, u64)>,
@@ -32,7 +32,7 @@ pub(super) struct Session<'a> {
     swept: BTreeSet<Owner>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> OpenTables<'a> {
     pub(super) fn begin(
         transaction: &'a WriteTransaction,
         now_ms: u64,
