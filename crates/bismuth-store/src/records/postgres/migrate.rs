@@ -70,7 +70,7 @@ async fn steps(connection: &PooledConnection) -> Result<(), Failure> {
 
 async fn make(connection: &PooledConnection, step: &str) -> Result<(), tokio_postgres::Error> {
     connection.begin().await?;
-    connection.batch_execute(sql::STEP_PATIENCE).await?;
+    connection.batch_execute(sql::STEP_TIMEOUT).await?;
     connection.batch_execute(step).await?;
     connection.end("COMMIT").await
 }

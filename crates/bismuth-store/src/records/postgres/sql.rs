@@ -82,9 +82,9 @@ pub(super) const DELETE: &str = "DELETE FROM bismuth_record r USING unnest($1::i
      WHERE r.space = p.space AND r.grp = p.grp AND r.key = p.key";
 
 /// Five hundred values of a mebibyte take the server some seconds to remove.
-pub(super) const SWEEP_PATIENCE: &str = "SET LOCAL statement_timeout = '15s'";
+pub(super) const SWEEP_TIMEOUT: &str = "SET LOCAL statement_timeout = '15s'";
 /// Tables may take a slow server some time; who asked for them has gone, and the next finds them.
-pub(super) const STEP_PATIENCE: &str = "SET LOCAL statement_timeout = '60s'";
+pub(super) const STEP_TIMEOUT: &str = "SET LOCAL statement_timeout = '60s'";
 
 /// Whose records are due, those first that have been for longest.
 pub(super) const DUE: &str = concat!(

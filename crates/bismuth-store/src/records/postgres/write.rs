@@ -224,7 +224,7 @@ async fn sweep_owner(
     let removed: [&(dyn ToSql + Sync); 3] = [&keyspace, &group, &most];
     let (_, _, _, rows, ()) = try_join5(
         connection.begin(),
-        connection.batch_execute(sql::SWEEP_PATIENCE),
+        connection.batch_execute(sql::SWEEP_TIMEOUT),
         connection.query(&lock, &locked),
         connection.query(&sweep, &removed),
         connection.end("COMMIT"),
