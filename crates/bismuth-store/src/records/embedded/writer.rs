@@ -147,21 +147,21 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
 }
 
 /// What a request has come to; told when it is durable.
-enum Done {
+enum Applied {
     Written(Result<Vec<Written>, EngineError>),
     Swept(usize),
 }
 
 impl Request {
-    fn apply(&self, tables: &mut OpenTables<'_>) -> Result<Done, redb::Error> {
+    fn apply(&self, tables: &mut OpenTables<'_>) -> Result<Applied, redb::Error> {
         match self {
             Self::Write { batch, .. } => {
                 let written = tables.apply(batch)?;
-                Ok(Done::Written(written.map_err(|(index, refused)| {
+                Ok(Applied::Written(written.map_err(|(index, refused)| {
                     EngineError::Refused { index, refused }
                 })))
             }
-            Self::Sweep { of, limit, .. } => Ok(Done::Swept(tables.sweep(of.as_ref(), *limit)?)),
+            Self::Sweep { of, limit, .. } => Ok(Applied::Swept(tables.sweep(of.as_ref(), *limit)?)),
         }
     }
 
@@ -186,13 +186,14 @@ impl Request {
         values.sum()
     }
 
-    fn answer(self, done: Done) {
+    fn answer(self, done: Applied) {
         // Who does not wait any more has gone away; what was made stays made.
         match (self, done) {
-            (Self::Write { answer, .. }, Done::Written(written)) => drop(answer.send(written)),
-            (Self::Sweep { answer, .. }, Done::Swept(swept)) => drop(answer.send(Ok(swept))),
+            (Self::Write { answer, .. }, Applied::Written(written)) => drop(answer.send(written)),
+            (Self::Sweep { answer, .. }, Applied::Swept(swept)) => drop(answer.send(Ok(swept))),
             // A request is answered with what it came to, by `apply`.
-            (Self::Write { .. }, Done::Swept(_)) | (Self::Sweep { .. }, Done::Written(_)) => {}
+            (Self::Write { .. }, Applied::Swept(_)) | (Self::Sweep { .. }, Applied::Written(_)) => {
+            }
         }
     }
 
