@@ -129,7 +129,7 @@ fn secrets_failed(error: SecretError) -> Refusal {
         SecretError::Engine(error) => return error.into(),
         SecretError::Size { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         SecretError::TooMany => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
-        SecretError::Outrun { .. } => (StatusCode::CONFLICT, "contended"),
+        SecretError::Contended { .. } => (StatusCode::CONFLICT, "contended"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_broken"),
     };
     if status.is_server_error() {

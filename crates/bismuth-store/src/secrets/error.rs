@@ -63,7 +63,7 @@ pub enum SecretError {
     NoRandom(#[from] NoRandom),
     /// Every attempt found that somebody else was quicker.
     #[error("the secrets of {group} were changed by others at every attempt")]
-    Outrun {
+    Contended {
         /// Whose.
         group: String,
     },

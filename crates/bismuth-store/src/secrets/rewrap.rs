@@ -10,7 +10,7 @@ use super::data_key::{self, Wrapped};
 use super::error::SecretError;
 use super::keyring::Keyring;
 use super::state;
-use super::store::{ATTEMPTS, Secrets, is_outrun, outrun};
+use super::store::{ATTEMPTS, Secrets, contended, is_contended};
 use crate::records::{Condition, EngineError, Keyspace};
 
 /// What sealing anew has done.
@@ -72,10 +72,10 @@ impl Secrets {
             let write = state::put(record_key.clone(), still, wrapped);
             match self.records.write(vec![write]).await {
                 Ok(_) => return Ok(true),
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 }

@@ -186,11 +186,11 @@ impl Secrets {
             let (batch, answer) = plan(state, &self.keyring.load())?;
             match self.records.write(batch).await {
                 Ok(_) => return Ok(answer),
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 
     /// Removes all of a group's secrets and its data key, whatever state they are in; returns how many secrets there were.
@@ -206,11 +206,11 @@ impl Secrets {
             }
             match self.records.write(batch).await {
                 Ok(_) => purged += secrets,
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 
     /// What removes what a group has, if nobody changes it meanwhile; and how many secrets that are.
@@ -317,7 +317,7 @@ impl std::fmt::Debug for Secrets {
 }
 
 /// Whether what was read has changed before it was written.
-pub(super) fn is_outrun(error: &EngineError) -> bool {
+pub(super) fn is_contended(error: &EngineError) -> bool {
     matches!(
         error,
         EngineError::Refused {
@@ -327,9 +327,9 @@ pub(super) fn is_outrun(error: &EngineError) -> bool {
     )
 }
 
-pub(super) fn outrun(group: &str) -> SecretError {
+pub(super) fn contended(group: &str) -> SecretError {
     let group = group.to_owned();
-    SecretError::Outrun { group }
+    SecretError::Contended { group }
 }
 
 #[async_trait]
