@@ -62,16 +62,16 @@ pub(super) fn record_keys(group: &str, name: Option<&str>) -> Vec<RecordKey> {
 
 /// A group, and one of its secrets if one was asked for.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct GroupSecrets {
     group: String,
     /// `None` if it has no secrets.
-    opened: Option<Opened>,
+    opened: Option<OpenedGroup>,
     record: Option<Record>,
 }
 
 /// A group that has secrets.
 #[derive(Debug)]
-struct Opened {
+struct OpenedGroup {
     key: SealKey,
     manifest: Manifest,
     /// `None` if it is not stored yet.
@@ -87,7 +87,7 @@ pub(super) enum IfMissing {
     Refuse,
 }
 
-impl State {
+impl GroupSecrets {
     /// Opens what was found at [`record_keys`].
     pub(super) fn open(
         ring: &Keyring,
@@ -100,7 +100,7 @@ impl State {
             (None, None) => None,
             (Some(key), Some(manifest)) => {
                 let key = unwrap(ring, group, &key.value)?;
-                Some(Opened::new(group, key, &manifest)?)
+                Some(OpenedGroup::new(group, key, &manifest)?)
             }
             (None, Some(_)) => return Err(Flaw::NoDataKey.of(group)),
             (Some(_), None) => return Err(Flaw::NoManifest.of(group)),
@@ -192,7 +192,7 @@ impl State {
         let group = self.group.as_str();
         let (mut opened, mut batch) = match self.opened {
             Some(opened) => (opened, Vec::new()),
-            None => Opened::make(ring, group)?,
+            None => OpenedGroup::make(ring, group)?,
         };
         let previous = before.map(|before| before.current);
         // Counting never comes to the end of it.
@@ -242,7 +242,7 @@ impl State {
         };
         opened.manifest.remove(name);
         if opened.manifest.is_empty() {
-            batch.push(delete(manifest(&self.group), opened.still()));
+            batch.push(delete(manifest(&self.group), opened.manifest_unchanged()));
             batch.push(delete(data_key(&self.group), Condition::Always));
         } else {
             batch.push(opened.rewrite(&self.group)?);
@@ -251,7 +251,7 @@ impl State {
     }
 }
 
-impl Opened {
+impl OpenedGroup {
     fn new(group: &str, key: SealKey, stored: &Record) -> Result<Self, SecretError> {
         let bytes = seal::open(&key, Use::Manifest { group }, &stored.value);
         let manifest = bytes.ok().and_then(|bytes| Manifest::decode(&bytes));
@@ -278,7 +278,7 @@ impl Opened {
     }
 
     /// Holds as long as the manifest is the one that was read.
-    fn still(&self) -> Condition {
+    fn manifest_unchanged(&self) -> Condition {
         match self.revision {
             None => Condition::Absent,
             Some(revision) => Condition::OneOf(vec![revision]),
@@ -289,7 +289,7 @@ impl Opened {
     fn rewrite(&self, group: &str) -> Result<Write, SecretError> {
         let bytes = self.manifest.encode();
         let sealed = seal::seal(&self.key, Use::Manifest { group }, &bytes)?;
-        Ok(put(manifest(group), self.still(), sealed))
+        Ok(put(manifest(group), self.manifest_unchanged(), sealed))
     }
 }
 
