@@ -1,9 +1,9 @@
 //! One suite for every engine: on the embedded ones each case is a test, on servers they share one.
 //!
 //! ```text
-//!   cases ─► World ─┬─ embedded + files
-//!                   ├─ embedded + S3
-//!                   └─ PostgreSQL + S3
+//!   cases ─► TestEngines ─┬─ embedded + files
+//!                         ├─ embedded + S3
+//!                         └─ PostgreSQL + S3
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ mod postgres;
 mod records;
 mod s3;
 mod secrets;
-mod world;
+mod test_engines;
 
 /// Calls `$with!` with all cases of the suite.
 macro_rules! for_every_case {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::embedded::files_below;
 use crate::s3::OnS3;
-use crate::world::{PATIENCE, World, add, get, make, put, summed, usage, value};
+use crate::test_engines::{PATIENCE, TestEngines, add, get, make, put, summed, usage, value};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -48,7 +48,7 @@ fn open(url: &str) -> Arc<dyn Records> {
 }
 
 #[async_trait]
-impl World for OnServers {
+impl TestEngines for OnServers {
     fn records(&self) -> Arc<dyn Records> {
         self.records.clone()
     }
@@ -82,8 +82,8 @@ macro_rules! server_cases {
             $({
                 number += 1;
                 let records = OnServers::new(&server, &format!("case_{number}")).await;
-                let mut world = OnS3::new(records).await;
-                let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut world)).catch_unwind();
+                let mut engines = OnS3::new(records).await;
+                let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
                 if case.await.is_err() {
                     failed.push(stringify!($first$(::$rest)+));
                 }
@@ -116,7 +116,7 @@ async fn all_away(records: &Arc<dyn Records>) {
 }
 
 async fn get_raw(records: &Arc<dyn Records>) -> Result<(), EngineError> {
-    records.get(&crate::world::at("key")).await.map(drop)
+    records.get(&crate::test_engines::at("key")).await.map(drop)
 }
 
 async fn comes_back(records: &Arc<dyn Records>) {

@@ -18,7 +18,7 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use crate::embedded::OnDisk;
-use crate::world::{PATIENCE, World};
+use crate::test_engines::{PATIENCE, TestEngines};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -27,14 +27,14 @@ const ABORT_BOUND: Duration = Duration::from_millis(2500);
 /// What a call may take in the middle of a stream.
 const STREAM_BOUND: Duration = Duration::from_millis(11_500);
 
-/// Records as in another world, objects in a bucket of a server of its own.
+/// Records as in other test engines, objects in a bucket of a server of its own.
 pub struct OnS3<W> {
     inner: W,
     server: S3Server,
     objects: Arc<dyn Objects>,
 }
 
-impl<W: World> OnS3<W> {
+impl<W: TestEngines> OnS3<W> {
     pub async fn new(inner: W) -> Self {
         let server = serving().await;
         let objects = open(&server);
@@ -61,7 +61,7 @@ fn open_at(url: &str, secret_key: &str) -> Arc<dyn Objects> {
 }
 
 #[async_trait]
-impl<W: World> World for OnS3<W> {
+impl<W: TestEngines> TestEngines for OnS3<W> {
     fn records(&self) -> Arc<dyn Records> {
         self.inner.records()
     }
@@ -91,8 +91,8 @@ macro_rules! s3_cases {
             let mut failed = Vec::new();
             $(
                 if stringify!($first) != "records" {
-                    let mut world = OnS3::new(OnDisk::new()).await;
-                    let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut world)).catch_unwind();
+                    let mut engines = OnS3::new(OnDisk::new()).await;
+                    let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
                     if case.await.is_err() {
                         failed.push(stringify!($first$(::$rest)+));
                     }
@@ -275,8 +275,8 @@ fn fed() -> (
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_part() {
-    let mut world = OnS3::new(OnDisk::new()).await;
-    let blobs = world.blobs();
+    let mut engines = OnS3::new(OnDisk::new()).await;
+    let blobs = engines.blobs();
     let old = crate::blobs::body(&[b"old"]);
     blobs.put(crate::blobs::new("key"), old).await.unwrap();
     let (feed, eaten) = fed();
@@ -288,28 +288,28 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
         feed.send(zeros(3)).await.unwrap();
     }
     eventually("a part is there", PATIENCE, async || {
-        match world.object_count() {
+        match engines.object_count() {
             // The old object, the upload, its note and its part.
             4.. => Ok(()),
             count => Err(count),
         }
     })
     .await;
-    world.server.kill().await.unwrap();
+    engines.server.kill().await.unwrap();
     // Whether anybody takes it depends on what is noticed first.
     let _ = feed.send(zeros(6)).await;
     drop(feed);
     upload.await.unwrap().unwrap_err();
-    world.server.restart().await.unwrap();
-    comes_back(&world.objects()).await;
+    engines.server.restart().await.unwrap();
+    comes_back(&engines.objects()).await;
     assert_eq!(crate::blobs::read(&blobs, "key").await.unwrap(), b"old");
-    let impatient = world.blobs_with(Settings {
+    let impatient = engines.blobs_with(Settings {
         abandoned_after: Duration::ZERO,
         ..Settings::default()
     });
     let collected = impatient.collect().await.unwrap();
     assert_eq!((collected.removed, collected.failed), (1, None));
-    assert_eq!(world.object_count(), 1, "{:?}", world.server.contents());
+    assert_eq!(engines.object_count(), 1, "{:?}", engines.server.contents());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

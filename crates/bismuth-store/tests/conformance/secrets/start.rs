@@ -5,16 +5,16 @@ use std::fs;
 use bismuth_store::secrets::{MasterKeysError, SecretError, master_keys};
 
 use super::{Keys, read, set};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
-pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(world: &mut dyn World) {
+pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let (path, records) = (keys.path(), world.records());
+    let (path, records) = (keys.path(), engines.records());
     fs::remove_file(&path).unwrap();
     let missing = master_keys(&path, false, false, &*records).await;
     assert!(matches!(missing, Err(MasterKeysError::Keyring(_))));
     let made = master_keys(&path, true, false, &*records).await.unwrap();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "group", "name", "value").await;
     let read_again = master_keys(&path, true, false, &*records).await.unwrap();
     assert_eq!(read_again.current().id(), made.current().id());
@@ -44,9 +44,11 @@ pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(world: &mut d
     master_keys(&path, true, false, &*records).await.unwrap();
 }
 
-pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: &mut dyn World) {
+pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     secrets.check_master_keys().await.unwrap();
     for group in ["a", "b"] {
         set(&secrets, group, "name", "value").await;
@@ -57,7 +59,7 @@ pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: 
     for wrong in ["second", "first:another"] {
         keys.write(&[wrong]);
         let error = keys
-            .secrets(world.records())
+            .secrets(engines.records())
             .check_master_keys()
             .await
             .unwrap_err();
@@ -73,7 +75,7 @@ pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: 
     }
     // One is enough: what another sealed is named when it is asked for.
     keys.write(&["second"]);
-    let mixed = keys.secrets(world.records());
+    let mixed = keys.secrets(engines.records());
     set(&mixed, "c", "name", "value").await;
     mixed.check_master_keys().await.unwrap();
     let error = mixed.get("a", "name", None).await.unwrap_err();

@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two engines, which nobody else writes to.
 #[async_trait]
-pub trait World: Send + Sync {
+pub trait TestEngines: Send + Sync {
     /// The records.
     fn records(&self) -> Arc<dyn Records>;
     /// The records as another process sees them, where the engine allows more than one.
