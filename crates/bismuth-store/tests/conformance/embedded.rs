@@ -266,7 +266,7 @@ mod full {
     use bismuth_testkit::{eventually, run};
     use rustix::mount::{MountFlags, mount};
 
-    use crate::test_engines::{PATIENCE, make, put};
+    use crate::test_engines::{EVENTUALLY_TIMEOUT, make, put};
 
     pub struct Disk(PathBuf);
 
@@ -319,7 +319,7 @@ mod full {
     }
 
     pub async fn takes_writes_again(records: &Arc<dyn Records>) {
-        eventually("a write is made", PATIENCE, async || {
+        eventually("a write is made", EVENTUALLY_TIMEOUT, async || {
             make(records, put("kept", "the new value")).await
         })
         .await;

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 use crate::embedded::files_below;
 use crate::s3::OnS3;
-use crate::test_engines::{PATIENCE, TestEngines, add, get, make, put, summed, usage, value};
+use crate::test_engines::{
+    EVENTUALLY_TIMEOUT, TestEngines, add, get, make, put, summed, usage, value,
+};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -120,7 +122,7 @@ async fn get_raw(records: &Arc<dyn Records>) -> Result<(), EngineError> {
 }
 
 async fn comes_back(records: &Arc<dyn Records>) {
-    eventually("the records answer", PATIENCE, || records.check()).await;
+    eventually("the records answer", EVENTUALLY_TIMEOUT, || records.check()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,7 +222,7 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
                 made
             }
         });
-        eventually("some are made", PATIENCE, async || {
+        eventually("some are made", EVENTUALLY_TIMEOUT, async || {
             let n: i64 = value(&records, "n")
                 .await
                 .unwrap_or_default()
@@ -267,7 +269,7 @@ async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places
         assert!((1..=16).contains(&count), "{count} connections");
     }
     operator.batch_execute("COMMIT").await.unwrap();
-    eventually("a write is made", PATIENCE, || {
+    eventually("a write is made", EVENTUALLY_TIMEOUT, || {
         make(&records, put("key", "newer"))
     })
     .await;

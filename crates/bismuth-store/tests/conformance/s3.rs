@@ -18,7 +18,7 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use crate::embedded::OnDisk;
-use crate::test_engines::{PATIENCE, TestEngines};
+use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -148,7 +148,7 @@ async fn all_away(objects: &Arc<dyn Objects>, id: ObjectId) {
 }
 
 async fn comes_back(objects: &Arc<dyn Objects>) {
-    eventually("S3 answers", PATIENCE, || objects.check()).await;
+    eventually("S3 answers", EVENTUALLY_TIMEOUT, || objects.check()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,7 +213,7 @@ async fn an_upload_that_is_dropped_is_aborted() {
     writer.write(zeros(11)).await.unwrap();
     assert!(!server.contents().unwrap().is_empty());
     drop(writer);
-    eventually("nothing is left", PATIENCE, async || {
+    eventually("nothing is left", EVENTUALLY_TIMEOUT, async || {
         let left = server.contents().unwrap();
         if left.is_empty() {
             return Ok(());
@@ -287,7 +287,7 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
     for _ in 0..4 {
         feed.send(zeros(3)).await.unwrap();
     }
-    eventually("a part is there", PATIENCE, async || {
+    eventually("a part is there", EVENTUALLY_TIMEOUT, async || {
         match engines.object_count() {
             // The old object, the upload, its note and its part.
             4.. => Ok(()),
@@ -373,5 +373,8 @@ async fn credentials_that_are_renewed_in_their_file_are_used_without_a_restart()
         "{refused:?}"
     );
     write(SECRET_KEY);
-    eventually("the new ones are used", PATIENCE, || objects.check()).await;
+    eventually("the new ones are used", EVENTUALLY_TIMEOUT, || {
+        objects.check()
+    })
+    .await;
 }

@@ -14,7 +14,7 @@ use bismuth_store::records::{
 use bytes::Bytes;
 
 /// How long is waited for what happens by itself. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Two engines, which nobody else writes to.
 #[async_trait]

@@ -14,7 +14,7 @@ use bismuth_testkit::eventually;
 use sha2::{Digest as _, Sha256};
 
 use super::{body, broken, fed, new, read};
-use crate::test_engines::{PATIENCE, TestEngines};
+use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
 
 pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
@@ -127,12 +127,14 @@ pub async fn an_upload_whose_sender_went_away_leaves_nothing(engines: &mut dyn T
     feed.send("b".into()).await.unwrap();
     cut_off.abort();
     assert!(cut_off.await.unwrap_err().is_cancelled());
-    eventually("no byte is left", PATIENCE, async || {
-        match engines.object_count() {
+    eventually(
+        "no byte is left",
+        EVENTUALLY_TIMEOUT,
+        async || match engines.object_count() {
             0 => Ok(()),
             left => Err(format!("{left} objects")),
-        }
-    })
+        },
+    )
     .await;
     // What was on its way then is looked for once more.
     let impatient = engines.blobs_with(Settings {
@@ -164,7 +166,7 @@ pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(
     feed.send("a".into()).await.unwrap();
     feed.send("b".into()).await.unwrap();
     records.hears.store(false, Ordering::SeqCst);
-    eventually("an answer was lost", PATIENCE, async || {
+    eventually("an answer was lost", EVENTUALLY_TIMEOUT, async || {
         let lost = records.hears.load(Ordering::SeqCst);
         lost.then_some(()).ok_or("not yet")
     })

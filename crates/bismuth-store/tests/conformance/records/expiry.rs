@@ -6,8 +6,8 @@ use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms,
 use bismuth_testkit::eventually;
 
 use crate::test_engines::{
-    But, PATIENCE, TestEngines, add, all, get, make, names, put, put_for, query, summed, usage,
-    value, write,
+    But, EVENTUALLY_TIMEOUT, TestEngines, add, all, get, make, names, put, put_for, query, summed,
+    usage, value, write,
 };
 
 fn limit(limit: usize) -> NonZeroUsize {
@@ -20,7 +20,7 @@ pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swep
     let records = engines.records();
     make(&records, put("stays", "1")).await.unwrap();
     make(&records, put_for("goes", "1", 300)).await.unwrap();
-    eventually("it is gone", PATIENCE, async || {
+    eventually("it is gone", EVENTUALLY_TIMEOUT, async || {
         match get(&records, "goes").await {
             None => Ok(()),
             Some(record) => Err(format!("at {} it is {record:?}", now_ms())),
