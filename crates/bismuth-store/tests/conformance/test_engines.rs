@@ -92,13 +92,13 @@ pub fn delete(key: &str) -> Write {
 }
 
 /// The same write under a condition, within limits, elsewhere.
-pub trait But {
+pub trait WriteExt {
     fn when(self, condition: Condition) -> Self;
     fn within(self, bytes: Option<u64>, count: Option<u64>) -> Self;
     fn of(self, group: &str, keyspace: Keyspace) -> Self;
 }
 
-impl But for Write {
+impl WriteExt for Write {
     fn when(mut self, condition: Condition) -> Self {
         self.condition = condition;
         self

@@ -3,7 +3,8 @@
 use bismuth_store::records::{Change, Condition, Keyspace, Refused, now_ms};
 
 use crate::test_engines::{
-    But, TestEngines, add, at, delete, get, make, one_of, put, record_key, refused, value, write,
+    TestEngines, WriteExt, add, at, delete, get, make, one_of, put, record_key, refused, value,
+    write,
 };
 
 pub async fn a_record_is_read_back_with_all_that_was_said_of_it(engines: &mut dyn TestEngines) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bismuth_store::records::{Condition, EngineError, Keyspace, Refused, Usage};
 
 use crate::test_engines::{
-    But, TestEngines, add, at, delete, get, make, put, summed, usage, value,
+    TestEngines, WriteExt, add, at, delete, get, make, put, summed, usage, value,
 };
 
 pub async fn a_batch_is_made_in_its_order(engines: &mut dyn TestEngines) {

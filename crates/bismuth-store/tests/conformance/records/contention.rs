@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bismuth_store::records::{Condition, EngineError, Records, Refused};
 
-use crate::test_engines::{But, TestEngines, add, delete, get, make, one_of, put, value};
+use crate::test_engines::{TestEngines, WriteExt, add, delete, get, make, one_of, put, value};
 
 const TASKS: usize = 24;
 

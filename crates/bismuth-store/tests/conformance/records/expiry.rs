@@ -6,8 +6,8 @@ use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms,
 use bismuth_testkit::eventually;
 
 use crate::test_engines::{
-    But, EVENTUALLY_TIMEOUT, TestEngines, add, all, get, make, names, put, put_for, query, summed,
-    usage, value, write,
+    EVENTUALLY_TIMEOUT, TestEngines, WriteExt, add, all, get, make, names, put, put_for, query,
+    summed, usage, value, write,
 };
 
 fn limit(limit: usize) -> NonZeroUsize {

@@ -2,7 +2,7 @@
 
 use bismuth_store::records::Keyspace;
 
-use crate::test_engines::{But, TestEngines, all, delete, make, names, put, put_for, query};
+use crate::test_engines::{TestEngines, WriteExt, all, delete, make, names, put, put_for, query};
 
 pub async fn keys_come_in_the_order_of_their_bytes(engines: &mut dyn TestEngines) {
     let records = engines.records();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bismuth_store::records::{EngineError, Refused, Usage};
 
-use crate::test_engines::{But, TestEngines, add, delete, make, put, refused, summed, usage};
+use crate::test_engines::{TestEngines, WriteExt, add, delete, make, put, refused, summed, usage};
 
 pub async fn a_limit_is_reached_exactly_and_not_passed(engines: &mut dyn TestEngines) {
     let records = engines.records();

@@ -9,7 +9,7 @@ use bismuth_store::secrets::{Flaw, SecretError, Secrets};
 use bytes::Bytes;
 
 use super::{Keys, flaw, key, read, set};
-use crate::test_engines::{But, TestEngines, delete, make, put, record_key};
+use crate::test_engines::{TestEngines, WriteExt, delete, make, put, record_key};
 
 fn record(group: &str, name: &str) -> RecordKey {
     record_key(group, Keyspace::Secret, &format!("v/{name}"))
