@@ -290,11 +290,11 @@ mod full {
         }
 
         /// Takes all the room there is, until it is dropped.
-        pub fn fill(&self) -> Ballast {
-            let path = self.0.join("ballast");
+        pub fn fill(&self) -> Filler {
+            let path = self.0.join("filler");
             let mut file = File::create(&path).unwrap();
             while file.write_all(&[0; 4096]).is_ok() {}
-            Ballast(path)
+            Filler(path)
         }
     }
 
@@ -306,9 +306,9 @@ mod full {
         }
     }
 
-    pub struct Ballast(PathBuf);
+    pub struct Filler(PathBuf);
 
-    impl Drop for Ballast {
+    impl Drop for Filler {
         fn drop(&mut self) {
             std::fs::remove_file(&self.0).unwrap();
         }

@@ -149,7 +149,7 @@ pub async fn an_upload_whose_sender_went_away_leaves_nothing(engines: &mut dyn T
 pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(
     engines: &mut dyn TestEngines,
 ) {
-    let records = Arc::new(Deaf {
+    let records = Arc::new(LosesAnswer {
         records: engines.records(),
         hears: AtomicBool::new(true),
     });
@@ -177,13 +177,13 @@ pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(
 }
 
 /// Records of which one answer to a write is lost.
-struct Deaf {
+struct LosesAnswer {
     records: Arc<dyn Records>,
     hears: AtomicBool,
 }
 
 #[async_trait]
-impl Records for Deaf {
+impl Records for LosesAnswer {
     async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         self.records.get(record_key).await
     }
