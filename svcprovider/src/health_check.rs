@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_engine_is_named_by_itself() {
+    fn each_engine_has_its_own_condition_and_gauge() {
         let admin = Admin::new(Registry::default());
         let health_check = |name| {
             let up = Gauge::default();

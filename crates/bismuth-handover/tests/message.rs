@@ -77,7 +77,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 proptest! {
     #[test]
-    fn what_is_sent_is_what_arrives(number: u32, request in request(), answer in answer()) {
+    fn messages_are_read_back_as_they_were_written(number: u32, request in request(), answer in answer()) {
         let request = Numbered { number, message: request };
         prop_assert_eq!(Numbered::<Request>::decode(&request.encode()), Ok(request));
         let answer = Numbered { number, message: answer };
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_cut_short_or_goes_on_is_refused(request in request(), cut in 1_usize..40) {
+    fn truncated_messages_and_trailing_bytes_are_refused(request in request(), cut in 1_usize..40) {
         let mut bytes = Numbered { number: 7, message: request }.encode().to_vec();
         let short = &bytes[..bytes.len().saturating_sub(cut)];
         prop_assert!(Numbered::<Request>::decode(short).is_err());
@@ -107,7 +107,7 @@ proptest! {
 }
 
 #[test]
-fn version_1_stays_as_it_is() {
+fn the_bytes_of_version_1_do_not_change() {
     let attach = Request::Attach(Attachment {
         container: ContainerId::from_bytes([0xc0; 16]),
         function: FunctionId::from_bytes([0xf0; 16]),
@@ -184,7 +184,7 @@ fn the_largest_messages_fit_a_packet() {
 }
 
 #[test]
-fn nothing_shows_a_secret() {
+fn debug_output_shows_no_secret() {
     let secret = Answer::Secret(SecretValue::new(b"canary".to_vec()).expect("it is short"));
     assert_eq!(format!("{secret:?}"), "Secret(SecretValue(…))");
 }

@@ -82,7 +82,7 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
 }
 
 #[tokio::test]
-async fn thousands_of_holdings_are_told_in_several_packets() {
+async fn thousands_of_held_sockets_are_listed_in_several_packets() {
     let held: Vec<HeldSocket> = (0..5000_u32)
         .map(|n| HeldSocket {
             container: ContainerId::from_bytes(u128::from(n).to_le_bytes()),
@@ -105,7 +105,7 @@ async fn thousands_of_holdings_are_told_in_several_packets() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_given_up_does_not_confuse_the_next() {
+async fn the_answer_to_a_cancelled_call_is_not_taken_for_the_next() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
     {
@@ -133,7 +133,7 @@ async fn a_call_that_was_given_up_does_not_confuse_the_next() {
 }
 
 #[tokio::test]
-async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
+async fn a_refusal_keeps_the_connection_open() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
     let serve = async {
@@ -190,7 +190,7 @@ async fn a_secret_goes_over_the_wire() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_ends_the_connection() {
+async fn a_packet_that_is_no_request_ends_the_connection() {
     for (bytes, wanted) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "understand a packet"),
         (&[0; 100_000][..], "a packet with"),

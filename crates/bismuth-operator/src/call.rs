@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_be_read_as_something_else_is_escaped() {
+    fn reserved_characters_are_escaped() {
         for (text, expected) in [
             ("plain-Name_1.x~", "plain-Name_1.x~"),
             ("a b", "a%20b"),

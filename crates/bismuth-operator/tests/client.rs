@@ -42,7 +42,7 @@ fn group() -> ServiceGroup {
 }
 
 #[tokio::test]
-async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
+async fn a_call_is_answered_and_a_refusal_has_svcproviders_message() {
     let (services, _dir) = start().await;
     let client = client(&services.url(), &services.token_file());
     client.probe().await.unwrap();
@@ -84,7 +84,7 @@ async fn the_token_is_read_anew_for_every_call() {
 }
 
 #[tokio::test]
-async fn where_nobody_listens_nothing_was_done() {
+async fn a_failed_connect_is_not_an_unknown_outcome() {
     let (mut services, _dir) = start().await;
     let client = client(&services.url(), &services.token_file());
     services.daemon_mut().kill().await.unwrap();
@@ -139,7 +139,7 @@ async fn refuses_early(ends: bool) -> String {
 }
 
 #[tokio::test]
-async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
+async fn a_refusal_before_the_end_of_the_upload_is_returned() {
     let token = any_token();
     for ends in [false, true] {
         let client = client(&refuses_early(ends).await, token.path());
@@ -168,7 +168,7 @@ async fn falls_silent(says: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
+async fn a_silent_svcprovider_times_out() {
     let token = any_token();
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
     for says in ["", "HTTP/1.1 200", head] {
@@ -187,7 +187,7 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_not_taken_is_given_up() {
+async fn an_upload_that_svcprovider_does_not_read_times_out() {
     let token = any_token();
     let url = falls_silent("").await;
     let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
@@ -200,7 +200,7 @@ async fn an_upload_that_is_not_taken_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_slow_pipe_is_not_svcprovider_s_silence() {
+async fn an_upload_from_a_slow_source_does_not_time_out() {
     let (services, _dir) = start().await;
     let client = client(&services.url(), &services.token_file()).with_idle_timeout(IDLE_TIMEOUT);
     let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {

@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_takes_too_much_is_told_whether_it_is_him_and_who_is_slow_that_he_is() {
+    fn busy_is_429_for_a_group_and_503_for_all_and_slow_is_408() {
         let busy = |of_group| EngineError::Busy {
             engine: "S3",
             of_group,
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_do_not_decide_how_much_is_logged() {
+    fn a_thousand_engine_errors_are_logged_once_per_kind() {
         let log = Log::default();
         let lines = Arc::clone(&log.0);
         let engine = "the fake";

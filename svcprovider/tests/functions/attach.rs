@@ -31,7 +31,7 @@ async fn a_second_svcprovider_on_one_socket_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
+async fn a_node_that_reconnects_finds_its_sockets_and_other_nodes_do_not() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     let mut again = Client::connect(&harness.socket, &node()).await.unwrap();
@@ -171,7 +171,7 @@ async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one()
 }
 
 #[tokio::test]
-async fn what_does_not_listen_is_refused_and_the_connection_lives_on() {
+async fn a_socket_that_does_not_listen_is_refused_and_the_connection_stays_open() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     let (no_listener, _other) = UnixDatagram::pair().unwrap();

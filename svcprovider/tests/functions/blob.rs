@@ -256,7 +256,7 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
 }
 
 #[tokio::test]
-async fn quotas_and_engines_say_no() {
+async fn exceeded_quotas_and_unavailable_engines_have_their_own_status() {
     let mut harness = Harness::start().await;
     let quotas = ServiceQuotas {
         blob_bytes: Some(100),
@@ -337,7 +337,7 @@ async fn dates_are_conditions_where_there_are_no_tags() {
 }
 
 #[tokio::test]
-async fn what_is_coded_is_refused_and_not_kept_without_its_coding() {
+async fn a_body_with_a_content_encoding_is_refused_and_not_stored() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     function.call("POST", "/blob/v1/x", "old").await;

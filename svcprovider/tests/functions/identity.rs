@@ -8,7 +8,7 @@ use bismuth_store::records::now_ms;
 use crate::harness::{HOST, Harness};
 
 #[tokio::test]
-async fn without_its_token_a_function_is_nobody() {
+async fn a_request_without_the_token_is_unauthorized() {
     let mut harness = Harness::start().await;
     let (function, other) = (harness.function("a").await, harness.function("b").await);
     let plain = || {
@@ -42,7 +42,7 @@ async fn without_its_token_a_function_is_nobody() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_asks_through_a_function_is_refused() {
+async fn forwarded_requests_and_those_for_another_host_are_refused() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     for name in [
@@ -80,7 +80,7 @@ async fn what_somebody_else_asks_through_a_function_is_refused() {
 }
 
 #[tokio::test]
-async fn groups_share_and_others_see_nothing() {
+async fn functions_of_a_group_share_data_and_others_do_not_see_it() {
     let mut harness = Harness::start().await;
     let (one, two, other) = (
         harness.function("team").await,

@@ -347,7 +347,7 @@ async fn bad_keys_and_bodies_change_nothing() {
 }
 
 #[tokio::test]
-async fn quotas_and_engines_say_no_in_their_own_ways() {
+async fn exceeded_quotas_and_failed_engines_have_their_own_status() {
     let mut harness = Harness::start().await;
     let quotas = ServiceQuotas {
         kv_bytes: Some(10),
@@ -431,7 +431,7 @@ async fn dates_are_conditions_of_keys_too() {
 }
 
 #[tokio::test]
-async fn what_would_be_stored_as_something_else_is_refused() {
+async fn a_wrong_digest_and_a_content_range_are_refused() {
     let mut harness = Harness::start().await;
     let function = harness.function("a").await;
     let zeros = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";

@@ -21,7 +21,7 @@ async fn stuck(function: &Function) -> TcpStream {
 }
 
 #[tokio::test]
-async fn values_that_do_not_end_take_the_room_of_their_group_and_of_nobody_else() {
+async fn bodies_that_do_not_end_use_the_memory_of_their_group_only() {
     let mut harness = Harness::start().await;
     let (greedy, other) = (harness.function("a").await, harness.function("b").await);
     let mut stuck_ones = Vec::new();

@@ -23,7 +23,7 @@ fn page(harness: &Harness) -> String {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_service_and_class_and_nobody_is_named() {
+async fn requests_are_counted_by_service_and_class_without_names_of_groups() {
     let mut harness = Harness::start().await;
     let function = harness.function("canary-group").await;
     function.get("/kv/v1/canary-key").await;

@@ -216,7 +216,7 @@ async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room
     }
     full::takes_writes_again(&records).await;
     // Room that somebody else makes.
-    let ballast = disk.fill();
+    let filler = disk.fill();
     let error = loop {
         let key = format!("again-{}", fastrand::u64(..));
         if let Err(error) = make(&records, put(&key, vec![7; 200 << 10])).await {
@@ -225,7 +225,7 @@ async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room
     };
     full::assert_is_full(&error);
     assert_eq!(value(&records, "kept").await.unwrap(), "the new value");
-    drop(ballast);
+    drop(filler);
     full::takes_writes_again(&records).await;
 }
 

@@ -249,7 +249,7 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places() {
+async fn cancelled_calls_leave_no_more_connections_than_the_pool_has() {
     let server = PostgreSql::start().await.unwrap();
     let url = server.url("postgres");
     let records = open(&url);

@@ -318,17 +318,17 @@ async fn a_server_whose_disk_is_full_counts_as_away_and_keeps_what_it_has() {
     server.create_bucket("blobs").unwrap();
     let objects = open(&server);
     let kept = store(&objects, "value".into()).await.unwrap();
-    let ballast = server.fill_disk().unwrap();
+    let filler = server.fill_disk().unwrap();
     for new in [zeros(1), zeros(6)] {
         away(STREAM_BOUND, store(&objects, new)).await;
     }
     assert_eq!(read(&objects, kept, 5).await, Ok(5));
-    std::fs::remove_file(ballast).unwrap();
+    std::fs::remove_file(filler).unwrap();
     store(&objects, zeros(6)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_seen_is_not_said_to_be_gone() {
+async fn a_wrong_bucket_key_or_scheme_is_not_reported_as_a_missing_object() {
     let server = serving().await;
     let id = store(&open(&server), "value".into()).await.unwrap();
     let https = server.url("blobs").replace("http://", "https://");

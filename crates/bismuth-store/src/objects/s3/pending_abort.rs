@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_deletes_waits_for_the_end_and_for_no_other() {
+    async fn a_deletion_waits_for_the_abort_of_its_own_object_only() {
         let all = PendingAborts::default();
         let abort = all.begin(ObjectId(1));
         all.wait_for(ObjectId(2)).await.unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waited_for_a_part_that_may_still_arrive_is_told_and_who_comes_later_is_not() {
+    async fn a_waiting_deletion_fails_when_a_part_may_still_arrive_and_a_later_one_does_not() {
         let all = PendingAborts::default();
         let abort = all.begin(ObjectId(1));
         let (waited, ()) = tokio::join!(all.wait_for(ObjectId(1)), async { abort.end_unknown() });

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_hangs_is_told_within_a_second_and_holds_up_nobody_else() {
+    async fn a_disk_that_hangs_is_reported_within_a_second_and_does_not_block_others() {
         let dir = tempfile::tempdir().unwrap();
         let records = Embedded::open(dir.path()).unwrap();
         records.write(vec![put()]).await.unwrap();

@@ -7,7 +7,7 @@ use crate::test_engines::{
     write,
 };
 
-pub async fn a_record_is_read_back_with_all_that_was_said_of_it(engines: &mut dyn TestEngines) {
+pub async fn a_record_is_read_back_with_its_metadata(engines: &mut dyn TestEngines) {
     let records = engines.records();
     let change = Change::Put {
         value: "value".into(),
@@ -64,7 +64,7 @@ pub async fn what_is_missing_is_none_and_cannot_be_deleted(engines: &mut dyn Tes
     assert_eq!(refused(&records, delete("key")).await, Refused::NotFound);
 }
 
-pub async fn groups_and_spaces_do_not_see_each_other(engines: &mut dyn TestEngines) {
+pub async fn groups_and_keyspaces_do_not_see_each_other(engines: &mut dyn TestEngines) {
     let records = engines.records();
     let owners = [
         ("a", Keyspace::Kv),
@@ -241,7 +241,7 @@ pub async fn adding_is_arithmetic_on_what_is_stored(engines: &mut dyn TestEngine
     assert_eq!(value(&records, "n").await.unwrap(), "ten");
 }
 
-pub async fn an_engine_says_that_it_answers(engines: &mut dyn TestEngines) {
+pub async fn a_check_of_a_healthy_engine_succeeds(engines: &mut dyn TestEngines) {
     engines.records().check().await.unwrap();
     engines.objects().check().await.unwrap();
     assert_eq!(engines.records().write(Vec::new()).await.unwrap(), []);

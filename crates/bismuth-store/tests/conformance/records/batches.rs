@@ -125,9 +125,7 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
     }
 }
 
-pub async fn a_batch_that_is_larger_than_who_asks_can_take_is_not_read(
-    engines: &mut dyn TestEngines,
-) {
+pub async fn a_read_of_more_bytes_than_its_limit_is_refused(engines: &mut dyn TestEngines) {
     let records = engines.records();
     let batch = ["a", "b", "c"].map(|key| put(key, vec![1; 40_000]));
     records.write(batch.into()).await.unwrap();

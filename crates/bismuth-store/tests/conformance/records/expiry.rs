@@ -88,7 +88,7 @@ pub async fn a_record_past_its_time_can_be_made_anew(engines: &mut dyn TestEngin
     );
 }
 
-pub async fn room_is_made_by_what_has_expired(engines: &mut dyn TestEngines) {
+pub async fn expired_records_make_room_for_new_ones(engines: &mut dyn TestEngines) {
     let records = engines.records();
     let one = Limits {
         bytes: None,
