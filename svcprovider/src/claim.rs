@@ -1,4 +1,4 @@
-//! Whose the embedded engines are: data on one node's disk cannot be shared, so an environment has at most one such store.
+//! The claim on the embedded store: data on one node's disk cannot be shared, so an environment has at most one such store.
 //!
 //! ```text
 //!   served here before? ─┬─ yes ──► serve at once

@@ -1,4 +1,4 @@
-//! How a node's services are told what to be: flags, each with an environment variable.
+//! The command line: flags, each with an environment variable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

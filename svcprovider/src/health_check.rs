@@ -1,4 +1,4 @@
-//! Checks periodically whether an engine answers: for `/readyz`, the metrics, and the log, which gets changes only.
+//! Health check: asks periodically whether an engine answers: for `/readyz`, the metrics, and the log, which gets changes only.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the services count, beside what every daemon does. Clones count together. What a request touches is made before it comes: one
+//! The metrics of svcprovider, beside those of every daemon. Clones count together. What a request touches is made before it comes: one
 //! atomic and one histogram; no label names a group, a function or a key.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The services put together: flags in, running parts out.
+//! The svcprovider process: builds its parts from the flags, runs them, and drains at the end.
 //!
 //! ```text
 //!  data directory, master keys, token ─► claim ─► engines ─► bind ─► attach · operators · collector · sweeper ─► drain

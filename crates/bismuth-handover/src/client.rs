@@ -1,4 +1,4 @@
-//! The side of bismuthd.
+//! The client of the handover protocol: bismuthd's side.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! How bismuthd hands the service sockets of containers to svcprovider.
+//! The handover protocol: bismuthd passes the listening sockets of containers to svcprovider.
 //!
 //! ```text
 //!        bismuthd                                  │              svcprovider

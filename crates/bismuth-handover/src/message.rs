@@ -1,4 +1,4 @@
-//! What travels, byte by byte. Pure.
+//! The messages of the handover protocol and their encoding. Pure.
 //!
 //! All numbers are little-endian. A packet is
 //!

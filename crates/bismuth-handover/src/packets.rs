@@ -1,4 +1,4 @@
-//! Packets and descriptors over a Unix socket, under tokio: unix(7), cmsg(3).
+//! Sends and receives packets with file descriptors over a Unix socket, under tokio: unix(7), cmsg(3).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -1,4 +1,4 @@
-//! The side of svcprovider.
+//! The server of the handover protocol: svcprovider's side.
 
 use std::fs::{File, OpenOptions};
 use std::io;

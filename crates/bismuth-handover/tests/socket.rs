@@ -1,4 +1,4 @@
-//! Both sides over real sockets.
+//! Client and server over real sockets.
 
 use std::fs::Permissions;
 use std::io;

@@ -1,4 +1,4 @@
-//! What is asked, as a request line.
+//! A call of the operator API: method, path, query and headers.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! One call: the token, a connection, an exchange.
+//! The client of the operator API: one connection for each call.
 
 use std::io;
 use std::path::PathBuf;

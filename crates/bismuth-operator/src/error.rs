@@ -1,4 +1,4 @@
-//! Why a call was not done, and what the operator does about it.
+//! Errors of a call: what went wrong, and what the operator can do about it.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The operator's surface of svcprovider, for the programs that call it: bismuthctl and bismuth-api.
+//! The client of svcprovider's operator API, for bismuthctl and bismuth-api.
 //!
 //! ```text
 //!  Call ─► token, read anew from its 0600 file ─► one connection, one exchange ─┬─► answer

@@ -1,4 +1,4 @@
-//! What svcprovider answers.
+//! Reads responses of svcprovider.
 
 use bytes::Bytes;
 use http::Response;

@@ -1,4 +1,4 @@
-//! Waiting for svcprovider, and not for ever.
+//! Idle timeouts of a call.
 //!
 //! ```text
 //!   connect ─► body goes out ─► head of the answer ─► its body comes

@@ -1,4 +1,4 @@
-//! The token: in a file that its owner alone may read.
+//! Reads the operator's token from a file that its owner alone may read.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;

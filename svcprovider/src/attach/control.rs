@@ -1,4 +1,4 @@
-//! One connection of a bismuthd.
+//! Answers the handover requests of one connected bismuthd.
 
 use std::sync::Arc;
 use std::time::Duration;

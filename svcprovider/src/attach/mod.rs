@@ -1,4 +1,4 @@
-//! The sockets that bismuthd hands over, and the threads that serve them.
+//! Takes over the containers' listening sockets from bismuthd and serves them on worker threads.
 //!
 //! ```text
 //!   bismuthd ── handover socket ──► control: one task per bismuthd

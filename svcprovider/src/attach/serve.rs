@@ -1,4 +1,4 @@
-//! A thread that serves sockets, and what the control side knows of it.
+//! A worker thread that accepts on containers' sockets, and its handle.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};

@@ -1,4 +1,4 @@
-//! What is held, for whom.
+//! The table of listening sockets that are held, by node and container.
 
 use std::collections::BTreeMap;
 use std::io;

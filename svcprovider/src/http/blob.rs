@@ -1,4 +1,4 @@
-//! `/blob/v1/`.
+//! Handlers of `/blob/v1/`.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Bodies of requests.
+//! Reads request bodies, whole or as a stream, with timeouts and a size limit.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};

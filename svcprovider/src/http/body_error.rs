@@ -1,4 +1,4 @@
-//! Why a body did not come whole, and how long it is waited for.
+//! Errors while a request body is read, and its timeouts.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Who is calling: the container whose socket took the connection.
+//! Identifies and authorizes the caller: the container whose socket took the connection.
 
 use std::sync::Arc;
 

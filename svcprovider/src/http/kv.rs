@@ -1,4 +1,4 @@
-//! `/kv/v1/`.
+//! Handlers of `/kv/v1/`.
 
 use bismuth_http::Body;
 use bismuth_store::Key;

@@ -1,4 +1,4 @@
-//! Listings as JSON.
+//! Listings of keys and blobs as JSON.
 
 use bismuth_http::Body;
 use bismuth_store::blobs;

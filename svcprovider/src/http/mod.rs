@@ -1,4 +1,4 @@
-//! What functions ask, over HTTP, and what they are answered.
+//! The HTTP API for functions: keys, blobs and secrets.
 //!
 //! ```text
 //!  request on a container's socket ─► caller: not forwarded? meant for us? token? rate? ─┬─► /kv/v1/…       kv, batch, list

@@ -1,4 +1,4 @@
-//! What functions are told when they are not given what they asked for.
+//! Error responses of the HTTP APIs, as problems (RFC 9457).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `/secrets/v1/`: read by functions, written by operators elsewhere.
+//! Handlers of `/secrets/v1/`: functions read secrets here; operators write them in [`crate::operator`].
 
 use bismuth_http::Body;
 use bismuth_store::secrets::Secret;

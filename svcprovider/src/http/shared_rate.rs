@@ -1,4 +1,4 @@
-//! A group's rate over all nodes: a counter for each second, in the records that the nodes share.
+//! Rate limit per group over all nodes: a counter for each second, in the records that the nodes share.
 //!
 //! ```text
 //!   request ─► tokens at hand for this second? ─┬─ yes ─► one less

@@ -1,4 +1,4 @@
-//! `/group` and `/group/{group}`.
+//! Handlers of `/group` and `/group/{group}`: list, show and purge groups.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! What operators ask, over HTTP: bismuthctl and bismuth-api.
+//! The HTTP API for operators: bismuthctl and bismuth-api call it.
 //!
 //! ```text
 //!  request ─► shows the token? ─┬─► /                 204: the engines are there, and the token is right

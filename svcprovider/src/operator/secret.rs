@@ -1,4 +1,4 @@
-//! `/group/{group}/secret`: written here, read by functions elsewhere.
+//! Handlers of `/group/{group}/secret`: operators write secrets here, functions read them elsewhere.
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;

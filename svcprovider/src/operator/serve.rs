@@ -1,4 +1,4 @@
-//! The thread that serves operators.
+//! The thread that serves the operator API.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

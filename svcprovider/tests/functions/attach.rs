@@ -1,4 +1,4 @@
-//! Sockets that come and go.
+//! Sockets are attached, detached and handed over to the next svcprovider.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;

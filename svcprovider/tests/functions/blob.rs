@@ -1,4 +1,4 @@
-//! Blobs.
+//! The blob API.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! A svcprovider, a bismuthd that is only its handover, and functions that are only their requests.
+//! Test harness: a svcprovider, a handover client in place of bismuthd, and an HTTP client in place of functions.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;

@@ -1,4 +1,4 @@
-//! Who is calling, and how often.
+//! Authentication of callers, groups, and rate limits.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Keys.
+//! The key/value API.
 
 use std::sync::atomic::Ordering;
 

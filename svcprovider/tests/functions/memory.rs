@@ -1,4 +1,4 @@
-//! One function cannot have the memory of all.
+//! The memory budget: one function cannot use the memory of all.
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;

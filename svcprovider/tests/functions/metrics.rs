@@ -1,4 +1,4 @@
-//! What is counted.
+//! The metrics, and that they are documented.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! Secrets.
+//! The secrets API.
 
 use crate::harness::Harness;
 

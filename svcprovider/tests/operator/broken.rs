@@ -1,4 +1,4 @@
-//! What is broken of one group is that group's.
+//! Broken data of one group does not affect other groups, and can be purged.
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, Purged, json};

@@ -1,4 +1,4 @@
-//! What operators are answered, and refused.
+//! Calls of the operator API, and their refusals.
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, CallError, json};

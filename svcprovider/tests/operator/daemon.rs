@@ -1,4 +1,4 @@
-//! The program itself, as those who watch it see it.
+//! The program itself: readiness and metrics.
 
 use std::sync::Arc;
 

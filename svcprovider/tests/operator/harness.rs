@@ -1,4 +1,4 @@
-//! The operator's surface of a svcprovider, and a client of it.
+//! Test harness: the operator API of a svcprovider, and a client of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;

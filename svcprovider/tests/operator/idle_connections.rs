@@ -1,4 +1,4 @@
-//! Those who ask nothing do not keep those out who do.
+//! Idle connections do not keep others from the operator API.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The operator's surface as its clients use it, on the embedded engines.
+//! The operator API through its client, on the embedded engines.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 

@@ -1,4 +1,4 @@
-//! Fields of packets.
+//! Writes and reads the fields of a packet.
 
 use bismuth_model::{ContainerId, ServiceGroup, ServiceQuotas};
 use zeroize::Zeroizing;

@@ -1,4 +1,4 @@
-//! Removing objects that no blob has.
+//! Garbage collection: removes objects that no blob refers to.
 //!
 //! ```text
 //!   garbage ──────────────────────────────► object removed ─► record removed

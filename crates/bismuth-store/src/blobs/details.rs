@@ -1,4 +1,4 @@
-//! Listing blobs with what only the index knows of them.
+//! Lists blobs with their digests.
 
 use std::num::NonZeroUsize;
 

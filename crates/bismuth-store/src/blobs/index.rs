@@ -1,4 +1,4 @@
-//! What is in the records of blobs and objects.
+//! The records of the blob index and of objects' states: encoding, and the writes that change them.
 
 use bytes::Bytes;
 

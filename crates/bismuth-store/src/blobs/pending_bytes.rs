@@ -1,4 +1,4 @@
-//! Pending bytes: those of uploads that are not committed yet.
+//! Pending bytes: quota taken by uploads that are not committed yet.
 //!
 //! What a group uses is counted when a blob gets its bytes, and until then they are on the disk all the same: a hundred uploads at once
 //! must not take a hundred times what the group may have. They are counted here, for this process.

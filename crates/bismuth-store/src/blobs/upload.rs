@@ -1,4 +1,4 @@
-//! Storing a blob.
+//! Uploads a blob: begin, receive the body, commit to the index.
 //!
 //! ```text
 //!   refused already? ─► "writing" ─► bytes ─► digest ─► durable ─┬─► index ─► done

@@ -1,4 +1,4 @@
-//! Objects as files of one machine.
+//! Objects as files in a directory of one machine.
 //!
 //! ```text
 //!   DIR/4e/…4e.part   while it is written ─► fsync ─► rename ─► fsync of the directory ─► DIR/4e/…4e

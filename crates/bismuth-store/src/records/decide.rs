@@ -1,4 +1,4 @@
-//! What one write does to one record. Pure, and the same for every engine.
+//! Decides one write to one record: condition, change, quota. Pure, and the same for every engine.
 //!
 //! ```text
 //!   stored record ─► past its time? ─► condition ─► change ─► new record ─► usage after ─► within the limits?

@@ -1,4 +1,4 @@
-//! What one batch does, before any of it is stored. Pure, and the same for every engine.
+//! One batch applied to the records it touches, before any of it is stored. Pure, and the same for every engine.
 //!
 //! ```text
 //!   load the records and counters that the batch names ─► PendingBatch ─► run: decide() one after the other ─► changes, counters, answers

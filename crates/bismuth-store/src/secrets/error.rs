@@ -1,4 +1,4 @@
-//! Why a secret was not read or changed. Never with a byte of one.
+//! Errors of the secret store. None contains a byte of a secret.
 
 use std::path::PathBuf;
 

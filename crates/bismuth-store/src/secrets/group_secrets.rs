@@ -1,5 +1,4 @@
-//! The secrets of a group in one state of the store: what they are, and what is to be written to change them. Pure, but for random
-//! numbers.
+//! A group's secrets as read from one state of the store, and the writes that change them. Pure, but for random numbers.
 //!
 //! ```text
 //!   data key   manifest   record

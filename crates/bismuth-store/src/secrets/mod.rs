@@ -1,4 +1,4 @@
-//! Secrets: sealed before they reach an engine, and refused when an engine gives back anything else.
+//! Secrets: sealed before they reach an engine, and verified when they are read back.
 //!
 //! ```text
 //!  master key (a file) ──seals──► data key of the group ──seals──┬─► values of its secrets      AAD: group, name, version

@@ -1,4 +1,4 @@
-//! Data keys under another master key, while secrets are read and written.
+//! Rewraps data keys under another master key, while secrets are read and written.
 //!
 //! ```text
 //!   read the file again ─► wait for data keys that are being stored under the old key ─► each group: open, seal anew, store if it is still that one

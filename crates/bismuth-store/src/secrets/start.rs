@@ -1,4 +1,4 @@
-//! What a start makes sure of: a master key is made only where nothing is sealed yet, and those that are there open what is.
+//! Checks the master keys at start: one is made only where nothing is sealed yet, and those that are there open what is.
 //!
 //! ```text
 //!   file of master keys ─┬─ there ──► does one of them open one of the stored data keys? ─┬─ yes, or none is stored ──► serve

@@ -1,4 +1,4 @@
-//! Secrets in an engine for records: reading, changing, and looking for master keys.
+//! The secret store, on an engine for records: reads, changes, and reloads master keys.
 //!
 //! Data keys are not kept in memory. They are read with the manifest anyway, so that all that is read is of one state, and to open one
 //! takes a microsecond; what is not kept need not be forgotten when a group is purged by another process or a master key is taken away.

@@ -1,4 +1,4 @@
-//! The suite on the embedded engines, and what only they do.
+//! The suite on the embedded engines, and cases of theirs alone.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -1,4 +1,4 @@
-//! What every engine for objects does.
+//! Conformance of engines for objects.
 
 use std::ops::Range;
 use std::sync::Arc;

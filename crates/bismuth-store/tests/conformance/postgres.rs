@@ -1,4 +1,4 @@
-//! The suite on PostgreSQL, and what only a server can do: be away.
+//! The suite on PostgreSQL, and cases in which the server is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The suite with objects in S3, and what only a server can do: be away.
+//! The suite with objects in S3, and cases in which the server is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a case runs on, and the words it is written in.
+//! The engines that a case runs on, and helpers for writing cases.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is in a store that was left behind: whole or not at all, counted right, and after a collection without anything that is nobody's.
+//! Reads a store that a killed process left: complete records, exact usage, and after a collection no orphaned object.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;

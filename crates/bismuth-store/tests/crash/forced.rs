@@ -1,4 +1,4 @@
-//! What is acknowledged was forced to disk: a killed process does not take the kernel's cache with it, so that this is seen in the system
+//! What is acknowledged was synced to disk: a killed process does not take the kernel's cache with it, so that this is seen in the system
 //! calls and not in what is left.
 //!
 //! ```text

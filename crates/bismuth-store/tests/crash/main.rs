@@ -1,4 +1,4 @@
-//! What becomes of the embedded engines when their process is killed.
+//! Crash consistency of the embedded engines: their process is killed again and again.
 //!
 //! ```text
 //!   victim (this binary again) ── attempts, acknowledgements ──► model      SIGKILL at a random one of them, or while the store is opened

@@ -1,4 +1,4 @@
-//! What may be in the store, by what the victim has said.
+//! What the store may hold, given what was acknowledged.
 //!
 //! ```text
 //!   try ─► open ─┬─ did ─► known: the change with the highest revision wins

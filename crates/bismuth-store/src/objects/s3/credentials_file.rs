@@ -1,4 +1,4 @@
-//! Credentials in a file that somebody renews: those that are given for an hour, or rotated without a restart.
+//! Bucket credentials in a file that is read again periodically: for those that are rotated without a restart.
 //!
 //! ```text
 //!   [default]

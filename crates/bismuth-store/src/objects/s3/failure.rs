@@ -1,4 +1,4 @@
-//! What went wrong, and what it means for those who asked.
+//! Errors of S3 requests, their timeout, and how they become errors of the engine.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! An upload in parts.
+//! A multipart upload: sends parts, completes, or aborts in the background when it is dropped.
 //!
 //! ```text
 //!   begin ─► send_part, wait_for_part ─► … ─► complete

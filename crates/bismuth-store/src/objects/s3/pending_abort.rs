@@ -1,4 +1,4 @@
-//! Pending aborts: uploads that were dropped while a part was on its way. Who deletes the object waits until it is known what became of that
+//! Pending aborts of multipart uploads that were dropped while a part was on its way. Who deletes the object waits until it is known what became of that
 //! part, and the upload is aborted. A part that arrives after the abort would stay in the bucket, paid for and not seen.
 
 use std::collections::HashMap;

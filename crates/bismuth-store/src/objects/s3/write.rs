@@ -1,4 +1,4 @@
-//! An object on its way: in one request if it is small, in parts if it is not.
+//! Writes an object: in one request if it is small, as a multipart upload if it is not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

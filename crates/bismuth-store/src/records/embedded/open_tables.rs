@@ -1,4 +1,4 @@
-//! The tables in one transaction: what a batch reads and changes.
+//! The tables opened in one write transaction: applies batches and sweeps to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The file, opened, and opened again after it failed.
+//! The database file: opened, locked, and opened again after an I/O error.
 //!
 //! ```text
 //!   open ─► lock, pid ─► redb ─► serving ──── an I/O error: redb answers nothing any more ───► closed ─► opened again ─► serving

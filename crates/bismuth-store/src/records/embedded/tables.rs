@@ -1,4 +1,4 @@
-//! What is in the file.
+//! The tables of the database file: encoding of keys and rows.
 //!
 //! ```text
 //!   record   (keyspace, group, key)          → revision, times, charge, content type, and the value if it is small

@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The writer thread: group commit of queued batches and sweeps.
 //!
 //! ```text
 //!   write() ─┐

@@ -1,4 +1,4 @@
-//! What goes wrong with a server, and what follows.
+//! Errors of the server, which of them can be retried, and how they become errors of the engine.
 
 use bismuth_base::chain;
 use deadpool_postgres::{PoolError, TimeoutType};

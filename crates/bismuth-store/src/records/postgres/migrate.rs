@@ -1,4 +1,4 @@
-//! The tables, made and changed step by step.
+//! Schema migrations, step by step.
 //!
 //! Every step can be made twice, and by several at once: who loses a race is told so by the server and tries again. So no lock is needed
 //! that only PostgreSQL has.

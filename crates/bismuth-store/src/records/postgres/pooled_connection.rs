@@ -1,4 +1,4 @@
-//! A connection, for as long as one thing is done on it.
+//! A connection taken from the pool for one call.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

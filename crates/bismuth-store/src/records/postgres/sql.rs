@@ -1,4 +1,4 @@
-//! What is said to the server, and how its answers are read.
+//! The SQL statements, their parameters, and how rows are read.
 //!
 //! Groups, keys and media types are `bytea`: they are compared by their bytes whatever the database's locale and encoding are.
 

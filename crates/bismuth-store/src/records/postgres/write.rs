@@ -1,4 +1,4 @@
-//! Changing records: two round trips, whatever the size of a batch.
+//! Writes batches: two round trips, whatever the size of a batch.
 //!
 //! ```text
 //!   BEGIN · lock counters · time · records ──►        statements of one line are sent without waiting for each other

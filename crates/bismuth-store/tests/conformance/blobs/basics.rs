@@ -1,4 +1,4 @@
-//! One blob at a time.
+//! Storing, reading, listing and deleting blobs.
 
 use std::num::NonZeroUsize;
 

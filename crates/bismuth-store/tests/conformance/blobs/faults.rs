@@ -1,4 +1,4 @@
-//! Uploads that go wrong.
+//! Uploads that fail, stall or are cancelled.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What blobs take up, and what they leave.
+//! Quotas of blobs, and collection of their objects.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! One record at a time.
+//! Reading and changing single records.
 
 use bismuth_store::records::{Change, Condition, Keyspace, Refused, now_ms};
 

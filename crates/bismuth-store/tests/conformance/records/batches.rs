@@ -1,4 +1,4 @@
-//! All or nothing.
+//! Batches are atomic.
 
 use std::sync::Arc;
 

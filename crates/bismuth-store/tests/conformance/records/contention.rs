@@ -1,4 +1,4 @@
-//! What functions build on conditions: a lock, a counter, compare-and-swap; by many tasks at once.
+//! Concurrent use of conditions: locks, counters, compare-and-swap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

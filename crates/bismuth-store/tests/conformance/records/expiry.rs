@@ -1,4 +1,4 @@
-//! Records whose time comes.
+//! Expiry of records.
 
 use std::num::NonZeroUsize;
 

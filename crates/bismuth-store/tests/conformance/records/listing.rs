@@ -1,4 +1,4 @@
-//! Keys in order.
+//! Listing keys in order.
 
 use bismuth_store::records::Keyspace;
 

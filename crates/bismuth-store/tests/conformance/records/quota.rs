@@ -1,4 +1,4 @@
-//! What a group may use.
+//! Quotas of records.
 
 use std::sync::Arc;
 

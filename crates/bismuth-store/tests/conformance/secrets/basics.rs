@@ -1,4 +1,4 @@
-//! Writing, reading, listing, removing.
+//! Writing, reading, listing and removing secrets.
 
 use bismuth_store::records::{Keyspace, Usage, now_ms};
 use bismuth_store::secrets::{

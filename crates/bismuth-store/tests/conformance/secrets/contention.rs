@@ -1,4 +1,4 @@
-//! Many writers and readers at once, of two processes where the engine allows it.
+//! Concurrent writers and readers of secrets, of two processes where the engine allows it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Master keys are changed, lost and mistaken.
+//! Changed, lost and wrong master keys.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

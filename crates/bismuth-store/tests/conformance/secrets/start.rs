@@ -1,4 +1,4 @@
-//! What a start does about master keys that are not there, or not the right ones.
+//! Master keys that are missing or wrong at start.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Whoever can write to the engine, and has no master key, breaks secrets and does not change them. The keys of records and what is in
+//! Tampered records are refused: who can write to the engine, and has no master key, cannot change a secret. The keys of records and what is in
 //! them are spelled out here, because they are what is stored.
 
 use std::sync::Arc;
