@@ -42,7 +42,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 /// So many at a time, in a transaction of some milliseconds.
 const SWEEP_LIMIT: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
 
-/// Why the services do not start.
+/// Why svcprovider does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The data directory.
@@ -73,7 +73,7 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
-/// The services of a node, ready to run.
+/// svcprovider, ready to run.
 pub struct Service {
     args: Args,
     attach: Attach,

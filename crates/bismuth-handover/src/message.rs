@@ -77,7 +77,7 @@ pub enum DecodeError {
     #[error("the message does not have the length that its fields say")]
     Length,
     /// A value that its field cannot have.
-    #[error("the {field} of the message is none")]
+    #[error("the {field} of the message is invalid")]
     Field {
         /// Which field.
         field: &'static str,

@@ -40,16 +40,16 @@ pub enum TransportError {
         own: u32,
     },
     /// A packet that is too long, or with more descriptors than one or than we have room for.
-    #[error("a packet with {bytes} bytes or more, or with descriptors that were lost")]
+    #[error("a packet of {bytes} bytes or more is too long, or its descriptors were lost")]
     Truncated {
         /// What arrived of it.
         bytes: usize,
     },
     /// Not a message.
-    #[error("understand a packet of the handover socket")]
+    #[error("decode a packet of the handover socket")]
     Decode(#[from] DecodeError),
     /// A message that does not come now, or not with that many descriptors.
-    #[error("the other side sent {what} when it should not")]
+    #[error("the other side sent {what} unexpectedly")]
     Unexpected {
         /// What it sent.
         what: &'static str,

@@ -192,7 +192,7 @@ async fn a_secret_goes_over_the_wire() {
 #[tokio::test]
 async fn a_packet_that_is_no_request_ends_the_connection() {
     for (bytes, wanted) in [
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], "understand a packet"),
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "decode a packet"),
         (&[0; 100_000][..], "a packet with"),
         // A Detach instead of a greeting.
         (

@@ -23,7 +23,7 @@ pub enum CallError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The key is too long to be asked for. Nothing was sent.
-    #[error("{target:.64}… cannot be asked for")]
+    #[error("{target:.64}… is no valid request path")]
     Target {
         /// The path.
         target: String,
@@ -81,7 +81,7 @@ pub enum CallError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The answer makes no sense.
-    #[error("svcprovider at {address} answered what was not asked for: {reason}")]
+    #[error("svcprovider at {address} sent a response that cannot be used: {reason}")]
     Answer {
         /// Who.
         address: String,

@@ -25,11 +25,14 @@ pub(super) async fn serve(
     let node = match tokio::time::timeout(HELLO_TIMEOUT, connection.handshake()).await {
         Ok(Ok(node)) => node,
         Ok(Err(error)) => {
-            warn!(error = chain(&error), "what connected is no bismuthd");
+            warn!(
+                error = chain(&error),
+                "a connection to the handover socket failed in the handshake"
+            );
             return;
         }
         Err(_elapsed) => {
-            warn!("what connected does not greet");
+            warn!("a connection to the handover socket sent no Hello in time");
             return;
         }
     };
@@ -101,7 +104,7 @@ async fn handle_request(
                 Err(error) => refused(error.to_string()),
             }
         }
-        (Request::Hello { .. } | Request::Attach(_), _) => refused("not now".to_owned()),
+        (Request::Hello { .. } | Request::Attach(_), _) => refused("unexpected request".to_owned()),
     };
     let socket = socket.as_ref().map(|socket| socket.as_fd());
     connection.answer(number, answer, socket).await
@@ -110,7 +113,7 @@ async fn handle_request(
 fn secret_answer(mut value: Zeroizing<Vec<u8>>) -> Answer {
     match SecretValue::new(std::mem::take(&mut *value)) {
         Some(value) => Answer::Secret(value),
-        None => refused("the secret is too long to travel".to_owned()),
+        None => refused("the secret is longer than a message may be".to_owned()),
     }
 }
 

@@ -98,7 +98,7 @@ impl SocketTable {
         let listener = StdListener::from(socket);
         listener.set_nonblocking(true)?;
         let worker = self.workers.iter().min_by_key(|worker| worker.sockets());
-        let worker = worker.ok_or_else(|| io::Error::other("nobody serves"))?;
+        let worker = worker.ok_or_else(|| io::Error::other("no worker thread runs"))?;
         // With the runtime of the thread that will accept.
         let listener = Arc::new(worker.register(listener)?);
         let key = (node.clone(), attachment.container);

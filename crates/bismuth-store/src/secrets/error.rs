@@ -68,7 +68,7 @@ pub enum SecretError {
         group: String,
     },
     /// Some data keys are still under another master key.
-    #[error("{failed} data keys could not be sealed anew, of which one because {first}")]
+    #[error("{failed} data keys could not be rewrapped, one of them because {first}")]
     NotRewrapped {
         /// How many.
         failed: usize,
@@ -93,7 +93,7 @@ pub enum Flaw {
         master_key: String,
     },
     /// It cannot be read.
-    #[error("what should be their data key is none")]
+    #[error("their data key cannot be parsed")]
     DataKeyForm,
     /// There is a data key and no manifest.
     #[error("their manifest was removed")]
