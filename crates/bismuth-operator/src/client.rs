@@ -39,7 +39,7 @@ pub struct OperatorClient {
 }
 
 impl OperatorClient {
-    /// A surface at a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
+    /// A client for a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
     ///
     /// # Errors
     /// [`CallError::Url`].

@@ -5,7 +5,7 @@
 //!                                                                              └─► CallError: whose fault, what to do
 //! ```
 //!
-//! The surface is all that an operator may do with what functions keep: keys, blobs and secrets of every group. Who holds the
+//! The API is all that an operator may do with what functions store: keys, blobs and secrets of every group. Who holds the
 //! token may do all of it, so the token is never on a command line, and a file that others can read is refused.
 
 mod call;

@@ -24,7 +24,7 @@ pub struct Purged {
     pub secrets: u64,
 }
 
-/// The whole body of an answer, if it is no larger than answers of this surface are.
+/// The whole body of an answer, if it is no larger than answers of this API are.
 ///
 /// # Errors
 /// As [`OperatorClient::call`], and [`CallError::Answer`].

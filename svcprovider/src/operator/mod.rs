@@ -36,7 +36,7 @@ use crate::http::problems::{self, Refusal};
 use crate::http::{AppState, Caller, no_content, percent};
 use crate::metrics::Api;
 
-/// What the surface works with.
+/// What the operator API works with.
 #[derive(Clone)]
 pub struct OperatorApi {
     /// Keys and blobs.
