@@ -128,9 +128,9 @@ async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal
                     tracing::warn!(
                         group,
                         reason,
-                        "a broken blob is forgotten; its object stays"
+                        "the index entry of a broken blob is deleted; its object stays"
                     );
-                    forget_blob(operator, group, &blob.key).await?;
+                    delete_index_entry(operator, group, &blob.key).await?;
                     removed += 1;
                 }
                 Err(error) => return Err(error.into()),
@@ -140,7 +140,11 @@ async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal
 }
 
 /// Removes the entry of a blob that cannot be read. Nobody can know which object it had, and nothing else would ever remove it.
-async fn forget_blob(operator: &OperatorApi, group: &str, key: &str) -> Result<(), EngineError> {
+async fn delete_index_entry(
+    operator: &OperatorApi,
+    group: &str,
+    key: &str,
+) -> Result<(), EngineError> {
     let entry = RecordKey {
         group: group.to_owned(),
         keyspace: Keyspace::Blob,
