@@ -92,7 +92,7 @@ async fn get(
     };
     let body = found.body;
     let body = body.map(|(_, bytes)| outgoing(bytes, &app.metrics));
-    Ok(described(
+    Ok(blob_response(
         status,
         &found.blob,
         sent,
@@ -121,7 +121,7 @@ fn read_result(
     }
 }
 
-fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> Response<Body> {
+fn blob_response(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -275,8 +275,8 @@ async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<
             after,
             limit,
         } = page;
-        let described = app.blobs.list_details(&group, &prefix, after, limit);
-        return json_in(permit, &BlobPage::from(described.await?));
+        let details = app.blobs.list_details(&group, &prefix, after, limit);
+        return json_in(permit, &BlobPage::from(details.await?));
     }
     let (listed, more) = list_page(&app.blobs, &group, &page, None).await?;
     if params.is_empty() {

@@ -72,10 +72,12 @@ async fn get(
     };
     let value = permit.keep(value);
     match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
-        None => Ok(described(StatusCode::OK, value, &meta)),
-        Some(StatusCode::NOT_MODIFIED) => {
-            Ok(described(StatusCode::NOT_MODIFIED, Bytes::new(), &meta))
-        }
+        None => Ok(value_response(StatusCode::OK, value, &meta)),
+        Some(StatusCode::NOT_MODIFIED) => Ok(value_response(
+            StatusCode::NOT_MODIFIED,
+            Bytes::new(),
+            &meta,
+        )),
         Some(_) => Err(problems::precondition()),
     }
 }
@@ -108,7 +110,7 @@ pub(super) fn absent(conditions: &Conditions, what: &str) -> Refusal {
     }
 }
 
-fn described(status: StatusCode, value: Bytes, meta: &Meta) -> Response<Body> {
+fn value_response(status: StatusCode, value: Bytes, meta: &Meta) -> Response<Body> {
     let mut response = Response::new(Body::full(value));
     *response.status_mut() = status;
     let headers = response.headers_mut();
