@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   served here before? ─┬─ yes ──► serve at once
-//!   (a file beside it)   └─ no ───► claim in ZooKeeper ─┬─ ours ─────► remembered beside the data, serve
+//!   (a file beside it)   └─ no ───► claim in ZooKeeper ─┬─ ours ─────► marker beside the data, serve
 //!                                                       ├─ another's ► refuse to start, and say what to do
 //!                                                       └─ no answer ► refuse to start
 //!
@@ -10,7 +10,7 @@
 //!                                     another's by now ────► end the process
 //! ```
 //!
-//! What is remembered beside the data is the node, so that a copy of the data on another node is none that was served before.
+//! The marker beside the data holds the node, so that a copy of the data on another node is none that was served before.
 
 use std::fs;
 use std::io;

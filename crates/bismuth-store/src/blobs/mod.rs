@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The index is a record of [`Keyspace::Blob`], so that conditions, quotas and listing are those of records. What objects there are besides
-//! those in the index is in [`Keyspace::Object`]: nothing that was ever written is forgotten.
+//! those in the index is in [`Keyspace::Object`]: every object that was ever written has a record in one of the two.
 
 mod collect;
 mod details;
