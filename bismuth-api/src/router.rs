@@ -118,7 +118,7 @@ mod tests {
 
     use bismuth_coord::MemoryTree;
     use bismuth_daemon::Shutdown;
-    use bismuth_operator::Surface;
+    use bismuth_operator::OperatorClient;
     use bismuth_registry::Registry;
     use http::Uri;
 
@@ -134,7 +134,7 @@ mod tests {
         let registry = Registry::new(Arc::new(MemoryTree::new()), "test".parse().unwrap());
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let url = Uri::from_static(bismuth_operator::DEFAULT_URL);
-        let surface = Surface::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
+        let surface = OperatorClient::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
         AppState {
             scheduler: Arc::new(Scheduler::new(registry.clone())),
             rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::listen::{self, BindError};
 use bismuth_daemon::{Admin, Policy, Shutdown, Tasks};
-use bismuth_operator::{CallError, Surface};
+use bismuth_operator::{CallError, OperatorClient};
 use bismuth_registry::Registry;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -63,7 +63,7 @@ impl Service {
     /// When it cannot listen, or a URL is none.
     pub fn with_registry(args: Args, registry: Registry) -> Result<Self, StartError> {
         let token_file = args.svcprovider_token_file.clone();
-        let surface = Surface::new(&args.svcprovider, token_file, CONNECT_SVCPROVIDER)?;
+        let surface = OperatorClient::new(&args.svcprovider, token_file, CONNECT_SVCPROVIDER)?;
         let svcprovider = SvcproviderClient::new(surface, args.answer_within);
         let listener = listen::bind(args.listen)?;
         Ok(Self {

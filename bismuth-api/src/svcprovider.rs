@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse as _, Response};
 use bismuth_base::chain;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, Purged, Refusal, Surface, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, Refusal, read_body};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -30,13 +30,13 @@ pub(crate) enum Effect {
 /// Forwards calls. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct SvcproviderClient {
-    surface: Surface,
+    surface: OperatorClient,
     /// How long svcprovider may take over one call.
     timeout: Duration,
 }
 
 impl SvcproviderClient {
-    pub(crate) fn new(surface: Surface, timeout: Duration) -> Self {
+    pub(crate) fn new(surface: OperatorClient, timeout: Duration) -> Self {
         Self { surface, timeout }
     }
 
@@ -50,7 +50,7 @@ impl SvcproviderClient {
         let asking = async {
             let answer = self.surface.call(call, Full::new(body)).await?;
             let status = answer.status();
-            Ok((status, whole(&self.surface, answer).await?))
+            Ok((status, read_body(&self.surface, answer).await?))
         };
         let (status, json) = self.with_timeout(asking, effect, self.timeout).await?;
         let headers = [
@@ -97,7 +97,7 @@ fn problem(error: CallError, effect: Effect) -> Problem {
     let detail = chain(&error);
     match error {
         CallError::Refused(refusal) => refused(refusal),
-        CallError::Connect { .. } | CallError::Silent { .. } => unavailable(detail),
+        CallError::Connect { .. } | CallError::ConnectTimeout { .. } => unavailable(detail),
         CallError::Exchange { .. } | CallError::Stalled { .. } | CallError::Answer { .. } => {
             no_answer(detail, effect)
         }

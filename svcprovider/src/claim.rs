@@ -1,8 +1,8 @@
-//! Whose the embedded engines are: data on one node's disk cannot be shared, so an environment has at most one such store.
+//! The claim on the embedded store: data on one node's disk cannot be shared, so an environment has at most one such store.
 //!
 //! ```text
 //!   served here before? ─┬─ yes ──► serve at once
-//!   (a file beside it)   └─ no ───► claim in ZooKeeper ─┬─ ours ─────► remembered beside the data, serve
+//!   (a file beside it)   └─ no ───► claim in ZooKeeper ─┬─ ours ─────► marker beside the data, serve
 //!                                                       ├─ another's ► refuse to start, and say what to do
 //!                                                       └─ no answer ► refuse to start
 //!
@@ -10,7 +10,7 @@
 //!                                     another's by now ────► end the process
 //! ```
 //!
-//! What is remembered beside the data is the node, so that a copy of the data on another node is none that was served before.
+//! The marker beside the data holds the node, so that a copy of the data on another node is none that was served before.
 
 use std::fs;
 use std::io;
@@ -41,7 +41,7 @@ const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 pub enum ClaimError {
     /// Another node has it.
     #[error(
-        "the services' data of this environment is on node {owner}, in an embedded store that one node cannot share; \
+        "the embedded store of this environment is on node {owner}, and nodes cannot share one; \
          give all nodes --records postgres://… and --objects s3://…, or run `bismuthctl store release {owner}` if that store is lost"
     )]
     Taken {
@@ -50,7 +50,7 @@ pub enum ClaimError {
     },
     /// This data is claimed for another node: it was moved, or it is a copy.
     #[error(
-        "the services' data in {} belongs to node {owner}, and this is node {node}; if it was moved here, or its node has a new address, \
+        "the embedded store in {} belongs to node {owner}, and this is node {node}; if it was moved here, or its node has a new address, \
          see that no svcprovider serves it there any more and run `bismuthctl store release {owner}`; if it is a copy, \
          start with an empty --data-dir, and give all nodes --records postgres://… and --objects s3://…",
         dir.display()
@@ -64,7 +64,7 @@ pub enum ClaimError {
         dir: PathBuf,
     },
     /// It cannot be known.
-    #[error("learn from ZooKeeper whose the services' embedded store is")]
+    #[error("ask ZooKeeper which node owns the embedded store")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A file of ours.
     #[error("{act} {}", path.display())]
@@ -127,7 +127,7 @@ impl Claim {
             error = self.lost() => {
                 // The next start asks before it serves.
                 if let Err(error) = fs::remove_file(self.marker()) {
-                    warn!(%error, marker = %self.marker().display(), "cannot forget that the embedded store was ours");
+                    warn!(%error, marker = %self.marker().display(), "cannot delete the marker of the claim on the embedded store");
                 }
                 shutdown.fail(error.to_string());
             }

@@ -1,4 +1,4 @@
-//! How a node's services are told what to be: flags, each with an environment variable.
+//! The command line: flags, each with an environment variable.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const MASTER_KEY_FILE: &str = "/etc/bismuth/master.keys";
 
 /// What `--zookeeper` is for here, where it does not say where everything is.
 const ZOOKEEPER_HELP: &str =
-    "ZooKeeper servers, HOST:PORT separated by commas. Asked whose an embedded store is";
+    "ZooKeeper servers, HOST:PORT separated by commas. Holds which node owns the embedded store";
 
 /// Keys, blobs and secrets for the functions of one node.
 #[derive(Clone, Debug, Parser)]

@@ -1,4 +1,4 @@
-//! The engines that the flags name.
+//! Opens the storage engines that the flags name.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -9,11 +9,11 @@ pub mod attach;
 mod claim;
 mod config;
 mod engines;
+mod health_check;
 pub mod http;
 pub mod metrics;
 pub mod operator;
 mod service;
-mod watch;
 
 pub use config::{Args, ObjectsUrl, RecordsUrl};
 pub use service::{Service, StartError};

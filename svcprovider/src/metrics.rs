@@ -1,4 +1,4 @@
-//! What the services count, beside what every daemon does. Clones count together. What a request touches is made before it comes: one
+//! The metrics of svcprovider, beside those of every daemon. Clones count together. What a request touches is made before it comes: one
 //! atomic and one histogram; no label names a group, a function or a key.
 
 use std::sync::Arc;
@@ -21,19 +21,19 @@ const BUCKETS: [f64; 12] = [
 ];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// What a request was about.
+/// Which HTTP API a request is for: the label `service`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum Api {
     Kv,
     Blob,
     Secret,
-    /// No service: `/`, and what there is not.
+    /// None of these: `/`, and what there is not.
     Other,
     /// An operator's, about anything.
     Operator,
 }
 
-impl Service {
+impl Api {
     const ALL: [Self; 5] = [
         Self::Kv,
         Self::Blob,
@@ -62,7 +62,7 @@ struct Counts {
     requests: Family<Labels<2>, Counter>,
     times: Histograms,
     /// The members of the two, where they are found without a lock.
-    services: [Answered; Service::ALL.len()],
+    apis: [Answered; Api::ALL.len()],
     problems: Family<Labels<1>, Counter>,
     broken: Counter,
     connections: Gauge,
@@ -82,8 +82,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let requests = Family::<Labels<2>, Counter>::default();
         let times = Histograms::new_with_constructor(|| Histogram::new(BUCKETS));
-        let services = Service::ALL.map(|service| {
-            let service = ("service", service.name());
+        let apis = Api::ALL.map(|api| {
+            let service = ("service", api.name());
             let class = |class| requests.get_or_create(&[service, ("class", class)]).clone();
             Answered {
                 by_class: CLASSES.map(class),
@@ -93,7 +93,7 @@ impl Default for Metrics {
         Self(Arc::new(Counts {
             requests,
             times,
-            services,
+            apis,
             problems: Family::default(),
             broken: Counter::default(),
             connections: Gauge::default(),
@@ -111,7 +111,7 @@ impl Metrics {
         let Counts {
             requests,
             times,
-            services: _,
+            apis: _,
             problems,
             broken,
             connections,
@@ -146,8 +146,8 @@ impl Metrics {
     }
 
     /// The head of an answer is there.
-    pub(crate) fn answered(&self, service: Service, status: StatusCode, took: Duration) {
-        let answered = &self.0.services[service as usize];
+    pub(crate) fn answered(&self, api: Api, status: StatusCode, took: Duration) {
+        let answered = &self.0.apis[api as usize];
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         answered.by_class[class].inc();
         answered.to_head.observe(took.as_secs_f64());
@@ -164,9 +164,9 @@ impl Metrics {
     }
 
     /// A function connected; it is counted until the answer is dropped.
-    pub(crate) fn connection(&self) -> Counted {
+    pub(crate) fn connection(&self) -> ConnectionCountGuard {
         self.0.connections.inc();
-        Counted(self.0.connections.clone())
+        ConnectionCountGuard(self.0.connections.clone())
     }
 
     /// What says whether an engine is up.
@@ -188,9 +188,9 @@ impl Metrics {
 
 /// A connection, until dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Gauge);
+pub(crate) struct ConnectionCountGuard(Gauge);
 
-impl Drop for Counted {
+impl Drop for ConnectionCountGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -1,4 +1,4 @@
-//! The services put together: flags in, running parts out.
+//! The svcprovider process: builds its parts from the flags, runs them, and drains at the end.
 //!
 //! ```text
 //!  data directory, master keys, token ─► claim ─► engines ─► bind ─► attach · operators · collector · sweeper ─► drain
@@ -30,19 +30,19 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::engines::{self, EnginesError};
-use crate::http::{MemoryBudget, Services};
+use crate::health_check::HealthCheck;
+use crate::http::{AppState, MemoryBudget};
 use crate::metrics;
-use crate::operator::{self, Operator, OperatorToken, TokenError};
-use crate::watch::Watch;
+use crate::operator::{self, OperatorApi, OperatorToken, TokenError};
 
 /// How often an engine is asked for a data key that the master keys should open.
-const EXAMINED_EVERY: Duration = Duration::from_secs(2);
+const MASTER_KEY_CHECK_PERIOD: Duration = Duration::from_secs(2);
 /// How often records whose time has come are removed.
-const SWEEP: Duration = Duration::from_secs(10);
+const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 /// So many at a time, in a transaction of some milliseconds.
-const SWEPT_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
+const SWEEP_LIMIT: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
 
-/// Why the services do not start.
+/// Why svcprovider does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The data directory.
@@ -73,19 +73,19 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
-/// The services of a node, ready to run.
+/// svcprovider, ready to run.
 pub struct Service {
     args: Args,
     attach: Attach,
     admin_listener: TcpListener,
     operator_listener: CoreListener,
-    operator: Operator,
+    operator: OperatorApi,
     records: Arc<dyn Records>,
     blobs: Blobs,
     /// What an embedded engine is served by.
     claim: Option<Claim>,
     /// Whether the master keys were seen to be those of what is stored.
-    examined: bool,
+    master_keys_checked: bool,
 }
 
 impl Service {
@@ -95,10 +95,10 @@ impl Service {
     /// As [`StartError`] says, in words for the operator.
     pub async fn build(args: Args) -> Result<Self, StartError> {
         limits::allow_many_descriptors();
-        make_private(&args.data_dir)?;
-        keep_private(&args.data_dir)?;
+        create_private_dir(&args.data_dir)?;
+        restrict_permissions(&args.data_dir)?;
         if let Some(parent) = args.socket.parent() {
-            make_private(parent)?;
+            create_private_dir(parent)?;
         }
         // Nobody else serves functions on this machine from here on.
         let attach = Attach::bind(AttachConfig {
@@ -109,7 +109,7 @@ impl Service {
         let admin_listener = listen::bind(args.admin_listen)?;
         let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
         let urls = engines::Urls::of(&args)?;
-        let claim = claim(&args, &urls).await?;
+        let claim = claim_store(&args, &urls).await?;
         let (records, objects) = engines::open(&args.data_dir, &urls)?;
         let blobs = Blobs::new(
             Arc::clone(&records),
@@ -119,9 +119,9 @@ impl Service {
                 ..Settings::default()
             },
         );
-        let (secrets, examined) = open_secrets(&args, &records).await?;
-        let operator = Operator {
-            services: Services {
+        let (secrets, master_keys_checked) = open_secrets(&args, &records).await?;
+        let operator = OperatorApi {
+            app: AppState {
                 records: Arc::clone(&records),
                 blobs: blobs.clone(),
                 secrets: Arc::clone(&secrets) as Arc<_>,
@@ -141,7 +141,7 @@ impl Service {
             records,
             blobs,
             claim,
-            examined,
+            master_keys_checked,
         })
     }
 
@@ -150,12 +150,13 @@ impl Service {
     /// # Errors
     /// When a part without which it cannot live has ended, or requests did not end in time.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let metrics = self.operator.services.metrics.clone();
+        let metrics = self.operator.app.metrics.clone();
         let mut registry = Metrics::with_prefix("svcprovider");
-        metrics.register(&mut registry, self.attach.handle());
+        metrics.register(&mut registry, self.attach.socket_count());
         let admin = Admin::new(registry).unready_on(&shutdown);
-        let watch = |engine| Watch::new(engine, admin.condition(engine), metrics.engine(engine));
-        let (records, objects) = (watch("records"), watch("objects"));
+        let health_check =
+            |engine| HealthCheck::new(engine, admin.condition(engine), metrics.engine(engine));
+        let (records, objects) = (health_check("records"), health_check("objects"));
         let tasks = Tasks::new(&shutdown);
         info!(
             socket = %self.args.socket.display(), operators = %self.args.operator_listen,
@@ -169,10 +170,14 @@ impl Service {
         if let Some(claim) = self.claim {
             tasks.spawn("claim", Policy::EndsProcess, claim.keep(shutdown.clone()));
         }
-        if !self.examined {
+        if !self.master_keys_checked {
             let secrets = Arc::clone(&self.operator.secrets);
-            let examining = examine_later(secrets, self.args.accept_lost_secrets, shutdown.clone());
-            tasks.spawn("master keys", Policy::EndsProcess, examining);
+            let checking = check_master_keys_until_known(
+                secrets,
+                self.args.accept_lost_secrets,
+                shutdown.clone(),
+            );
+            tasks.spawn("master keys", Policy::EndsProcess, checking);
         }
         let keep = |name, work: BoxFuture<'static, ()>| {
             let ending = shutdown.clone();
@@ -186,25 +191,25 @@ impl Service {
         };
         keep("records", {
             let engine = Arc::clone(&self.records);
-            Box::pin(records.keep(move || {
+            Box::pin(records.run(move || {
                 let engine = Arc::clone(&engine);
                 async move { engine.check().await }
             }))
         });
         keep("objects", {
             let blobs = self.blobs.clone();
-            Box::pin(objects.keep(move || {
+            Box::pin(objects.run(move || {
                 let blobs = blobs.clone();
                 async move { blobs.check().await }
             }))
         });
         keep(
             "expired records",
-            Box::pin(keep_swept(self.records, metrics.clone())),
+            Box::pin(run_sweeper(self.records, metrics.clone())),
         );
-        keep("garbage", Box::pin(keep_collected(self.blobs, metrics)));
+        keep("garbage", Box::pin(run_collector(self.blobs, metrics)));
         let drain = self.args.drain;
-        let services = self.operator.services.clone();
+        let app = self.operator.app.clone();
         let operators = operator::run(
             self.operator_listener,
             self.operator,
@@ -215,7 +220,7 @@ impl Service {
         tasks.spawn(
             "functions",
             Policy::EndsProcess,
-            self.attach.run(services, shutdown.clone()),
+            self.attach.run(app, shutdown.clone()),
         );
         shutdown.cancelled().await;
         info!("ending; functions wait for the next svcprovider");
@@ -236,7 +241,7 @@ async fn open_secrets(
         warn!(path = %path.display(), "the master keys are beside the data that they open, and in every copy of it; move them out of there");
     }
     let secrets = Arc::new(Secrets::new(Arc::clone(records), keyring));
-    let examined = match examine(&secrets, accept_lost).await {
+    let master_keys_checked = match check_master_keys(&secrets, accept_lost).await {
         Ok(()) => true,
         Err(MasterKeysError::Engine(error)) => {
             warn!(%error, "cannot see yet whether the master keys open what is stored");
@@ -244,11 +249,11 @@ async fn open_secrets(
         }
         Err(error) => return Err(error),
     };
-    Ok((secrets, examined))
+    Ok((secrets, master_keys_checked))
 }
 
-async fn examine(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysError> {
-    match secrets.examine().await {
+async fn check_master_keys(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysError> {
+    match secrets.check_master_keys().await {
         Err(error @ MasterKeysError::OpensNothing { .. }) if accept_lost => {
             warn!(
                 error = bismuth_base::chain(&error),
@@ -256,26 +261,30 @@ async fn examine(secrets: &Secrets, accept_lost: bool) -> Result<(), MasterKeysE
             );
             Ok(())
         }
-        examined => examined,
+        checked => checked,
     }
 }
 
 /// Asks until the engine answers, and ends the process if the master keys are not those of what is stored.
-async fn examine_later(secrets: Arc<Secrets>, accept_lost: bool, shutdown: Shutdown) {
-    let mut timer = tokio::time::interval(EXAMINED_EVERY);
+async fn check_master_keys_until_known(
+    secrets: Arc<Secrets>,
+    accept_lost: bool,
+    shutdown: Shutdown,
+) {
+    let mut timer = tokio::time::interval(MASTER_KEY_CHECK_PERIOD);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let examined = async {
+    let checked = async {
         loop {
             timer.tick().await;
-            match examine(&secrets, accept_lost).await {
+            match check_master_keys(&secrets, accept_lost).await {
                 Err(MasterKeysError::Engine(_)) => {}
-                examined => return examined,
+                checked => return checked,
             }
         }
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        examined = examined => match examined {
+        checked = checked => match checked {
             Ok(()) => shutdown.cancelled().await,
             Err(error) => shutdown.fail(bismuth_base::chain(&error)),
         },
@@ -283,7 +292,7 @@ async fn examine_later(secrets: Arc<Secrets>, accept_lost: bool, shutdown: Shutd
 }
 
 /// An embedded engine is one node's; shared ones need no claim.
-async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, StartError> {
+async fn claim_store(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, StartError> {
     if urls.records != RecordsUrl::Embedded && urls.objects != ObjectsUrl::Files {
         return Ok(None);
     }
@@ -298,7 +307,7 @@ async fn claim(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, Start
 }
 
 /// A data directory that others may enter was made by somebody who did not think of it.
-fn keep_private(path: &Path) -> Result<(), StartError> {
+fn restrict_permissions(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::DataDir {
         path: path.to_owned(),
         source,
@@ -313,19 +322,19 @@ fn keep_private(path: &Path) -> Result<(), StartError> {
 }
 
 /// What is below it is nobody else's.
-fn make_private(path: &Path) -> Result<(), StartError> {
+fn create_private_dir(path: &Path) -> Result<(), StartError> {
     file::create_dir_all_durably(path).map_err(|source| StartError::DataDir {
         path: path.to_owned(),
         source,
     })
 }
 
-async fn keep_swept(records: Arc<dyn Records>, metrics: metrics::Metrics) {
+async fn run_sweeper(records: Arc<dyn Records>, metrics: metrics::Metrics) {
     loop {
-        match records.sweep(None, SWEPT_AT_ONCE).await {
+        match records.sweep(None, SWEEP_LIMIT).await {
             Ok(swept) => {
                 metrics.expired(swept);
-                if swept >= SWEPT_AT_ONCE.get() {
+                if swept >= SWEEP_LIMIT.get() {
                     // There may be more.
                     continue;
                 }
@@ -335,11 +344,11 @@ async fn keep_swept(records: Arc<dyn Records>, metrics: metrics::Metrics) {
                 "cannot remove records whose time has come"
             ),
         }
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(SWEEP_PERIOD).await;
     }
 }
 
-async fn keep_collected(blobs: Blobs, metrics: metrics::Metrics) {
+async fn run_collector(blobs: Blobs, metrics: metrics::Metrics) {
     let counted = |collected: &Collected| {
         let left = collected.failed.as_ref().map_or(0, |(left, _)| *left);
         metrics.collected(collected.removed, left);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bismuth_operator::{Call, Surface, json as answered};
+use bismuth_operator::{Call, OperatorClient, json as answered};
 use bismuth_testkit::cluster::Services;
 use bismuth_testkit::http::full;
 use bismuth_testkit::{Stub, eventually, http as client, ports, stub};
@@ -48,9 +48,9 @@ impl Provider {
         self.services.daemon().process().unwrap().pause().unwrap();
     }
 
-    fn surface(&self) -> Surface {
+    fn surface(&self) -> OperatorClient {
         let url = self.services.url().parse().unwrap();
-        Surface::new(&url, self.token_file(), SOON).unwrap()
+        OperatorClient::new(&url, self.token_file(), SOON).unwrap()
     }
 
     /// The groups that have something.

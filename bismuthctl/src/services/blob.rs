@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bismuth_operator::{Call, CallError, Surface};
+use bismuth_operator::{Call, CallError, OperatorClient};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -82,7 +82,7 @@ pub(crate) async fn run(args: Blob, output: &mut Output<'_>) -> Result<(), Error
     }
 }
 
-async fn set(surface: &Surface, put: &BlobPut) -> Result<String, Error> {
+async fn set(surface: &OperatorClient, put: &BlobPut) -> Result<String, Error> {
     for _ in 0..ATTEMPTS {
         let there = is_there(surface, put).await?;
         let (method, lost) = if there {
@@ -104,7 +104,7 @@ async fn set(surface: &Surface, put: &BlobPut) -> Result<String, Error> {
     })
 }
 
-async fn is_there(surface: &Surface, put: &BlobPut) -> Result<bool, CallError> {
+async fn is_there(surface: &OperatorClient, put: &BlobPut) -> Result<bool, CallError> {
     let head = Call::blob(Method::HEAD, &put.of.group, &put.key);
     match surface.ask(head).await {
         Ok(_) => Ok(true),
@@ -114,7 +114,7 @@ async fn is_there(surface: &Surface, put: &BlobPut) -> Result<bool, CallError> {
     }
 }
 
-async fn upload(surface: &Surface, put: &BlobPut, method: Method) -> Result<String, Error> {
+async fn upload(surface: &OperatorClient, put: &BlobPut, method: Method) -> Result<String, Error> {
     let mut call = Call::blob(method, &put.of.group, &put.key);
     if let Some(content_type) = &put.content_type {
         call = call.header(CONTENT_TYPE, content_type.clone());
@@ -168,7 +168,11 @@ fn streamed(reader: impl AsyncRead + Send + Sync + 'static, hasher: Hasher) -> B
     StreamBody::new(frames).boxed()
 }
 
-async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
+async fn list(
+    surface: &OperatorClient,
+    which: &List,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let call = Call::blob(Method::GET, &which.of.group, "")
         .query("details", "true")
         .query("prefix", &which.prefix);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Answer, Call, Surface};
+use bismuth_operator::{Call, OperatorClient, ResponseBody};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt as _;
@@ -36,7 +36,7 @@ struct BlobGetOutput<'a> {
 }
 
 pub(super) async fn get(
-    surface: &Surface,
+    surface: &OperatorClient,
     group: &ServiceGroup,
     key: &str,
     file: Option<PathBuf>,
@@ -82,7 +82,7 @@ pub(super) fn expected_digest(headers: &HeaderMap) -> Option<[u8; 32]> {
 }
 
 async fn copy(
-    mut body: Answer,
+    mut body: ResponseBody,
     mut write: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(u64, [u8; 32]), Error> {
     let (mut size, mut hasher) = (0, Sha256::new());

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bismuth_operator::{Call, CallError, Surface, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, read_body};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use http_body_util::Full;
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> 
             Ok(())
         }
         KvCommand::Incr { key, of, by } => {
-            let mut call = Call::kv(Method::POST, &of.group, &key).then("incr");
+            let mut call = Call::kv(Method::POST, &of.group, &key).with_segment("incr");
             if let Some(by) = by {
                 call = call.query("by", &by.to_string());
             }
@@ -83,14 +83,14 @@ pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> 
 }
 
 async fn get(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
     key: &str,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
     let answer = surface.ask(call).await?;
     let (etag, content_type) = (etag(&answer), header(&answer, CONTENT_TYPE));
-    let value = whole(surface, answer).await?;
+    let value = read_body(surface, answer).await?;
     if !output.is_json() {
         return output.bytes(&value);
     }
@@ -104,7 +104,7 @@ async fn get(
     })
 }
 
-async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
+async fn set(surface: &OperatorClient, put: KvPut, output: &mut Output<'_>) -> Result<(), Error> {
     let value = put
         .value
         .unwrap_or(ValueSource::Stdin)
@@ -134,7 +134,11 @@ async fn set(surface: &Surface, put: KvPut, output: &mut Output<'_>) -> Result<(
     )
 }
 
-async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Result<(), Error> {
+async fn list(
+    surface: &OperatorClient,
+    which: &List,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
     let keys: Vec<KvListEntry> = pagination::all(surface, call).await?;
     output.answer(&keys, || {
@@ -154,12 +158,12 @@ async fn list(surface: &Surface, which: &List, output: &mut Output<'_>) -> Resul
 }
 
 async fn incr(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
     key: &str,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
-    let body = whole(surface, surface.ask(call).await?).await?;
+    let body = read_body(surface, surface.ask(call).await?).await?;
     let text = String::from_utf8_lossy(&body);
     let value: i64 = text.trim().parse().map_err(|_| CallError::Answer {
         address: surface.address(),

@@ -1,7 +1,7 @@
 //! `secret`, `kv`, `blob` and `group`, over the operator API of svcprovider.
 //!
 //! ```text
-//!  secret · kv · blob · group ──► Surface: token, one exchange ──► svcprovider
+//!  secret · kv · blob · group ──► OperatorClient: token, one exchange ──► svcprovider
 //!  value_source: - or @FILE ──┘   └──► pagination: all of a list
 //! ```
 
@@ -16,7 +16,7 @@ pub mod value_source;
 
 use std::time::Duration;
 
-use bismuth_operator::{Answer, CallError, Surface};
+use bismuth_operator::{CallError, OperatorClient, ResponseBody};
 use http::Response;
 use http::header::{ETAG, HeaderName};
 
@@ -29,8 +29,8 @@ use crate::args::Services;
 /// A daemon on a network of ours; more is a wrong address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn surface(services: &Services) -> Result<Surface, CallError> {
-    Surface::new(
+fn surface(services: &Services) -> Result<OperatorClient, CallError> {
+    OperatorClient::new(
         &services.svcprovider,
         services.svcprovider_token_file.clone(),
         CONNECT_TIMEOUT,
@@ -38,13 +38,13 @@ fn surface(services: &Services) -> Result<Surface, CallError> {
 }
 
 /// A header as text; empty where there is none.
-fn header(response: &Response<Answer>, name: HeaderName) -> String {
+fn header(response: &Response<ResponseBody>, name: HeaderName) -> String {
     let value = response.headers().get(name);
     value
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default()
 }
 
-fn etag(response: &Response<Answer>) -> String {
+fn etag(response: &Response<ResponseBody>) -> String {
     header(response, ETAG)
 }

@@ -1,6 +1,6 @@
 //! Reads all pages of a list from svcprovider.
 
-use bismuth_operator::{Call, CallError, Surface, json};
+use bismuth_operator::{Call, CallError, OperatorClient, json};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ struct Page<T> {
 
 /// Asks until there is no more.
 pub(super) async fn all<T: DeserializeOwned>(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
 ) -> Result<Vec<T>, CallError> {
     let (mut all, mut after) = (Vec::new(), None::<String>);

@@ -11,7 +11,7 @@
 
 use bismuth_base::chain;
 use bismuth_model::{FunctionId, ServiceGroup};
-use bismuth_operator::{Purged, Surface};
+use bismuth_operator::{OperatorClient, Purged};
 use bismuth_registry::Error as RegistryError;
 use serde::Serialize;
 
@@ -83,7 +83,7 @@ pub(crate) async fn delete_and_purge(
 
 async fn purge(
     session: &Session,
-    surface: &Surface,
+    surface: &OperatorClient,
     group: &ServiceGroup,
 ) -> Result<(Option<Purged>, Vec<FunctionId>), Error> {
     let users = session.registry.group_users(group).await?;

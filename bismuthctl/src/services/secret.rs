@@ -1,6 +1,6 @@
 //! `secret`: sets, rotates, lists and deletes secrets. Values are written and never read back.
 
-use bismuth_operator::{Call, Surface, json};
+use bismuth_operator::{Call, OperatorClient, json};
 use http::Method;
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: Secret, output: &mut Output<'_>) -> Result<(), Err
 }
 
 async fn write(
-    surface: &Surface,
+    surface: &OperatorClient,
     call: Call,
     args: &SecretValue,
     output: &mut Output<'_>,

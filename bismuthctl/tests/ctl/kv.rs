@@ -1,6 +1,6 @@
 //! Keys and groups.
 
-use bismuth_operator::{Call, Surface};
+use bismuth_operator::{Call, OperatorClient};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::Method;
@@ -117,7 +117,7 @@ async fn numbers_are_added_to() {
 /// Makes 2500 keys below `key/` and one beside it, and as many blobs as are more than a page.
 async fn fill(provider: &Provider) {
     let url = provider.services.url().parse().unwrap();
-    let surface = Surface::new(&url, provider.services.token_file(), TIMEOUT).unwrap();
+    let surface = OperatorClient::new(&url, provider.services.token_file(), TIMEOUT).unwrap();
     let group = "shop".parse().unwrap();
     let kv = (0..2500).map(|n| Call::kv(Method::PUT, &group, &format!("key/{n:05}")));
     let other = Call::kv(Method::PUT, &group, "other");

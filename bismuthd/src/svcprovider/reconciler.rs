@@ -173,7 +173,7 @@ impl SocketReconciler {
                 let Some(wanted) = self.service_sockets.get(id) else {
                     return Ok(true);
                 };
-                let Some(socket) = bounded(client.take_back(id)).await? else {
+                let Some(socket) = bounded(client.duplicate(id)).await? else {
                     held.remove(&id);
                     return Ok(false);
                 };
@@ -242,7 +242,7 @@ impl SocketReconciler {
 }
 
 async fn list(client: &mut Client) -> Result<BTreeMap<ContainerId, TokenDigest>, Lost> {
-    let held = bounded(client.held()).await?;
+    let held = bounded(client.held_sockets()).await?;
     Ok(held.into_iter().map(|h| (h.container, h.token)).collect())
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bismuth_handover::{
-    Answer, Attachment, Connection, Held, Listener, Request, SecretValue, TokenDigest,
+    Answer, Attachment, Connection, HeldSocket, Listener, Request, SecretValue, TokenDigest,
 };
 use bismuth_model::{ContainerId, ContainerState};
 use bismuth_testkit::{eventually, http};
@@ -78,18 +78,18 @@ impl FakeProvider {
 }
 
 async fn serve(mut connection: Connection, sockets: Sockets, tasks: Tasks) -> Result<()> {
-    connection.greet().await?;
+    connection.handshake().await?;
     loop {
         let received = connection.next().await?;
         let mut back = None;
         let answer = match received.request {
             Request::List => {
-                let held = |(attachment, ..): &(Attachment, _, _)| Held {
+                let held = |(attachment, ..): &(Attachment, _, _)| HeldSocket {
                     container: attachment.container,
                     token: attachment.token,
                 };
-                let held: Vec<Held> = sockets.lock().unwrap().values().map(held).collect();
-                connection.tell_held(received.number, &held).await?;
+                let held: Vec<HeldSocket> = sockets.lock().unwrap().values().map(held).collect();
+                connection.send_held_sockets(received.number, &held).await?;
                 continue;
             }
             Request::Attach(attachment) => {
@@ -107,7 +107,7 @@ async fn serve(mut connection: Connection, sockets: Sockets, tasks: Tasks) -> Re
                 }
                 Answer::Done
             }
-            Request::Return(id) => {
+            Request::Duplicate(id) => {
                 let sockets = sockets.lock().unwrap();
                 back = sockets
                     .get(&id)

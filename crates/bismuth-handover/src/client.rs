@@ -1,4 +1,4 @@
-//! The side of bismuthd.
+//! The client of the handover protocol: bismuthd's side.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use bismuth_model::{ContainerId, ServiceGroup};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::message::{Answer, Attachment, Held, NodeName, Numbered, Request, SecretValue, VERSION};
+use crate::message::{
+    Answer, Attachment, HeldSocket, NodeName, Numbered, Request, SecretValue, VERSION,
+};
 use crate::packets::{Packets, TransportError};
 
 /// Why there is no connection to svcprovider.
@@ -22,8 +24,8 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Somebody answers, and it is not a svcprovider.
-    #[error("greet svcprovider at {}", path.display())]
-    Greet {
+    #[error("handshake with svcprovider at {}", path.display())]
+    Handshake {
         /// The socket.
         path: PathBuf,
         /// What went wrong.
@@ -38,10 +40,10 @@ pub enum CallError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// svcprovider would not do it; the connection is fine.
-    #[error("svcprovider refuses: {words}")]
+    #[error("svcprovider refuses: {reason}")]
     Refused {
-        /// Its words.
-        words: String,
+        /// Why.
+        reason: String,
     },
 }
 
@@ -70,9 +72,9 @@ impl Client {
             path: path.to_owned(),
             source,
         })?;
-        Self::over(socket, node)
+        Self::from_socket(socket, node)
             .await
-            .map_err(|source| ConnectError::Greet {
+            .map_err(|source| ConnectError::Handshake {
                 path: path.to_owned(),
                 source,
             })
@@ -82,7 +84,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn over(socket: OwnedFd, node: &NodeName) -> Result<Self, CallError> {
+    pub async fn from_socket(socket: OwnedFd, node: &NodeName) -> Result<Self, CallError> {
         let packets = Packets::new(socket)?;
         let mut client = Self { packets, number: 0 };
         let hello = Request::Hello {
@@ -99,12 +101,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn held(&mut self) -> Result<Vec<Held>, CallError> {
+    pub async fn held_sockets(&mut self) -> Result<Vec<HeldSocket>, CallError> {
         let number = self.ask(Request::List, None).await?;
         let mut all = Vec::new();
         loop {
             match self.answer(number).await? {
-                (Answer::Holding { held, more }, None) => {
+                (Answer::HeldSockets { held, more }, None) => {
                     all.extend(held);
                     if !more {
                         return Ok(all);
@@ -142,11 +144,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`CallError`] says.
-    pub async fn take_back(
+    pub async fn duplicate(
         &mut self,
         container: ContainerId,
     ) -> Result<Option<OwnedFd>, CallError> {
-        match self.call(Request::Return(container), None).await? {
+        match self.call(Request::Duplicate(container), None).await? {
             (Answer::Listener, Some(listener)) => Ok(Some(listener)),
             (Answer::Absent, None) => Ok(None),
             (answer, _) => Err(unexpected(&answer)),
@@ -207,7 +209,7 @@ impl Client {
                 continue;
             }
             return match answer.message {
-                Answer::Refused { words } => Err(CallError::Refused { words }),
+                Answer::Refused { reason } => Err(CallError::Refused { reason }),
                 message => Ok((message, descriptor)),
             };
         }
@@ -232,12 +234,12 @@ fn done(answer: (Answer, Option<OwnedFd>)) -> Result<(), CallError> {
 fn unexpected(answer: &Answer) -> CallError {
     let what = match answer {
         Answer::Welcome { .. } => "Welcome",
-        Answer::Holding { .. } => "Holding",
+        Answer::HeldSockets { .. } => "HeldSockets",
         Answer::Done => "Done",
         Answer::Listener => "Listener",
         Answer::Absent => "Absent",
         Answer::Secret(_) => "Secret",
         Answer::Refused { .. } => "Refused",
     };
-    CallError::Transport(TransportError::OutOfTurn { what })
+    CallError::Transport(TransportError::Unexpected { what })
 }

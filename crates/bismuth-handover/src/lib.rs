@@ -1,4 +1,4 @@
-//! How bismuthd hands the service sockets of containers to svcprovider.
+//! The handover protocol: bismuthd passes the listening sockets of containers to svcprovider.
 //!
 //! ```text
 //!        bismuthd                                  │              svcprovider
@@ -6,12 +6,12 @@
 //!   Client::connect ── Hello { node } ─────────────┼──► Listener::accept ─► Connection
 //!                   ◄─ Welcome ────────────────────┼──
 //!   held            ── List ───────────────────────┼──►
-//!                   ◄─ Holding, Holding, … ────────┼──      what it holds for this node
+//!                   ◄─ HeldSockets, … ─────────────┼──      what it holds for this node
 //!   detach          ── Detach { container } ───────┼──►
 //!                   ◄─ Done ───────────────────────┼──
 //!   attach          ── Attach { whose it is } + fd ┼──►      accepts on the socket from now on
 //!                   ◄─ Done ───────────────────────┼──
-//!   take_back       ── Return { container } ───────┼──►
+//!   duplicate       ── Duplicate { container } ────┼──►
 //!                   ◄─ Listener + fd, or Absent ───┼──      and holds its own descriptor on
 //!   secret          ── Secret { group, name } ─────┼──►
 //!                   ◄─ Secret, or Absent ──────────┼──
@@ -37,6 +37,6 @@ mod packets;
 mod server;
 
 pub use client::{CallError, Client, ConnectError};
-pub use message::{Answer, Attachment, Held, NodeName, Request, SecretValue, TokenDigest};
+pub use message::{Answer, Attachment, HeldSocket, NodeName, Request, SecretValue, TokenDigest};
 pub use packets::TransportError;
 pub use server::{BindError, Connection, Listener, Received};

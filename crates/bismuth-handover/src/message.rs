@@ -1,4 +1,4 @@
-//! What travels, byte by byte. Pure.
+//! The messages of the handover protocol and their encoding. Pure.
 //!
 //! All numbers are little-endian. A packet is
 //!
@@ -15,13 +15,13 @@
 //! | 2 List | | |
 //! | 3 Attach | container, function: 16 bytes each; text: group; quotas; 32 bytes: digest of the token | the listening socket |
 //! | 4 Detach | container | |
-//! | 5 Return | container | |
+//! | 5 Duplicate | container | |
 //! | 6 Secret | text: group, text: name | |
 //!
 //! | answer | fields | descriptors |
 //! |---|---|---|
 //! | 65 Welcome | u8 newest version understood | |
-//! | 66 Holding | u8: 1 if more follow; for each: container, digest | |
+//! | 66 HeldSockets | u8: 1 if more follow; for each: container, digest | |
 //! | 67 Done | | |
 //! | 68 Listener | | the listening socket |
 //! | 69 Absent | | |
@@ -47,16 +47,16 @@ use wire::{Reader, Writer};
 pub const VERSION: u8 = 1;
 /// The longest secret that travels.
 pub const MAX_SECRET_BYTES: usize = 64 << 10;
-/// The longest packet: a secret, or a thousand holdings, and what stands before them.
+/// The longest packet: a secret, or a thousand held sockets, and what stands before them.
 pub const MAX_PACKET_BYTES: usize = MAX_SECRET_BYTES + 1024;
-/// How many holdings one packet tells.
+/// How many held sockets one packet lists.
 pub const HELD_PER_PACKET: usize = 1024;
 /// Bytes of the longest name of a secret.
 pub const MAX_SECRET_NAME_BYTES: usize = 512;
 
 const MAX_NODE_BYTES: usize = 64;
 /// A refusal is for a log line.
-const MAX_WORDS_BYTES: usize = 1024;
+const MAX_REASON_BYTES: usize = 1024;
 
 /// Why bytes are not a message of this protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +77,7 @@ pub enum DecodeError {
     #[error("the message does not have the length that its fields say")]
     Length,
     /// A value that its field cannot have.
-    #[error("the {field} of the message is none")]
+    #[error("the {field} of the message is invalid")]
     Field {
         /// Which field.
         field: &'static str,
@@ -153,7 +153,7 @@ pub struct Attachment {
 
 /// One socket that the provider holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Held {
+pub struct HeldSocket {
     /// Whose.
     pub container: ContainerId,
     /// Of which start.
@@ -203,7 +203,7 @@ pub enum Request {
     /// Let go of it.
     Detach(ContainerId),
     /// Give me a descriptor of it, and keep yours.
-    Return(ContainerId),
+    Duplicate(ContainerId),
     /// What is this secret's current value?
     Secret {
         /// Whose.
@@ -222,15 +222,15 @@ pub enum Answer {
         newest: u8,
     },
     /// To `List`, in as many packets as it takes.
-    Holding {
+    HeldSockets {
         /// Part of what is held.
-        held: Vec<Held>,
+        held: Vec<HeldSocket>,
         /// Whether another packet follows.
         more: bool,
     },
     /// It is so. Detaching what is not held is done too.
     Done,
-    /// To `Return`: the socket travels with this.
+    /// To `Duplicate`: the socket travels with this.
     Listener,
     /// There is no such socket or secret.
     Absent,
@@ -239,7 +239,7 @@ pub enum Answer {
     /// It could not be done; nothing was changed.
     Refused {
         /// Why, for a log.
-        words: String,
+        reason: String,
     },
 }
 
@@ -262,7 +262,7 @@ impl Numbered<Request> {
             Request::Detach(container) => {
                 Writer::new(4, number).bytes(container.as_bytes()).finish()
             }
-            Request::Return(container) => {
+            Request::Duplicate(container) => {
                 Writer::new(5, number).bytes(container.as_bytes()).finish()
             }
             Request::Secret { group, name } => Writer::new(6, number)
@@ -292,7 +292,7 @@ impl Numbered<Request> {
                 token: TokenDigest(reader.array()?),
             }),
             4 => Request::Detach(reader.container()?),
-            5 => Request::Return(reader.container()?),
+            5 => Request::Duplicate(reader.container()?),
             6 => Request::Secret {
                 group: reader.group()?,
                 name: reader.text("name", MAX_SECRET_NAME_BYTES)?.to_owned(),
@@ -310,9 +310,9 @@ impl Numbered<Answer> {
         let number = self.number;
         match &self.message {
             Answer::Welcome { newest } => Writer::new(65, number).u8(*newest).finish(),
-            Answer::Holding { held, more } => {
+            Answer::HeldSockets { held, more } => {
                 let start = Writer::new(66, number).u8(u8::from(*more));
-                let add = |writer: Writer, held: &Held| {
+                let add = |writer: Writer, held: &HeldSocket| {
                     writer.bytes(held.container.as_bytes()).bytes(&held.token.0)
                 };
                 held.iter().fold(start, add).finish()
@@ -321,8 +321,8 @@ impl Numbered<Answer> {
             Answer::Listener => Writer::new(68, number).finish(),
             Answer::Absent => Writer::new(69, number).finish(),
             Answer::Secret(value) => Writer::new(70, number).bytes(value.expose()).finish(),
-            Answer::Refused { words } => Writer::new(71, number)
-                .text(wire::cut(words, MAX_WORDS_BYTES))
+            Answer::Refused { reason } => Writer::new(71, number)
+                .text(wire::cut(reason, MAX_REASON_BYTES))
                 .finish(),
         }
     }
@@ -337,7 +337,7 @@ impl Numbered<Answer> {
             65 => Answer::Welcome {
                 newest: reader.u8()?,
             },
-            66 => Answer::Holding {
+            66 => Answer::HeldSockets {
                 more: reader.bool("mark of more")?,
                 held: reader.held()?,
             },
@@ -349,7 +349,7 @@ impl Numbered<Answer> {
                 Answer::Secret(value.ok_or(DecodeError::Length)?)
             }
             71 => Answer::Refused {
-                words: reader.text("reason", MAX_WORDS_BYTES)?.to_owned(),
+                reason: reader.text("reason", MAX_REASON_BYTES)?.to_owned(),
             },
             kind => return Err(DecodeError::Kind { kind }),
         };

@@ -1,4 +1,4 @@
-//! Packets and descriptors over a Unix socket, under tokio: unix(7), cmsg(3).
+//! Sends and receives packets with file descriptors over a Unix socket, under tokio: unix(7), cmsg(3).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -33,24 +33,24 @@ pub enum TransportError {
     },
     /// The other side is of another user.
     #[error("the other side of the handover socket is user {uid}, not {own}")]
-    Stranger {
+    WrongUser {
         /// Who it is.
         uid: u32,
         /// Who we are.
         own: u32,
     },
     /// A packet that is too long, or with more descriptors than one or than we have room for.
-    #[error("a packet with {bytes} bytes or more, or with descriptors that were lost")]
+    #[error("a packet of {bytes} bytes or more is too long, or its descriptors were lost")]
     Truncated {
         /// What arrived of it.
         bytes: usize,
     },
     /// Not a message.
-    #[error("understand a packet of the handover socket")]
+    #[error("decode a packet of the handover socket")]
     Decode(#[from] DecodeError),
     /// A message that does not come now, or not with that many descriptors.
-    #[error("the other side sent {what} when it should not")]
-    OutOfTurn {
+    #[error("the other side sent {what} unexpectedly")]
+    Unexpected {
         /// What it sent.
         what: &'static str,
     },
@@ -77,7 +77,7 @@ impl Packets {
             sockopt::socket_peercred(&socket).map_err(|e| failed("ask who is at")(e.into()))?;
         let (uid, own) = (peer.uid.as_raw(), rustix::process::geteuid().as_raw());
         if uid != own {
-            return Err(TransportError::Stranger { uid, own });
+            return Err(TransportError::WrongUser { uid, own });
         }
         rustix::io::ioctl_fionbio(&socket, true).map_err(|e| failed("prepare")(e.into()))?;
         let socket = UnixStream::from_std(socket.into()).map_err(failed("watch"))?;

@@ -1,4 +1,4 @@
-//! The side of svcprovider.
+//! The server of the handover protocol: svcprovider's side.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
-use crate::message::{Answer, HELD_PER_PACKET, Held, NodeName, Numbered, Request, VERSION};
+use crate::message::{Answer, HELD_PER_PACKET, HeldSocket, NodeName, Numbered, Request, VERSION};
 use crate::packets::{Packets, TransportError};
 
 /// One bismuthd per node connects, and a few more while they restart.
@@ -172,10 +172,10 @@ impl Connection {
     ///
     /// # Errors
     /// As [`TransportError`] says; the connection is of no use then.
-    pub async fn greet(&mut self) -> Result<NodeName, TransportError> {
+    pub async fn handshake(&mut self) -> Result<NodeName, TransportError> {
         let received = self.next().await?;
         let Request::Hello { node, .. } = received.request else {
-            return Err(TransportError::OutOfTurn {
+            return Err(TransportError::Unexpected {
                 what: "a request before its Hello",
             });
         };
@@ -193,10 +193,10 @@ impl Connection {
         let (request, listener) = self.packets.receive(Numbered::<Request>::decode).await?;
         let attaches = matches!(request.message, Request::Attach(_));
         match (attaches, &listener) {
-            (true, None) => Err(TransportError::OutOfTurn {
+            (true, None) => Err(TransportError::Unexpected {
                 what: "an Attach without a socket",
             }),
-            (false, Some(_)) => Err(TransportError::OutOfTurn {
+            (false, Some(_)) => Err(TransportError::Unexpected {
                 what: "a descriptor that nobody asked for",
             }),
             _ => Ok(Received {
@@ -226,12 +226,16 @@ impl Connection {
     ///
     /// # Errors
     /// As [`TransportError`] says; the connection is of no use then.
-    pub async fn tell_held(&mut self, number: u32, held: &[Held]) -> Result<(), TransportError> {
+    pub async fn send_held_sockets(
+        &mut self,
+        number: u32,
+        held: &[HeldSocket],
+    ) -> Result<(), TransportError> {
         let mut parts = held.chunks(HELD_PER_PACKET).peekable();
         loop {
             let part = parts.next().unwrap_or_default().to_vec();
             let more = parts.peek().is_some();
-            self.answer(number, Answer::Holding { held: part, more }, None)
+            self.answer(number, Answer::HeldSockets { held: part, more }, None)
                 .await?;
             if !more {
                 return Ok(());

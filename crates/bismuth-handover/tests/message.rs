@@ -1,8 +1,8 @@
 //! The messages: round trips, golden bytes, and bytes that are no message.
 
 use bismuth_handover::message::{
-    Answer, Attachment, DecodeError, HELD_PER_PACKET, Held, MAX_PACKET_BYTES, MAX_SECRET_BYTES,
-    NodeName, Numbered, Request, SecretValue, TokenDigest,
+    Answer, Attachment, DecodeError, HELD_PER_PACKET, HeldSocket, MAX_PACKET_BYTES,
+    MAX_SECRET_BYTES, NodeName, Numbered, Request, SecretValue, TokenDigest,
 };
 use bismuth_model::{ContainerId, FunctionId, ServiceGroup, ServiceQuotas};
 use proptest::{collection::vec, option, prelude::*};
@@ -49,13 +49,13 @@ fn request() -> impl Strategy<Value = Request> {
                 })
             }),
         container.clone().prop_map(Request::Detach),
-        container.prop_map(Request::Return),
+        container.prop_map(Request::Duplicate),
         (group(), ".{0,100}").prop_map(|(group, name)| Request::Secret { group, name }),
     ]
 }
 
-fn held() -> impl Strategy<Value = Held> {
-    any::<([u8; 16], [u8; 32])>().prop_map(|(container, token)| Held {
+fn held() -> impl Strategy<Value = HeldSocket> {
+    any::<([u8; 16], [u8; 32])>().prop_map(|(container, token)| HeldSocket {
         container: ContainerId::from_bytes(container),
         token: TokenDigest(token),
     })
@@ -64,19 +64,20 @@ fn held() -> impl Strategy<Value = Held> {
 fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         any::<u8>().prop_map(|newest| Answer::Welcome { newest }),
-        (vec(held(), 0..20), any::<bool>()).prop_map(|(held, more)| Answer::Holding { held, more }),
+        (vec(held(), 0..20), any::<bool>())
+            .prop_map(|(held, more)| Answer::HeldSockets { held, more }),
         Just(Answer::Done),
         Just(Answer::Listener),
         Just(Answer::Absent),
         vec(any::<u8>(), 0..600)
             .prop_map(|bytes| Answer::Secret(SecretValue::new(bytes).expect("it is short"))),
-        ".{0,100}".prop_map(|words| Answer::Refused { words }),
+        ".{0,100}".prop_map(|reason| Answer::Refused { reason }),
     ]
 }
 
 proptest! {
     #[test]
-    fn what_is_sent_is_what_arrives(number: u32, request in request(), answer in answer()) {
+    fn messages_are_read_back_as_they_were_written(number: u32, request in request(), answer in answer()) {
         let request = Numbered { number, message: request };
         prop_assert_eq!(Numbered::<Request>::decode(&request.encode()), Ok(request));
         let answer = Numbered { number, message: answer };
@@ -84,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_cut_short_or_goes_on_is_refused(request in request(), cut in 1_usize..40) {
+    fn truncated_messages_and_trailing_bytes_are_refused(request in request(), cut in 1_usize..40) {
         let mut bytes = Numbered { number: 7, message: request }.encode().to_vec();
         let short = &bytes[..bytes.len().saturating_sub(cut)];
         prop_assert!(Numbered::<Request>::decode(short).is_err());
@@ -106,7 +107,7 @@ proptest! {
 }
 
 #[test]
-fn version_1_stays_as_it_is() {
+fn the_bytes_of_version_1_do_not_change() {
     let attach = Request::Attach(Attachment {
         container: ContainerId::from_bytes([0xc0; 16]),
         function: FunctionId::from_bytes([0xf0; 16]),
@@ -135,11 +136,11 @@ fn version_1_stays_as_it_is() {
     let golden = b"\x01\x01\x05\x00\x00\x00\x01\x09\x00127.0.0.1".to_vec();
     assert_eq!(*Numbered { number, message }.encode(), golden);
 
-    let held = vec![Held {
+    let held = vec![HeldSocket {
         container: ContainerId::from_bytes([0xc0; 16]),
         token: TokenDigest([0xdd; 32]),
     }];
-    let message = Answer::Holding { held, more: true };
+    let message = Answer::HeldSockets { held, more: true };
     let golden: &[&[u8]] = &[b"\x01\x42\x05\x00\x00\x00\x01", &[0xc0; 16], &[0xdd; 32]];
     assert_eq!(*Numbered { number, message }.encode(), golden.concat());
 }
@@ -161,18 +162,18 @@ fn each_kind_of_wrong_message_is_named() {
 
 #[test]
 fn the_largest_messages_fit_a_packet() {
-    let held = Held {
+    let held = HeldSocket {
         container: ContainerId::from_bytes([1; 16]),
         token: TokenDigest([2; 32]),
     };
     for message in [
-        Answer::Holding {
+        Answer::HeldSockets {
             held: vec![held; HELD_PER_PACKET],
             more: true,
         },
         Answer::Secret(SecretValue::new(vec![7; MAX_SECRET_BYTES]).expect("just fits")),
         Answer::Refused {
-            words: "ü".repeat(100_000),
+            reason: "ü".repeat(100_000),
         },
     ] {
         let bytes = Numbered { number: 1, message }.encode();
@@ -183,7 +184,7 @@ fn the_largest_messages_fit_a_packet() {
 }
 
 #[test]
-fn nothing_shows_a_secret() {
+fn debug_output_shows_no_secret() {
     let secret = Answer::Secret(SecretValue::new(b"canary".to_vec()).expect("it is short"));
     assert_eq!(format!("{secret:?}"), "Secret(SecretValue(…))");
 }

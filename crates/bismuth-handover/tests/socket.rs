@@ -1,4 +1,4 @@
-//! Both sides over real sockets.
+//! Client and server over real sockets.
 
 use std::fs::Permissions;
 use std::io;
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bismuth_handover::{
-    Answer, Attachment, BindError, CallError, Client, Connection, Held, Listener, NodeName,
+    Answer, Attachment, BindError, CallError, Client, Connection, HeldSocket, Listener, NodeName,
     Request, SecretValue, TokenDigest, TransportError,
 };
 use bismuth_model::{ContainerId, FunctionId, ServiceQuotas};
@@ -27,7 +27,7 @@ async fn connected() -> (Client, Connection) {
     let (near, far) = pair();
     let mut server = Connection::new(far).expect("our own user");
     let name = node();
-    let (client, greeted) = tokio::join!(Client::over(near, &name), server.greet());
+    let (client, greeted) = tokio::join!(Client::from_socket(near, &name), server.handshake());
     assert_eq!(greeted.expect("a greeting"), node());
     (client.expect("a welcome"), server)
 }
@@ -60,9 +60,9 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
             .answer(received.number, Answer::Done, None)
             .await
             .expect("it is read");
-        let received = server.next().await.expect("a Return");
+        let received = server.next().await.expect("a Duplicate");
         let container = attachment(1).container;
-        assert_eq!(received.request, Request::Return(container));
+        assert_eq!(received.request, Request::Duplicate(container));
         server
             .answer(received.number, Answer::Listener, Some(theirs.as_fd()))
             .await
@@ -74,7 +74,7 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
             .await
             .expect("it is done");
         drop(ours);
-        let back = client.take_back(attachment(1).container).await;
+        let back = client.duplicate(attachment(1).container).await;
         TcpListener::from(back.expect("an answer").expect("a socket"))
     };
     let ((), back) = tokio::join!(serve, ask);
@@ -82,9 +82,9 @@ async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
 }
 
 #[tokio::test]
-async fn thousands_of_holdings_are_told_in_several_packets() {
-    let held: Vec<Held> = (0..5000_u32)
-        .map(|n| Held {
+async fn thousands_of_held_sockets_are_listed_in_several_packets() {
+    let held: Vec<HeldSocket> = (0..5000_u32)
+        .map(|n| HeldSocket {
             container: ContainerId::from_bytes(u128::from(n).to_le_bytes()),
             token: TokenDigest::of(&n.to_le_bytes()),
         })
@@ -95,25 +95,25 @@ async fn thousands_of_holdings_are_told_in_several_packets() {
             let received = server.next().await.expect("a List");
             assert_eq!(received.request, Request::List);
             server
-                .tell_held(received.number, held)
+                .send_held_sockets(received.number, held)
                 .await
                 .expect("it is read");
         };
-        let ((), told) = tokio::join!(serve, client.held());
+        let ((), told) = tokio::join!(serve, client.held_sockets());
         assert_eq!(told.expect("a list"), held);
     }
 }
 
 #[tokio::test]
-async fn a_call_that_was_given_up_does_not_confuse_the_next() {
+async fn the_answer_to_a_cancelled_call_is_not_taken_for_the_next() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
     {
-        let given_up = client.take_back(container);
+        let given_up = client.duplicate(container);
         tokio::pin!(given_up);
         let received = tokio::select! {
             _ = &mut given_up => panic!("nobody has answered"),
-            received = server.next() => received.expect("a Return"),
+            received = server.next() => received.expect("a Duplicate"),
         };
         let late = listener();
         server
@@ -133,14 +133,14 @@ async fn a_call_that_was_given_up_does_not_confuse_the_next() {
 }
 
 #[tokio::test]
-async fn a_refusal_leaves_the_connection_and_an_end_does_not() {
+async fn a_refusal_keeps_the_connection_open() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
     let serve = async {
         let received = server.next().await.expect("a Detach");
-        let words = "no room".to_owned();
+        let reason = "no room".to_owned();
         server
-            .answer(received.number, Answer::Refused { words }, None)
+            .answer(received.number, Answer::Refused { reason }, None)
             .await
             .expect("it is read");
     };
@@ -190,9 +190,9 @@ async fn a_secret_goes_over_the_wire() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_ends_the_connection() {
+async fn a_packet_that_is_no_request_ends_the_connection() {
     for (bytes, wanted) in [
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], "understand a packet"),
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "decode a packet"),
         (&[0; 100_000][..], "a packet with"),
         // A Detach instead of a greeting.
         (
@@ -204,7 +204,7 @@ async fn what_is_no_request_ends_the_connection() {
         let (near, far) = pair();
         let mut server = Connection::new(far).expect("our own user");
         rustix::net::send(&near, bytes, SendFlags::NOSIGNAL).expect("it fits");
-        let error = server.greet().await.expect_err("it is no greeting");
+        let error = server.handshake().await.expect_err("it is no greeting");
         assert!(error.to_string().contains(wanted), "{error}");
     }
 }
@@ -228,7 +228,7 @@ async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
     let name = node();
     let (client, greeted) = tokio::join!(Client::connect(&path, &name), async {
         let mut connection = second.accept().await.expect("somebody connects");
-        connection.greet().await
+        connection.handshake().await
     });
     client.expect("a welcome");
     greeted.expect("a greeting");

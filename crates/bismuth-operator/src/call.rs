@@ -1,4 +1,4 @@
-//! What is asked, as a request line.
+//! A call of the operator API: method, path, query and headers.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ pub struct Call {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     /// It is answered when much is done.
-    pub(crate) is_work: bool,
+    pub(crate) is_long_running: bool,
 }
 
 impl Call {
@@ -22,24 +22,24 @@ impl Call {
             method,
             target: path.into(),
             headers: HeaderMap::new(),
-            is_work: false,
+            is_long_running: false,
         }
     }
 
     /// Seals every data key anew, under the current master key.
     #[must_use]
     pub fn rewrap() -> Self {
-        Self::new(Method::POST, "/rewrap").work()
+        Self::new(Method::POST, "/rewrap").long_running()
     }
 
     /// The end of all that a group has.
     #[must_use]
     pub fn purge(group: &ServiceGroup) -> Self {
-        Self::group(Method::DELETE, group).work()
+        Self::group(Method::DELETE, group).long_running()
     }
 
-    fn work(mut self) -> Self {
-        self.is_work = true;
+    fn long_running(mut self) -> Self {
+        self.is_long_running = true;
         self
     }
 
@@ -77,7 +77,7 @@ impl Call {
 
     /// The same with a word added to the path, such as `incr`.
     #[must_use]
-    pub fn then(mut self, word: &str) -> Self {
+    pub fn with_segment(mut self, word: &str) -> Self {
         self.target.push('/');
         self.target.push_str(word);
         self
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_be_read_as_something_else_is_escaped() {
+    fn reserved_characters_are_escaped() {
         for (text, expected) in [
             ("plain-Name_1.x~", "plain-Name_1.x~"),
             ("a b", "a%20b"),

@@ -1,4 +1,4 @@
-//! Why a call was not done, and what the operator does about it.
+//! Errors of a call: what went wrong, and what the operator can do about it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub enum CallError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The key is too long to be asked for. Nothing was sent.
-    #[error("{target:.64}… cannot be asked for")]
+    #[error("{target:.64}… is no valid request path")]
     Target {
         /// The path.
         target: String,
@@ -42,7 +42,7 @@ pub enum CallError {
     },
     /// Nobody answers there, not even with a refusal. Nothing was sent.
     #[error("connect to svcprovider at {address}: no answer within {} ms (--svcprovider names another place)", bound.as_millis())]
-    Silent {
+    ConnectTimeout {
         /// Where.
         address: String,
         /// How long it was waited for.
@@ -81,7 +81,7 @@ pub enum CallError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The answer makes no sense.
-    #[error("svcprovider at {address} answered what was not asked for: {reason}")]
+    #[error("svcprovider at {address} sent a response that cannot be used: {reason}")]
     Answer {
         /// Who.
         address: String,

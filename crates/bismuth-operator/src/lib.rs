@@ -1,25 +1,25 @@
-//! The operator's surface of svcprovider, for the programs that call it: bismuthctl and bismuth-api.
+//! The client of svcprovider's operator API, for bismuthctl and bismuth-api.
 //!
 //! ```text
 //!  Call ─► token, read anew from its 0600 file ─► one connection, one exchange ─┬─► answer
 //!                                                                              └─► CallError: whose fault, what to do
 //! ```
 //!
-//! The surface is all that an operator may do with what functions keep: keys, blobs and secrets of every group. Who holds the
+//! The API is all that an operator may do with what functions store: keys, blobs and secrets of every group. Who holds the
 //! token may do all of it, so the token is never on a command line, and a file that others can read is refused.
 
-mod answers;
 mod call;
+mod client;
 mod error;
-mod exchange;
-mod patience;
+mod response;
+mod timeout;
 mod token;
 
-pub use answers::{Purged, json, whole};
 pub use call::{Call, segment};
+pub use client::OperatorClient;
 pub use error::{CallError, Refusal};
-pub use exchange::Surface;
-pub use patience::Answer;
+pub use response::{Purged, json, read_body};
+pub use timeout::ResponseBody;
 pub use token::{TokenError, read_token};
 
 /// Where svcprovider takes the calls of operators unless told otherwise.

@@ -1,4 +1,4 @@
-//! The token: in a file that its owner alone may read.
+//! Reads the operator's token from a file that its owner alone may read.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_one_line_and_prints_as_nothing() {
+    async fn a_token_is_one_line_and_is_not_printed() {
         let value = read(b"  abc-123=\n", 0o600).await.unwrap();
         assert_eq!(value, "Bearer abc-123=");
         assert!(!format!("{value:?}").contains("abc"), "{value:?}");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_not_there_or_no_file_is_said_to_be() {
+    async fn a_missing_file_and_a_directory_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
         let error = read_token(&directory.path().join("none")).await;
         assert!(

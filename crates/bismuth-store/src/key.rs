@@ -1,4 +1,4 @@
-//! Names of keys, blobs and secrets, as they come from outside. Pure.
+//! Validates names of keys, blobs and secrets. Pure.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Records, objects, blobs and secrets: engines behind traits, and what is built on them.
+//! Stores records, objects, blobs and secrets: storage engines behind traits, and what is built on them.
 //!
 //! ```text
 //!   secrets ──sealed──┐

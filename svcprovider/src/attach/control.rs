@@ -1,4 +1,4 @@
-//! One connection of a bismuthd.
+//! Answers the handover requests of one connected bismuthd.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,45 +11,48 @@ use bismuth_store::secrets::SecretStore;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::doors::Doors;
+use super::socket_table::SocketTable;
 
 /// bismuthd greets as soon as it is connected.
-const GREETING: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves it until its end.
 pub(super) async fn serve(
     mut connection: Connection,
-    doors: Arc<Doors>,
+    sockets: Arc<SocketTable>,
     secrets: Arc<dyn SecretStore>,
 ) {
-    let node = match tokio::time::timeout(GREETING, connection.greet()).await {
+    let node = match tokio::time::timeout(HELLO_TIMEOUT, connection.handshake()).await {
         Ok(Ok(node)) => node,
         Ok(Err(error)) => {
-            warn!(error = chain(&error), "what connected is no bismuthd");
+            warn!(
+                error = chain(&error),
+                "a connection to the handover socket failed in the handshake"
+            );
             return;
         }
         Err(_elapsed) => {
-            warn!("what connected does not greet");
+            warn!("a connection to the handover socket sent no Hello in time");
             return;
         }
     };
     info!(%node, "bismuthd is connected");
-    match converse(&mut connection, &node, &doors, &*secrets).await {
+    match serve_requests(&mut connection, &node, &sockets, &*secrets).await {
         TransportError::Closed => info!(%node, "bismuthd has left; its containers are served on"),
         error => warn!(%node, error = chain(&error), "the connection of a bismuthd broke"),
     }
 }
 
 /// Answers requests; returns why there are no more.
-async fn converse(
+async fn serve_requests(
     connection: &mut Connection,
     node: &NodeName,
-    doors: &Doors,
+    sockets: &SocketTable,
     secrets: &dyn SecretStore,
 ) -> TransportError {
     loop {
         let answered = match connection.next().await {
-            Ok(received) => answer(connection, node, doors, secrets, received).await,
+            Ok(received) => handle_request(connection, node, sockets, secrets, received).await,
             Err(end) => return end,
         };
         if let Err(end) = answered {
@@ -58,10 +61,10 @@ async fn converse(
     }
 }
 
-async fn answer(
+async fn handle_request(
     connection: &mut Connection,
     node: &NodeName,
-    doors: &Doors,
+    sockets: &SocketTable,
     secrets: &dyn SecretStore,
     received: Received,
 ) -> Result<(), TransportError> {
@@ -69,18 +72,22 @@ async fn answer(
     let number = received.number;
     let mut socket = None;
     let answer = match (received.request, received.listener) {
-        (Request::List, _) => return connection.tell_held(number, &doors.held(node)).await,
+        (Request::List, _) => {
+            return connection
+                .send_held_sockets(number, &sockets.held_sockets(node))
+                .await;
+        }
         (Request::Attach(attachment), Some(listener)) => {
             let container = attachment.container;
             debug!(%container, function = %attachment.function, group = %attachment.group, "attaching");
-            done(doors.attach(node, attachment, listener))
+            done(sockets.attach(node, attachment, listener))
         }
         (Request::Detach(container), _) => {
             debug!(%container, "detaching");
-            doors.detach(node, container);
+            sockets.detach(node, container);
             Answer::Done
         }
-        (Request::Return(container), _) => match doors.duplicate(node, container) {
+        (Request::Duplicate(container), _) => match sockets.duplicate(node, container) {
             Ok(found) => {
                 socket = found;
                 match socket {
@@ -97,7 +104,7 @@ async fn answer(
                 Err(error) => refused(error.to_string()),
             }
         }
-        (Request::Hello { .. } | Request::Attach(_), _) => refused("not now".to_owned()),
+        (Request::Hello { .. } | Request::Attach(_), _) => refused("unexpected request".to_owned()),
     };
     let socket = socket.as_ref().map(|socket| socket.as_fd());
     connection.answer(number, answer, socket).await
@@ -106,7 +113,7 @@ async fn answer(
 fn secret_answer(mut value: Zeroizing<Vec<u8>>) -> Answer {
     match SecretValue::new(std::mem::take(&mut *value)) {
         Some(value) => Answer::Secret(value),
-        None => refused("the secret is too long to travel".to_owned()),
+        None => refused("the secret is longer than a message may be".to_owned()),
     }
 }
 
@@ -117,6 +124,6 @@ fn done(result: std::io::Result<()>) -> Answer {
     }
 }
 
-fn refused(words: String) -> Answer {
-    Answer::Refused { words }
+fn refused(reason: String) -> Answer {
+    Answer::Refused { reason }
 }

@@ -1,4 +1,4 @@
-//! The sockets that bismuthd hands over, and the threads that serve them.
+//! Takes over the containers' listening sockets from bismuthd and serves them on worker threads.
 //!
 //! ```text
 //!   bismuthd ── handover socket ──► control: one task per bismuthd
@@ -16,8 +16,8 @@
 //! - A bismuthd that goes away changes nothing: its containers go on, and so do their sockets.
 
 mod control;
-mod doors;
 mod serve;
+mod socket_table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::http::Services;
-use doors::Doors;
-pub use doors::DoorsHandle;
+use crate::http::AppState;
 use serve::Workers;
+pub use socket_table::SocketCount;
+use socket_table::SocketTable;
 
 /// Accepting fails when descriptors run out; they come back as connections end.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -72,7 +72,7 @@ pub enum AttachError {
 pub struct Attach {
     config: AttachConfig,
     listener: Listener,
-    doors: Doors,
+    sockets: SocketTable,
 }
 
 impl Attach {
@@ -85,33 +85,33 @@ impl Attach {
         Ok(Self {
             config,
             listener,
-            doors: Doors::default(),
+            sockets: SocketTable::default(),
         })
     }
 
     /// What tells how many containers are attached.
-    pub fn handle(&self) -> DoorsHandle {
-        self.doors.handle()
+    pub fn socket_count(&self) -> SocketCount {
+        self.sockets.socket_count()
     }
 
     /// Serves until the shutdown, and then what is in flight.
     ///
     /// # Errors
     /// When the threads cannot be started, or one of them fails.
-    pub async fn run(self, services: Services, shutdown: Shutdown) -> Result<(), AttachError> {
+    pub async fn run(self, app: AppState, shutdown: Shutdown) -> Result<(), AttachError> {
         let end_bound = self.config.end_bound;
-        let secrets = Arc::clone(&services.secrets);
-        let (workers, arrivals) = Workers::new(self.config.workers.max(1));
+        let secrets = Arc::clone(&app.secrets);
+        let (workers, new_sockets) = Workers::new(self.config.workers.max(1));
         let stopping = shutdown.clone();
-        let cores = run_per_core(arrivals.len(), "svc", move |core| {
-            let arrivals = arrivals.take(core.index());
-            serve::run(arrivals, services.clone(), end_bound, stopping.clone())
+        let cores = run_per_core(new_sockets.len(), "svc", move |core| {
+            let new_sockets = new_sockets.take(core.index());
+            serve::run(new_sockets, app.clone(), end_bound, stopping.clone())
         })
         .map_err(AttachError::Workers)?;
         let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;
-        let mut doors = self.doors;
-        doors.serve_with(workers, &shutdown);
-        let doors = Arc::new(doors);
+        let mut sockets = self.sockets;
+        sockets.serve_with(workers, &shutdown);
+        let sockets = Arc::new(sockets);
         let mut finished = Box::pin(cores.finished());
         let mut connections = JoinSet::new();
         loop {
@@ -122,8 +122,8 @@ impl Attach {
                 Some(_ended) = connections.join_next() => {}
                 accepted = self.listener.accept(), if connections.len() < MAX_CONTROL => match accepted {
                     Ok(connection) => {
-                        let (doors, secrets) = (Arc::clone(&doors), Arc::clone(&secrets));
-                        connections.spawn(control::serve(connection, doors, secrets));
+                        let (sockets, secrets) = (Arc::clone(&sockets), Arc::clone(&secrets));
+                        connections.spawn(control::serve(connection, sockets, secrets));
                     }
                     Err(error) => {
                         warn!(error = bismuth_base::chain(&error), "cannot accept a bismuthd");
@@ -133,7 +133,7 @@ impl Attach {
             }
         }
         connections.shutdown().await;
-        drop(doors);
+        drop(sockets);
         finished.await.map_err(AttachError::Failed)
     }
 }

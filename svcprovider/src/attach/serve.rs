@@ -1,4 +1,4 @@
-//! A thread that serves sockets, and what the control side knows of it.
+//! A worker thread that accepts on containers' sockets, and its handle.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::http::{self, Caller, Services};
+use crate::http::{self, AppState, Caller};
 
 /// Connections of one container at a time; more wait in its backlog. A function has 100 requests at a time by default.
 const CONNECTIONS_PER_CONTAINER: usize = 256;
@@ -25,7 +25,7 @@ const HEAD_BYTES: usize = 16 << 10;
 
 /// A socket on its way to the thread that serves it.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct NewSocket {
     pub listener: Arc<TcpListener>,
     pub caller: Caller,
     pub stop: CancellationToken,
@@ -36,15 +36,15 @@ pub(super) struct Arrival {
 pub(super) struct Worker {
     runtime: Handle,
     // Unbounded: bismuthd asks for one at a time and waits for the answer.
-    arrivals: mpsc::UnboundedSender<(Arrival, Counted)>,
-    doors: Arc<AtomicUsize>,
+    new_sockets: mpsc::UnboundedSender<(NewSocket, SocketCountGuard)>,
+    sockets: Arc<AtomicUsize>,
 }
 
 /// One of a thread's sockets, as long as it is served.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
+pub(super) struct SocketCountGuard(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for SocketCountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -52,8 +52,8 @@ impl Drop for Counted {
 
 impl Worker {
     /// How many sockets it serves.
-    pub(super) fn doors(&self) -> usize {
-        self.doors.load(Ordering::Relaxed)
+    pub(super) fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::Relaxed)
     }
 
     /// Has a socket watched by the thread's runtime.
@@ -63,10 +63,10 @@ impl Worker {
     }
 
     /// Gives it one more socket to serve.
-    pub(super) fn send(&self, arrival: Arrival) -> io::Result<()> {
-        self.doors.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(Arc::clone(&self.doors));
-        let sent = self.arrivals.send((arrival, counted));
+    pub(super) fn send(&self, new_socket: NewSocket) -> io::Result<()> {
+        self.sockets.fetch_add(1, Ordering::Relaxed);
+        let guard = SocketCountGuard(Arc::clone(&self.sockets));
+        let sent = self.new_sockets.send((new_socket, guard));
         sent.map_err(|_| io::Error::other("the thread that serves has ended"))
     }
 }
@@ -74,7 +74,7 @@ impl Worker {
 /// What a thread needs from its start.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    arrivals: mpsc::UnboundedReceiver<(Arrival, Counted)>,
+    new_sockets: mpsc::UnboundedReceiver<(NewSocket, SocketCountGuard)>,
     runtime: oneshot::Sender<Handle>,
 }
 
@@ -87,16 +87,19 @@ pub(super) struct Inboxes(Mutex<Vec<Option<Inbox>>>);
 pub(super) struct Workers(Vec<Starting>);
 
 type Starting = (
-    mpsc::UnboundedSender<(Arrival, Counted)>,
+    mpsc::UnboundedSender<(NewSocket, SocketCountGuard)>,
     oneshot::Receiver<Handle>,
 );
 
 impl Workers {
     pub(super) fn new(count: usize) -> (Self, Inboxes) {
         let pair = || {
-            let (send, arrivals) = mpsc::unbounded_channel();
+            let (send, new_sockets) = mpsc::unbounded_channel();
             let (runtime, started) = oneshot::channel();
-            let inbox = Inbox { arrivals, runtime };
+            let inbox = Inbox {
+                new_sockets,
+                runtime,
+            };
             ((send, started), Some(inbox))
         };
         let (workers, inboxes) = (0..count).map(|_| pair()).unzip();
@@ -106,11 +109,11 @@ impl Workers {
     /// The threads, once they run; `None` if one of them has ended.
     pub(super) async fn started(self) -> Option<Vec<Worker>> {
         let mut workers = Vec::new();
-        for (arrivals, started) in self.0 {
+        for (new_sockets, started) in self.0 {
             workers.push(Worker {
                 runtime: started.await.ok()?,
-                arrivals,
-                doors: Arc::default(),
+                new_sockets,
+                sockets: Arc::default(),
             });
         }
         Some(workers)
@@ -128,8 +131,8 @@ impl Inboxes {
     }
 }
 
-struct Means {
-    services: Services,
+struct Deps {
+    app: AppState,
     limits: Limits,
     end_bound: Duration,
     sockets: TaskTracker,
@@ -138,12 +141,12 @@ struct Means {
 /// The work of one thread: serves the sockets that arrive, until the shutdown and what was in flight then.
 pub(super) async fn run(
     inbox: Option<Inbox>,
-    services: Services,
+    app: AppState,
     end_bound: Duration,
     shutdown: Shutdown,
 ) {
     let Some(Inbox {
-        mut arrivals,
+        mut new_sockets,
         runtime,
     }) = inbox
     else {
@@ -151,8 +154,8 @@ pub(super) async fn run(
     };
     // Nobody waits for it if the process is ending already.
     let _nobody = runtime.send(Handle::current());
-    let means = Rc::new(Means {
-        services,
+    let deps = Rc::new(Deps {
+        app,
         limits: Limits {
             max_head_bytes: HEAD_BYTES,
             ..Limits::new("svcprovider")
@@ -163,40 +166,40 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            arrived = arrivals.recv() => match arrived {
-                Some((arrival, counted)) => drop(means.sockets.spawn_local(accept(arrival, counted, Rc::clone(&means)))),
+            arrived = new_sockets.recv() => match arrived {
+                Some((new_socket, guard)) => drop(deps.sockets.spawn_local(accept(new_socket, guard, Rc::clone(&deps)))),
                 None => break,
             }
         }
     }
     shutdown.cancelled().await;
-    means.sockets.close();
+    deps.sockets.close();
     // Each drains within the bound by itself.
-    means.sockets.wait().await;
+    deps.sockets.wait().await;
 }
 
 /// Serves one socket until it is told to stop, and then what is in flight. What is not accepted yet waits for the next
 /// svcprovider: bismuthd holds the socket, too.
-async fn accept(arrival: Arrival, _counted: Counted, means: Rc<Means>) {
-    let Arrival {
+async fn accept(new_socket: NewSocket, _guard: SocketCountGuard, deps: Rc<Deps>) {
+    let NewSocket {
         listener,
         caller,
         stop,
-    } = arrival;
+    } = new_socket;
     let caller = Rc::new(caller);
     let accept = AcceptLoop {
         peers: "functions",
         max_connections: CONNECTIONS_PER_CONTAINER,
-        first_byte_timeout: means.limits.first_byte_timeout,
-        drain_timeout: means.end_bound,
+        first_byte_timeout: deps.limits.first_byte_timeout,
+        drain_timeout: deps.end_bound,
         backlog: Backlog::Retain,
     };
     let served = accept.run(listener, stop, |accepted| {
-        let (caller, means) = (Rc::clone(&caller), Rc::clone(&means));
-        let counted = means.services.metrics.connection();
+        let (caller, deps) = (Rc::clone(&caller), Rc::clone(&deps));
+        let guard = deps.app.metrics.connection();
         accepted.spawn_local(async move |stream, peer, finish| {
-            let _counted = counted;
-            serve(stream, peer, finish, &caller, &means).await;
+            let _guard = guard;
+            serve(stream, peer, finish, &caller, &deps).await;
         });
     });
     if let Err(cut_off) = served.await {
@@ -209,10 +212,10 @@ async fn serve(
     peer: SocketAddr,
     finish: FinishSignal,
     caller: &Caller,
-    means: &Means,
+    deps: &Deps,
 ) {
-    let service = |request, _connection| http::answer(&means.services, caller, request);
-    let served = serve_connection(stream, peer, &means.limits, finish.requested(), service);
+    let service = |request, _connection| http::answer(&deps.app, caller, request);
+    let served = serve_connection(stream, peer, &deps.limits, finish.requested(), service);
     if let Err(error) = served.await {
         debug!(
             error = bismuth_base::chain(&error),

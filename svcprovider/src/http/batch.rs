@@ -39,7 +39,7 @@ use super::listing::{json, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal, bad_json};
-use super::{Caller, Services, body};
+use super::{AppState, Caller, body};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;
@@ -55,13 +55,13 @@ const ANSWER_BYTES: usize = MAX_BYTES + MAX_BYTES / 3 * 4;
 #[serde(deny_unknown_fields)]
 struct Batch {
     get: Option<Vec<String>>,
-    write: Option<Vec<Wish>>,
+    write: Option<Vec<BatchWrite>>,
 }
 
 /// One write, as it is asked for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct BatchWrite {
     key: String,
     value: Option<String>,
     #[serde(default)]
@@ -93,13 +93,13 @@ struct Value {
 }
 
 #[derive(Debug, Serialize)]
-struct Done {
-    written: Vec<Effect>,
+struct WriteResults {
+    written: Vec<WriteResult>,
 }
 
 /// What one write did.
 #[derive(Debug, Serialize)]
-struct Effect {
+struct WriteResult {
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     etag: Option<String>,
@@ -110,7 +110,7 @@ struct Effect {
 }
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     body: Incoming,
@@ -121,20 +121,20 @@ pub(super) async fn answer(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(caller.budget(services), body, MAX_BYTES).await?;
+    let body = body::collect_twice(caller.budget(app), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {
             // Its room first: two who held theirs and waited for more would wait for each other.
             drop(body);
-            get(services, caller, keys).await
+            get(app, caller, keys).await
         }
-        (None, Some(wishes)) => write(services, caller, wishes, &body).await,
+        (None, Some(batch_writes)) => write(app, caller, batch_writes, &body).await,
         _ => Err(bad_json("expected either \"get\" or \"write\"")),
     }
 }
 
-fn within(count: usize) -> Result<(), Refusal> {
+fn check_key_count(count: usize) -> Result<(), Refusal> {
     if (1..=MAX_KEYS).contains(&count) {
         return Ok(());
     }
@@ -144,18 +144,18 @@ fn within(count: usize) -> Result<(), Refusal> {
 }
 
 async fn get(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     keys: Vec<String>,
 ) -> Result<Response<Body>, Refusal> {
-    within(keys.len())?;
+    check_key_count(keys.len())?;
     let mut record_keys = Vec::with_capacity(keys.len());
     for (index, key) in keys.into_iter().enumerate() {
         let key =
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
         record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
     }
-    let (found, permit) = read(services, caller, &record_keys).await?;
+    let (found, permit) = read(app, caller, &record_keys).await?;
     let values = record_keys
         .into_iter()
         .map(|record_key| record_key.key)
@@ -166,20 +166,16 @@ async fn get(
 
 /// The records, and room for them. Most batches are small; what is not waits for room before it is read.
 async fn read(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     record_keys: &[RecordKey],
 ) -> Result<(Vec<Option<Record>>, MemoryPermit), Refusal> {
-    match services.records.get_many(record_keys, SMALL_BYTES).await {
+    match app.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
         found => return Ok((found?, MemoryPermit::default())),
     }
-    let permit = caller.budget(services).acquire(ANSWER_BYTES).await?;
-    match services
-        .records
-        .get_many(record_keys, MAX_BYTES as u64)
-        .await
-    {
+    let permit = caller.budget(app).acquire(ANSWER_BYTES).await?;
+    match app.records.get_many(record_keys, MAX_BYTES as u64).await {
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
@@ -200,25 +196,25 @@ fn value(key: String, record: Option<Record>) -> Value {
 }
 
 async fn write(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
-    wishes: Vec<Wish>,
+    batch_writes: Vec<BatchWrite>,
     body: &Bytes,
 ) -> Result<Response<Body>, Refusal> {
-    within(wishes.len())?;
-    let mut writes = Vec::with_capacity(wishes.len());
-    for (index, wish) in wishes.into_iter().enumerate() {
-        let write = wish.into_write(caller, body);
+    check_key_count(batch_writes.len())?;
+    let mut writes = Vec::with_capacity(batch_writes.len());
+    for (index, batch_write) in batch_writes.into_iter().enumerate() {
+        let write = batch_write.into_write(caller, body);
         writes.push(write.map_err(|refusal| refusal.about(&format!("write[{index}]")))?);
     }
-    let asked: Vec<Asked> = writes.iter().map(Asked::of).collect();
-    match write_with_room(&*services.records, writes).await {
+    let infos: Vec<WriteInfo> = writes.iter().map(WriteInfo::of).collect();
+    match write_with_room(&*app.records, writes).await {
         Ok(written) => {
-            let written = asked.into_iter().zip(written).map(done).collect();
-            json(&Done { written })
+            let written = infos.into_iter().zip(written).map(write_result).collect();
+            json(&WriteResults { written })
         }
         Err(EngineError::Refused { index, refused }) => {
-            let charge = asked.get(index).map_or(0, |asked| asked.charge);
+            let charge = infos.get(index).map_or(0, |info| info.charge);
             let refusal = problems::refused(&refused, "key", charge);
             Err(refusal.about(&format!("write[{index}]")))
         }
@@ -227,13 +223,13 @@ async fn write(
 }
 
 /// What must be known of a write after it was given away.
-struct Asked {
+struct WriteInfo {
     key: String,
     charge: u64,
     deletes: bool,
 }
 
-impl Asked {
+impl WriteInfo {
     fn of(write: &Write) -> Self {
         Self {
             key: write.record_key.key.clone(),
@@ -243,10 +239,10 @@ impl Asked {
     }
 }
 
-fn done((asked, written): (Asked, Written)) -> Effect {
-    let exists = !asked.deletes;
-    Effect {
-        key: asked.key,
+fn write_result((info, written): (WriteInfo, Written)) -> WriteResult {
+    let exists = !info.deletes;
+    WriteResult {
+        key: info.key,
         etag: exists.then(|| etag(written.revision)),
         created: exists.then_some(written.before.is_none()),
         sum: written.sum,
@@ -254,21 +250,21 @@ fn done((asked, written): (Asked, Written)) -> Effect {
 }
 
 /// A value that keeps the room of the body that it came in, for as long as an engine has it.
-fn beside(value: Vec<u8>, body: &Bytes) -> Bytes {
-    struct Beside {
+fn value_in_body(value: Vec<u8>, body: &Bytes) -> Bytes {
+    struct ValueInBody {
         value: Vec<u8>,
         _body: Bytes,
     }
-    impl AsRef<[u8]> for Beside {
+    impl AsRef<[u8]> for ValueInBody {
         fn as_ref(&self) -> &[u8] {
             &self.value
         }
     }
     let _body = body.clone();
-    Bytes::from_owner(Beside { value, _body })
+    Bytes::from_owner(ValueInBody { value, _body })
 }
 
-impl Wish {
+impl BatchWrite {
     fn into_write(self, caller: &Caller, body: &Bytes) -> Result<Write, Refusal> {
         let key = Key::try_from(self.key)?;
         let ttl_ms = self.ttl.map(ttl_ms).transpose()?;
@@ -282,7 +278,7 @@ impl Wish {
                 if value.len() > MAX_VALUE_BYTES {
                     return Err(problems::too_large(MAX_VALUE_BYTES as u64));
                 }
-                put(&key, beside(value, body), content_type, ttl_ms)
+                put(&key, value_in_body(value, body), content_type, ttl_ms)
             }
             (None, true, None) if ttl_ms.is_none() && content_type.is_none() => Change::Delete,
             (None, false, Some(delta)) if content_type.is_none() => Change::Add { delta, ttl_ms },

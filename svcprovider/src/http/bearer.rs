@@ -1,4 +1,4 @@
-//! Whether a request shows a token.
+//! Checks the bearer token of a request.
 
 use bismuth_handover::TokenDigest;
 use http::HeaderMap;

@@ -1,11 +1,11 @@
-//! `/blob/v1/`.
+//! Handlers of `/blob/v1/`.
 
 use std::ops::Range;
 
 use bismuth_base::LogThrottle;
 use bismuth_http::{Body, BodyError};
 use bismuth_store::Key;
-use bismuth_store::blobs::{Blob, Blobs, Listed, NewBlob, PutError};
+use bismuth_store::blobs::{Blob, Blobs, ListedBlob, NewBlob, PutError};
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, EngineError, Refused, Revision};
 use bytes::Bytes;
@@ -27,12 +27,12 @@ use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Page, Params};
 use super::problems::{self, Refusal};
-use super::range::{Selected, Wanted, if_range_holds};
-use super::{Caller, Services, body, digest, no_content, percent, reads};
+use super::range::{RangeHeader, SelectedRange, if_range_holds};
+use super::{AppState, Caller, body, digest, no_content, percent, reads};
 use crate::metrics::Metrics;
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -41,20 +41,20 @@ pub(super) async fn answer(
     let method = &head.method;
     if key.is_empty() {
         return match reads(method) {
-            true => list(services, caller, head).await,
+            true => list(app, caller, head).await,
             false => Err(problems::method("GET, HEAD")),
         };
     }
     match *method {
-        Method::POST | Method::PUT => put(services, caller, head, key, body).await,
-        Method::DELETE => delete(services, caller, head, key).await,
-        _ if reads(method) => get(services, caller, head, key).await,
+        Method::POST | Method::PUT => put(app, caller, head, key, body).await,
+        Method::DELETE => delete(app, caller, head, key).await,
+        _ if reads(method) => get(app, caller, head, key).await,
         _ => Err(problems::method("GET, HEAD, POST, PUT, DELETE")),
     }
 }
 
 /// What a read of a blob is answered.
-enum Told {
+enum ReadResult {
     Whole,
     Part(Range<u64>),
     NotModified,
@@ -62,7 +62,7 @@ enum Told {
 }
 
 async fn get(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -72,27 +72,27 @@ async fn get(
     let conditions = Conditions::of(&head.headers)?;
     // Only GET has ranges.
     let sends = head.method == Method::GET;
-    let wanted = match sends {
-        true => Wanted::of(&head.headers)?,
-        false => Wanted::Whole,
+    let range_header = match sends {
+        true => RangeHeader::of(&head.headers)?,
+        false => RangeHeader::Whole,
     };
-    let told = |blob: &Blob| tell(head, &conditions, wanted, blob);
-    let select = |blob: &Blob| match told(blob) {
-        Told::Whole if sends => Some(0..blob.size),
-        Told::Part(range) => Some(range),
+    let result = |blob: &Blob| read_result(head, &conditions, range_header, blob);
+    let select = |blob: &Blob| match result(blob) {
+        ReadResult::Whole if sends => Some(0..blob.size),
+        ReadResult::Part(range) => Some(range),
         _ => None,
     };
-    let found = services.blobs.get(caller.group(), key.as_str(), select);
+    let found = app.blobs.get(caller.group(), key.as_str(), select);
     let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
-    let (status, sent) = match told(&found.blob) {
-        Told::Whole => (StatusCode::OK, 0..found.blob.size),
-        Told::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Told::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
-        Told::Refused(refusal) => return Err(refusal),
+    let (status, sent) = match result(&found.blob) {
+        ReadResult::Whole => (StatusCode::OK, 0..found.blob.size),
+        ReadResult::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        ReadResult::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        ReadResult::Refused(refusal) => return Err(refusal),
     };
     let body = found.body;
-    let body = body.map(|(_, bytes)| outgoing(bytes, &services.metrics));
-    Ok(described(
+    let body = body.map(|(_, bytes)| outgoing(bytes, &app.metrics));
+    Ok(blob_response(
         status,
         &found.blob,
         sent,
@@ -100,23 +100,28 @@ async fn get(
     ))
 }
 
-fn tell(head: &Parts, conditions: &Conditions, wanted: Wanted, blob: &Blob) -> Told {
+fn read_result(
+    head: &Parts,
+    conditions: &Conditions,
+    range_header: RangeHeader,
+    blob: &Blob,
+) -> ReadResult {
     match conditions.of_read(blob.revision, Some(blob.modified_ms)) {
         None => {}
-        Some(StatusCode::NOT_MODIFIED) => return Told::NotModified,
-        Some(_) => return Told::Refused(problems::precondition()),
+        Some(StatusCode::NOT_MODIFIED) => return ReadResult::NotModified,
+        Some(_) => return ReadResult::Refused(problems::precondition()),
     }
     if !if_range_holds(&head.headers, blob.revision) {
-        return Told::Whole;
+        return ReadResult::Whole;
     }
-    match wanted.select(blob.size) {
-        Selected::Whole => Told::Whole,
-        Selected::Part(range) => Told::Part(range),
-        Selected::Nothing => Told::Refused(problems::no_such_range(blob.size)),
+    match range_header.select(blob.size) {
+        SelectedRange::Whole => ReadResult::Whole,
+        SelectedRange::Part(range) => ReadResult::Part(range),
+        SelectedRange::Nothing => ReadResult::Refused(problems::no_such_range(blob.size)),
     }
 }
 
-fn described(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> Response<Body> {
+fn blob_response(status: StatusCode, blob: &Blob, sent: Range<u64>, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -153,7 +158,7 @@ fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
 }
 
 async fn put(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -174,7 +179,7 @@ async fn put(
         _ => problems::not_found("blob; POST creates it"),
     };
     if let Some(since) = since {
-        let current = state(services, caller, &key).await?;
+        let current = state(app, caller, &key).await?;
         let revision = current.map(|(revision, _)| revision);
         if explicit.is_none() && check(&condition, revision).is_err() {
             return Err(no_by_method());
@@ -193,7 +198,7 @@ async fn put(
         key: key.into_string(),
     };
     let charge = length.unwrap_or_default() + new.key.len() as u64;
-    let stored = match services.blobs.put(new, body::stream(body)).await {
+    let stored = match app.blobs.put(new, body::stream(body)).await {
         Ok(stored) => stored,
         Err(PutError::Refused(Refused::Condition { .. }))
             if explicit.is_none() && since.is_none() =>
@@ -214,7 +219,7 @@ async fn put(
 }
 
 async fn delete(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -225,12 +230,10 @@ async fn delete(
     let since = conditions.unmodified_since();
     let mut condition = conditions.of_write()?.unwrap_or_default();
     if let Some(since) = since {
-        let pinned = since.pin(&condition, state(services, caller, &key).await?);
+        let pinned = since.pin(&condition, state(app, caller, &key).await?);
         condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
     }
-    let deleted = services
-        .blobs
-        .delete(caller.group(), key.as_str(), &condition);
+    let deleted = app.blobs.delete(caller.group(), key.as_str(), &condition);
     match deleted.await {
         Ok(()) => {}
         Err(EngineError::Refused { refused, .. }) => {
@@ -243,19 +246,15 @@ async fn delete(
 
 /// Which state of a blob is there, and since when.
 async fn state(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     key: &Key,
 ) -> Result<Option<(Revision, u64)>, EngineError> {
-    let found = services.blobs.head(caller.group(), key.as_str()).await?;
+    let found = app.blobs.head(caller.group(), key.as_str()).await?;
     Ok(found.map(|blob| (blob.revision, blob.modified_ms)))
 }
 
-async fn list(
-    services: &Services,
-    caller: &Caller,
-    head: &Parts,
-) -> Result<Response<Body>, Refusal> {
+async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<Body>, Refusal> {
     let known = ["prefix", "after", "limit", "details"];
     let params = Params::parse(head.uri.query(), &known)?;
     let page = params.page()?;
@@ -265,7 +264,7 @@ async fn list(
         true => MemoryPermit::default(),
         false => {
             caller
-                .budget(services)
+                .budget(app)
                 .acquire(page.limit.get() * ENTRY_BYTES)
                 .await?
         }
@@ -276,12 +275,12 @@ async fn list(
             after,
             limit,
         } = page;
-        let described = services.blobs.list_described(&group, &prefix, after, limit);
-        return json_in(permit, &BlobPage::from(described.await?));
+        let details = app.blobs.list_details(&group, &prefix, after, limit);
+        return json_in(permit, &BlobPage::from(details.await?));
     }
-    let (listed, more) = list_page(&services.blobs, &group, &page, None).await?;
+    let (listed, more) = list_page(&app.blobs, &group, &page, None).await?;
     if params.is_empty() {
-        return Ok(json_body(all(services, group, page, listed, more)));
+        return Ok(json_body(all(app, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json_in(permit, &keys)?;
@@ -304,16 +303,16 @@ async fn list_page(
     group: &str,
     page: &Page,
     after: Option<String>,
-) -> Result<(Vec<Listed>, bool), EngineError> {
+) -> Result<(Vec<ListedBlob>, bool), EngineError> {
     let after = after.or_else(|| page.after.clone());
     blobs.list(group, &page.prefix, after, page.limit).await
 }
 
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more: bool) -> Body {
-    let blobs = services.blobs.clone();
-    let first = (keys(&listed, "["), last_of(listed, more));
+fn all(app: &AppState, group: String, page: Page, listed: Vec<ListedBlob>, more: bool) -> Body {
+    let blobs = app.blobs.clone();
+    let first = (keys(&listed, "["), list_position(listed, more));
     let rest = stream::try_unfold(first.1, move |last| {
         let (blobs, group) = (blobs.clone(), group.clone());
         let page = Page {
@@ -323,21 +322,21 @@ fn all(services: &Services, group: String, page: Page, listed: Vec<Listed>, more
         };
         async move {
             match last {
-                Last::Done => Ok(None),
-                Last::End => Ok(Some((Bytes::from_static(b"]"), Last::Done))),
-                Last::Key(last) => {
+                ListPosition::Done => Ok(None),
+                ListPosition::End => Ok(Some((Bytes::from_static(b"]"), ListPosition::Done))),
+                ListPosition::Key(last) => {
                     let (listed, more) = list_page(&blobs, &group, &page, Some(last)).await?;
-                    Ok(Some((keys(&listed, ","), last_of(listed, more))))
+                    Ok(Some((keys(&listed, ","), list_position(listed, more))))
                 }
             }
         }
     });
     let first = stream::once(std::future::ready(Ok::<_, EngineError>(first.0)));
-    outgoing(first.chain(rest).boxed(), &services.metrics)
+    outgoing(first.chain(rest).boxed(), &app.metrics)
 }
 
 /// Where an array that is being written stands.
-enum Last {
+enum ListPosition {
     /// After this key, and there are more.
     Key(String),
     /// After the last key.
@@ -346,15 +345,15 @@ enum Last {
     Done,
 }
 
-fn last_of(mut listed: Vec<Listed>, more: bool) -> Last {
+fn list_position(mut listed: Vec<ListedBlob>, more: bool) -> ListPosition {
     match listed.pop().filter(|_| more) {
-        Some(last) => Last::Key(last.key),
-        None => Last::End,
+        Some(last) => ListPosition::Key(last.key),
+        None => ListPosition::End,
     }
 }
 
 /// The keys as members of an array, with `before` in front if there are any; an array begins also without.
-fn keys(listed: &[Listed], before: &str) -> Bytes {
+fn keys(listed: &[ListedBlob], before: &str) -> Bytes {
     let mut text = String::new();
     for (index, blob) in listed.iter().enumerate() {
         text.push_str(if index == 0 { before } else { "," });

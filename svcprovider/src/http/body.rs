@@ -1,4 +1,4 @@
-//! Bodies of requests.
+//! Reads request bodies, whole or as a stream, with timeouts and a size limit.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
@@ -6,19 +6,19 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::broken::{BodyBroken, SILENCE, WHOLE};
+use super::body_error::{BODY_TIMEOUT, IDLE_TIMEOUT, RequestBodyError};
 use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 
 /// The next bytes; `None` at the end.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, BodyBroken> {
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, RequestBodyError> {
     loop {
-        let frame = tokio::time::timeout(SILENCE, body.frame())
+        let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame())
             .await
-            .map_err(|_elapsed| BodyBroken::Silent)?;
+            .map_err(|_elapsed| RequestBodyError::Silent)?;
         match frame {
             None => return Ok(None),
-            Some(Err(error)) => return Err(BodyBroken::CutOff(error)),
+            Some(Err(error)) => return Err(RequestBodyError::CutOff(error)),
             // Trailers say nothing here.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
@@ -63,8 +63,8 @@ async fn collect_with(
         .exact()
         .map_or(most, |exact| exact as usize);
     let permit = budget.acquire(bytes * times).await?;
-    let whole = tokio::time::timeout(WHOLE, whole(body, announced as usize, most));
-    let whole = whole.await.map_err(|_elapsed| BodyBroken::Slow)??;
+    let whole = tokio::time::timeout(BODY_TIMEOUT, whole(body, announced as usize, most));
+    let whole = whole.await.map_err(|_elapsed| RequestBodyError::Slow)??;
     Ok(permit.keep(whole))
 }
 
@@ -94,15 +94,15 @@ fn within(bytes: Bytes, most: usize) -> Result<Bytes, Refusal> {
 }
 
 /// The body as it comes.
-pub(crate) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, BodyBroken>> + Send {
+pub(crate) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, RequestBodyError>> + Send {
     stream::try_unfold(body, async |mut body| {
         let bytes = next(&mut body).await?;
         Ok(bytes.map(|bytes| (bytes, body)))
     })
 }
 
-impl From<BodyBroken> for Refusal {
-    fn from(broken: BodyBroken) -> Self {
-        problems::body_broken(&broken)
+impl From<RequestBodyError> for Refusal {
+    fn from(broken: RequestBodyError) -> Self {
+        problems::body_error(&broken)
     }
 }

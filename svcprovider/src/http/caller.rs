@@ -1,4 +1,4 @@
-//! Who is calling: the container whose socket took the connection.
+//! Identifies and authorizes the caller: the container whose socket took the connection.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use http::request::Parts;
 use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
-use super::shared_rate::Denied;
-use super::{Services, bearer};
+use super::shared_rate::RateError;
+use super::{AppState, bearer};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
 const HOSTS: [&[u8]; 2] = [b"169.254.169.254:9000", b"169.254.169.254"];
@@ -24,12 +24,12 @@ pub struct Caller {
     group: ServiceGroup,
     quotas: ServiceQuotas,
     /// Of a container. An operator has shown what it must elsewhere, and has no quotas.
-    proof: Option<Proof>,
+    auth: Option<ContainerAuth>,
 }
 
 /// What a container's requests must show.
 #[derive(Clone, Debug)]
-struct Proof {
+struct ContainerAuth {
     token: TokenDigest,
     bucket: Arc<Bucket>,
 }
@@ -40,7 +40,7 @@ impl Caller {
         Self {
             group: attachment.group,
             quotas: attachment.quotas,
-            proof: Some(Proof {
+            auth: Some(ContainerAuth {
                 token: attachment.token,
                 bucket,
             }),
@@ -52,7 +52,7 @@ impl Caller {
         Self {
             group,
             quotas: ServiceQuotas::default(),
-            proof: None,
+            auth: None,
         }
     }
 
@@ -67,10 +67,10 @@ impl Caller {
     }
 
     /// What the bytes of its request and of the answer are taken out of.
-    pub(super) fn budget<'a>(&'a self, services: &'a Services) -> RequestBudget<'a> {
+    pub(super) fn budget<'a>(&'a self, app: &'a AppState) -> RequestBudget<'a> {
         RequestBudget {
-            group: self.proof.as_ref().map(|proof| proof.bucket.memory()),
-            process: &services.memory,
+            group: self.auth.as_ref().map(|auth| auth.bucket.memory()),
+            process: &app.memory,
         }
     }
 
@@ -97,7 +97,7 @@ impl Caller {
 
     /// Whether the request is this caller's own.
     pub(super) fn check(&self, head: &Parts) -> Result<(), Refusal> {
-        let Some(proof) = &self.proof else {
+        let Some(auth) = &self.auth else {
             return Ok(());
         };
         if let Some(name) = forwarded(&head.headers) {
@@ -107,26 +107,26 @@ impl Caller {
         if !host.is_some_and(|host| HOSTS.contains(&host)) {
             return Err(problems::misdirected());
         }
-        if !bearer::is_shown(&head.headers, &proof.token) {
+        if !bearer::is_shown(&head.headers, &auth.token) {
             return Err(problems::unauthorized());
         }
         Ok(())
     }
 
     /// Whether the request is not one too many.
-    pub(super) async fn admit(&self, services: &Services) -> Result<(), Refusal> {
-        let (Some(proof), Some(rate)) = (&self.proof, self.quotas.requests_per_second) else {
+    pub(super) async fn admit(&self, app: &AppState) -> Result<(), Refusal> {
+        let (Some(auth), Some(rate)) = (&self.auth, self.quotas.requests_per_second) else {
             return Ok(());
         };
-        if !services.has_other_nodes {
-            let taken = proof.bucket.take(rate);
+        if !app.has_other_nodes {
+            let taken = auth.bucket.take(rate);
             return taken.map_err(|wait| problems::too_many(rate, wait));
         }
-        let shared = proof.bucket.shared();
-        match shared.take(&*services.records, self.group(), rate).await {
+        let shared = auth.bucket.shared();
+        match shared.take(&*app.records, self.group(), rate).await {
             Ok(()) => Ok(()),
-            Err(Denied::Until(wait)) => Err(problems::too_many(rate, wait)),
-            Err(Denied::Engine(error)) => Err(error.into()),
+            Err(RateError::Until(wait)) => Err(problems::too_many(rate, wait)),
+            Err(RateError::Engine(error)) => Err(error.into()),
         }
     }
 }

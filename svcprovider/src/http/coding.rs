@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_not_coded_is_taken() {
+    fn a_body_with_a_content_coding_is_refused() {
         let taken = |fields: &[&'static str]| {
             let fields = fields.iter().map(|field| field.parse().unwrap());
             let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! `/kv/v1/`.
+//! Handlers of `/kv/v1/`.
 
 use bismuth_http::Body;
 use bismuth_store::Key;
@@ -19,7 +19,7 @@ use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};
 use super::problems::{self, Refusal};
-use super::{Caller, Services, batch, body, digest, no_content, percent, reads};
+use super::{AppState, Caller, batch, body, digest, no_content, percent, reads};
 
 /// Bytes of the largest value.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -31,7 +31,7 @@ const MAX_CONTENT_TYPE_BYTES: usize = 256;
 const INCREMENT: &str = "/incr";
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -40,25 +40,25 @@ pub(super) async fn answer(
     let method = &head.method;
     if key.is_empty() {
         return match *method {
-            Method::GET | Method::HEAD => list(services, caller, head).await,
-            Method::POST => batch::answer(services, caller, head, body).await,
+            Method::GET | Method::HEAD => list(app, caller, head).await,
+            Method::POST => batch::answer(app, caller, head, body).await,
             _ => Err(problems::method("GET, HEAD, POST")),
         };
     }
     match *method {
-        _ if reads(method) => get(services, caller, head, key).await,
+        _ if reads(method) => get(app, caller, head, key).await,
         Method::POST => match key.strip_suffix(INCREMENT) {
-            Some(key) => increment(services, caller, head, key, body).await,
-            None => set(services, caller, head, key, body).await,
+            Some(key) => increment(app, caller, head, key, body).await,
+            None => set(app, caller, head, key, body).await,
         },
-        Method::PUT => set(services, caller, head, key, body).await,
-        Method::DELETE => delete(services, caller, head, key).await,
+        Method::PUT => set(app, caller, head, key, body).await,
+        Method::DELETE => delete(app, caller, head, key).await,
         _ => Err(problems::method("GET, HEAD, PUT, POST, DELETE")),
     }
 }
 
 async fn get(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -67,27 +67,29 @@ async fn get(
     let key = percent::key(key)?;
     let conditions = Conditions::of(&head.headers)?;
     let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let Some((Record { value, meta }, permit)) = read(services, caller, &record_key).await? else {
+    let Some((Record { value, meta }, permit)) = read(app, caller, &record_key).await? else {
         return Err(absent(&conditions, "key"));
     };
     let value = permit.keep(value);
     match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
-        None => Ok(described(StatusCode::OK, value, &meta)),
-        Some(StatusCode::NOT_MODIFIED) => {
-            Ok(described(StatusCode::NOT_MODIFIED, Bytes::new(), &meta))
-        }
+        None => Ok(value_response(StatusCode::OK, value, &meta)),
+        Some(StatusCode::NOT_MODIFIED) => Ok(value_response(
+            StatusCode::NOT_MODIFIED,
+            Bytes::new(),
+            &meta,
+        )),
         Some(_) => Err(problems::precondition()),
     }
 }
 
 /// A record, and room for it. Who has to wait for room does so without the record.
 async fn read(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     record_key: &RecordKey,
 ) -> Result<Option<(Record, MemoryPermit)>, Refusal> {
-    let budget = caller.budget(services);
-    let Some(record) = services.records.get(record_key).await? else {
+    let budget = caller.budget(app);
+    let Some(record) = app.records.get(record_key).await? else {
         return Ok(None);
     };
     if let Some(permit) = budget.try_acquire(record.value.len()) {
@@ -95,7 +97,7 @@ async fn read(
     }
     drop(record);
     let permit = budget.acquire(MAX_VALUE_BYTES).await?;
-    let record = services.records.get(record_key).await?;
+    let record = app.records.get(record_key).await?;
     Ok(record.map(|record| (record, permit)))
 }
 
@@ -108,7 +110,7 @@ pub(super) fn absent(conditions: &Conditions, what: &str) -> Refusal {
     }
 }
 
-fn described(status: StatusCode, value: Bytes, meta: &Meta) -> Response<Body> {
+fn value_response(status: StatusCode, value: Bytes, meta: &Meta) -> Response<Body> {
     let mut response = Response::new(Body::full(value));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -135,7 +137,7 @@ pub(super) fn date(ms: u64) -> HeaderValue {
 }
 
 async fn set(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -146,9 +148,9 @@ async fn set(
     let content_type = content_type(&head.headers)?;
     let ttl_ms = params.ttl_ms()?;
     let record_key = caller.record_key(Keyspace::Kv, key.as_str().to_owned());
-    let condition = condition(services, head, &record_key).await?;
+    let condition = condition(app, head, &record_key).await?;
     let announced = digest::announced(&head.headers)?;
-    let value = body::collect(caller.budget(services), body, MAX_VALUE_BYTES).await?;
+    let value = body::collect(caller.budget(app), body, MAX_VALUE_BYTES).await?;
     if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
         return Err(problems::digest_mismatch());
     }
@@ -158,7 +160,7 @@ async fn set(
         limits: caller.kv_limits(),
         record_key,
     };
-    let written = write_one(services, write).await?;
+    let written = write_one(app, write).await?;
     let status = match written.before {
         Some(_) => StatusCode::NO_CONTENT,
         None => StatusCode::CREATED,
@@ -172,7 +174,7 @@ async fn set(
 
 /// What a write of a key must find.
 async fn condition(
-    services: &Services,
+    app: &AppState,
     head: &Parts,
     record_key: &RecordKey,
 ) -> Result<Condition, Refusal> {
@@ -182,7 +184,7 @@ async fn condition(
     let Some(since) = since else {
         return Ok(condition);
     };
-    let found = services.records.get(record_key).await?;
+    let found = app.records.get(record_key).await?;
     let current = found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms));
     let pinned = since.pin(&condition, current);
     pinned.map_err(|no| problems::refused(&no, "key", 0))
@@ -223,7 +225,7 @@ pub(super) fn checked_media_type(text: &str) -> Result<String, Refusal> {
 }
 
 async fn delete(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -232,12 +234,12 @@ async fn delete(
     let key = percent::key(key)?;
     let record_key = caller.record_key(Keyspace::Kv, key.into_string());
     let write = Write {
-        condition: condition(services, head, &record_key).await?,
+        condition: condition(app, head, &record_key).await?,
         record_key,
         change: Change::Delete,
         limits: caller.kv_limits(),
     };
-    write_one(services, write).await?;
+    write_one(app, write).await?;
     Ok(no_content())
 }
 
@@ -250,7 +252,7 @@ struct Increment {
 }
 
 async fn increment(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     key: &str,
@@ -259,8 +261,8 @@ async fn increment(
     let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
     let key = percent::key(key)?;
     let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let condition = condition(services, head, &record_key).await?;
-    let body = body::collect(caller.budget(services), body, MAX_INCREMENT_BYTES).await?;
+    let condition = condition(app, head, &record_key).await?;
+    let body = body::collect(caller.budget(app), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
         false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
@@ -276,7 +278,7 @@ async fn increment(
         change: Change::Add { delta, ttl_ms },
         limits: caller.kv_limits(),
     };
-    let written = write_one(services, write).await?;
+    let written = write_one(app, write).await?;
     let sum = written.sum.unwrap_or_default().to_string();
     let mut response = json_body(Body::full(sum));
     let tag = etag_value(written.revision);
@@ -284,15 +286,11 @@ async fn increment(
     Ok(response)
 }
 
-async fn list(
-    services: &Services,
-    caller: &Caller,
-    head: &Parts,
-) -> Result<Response<Body>, Refusal> {
+async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<Body>, Refusal> {
     let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
     let page = params.page()?;
     let permit = caller
-        .budget(services)
+        .budget(app)
         .acquire(page.limit.get() * ENTRY_BYTES)
         .await?;
     let query = Query {
@@ -302,7 +300,7 @@ async fn list(
         after: page.after,
         limit: page.limit,
     };
-    let found = services.records.list(&query).await?;
+    let found = app.records.list(&query).await?;
     let keys = found.entries.into_iter().map(Into::into).collect();
     json_in(permit, &KeyPage::new(keys, found.more))
 }
@@ -315,9 +313,9 @@ pub(super) fn charge_of(change: &Change) -> u64 {
     }
 }
 
-async fn write_one(services: &Services, write: Write) -> Result<Written, Refusal> {
+async fn write_one(app: &AppState, write: Write) -> Result<Written, Refusal> {
     let charge = charge_of(&write.change);
-    match write_with_room(&*services.records, vec![write]).await {
+    match write_with_room(&*app.records, vec![write]).await {
         Ok(written) => written.into_iter().next().ok_or_else(|| {
             Refusal::from(EngineError::Broken {
                 engine: "the records",

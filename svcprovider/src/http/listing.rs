@@ -1,4 +1,4 @@
-//! Listings as JSON.
+//! Listings of keys and blobs as JSON.
 
 use bismuth_http::Body;
 use bismuth_store::blobs;
@@ -17,7 +17,7 @@ pub(super) const ENTRY_BYTES: usize = 1024;
 /// A part of a listing.
 #[derive(Debug, Serialize)]
 pub(crate) struct KeyPage {
-    pub keys: Vec<Listed>,
+    pub keys: Vec<ListEntry>,
     /// What to give as `after` for the part that follows; not there if none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
@@ -26,15 +26,15 @@ pub(crate) struct KeyPage {
 /// A part of a listing of blobs.
 #[derive(Debug, Serialize)]
 pub(crate) struct BlobPage {
-    blobs: Vec<Described>,
+    blobs: Vec<BlobEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Described {
+struct BlobEntry {
     #[serde(flatten)]
-    listed: Listed,
+    listed: ListEntry,
     /// In hexadecimal digits, as everywhere but in the fields of HTTP. Not there if the blob's entry cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
@@ -42,7 +42,7 @@ struct Described {
 
 /// A key or blob without its bytes.
 #[derive(Debug, Serialize)]
-pub(crate) struct Listed {
+pub(crate) struct ListEntry {
     key: String,
     etag: String,
     size: u64,
@@ -54,14 +54,14 @@ pub(crate) struct Listed {
 }
 
 impl KeyPage {
-    pub(crate) fn new(keys: Vec<Listed>, more: bool) -> Self {
+    pub(crate) fn new(keys: Vec<ListEntry>, more: bool) -> Self {
         let last = keys.last().filter(|_| more);
         let next = last.map(|last| last.key.clone());
         Self { keys, next }
     }
 }
 
-impl From<(String, Meta)> for Listed {
+impl From<(String, Meta)> for ListEntry {
     fn from((key, meta): (String, Meta)) -> Self {
         Self {
             size: meta.charge.saturating_sub(key.len() as u64),
@@ -74,8 +74,8 @@ impl From<(String, Meta)> for Listed {
     }
 }
 
-impl From<blobs::Listed> for Listed {
-    fn from(blob: blobs::Listed) -> Self {
+impl From<blobs::ListedBlob> for ListEntry {
+    fn from(blob: blobs::ListedBlob) -> Self {
         Self {
             key: blob.key,
             etag: etag(blob.revision),
@@ -87,14 +87,14 @@ impl From<blobs::Listed> for Listed {
     }
 }
 
-impl From<blobs::DescribedPage> for BlobPage {
-    fn from(page: blobs::DescribedPage) -> Self {
-        let described = |blob: blobs::Described| Described {
+impl From<blobs::BlobDetailsPage> for BlobPage {
+    fn from(page: blobs::BlobDetailsPage) -> Self {
+        let entry = |blob: blobs::BlobDetails| BlobEntry {
             listed: blob.listed.into(),
             sha256: blob.sha256.map(hex),
         };
         Self {
-            blobs: page.blobs.into_iter().map(described).collect(),
+            blobs: page.blobs.into_iter().map(entry).collect(),
             next: page.next,
         }
     }

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_that_has_all_its_room_waits_and_is_refused_and_others_are_not() {
+    async fn a_group_that_has_used_its_memory_waits_and_is_refused_and_others_are_not() {
         let (process, greedy, other) = (
             MemoryBudget::of_the_process(),
             MemoryBudget::of_a_group(),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_together_have_no_more_than_the_process() {
+    async fn all_groups_together_stay_within_the_memory_of_the_process() {
         let process = MemoryBudget::of_the_process();
         let groups: Vec<_> = (0..9).map(|_| MemoryBudget::of_a_group()).collect();
         let mut taken = Vec::new();

@@ -1,4 +1,4 @@
-//! What functions ask, over HTTP, and what they are answered.
+//! The HTTP API for functions: keys, blobs and secrets.
 //!
 //! ```text
 //!  request on a container's socket ─► caller: not forwarded? meant for us? token? rate? ─┬─► /kv/v1/…       kv, batch, list
@@ -33,7 +33,7 @@ pub mod batch;
 pub(crate) mod bearer;
 mod blob;
 pub(crate) mod body;
-mod broken;
+mod body_error;
 pub mod caller;
 pub(crate) mod coding;
 mod condition;
@@ -63,12 +63,12 @@ use hyper::body::Incoming;
 pub use caller::Caller;
 pub use memory::MemoryBudget;
 
-use crate::metrics::{Metrics, Service};
+use crate::metrics::{Api, Metrics};
 use problems::Refusal;
 
 /// What is served.
 #[derive(Clone)]
-pub struct Services {
+pub struct AppState {
     /// Where keys are.
     pub records: Arc<dyn Records>,
     /// Where blobs are.
@@ -83,53 +83,49 @@ pub struct Services {
     pub metrics: Metrics,
 }
 
-impl std::fmt::Debug for Services {
+impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Services")
+        f.debug_struct("AppState")
             .field("blobs", &self.blobs)
             .finish_non_exhaustive()
     }
 }
 
 /// Answers one request of a caller.
-pub async fn answer(
-    services: &Services,
-    caller: &Caller,
-    request: Request<Incoming>,
-) -> Response<Body> {
+pub async fn answer(app: &AppState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let answered = async {
         caller.check(&head)?;
-        caller.admit(services).await?;
-        route(services, caller, &head, &path, body).await
+        caller.admit(app).await?;
+        route(app, caller, &head, &path, body).await
     };
     let answered = answered.await;
     let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
-            services.metrics.problem(refusal.code());
+            app.metrics.problem(refusal.code());
             refusal.into_response(trace::request_id(&mut head.headers))
         }
     };
-    let metrics = &services.metrics;
-    metrics.answered(service_of(&path), response.status(), begun.elapsed());
+    let metrics = &app.metrics;
+    metrics.answered(api_of(&path), response.status(), begun.elapsed());
     response
 }
 
-fn service_of(path: &str) -> Service {
+fn api_of(path: &str) -> Api {
     match path {
-        _ if below(path, "/kv/v1").is_some() => Service::Kv,
-        _ if below(path, "/blob/v1").is_some() => Service::Blob,
-        _ if below(path, "/secrets/v1").is_some() => Service::Secret,
-        _ => Service::Other,
+        _ if below(path, "/kv/v1").is_some() => Api::Kv,
+        _ if below(path, "/blob/v1").is_some() => Api::Blob,
+        _ if below(path, "/secrets/v1").is_some() => Api::Secret,
+        _ => Api::Other,
     }
 }
 
 /// Answers a request that was let in. `path` is what of its path names the service and the key.
 pub(crate) async fn route(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     path: &str,
@@ -140,14 +136,14 @@ pub(crate) async fn route(
         coding::whole(&head.headers)?;
     }
     if let Some(key) = below(path, "/kv/v1") {
-        return kv::answer(services, caller, head, key, body).await;
+        return kv::answer(app, caller, head, key, body).await;
     }
     if let Some(key) = below(path, "/blob/v1") {
         // Rare and large beside the others.
-        return Box::pin(blob::answer(services, caller, head, key, body)).await;
+        return Box::pin(blob::answer(app, caller, head, key, body)).await;
     }
     if let Some(name) = below(path, "/secrets/v1") {
-        return secret::answer(services, caller, head, name).await;
+        return secret::answer(app, caller, head, name).await;
     }
     match path {
         "/" if reads(&head.method) => Ok(no_content()),

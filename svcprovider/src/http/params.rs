@@ -1,4 +1,4 @@
-//! The query of a request. Pure.
+//! Parses the query string of a request. Pure.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What functions are told when they are not given what they asked for.
+//! Error responses of the HTTP APIs, as problems (RFC 9457).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use tracing::{error, warn};
 
-use super::broken::BodyBroken;
+use super::body_error::RequestBodyError;
 use super::condition::etag_value;
 use super::percent::PercentError;
 
@@ -191,10 +191,10 @@ pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
 
-pub(crate) fn body_broken(broken: &BodyBroken) -> Refusal {
+pub(crate) fn body_error(broken: &RequestBodyError) -> Refusal {
     match broken {
-        BodyBroken::CutOff(_) => bad("body_cut_off", broken.to_string()),
-        BodyBroken::Silent | BodyBroken::Slow => Refusal::new(
+        RequestBodyError::CutOff(_) => bad("body_cut_off", broken.to_string()),
+        RequestBodyError::Silent | RequestBodyError::Slow => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             broken.to_string(),
@@ -297,8 +297,8 @@ pub(crate) fn all_take_too_much() -> Refusal {
 /// A blob was not stored.
 pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
     match error {
-        PutError::Body(source) => match source.downcast_ref::<BodyBroken>() {
-            Some(broken) => body_broken(broken),
+        PutError::Body(source) => match source.downcast_ref::<RequestBodyError>() {
+            Some(broken) => body_error(broken),
             None => bad("body_cut_off", chain(source.as_ref())),
         },
         PutError::TooLarge { limit } => too_large(limit),
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_takes_too_much_is_told_whether_it_is_him_and_who_is_slow_that_he_is() {
+    fn busy_is_429_for_a_group_and_503_for_all_and_slow_is_408() {
         let busy = |of_group| EngineError::Busy {
             engine: "S3",
             of_group,
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_do_not_decide_how_much_is_logged() {
+    fn a_thousand_engine_errors_are_logged_once_per_kind() {
         let log = Log::default();
         let lines = Arc::clone(&log.0);
         let engine = "the fake";

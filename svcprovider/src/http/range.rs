@@ -11,7 +11,7 @@ use super::problems::{Refusal, bad_range};
 
 /// What a request wants of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum RangeHeader {
     /// All of it.
     Whole,
     /// From here on.
@@ -24,7 +24,7 @@ pub(super) enum Wanted {
 
 /// What of a blob is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Selected {
+pub(super) enum SelectedRange {
     /// All of it: 200.
     Whole,
     /// This: 206.
@@ -33,7 +33,7 @@ pub(super) enum Selected {
     Nothing,
 }
 
-impl Wanted {
+impl RangeHeader {
     /// Reads the field. Several ranges and other units are not served in parts, which any server may choose.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut fields = headers.get_all(RANGE).iter();
@@ -69,17 +69,17 @@ impl Wanted {
     }
 
     /// What this is of a blob of so many bytes.
-    pub(super) fn select(self, size: u64) -> Selected {
+    pub(super) fn select(self, size: u64) -> SelectedRange {
         let range = match self {
-            Self::Whole => return Selected::Whole,
+            Self::Whole => return SelectedRange::Whole,
             Self::From(first) => first..size,
             Self::Between(first, last) => first..size.min(last.saturating_add(1)),
             Self::Last(count) => size.saturating_sub(count)..size,
         };
         if range.is_empty() {
-            Selected::Nothing
+            SelectedRange::Nothing
         } else {
-            Selected::Part(range)
+            SelectedRange::Part(range)
         }
     }
 }
@@ -96,10 +96,10 @@ pub(super) fn if_range_holds(headers: &HeaderMap, revision: Revision) -> bool {
 mod tests {
     use super::*;
 
-    fn selected(field: &str, size: u64) -> Option<Selected> {
+    fn selected(field: &str, size: u64) -> Option<SelectedRange> {
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, field.parse().unwrap());
-        Some(Wanted::of(&headers).ok()?.select(size))
+        Some(RangeHeader::of(&headers).ok()?.select(size))
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn ranges_select_what_rfc_9110_says() {
-        let part = |range| Some(Selected::Part(range));
+        let part = |range| Some(SelectedRange::Part(range));
         assert_eq!(selected("bytes=0-0", 10), part(0..1));
         assert_eq!(selected("bytes=2-5", 10), part(2..6));
         assert_eq!(selected("bytes=2-99", 10), part(2..10));
@@ -131,11 +131,11 @@ mod tests {
         assert_eq!(selected("bytes=-3", 10), part(7..10));
         assert_eq!(selected("bytes=-30", 10), part(0..10));
         for none in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
-            assert_eq!(selected(none, 10), Some(Selected::Nothing), "{none}");
+            assert_eq!(selected(none, 10), Some(SelectedRange::Nothing), "{none}");
         }
-        assert_eq!(selected("bytes=0-", 0), Some(Selected::Nothing));
+        assert_eq!(selected("bytes=0-", 0), Some(SelectedRange::Nothing));
         for whole in ["bytes=0-1,3-4", "lines=1-2"] {
-            assert_eq!(selected(whole, 10), Some(Selected::Whole), "{whole}");
+            assert_eq!(selected(whole, 10), Some(SelectedRange::Whole), "{whole}");
         }
         for bad in [
             "bytes",
@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(selected(&format!("bytes=2-{huge}"), 10), part(2..10));
         assert_eq!(selected(&format!("bytes=-{huge}"), 10), part(0..10));
         let beyond = selected(&format!("bytes={huge}-"), 10);
-        assert_eq!(beyond, Some(Selected::Nothing));
+        assert_eq!(beyond, Some(SelectedRange::Nothing));
     }
 }

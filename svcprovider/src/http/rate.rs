@@ -1,4 +1,4 @@
-//! How often a group may ask: a token bucket that holds one second's worth.
+//! Rate limit per group: a token bucket that holds one second's worth.
 //!
 //! Kept as one number, the time at which the bucket will be full again (the "generic cell rate algorithm"), so that taking a
 //! token is one atomic exchange: containers of one group may be served by different threads.

@@ -1,4 +1,4 @@
-//! `/secrets/v1/`: read by functions, written by operators elsewhere.
+//! Handlers of `/secrets/v1/`: functions read secrets here; operators write them in [`crate::operator`].
 
 use bismuth_http::Body;
 use bismuth_store::secrets::Secret;
@@ -12,13 +12,13 @@ use super::kv::absent;
 use super::memory::MemoryPermit;
 use super::params::Params;
 use super::problems::{self, Refusal};
-use super::{Caller, Services, percent, reads};
+use super::{AppState, Caller, percent, reads};
 
 /// Which version was answered, as a decimal number.
 pub const VERSION: HeaderName = HeaderName::from_static("x-bismuth-secret-version");
 
 pub(super) async fn answer(
-    services: &Services,
+    app: &AppState,
     caller: &Caller,
     head: &Parts,
     name: &str,
@@ -33,13 +33,13 @@ pub(super) async fn answer(
     let conditions = Conditions::of(&head.headers)?;
     let name = percent::key(name)?;
     let version = params.number("version")?;
-    let found = services.secrets.get(caller.group(), name.as_str(), version);
+    let found = app.secrets.get(caller.group(), name.as_str(), version);
     let secret = found.await?;
     let secret = secret.ok_or_else(|| absent(&conditions, "secret"))?;
     let (version, revision) = (secret.version, secret.revision);
     let mut response = match conditions.of_read(revision, None) {
         None => {
-            let permit = caller.budget(services).acquire(secret.value.len()).await?;
+            let permit = caller.budget(app).acquire(secret.value.len()).await?;
             whole(permit, secret)
         }
         Some(StatusCode::NOT_MODIFIED) => not_modified(),

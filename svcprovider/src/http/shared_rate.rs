@@ -1,4 +1,4 @@
-//! A group's rate over all nodes: a counter for each second, in the records that the nodes share.
+//! Rate limit per group over all nodes: a counter for each second, in the records that the nodes share.
 //!
 //! ```text
 //!   request ─► tokens at hand for this second? ─┬─ yes ─► one less
@@ -6,7 +6,7 @@
 //!                                                                          └─ beyond it ─► 429 until the next second
 //! ```
 //!
-//! A rate up to [`EXACT`] is taken token by token, so that no node has one that another needs; of a higher one a hundredth is taken at
+//! A rate up to [`EXACT_RATE`] is taken token by token, so that no node has one that another needs; of a higher one a hundredth is taken at
 //! once, and a node may leave as many unused. Nodes' clocks are taken to agree, as for everything that is set by NTP: one that is off by
 //! half a second has its seconds half a second later.
 
@@ -18,9 +18,9 @@ use bismuth_store::records::{
 use tokio::sync::Mutex;
 
 /// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
-const EXACT: u64 = 100;
+const EXACT_RATE: u64 = 100;
 /// As every call of an engine has.
-const BOUND: Duration = Duration::from_millis(950);
+const RECORDS_TIMEOUT: Duration = Duration::from_millis(950);
 /// A second's counter is of no use after it; clocks may differ.
 const TTL_MS: u64 = 10_000;
 
@@ -39,7 +39,7 @@ struct Window {
 
 /// Why there was no token.
 #[derive(Debug)]
-pub(super) enum Denied {
+pub(super) enum RateError {
     /// The rate is reached; in so long there is more.
     Until(Duration),
     /// The counter cannot be had.
@@ -50,19 +50,20 @@ impl SharedRate {
     /// Takes one of the group's `rate` tokens of this second.
     ///
     /// # Errors
-    /// As [`Denied`] says.
+    /// As [`RateError`] says.
     pub(super) async fn take(
         &self,
         records: &dyn Records,
         group: &str,
         rate: u64,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), RateError> {
         // One asks for those who wait, and all together wait no longer than one would.
-        let taken = tokio::time::timeout(BOUND, self.take_in_turn(records, group, rate)).await;
+        let taken =
+            tokio::time::timeout(RECORDS_TIMEOUT, self.take_in_turn(records, group, rate)).await;
         taken.unwrap_or_else(|_elapsed| {
-            Err(Denied::Engine(EngineError::Unavailable {
+            Err(RateError::Engine(EngineError::Unavailable {
                 engine: "the counter of requests",
-                reason: format!("no answer within {BOUND:?}"),
+                reason: format!("no answer within {RECORDS_TIMEOUT:?}"),
             }))
         })
     }
@@ -72,7 +73,7 @@ impl SharedRate {
         records: &dyn Records,
         group: &str,
         rate: u64,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), RateError> {
         let mut window = self.0.lock().await;
         let now_ms = now_ms();
         let second = now_ms / 1000;
@@ -86,7 +87,9 @@ impl SharedRate {
             *window = refill(records, group, rate, second).await?;
         }
         if window.left == 0 {
-            return Err(Denied::Until(Duration::from_millis(1000 - now_ms % 1000)));
+            return Err(RateError::Until(Duration::from_millis(
+                1000 - now_ms % 1000,
+            )));
         }
         window.left -= 1;
         Ok(())
@@ -99,8 +102,8 @@ async fn refill(
     group: &str,
     rate: u64,
     second: u64,
-) -> Result<Window, Denied> {
-    let wanted = (rate / EXACT).max(1);
+) -> Result<Window, RateError> {
+    let wanted = (rate / EXACT_RATE).max(1);
     let write = Write {
         record_key: RecordKey {
             group: group.to_owned(),
@@ -114,7 +117,10 @@ async fn refill(
         },
         limits: Limits::default(),
     };
-    let written = records.write(vec![write]).await.map_err(Denied::Engine)?;
+    let written = records
+        .write(vec![write])
+        .await
+        .map_err(RateError::Engine)?;
     let sum = written.first().and_then(|written| written.sum);
     let sum = u64::try_from(sum.unwrap_or_default()).unwrap_or(u64::MAX);
     let taken_before = sum.saturating_sub(wanted);

@@ -1,4 +1,4 @@
-//! `/group` and `/group/{group}`.
+//! Handlers of `/group` and `/group/{group}`: list, show and purge groups.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Operator, only, secrets_failed};
+use super::{OperatorApi, only, secrets_failed};
 use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
@@ -43,13 +43,13 @@ impl From<Usage> for Used {
 }
 
 /// The groups that have anything, in order.
-pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<Body>, Refusal> {
+pub(super) async fn list(operator: &OperatorApi, head: &Parts) -> Result<Response<Body>, Refusal> {
     only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
     let params = Params::parse(head.uri.query(), &["after", "limit"])?;
     let page = params.page()?;
     let mut names = BTreeSet::new();
     for keyspace in [Keyspace::Kv, Keyspace::Blob, Keyspace::Secret] {
-        names.extend(operator.services.records.groups(keyspace).await?);
+        names.extend(operator.app.records.groups(keyspace).await?);
     }
     let after = |name: &&String| page.after.as_ref().is_none_or(|after| *name > after);
     let mut left = names.iter().filter(after);
@@ -70,7 +70,7 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Result<Response<B
 
 /// One of them, or its end.
 pub(super) async fn one(
-    operator: &Operator,
+    operator: &OperatorApi,
     head: &Parts,
     name: &ServiceGroup,
 ) -> Result<Response<Body>, Refusal> {
@@ -87,19 +87,19 @@ pub(super) async fn one(
     listing::json(&found)
 }
 
-async fn group(operator: &Operator, name: &str) -> Result<Group, Refusal> {
-    let records = &operator.services.records;
+async fn group(operator: &OperatorApi, name: &str) -> Result<Group, Refusal> {
+    let records = &operator.app.records;
     Ok(Group {
         group: name.to_owned(),
         kv: records.usage(name, Keyspace::Kv).await?.into(),
-        blob: operator.services.blobs.usage(name).await?.into(),
+        blob: operator.app.blobs.usage(name).await?.into(),
         // Not opened: a group that cannot be is shown, and mended by a purge.
         secrets: operator.secrets.count(name).await?,
     })
 }
 
 /// Removes everything. What is written meanwhile may stay: nobody should be writing.
-async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
+async fn purge(operator: &OperatorApi, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
     let group = name.as_str();
     let kv = purge_keys(operator, group).await?;
     let blobs = purge_blobs(operator, group).await?;
@@ -109,8 +109,8 @@ async fn purge(operator: &Operator, name: &ServiceGroup) -> Result<Response<Body
     listing::json(&json!({ "kv": kv, "blobs": blobs, "secrets": secrets }))
 }
 
-async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
-    let blobs = &operator.services.blobs;
+async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal> {
+    let blobs = &operator.app.blobs;
     let mut removed = 0;
     loop {
         let (listed, _) = blobs.list(group, "", None, PURGED_AT_ONCE).await?;
@@ -128,9 +128,9 @@ async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
                     tracing::warn!(
                         group,
                         reason,
-                        "a broken blob is forgotten; its object stays"
+                        "the index entry of a broken blob is deleted; its object stays"
                     );
-                    forget_blob(operator, group, &blob.key).await?;
+                    delete_index_entry(operator, group, &blob.key).await?;
                     removed += 1;
                 }
                 Err(error) => return Err(error.into()),
@@ -140,13 +140,17 @@ async fn purge_blobs(operator: &Operator, group: &str) -> Result<u64, Refusal> {
 }
 
 /// Removes the entry of a blob that cannot be read. Nobody can know which object it had, and nothing else would ever remove it.
-async fn forget_blob(operator: &Operator, group: &str, key: &str) -> Result<(), EngineError> {
+async fn delete_index_entry(
+    operator: &OperatorApi,
+    group: &str,
+    key: &str,
+) -> Result<(), EngineError> {
     let entry = RecordKey {
         group: group.to_owned(),
         keyspace: Keyspace::Blob,
         key: key.to_owned(),
     };
-    match operator.services.records.write(vec![deletion(entry)]).await {
+    match operator.app.records.write(vec![deletion(entry)]).await {
         Ok(_)
         | Err(EngineError::Refused {
             refused: Refused::NotFound,
@@ -165,8 +169,8 @@ fn deletion(record_key: RecordKey) -> Write {
     }
 }
 
-async fn purge_keys(operator: &Operator, group: &str) -> Result<usize, Refusal> {
-    let records = &operator.services.records;
+async fn purge_keys(operator: &OperatorApi, group: &str) -> Result<usize, Refusal> {
+    let records = &operator.app.records;
     let query = Query {
         group: group.to_owned(),
         keyspace: Keyspace::Kv,

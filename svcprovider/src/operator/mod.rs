@@ -1,4 +1,4 @@
-//! What operators ask, over HTTP: bismuthctl and bismuth-api.
+//! The HTTP API for operators: bismuthctl and bismuth-api call it.
 //!
 //! ```text
 //!  request ─► shows the token? ─┬─► /                 204: the engines are there, and the token is right
@@ -33,21 +33,21 @@ pub use token::{OperatorToken, TokenError};
 
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{Caller, Services, no_content, percent};
-use crate::metrics::Service;
+use crate::http::{AppState, Caller, no_content, percent};
+use crate::metrics::Api;
 
-/// What the surface works with.
+/// What the operator API works with.
 #[derive(Clone)]
-pub struct Operator {
+pub struct OperatorApi {
     /// Keys and blobs.
-    pub services: Services,
+    pub app: AppState,
     /// Secrets, to write.
     pub secrets: Arc<Secrets>,
     /// What requests must show.
     pub token: OperatorToken,
 }
 
-impl Operator {
+impl OperatorApi {
     /// Answers one request.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let begun = Instant::now();
@@ -56,7 +56,7 @@ impl Operator {
             true => self.route(&head, body).await,
             false => Err(unauthorized()),
         };
-        let metrics = &self.services.metrics;
+        let metrics = &self.app.metrics;
         let response = match answered {
             Ok(response) => response,
             Err(refusal) => {
@@ -64,7 +64,7 @@ impl Operator {
                 refusal.into_response(trace::request_id(&mut head.headers))
             }
         };
-        metrics.answered(Service::Operator, response.status(), begun.elapsed());
+        metrics.answered(Api::Operator, response.status(), begun.elapsed());
         response
     }
 
@@ -72,8 +72,8 @@ impl Operator {
         let path = head.uri.path();
         if path == "/" {
             only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-            self.services.records.check().await?;
-            self.services.blobs.check().await?;
+            self.app.records.check().await?;
+            self.app.blobs.check().await?;
             return Ok(no_content());
         }
         if path == "/rewrap" {
@@ -103,7 +103,7 @@ impl Operator {
             return Err(unknown_path());
         }
         let caller = Caller::operator(group);
-        crate::http::route(&self.services, &caller, head, path, body).await
+        crate::http::route(&self.app, &caller, head, path, body).await
     }
 }
 
@@ -129,7 +129,7 @@ fn secrets_failed(error: SecretError) -> Refusal {
         SecretError::Engine(error) => return error.into(),
         SecretError::Size { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         SecretError::TooMany => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
-        SecretError::Outrun { .. } => (StatusCode::CONFLICT, "contended"),
+        SecretError::Contended { .. } => (StatusCode::CONFLICT, "contended"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_broken"),
     };
     if status.is_server_error() {

@@ -1,4 +1,4 @@
-//! `/group/{group}/secret`: written here, read by functions elsewhere.
+//! Handlers of `/group/{group}/secret`: operators write secrets here, functions read them elsewhere.
 
 use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Operator, only};
+use super::{OperatorApi, only};
 use crate::http::memory::RequestBudget;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
@@ -18,7 +18,7 @@ use crate::http::{body, coding, listing, percent};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
-    operator: &Operator,
+    operator: &OperatorApi,
     head: &Parts,
     group: &ServiceGroup,
     name: &str,
@@ -66,10 +66,10 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn value(operator: &Operator, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+async fn value(operator: &OperatorApi, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let budget = RequestBudget {
         group: None,
-        process: &operator.services.memory,
+        process: &operator.app.memory,
     };
     let bytes = body::collect(budget, body, MAX_VALUE_BYTES).await?;
     if bytes.is_empty() {

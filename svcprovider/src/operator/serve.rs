@@ -1,4 +1,4 @@
-//! The thread that serves operators.
+//! The thread that serves the operator API.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::Operator;
+use super::OperatorApi;
 
 /// Operators are few. When there are more, those that came first make room, at once if they say nothing.
 const CONNECTIONS: usize = 256;
@@ -33,7 +33,7 @@ pub enum OperatorError {
 /// When the thread cannot be started or fails.
 pub async fn run(
     listener: CoreListener,
-    operator: Operator,
+    operator: OperatorApi,
     drain: Duration,
     shutdown: Shutdown,
 ) -> Result<(), OperatorError> {
@@ -54,7 +54,7 @@ pub async fn run(
 
 async fn serve(
     listener: CoreListener,
-    operator: Operator,
+    operator: OperatorApi,
     drain: Duration,
     shutdown: Shutdown,
 ) -> Result<(), OperatorError> {
@@ -85,7 +85,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     finish: FinishSignal,
-    operator: &Operator,
+    operator: &OperatorApi,
     limits: &Limits,
 ) {
     let service = |request, _client| operator.answer(request);

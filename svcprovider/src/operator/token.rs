@@ -1,4 +1,4 @@
-//! The operator's token: made at the first start, in a file that its owner alone can read.
+//! The operator's token: created at the first start, in a file that its owner alone may read.
 
 use std::fs;
 use std::io;

@@ -1,63 +1,63 @@
-//! Sockets that come and go.
+//! Sockets are attached, detached and handed over to the next svcprovider.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use bismuth_handover::{Client, Held};
+use bismuth_handover::{Client, HeldSocket};
 use svcprovider::attach::{Attach, AttachConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixDatagram};
 
-use crate::rig::{HOST, Rig, node};
+use crate::harness::{HOST, Harness, node};
 
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_second_svcprovider_on_one_socket_is_refused_by_name() {
-    let rig = Rig::start().await;
+    let harness = Harness::start().await;
     let config = AttachConfig {
-        socket: rig.socket.clone(),
+        socket: harness.socket.clone(),
         workers: 1,
         end_bound: SOON,
     };
     let error = Attach::bind(config).unwrap_err().to_string();
     assert!(
         error.contains("another svcprovider serves")
-            && error.contains(rig.socket.to_str().unwrap()),
+            && error.contains(harness.socket.to_str().unwrap()),
         "{error}"
     );
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_finds_its_sockets_and_others_do_not() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
-    let mut again = Client::connect(&rig.socket, &node()).await.unwrap();
-    let held = Held {
+async fn a_node_that_reconnects_finds_its_sockets_and_other_nodes_do_not() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
+    let mut again = Client::connect(&harness.socket, &node()).await.unwrap();
+    let held = HeldSocket {
         container: function.attachment.container,
         token: function.attachment.token,
     };
-    assert_eq!(again.held().await.unwrap(), [held]);
-    let back = again.take_back(held.container).await.unwrap().unwrap();
+    assert_eq!(again.held_sockets().await.unwrap(), [held]);
+    let back = again.duplicate(held.container).await.unwrap().unwrap();
     assert_eq!(
         TcpListener::from(back).local_addr().unwrap(),
         function.address
     );
     let name = bismuth_handover::NodeName::new("127.0.0.2").unwrap();
-    let mut other = Client::connect(&rig.socket, &name).await.unwrap();
-    assert_eq!(other.held().await.unwrap(), []);
-    assert!(other.take_back(held.container).await.unwrap().is_none());
+    let mut other = Client::connect(&harness.socket, &name).await.unwrap();
+    assert_eq!(other.held_sockets().await.unwrap(), []);
+    assert!(other.duplicate(held.container).await.unwrap().is_none());
     other.detach(held.container).await.unwrap();
     assert_eq!(function.get("/kv/v1/x").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let head = format!(
         "host: {HOST}\r\nauthorization: Bearer {}\r\n",
         function.token
@@ -80,11 +80,12 @@ async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
     let mut go_on = [0; 25];
     busy.read_exact(&mut go_on).await.unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
-    rig.client
+    harness
+        .client
         .detach(function.attachment.container)
         .await
         .unwrap();
-    assert_eq!(rig.doors.count(), 0);
+    assert_eq!(harness.sockets.count(), 0);
     let mut rest = Vec::new();
     tokio::time::timeout(SOON, idle.read_to_end(&mut rest))
         .await
@@ -108,13 +109,13 @@ async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
         function.listener.accept().is_ok()
     });
     assert!(tokio::time::timeout(SOON, accepted).await.unwrap().unwrap());
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_request_that_does_not_end_is_cut_off_within_the_bound() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let mut stuck = TcpStream::connect(function.address).await.unwrap();
     let head = format!(
         "PUT /kv/v1/x HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n",
@@ -126,21 +127,22 @@ async fn a_request_that_does_not_end_is_cut_off_within_the_bound() {
         .unwrap();
     let mut go_on = [0; 25];
     stuck.read_exact(&mut go_on).await.unwrap();
-    rig.client
+    harness
+        .client
         .detach(function.attachment.container)
         .await
         .unwrap();
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(SOON, stuck.read_to_end(&mut rest)).await;
     ended.expect("it is cut off").unwrap_or_default();
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
-    rig.end().await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
+    harness.end().await;
     let mut waits = TcpStream::connect(function.address).await.unwrap();
     let head = format!(
         "host: {HOST}\r\nauthorization: Bearer {}\r\nconnection: close\r\n",
@@ -150,7 +152,7 @@ async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one()
         .write_all(format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n").as_bytes())
         .await
         .unwrap();
-    let mut next = Rig::start().await;
+    let mut next = Harness::start().await;
     next.client
         .attach(function.attachment.clone(), function.listener.as_fd())
         .await
@@ -169,34 +171,34 @@ async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one()
 }
 
 #[tokio::test]
-async fn what_does_not_listen_is_refused_and_the_connection_lives_on() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+async fn a_socket_that_does_not_listen_is_refused_and_the_connection_stays_open() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let (no_listener, _other) = UnixDatagram::pair().unwrap();
-    let refused = rig
+    let refused = harness
         .client
         .attach(function.attachment.clone(), no_listener.as_fd())
         .await;
     assert!(refused.unwrap_err().is_refusal());
     assert_eq!(function.get("/kv/v1/x").await.status, 404);
-    assert_eq!(rig.client.held().await.unwrap().len(), 1);
-    rig.end().await;
+    assert_eq!(harness.client.held_sockets().await.unwrap().len(), 1);
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn five_hundred_containers_cost_a_few_kibibytes_each() {
-    let mut rig = Rig::start().await;
+    let mut harness = Harness::start().await;
     let before = resident_kib();
     let mut functions = Vec::new();
     for n in 0..500 {
-        functions.push(rig.function(&format!("g{n}")).await);
+        functions.push(harness.function(&format!("g{n}")).await);
     }
-    assert_eq!(rig.doors.count(), 500);
+    assert_eq!(harness.sockets.count(), 500);
     let each = resident_kib().saturating_sub(before) / 500;
     println!("{each} KiB for each container, the test's own part included");
     assert!(each <= 8, "{each} KiB");
     assert_eq!(functions[499].get("/kv/v1/x").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 fn resident_kib() -> u64 {
@@ -210,8 +212,8 @@ fn resident_kib() -> u64 {
 
 #[tokio::test]
 async fn a_container_with_all_its_connections_waits_and_another_does_not() {
-    let mut rig = Rig::start().await;
-    let (greedy, other) = (rig.function("a").await, rig.function("b").await);
+    let mut harness = Harness::start().await;
+    let (greedy, other) = (harness.function("a").await, harness.function("b").await);
     let ask = async |stream: &mut TcpStream| {
         let head = format!("host: {HOST}\r\nauthorization: Bearer {}\r\n", greedy.token);
         let request = format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n");
@@ -234,5 +236,5 @@ async fn a_container_with_all_its_connections_waits_and_another_does_not() {
     kept.pop();
     tokio::time::timeout(SOON, waits).await.unwrap().unwrap();
     assert_eq!(&first, b"HTTP/1.1 404");
-    rig.end().await;
+    harness.end().await;
 }

@@ -1,4 +1,4 @@
-//! Blobs.
+//! The blob API.
 
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::rig::{HOST, Rig};
+use crate::harness::{HOST, Harness};
 
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 7 % 251) as u8).collect()
@@ -16,8 +16,8 @@ fn bytes(length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn post_creates_put_replaces_and_delete_removes() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     assert_eq!(
         function.call("PUT", "/blob/v1/x", "no").await.code(),
         "not_found"
@@ -60,13 +60,13 @@ async fn post_creates_put_replaces_and_delete_removes() {
     );
     assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 204);
     assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn conditions_decide_instead_of_the_method() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let none = ("if-none-match", "*");
     assert_eq!(
         function.with("PUT", "/blob/v1/x", none, "1").await.status,
@@ -97,13 +97,13 @@ async fn conditions_decide_instead_of_the_method() {
         function.with("GET", "/blob/v1/x", same, "").await.status,
         304
     );
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_range_is_answered_with_that_part() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let all = bytes(200_000);
     let created = function.call("POST", "/blob/v1/x", all.clone()).await;
     for (range, status, part, said) in [
@@ -156,14 +156,14 @@ async fn a_range_is_answered_with_that_part() {
         let reply = function.send(request.header("if-range", tag), "").await;
         assert_eq!(reply.status, status);
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_digest_that_does_not_match_changes_nothing() {
     use base64::Engine as _;
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let digest = |bytes: &[u8]| {
         let encoded = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(bytes));
         format!("sha-256=:{encoded}:")
@@ -185,20 +185,20 @@ async fn a_digest_that_does_not_match_changes_nothing() {
         );
     }
     assert_eq!(function.get("/blob/v1/x").await.status, 404);
-    assert_eq!(rig.store.objects(), 0);
+    assert_eq!(harness.store.objects(), 0);
     let right = ("repr-digest", &*digest(b"text"));
     let stored = function.with("POST", "/blob/v1/x", right, "text").await;
     assert_eq!(
         (stored.status.as_u16(), stored.header("repr-digest")),
         (201, right.1)
     );
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_broken_upload_leaves_the_old_blob() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     function.call("POST", "/blob/v1/x", "old").await;
     let mut cut = TcpStream::connect(function.address).await.unwrap();
     let head = format!(
@@ -211,14 +211,14 @@ async fn a_broken_upload_leaves_the_old_blob() {
     let mut rest = Vec::new();
     let _ended = cut.read_to_end(&mut rest).await;
     assert_eq!(function.get("/blob/v1/x").await.body, "old");
-    assert_eq!(rig.store.objects(), 1);
-    rig.end().await;
+    assert_eq!(harness.store.objects(), 1);
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     assert_eq!(function.get("/blob/v1/").await.json(), json!([]));
     let keys: Vec<String> = (0..250).map(|n| format!("k/{n:03} \"&")).collect();
     for n in 0..250 {
@@ -252,18 +252,18 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
         .map(|b| format!("{b:02x}"))
         .collect();
     assert_eq!(digest, expected.concat());
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn quotas_and_engines_say_no() {
-    let mut rig = Rig::start().await;
+async fn exceeded_quotas_and_unavailable_engines_have_their_own_status() {
+    let mut harness = Harness::start().await;
     let quotas = ServiceQuotas {
         blob_bytes: Some(100),
         blob_count: Some(1),
         ..ServiceQuotas::default()
     };
-    let function = rig.function_with("a", quotas).await;
+    let function = harness.function_with("a", quotas).await;
     let large = function.call("POST", "/blob/v1/x", bytes(100)).await;
     assert_eq!(
         (large.status.as_u16(), large.code().as_str()),
@@ -277,7 +277,7 @@ async fn quotas_and_engines_say_no() {
         function.call("POST", "/blob/v1/y", "").await.code(),
         "quota_exceeded"
     );
-    rig.store.away.store(true, Ordering::SeqCst);
+    harness.store.away.store(true, Ordering::SeqCst);
     for (method, target) in [
         ("GET", "/blob/v1/x"),
         ("GET", "/blob/v1/"),
@@ -290,13 +290,13 @@ async fn quotas_and_engines_say_no() {
             "{method} {target}"
         );
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn dates_are_conditions_where_there_are_no_tags() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
     function.call("POST", "/blob/v1/x", "1").await;
     let got = function.get("/blob/v1/x").await;
@@ -333,13 +333,13 @@ async fn dates_are_conditions_where_there_are_no_tags() {
     let request = request.header("if-unmodified-since", modified);
     assert_eq!(function.send(request, "3").await.status, 412);
     assert_eq!(function.get("/blob/v1/x").await.body, "2");
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn what_is_coded_is_refused_and_not_kept_without_its_coding() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+async fn a_body_with_a_content_encoding_is_refused_and_not_stored() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     function.call("POST", "/blob/v1/x", "old").await;
     let gzip = ("content-encoding", "gzip");
     for (method, target) in [
@@ -366,5 +366,5 @@ async fn what_is_coded_is_refused_and_not_kept_without_its_coding() {
     let plain = ("content-encoding", "identity");
     let reply = function.with("PUT", "/blob/v1/x", plain, "new").await;
     assert_eq!(reply.status, 204);
-    rig.end().await;
+    harness.end().await;
 }

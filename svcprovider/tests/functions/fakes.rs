@@ -1,4 +1,4 @@
-//! Engines that forget.
+//! Fake engines in memory, which can be unavailable or full.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

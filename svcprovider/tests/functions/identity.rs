@@ -1,16 +1,16 @@
-//! Who is calling, and how often.
+//! Authentication of callers, groups, and rate limits.
 
 use std::time::Duration;
 
 use bismuth_model::ServiceQuotas;
 use bismuth_store::records::now_ms;
 
-use crate::rig::{HOST, Rig};
+use crate::harness::{HOST, Harness};
 
 #[tokio::test]
-async fn without_its_token_a_function_is_nobody() {
-    let mut rig = Rig::start().await;
-    let (function, other) = (rig.function("a").await, rig.function("b").await);
+async fn a_request_without_the_token_is_unauthorized() {
+    let mut harness = Harness::start().await;
+    let (function, other) = (harness.function("a").await, harness.function("b").await);
     let plain = || {
         http::Request::builder()
             .uri("/kv/v1/x")
@@ -38,13 +38,13 @@ async fn without_its_token_a_function_is_nobody() {
     }
     let lower = plain().header("authorization", format!("bearer {}", function.token));
     assert_eq!(function.send(lower, "").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn what_somebody_else_asks_through_a_function_is_refused() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+async fn forwarded_requests_and_those_for_another_host_are_refused() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     for name in [
         "x-forwarded-for",
         "X-Forwarded-Host",
@@ -76,16 +76,16 @@ async fn what_somebody_else_asks_through_a_function_is_refused() {
             "{host}"
         );
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn groups_share_and_others_see_nothing() {
-    let mut rig = Rig::start().await;
+async fn functions_of_a_group_share_data_and_others_do_not_see_it() {
+    let mut harness = Harness::start().await;
     let (one, two, other) = (
-        rig.function("team").await,
-        rig.function("team").await,
-        rig.function("other").await,
+        harness.function("team").await,
+        harness.function("team").await,
+        harness.function("other").await,
     );
     for service in ["kv", "blob"] {
         let target = format!("/{service}/v1/x");
@@ -106,19 +106,19 @@ async fn groups_share_and_others_see_nothing() {
         .header("host", HOST)
         .header("authorization", format!("Bearer {}", one.token));
     assert_eq!(other.send(request, "").await.status, 401);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
-    let mut rig = Rig::start().await;
+    let mut harness = Harness::start().await;
     let quotas = ServiceQuotas {
         requests_per_second: Some(5),
         ..ServiceQuotas::default()
     };
-    let one = rig.function_with("team", quotas.clone()).await;
-    let two = rig.function_with("team", quotas.clone()).await;
-    let other = rig.function_with("other", quotas).await;
+    let one = harness.function_with("team", quotas.clone()).await;
+    let two = harness.function_with("team", quotas.clone()).await;
+    let other = harness.function_with("other", quotas).await;
     let mut refused = 0;
     for _ in 0..10 {
         for function in [&one, &two] {
@@ -134,13 +134,13 @@ async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
     }
     assert!(refused >= 10, "{refused}");
     assert_eq!(other.get("/kv/v1/x").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn unknown_paths_and_methods_are_named() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     assert_eq!(function.get("/").await.status, 204);
     for target in [
         "//",
@@ -168,16 +168,16 @@ async fn unknown_paths_and_methods_are_named() {
             "{method} {target}"
         );
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn nodes_that_share_a_store_share_a_group_s_rate_exactly() {
-    let one = Rig::start().await;
+    let one = Harness::start().await;
     let store = one.store.clone();
     let (mut here, mut there) = (
-        Rig::start_on(store.clone(), true).await,
-        Rig::start_on(store, true).await,
+        Harness::start_on(store.clone(), true).await,
+        Harness::start_on(store, true).await,
     );
     let quotas = ServiceQuotas {
         requests_per_second: Some(7),

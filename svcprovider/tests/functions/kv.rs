@@ -1,4 +1,4 @@
-//! Keys.
+//! The key/value API.
 
 use std::sync::atomic::Ordering;
 
@@ -7,12 +7,12 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::rig::{HOST, Rig};
+use crate::harness::{HOST, Harness};
 
 #[tokio::test]
 async fn a_value_comes_back_as_it_was_set() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let text = ("content-type", "text/plain; charset=utf-8");
     let set = function
         .with("PUT", "/kv/v1/dir/%C3%A4%20b?ttl=100", text, "hello")
@@ -52,13 +52,13 @@ async fn a_value_comes_back_as_it_was_set() {
             .status,
         404
     );
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn conditions_decide() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let any = ("if-none-match", "*");
     let first = function.with("PUT", "/kv/v1/lock", any, "me").await;
     assert_eq!(first.status, 201);
@@ -107,13 +107,13 @@ async fn conditions_decide() {
         (400, "bad_condition")
     );
     assert_eq!(function.get("/kv/v1/lock").await.body, "still me");
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_counter_counts_and_only_post_is_special() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     for (target, body, sum) in [
         ("/kv/v1/n/incr", "", "1"),
         ("/kv/v1/n/incr?by=41", "", "42"),
@@ -159,13 +159,13 @@ async fn a_counter_counts_and_only_post_is_special() {
     );
     assert_eq!(function.call("POST", "/kv/v1/incr", "c").await.status, 201);
     assert_eq!(function.get("/kv/v1/n/incr").await.body, "b");
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_listing_comes_in_pages() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     for key in ["a", "b/1", "b/2", "b/3", "c"] {
         function.call("PUT", &format!("/kv/v1/{key}"), key).await;
     }
@@ -206,13 +206,13 @@ async fn a_listing_comes_in_pages() {
             "{bad}"
         );
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_batch_is_made_whole_or_not_at_all() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let batch = async |document: serde_json::Value| {
         function
             .call("POST", "/kv/v1/?batch", document.to_string())
@@ -272,13 +272,13 @@ async fn a_batch_is_made_whole_or_not_at_all() {
         assert_eq!(batch(bad.clone()).await.status, 400, "{bad}");
     }
     assert_eq!(function.call("POST", "/kv/v1/", "{}").await.status, 400);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn bad_keys_and_bodies_change_nothing() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let long = "a".repeat(513);
     for key in [
         "a%00b",
@@ -343,18 +343,18 @@ async fn bad_keys_and_bodies_change_nothing() {
         function.get("/kv/v1/?limit=1").await.json()["keys"],
         json!([])
     );
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn quotas_and_engines_say_no_in_their_own_ways() {
-    let mut rig = Rig::start().await;
+async fn exceeded_quotas_and_failed_engines_have_their_own_status() {
+    let mut harness = Harness::start().await;
     let quotas = ServiceQuotas {
         kv_bytes: Some(10),
         kv_keys: Some(2),
         ..ServiceQuotas::default()
     };
-    let function = rig.function_with("a", quotas).await;
+    let function = harness.function_with("a", quotas).await;
     assert_eq!(function.call("PUT", "/kv/v1/a", "12345").await.status, 201);
     let code = async |key: &str, value: &'static str| {
         let reply = function.call("PUT", &format!("/kv/v1/{key}"), value).await;
@@ -371,10 +371,10 @@ async fn quotas_and_engines_say_no_in_their_own_ways() {
     assert_eq!(code("b", "12345").await, (507, "quota_exceeded".to_owned()));
     assert_eq!(code("b", "1").await, (201, String::new()));
     assert_eq!(code("c", "").await, (507, "quota_exceeded".to_owned()));
-    rig.store.full.store(true, Ordering::SeqCst);
+    harness.store.full.store(true, Ordering::SeqCst);
     assert_eq!(code("a", "1").await, (507, "disk_full".to_owned()));
-    rig.store.full.store(false, Ordering::SeqCst);
-    rig.store.away.store(true, Ordering::SeqCst);
+    harness.store.full.store(false, Ordering::SeqCst);
+    harness.store.away.store(true, Ordering::SeqCst);
     let away = function.get("/kv/v1/a").await;
     assert_eq!(
         (away.status.as_u16(), away.header("retry-after")),
@@ -382,15 +382,15 @@ async fn quotas_and_engines_say_no_in_their_own_ways() {
     );
     let said = String::from_utf8_lossy(&away.body).into_owned();
     assert!(!said.contains("10.1.2.3"), "{said}");
-    rig.store.away.store(false, Ordering::SeqCst);
+    harness.store.away.store(false, Ordering::SeqCst);
     assert_eq!(function.get("/kv/v1/a").await.body, "12345");
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn dates_are_conditions_of_keys_too() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
     function.call("PUT", "/kv/v1/n", "1").await;
     let got = function.get("/kv/v1/n").await;
@@ -427,13 +427,13 @@ async fn dates_are_conditions_of_keys_too() {
     let until = ("if-unmodified-since", now.header("last-modified"));
     let deleted = function.with("DELETE", "/kv/v1/n", until, "").await;
     assert_eq!(deleted.status, 204);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
-async fn what_would_be_stored_as_something_else_is_refused() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+async fn a_wrong_digest_and_a_content_range_are_refused() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let zeros = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
     for (service, method) in [("kv", "PUT"), ("blob", "POST")] {
         let target = format!("/{service}/v1/x");
@@ -453,5 +453,5 @@ async fn what_would_be_stored_as_something_else_is_refused() {
         .with("PUT", "/kv/v1/x", ("content-digest", right), "ab")
         .await;
     assert_eq!(reply.status, 201);
-    rig.end().await;
+    harness.end().await;
 }

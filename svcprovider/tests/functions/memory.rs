@@ -1,10 +1,10 @@
-//! One function cannot have the memory of all.
+//! The memory budget: one function cannot use the memory of all.
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::rig::{Function, HOST, Rig};
+use crate::harness::{Function, HOST, Harness};
 
 const MIB: usize = 1 << 20;
 
@@ -21,9 +21,9 @@ async fn stuck(function: &Function) -> TcpStream {
 }
 
 #[tokio::test]
-async fn values_that_do_not_end_take_the_room_of_their_group_and_of_nobody_else() {
-    let mut rig = Rig::start().await;
-    let (greedy, other) = (rig.function("a").await, rig.function("b").await);
+async fn bodies_that_do_not_end_use_the_memory_of_their_group_only() {
+    let mut harness = Harness::start().await;
+    let (greedy, other) = (harness.function("a").await, harness.function("b").await);
     let mut stuck_ones = Vec::new();
     for _ in 0..32 {
         stuck_ones.push(stuck(&greedy).await);
@@ -53,13 +53,13 @@ async fn values_that_do_not_end_take_the_room_of_their_group_and_of_nobody_else(
     let made = greedy.call("PUT", "/kv/v1/key", large.clone()).await;
     assert_eq!(made.status, 204);
     assert_eq!(greedy.get("/kv/v1/key").await.body, large);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_batch_of_more_than_fits_is_refused_and_asks_for_less() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let keys: Vec<String> = (0..9).map(|n| format!("key-{n}")).collect();
     for key in &keys {
         let target = format!("/kv/v1/{key}");
@@ -81,5 +81,5 @@ async fn a_batch_of_more_than_fits_is_refused_and_asks_for_less() {
     );
     let fits = get(&keys[..8]).await;
     assert_eq!(fits.json()["values"].as_array().unwrap().len(), 8);
-    rig.end().await;
+    harness.end().await;
 }

@@ -1,4 +1,4 @@
-//! What is counted.
+//! The metrics, and that they are documented.
 
 use std::sync::atomic::Ordering;
 
@@ -6,24 +6,26 @@ use bismuth_testkit::eventually;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 /// More than anything takes on a busy machine.
 const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// All that there is, as it is served.
-fn page(rig: &Rig) -> String {
+fn page(harness: &Harness) -> String {
     let mut registry = Registry::with_prefix("svcprovider");
-    rig.metrics.register(&mut registry, rig.doors.clone());
+    harness
+        .metrics
+        .register(&mut registry, harness.sockets.clone());
     let mut page = String::new();
     encode(&mut page, &registry).unwrap();
     page
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_service_and_class_and_nobody_is_named() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("canary-group").await;
+async fn requests_are_counted_by_service_and_class_without_names_of_groups() {
+    let mut harness = Harness::start().await;
+    let function = harness.function("canary-group").await;
     function.get("/kv/v1/canary-key").await;
     function.call("PUT", "/kv/v1/canary-key", "value").await;
     function.get("/kv/v1/canary-key").await;
@@ -31,9 +33,9 @@ async fn requests_are_counted_by_service_and_class_and_nobody_is_named() {
     function.get("/secrets/v1/canary-key").await;
     function.get("/").await;
     function.get("/canary-path").await;
-    rig.store.away.store(true, Ordering::SeqCst);
+    harness.store.away.store(true, Ordering::SeqCst);
     function.get("/kv/v1/canary-key").await;
-    let counted = page(&rig);
+    let counted = page(&harness);
     for line in [
         r#"requests_total{service="kv",class="2xx"} 2"#,
         r#"requests_total{service="kv",class="4xx"} 1"#,
@@ -54,24 +56,24 @@ async fn requests_are_counted_by_service_and_class_and_nobody_is_named() {
     assert!(!counted.contains("canary"), "{counted}");
     // Each request had one of its own, and let go of it.
     eventually("all connections have ended", SOON, async || {
-        let none = page(&rig).contains("svcprovider_connections 0");
+        let none = page(&harness).contains("svcprovider_connections 0");
         none.then_some(()).ok_or("some are open".to_owned())
     })
     .await;
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn every_metric_is_in_the_documentation() {
-    let mut rig = Rig::start().await;
-    rig.function("a").await.get("/kv/v1/none").await;
+    let mut harness = Harness::start().await;
+    harness.function("a").await.get("/kv/v1/none").await;
     let documentation = include_str!("../../../docs/services.md");
-    let page = page(&rig);
+    let page = page(&harness);
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
     assert!(names.len() >= 9, "{names:?}");
     for name in names {
         assert!(documentation.contains(&format!("| `{name}")), "{name}");
     }
-    rig.end().await;
+    harness.end().await;
 }

@@ -1,14 +1,14 @@
-//! Secrets.
+//! The secrets API.
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 #[tokio::test]
 async fn a_function_reads_its_group_s_secrets_and_their_earlier_versions() {
-    let mut rig = Rig::start().await;
-    let (function, other) = (rig.function("a").await, rig.function("b").await);
+    let mut harness = Harness::start().await;
+    let (function, other) = (harness.function("a").await, harness.function("b").await);
     let values = vec![b"old".to_vec(), b"new".to_vec()];
     let name = ("a".to_owned(), "db/password".to_owned());
-    rig.store.secrets.lock().unwrap().insert(name, values);
+    harness.store.secrets.lock().unwrap().insert(name, values);
     let now = function.get("/secrets/v1/db/password").await;
     assert_eq!((now.status.as_u16(), &now.body[..]), (200, &b"new"[..]));
     assert_eq!(
@@ -40,32 +40,33 @@ async fn a_function_reads_its_group_s_secrets_and_their_earlier_versions() {
     );
     assert_eq!(function.get("/secrets/v1/..").await.status, 400);
     assert_eq!(other.get("/secrets/v1/db/password").await.status, 404);
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn bismuthd_may_ask_for_a_secret_too() {
-    let mut rig = Rig::start().await;
+    let mut harness = Harness::start().await;
     let name = ("a".to_owned(), "key".to_owned());
-    rig.store
+    harness
+        .store
         .secrets
         .lock()
         .unwrap()
         .insert(name, vec![b"value".to_vec()]);
     let group = "a".parse().unwrap();
-    let found = rig.client.secret(&group, "key").await.unwrap();
+    let found = harness.client.secret(&group, "key").await.unwrap();
     assert_eq!(found.unwrap().expose(), b"value");
-    assert_eq!(rig.client.secret(&group, "none").await.unwrap(), None);
-    rig.end().await;
+    assert_eq!(harness.client.secret(&group, "none").await.unwrap(), None);
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_secret_is_read_under_conditions() {
-    let mut rig = Rig::start().await;
-    let function = rig.function("a").await;
+    let mut harness = Harness::start().await;
+    let function = harness.function("a").await;
     let name = ("a".to_owned(), "key".to_owned());
     let values = vec![b"old".to_vec(), b"new".to_vec()];
-    rig.store.secrets.lock().unwrap().insert(name, values);
+    harness.store.secrets.lock().unwrap().insert(name, values);
     let now = function.get("/secrets/v1/key").await;
     let before = function.get("/secrets/v1/key?version=1").await;
     let (tag, other) = (now.header("etag"), before.header("etag"));
@@ -93,5 +94,5 @@ async fn a_secret_is_read_under_conditions() {
     assert_eq!(same.header("cache-control"), "no-store");
     let none = function.with("GET", "/secrets/v1/none", ("if-match", "*"), "");
     assert_eq!(none.await.status, 412);
-    rig.end().await;
+    harness.end().await;
 }

@@ -1,4 +1,4 @@
-//! A node's services as a process starts them.
+//! A start on existing data: the claim and the master keys.
 
 use std::fs;
 use std::net::TcpListener;

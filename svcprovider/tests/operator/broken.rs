@@ -1,4 +1,4 @@
-//! What is broken of one group is that group's.
+//! Broken data of one group does not affect other groups, and can be purged.
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, Purged, json};
@@ -8,20 +8,20 @@ use http::{Method, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 fn group(name: &str) -> ServiceGroup {
     name.parse().unwrap()
 }
 
-async fn set(rig: &Rig, name: &str) {
+async fn set(harness: &Harness, name: &str) {
     let call = Call::secret(Method::PUT, &group(name), "password");
     let body = Full::new(Bytes::from("value"));
-    rig.surface.call(call, body).await.unwrap();
+    harness.client.call(call, body).await.unwrap();
 }
 
 /// Writes over a record of a group.
-async fn tamper(rig: &Rig, name: &str, keyspace: Keyspace, key: &str) {
+async fn tamper(harness: &Harness, name: &str, keyspace: Keyspace, key: &str) {
     let write = Write {
         record_key: RecordKey {
             group: name.to_owned(),
@@ -37,12 +37,12 @@ async fn tamper(rig: &Rig, name: &str, keyspace: Keyspace, key: &str) {
         },
         limits: Limits::default(),
     };
-    rig.records.write(vec![write]).await.unwrap();
+    harness.records.write(vec![write]).await.unwrap();
 }
 
-async fn secrets_by_group(rig: &Rig) -> Vec<(String, u64)> {
+async fn secrets_by_group(harness: &Harness) -> Vec<(String, u64)> {
     let call = Call::new(Method::GET, "/group");
-    let listed: Value = json(&rig.surface, rig.surface.ask(call).await.unwrap())
+    let listed: Value = json(&harness.client, harness.client.ask(call).await.unwrap())
         .await
         .unwrap();
     let groups = listed["groups"].as_array().unwrap().iter();
@@ -56,65 +56,65 @@ async fn secrets_by_group(rig: &Rig) -> Vec<(String, u64)> {
 
 #[tokio::test]
 async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
-    let rig = Rig::start();
+    let harness = Harness::start();
     for name in ["broken", "sound"] {
-        set(&rig, name).await;
+        set(&harness, name).await;
     }
     // What its secrets are listed in.
-    tamper(&rig, "broken", Keyspace::Secret, "m").await;
+    tamper(&harness, "broken", Keyspace::Secret, "m").await;
     let call = Call::secrets(Method::GET, &group("broken"));
-    let error = rig.surface.ask(call).await.unwrap_err();
+    let error = harness.client.ask(call).await.unwrap_err();
     let refused = error.refused_with();
     assert_eq!(refused, Some(StatusCode::INTERNAL_SERVER_ERROR), "{error}");
 
     let both = [("broken".to_owned(), 1), ("sound".to_owned(), 1)];
-    assert_eq!(secrets_by_group(&rig).await, both);
+    assert_eq!(secrets_by_group(&harness).await, both);
     let show = Call::group(Method::GET, &group("broken"));
-    let shown: Value = json(&rig.surface, rig.surface.ask(show).await.unwrap())
+    let shown: Value = json(&harness.client, harness.client.ask(show).await.unwrap())
         .await
         .unwrap();
     assert_eq!(shown["secrets"], json!(1));
 
-    rig.surface.probe().await.unwrap();
-    let purged = rig.surface.purge(&group("broken")).await.unwrap();
+    harness.client.probe().await.unwrap();
+    let purged = harness.client.purge(&group("broken")).await.unwrap();
     let one = Purged {
         secrets: 1,
         ..Purged::default()
     };
     assert_eq!(purged, one);
-    assert_eq!(secrets_by_group(&rig).await, both[1..]);
-    rig.end().await;
+    assert_eq!(secrets_by_group(&harness).await, both[1..]);
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
-    let rig = Rig::start();
+    let harness = Harness::start();
     for key in ["broken", "sound"] {
         let call = Call::blob(Method::POST, &group("g"), key);
         let body = Full::new(Bytes::from("value"));
-        rig.surface.call(call, body).await.unwrap();
+        harness.client.call(call, body).await.unwrap();
     }
-    tamper(&rig, "g", Keyspace::Blob, "broken").await;
+    tamper(&harness, "g", Keyspace::Blob, "broken").await;
     let list = Call::blob(Method::GET, &group("g"), "").query("details", "true");
-    let listed: Value = json(&rig.surface, rig.surface.ask(list).await.unwrap())
+    let listed: Value = json(&harness.client, harness.client.ask(list).await.unwrap())
         .await
         .unwrap();
     let is_known = |n: usize| listed["blobs"][n]["sha256"].is_string();
     assert_eq!(listed["blobs"][0]["key"], "broken");
     assert_eq!((is_known(0), is_known(1)), (false, true), "{listed}");
-    let purged = rig.surface.purge(&group("g")).await.unwrap();
+    let purged = harness.client.purge(&group("g")).await.unwrap();
     assert_eq!(purged.blobs, 2);
-    assert!(secrets_by_group(&rig).await.is_empty());
-    rig.end().await;
+    assert!(secrets_by_group(&harness).await.is_empty());
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_probe_says_whether_the_engines_are_there() {
-    let rig = Rig::start();
-    rig.surface.probe().await.unwrap();
-    std::fs::remove_dir_all(rig.objects_dir()).unwrap();
-    let error = rig.surface.probe().await.unwrap_err();
+    let harness = Harness::start();
+    harness.client.probe().await.unwrap();
+    std::fs::remove_dir_all(harness.objects_dir()).unwrap();
+    let error = harness.client.probe().await.unwrap_err();
     let refused = error.refused_with();
     assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE), "{error}");
-    rig.end().await;
+    harness.end().await;
 }

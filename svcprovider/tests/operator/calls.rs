@@ -1,4 +1,4 @@
-//! What operators are answered, and refused.
+//! Calls of the operator API, and their refusals.
 
 use bismuth_model::ServiceGroup;
 use bismuth_operator::{Call, CallError, json};
@@ -7,7 +7,7 @@ use http::Method;
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 fn group(name: &str) -> ServiceGroup {
     name.parse().unwrap()
@@ -17,13 +17,13 @@ fn secret(method: Method, name: &str) -> Call {
     Call::secret(method, &group("shop"), name)
 }
 
-async fn answered(rig: &Rig, call: Call, body: impl Into<Bytes>) -> Value {
-    let answer = rig.surface.call(call, Full::new(body.into())).await;
-    json(&rig.surface, answer.unwrap()).await.unwrap()
+async fn answered(harness: &Harness, call: Call, body: impl Into<Bytes>) -> Value {
+    let answer = harness.client.call(call, Full::new(body.into())).await;
+    json(&harness.client, answer.unwrap()).await.unwrap()
 }
 
-async fn refused(rig: &Rig, call: Call, body: impl Into<Bytes>) -> (u16, String) {
-    match rig.surface.call(call, Full::new(body.into())).await {
+async fn refused(harness: &Harness, call: Call, body: impl Into<Bytes>) -> (u16, String) {
+    match harness.client.call(call, Full::new(body.into())).await {
         Err(CallError::Refused(no)) => (no.status.as_u16(), no.code),
         other => panic!("it is not refused: {other:?}"),
     }
@@ -31,32 +31,32 @@ async fn refused(rig: &Rig, call: Call, body: impl Into<Bytes>) -> (u16, String)
 
 #[tokio::test]
 async fn secrets_are_set_rotated_listed_and_deleted() {
-    let rig = Rig::start();
+    let harness = Harness::start();
     let name = "a b/c";
     for (version, call) in [
         (1, secret(Method::PUT, name)),
         (2, secret(Method::PUT, name)),
         (3, Call::rotate(&group("shop"), name)),
     ] {
-        let stored = answered(&rig, call, "value").await;
+        let stored = answered(&harness, call, "value").await;
         assert_eq!(stored, json!({"name": name, "version": version}));
     }
     let list = || Call::secrets(Method::GET, &group("shop"));
-    let listed = answered(&rig, list(), "").await;
+    let listed = answered(&harness, list(), "").await;
     assert_eq!(listed["secrets"][0]["name"], name);
     assert_eq!(listed["secrets"][0]["version"], 3);
-    let rewrapped = answered(&rig, Call::rewrap(), "").await;
+    let rewrapped = answered(&harness, Call::rewrap(), "").await;
     assert_eq!(rewrapped["groups"], 0, "there is one master key");
-    let deleted = answered(&rig, secret(Method::DELETE, name), "").await;
+    let deleted = answered(&harness, secret(Method::DELETE, name), "").await;
     assert_eq!(deleted, json!({"name": name}));
-    let none = answered(&rig, list(), "").await;
+    let none = answered(&harness, list(), "").await;
     assert_eq!(none, json!({"secrets": []}));
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_done_with_a_secret_is_refused_by_its_code() {
-    let rig = Rig::start();
+    let harness = Harness::start();
     for (call, body, status, code) in [
         (
             Call::rotate(&group("shop"), "none"),
@@ -81,42 +81,43 @@ async fn what_cannot_be_done_with_a_secret_is_refused_by_its_code() {
         ),
     ] {
         let asked = format!("{call:?}");
-        let refused = refused(&rig, call, vec![b'x'; body]).await;
+        let refused = refused(&harness, call, vec![b'x'; body]).await;
         assert_eq!(refused, (status, code.to_owned()), "{asked}");
     }
-    rig.end().await;
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn groups_are_listed_in_pages_and_shown_until_they_are_purged() {
-    let rig = Rig::start();
+    let harness = Harness::start();
     for name in ["another", "shop"] {
         let put = Call::kv(Method::PUT, &group(name), "k");
-        rig.surface
+        harness
+            .client
             .call(put, Full::new(Bytes::from("four")))
             .await
             .unwrap();
     }
     let page = || Call::new(Method::GET, "/group").query("limit", "1");
-    let first = answered(&rig, page(), "").await;
+    let first = answered(&harness, page(), "").await;
     assert_eq!(
         (&first["groups"][0]["group"], &first["next"]),
         (&json!("another"), &json!("another"))
     );
-    let rest = answered(&rig, page().query("after", "another"), "").await;
+    let rest = answered(&harness, page().query("after", "another"), "").await;
     assert_eq!(
         (&rest["groups"][0]["group"], rest.get("next")),
         (&json!("shop"), None)
     );
 
     let show = || Call::group(Method::GET, &group("shop"));
-    let shown = answered(&rig, show(), "").await;
+    let shown = answered(&harness, show(), "").await;
     assert_eq!(shown["kv"], json!({"bytes": 5, "count": 1}));
-    let purged = answered(&rig, Call::purge(&group("shop")), "").await;
+    let purged = answered(&harness, Call::purge(&group("shop")), "").await;
     assert_eq!(purged, json!({"kv": 1, "blobs": 0, "secrets": 0}));
-    let gone = refused(&rig, show(), "").await;
+    let gone = refused(&harness, show(), "").await;
     assert_eq!(gone, (404, "unknown_group".to_owned()));
-    let nowhere = refused(&rig, Call::new(Method::GET, "/elsewhere"), "").await;
+    let nowhere = refused(&harness, Call::new(Method::GET, "/elsewhere"), "").await;
     assert_eq!(nowhere, (404, "unknown_path".to_owned()));
-    rig.end().await;
+    harness.end().await;
 }

@@ -1,4 +1,4 @@
-//! The program itself, as those who watch it see it.
+//! The program itself: readiness and metrics.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_registry::Registry;
 use bismuth_testkit::{Daemon, ZooKeeper, eventually, http, ports};
 
-use crate::rig::SOON;
+use crate::harness::SOON;
 
 /// What a path of the admin address answers.
 async fn page(url: &str) -> String {

@@ -1,9 +1,9 @@
-//! The operator's surface as its clients use it, on the embedded engines.
+//! The operator API through its client, on the embedded engines.
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
 mod broken;
 mod calls;
-mod crowd;
 mod daemon;
-mod rig;
+mod harness;
+mod idle_connections;

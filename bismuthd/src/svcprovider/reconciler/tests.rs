@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bismuth_handover::{Answer, Attachment, Connection, Held, Listener, Request};
+use bismuth_handover::{Answer, Attachment, Connection, HeldSocket, Listener, Request};
 use bismuth_model::{FunctionId, ServiceQuotas};
 use tokio::task::JoinHandle;
 
@@ -71,7 +71,7 @@ impl FakeProvider {
 }
 
 async fn serve(mut connection: Connection, sockets: &Sockets) {
-    if connection.greet().await.is_err() {
+    if connection.handshake().await.is_err() {
         return;
     }
     while let Ok(received) = connection.next().await {
@@ -79,16 +79,16 @@ async fn serve(mut connection: Connection, sockets: &Sockets) {
         let mut back = None;
         let answer = match received.request {
             Request::List => {
-                let held: Vec<Held> = sockets
+                let held: Vec<HeldSocket> = sockets
                     .lock()
                     .unwrap()
                     .iter()
-                    .map(|(id, (token, _))| Held {
+                    .map(|(id, (token, _))| HeldSocket {
                         container: *id,
                         token: *token,
                     })
                     .collect();
-                connection.tell_held(number, &held).await.unwrap();
+                connection.send_held_sockets(number, &held).await.unwrap();
                 continue;
             }
             Request::Attach(attachment) => {
@@ -100,7 +100,7 @@ async fn serve(mut connection: Connection, sockets: &Sockets) {
                 sockets.lock().unwrap().remove(&id);
                 Answer::Done
             }
-            Request::Return(id) => {
+            Request::Duplicate(id) => {
                 back = sockets
                     .lock()
                     .unwrap()

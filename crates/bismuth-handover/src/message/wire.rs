@@ -1,9 +1,11 @@
-//! Fields of packets.
+//! Writes and reads the fields of a packet.
 
 use bismuth_model::{ContainerId, ServiceGroup, ServiceQuotas};
 use zeroize::Zeroizing;
 
-use super::{DecodeError, HELD_PER_PACKET, Held, MAX_NODE_BYTES, NodeName, TokenDigest, VERSION};
+use super::{
+    DecodeError, HELD_PER_PACKET, HeldSocket, MAX_NODE_BYTES, NodeName, TokenDigest, VERSION,
+};
 
 /// Bytes of a container's id and a digest.
 const HELD_BYTES: usize = 16 + 32;
@@ -154,8 +156,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// All that is left are holdings.
-    pub(super) fn held(&mut self) -> Result<Vec<Held>, DecodeError> {
+    /// All that is left are held sockets.
+    pub(super) fn held(&mut self) -> Result<Vec<HeldSocket>, DecodeError> {
         let bytes = self.rest();
         let whole = bytes.len().is_multiple_of(HELD_BYTES);
         if !whole || bytes.len() > HELD_PER_PACKET * HELD_BYTES {
@@ -163,7 +165,7 @@ impl<'a> Reader<'a> {
         }
         let member = |bytes| {
             let mut reader = Self { rest: bytes };
-            Ok(Held {
+            Ok(HeldSocket {
                 container: reader.container()?,
                 token: TokenDigest(reader.array()?),
             })

@@ -1,4 +1,4 @@
-//! Removing objects that no blob has.
+//! Garbage collection: removes objects that no blob refers to.
 //!
 //! ```text
 //!   garbage ──────────────────────────────► object removed ─► record removed
@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::Blobs;
-use super::index::{self, State};
+use super::index::{self, ObjectState};
 use crate::objects::ObjectId;
 use crate::records::{
     EngineError, Keyspace, NO_BOUND, Query, Record, RecordKey, Revision, Write, now_ms,
@@ -121,10 +121,10 @@ impl Blobs {
     }
 
     fn due(&self, object: ObjectId, record_key: RecordKey, record: &Record) -> Option<Due> {
-        let state = State::decode(record)?;
+        let state = ObjectState::decode(record)?;
         let silent = now_ms().saturating_sub(record.meta.modified_ms);
         let abandoned = u128::from(silent) >= self.settings.abandoned_after.as_millis();
-        (state == State::Garbage || abandoned).then_some(Due {
+        (state == ObjectState::Garbage || abandoned).then_some(Due {
             object,
             record_key,
             state,
@@ -135,11 +135,11 @@ impl Blobs {
     /// Whether it was us who removed it.
     async fn remove(&self, due: Due) -> Result<bool, EngineError> {
         let mut revision = due.revision;
-        if due.state == State::Writing {
+        if due.state == ObjectState::Writing {
             // From here on it cannot get into the index.
             let garbage = Write {
                 record_key: due.record_key.clone(),
-                ..index::garbage_if(due.object, revision)
+                ..index::mark_garbage_if(due.object, revision)
             };
             match self.write_one(garbage).await {
                 Ok(garbage) => revision = garbage,
@@ -148,11 +148,11 @@ impl Blobs {
             }
         }
         self.objects.delete(due.object).await?;
-        let forget = Write {
+        let delete = Write {
             record_key: due.record_key,
-            ..index::forget(due.object, revision)
+            ..index::delete_state(due.object, revision)
         };
-        match self.write_one(forget).await {
+        match self.write_one(delete).await {
             Ok(_) => Ok(true),
             // Somebody else has.
             Err(EngineError::Refused { .. }) => Ok(false),
@@ -166,6 +166,6 @@ struct Due {
     object: ObjectId,
     /// Where its state is.
     record_key: RecordKey,
-    state: State,
+    state: ObjectState,
     revision: Revision,
 }

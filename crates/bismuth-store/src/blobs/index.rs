@@ -1,4 +1,4 @@
-//! What is in the records of blobs and objects.
+//! The records of the blob index and of objects' states: encoding, and the writes that change them.
 
 use bytes::Bytes;
 
@@ -57,7 +57,7 @@ fn parse(value: &[u8]) -> Option<(ObjectId, u64, [u8; 32])> {
 }
 
 /// The change that puts an entry into the index.
-pub(super) fn put(
+pub(super) fn put_entry(
     key: &str,
     object: ObjectId,
     size: u64,
@@ -76,12 +76,12 @@ pub(super) fn put(
 
 /// The state of an object that is not in the index, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ObjectState {
     Writing,
     Garbage,
 }
 
-impl State {
+impl ObjectState {
     pub(super) fn decode(record: &Record) -> Option<Self> {
         match &*record.value {
             value if value == WRITING => Some(Self::Writing),
@@ -102,22 +102,22 @@ pub(super) fn state_key(object: ObjectId) -> RecordKey {
 }
 
 /// Says that an object is written: for the first time, or still.
-pub(super) fn writing(object: ObjectId, condition: Condition) -> Write {
-    state(object, condition, WRITING)
+pub(super) fn mark_writing(object: ObjectId, condition: Condition) -> Write {
+    put_state(object, condition, WRITING)
 }
 
 /// Says that an object is to be removed.
-pub(super) fn garbage(object: ObjectId) -> Write {
-    state(object, Condition::Always, GARBAGE)
+pub(super) fn mark_garbage(object: ObjectId) -> Write {
+    put_state(object, Condition::Always, GARBAGE)
 }
 
 /// Says that an object is to be removed, if its state is still this one.
-pub(super) fn garbage_if(object: ObjectId, revision: Revision) -> Write {
-    state(object, Condition::OneOf(vec![revision]), GARBAGE)
+pub(super) fn mark_garbage_if(object: ObjectId, revision: Revision) -> Write {
+    put_state(object, Condition::OneOf(vec![revision]), GARBAGE)
 }
 
 /// Forgets the state of an object, if it is still this one.
-pub(super) fn forget(object: ObjectId, revision: Revision) -> Write {
+pub(super) fn delete_state(object: ObjectId, revision: Revision) -> Write {
     Write {
         record_key: state_key(object),
         condition: Condition::OneOf(vec![revision]),
@@ -126,7 +126,7 @@ pub(super) fn forget(object: ObjectId, revision: Revision) -> Write {
     }
 }
 
-fn state(object: ObjectId, condition: Condition, state: &'static [u8]) -> Write {
+fn put_state(object: ObjectId, condition: Condition, state: &'static [u8]) -> Write {
     Write {
         record_key: state_key(object),
         condition,
@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_back_and_anything_else_refused() {
-        let Change::Put { value, charge, .. } = put("key", ObjectId(7), 300, &[9; 32], None) else {
+        let Change::Put { value, charge, .. } = put_entry("key", ObjectId(7), 300, &[9; 32], None)
+        else {
             unreachable!("an entry is put");
         };
         assert_eq!(charge, 303);

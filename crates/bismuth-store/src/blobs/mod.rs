@@ -9,10 +9,10 @@
 //! ```
 //!
 //! The index is a record of [`Keyspace::Blob`], so that conditions, quotas and listing are those of records. What objects there are besides
-//! those in the index is in [`Keyspace::Object`]: nothing that was ever written is forgotten.
+//! those in the index is in [`Keyspace::Object`]: every object that was ever written has a record in one of the two.
 
 mod collect;
-mod described;
+mod details;
 mod index;
 mod pending_bytes;
 mod read;
@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use collect::Collected;
-pub use described::{Described, DescribedPage};
+pub use details::{BlobDetails, BlobDetailsPage};
 
 use self::index::Entry;
 use self::pending_bytes::PendingBytes;
@@ -91,7 +91,7 @@ pub struct Blob {
 
 /// A blob in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedBlob {
     /// Its key.
     pub key: String,
     /// Which state this is.
@@ -125,7 +125,7 @@ pub struct NewBlob {
 
 /// What [`Blobs::put`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredBlob {
     /// The blob that is there now.
     pub blob: Blob,
     /// Whether there was one before.
@@ -162,17 +162,17 @@ pub enum PutError {
 pub type Body = BoxStream<'static, Result<Bytes, EngineError>>;
 
 /// A blob that was found, and what was wanted of it.
-pub struct Found {
+pub struct FoundBlob {
     /// The blob.
     pub blob: Blob,
     /// The range that was selected, and its bytes. They end with an error before the last of them if they are not those that were stored.
     pub body: Option<(Range<u64>, Body)>,
 }
 
-impl std::fmt::Debug for Found {
+impl std::fmt::Debug for FoundBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let range = self.body.as_ref().map(|(range, _)| range);
-        let mut debug = f.debug_struct("Found");
+        let mut debug = f.debug_struct("FoundBlob");
         debug.field("blob", &self.blob).field("range", &range);
         debug.finish_non_exhaustive()
     }
@@ -217,19 +217,19 @@ impl Blobs {
         group: &str,
         key: &str,
         select: impl Fn(&Blob) -> Option<Range<u64>> + Send,
-    ) -> Result<Option<Found>, EngineError> {
+    ) -> Result<Option<FoundBlob>, EngineError> {
         let record_key = record_key(group, key);
         for _ in 0..RACES {
             let Some(Entry { blob, object }) = self.entry(&record_key).await? else {
                 return Ok(None);
             };
             let Some(range) = select(&blob) else {
-                return Ok(Some(Found { blob, body: None }));
+                return Ok(Some(FoundBlob { blob, body: None }));
             };
             if let Some(bytes) = self.objects.read(object, range.clone()).await? {
                 let body = read::checked(bytes, &blob, &range);
                 let body = Some((range, body));
-                return Ok(Some(Found { blob, body }));
+                return Ok(Some(FoundBlob { blob, body }));
             }
             // It was replaced between the two, or it is lost.
             if self.entry(&record_key).await?.map(|entry| entry.object) == Some(object) {
@@ -269,7 +269,7 @@ impl Blobs {
             };
             match self
                 .records
-                .write(vec![delete, index::garbage(current.object)])
+                .write(vec![delete, index::mark_garbage(current.object)])
                 .await
             {
                 Ok(_) => {
@@ -293,10 +293,10 @@ impl Blobs {
         prefix: &str,
         after: Option<String>,
         limit: NonZeroUsize,
-    ) -> Result<(Vec<Listed>, bool), EngineError> {
+    ) -> Result<(Vec<ListedBlob>, bool), EngineError> {
         let page = self.page(group, prefix, after, limit).await?;
         let listed = page.entries.into_iter();
-        Ok((listed.map(listed_as).collect(), page.more))
+        Ok((listed.map(listed_blob).collect(), page.more))
     }
 
     async fn page(
@@ -353,8 +353,8 @@ fn charge(key: &str, size: u64) -> u64 {
     size.saturating_add(key.len() as u64)
 }
 
-fn listed_as((key, meta): (String, Meta)) -> Listed {
-    Listed {
+fn listed_blob((key, meta): (String, Meta)) -> ListedBlob {
+    ListedBlob {
         size: meta.charge.saturating_sub(key.len() as u64),
         revision: meta.revision,
         content_type: meta.content_type,

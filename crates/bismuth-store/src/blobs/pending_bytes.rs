@@ -1,4 +1,4 @@
-//! Pending bytes: those of uploads that are not committed yet.
+//! Pending bytes: quota taken by uploads that are not committed yet.
 //!
 //! What a group uses is counted when a blob gets its bytes, and until then they are on the disk all the same: a hundred uploads at once
 //! must not take a hundred times what the group may have. They are counted here, for this process.
@@ -12,9 +12,9 @@ use crate::records::Refused;
 #[derive(Debug, Default)]
 pub(super) struct PendingBytes(Mutex<HashMap<String, u64>>);
 
-/// What is left to a group for what it uploads.
+/// What a group uses and may use, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left {
+pub(super) struct ByteQuota {
     /// What it uses without the blob that is replaced.
     pub(super) used: u64,
     /// What it may use.
@@ -28,17 +28,17 @@ pub(super) struct PendingUpload {
     group: String,
     bytes: u64,
     /// `None` is unlimited.
-    left: Option<Left>,
+    quota: Option<ByteQuota>,
 }
 
 impl PendingBytes {
     /// An upload of a group, with no bytes yet.
-    pub(super) fn begin(self: &Arc<Self>, group: &str, left: Option<Left>) -> PendingUpload {
+    pub(super) fn begin(self: &Arc<Self>, group: &str, quota: Option<ByteQuota>) -> PendingUpload {
         PendingUpload {
             all: Arc::clone(self),
             group: group.to_owned(),
             bytes: 0,
-            left,
+            quota,
         }
     }
 
@@ -53,7 +53,7 @@ impl PendingUpload {
     /// # Errors
     /// When there is none; it counts what it did, then.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Refused> {
-        let Some(Left { used, limit }) = self.left else {
+        let Some(ByteQuota { used, limit }) = self.quota else {
             return Ok(());
         };
         let more = bytes.saturating_sub(self.bytes);
@@ -88,17 +88,17 @@ mod tests {
     #[test]
     fn uploads_of_a_group_share_what_is_left_to_it() {
         let all = Arc::new(PendingBytes::default());
-        let left = Some(Left {
+        let quota = Some(ByteQuota {
             used: 40,
             limit: 100,
         });
-        let (mut one, mut two) = (all.begin("a", left), all.begin("a", left));
+        let (mut one, mut two) = (all.begin("a", quota), all.begin("a", quota));
         one.grow(40).unwrap();
         two.grow(20).unwrap();
         let (needed, limit) = (101, 100);
         assert_eq!(two.grow(21), Err(Refused::Bytes { needed, limit }));
         two.grow(5).unwrap();
-        all.begin("b", left).grow(60).unwrap();
+        all.begin("b", quota).grow(60).unwrap();
         drop(one);
         two.grow(60).unwrap();
         drop(two);

@@ -1,4 +1,4 @@
-//! The bytes of a blob, checked on their way out.
+//! Reads the bytes of a blob and checks them against its digest.
 
 use std::ops::Range;
 

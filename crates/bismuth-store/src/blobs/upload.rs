@@ -1,4 +1,4 @@
-//! Storing a blob.
+//! Uploads a blob: begin, receive the body, commit to the index.
 //!
 //! ```text
 //!   refused already? ─► "writing" ─► bytes ─► digest ─► durable ─┬─► index ─► done
@@ -18,9 +18,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::index::State;
-use super::pending_bytes::{Left, PendingUpload};
-use super::{Blob, Blobs, NewBlob, PutError, RACES, Stored, charge, contended, index, record_key};
+use super::index::ObjectState;
+use super::pending_bytes::{ByteQuota, PendingUpload};
+use super::{
+    Blob, Blobs, NewBlob, PutError, RACES, StoredBlob, charge, contended, index, record_key,
+};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::{Condition, EngineError, Refused, Revision, Write, decide, now_ms};
 
@@ -36,7 +38,7 @@ struct Upload {
     renewal: Interval,
     pending: PendingUpload,
     /// Whether nothing is to be done about it any more, or nobody knows what.
-    settled: bool,
+    skip_cleanup: bool,
 }
 
 impl Drop for Upload {
@@ -44,7 +46,7 @@ impl Drop for Upload {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.settled {
+        if !self.skip_cleanup {
             let (objects, object) = (Arc::clone(&self.blobs.objects), self.object);
             runtime.spawn(async move {
                 if let Err(error) = objects.delete(object).await {
@@ -65,34 +67,35 @@ impl Blobs {
         &self,
         blob: NewBlob,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
-    ) -> Result<Stored, PutError>
+    ) -> Result<StoredBlob, PutError>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let pending = self.refuse_early(&blob).await?;
-        let mut upload = self.begin(pending).await?;
+        let pending = self.check_before_upload(&blob).await?;
+        let mut upload = self.begin_upload(pending).await?;
         let received = match self.objects.create(upload.object, &blob.group).await {
-            Ok(writer) => self.receive(&mut upload, &blob, writer, body).await,
+            Ok(writer) => self.receive_body(&mut upload, &blob, writer, body).await,
             Err(error) => Err(error.into()),
         };
         let sha256 = match received {
             Ok(sha256) => sha256,
             Err(error) => {
                 // An object that may still come, because nobody knows what became of a request, is not to be forgotten.
-                upload.settled = matches!(error, PutError::Engine(EngineError::Unavailable { .. }));
+                upload.skip_cleanup =
+                    matches!(error, PutError::Engine(EngineError::Unavailable { .. }));
                 upload.discard().await;
                 return Err(error);
             }
         };
         // Cut off from here on, it is in the index or not: the collector sees which.
-        upload.settled = true;
-        let stored = self.publish(&mut upload, &blob, sha256).await;
+        upload.skip_cleanup = true;
+        let stored = self.commit_upload(&mut upload, &blob, sha256).await;
         match &stored {
             Ok(stored) if stored.replaced => self.garbage.notify_one(),
             // It is in the index, or may be.
             Ok(_) | Err(PutError::Engine(_)) => {}
             Err(_) => {
-                upload.settled = false;
+                upload.skip_cleanup = false;
                 upload.discard().await;
             }
         }
@@ -101,7 +104,7 @@ impl Blobs {
 
     /// Asks whether the blob would be refused as far as is known of it, so that a gibibyte is not sent for nothing; and counts it among the
     /// group's uploads.
-    async fn refuse_early(&self, blob: &NewBlob) -> Result<PendingUpload, PutError> {
+    async fn check_before_upload(&self, blob: &NewBlob) -> Result<PendingUpload, PutError> {
         let limit = self.settings.max_bytes;
         if blob.length.is_some_and(|length| length > limit) {
             return Err(PutError::TooLarge { limit });
@@ -112,25 +115,25 @@ impl Blobs {
         let size = blob.length.unwrap_or_default();
         let write = Write {
             condition: blob.condition.clone(),
-            change: index::put(&blob.key, ObjectId(0), size, &[0; 32], None),
+            change: index::put_entry(&blob.key, ObjectId(0), size, &[0; 32], None),
             limits: blob.limits,
             record_key,
         };
         decide::decide(current.as_ref(), usage, now_ms(), Revision(0), &write)?;
         let replaced = current.map_or(0, |record| record.meta.charge);
-        let left = blob.limits.bytes.map(|limit| Left {
+        let quota = blob.limits.bytes.map(|limit| ByteQuota {
             used: usage.bytes.saturating_sub(replaced),
             // What is smaller than what it replaces is allowed, also where a limit was lowered.
             limit: limit.max(usage.bytes),
         });
-        let mut pending = self.pending.begin(&blob.group, left);
+        let mut pending = self.pending.begin(&blob.group, quota);
         pending.grow(charge(&blob.key, size))?;
         Ok(pending)
     }
 
-    async fn begin(&self, pending: PendingUpload) -> Result<Upload, PutError> {
+    async fn begin_upload(&self, pending: PendingUpload) -> Result<Upload, PutError> {
         let object = ObjectId::random();
-        let write = index::writing(object, Condition::Absent);
+        let write = index::mark_writing(object, Condition::Absent);
         let revision = self.write_one(write).await?;
         let mut renewal = interval(self.settings.renew_every);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,12 +146,12 @@ impl Blobs {
             digest: Sha256::new(),
             renewal,
             pending,
-            settled: false,
+            skip_cleanup: false,
         })
     }
 
     /// Takes the bytes into the object; returns their SHA-256.
-    async fn receive<E>(
+    async fn receive_body<E>(
         &self,
         upload: &mut Upload,
         blob: &NewBlob,
@@ -164,7 +167,7 @@ impl Blobs {
             let bytes = tokio::select! {
                 bytes = body.next() => bytes,
                 _ = upload.renewal.tick() => {
-                    self.renew(upload).await?;
+                    self.renew_upload(upload).await?;
                     continue;
                 }
             };
@@ -188,14 +191,14 @@ impl Blobs {
     }
 
     /// Says that the upload goes on.
-    async fn renew(&self, upload: &mut Upload) -> Result<(), PutError> {
+    async fn renew_upload(&self, upload: &mut Upload) -> Result<(), PutError> {
         let condition = Condition::OneOf(vec![upload.revision]);
         match self
-            .write_one(index::writing(upload.object, condition))
+            .write_one(index::mark_writing(upload.object, condition))
             .await
         {
             Ok(revision) => upload.revision = revision,
-            Err(EngineError::Refused { .. }) => return self.find_again(upload).await,
+            Err(EngineError::Refused { .. }) => return self.reload_state(upload).await,
             // There is time for the next one.
             Err(error) => {
                 tracing::warn!(%error, object = %upload.object, "cannot say that an upload goes on")
@@ -205,21 +208,21 @@ impl Blobs {
     }
 
     /// The state of an upload is not the one that was left: an answer was lost, or it was given up.
-    async fn find_again(&self, upload: &mut Upload) -> Result<(), PutError> {
+    async fn reload_state(&self, upload: &mut Upload) -> Result<(), PutError> {
         let record = self.records.get(&index::state_key(upload.object)).await?;
-        let record = record.filter(|it| State::decode(it) == Some(State::Writing));
+        let record = record.filter(|it| ObjectState::decode(it) == Some(ObjectState::Writing));
         // Nobody else says that it is written.
         upload.revision = record.ok_or(PutError::Abandoned)?.meta.revision;
         Ok(())
     }
 
     /// Puts the new object into the index, and what was there among the garbage.
-    async fn publish(
+    async fn commit_upload(
         &self,
         upload: &mut Upload,
         blob: &NewBlob,
         sha256: [u8; 32],
-    ) -> Result<Stored, PutError> {
+    ) -> Result<StoredBlob, PutError> {
         let record_key = record_key(&blob.group, &blob.key);
         for _ in 0..RACES {
             let old = self.entry(&record_key).await?;
@@ -230,14 +233,20 @@ impl Blobs {
             let entry = Write {
                 record_key: record_key.clone(),
                 condition: current.map_or(Condition::Absent, |it| Condition::OneOf(vec![it])),
-                change: index::put(&blob.key, upload.object, upload.size, &sha256, content_type),
+                change: index::put_entry(
+                    &blob.key,
+                    upload.object,
+                    upload.size,
+                    &sha256,
+                    content_type,
+                ),
                 limits: blob.limits,
             };
-            let mut batch = vec![entry, index::forget(upload.object, upload.revision)];
-            batch.extend(old.as_ref().map(|old| index::garbage(old.object)));
+            let mut batch = vec![entry, index::delete_state(upload.object, upload.revision)];
+            batch.extend(old.as_ref().map(|old| index::mark_garbage(old.object)));
             match self.records.write(batch).await {
                 Ok(written) => {
-                    let written = written.first().ok_or_else(unanswered)?;
+                    let written = written.first().ok_or_else(no_write_result)?;
                     let stored = Blob {
                         revision: written.revision,
                         size: upload.size,
@@ -245,7 +254,7 @@ impl Blobs {
                         content_type: blob.content_type.clone(),
                         modified_ms: written.modified_ms,
                     };
-                    return Ok(Stored {
+                    return Ok(StoredBlob {
                         blob: stored,
                         replaced: old.is_some(),
                     });
@@ -255,7 +264,7 @@ impl Blobs {
                     refused: Refused::Condition { .. },
                 }) => {}
                 Err(EngineError::Refused { index: 0, refused }) => return Err(refused.into()),
-                Err(EngineError::Refused { .. }) => self.find_again(upload).await?,
+                Err(EngineError::Refused { .. }) => self.reload_state(upload).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -263,10 +272,10 @@ impl Blobs {
     }
 
     /// Removes what an upload has left. What fails here is left to the collector.
-    async fn discard(&self, object: ObjectId, revision: Revision) {
+    async fn discard_upload(&self, object: ObjectId, revision: Revision) {
         let discarded = async {
             self.objects.delete(object).await?;
-            self.write_one(index::forget(object, revision)).await
+            self.write_one(index::delete_state(object, revision)).await
         };
         if let Err(error) = discarded.await {
             tracing::debug!(%error, %object, "an upload that failed is left to the collector");
@@ -276,21 +285,21 @@ impl Blobs {
     pub(super) async fn write_one(&self, write: Write) -> Result<Revision, EngineError> {
         let written = self.records.write(vec![write]).await?;
         let revision = written.first().map(|written| written.revision);
-        revision.ok_or_else(unanswered)
+        revision.ok_or_else(no_write_result)
     }
 }
 
 impl Upload {
     /// Removes what it has left, unless that is left to the collector. Cut off, it is done by whoever drops it.
     async fn discard(&mut self) {
-        if !self.settled {
-            self.blobs.discard(self.object, self.revision).await;
-            self.settled = true;
+        if !self.skip_cleanup {
+            self.blobs.discard_upload(self.object, self.revision).await;
+            self.skip_cleanup = true;
         }
     }
 }
 
-fn unanswered() -> EngineError {
+fn no_write_result() -> EngineError {
     EngineError::Broken {
         engine: "the records",
         reason: "a write was not answered".into(),

@@ -1,4 +1,4 @@
-//! Objects as files of one machine.
+//! Objects as files in a directory of one machine.
 //!
 //! ```text
 //!   DIR/4e/…4e.part   while it is written ─► fsync ─► rename ─► fsync of the directory ─► DIR/4e/…4e
@@ -48,7 +48,10 @@ impl Files {
     pub fn open(dir: &Path) -> io::Result<Self> {
         file::create_dir_all_durably(dir)?;
         for shard in 0..SHARDS {
-            match DirBuilder::new().mode(0o700).create(dir.join(name(shard))) {
+            match DirBuilder::new()
+                .mode(0o700)
+                .create(dir.join(shard_name(shard)))
+            {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made?,
             }
@@ -58,18 +61,18 @@ impl Files {
         Ok(Self { dir: dir.into() })
     }
 
-    fn finished(&self, id: ObjectId) -> PathBuf {
+    fn final_path(&self, id: ObjectId) -> PathBuf {
         // The last byte: ids may begin with a time.
-        let shard = name(id.0 % SHARDS);
+        let shard = shard_name(id.0 % SHARDS);
         self.dir.join(format!("{shard}/{id}"))
     }
 }
 
-fn name(shard: u128) -> String {
+fn shard_name(shard: u128) -> String {
     format!("{shard:02x}")
 }
 
-fn half_written(finished: &Path) -> PathBuf {
+fn partial_path(finished: &Path) -> PathBuf {
     finished.with_extension("part")
 }
 
@@ -80,9 +83,9 @@ impl Objects for Files {
         id: ObjectId,
         _group: &str,
     ) -> Result<Box<dyn ObjectWriter>, EngineError> {
-        let path = self.finished(id);
+        let path = self.final_path(id);
         let file = apart(OPEN_BOUND, move || {
-            let part = half_written(&path);
+            let part = partial_path(&path);
             let mut options = File::options();
             options.write(true).create_new(true).mode(0o600);
             let file = options.open(&part)?;
@@ -99,7 +102,7 @@ impl Objects for Files {
         id: ObjectId,
         range: Range<u64>,
     ) -> Result<Option<BoxStream<'static, Result<Bytes, EngineError>>>, EngineError> {
-        let path = self.finished(id);
+        let path = self.final_path(id);
         let file = apart(OPEN_BOUND, move || match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             file => file.map(Some),
@@ -125,9 +128,9 @@ impl Objects for Files {
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), EngineError> {
-        let path = self.finished(id);
+        let path = self.final_path(id);
         apart(TRANSFER_BOUND, move || {
-            for path in [half_written(&path), path] {
+            for path in [partial_path(&path), path] {
                 match fs::remove_file(&path) {
                     // Forced to disk before the record that names it goes: a name that came back would have nobody to remove it.
                     Ok(()) => file::sync_parent(&path)?,
@@ -195,7 +198,7 @@ impl ObjectWriter for Writer {
     async fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
         self.flush(|part| {
             part.file.sync_all()?;
-            fs::rename(half_written(&part.path), &part.path)?;
+            fs::rename(partial_path(&part.path), &part.path)?;
             file::sync_parent(&part.path)
         })
         .await

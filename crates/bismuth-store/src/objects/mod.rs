@@ -1,5 +1,5 @@
 //! Objects: the bytes of blobs. An object is written once, under a name that nobody had before, and never changed; which object is a
-//! blob's is a record (`blobs.rs`), so that replacing a blob is one transaction on any store.
+//! blob's is a record (`blobs/index.rs`), so that replacing a blob is one transaction on any store.
 //!
 //! Engines: `files.rs` (a directory of one machine), `s3` (whatever speaks S3). One suite, `tests/conformance`, holds for each.
 

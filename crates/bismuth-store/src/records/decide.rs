@@ -1,4 +1,4 @@
-//! What one write does to one record. Pure, and the same for every engine.
+//! Decides one write to one record: condition, change, quota. Pure, and the same for every engine.
 //!
 //! ```text
 //!   stored record ─► past its time? ─► condition ─► change ─► new record ─► usage after ─► within the limits?
@@ -42,7 +42,7 @@ pub fn decide(
     check(&write.condition, live.map(|record| record.meta.revision))?;
     let (after, sum) = change(live, now_ms, revision, write)?;
     let usage = usage_after(usage, stored, after.as_ref());
-    within(&write.limits, usage.before, usage.after)?;
+    check_limits(&write.limits, usage.before, usage.after)?;
     Ok(Decision {
         after,
         before: live.map(|record| record.meta.clone()),
@@ -126,17 +126,17 @@ fn number(live: Option<&Record>) -> Result<i64, Refused> {
     text.parse().map_err(|_| Refused::NotANumber)
 }
 
-struct Turn {
+struct UsageChange {
     before: Usage,
     after: Usage,
 }
 
 /// Saturating, because a counter that were wrong must not keep anybody from deleting.
-fn usage_after(before: Usage, stored: Option<&Record>, after: Option<&Record>) -> Turn {
+fn usage_after(before: Usage, stored: Option<&Record>, after: Option<&Record>) -> UsageChange {
     let charge = |record: Option<&Record>| record.map_or(0, |record| record.meta.charge);
     let bytes = before.bytes.saturating_sub(charge(stored));
     let count = before.count.saturating_sub(stored.is_some().into());
-    Turn {
+    UsageChange {
         before,
         after: Usage {
             bytes: bytes.saturating_add(charge(after)),
@@ -146,7 +146,7 @@ fn usage_after(before: Usage, stored: Option<&Record>, after: Option<&Record>) -
 }
 
 /// Refuses what grows beyond a limit. What stays or shrinks is made, even where a limit was lowered below what is used.
-fn within(limits: &Limits, before: Usage, after: Usage) -> Result<(), Refused> {
+fn check_limits(limits: &Limits, before: Usage, after: Usage) -> Result<(), Refused> {
     if let Some(limit) = limits.count
         && after.count > before.count
         && after.count > limit

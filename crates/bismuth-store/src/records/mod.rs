@@ -17,7 +17,7 @@
 
 pub mod decide;
 pub mod embedded;
-pub mod ledger;
+pub mod pending_batch;
 pub mod postgres;
 mod range;
 
@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use self::ledger::Owner;
+pub use self::pending_batch::Owner;
 pub use bismuth_base::now_ms;
 
 /// What kind of thing a record is. Keyspaces of one group do not see each other.
@@ -275,7 +275,7 @@ pub enum EngineError {
         engine: &'static str,
     },
     /// Too much is on its way to the engine at the moment; nothing was changed.
-    #[error("too much is on its way to {engine} at once")]
+    #[error("too many bytes are in flight to {engine}")]
     Busy {
         /// Which engine.
         engine: &'static str,
@@ -283,7 +283,7 @@ pub enum EngineError {
         of_group: bool,
     },
     /// What was to be written came too slowly; nothing was changed.
-    #[error("what is to be written must come within {} s", bound.as_secs())]
+    #[error("a part of the body must arrive within {} s", bound.as_secs())]
     Slow {
         /// Within what it should have come.
         bound: Duration,

@@ -1,4 +1,4 @@
-//! Which keys a listing is about, as engines ask for them: from one key, to below another, in the order of bytes.
+//! Key ranges of a listing: from one key, to below another, in the order of bytes.
 
 use super::Query;
 

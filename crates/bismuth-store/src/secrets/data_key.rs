@@ -1,4 +1,4 @@
-//! A group's data key, as it is stored: sealed under a master key. Pure, but for random numbers.
+//! A group's data key as it is stored: wrapped under a master key. Pure, but for random numbers.
 //!
 //! ```text
 //!   1 │ length of the id (u8) │ id of the master key │ sealed form of 32 bytes

@@ -1,4 +1,4 @@
-//! Why a secret was not read or changed. Never with a byte of one.
+//! Errors of the secret store. None contains a byte of a secret.
 
 use std::path::PathBuf;
 
@@ -63,12 +63,12 @@ pub enum SecretError {
     NoRandom(#[from] NoRandom),
     /// Every attempt found that somebody else was quicker.
     #[error("the secrets of {group} were changed by others at every attempt")]
-    Outrun {
+    Contended {
         /// Whose.
         group: String,
     },
     /// Some data keys are still under another master key.
-    #[error("{failed} data keys could not be sealed anew, of which one because {first}")]
+    #[error("{failed} data keys could not be rewrapped, one of them because {first}")]
     NotRewrapped {
         /// How many.
         failed: usize,
@@ -93,7 +93,7 @@ pub enum Flaw {
         master_key: String,
     },
     /// It cannot be read.
-    #[error("what should be their data key is none")]
+    #[error("their data key cannot be parsed")]
     DataKeyForm,
     /// There is a data key and no manifest.
     #[error("their manifest was removed")]

@@ -1,4 +1,4 @@
-//! What secrets a group has. Pure. It is sealed before it is stored.
+//! A group's manifest: the names, versions and digests of its secrets. Pure. It is sealed before it is stored.
 //!
 //! ```text
 //!   for each secret, in the order of names:  length of the name (u16) │ name │ version (u64) │ modified, ms (u64) │ digest (32)

@@ -1,12 +1,12 @@
-//! Secrets: sealed before they reach an engine, and refused when an engine gives back anything else.
+//! Secrets: sealed before they reach an engine, and verified when they are read back.
 //!
 //! ```text
 //!  master key (a file) ──seals──► data key of the group ──seals──┬─► values of its secrets      AAD: group, name, version
 //!   keyring.rs                     data_key.rs                   └─► manifest of the group      AAD: group
 //!                                  Keyspace::DataKey "current"       name ─► version, digest of the record of its values
 //!
-//!  set rotate delete ─► read data key, manifest, record (one state, state.rs) ─► plan ─► one batch, if the manifest is still that one
-//!  get               ─► read data key, manifest, record (one state, state.rs) ─► digest as the manifest says? ─► open
+//!  set rotate delete ─► read data key, manifest, record (one state, group_secrets.rs) ─► plan ─► one batch, if the manifest is still that one
+//!  get               ─► read data key, manifest, record (one state, group_secrets.rs) ─► digest as the manifest says? ─► open
 //! ```
 //!
 //! In `Keyspace::Secret` of a group are its manifest (`m`) and for each secret one record (`v/{name}`) with its current value and the one
@@ -25,13 +25,13 @@
 
 mod data_key;
 mod error;
+mod group_secrets;
 pub mod keyring;
 mod manifest;
 mod rewrap;
 pub mod seal;
 mod secret;
 mod start;
-mod state;
 mod store;
 mod versions;
 
@@ -40,7 +40,7 @@ pub use keyring::{Keyring, KeyringError};
 pub use rewrap::Rewrapped;
 pub use secret::{Secret, SecretStore};
 pub use start::{MasterKeysError, master_keys};
-pub use store::{Listed, Secrets, Stored};
+pub use store::{ListedSecret, Secrets, StoredSecret};
 
 /// Bytes of the longest value.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;

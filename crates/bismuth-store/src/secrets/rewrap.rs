@@ -1,4 +1,4 @@
-//! Data keys under another master key, while secrets are read and written.
+//! Rewraps data keys under another master key, while secrets are read and written.
 //!
 //! ```text
 //!   read the file again ─► wait for data keys that are being stored under the old key ─► each group: open, seal anew, store if it is still that one
@@ -8,9 +8,9 @@
 
 use super::data_key::{self, Wrapped};
 use super::error::SecretError;
+use super::group_secrets;
 use super::keyring::Keyring;
-use super::state;
-use super::store::{ATTEMPTS, Secrets, is_outrun, outrun};
+use super::store::{ATTEMPTS, Secrets, contended, is_contended};
 use crate::records::{Condition, EngineError, Keyspace};
 
 /// What sealing anew has done.
@@ -29,7 +29,7 @@ impl Secrets {
     /// # Errors
     /// When the file cannot be used, the engine is away, or there are data keys that do not open.
     pub async fn rewrap(&self) -> Result<Rewrapped, SecretError> {
-        let ring = self.reread().await?;
+        let ring = self.reload_keyring().await?;
         // Who begins from here on chooses the new key.
         drop(self.storing.write().await);
         let mut groups = 0;
@@ -57,25 +57,25 @@ impl Secrets {
 
     /// Whether the group's data key was under another master key.
     async fn rewrap_group(&self, ring: &Keyring, group: &str) -> Result<bool, SecretError> {
-        let record_key = state::data_key(group);
+        let record_key = group_secrets::data_key(group);
         for _ in 0..ATTEMPTS {
             let Some(stored) = self.records.get(&record_key).await? else {
                 return Ok(false);
             };
-            let key = state::unwrap(ring, group, &stored.value)?;
+            let key = group_secrets::unwrap(ring, group, &stored.value)?;
             let under = Wrapped::parse(&stored.value).map(|wrapped| wrapped.master_key);
             if under == Some(ring.current().id()) {
                 return Ok(false);
             }
             let wrapped = data_key::wrap(group, &key, ring.current())?;
             let still = Condition::OneOf(vec![stored.meta.revision]);
-            let write = state::put(record_key.clone(), still, wrapped);
+            let write = group_secrets::put(record_key.clone(), still, wrapped);
             match self.records.write(vec![write]).await {
                 Ok(_) => return Ok(true),
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 }

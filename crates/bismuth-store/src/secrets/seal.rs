@@ -1,4 +1,4 @@
-//! Authenticated encryption: what is opened is what was sealed, under the same key, for the same use. Pure, but for random numbers.
+//! Authenticated encryption with associated data. Pure, but for random numbers.
 //!
 //! ```text
 //!   sealed form   1 │ nonce (24) │ ciphertext, as long as the plaintext │ tag (16)         XChaCha20-Poly1305

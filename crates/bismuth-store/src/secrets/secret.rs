@@ -1,4 +1,4 @@
-//! A secret as it is read, and the trait of where it is read from.
+//! A secret as it is read, and the trait for reading it.
 
 use async_trait::async_trait;
 use zeroize::Zeroizing;

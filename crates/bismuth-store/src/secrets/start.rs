@@ -1,4 +1,4 @@
-//! What a start makes sure of: a master key is made only where nothing is sealed yet, and those that are there open what is.
+//! Checks the master keys at start: one is made only where nothing is sealed yet, and those that are there open what is.
 //!
 //! ```text
 //!   file of master keys ─┬─ there ──► does one of them open one of the stored data keys? ─┬─ yes, or none is stored ──► serve
@@ -15,8 +15,8 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::error::{Flaw, SecretError};
+use super::group_secrets;
 use super::keyring::{Keyring, KeyringError};
-use super::state;
 use super::store::Secrets;
 use crate::records::{EngineError, Keyspace, NO_BOUND, RecordKey, Records};
 
@@ -101,20 +101,22 @@ impl Secrets {
     ///
     /// # Errors
     /// [`MasterKeysError::OpensNothing`], [`MasterKeysError::Engine`].
-    pub async fn examine(&self) -> Result<(), MasterKeysError> {
-        let ring = self.ring();
+    pub async fn check_master_keys(&self) -> Result<(), MasterKeysError> {
+        let ring = self.keyring();
         let groups = self.records.groups(Keyspace::DataKey).await;
         let groups = groups.map_err(MasterKeysError::Engine)?;
         let mut first = None;
         for some in groups.chunks(AT_ONCE) {
-            let record_keys: Vec<RecordKey> =
-                some.iter().map(|group| state::data_key(group)).collect();
+            let record_keys: Vec<RecordKey> = some
+                .iter()
+                .map(|group| group_secrets::data_key(group))
+                .collect();
             let found = self.records.get_many(&record_keys, NO_BOUND).await;
             let found = found.map_err(MasterKeysError::Engine)?;
             for (group, record) in some.iter().zip(found) {
                 // Purged since it was listed.
                 let Some(record) = record else { continue };
-                match state::unwrap(&ring, group, &record.value) {
+                match group_secrets::unwrap(&ring, group, &record.value) {
                     Ok(_) => return Ok(()),
                     // Tells nothing of the master keys.
                     Err(SecretError::Broken {

@@ -1,4 +1,4 @@
-//! Secrets in an engine for records: reading, changing, and looking for master keys.
+//! The secret store, on an engine for records: reads, changes, and reloads master keys.
 //!
 //! Data keys are not kept in memory. They are read with the manifest anyway, so that all that is read is of one state, and to open one
 //! takes a microsecond; what is not kept need not be forgotten when a group is purged by another process or a master key is taken away.
@@ -13,9 +13,9 @@ use tokio::sync::{Mutex, RwLock};
 use tokio::time::timeout;
 
 use super::error::SecretError;
+use super::group_secrets::{self, GroupSecrets, IfMissing};
 use super::keyring::{Keyring, KeyringError};
 use super::secret::{Secret, SecretStore};
-use super::state::{self, IfMissing, State};
 use super::{MAX_SECRETS, MAX_VALUE_BYTES};
 use crate::Key;
 use crate::records::{
@@ -46,7 +46,7 @@ pub struct Secrets {
 
 /// A secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedSecret {
     /// What it is called.
     pub name: String,
     /// Which value it has: counts them.
@@ -57,7 +57,7 @@ pub struct Listed {
 
 /// What became of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredSecret {
     /// Its version.
     pub version: u64,
     /// Whether there was no secret of that name.
@@ -87,15 +87,17 @@ impl Secrets {
         name: &str,
         version: Option<u64>,
     ) -> Result<Option<Secret>, SecretError> {
-        self.look(group, Some(name)).await?.secret(name, version)
+        self.load_group(group, Some(name))
+            .await?
+            .secret(name, version)
     }
 
     /// What secrets a group has, in the order of their names.
     ///
     /// # Errors
     /// As [`Secrets::get`].
-    pub async fn list(&self, group: &str) -> Result<Vec<Listed>, SecretError> {
-        Ok(self.look(group, None).await?.list())
+    pub async fn list(&self, group: &str) -> Result<Vec<ListedSecret>, SecretError> {
+        Ok(self.load_group(group, None).await?.list())
     }
 
     /// How many secrets a group has, also if they cannot be opened.
@@ -108,7 +110,7 @@ impl Secrets {
             group,
             keyspace,
             key,
-        } = state::manifest(group);
+        } = group_secrets::manifest(group);
         // Only to know whether there is one: it counts as a record of the group's and is no secret.
         let manifest = Query {
             group,
@@ -125,7 +127,12 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Secrets::get`], and when the value is empty or too long, or the group has too many secrets.
-    pub async fn set(&self, group: &str, name: &Key, value: &[u8]) -> Result<Stored, SecretError> {
+    pub async fn set(
+        &self,
+        group: &str,
+        name: &Key,
+        value: &[u8],
+    ) -> Result<StoredSecret, SecretError> {
         self.put(group, name, value, IfMissing::Make).await
     }
 
@@ -144,7 +151,7 @@ impl Secrets {
         name: &Key,
         value: &[u8],
         if_missing: IfMissing,
-    ) -> Result<Stored, SecretError> {
+    ) -> Result<StoredSecret, SecretError> {
         let bytes = value.len();
         if bytes == 0 || bytes > MAX_VALUE_BYTES {
             return Err(SecretError::Size { bytes });
@@ -172,20 +179,20 @@ impl Secrets {
         &self,
         group: &str,
         name: &str,
-        plan: impl Fn(State, &Keyring) -> Result<(Vec<Write>, T), SecretError>,
+        plan: impl Fn(GroupSecrets, &Keyring) -> Result<(Vec<Write>, T), SecretError>,
     ) -> Result<T, SecretError> {
         let _turn = timeout(TURN, self.turn.lock()).await;
         for _ in 0..ATTEMPTS {
             let _storing = self.storing.read().await;
-            let state = self.look(group, Some(name)).await?;
+            let state = self.load_group(group, Some(name)).await?;
             let (batch, answer) = plan(state, &self.keyring.load())?;
             match self.records.write(batch).await {
                 Ok(_) => return Ok(answer),
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 
     /// Removes all of a group's secrets and its data key, whatever state they are in; returns how many secrets there were.
@@ -195,22 +202,22 @@ impl Secrets {
     pub async fn purge(&self, group: &str) -> Result<u64, SecretError> {
         let mut purged = 0;
         for _ in 0..ATTEMPTS {
-            let (batch, secrets) = self.all_of(group).await?;
+            let (batch, secrets) = self.purge_batch(group).await?;
             if batch.is_empty() {
                 return Ok(purged);
             }
             match self.records.write(batch).await {
                 Ok(_) => purged += secrets,
-                Err(error) if is_outrun(&error) => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(outrun(group))
+        Err(contended(group))
     }
 
     /// What removes what a group has, if nobody changes it meanwhile; and how many secrets that are.
-    async fn all_of(&self, group: &str) -> Result<(Vec<Write>, u64), EngineError> {
-        let key = state::data_key(group);
+    async fn purge_batch(&self, group: &str) -> Result<(Vec<Write>, u64), EngineError> {
+        let key = group_secrets::data_key(group);
         let query = Query {
             group: group.to_owned(),
             keyspace: Keyspace::Secret,
@@ -220,7 +227,9 @@ impl Secrets {
         };
         let Page { entries, .. } = self.records.list(&query).await?;
         let found = self.records.get(&key).await?;
-        let secrets = entries.iter().filter(|(key, _)| state::is_secret(key));
+        let secrets = entries
+            .iter()
+            .filter(|(key, _)| group_secrets::is_secret(key));
         let secrets = secrets.count() as u64;
         let entries = entries.into_iter().map(|(key, meta)| {
             let group = group.to_owned();
@@ -236,24 +245,28 @@ impl Secrets {
         });
         let all = entries.chain(found.map(|Record { meta, .. }| (key, meta)));
         let batch = all.map(|(record_key, meta)| {
-            state::delete(record_key, Condition::OneOf(vec![meta.revision]))
+            group_secrets::delete(record_key, Condition::OneOf(vec![meta.revision]))
         });
         Ok((batch.collect(), secrets))
     }
 
     /// What a group has in one state of the store. When it is sealed under a master key that is not known, the file is read again: the
     /// operator puts a new key there, and another node may be quicker to use it.
-    async fn look(&self, group: &str, name: Option<&str>) -> Result<State, SecretError> {
-        let record_keys = state::record_keys(group, name);
+    async fn load_group(
+        &self,
+        group: &str,
+        name: Option<&str>,
+    ) -> Result<GroupSecrets, SecretError> {
+        let record_keys = group_secrets::record_keys(group, name);
         let ring = self.keyring.load_full();
         let found = self.records.get_many(&record_keys, NO_BOUND).await?;
-        let (group, id, path) = match State::open(&ring, group, found) {
+        let (group, id, path) = match GroupSecrets::open(&ring, group, found) {
             Err(SecretError::UnknownMasterKey {
                 group, id, path, ..
             }) => (group, id, path),
             opened => return opened,
         };
-        let ring = self.ring_with(&id).await;
+        let ring = self.keyring_with(&id).await;
         let ring = ring.map_err(|reread| SecretError::UnknownMasterKey {
             group: group.clone(),
             id,
@@ -262,31 +275,31 @@ impl Secrets {
         })?;
         // It may have been sealed anew since it was read, and the old master key been taken away.
         let found = self.records.get_many(&record_keys, NO_BOUND).await?;
-        State::open(&ring, &group, found)
+        GroupSecrets::open(&ring, &group, found)
     }
 
     /// The master keys as they were read last.
-    pub(super) fn ring(&self) -> Arc<Keyring> {
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
         self.keyring.load_full()
     }
 
     /// The master keys, read again if `id` is not among them.
-    async fn ring_with(&self, id: &str) -> Result<Arc<Keyring>, KeyringError> {
+    async fn keyring_with(&self, id: &str) -> Result<Arc<Keyring>, KeyringError> {
         let _alone = self.reading.lock().await;
         let ring = self.keyring.load_full();
         if ring.get(id).is_some() {
             return Ok(ring);
         }
-        self.read_ring().await
+        self.load_keyring().await
     }
 
     /// The master keys, read again.
-    pub(super) async fn reread(&self) -> Result<Arc<Keyring>, KeyringError> {
+    pub(super) async fn reload_keyring(&self) -> Result<Arc<Keyring>, KeyringError> {
         let _alone = self.reading.lock().await;
-        self.read_ring().await
+        self.load_keyring().await
     }
 
-    async fn read_ring(&self) -> Result<Arc<Keyring>, KeyringError> {
+    async fn load_keyring(&self) -> Result<Arc<Keyring>, KeyringError> {
         let path = self.keyring.load().path().to_owned();
         let load = {
             let path = path.clone();
@@ -312,7 +325,7 @@ impl std::fmt::Debug for Secrets {
 }
 
 /// Whether what was read has changed before it was written.
-pub(super) fn is_outrun(error: &EngineError) -> bool {
+pub(super) fn is_contended(error: &EngineError) -> bool {
     matches!(
         error,
         EngineError::Refused {
@@ -322,9 +335,9 @@ pub(super) fn is_outrun(error: &EngineError) -> bool {
     )
 }
 
-pub(super) fn outrun(group: &str) -> SecretError {
+pub(super) fn contended(group: &str) -> SecretError {
     let group = group.to_owned();
-    SecretError::Outrun { group }
+    SecretError::Contended { group }
 }
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! The record of a secret: its current value and the one before, each sealed. Pure.
+//! The record of a secret: its current version and the one before, each sealed. Pure.
 //!
 //! ```text
 //!   1 │ how many (u8): 1 or 2 │ the current one, then the one before:  version (u64) │ length (u32) │ sealed form

@@ -1,4 +1,4 @@
-//! The suite on the embedded engines, and what only they do.
+//! The suite on the embedded engines, and cases of theirs alone.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,7 +12,7 @@ use bismuth_store::records::Records;
 use bismuth_store::records::embedded::{Embedded, OpenError};
 use tempfile::TempDir;
 
-use crate::world::{World, make, put, value};
+use crate::test_engines::{TestEngines, make, put, value};
 
 pub struct OnDisk {
     dir: TempDir,
@@ -37,7 +37,7 @@ fn open(dir: &Path) -> Arc<dyn Records> {
 }
 
 #[async_trait]
-impl World for OnDisk {
+impl TestEngines for OnDisk {
     fn records(&self) -> Arc<dyn Records> {
         self.records.clone().unwrap()
     }
@@ -133,8 +133,8 @@ async fn other_users_cannot_hold_its_locks_also_where_an_earlier_version_made_th
 #[tokio::test]
 async fn no_value_of_a_secret_and_no_key_is_in_any_file_of_the_store() {
     use crate::secrets::{Keys, key, set};
-    let (world, keys) = (OnDisk::new(), Keys::new());
-    let secrets = keys.secrets(world.records());
+    let (engines, keys) = (OnDisk::new(), Keys::new());
+    let secrets = keys.secrets(engines.records());
     let canary = |n: usize, turn: &str| format!("canary-{n:02}-{turn}-of-many-bytes");
     for n in 0..20 {
         let name = format!("name-{n:02}");
@@ -154,7 +154,7 @@ async fn no_value_of_a_secret_and_no_key_is_in_any_file_of_the_store() {
     secrets.rewrap().await.unwrap();
     secrets.delete("group", &key("name-07")).await.unwrap();
 
-    let files = files_below(world.dir.path());
+    let files = files_below(engines.dir.path());
     let bytes: Vec<Vec<u8>> = files.iter().map(|it| std::fs::read(it).unwrap()).collect();
     let has = |needle: &str| {
         let needle = needle.as_bytes();
@@ -172,11 +172,11 @@ async fn no_value_of_a_secret_and_no_key_is_in_any_file_of_the_store() {
 #[tokio::test]
 async fn an_object_that_was_damaged_on_disk_breaks_off_before_its_end() {
     use futures_util::TryStreamExt as _;
-    let world = OnDisk::new();
-    let blobs = world.blobs();
+    let engines = OnDisk::new();
+    let blobs = engines.blobs();
     let body = crate::blobs::body(&[b"what was stored"]);
     blobs.put(crate::blobs::new("key"), body).await.unwrap();
-    let file = files_below(&world.dir.path().join("objects")).remove(0);
+    let file = files_below(&engines.dir.path().join("objects")).remove(0);
     std::fs::write(file, b"what was damaged").unwrap();
 
     let found = blobs.get("group", "key", crate::blobs::whole).await;
@@ -205,16 +205,18 @@ async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room
     let error = make(&records, put("kept", vec![8; 200 << 10])).await;
     full::assert_is_full(&error.unwrap_err());
     assert_eq!(value(&records, "kept").await.unwrap(), "the old value");
-    let usage = crate::world::usage(&records).await;
-    assert_eq!(usage, crate::world::summed(&records).await);
+    let usage = crate::test_engines::usage(&records).await;
+    assert_eq!(usage, crate::test_engines::summed(&records).await);
 
     // Room that functions make themselves.
     for key in &stored {
-        make(&records, crate::world::delete(key)).await.unwrap();
+        make(&records, crate::test_engines::delete(key))
+            .await
+            .unwrap();
     }
     full::takes_writes_again(&records).await;
     // Room that somebody else makes.
-    let ballast = disk.fill();
+    let filler = disk.fill();
     let error = loop {
         let key = format!("again-{}", fastrand::u64(..));
         if let Err(error) = make(&records, put(&key, vec![7; 200 << 10])).await {
@@ -223,7 +225,7 @@ async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room
     };
     full::assert_is_full(&error);
     assert_eq!(value(&records, "kept").await.unwrap(), "the new value");
-    drop(ballast);
+    drop(filler);
     full::takes_writes_again(&records).await;
 }
 
@@ -264,7 +266,7 @@ mod full {
     use bismuth_testkit::{eventually, run};
     use rustix::mount::{MountFlags, mount};
 
-    use crate::world::{PATIENCE, make, put};
+    use crate::test_engines::{EVENTUALLY_TIMEOUT, make, put};
 
     pub struct Disk(PathBuf);
 
@@ -288,11 +290,11 @@ mod full {
         }
 
         /// Takes all the room there is, until it is dropped.
-        pub fn fill(&self) -> Ballast {
-            let path = self.0.join("ballast");
+        pub fn fill(&self) -> Filler {
+            let path = self.0.join("filler");
             let mut file = File::create(&path).unwrap();
             while file.write_all(&[0; 4096]).is_ok() {}
-            Ballast(path)
+            Filler(path)
         }
     }
 
@@ -304,9 +306,9 @@ mod full {
         }
     }
 
-    pub struct Ballast(PathBuf);
+    pub struct Filler(PathBuf);
 
-    impl Drop for Ballast {
+    impl Drop for Filler {
         fn drop(&mut self) {
             std::fs::remove_file(&self.0).unwrap();
         }
@@ -317,7 +319,7 @@ mod full {
     }
 
     pub async fn takes_writes_again(records: &Arc<dyn Records>) {
-        eventually("a write is made", PATIENCE, async || {
+        eventually("a write is made", EVENTUALLY_TIMEOUT, async || {
             make(records, put("kept", "the new value")).await
         })
         .await;

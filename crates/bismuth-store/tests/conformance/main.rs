@@ -1,9 +1,9 @@
 //! One suite for every engine: on the embedded ones each case is a test, on servers they share one.
 //!
 //! ```text
-//!   cases ─► World ─┬─ embedded + files
-//!                   ├─ embedded + S3
-//!                   └─ PostgreSQL + S3
+//!   cases ─► TestEngines ─┬─ embedded + files
+//!                         ├─ embedded + S3
+//!                         └─ PostgreSQL + S3
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,22 +14,22 @@ mod postgres;
 mod records;
 mod s3;
 mod secrets;
-mod world;
+mod test_engines;
 
 /// Calls `$with!` with all cases of the suite.
 macro_rules! for_every_case {
     ($with:ident) => {
         $with! {
-            records::basics::a_record_is_read_back_with_all_that_was_said_of_it,
+            records::basics::a_record_is_read_back_with_its_metadata,
             records::basics::a_large_value_is_read_back_and_may_become_small_and_large_again,
             records::basics::what_is_missing_is_none_and_cannot_be_deleted,
-            records::basics::groups_and_spaces_do_not_see_each_other,
+            records::basics::groups_and_keyspaces_do_not_see_each_other,
             records::basics::many_records_are_read_in_the_order_asked_for,
             records::basics::keys_of_any_text_are_kept_apart,
             records::basics::revisions_grow_also_over_deletions,
             records::basics::conditions_are_obeyed_and_refusals_name_the_state_that_is_there,
             records::basics::adding_is_arithmetic_on_what_is_stored,
-            records::basics::an_engine_says_that_it_answers,
+            records::basics::a_check_of_a_healthy_engine_succeeds,
             records::basics::what_was_answered_is_there_after_reopening,
             records::listing::keys_come_in_the_order_of_their_bytes,
             records::listing::pages_lead_to_the_end_without_a_gap,
@@ -39,12 +39,12 @@ macro_rules! for_every_case {
             records::batches::a_batch_with_a_refused_write_changes_nothing_and_names_it,
             records::batches::a_refused_batch_does_not_spoil_its_neighbours,
             records::batches::batches_over_many_owners_in_any_order_do_not_lock_each_other_out,
-            records::batches::a_batch_that_is_larger_than_who_asks_can_take_is_not_read,
+            records::batches::a_read_of_more_bytes_than_its_limit_is_refused,
             records::batches::a_large_value_is_no_number_and_is_replaced_in_a_batch,
             records::expiry::a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swept,
             records::expiry::a_sweep_keeps_to_its_limit_and_to_what_is_due,
             records::expiry::a_record_past_its_time_can_be_made_anew,
-            records::expiry::room_is_made_by_what_has_expired,
+            records::expiry::expired_records_make_room_for_new_ones,
             records::quota::a_limit_is_reached_exactly_and_not_passed,
             records::quota::usage_is_exact_after_reopening,
             records::quota::usage_is_exact_under_concurrent_writers,

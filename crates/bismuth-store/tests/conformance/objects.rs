@@ -1,4 +1,4 @@
-//! What every engine for objects does.
+//! Conformance of engines for objects.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use bismuth_store::objects::{ObjectId, Objects};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
 async fn store(objects: &Arc<dyn Objects>, chunks: &[&[u8]]) -> ObjectId {
     let id = ObjectId::random();
@@ -25,8 +25,8 @@ async fn read(objects: &Arc<dyn Objects>, id: ObjectId, range: Range<u64>) -> Op
     Some(chunks.concat())
 }
 
-pub async fn an_object_is_read_back_whole_and_in_ranges(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn an_object_is_read_back_whole_and_in_ranges(engines: &mut dyn TestEngines) {
+    let objects = engines.objects();
     let id = store(&objects, &[b"0123", b"", b"456789"]).await;
     for (range, expected) in [
         (0..10, "0123456789"),
@@ -44,8 +44,8 @@ pub async fn an_object_is_read_back_whole_and_in_ranges(world: &mut dyn World) {
     assert_eq!(missing, None);
 }
 
-pub async fn a_large_object_in_small_pieces_is_read_back(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn a_large_object_in_small_pieces_is_read_back(engines: &mut dyn TestEngines) {
+    let objects = engines.objects();
     // More than one part of an S3 upload, and no multiple of anything.
     let bytes: Vec<u8> = (0..11_111_111_u32).map(|n| (n * 7 % 253) as u8).collect();
     let chunks: Vec<&[u8]> = bytes.chunks(54_321).collect();
@@ -57,14 +57,14 @@ pub async fn a_large_object_in_small_pieces_is_read_back(world: &mut dyn World) 
     objects.delete(id).await.unwrap();
 }
 
-pub async fn an_empty_object_is_there(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn an_empty_object_is_there(engines: &mut dyn TestEngines) {
+    let objects = engines.objects();
     let id = store(&objects, &[]).await;
     assert_eq!(read(&objects, id, 0..0).await, Some(Vec::new()));
 }
 
-pub async fn an_object_is_not_there_before_it_is_finished(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn an_object_is_not_there_before_it_is_finished(engines: &mut dyn TestEngines) {
+    let objects = engines.objects();
     let id = ObjectId::random();
     let mut writer = objects.create(id, "group").await.unwrap();
     let chunk = Bytes::from(vec![1; 3 << 20]);
@@ -76,8 +76,8 @@ pub async fn an_object_is_not_there_before_it_is_finished(world: &mut dyn World)
     assert_eq!(read(&objects, id, 0..1).await, Some(vec![1]));
 }
 
-pub async fn what_is_deleted_is_gone_also_half_written_and_twice(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn what_is_deleted_is_gone_also_half_written_and_twice(engines: &mut dyn TestEngines) {
+    let objects = engines.objects();
     let id = store(&objects, &[b"bytes"]).await;
     objects.delete(id).await.unwrap();
     assert_eq!(read(&objects, id, 0..5).await, None);
@@ -88,11 +88,13 @@ pub async fn what_is_deleted_is_gone_also_half_written_and_twice(world: &mut dyn
     writer.write(Bytes::from(vec![1; 6 << 20])).await.unwrap();
     drop(writer);
     objects.delete(half).await.unwrap();
-    assert_eq!(world.object_count(), 0);
+    assert_eq!(engines.object_count(), 0);
 }
 
-pub async fn an_object_is_read_to_its_end_though_it_is_deleted_meanwhile(world: &mut dyn World) {
-    let objects = world.objects();
+pub async fn an_object_is_read_to_its_end_though_it_is_deleted_meanwhile(
+    engines: &mut dyn TestEngines,
+) {
+    let objects = engines.objects();
     let bytes = vec![5; 2 << 20];
     let id = store(&objects, &[&bytes]).await;
     let stream = objects.read(id, 0..2 << 20).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! The suite on PostgreSQL, and what only a server can do: be away.
+//! The suite on PostgreSQL, and cases in which the server is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 use crate::embedded::files_below;
 use crate::s3::OnS3;
-use crate::world::{PATIENCE, World, add, get, make, put, summed, usage, value};
+use crate::test_engines::{
+    EVENTUALLY_TIMEOUT, TestEngines, add, get, make, put, summed, usage, value,
+};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -48,7 +50,7 @@ fn open(url: &str) -> Arc<dyn Records> {
 }
 
 #[async_trait]
-impl World for OnServers {
+impl TestEngines for OnServers {
     fn records(&self) -> Arc<dyn Records> {
         self.records.clone()
     }
@@ -82,8 +84,8 @@ macro_rules! server_cases {
             $({
                 number += 1;
                 let records = OnServers::new(&server, &format!("case_{number}")).await;
-                let mut world = OnS3::new(records).await;
-                let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut world)).catch_unwind();
+                let mut engines = OnS3::new(records).await;
+                let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
                 if case.await.is_err() {
                     failed.push(stringify!($first$(::$rest)+));
                 }
@@ -116,11 +118,11 @@ async fn all_away(records: &Arc<dyn Records>) {
 }
 
 async fn get_raw(records: &Arc<dyn Records>) -> Result<(), EngineError> {
-    records.get(&crate::world::at("key")).await.map(drop)
+    records.get(&crate::test_engines::at("key")).await.map(drop)
 }
 
 async fn comes_back(records: &Arc<dyn Records>) {
-    eventually("the records answer", PATIENCE, || records.check()).await;
+    eventually("the records answer", EVENTUALLY_TIMEOUT, || records.check()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,7 +222,7 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
                 made
             }
         });
-        eventually("some are made", PATIENCE, async || {
+        eventually("some are made", EVENTUALLY_TIMEOUT, async || {
             let n: i64 = value(&records, "n")
                 .await
                 .unwrap_or_default()
@@ -247,7 +249,7 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places() {
+async fn cancelled_calls_leave_no_more_connections_than_the_pool_has() {
     let server = PostgreSql::start().await.unwrap();
     let url = server.url("postgres");
     let records = open(&url);
@@ -267,7 +269,7 @@ async fn calls_that_are_given_up_leave_no_more_connections_than_there_are_places
         assert!((1..=16).contains(&count), "{count} connections");
     }
     operator.batch_execute("COMMIT").await.unwrap();
-    eventually("a write is made", PATIENCE, || {
+    eventually("a write is made", EVENTUALLY_TIMEOUT, || {
         make(&records, put("key", "newer"))
     })
     .await;

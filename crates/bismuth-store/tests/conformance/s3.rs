@@ -1,4 +1,4 @@
-//! The suite with objects in S3, and what only a server can do: be away.
+//! The suite with objects in S3, and cases in which the server is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use crate::embedded::OnDisk;
-use crate::world::{PATIENCE, World};
+use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
 
 /// What a call may take when the server is away: its own bound, and what a busy machine adds.
 const AWAY_BOUND: Duration = Duration::from_millis(1500);
@@ -27,14 +27,14 @@ const ABORT_BOUND: Duration = Duration::from_millis(2500);
 /// What a call may take in the middle of a stream.
 const STREAM_BOUND: Duration = Duration::from_millis(11_500);
 
-/// Records as in another world, objects in a bucket of a server of its own.
+/// Records as in other test engines, objects in a bucket of a server of its own.
 pub struct OnS3<W> {
     inner: W,
     server: S3Server,
     objects: Arc<dyn Objects>,
 }
 
-impl<W: World> OnS3<W> {
+impl<W: TestEngines> OnS3<W> {
     pub async fn new(inner: W) -> Self {
         let server = serving().await;
         let objects = open(&server);
@@ -61,7 +61,7 @@ fn open_at(url: &str, secret_key: &str) -> Arc<dyn Objects> {
 }
 
 #[async_trait]
-impl<W: World> World for OnS3<W> {
+impl<W: TestEngines> TestEngines for OnS3<W> {
     fn records(&self) -> Arc<dyn Records> {
         self.inner.records()
     }
@@ -91,8 +91,8 @@ macro_rules! s3_cases {
             let mut failed = Vec::new();
             $(
                 if stringify!($first) != "records" {
-                    let mut world = OnS3::new(OnDisk::new()).await;
-                    let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut world)).catch_unwind();
+                    let mut engines = OnS3::new(OnDisk::new()).await;
+                    let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
                     if case.await.is_err() {
                         failed.push(stringify!($first$(::$rest)+));
                     }
@@ -148,7 +148,7 @@ async fn all_away(objects: &Arc<dyn Objects>, id: ObjectId) {
 }
 
 async fn comes_back(objects: &Arc<dyn Objects>) {
-    eventually("S3 answers", PATIENCE, || objects.check()).await;
+    eventually("S3 answers", EVENTUALLY_TIMEOUT, || objects.check()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,7 +213,7 @@ async fn an_upload_that_is_dropped_is_aborted() {
     writer.write(zeros(11)).await.unwrap();
     assert!(!server.contents().unwrap().is_empty());
     drop(writer);
-    eventually("nothing is left", PATIENCE, async || {
+    eventually("nothing is left", EVENTUALLY_TIMEOUT, async || {
         let left = server.contents().unwrap();
         if left.is_empty() {
             return Ok(());
@@ -275,8 +275,8 @@ fn fed() -> (
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_part() {
-    let mut world = OnS3::new(OnDisk::new()).await;
-    let blobs = world.blobs();
+    let mut engines = OnS3::new(OnDisk::new()).await;
+    let blobs = engines.blobs();
     let old = crate::blobs::body(&[b"old"]);
     blobs.put(crate::blobs::new("key"), old).await.unwrap();
     let (feed, eaten) = fed();
@@ -287,29 +287,29 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
     for _ in 0..4 {
         feed.send(zeros(3)).await.unwrap();
     }
-    eventually("a part is there", PATIENCE, async || {
-        match world.object_count() {
+    eventually("a part is there", EVENTUALLY_TIMEOUT, async || {
+        match engines.object_count() {
             // The old object, the upload, its note and its part.
             4.. => Ok(()),
             count => Err(count),
         }
     })
     .await;
-    world.server.kill().await.unwrap();
+    engines.server.kill().await.unwrap();
     // Whether anybody takes it depends on what is noticed first.
     let _ = feed.send(zeros(6)).await;
     drop(feed);
     upload.await.unwrap().unwrap_err();
-    world.server.restart().await.unwrap();
-    comes_back(&world.objects()).await;
+    engines.server.restart().await.unwrap();
+    comes_back(&engines.objects()).await;
     assert_eq!(crate::blobs::read(&blobs, "key").await.unwrap(), b"old");
-    let impatient = world.blobs_with(Settings {
+    let impatient = engines.blobs_with(Settings {
         abandoned_after: Duration::ZERO,
         ..Settings::default()
     });
     let collected = impatient.collect().await.unwrap();
     assert_eq!((collected.removed, collected.failed), (1, None));
-    assert_eq!(world.object_count(), 1, "{:?}", world.server.contents());
+    assert_eq!(engines.object_count(), 1, "{:?}", engines.server.contents());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,17 +318,17 @@ async fn a_server_whose_disk_is_full_counts_as_away_and_keeps_what_it_has() {
     server.create_bucket("blobs").unwrap();
     let objects = open(&server);
     let kept = store(&objects, "value".into()).await.unwrap();
-    let ballast = server.fill_disk().unwrap();
+    let filler = server.fill_disk().unwrap();
     for new in [zeros(1), zeros(6)] {
         away(STREAM_BOUND, store(&objects, new)).await;
     }
     assert_eq!(read(&objects, kept, 5).await, Ok(5));
-    std::fs::remove_file(ballast).unwrap();
+    std::fs::remove_file(filler).unwrap();
     store(&objects, zeros(6)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_seen_is_not_said_to_be_gone() {
+async fn a_wrong_bucket_key_or_scheme_is_not_reported_as_a_missing_object() {
     let server = serving().await;
     let id = store(&open(&server), "value".into()).await.unwrap();
     let https = server.url("blobs").replace("http://", "https://");
@@ -373,5 +373,8 @@ async fn credentials_that_are_renewed_in_their_file_are_used_without_a_restart()
         "{refused:?}"
     );
     write(SECRET_KEY);
-    eventually("the new ones are used", PATIENCE, || objects.check()).await;
+    eventually("the new ones are used", EVENTUALLY_TIMEOUT, || {
+        objects.check()
+    })
+    .await;
 }

@@ -1,4 +1,4 @@
-//! What is in a store that was left behind: whole or not at all, counted right, and after a collection without anything that is nobody's.
+//! Reads a store that a killed process left: complete records, exact usage, and after a collection no orphaned object.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -55,7 +55,7 @@ pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
     model.settle(found)?;
     let swept = records.sweep(None, PAGE).await?;
     ensure!(swept == 0, "{swept} records were swept, and none is due");
-    nothing_is_nobodys(&*records, &blobs, &objects, &named).await
+    no_object_is_orphaned(&*records, &blobs, &objects, &named).await
 }
 
 /// All records of a group, which add up to its usage.
@@ -159,7 +159,7 @@ fn object_of(record: &Record) -> Result<String> {
 }
 
 /// Collects, and looks whether every object that is left is one of those that are `named`.
-async fn nothing_is_nobodys(
+async fn no_object_is_orphaned(
     records: &dyn Records,
     blobs: &Blobs,
     objects: &Path,

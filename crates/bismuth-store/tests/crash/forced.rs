@@ -1,4 +1,4 @@
-//! What is acknowledged was forced to disk: a killed process does not take the kernel's cache with it, so that this is seen in the system
+//! What is acknowledged was synced to disk: a killed process does not take the kernel's cache with it, so that this is seen in the system
 //! calls and not in what is left.
 //!
 //! ```text
@@ -27,8 +27,8 @@ const TIMES: usize = 5;
 /// What a system call says that matters here.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    Said(String),
-    Forced(PathBuf),
+    Printed(String),
+    Synced(PathBuf),
     Renamed(PathBuf),
 }
 
@@ -62,21 +62,21 @@ fn what_is_acknowledged_was_forced_to_disk() {
 }
 
 fn between<'a>(events: &'a [Event], what: &str) -> Result<&'a [Event]> {
-    let said = |word: &str| {
+    let printed = |word: &str| {
         let line = format!("{word} {what}");
         let found = events
             .iter()
-            .position(|it| *it == Event::Said(line.clone()));
-        found.with_context(|| format!("{line:?} was not said"))
+            .position(|it| *it == Event::Printed(line.clone()));
+        found.with_context(|| format!("{line:?} was not printed"))
     };
-    let (begun, ended) = (said("try")?, said("did")?);
+    let (begun, ended) = (printed("try")?, printed("did")?);
     ensure!(begun < ended, "{what} ended before it began");
     Ok(&events[begun..ended])
 }
 
 fn forced(events: &[Event], is_it: impl Fn(&Path) -> bool) -> Option<usize> {
     let mut events = events.iter();
-    events.position(|event| matches!(event, Event::Forced(path) if is_it(path)))
+    events.position(|event| matches!(event, Event::Synced(path) if is_it(path)))
 }
 
 fn record_is_forced(events: &[Event]) -> bool {
@@ -129,11 +129,11 @@ fn event(call: &str) -> Option<Event> {
     match name {
         "write" => {
             let text = arguments.strip_prefix("1<")?.split('"').nth(1)?;
-            Some(Event::Said(text.strip_suffix("\\n")?.to_owned()))
+            Some(Event::Printed(text.strip_suffix("\\n")?.to_owned()))
         }
         "fsync" | "fdatasync" => {
             let (_, path) = arguments.split_once('<')?;
-            Some(Event::Forced(path.split_once('>')?.0.into()))
+            Some(Event::Synced(path.split_once('>')?.0.into()))
         }
         _ => Some(Event::Renamed(arguments.split('"').nth(3)?.into())),
     }
@@ -150,12 +150,12 @@ async fn writer() {
 }
 
 async fn write(dir: &Path) -> Result<()> {
-    say("")?;
+    print_line("")?;
     let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
     let objects = Arc::new(Files::open(&dir.join("objects"))?);
     let blobs = Blobs::new(Arc::clone(&records), objects, Settings::default());
     for number in 0..TIMES {
-        say(&format!("try record {number}"))?;
+        print_line(&format!("try record {number}"))?;
         let value = Bytes::from(vec![7; number * 1000]);
         let charge = 3;
         let put = Change::Put {
@@ -165,9 +165,9 @@ async fn write(dir: &Path) -> Result<()> {
             charge,
         };
         records.write(vec![one(put)]).await?;
-        say(&format!("did record {number}"))?;
+        print_line(&format!("did record {number}"))?;
 
-        say(&format!("try blob {number}"))?;
+        print_line(&format!("try blob {number}"))?;
         let new = NewBlob {
             group: "g".into(),
             key: number.to_string(),
@@ -175,11 +175,11 @@ async fn write(dir: &Path) -> Result<()> {
         };
         let body = vec![std::io::Result::Ok(Bytes::from(vec![7; number << 16]))];
         blobs.put(new, stream::iter(body)).await?;
-        say(&format!("did blob {number}"))?;
+        print_line(&format!("did blob {number}"))?;
 
-        say(&format!("try deletion {number}"))?;
+        print_line(&format!("try deletion {number}"))?;
         records.write(vec![one(Change::Delete)]).await?;
-        say(&format!("did deletion {number}"))?;
+        print_line(&format!("did deletion {number}"))?;
     }
     Ok(())
 }
@@ -197,7 +197,7 @@ fn one(change: Change) -> Write {
     }
 }
 
-fn say(line: &str) -> Result<()> {
+fn print_line(line: &str) -> Result<()> {
     // One call each, past the buffer of the standard output.
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;

@@ -1,4 +1,4 @@
-//! What becomes of the embedded engines when their process is killed.
+//! Crash consistency of the embedded engines: their process is killed again and again.
 //!
 //! ```text
 //!   victim (this binary again) ── attempts, acknowledgements ──► model      SIGKILL at a random one of them, or while the store is opened
@@ -38,7 +38,7 @@ const SEED_VARIABLE: &str = "CRASH_SEED";
 
 /// When the victim is killed.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
+enum KillMoment {
     /// So long after it began to open the store.
     Opening(Duration),
     /// At this attempt, most likely within a commit.
@@ -47,7 +47,7 @@ enum Moment {
     Acknowledged(u32),
 }
 
-impl Moment {
+impl KillMoment {
     fn random(rng: &mut Rng) -> Self {
         match rng.u8(..10) {
             0..3 => Self::Opening(LONGEST_OPENING.mul_f64(rng.f64().powi(3))),
@@ -57,7 +57,7 @@ impl Moment {
     }
 
     /// Whether it has come with this line.
-    fn comes_with(&mut self, line: &Line) -> bool {
+    fn has_come_with(&mut self, line: &Line) -> bool {
         let left = match (self, line) {
             (Self::Opening(life), Line::Opening) => {
                 let began = Instant::now();
@@ -84,11 +84,12 @@ fn what_was_acknowledged_survives_every_crash_and_nothing_is_half_made() {
     let runtime = Runtime::new().unwrap();
     let mut sum = model::Tally::default();
     for first in (0..KILLS).step_by(KILLS_OF_A_STORE) {
-        let moments = (0..KILLS_OF_A_STORE.min(KILLS - first)).map(|_| Moment::random(&mut rng));
+        let moments =
+            (0..KILLS_OF_A_STORE.min(KILLS - first)).map(|_| KillMoment::random(&mut rng));
         let moments: Vec<_> = moments.collect();
         let mut dir = tempfile::tempdir().unwrap();
         let mut model = Model::new(Plan { seed });
-        if let Err(error) = life_of_a_store(&runtime, dir.path(), &mut model, first, &moments) {
+        if let Err(error) = run_store(&runtime, dir.path(), &mut model, first, &moments) {
             dir.disable_cleanup(true);
             let dir = dir.path().display();
             panic!("{error:#}; {SEED_VARIABLE}={seed}, the store is kept in {dir}");
@@ -96,22 +97,22 @@ fn what_was_acknowledged_survives_every_crash_and_nothing_is_half_made() {
         sum += model.tally;
     }
     println!("{KILLS} kills: {sum}");
-    ensure_it_was_worth_it(&sum).unwrap();
+    ensure_kills_hit_work(&sum).unwrap();
 }
 
-fn life_of_a_store(
+fn run_store(
     runtime: &Runtime,
     dir: &Path,
     model: &mut Model,
     first: usize,
-    moments: &[Moment],
+    moments: &[KillMoment],
 ) -> Result<()> {
     for (number, &moment) in moments.iter().enumerate() {
         let round = first + number;
         let context = || format!("kill {round}, at {moment:?}");
         kill_once(dir, model, round, moment).with_context(context)?;
         // A store that is killed while it recovers is looked at only afterwards: here it would recover in peace.
-        if matches!(moments.get(number + 1), Some(Moment::Opening(_))) {
+        if matches!(moments.get(number + 1), Some(KillMoment::Opening(_))) {
             continue;
         }
         let examined = runtime.block_on(examine::examine(dir, model));
@@ -120,23 +121,25 @@ fn life_of_a_store(
     Ok(())
 }
 
-fn kill_once(dir: &Path, model: &mut Model, round: usize, mut moment: Moment) -> Result<()> {
+fn kill_once(dir: &Path, model: &mut Model, round: usize, mut moment: KillMoment) -> Result<()> {
     let mut victim = Victim::start(dir, model.plan, round)?;
     let mut killed = false;
     // What it said before its death is heard to the end.
     while let Some(line) = victim.next()? {
-        if !killed && moment.comes_with(&line) {
+        if !killed && moment.has_come_with(&line) {
             victim.kill()?;
             killed = true;
         }
-        model.hear(&line).with_context(|| format!("{line:?}"))?;
+        model
+            .record_line(&line)
+            .with_context(|| format!("{line:?}"))?;
     }
     ensure!(killed, "the victim ended by itself");
     Ok(())
 }
 
 /// Kills that meet nothing on its way, or a store that never gets anywhere, would prove nothing.
-fn ensure_it_was_worth_it(sum: &model::Tally) -> Result<()> {
+fn ensure_kills_hit_work(sum: &model::Tally) -> Result<()> {
     ensure!(
         sum.acknowledged > 10 * KILLS,
         "little was acknowledged: {sum}"

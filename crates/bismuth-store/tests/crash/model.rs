@@ -1,4 +1,4 @@
-//! What may be in the store, by what the victim has said.
+//! What the store may hold, given what was acknowledged.
 //!
 //! ```text
 //!   try ─► open ─┬─ did ─► known: the change with the highest revision wins
@@ -12,7 +12,7 @@ use std::ops::AddAssign;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bismuth_store::records::RecordKey;
-use bismuth_store::records::ledger::Owner;
+use bismuth_store::records::pending_batch::Owner;
 
 use crate::plan::{Effect, Id, Plan, SETS, is_counter, members};
 use crate::victim::Line;
@@ -98,7 +98,7 @@ impl Model {
         }
     }
 
-    pub fn hear(&mut self, line: &Line) -> Result<()> {
+    pub fn record_line(&mut self, line: &Line) -> Result<()> {
         match line {
             Line::Opening => {}
             Line::Attempted(id) => {
@@ -177,7 +177,7 @@ impl Model {
         for record_key in &record_keys {
             let state = found.get(record_key).copied().unwrap_or_default();
             let open = open.get(record_key).map_or(&[][..], Vec::as_slice);
-            self.judge(record_key, state, open, &made)
+            self.check_record(record_key, state, open, &made)
                 .with_context(|| format!("{record_key:?} is {state:?}"))?;
         }
         self.known = found;
@@ -189,7 +189,7 @@ impl Model {
         Ok(())
     }
 
-    fn judge(
+    fn check_record(
         &mut self,
         record_key: &RecordKey,
         found: State,
@@ -198,9 +198,9 @@ impl Model {
     ) -> Result<()> {
         let known = self.known.get(record_key).copied().unwrap_or_default();
         let changed = if is_counter(record_key) {
-            judge_sum(known, found, open, made)?
+            check_sum(known, found, open, made)?
         } else {
-            judge_content(known, found, open)?
+            check_content(known, found, open)?
         };
         if changed {
             self.give(record_key, found.revision)?;
@@ -210,7 +210,7 @@ impl Model {
 }
 
 /// Whether it has a revision of which nobody was told.
-fn judge_sum(
+fn check_sum(
     known: State,
     found: State,
     open: &[(Id, Effect)],
@@ -240,7 +240,7 @@ fn judge_sum(
 }
 
 /// Whether it has a revision of which nobody was told.
-fn judge_content(known: State, found: State, open: &[(Id, Effect)]) -> Result<bool> {
+fn check_content(known: State, found: State, open: &[(Id, Effect)]) -> Result<bool> {
     match found.holds {
         Holds::Nothing => {
             let deleted = open.iter().any(|(_, effect)| *effect == Effect::Delete);

@@ -1,4 +1,4 @@
-//! What is attempted: all of it follows from the seed and the number of the attempt, so that victim and model need not tell each other.
+//! The writes that are attempted: derived from the seed and the number of the attempt, so that victim and model agree without talking.
 
 use std::fmt;
 use std::num::ParseIntError;

@@ -130,8 +130,8 @@ fn victim() {
 
 async fn live(dir: PathBuf, plan: Plan, round: u64) -> Result<()> {
     // The harness has begun a line.
-    say("")?;
-    say("opening")?;
+    print_line("")?;
+    print_line("opening")?;
     let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
     let objects = Arc::new(Files::open(&dir.join("objects"))?);
     let blobs = Blobs::new(Arc::clone(&records), objects, Settings::default());
@@ -157,7 +157,7 @@ async fn live(dir: PathBuf, plan: Plan, round: u64) -> Result<()> {
 
 async fn attempt(records: &dyn Records, blobs: &Blobs, plan: Plan, id: Id) -> Result<()> {
     let effects = plan.effects(id);
-    say(&format!("try {id}"))?;
+    print_line(&format!("try {id}"))?;
     let done = match effects.as_slice() {
         [(record_key, effect)] if record_key.keyspace == Keyspace::Blob => {
             change_blob(blobs, plan, id, record_key, *effect).await
@@ -170,9 +170,9 @@ async fn attempt(records: &dyn Records, blobs: &Blobs, plan: Plan, id: Id) -> Re
     match done {
         Ok(revisions) => {
             let words = revisions.iter().map(|revision| format!(" {revision}"));
-            say(&format!("did {id}{}", words.collect::<String>()))
+            print_line(&format!("did {id}{}", words.collect::<String>()))
         }
-        Err(EngineError::Refused { .. }) => say(&format!("not {id}")),
+        Err(EngineError::Refused { .. }) => print_line(&format!("not {id}")),
         Err(error) => Err(error.into()),
     }
 }
@@ -208,7 +208,7 @@ async fn change_blob(
     }
 }
 
-fn say(line: &str) -> Result<()> {
+fn print_line(line: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;
     Ok(out.flush()?)

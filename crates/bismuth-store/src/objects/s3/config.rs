@@ -1,4 +1,4 @@
-//! From a URL and the environment to a client of a bucket.
+//! Makes a client of a bucket from a URL and the environment.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Credentials in a file that somebody renews: those that are given for an hour, or rotated without a restart.
+//! Bucket credentials in a file that is read again periodically: for those that are rotated without a restart.
 //!
 //! ```text
 //!   [default]
@@ -20,7 +20,7 @@ use object_store::aws::AwsCredential;
 use thiserror::Error;
 
 /// Credentials are renewed minutes before they end.
-const LOOK: Duration = Duration::from_secs(5);
+const REFRESH_PERIOD: Duration = Duration::from_secs(5);
 
 /// Why a file has no credentials.
 #[derive(Debug, Error)]
@@ -50,57 +50,57 @@ pub enum CredentialsFileError {
 pub(super) struct CredentialsFile {
     path: PathBuf,
     profile: String,
-    seen: Arc<Mutex<Seen>>,
+    cached: Arc<Mutex<CachedCredential>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct CachedCredential {
     credential: Arc<AwsCredential>,
     at: Instant,
     /// Whether it is being looked at. One look at a time: a disk that hangs must not take a thread for each.
-    looking: bool,
+    refreshing: bool,
     failed: bool,
 }
 
 impl CredentialsFile {
     /// Reads it for the first time.
     pub(super) fn open(path: &Path, profile: &str) -> Result<Self, CredentialsFileError> {
-        let seen = Seen {
+        let cached = CachedCredential {
             credential: Arc::new(read(path, profile)?),
             at: Instant::now(),
-            looking: false,
+            refreshing: false,
             failed: false,
         };
         Ok(Self {
             path: path.to_owned(),
             profile: profile.to_owned(),
-            seen: Arc::new(Mutex::new(seen)),
+            cached: Arc::new(Mutex::new(cached)),
         })
     }
 
     /// Looks again if it is time to, on a thread that may wait for the disk. What it finds is for the requests that follow.
-    fn look(&self) {
-        let mut seen = lock(&self.seen);
-        if seen.looking || seen.at.elapsed() < LOOK {
+    fn refresh_if_due(&self) {
+        let mut cached = lock(&self.cached);
+        if cached.refreshing || cached.at.elapsed() < REFRESH_PERIOD {
             return;
         }
-        seen.looking = true;
-        let (path, profile, seen) = (
+        cached.refreshing = true;
+        let (path, profile, cached) = (
             self.path.clone(),
             self.profile.clone(),
-            Arc::clone(&self.seen),
+            Arc::clone(&self.cached),
         );
         tokio::task::spawn_blocking(move || {
             let read = read(&path, &profile);
-            lock(&seen).saw(read, &path);
+            lock(&cached).update(read, &path);
         });
     }
 }
 
-impl Seen {
-    fn saw(&mut self, read: Result<AwsCredential, CredentialsFileError>, path: &Path) {
+impl CachedCredential {
+    fn update(&mut self, read: Result<AwsCredential, CredentialsFileError>, path: &Path) {
         self.at = Instant::now();
-        self.looking = false;
+        self.refreshing = false;
         match read {
             Ok(credential) => {
                 if credential != *self.credential {
@@ -119,8 +119,8 @@ impl Seen {
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(cached: &Mutex<CachedCredential>) -> MutexGuard<'_, CachedCredential> {
+    cached.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -128,8 +128,8 @@ impl CredentialProvider for CredentialsFile {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        self.look();
-        Ok(Arc::clone(&lock(&self.seen).credential))
+        self.refresh_if_due();
+        Ok(Arc::clone(&lock(&self.cached).credential))
     }
 }
 
@@ -205,9 +205,9 @@ mod tests {
         let file = CredentialsFile::open(&path, "default").unwrap();
         let key = async || file.get_credential().await.unwrap().key_id.clone();
         let looked = async || {
-            lock(&file.seen).at = Instant::now().checked_sub(LOOK).unwrap();
+            lock(&file.cached).at = Instant::now().checked_sub(REFRESH_PERIOD).unwrap();
             key().await;
-            while lock(&file.seen).looking {
+            while lock(&file.cached).refreshing {
                 tokio::task::yield_now().await;
             }
         };

@@ -1,4 +1,4 @@
-//! What went wrong, and what it means for those who asked.
+//! Errors of S3 requests, their timeout, and how they become errors of the engine.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const LONGEST_REASON: usize = 500;
 #[derive(Debug)]
 pub(super) enum Failure {
     /// There was no answer in so much time.
-    Silent(Duration),
+    Timeout(Duration),
     /// The answer, or why there was none.
     Store(Error),
 }
@@ -27,18 +27,18 @@ impl From<Error> for Failure {
 }
 
 /// Does something within a bound.
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     bound: Duration,
     act: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Failure> {
     match tokio::time::timeout(bound, act).await {
         Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::Silent(bound)),
+        Err(_) => Err(Failure::Timeout(bound)),
     }
 }
 
 /// `None` if what was asked for is not there. A bucket that is not there is an error: nothing can be said of what should be in it.
-pub(super) fn found<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+pub(super) fn none_if_missing<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match answer {
         Ok(found) => Ok(Some(found)),
         Err(Failure::Store(error @ Error::NotFound { .. }))
@@ -53,7 +53,7 @@ pub(super) fn found<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure>
 impl From<Failure> for EngineError {
     fn from(failure: Failure) -> Self {
         let error = match failure {
-            Failure::Silent(bound) => return unavailable(format!("no answer within {bound:?}")),
+            Failure::Timeout(bound) => return unavailable(format!("no answer within {bound:?}")),
             Failure::Store(error) => error,
         };
         let reason = shortened(chain(&error));
@@ -103,8 +103,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_none_unless_its_bucket_is() {
-        assert!(matches!(found::<()>(Err(missing("NoSuchKey"))), Ok(None)));
-        let error = found::<()>(Err(missing("<Code>NoSuchBucket</Code>"))).unwrap_err();
+        assert!(matches!(
+            none_if_missing::<()>(Err(missing("NoSuchKey"))),
+            Ok(None)
+        ));
+        let error = none_if_missing::<()>(Err(missing("<Code>NoSuchBucket</Code>"))).unwrap_err();
         assert!(matches!(
             EngineError::from(error),
             EngineError::Unavailable { .. }

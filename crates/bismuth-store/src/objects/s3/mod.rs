@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   small:  write … finish ─► PUT PREFIX/4e…                                                                       write.rs
-//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► note removed  upload.rs
+//!   large:  first part full ─► begin upload ─► PUT PREFIX/4e….upload (its id) ─► parts ─► complete ─► marker removed  multipart.rs
 //!   read:   GET with a range, streamed
-//!   delete: what was dropped has ended ─► note? ─► abort its upload ─► DELETE object ─► DELETE note
+//!   delete: what was dropped has ended ─► marker? ─► abort its upload ─► DELETE object ─► DELETE marker
 //! ```
 //!
-//! - The note is what makes an upload removable by whoever finds its record: parts of an upload that nobody knows are paid for and not seen.
+//! - The marker is what makes an upload removable by whoever finds its record: parts of an upload that nobody knows are paid for and not seen.
 //! - No server is needed at start: until it answers, calls fail within a second, and afterwards they do not.
 //! - Rights that the credentials need: `s3:GetObject`, `s3:PutObject`, `s3:DeleteObject`, `s3:AbortMultipartUpload`, and `s3:ListBucket`, without which
 //!   S3 says of what is not there that it is forbidden.
@@ -15,9 +15,9 @@
 mod config;
 mod credentials_file;
 mod failure;
+mod multipart;
 mod part_budget;
 mod pending_abort;
-mod upload;
 mod write;
 
 use std::fmt;
@@ -37,7 +37,7 @@ use object_store::{GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _};
 pub use config::{Credentials, S3Error};
 pub use credentials_file::CredentialsFileError;
 
-use self::failure::{Failure, found, unavailable, within};
+use self::failure::{Failure, none_if_missing, unavailable, with_timeout};
 use self::part_budget::PartBudget;
 use self::pending_abort::PendingAborts;
 use self::write::Writer;
@@ -51,7 +51,7 @@ const BOUND: Duration = Duration::from_millis(950);
 /// The longest pause in the middle of a stream.
 const IDLE_BOUND: Duration = Duration::from_secs(10);
 /// What a key has that is never written, to ask whether the server answers.
-const NOBODY: &str = "nobody";
+const PROBE_KEY: &str = "nobody";
 
 /// Objects in a bucket.
 pub struct S3 {
@@ -110,25 +110,26 @@ impl Bucket {
     }
 
     /// Where the id of an object's upload is while it has one.
-    fn note(&self, id: ObjectId) -> Path {
+    fn upload_marker(&self, id: ObjectId) -> Path {
         self.prefix.clone().join(format!("{id}.upload"))
     }
 
     /// Ends an upload, also one that is not there.
     async fn abort(&self, id: ObjectId, upload: &String) -> Result<(), Failure> {
         let path = self.object(id);
-        found(within(BOUND, self.client.abort_multipart(&path, upload)).await).map(drop)
+        none_if_missing(with_timeout(BOUND, self.client.abort_multipart(&path, upload)).await)
+            .map(drop)
     }
 
     /// Removes what is at a path, also if it is not there.
     async fn remove(&self, path: &Path) -> Result<(), Failure> {
-        found(within(BOUND, self.client.delete(path)).await).map(drop)
+        none_if_missing(with_timeout(BOUND, self.client.delete(path)).await).map(drop)
     }
 
     async fn delete(&self, id: ObjectId) -> Result<(), Failure> {
-        let note = self.note(id);
-        let read = async { self.client.get(&note).await?.bytes().await };
-        let upload = found(within(BOUND, read).await)?;
+        let upload_marker = self.upload_marker(id);
+        let read = async { self.client.get(&upload_marker).await?.bytes().await };
+        let upload = none_if_missing(with_timeout(BOUND, read).await)?;
         if let Some(upload) = &upload {
             // First: a writer who is only slow can no longer complete it.
             let upload = String::from_utf8_lossy(upload).into_owned();
@@ -137,14 +138,14 @@ impl Bucket {
         self.remove(&self.object(id)).await?;
         if upload.is_some() {
             // Last: until then the upload can be found again.
-            self.remove(&note).await?;
+            self.remove(&upload_marker).await?;
         }
         Ok(())
     }
 
     async fn is_there(&self, id: ObjectId) -> Result<bool, Failure> {
-        let head = within(BOUND, self.client.head(&self.object(id))).await;
-        Ok(found(head)?.is_some())
+        let head = with_timeout(BOUND, self.client.head(&self.object(id))).await;
+        Ok(none_if_missing(head)?.is_some())
     }
 }
 
@@ -173,8 +174,8 @@ impl Objects for S3 {
             ..GetOptions::default()
         };
         let path = self.bucket.object(id);
-        let answer = within(BOUND, self.bucket.client.get_opts(&path, options)).await;
-        let Some(answer) = found(answer)? else {
+        let answer = with_timeout(BOUND, self.bucket.client.get_opts(&path, options)).await;
+        let Some(answer) = none_if_missing(answer)? else {
             return Ok(None);
         };
         let chunks =
@@ -196,8 +197,8 @@ impl Objects for S3 {
     }
 
     async fn check(&self) -> Result<(), EngineError> {
-        let path = self.bucket.prefix.clone().join(NOBODY);
-        found(within(BOUND, self.bucket.client.get(&path)).await)?;
+        let path = self.bucket.prefix.clone().join(PROBE_KEY);
+        none_if_missing(with_timeout(BOUND, self.bucket.client.get(&path)).await)?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The budget for parts of large uploads that are in memory: one group's slow uploads leave some to the others.
+//! Memory budget for parts of multipart uploads: one group's slow uploads leave some to the others.
 //!
 //! ```text
 //!   part above 256 KiB ─► budget of its group (8 parts) ─► budget of the process (32) ─► given back when it has arrived

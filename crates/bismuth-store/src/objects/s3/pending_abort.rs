@@ -1,4 +1,4 @@
-//! Pending aborts: uploads that were dropped while a part was on its way. Who deletes the object waits until it is known what became of that
+//! Pending aborts of multipart uploads that were dropped while a part was on its way. Who deletes the object waits until it is known what became of that
 //! part, and the upload is aborted. A part that arrives after the abort would stay in the bucket, paid for and not seen.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ enum Outcome {
     /// Nothing is on its way any more.
     Settled,
     /// A part may still arrive.
-    Unsure,
+    Unknown,
 }
 
 /// Aborts that have not ended, by their objects.
@@ -54,7 +54,7 @@ impl PendingAborts {
         while abort.changed().await.is_ok() {}
         match *abort.borrow() {
             Outcome::Settled => Ok(()),
-            Outcome::Unsure => Err(unavailable("a part of the object may still arrive".into())),
+            Outcome::Unknown => Err(unavailable("a part of the object may still arrive".into())),
         }
     }
 
@@ -68,8 +68,8 @@ impl PendingAborts {
 
 impl PendingAbort {
     /// Ends it with a part of which nobody knows whether it will arrive.
-    pub(super) fn leave_to_later(self) {
-        self.outcome.send_replace(Outcome::Unsure);
+    pub(super) fn end_unknown(self) {
+        self.outcome.send_replace(Outcome::Unknown);
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_deletes_waits_for_the_end_and_for_no_other() {
+    async fn a_deletion_waits_for_the_abort_of_its_own_object_only() {
         let all = PendingAborts::default();
         let abort = all.begin(ObjectId(1));
         all.wait_for(ObjectId(2)).await.unwrap();
@@ -104,11 +104,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waited_for_a_part_that_may_still_arrive_is_told_and_who_comes_later_is_not() {
+    async fn a_waiting_deletion_fails_when_a_part_may_still_arrive_and_a_later_one_does_not() {
         let all = PendingAborts::default();
         let abort = all.begin(ObjectId(1));
-        let (waited, ()) =
-            tokio::join!(all.wait_for(ObjectId(1)), async { abort.leave_to_later() });
+        let (waited, ()) = tokio::join!(all.wait_for(ObjectId(1)), async { abort.end_unknown() });
         waited.unwrap_err();
         all.wait_for(ObjectId(1)).await.unwrap();
     }

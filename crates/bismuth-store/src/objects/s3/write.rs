@@ -1,4 +1,4 @@
-//! An object on its way: in one request if it is small, in parts if it is not.
+//! Writes an object: in one request if it is small, as a multipart upload if it is not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt as _;
 
-use super::failure::within;
+use super::failure::with_timeout;
+use super::multipart::MultipartUpload;
 use super::part_budget::{GroupPartBudget, PartPermit};
-use super::upload::Upload;
 use super::{BOUND, Bucket};
 use crate::objects::{ObjectId, ObjectWriter};
 use crate::records::EngineError;
@@ -39,7 +39,7 @@ pub(super) struct Writer {
     /// The room for what waits, once it is much, and since when.
     permit: Option<(PartPermit, Instant)>,
     /// What the parts before it belong to.
-    upload: Option<Upload>,
+    upload: Option<MultipartUpload>,
 }
 
 impl Writer {
@@ -68,14 +68,14 @@ impl Writer {
     }
 
     /// Sends the part that waits, when the one before it has arrived.
-    async fn ship(&mut self) -> Result<(), EngineError> {
+    async fn send_part(&mut self) -> Result<(), EngineError> {
         let upload = match &mut self.upload {
             Some(upload) => upload,
-            none => none.insert(Upload::begin(Arc::clone(&self.bucket), self.id).await?),
+            none => none.insert(MultipartUpload::begin(Arc::clone(&self.bucket), self.id).await?),
         };
-        upload.arrived().await?;
+        upload.wait_for_part().await?;
         let permit = self.permit.take().map(|(permit, _)| permit);
-        upload.ship(self.waiting.split().freeze(), permit);
+        upload.send_part(self.waiting.split().freeze(), permit);
         Ok(())
     }
 }
@@ -85,7 +85,7 @@ impl ObjectWriter for Writer {
     async fn write(&mut self, mut bytes: Bytes) -> Result<(), EngineError> {
         while !bytes.is_empty() {
             if self.waiting.len() == PART {
-                self.ship().await?;
+                self.send_part().await?;
             }
             let free = PART - self.waiting.len();
             let taken = bytes.split_to(free.min(bytes.len()));
@@ -100,7 +100,7 @@ impl ObjectWriter for Writer {
 
     async fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
         if self.upload.is_some() && !self.waiting.is_empty() {
-            self.ship().await?;
+            self.send_part().await?;
         }
         if let Some(upload) = self.upload.take() {
             return upload.complete().await;
@@ -108,7 +108,7 @@ impl ObjectWriter for Writer {
         let bytes = self.waiting.split().freeze();
         let bound = transfer_bound(bytes.len());
         let path = self.bucket.object(self.id);
-        within(bound, self.bucket.client.put(&path, bytes.into())).await?;
+        with_timeout(bound, self.bucket.client.put(&path, bytes.into())).await?;
         Ok(())
     }
 }

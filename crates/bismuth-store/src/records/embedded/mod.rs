@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   get list usage ──────────────► read transaction: a snapshot, no waiting          store.rs   opened, and again after an I/O error
-//!   write sweep ─► writer thread ─► write transaction, group commit, fsync            writer.rs  session.rs  tables.rs
+//!   write sweep ─► writer thread ─► write transaction, group commit, fsync            writer.rs  open_tables.rs  tables.rs
 //! ```
 //!
 //! One process at a time: a second one is refused and told the pid of the first.
 
+mod open_tables;
 mod reserve;
-mod session;
 mod store;
 mod tables;
 mod writer;
@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use store::OpenError;
 
+use self::open_tables::{read, unreadable};
 use self::reserve::Reserve;
-use self::session::{read, unreadable};
 use self::store::{ENGINE, Store};
 use self::writer::Request;
 use super::{
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_hangs_is_told_within_a_second_and_holds_up_nobody_else() {
+    async fn a_disk_that_hangs_is_reported_within_a_second_and_does_not_block_others() {
         let dir = tempfile::tempdir().unwrap();
         let records = Embedded::open(dir.path()).unwrap();
         records.write(vec![put()]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Room that is kept for the day when there is none.
+//! Disk space in reserve: a file that is removed when the disk is full, so that deletions can still be committed.
 //!
 //! redb writes a changed page to a new place, so that on a full disk not even a deletion could be made. A file of zeros takes up what some
 //! deletions need; when the disk is full it goes, and it is made again when there is room.

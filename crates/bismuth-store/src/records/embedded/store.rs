@@ -1,4 +1,4 @@
-//! The file, opened, and opened again after it failed.
+//! The database file: opened, locked, and opened again after an I/O error.
 //!
 //! ```text
 //!   open ─► lock, pid ─► redb ─► serving ──── an I/O error: redb answers nothing any more ───► closed ─► opened again ─► serving
@@ -67,13 +67,13 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    opened: RwLock<Opened>,
+    opened: RwLock<OpenDatabase>,
     /// Held for as long as this lives.
     _lock: File,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct OpenDatabase {
     /// `None` when it could not be opened again.
     database: Option<Database>,
     /// Grows each time it is opened again.
@@ -96,7 +96,7 @@ impl Store {
             path: path.clone(),
             source: Box::new(source),
         })?;
-        let opened = Opened {
+        let opened = OpenDatabase {
             database: Some(database),
             generation: 0,
         };
@@ -141,7 +141,7 @@ impl Store {
         };
         match transact(database, change) {
             Ok(answer) => Ok(answer),
-            Err(Failed { error, made }) => {
+            Err(FailedTransaction { error, made }) => {
                 if is_io(&error) {
                     self.open_again(opened)?;
                     // Its last words may have been lost after it was made.
@@ -166,13 +166,13 @@ impl Store {
         self.read(|state| number(&state.open_table(tables::COMMIT)?))
     }
 
-    fn opened(&self) -> RwLockReadGuard<'_, Opened> {
+    fn opened(&self) -> RwLockReadGuard<'_, OpenDatabase> {
         // A panic while it was held left either a database or none, and both are handled.
         self.opened.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the file and opens it, unless somebody else has since `seen` was taken.
-    fn open_again(&self, seen: RwLockReadGuard<'_, Opened>) -> Result<(), EngineError> {
+    fn open_again(&self, seen: RwLockReadGuard<'_, OpenDatabase>) -> Result<(), EngineError> {
         let generation = seen.generation;
         drop(seen);
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
@@ -287,12 +287,12 @@ fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
 }
 
 /// A transaction that failed, and if it failed in its commit, which one and what its answer would have been.
-struct Failed<T> {
+struct FailedTransaction<T> {
     error: redb::Error,
     made: Option<(u64, T)>,
 }
 
-impl<T, E: Into<redb::Error>> From<E> for Failed<T> {
+impl<T, E: Into<redb::Error>> From<E> for FailedTransaction<T> {
     fn from(error: E) -> Self {
         Self {
             error: error.into(),
@@ -304,7 +304,7 @@ impl<T, E: Into<redb::Error>> From<E> for Failed<T> {
 fn transact<T>(
     database: &Database,
     change: impl FnOnce(&WriteTransaction) -> Result<(T, bool), redb::Error>,
-) -> Result<T, Failed<T>> {
+) -> Result<T, FailedTransaction<T>> {
     let transaction = begin_write(database)?;
     let (answer, changed) = change(&transaction)?;
     if !changed {
@@ -314,7 +314,7 @@ fn transact<T>(
     let number = count_commit(&transaction)?;
     match transaction.commit() {
         Ok(()) => Ok(answer),
-        Err(error) => Err(Failed {
+        Err(error) => Err(FailedTransaction {
             error: error.into(),
             made: Some((number, answer)),
         }),

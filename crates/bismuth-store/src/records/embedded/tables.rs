@@ -1,4 +1,4 @@
-//! What is in the file.
+//! The tables of the database file: encoding of keys and rows.
 //!
 //! ```text
 //!   record   (keyspace, group, key)          → revision, times, charge, content type, and the value if it is small
@@ -13,7 +13,7 @@
 use bytes::Bytes;
 use redb::TableDefinition;
 
-use crate::records::ledger::{Counter, Owner};
+use crate::records::pending_batch::{Counter, Owner};
 use crate::records::{Keyspace, Meta, Record, RecordKey, Revision, Usage};
 
 pub(super) const RECORD: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("record");

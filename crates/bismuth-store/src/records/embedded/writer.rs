@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The writer thread: group commit of queued batches and sweeps.
 //!
 //! ```text
 //!   write() ─┐
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bismuth_base::LogThrottle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::open_tables::OpenTables;
 use super::reserve::Reserve;
-use super::session::Session;
 use super::store::{ENGINE, Store};
 use crate::records::{Change, EngineError, Owner, Write, Written, now_ms};
 
@@ -123,10 +123,10 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
         return Ok(());
     }
     let made = store.write(|transaction| {
-        let mut session = Session::begin(transaction, now_ms())?;
-        let done = requests.iter().map(|request| request.apply(&mut session));
+        let mut tables = OpenTables::begin(transaction, now_ms())?;
+        let done = requests.iter().map(|request| request.apply(&mut tables));
         let done = done.collect::<Result<Vec<_>, redb::Error>>()?;
-        let changed = session.end()?;
+        let changed = tables.end()?;
         Ok((done, changed))
     });
     match made {
@@ -147,21 +147,21 @@ fn commit(store: &Store, requests: Vec<Request>) -> Result<(), (EngineError, Vec
 }
 
 /// What a request has come to; told when it is durable.
-enum Done {
+enum Applied {
     Written(Result<Vec<Written>, EngineError>),
     Swept(usize),
 }
 
 impl Request {
-    fn apply(&self, session: &mut Session<'_>) -> Result<Done, redb::Error> {
+    fn apply(&self, tables: &mut OpenTables<'_>) -> Result<Applied, redb::Error> {
         match self {
             Self::Write { batch, .. } => {
-                let written = session.apply(batch)?;
-                Ok(Done::Written(written.map_err(|(index, refused)| {
+                let written = tables.apply(batch)?;
+                Ok(Applied::Written(written.map_err(|(index, refused)| {
                     EngineError::Refused { index, refused }
                 })))
             }
-            Self::Sweep { of, limit, .. } => Ok(Done::Swept(session.sweep(of.as_ref(), *limit)?)),
+            Self::Sweep { of, limit, .. } => Ok(Applied::Swept(tables.sweep(of.as_ref(), *limit)?)),
         }
     }
 
@@ -186,13 +186,14 @@ impl Request {
         values.sum()
     }
 
-    fn answer(self, done: Done) {
+    fn answer(self, done: Applied) {
         // Who does not wait any more has gone away; what was made stays made.
         match (self, done) {
-            (Self::Write { answer, .. }, Done::Written(written)) => drop(answer.send(written)),
-            (Self::Sweep { answer, .. }, Done::Swept(swept)) => drop(answer.send(Ok(swept))),
+            (Self::Write { answer, .. }, Applied::Written(written)) => drop(answer.send(written)),
+            (Self::Sweep { answer, .. }, Applied::Swept(swept)) => drop(answer.send(Ok(swept))),
             // A request is answered with what it came to, by `apply`.
-            (Self::Write { .. }, Done::Swept(_)) | (Self::Sweep { .. }, Done::Written(_)) => {}
+            (Self::Write { .. }, Applied::Swept(_)) | (Self::Sweep { .. }, Applied::Written(_)) => {
+            }
         }
     }
 

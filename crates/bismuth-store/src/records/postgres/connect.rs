@@ -1,4 +1,4 @@
-//! From a URL to a pool of connections.
+//! Makes a connection pool from a URL.
 
 use std::path::PathBuf;
 use std::str::FromStr as _;

@@ -1,4 +1,4 @@
-//! What goes wrong with a server, and what follows.
+//! Errors of the server, which of them can be retried, and how they become errors of the engine.
 
 use bismuth_base::chain;
 use deadpool_postgres::{PoolError, TimeoutType};
@@ -36,11 +36,11 @@ impl Failure {
         match self {
             Self::Again => true,
             Self::Sql(error) => match error.code() {
-                Some(code) => gave_way(code),
+                Some(code) => can_be_repeated(code),
                 None => error.is_closed(),
             },
             // The server has said that nothing was made of it.
-            Self::Unknown(error) => error.code().is_some_and(gave_way),
+            Self::Unknown(error) => error.code().is_some_and(can_be_repeated),
             Self::Refused { .. } | Self::Pool(_) | Self::TooLarge { .. } | Self::Unreadable(_) => {
                 false
             }
@@ -89,7 +89,7 @@ pub(super) fn unavailable(reason: String) -> EngineError {
 }
 
 /// A transaction that lost against another, and can be repeated.
-fn gave_way(code: &SqlState) -> bool {
+fn can_be_repeated(code: &SqlState) -> bool {
     *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
 }
 

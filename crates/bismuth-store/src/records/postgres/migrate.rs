@@ -1,4 +1,4 @@
-//! The tables, made and changed step by step.
+//! Schema migrations, step by step.
 //!
 //! Every step can be made twice, and by several at once: who loses a race is told so by the server and tries again. So no lock is needed
 //! that only PostgreSQL has.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 use super::error::Failure;
-use super::lease::Lease;
+use super::pooled_connection::PooledConnection;
 use super::sql;
 
 /// The steps, for ever in this order. A step that was released is not changed.
@@ -27,22 +27,22 @@ const RACES: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Makes the steps that were not made.
-pub(super) async fn run(lease: &Lease) -> Result<(), Failure> {
+pub(super) async fn run(connection: &PooledConnection) -> Result<(), Failure> {
     for _ in 1..RACES {
-        match steps(lease).await {
+        match steps(connection).await {
             Err(Failure::Sql(error)) if error.code().is_some_and(is_race) => {
                 tokio::time::sleep(PAUSE).await;
             }
             done => return done,
         }
     }
-    steps(lease).await
+    steps(connection).await
 }
 
-async fn steps(lease: &Lease) -> Result<(), Failure> {
-    let newest = match newest(lease).await {
+async fn steps(connection: &PooledConnection) -> Result<(), Failure> {
+    let newest = match newest(connection).await {
         Err(Failure::Sql(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-            lease.batch_execute(VERSIONS).await?;
+            connection.batch_execute(VERSIONS).await?;
             0
         }
         newest => newest?,
@@ -60,25 +60,25 @@ async fn steps(lease: &Lease) -> Result<(), Failure> {
         let step = format!(
             "{step}; INSERT INTO bismuth_migration (version) VALUES ({version}) ON CONFLICT (version) DO NOTHING"
         );
-        if let Err(error) = make(lease, &step).await {
-            lease.end("ROLLBACK").await?;
+        if let Err(error) = make(connection, &step).await {
+            connection.end("ROLLBACK").await?;
             return Err(error.into());
         }
     }
     Ok(())
 }
 
-async fn make(lease: &Lease, step: &str) -> Result<(), tokio_postgres::Error> {
-    lease.begin().await?;
-    lease.batch_execute(sql::STEP_PATIENCE).await?;
-    lease.batch_execute(step).await?;
-    lease.end("COMMIT").await
+async fn make(connection: &PooledConnection, step: &str) -> Result<(), tokio_postgres::Error> {
+    connection.begin().await?;
+    connection.batch_execute(sql::STEP_TIMEOUT).await?;
+    connection.batch_execute(step).await?;
+    connection.end("COMMIT").await
 }
 
-async fn newest(lease: &Lease) -> Result<i64, Failure> {
+async fn newest(connection: &PooledConnection) -> Result<i64, Failure> {
     let newest = "SELECT coalesce(max(version), 0) AS version FROM bismuth_migration";
     // Not kept: it is asked once.
-    let row = lease.query_one(newest, &[]).await?;
+    let row = connection.query_one(newest, &[]).await?;
     Ok(row.try_get("version")?)
 }
 

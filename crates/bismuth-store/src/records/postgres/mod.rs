@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   get list usage ─► pool ─► one statement                                                    connect.rs  sql.rs
-//!   write          ─► pool ─► BEGIN, lock the counters, time, records ─► ledger ─► changes, COMMIT     write.rs
+//!   write          ─► pool ─► BEGIN, lock the counters, time, records ─► pending batch ─► changes, COMMIT     write.rs
 //!   first call     ─► tables are made if they are not there                                    migrate.rs
 //! ```
 //!
@@ -12,9 +12,9 @@
 
 mod connect;
 mod error;
-mod lease;
 mod migrate;
 mod passfile;
+mod pooled_connection;
 mod sql;
 mod write;
 
@@ -28,7 +28,7 @@ use tokio::sync::OnceCell;
 pub use connect::ConfigError;
 
 use self::error::Failure;
-use self::lease::Lease;
+use self::pooled_connection::PooledConnection;
 use super::{
     EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Usage, Write, Written,
     range,
@@ -64,25 +64,25 @@ impl Postgres {
     }
 
     /// A connection to a database that has our tables.
-    async fn lease(&self) -> Result<Lease, Failure> {
-        let lease = Lease::from_pool(&self.pool).await?;
-        let migrated = self.migrated.get_or_try_init(|| migrate::run(&lease));
+    async fn connection(&self) -> Result<PooledConnection, Failure> {
+        let connection = PooledConnection::from_pool(&self.pool).await?;
+        let migrated = self.migrated.get_or_try_init(|| migrate::run(&connection));
         migrated.await?;
-        Ok(lease)
+        Ok(connection)
     }
 
     /// Does something that can be done again, until it succeeds or there is no point. `act` gives back the connection with its answer.
     async fn attempt<T, F>(
         &self,
         bound: Duration,
-        act: impl Fn(Lease) -> F,
+        act: impl Fn(PooledConnection) -> F,
     ) -> Result<T, EngineError>
     where
-        F: Future<Output = Result<(Lease, T), Failure>>,
+        F: Future<Output = Result<(PooledConnection, T), Failure>>,
     {
         let once = async || {
-            let (lease, answer) = act(self.lease().await?).await?;
-            lease.give_back();
+            let (connection, answer) = act(self.connection().await?).await?;
+            connection.return_to_pool();
             Ok::<T, Failure>(answer)
         };
         let attempts = async {
@@ -104,12 +104,14 @@ impl Postgres {
 #[async_trait]
 impl Records for Postgres {
     async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
-        self.attempt(BOUND, |lease| async move {
-            let select = lease.prepare(sql::GET).await?;
+        self.attempt(BOUND, |connection| async move {
+            let select = connection.prepare(sql::GET).await?;
             let (keyspace, group, key) = sql::record_key(record_key);
-            let row = lease.query_opt(&select, &[&keyspace, &group, &key]).await?;
+            let row = connection
+                .query_opt(&select, &[&keyspace, &group, &key])
+                .await?;
             let record = row.map(|row| sql::record(&row)).transpose()?;
-            Ok((lease, record))
+            Ok((connection, record))
         })
         .await
     }
@@ -120,16 +122,16 @@ impl Records for Postgres {
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
         let most = sql::number(most_bytes);
-        self.attempt(BOUND, |lease| async move {
-            let select = lease.prepare(sql::GET_MANY).await?;
+        self.attempt(BOUND, |connection| async move {
+            let select = connection.prepare(sql::GET_MANY).await?;
             let (keyspaces, groups, keys) = sql::record_keys(record_keys.iter());
-            let rows = lease
+            let rows = connection
                 .query(&select, &[&keyspaces, &groups, &keys, &most])
                 .await?;
             let mut found = vec![None; record_keys.len()];
             for row in rows {
                 if sql::unsigned(&row, "bytes")? > most_bytes {
-                    lease.give_back();
+                    connection.return_to_pool();
                     return Err(Failure::TooLarge { limit: most_bytes });
                 }
                 let ordinal: i64 = row.try_get("ordinal")?;
@@ -138,7 +140,7 @@ impl Records for Postgres {
                     *slot = Some(sql::record(&row)?);
                 }
             }
-            Ok((lease, found))
+            Ok((connection, found))
         })
         .await
     }
@@ -148,19 +150,19 @@ impl Records for Postgres {
         let to = range::after_prefix(query.prefix.as_bytes());
         let (from, to) = (&from, &to);
         let limit = i64::try_from(query.limit.get()).unwrap_or(i64::MAX);
-        self.attempt(BOUND, |lease| async move {
-            let select = lease.prepare(sql::LIST).await?;
+        self.attempt(BOUND, |connection| async move {
+            let select = connection.prepare(sql::LIST).await?;
             let (keyspace, group) = sql::owner(query.keyspace, &query.group);
             // One more, to know whether there is one.
             let more = limit.saturating_add(1);
-            let rows = lease
+            let rows = connection
                 .query(&select, &[&keyspace, &group, from, to, &more])
                 .await?;
             let entries = rows.iter().map(sql::entry);
             let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
             let more = entries.len() > query.limit.get();
             entries.truncate(query.limit.get());
-            Ok((lease, Page { entries, more }))
+            Ok((connection, Page { entries, more }))
         })
         .await
     }
@@ -170,28 +172,30 @@ impl Records for Postgres {
             return Ok(Vec::new());
         }
         let batch = &batch;
-        self.attempt(BOUND, |lease| write::batch(lease, batch))
+        self.attempt(BOUND, |connection| write::batch(connection, batch))
             .await
     }
 
     async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
-        self.attempt(BOUND, |lease| async move {
-            let select = lease.prepare(sql::COUNTER).await?;
+        self.attempt(BOUND, |connection| async move {
+            let select = connection.prepare(sql::COUNTER).await?;
             let (keyspace, group) = sql::owner(keyspace, group);
-            let row = lease.query_opt(&select, &[&keyspace, &group]).await?;
+            let row = connection.query_opt(&select, &[&keyspace, &group]).await?;
             let counter = row.map(|row| sql::counter(&row)).transpose()?;
-            Ok((lease, counter.map_or(Usage::default(), |it| it.usage)))
+            Ok((connection, counter.map_or(Usage::default(), |it| it.usage)))
         })
         .await
     }
 
     async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError> {
-        self.attempt(BOUND, |lease| async move {
-            let select = lease.prepare(sql::GROUPS).await?;
-            let rows = lease.query(&select, &[&sql::keyspace(keyspace)]).await?;
+        self.attempt(BOUND, |connection| async move {
+            let select = connection.prepare(sql::GROUPS).await?;
+            let rows = connection
+                .query(&select, &[&sql::keyspace(keyspace)])
+                .await?;
             let groups = rows.iter().map(|row| sql::text(row, "grp"));
             let groups = groups.collect::<Result<_, _>>()?;
-            Ok((lease, groups))
+            Ok((connection, groups))
         })
         .await
     }
@@ -199,14 +203,16 @@ impl Records for Postgres {
     async fn sweep(&self, of: Option<&Owner>, limit: NonZeroUsize) -> Result<usize, EngineError> {
         // The background may wait, who wants room may not.
         let bound = if of.is_some() { BOUND } else { SWEEP_BOUND };
-        self.attempt(bound, |lease| write::sweep(lease, of, limit.get()))
-            .await
+        self.attempt(bound, |connection| {
+            write::sweep(connection, of, limit.get())
+        })
+        .await
     }
 
     async fn check(&self) -> Result<(), EngineError> {
-        self.attempt(BOUND, |lease| async move {
-            lease.batch_execute("SELECT 1").await?;
-            Ok((lease, ()))
+        self.attempt(BOUND, |connection| async move {
+            connection.batch_execute("SELECT 1").await?;
+            Ok((connection, ()))
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! libpq's file of passwords: `host:port:database:user:password`, `*` is any, `\` takes `:` and `\` as they are. Pure.
+//! Parses libpq's password file: `host:port:database:user:password`, `*` is any, `\` takes `:` and `\` as they are. Pure.
 
 /// The password of the first line that fits `host, port, database, user`.
 pub(super) fn find(text: &str, wanted: [&str; 4]) -> Option<String> {

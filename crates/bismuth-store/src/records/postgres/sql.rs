@@ -1,4 +1,4 @@
-//! What is said to the server, and how its answers are read.
+//! The SQL statements, their parameters, and how rows are read.
 //!
 //! Groups, keys and media types are `bytea`: they are compared by their bytes whatever the database's locale and encoding are.
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 
 use super::error::Failure;
-use crate::records::ledger::Counter;
+use crate::records::pending_batch::Counter;
 use crate::records::{Keyspace, Meta, Record, RecordKey, Revision, Usage};
 
 /// The server's time in milliseconds; the same all over a statement.
@@ -82,9 +82,9 @@ pub(super) const DELETE: &str = "DELETE FROM bismuth_record r USING unnest($1::i
      WHERE r.space = p.space AND r.grp = p.grp AND r.key = p.key";
 
 /// Five hundred values of a mebibyte take the server some seconds to remove.
-pub(super) const SWEEP_PATIENCE: &str = "SET LOCAL statement_timeout = '15s'";
+pub(super) const SWEEP_TIMEOUT: &str = "SET LOCAL statement_timeout = '15s'";
 /// Tables may take a slow server some time; who asked for them has gone, and the next finds them.
-pub(super) const STEP_PATIENCE: &str = "SET LOCAL statement_timeout = '60s'";
+pub(super) const STEP_TIMEOUT: &str = "SET LOCAL statement_timeout = '60s'";
 
 /// Whose records are due, those first that have been for longest.
 pub(super) const DUE: &str = concat!(

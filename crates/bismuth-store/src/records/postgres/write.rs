@@ -1,8 +1,8 @@
-//! Changing records: two round trips, whatever the size of a batch.
+//! Writes batches: two round trips, whatever the size of a batch.
 //!
 //! ```text
 //!   BEGIN · lock counters · time · records ──►        statements of one line are sent without waiting for each other
-//!                                          ◄── ledger
+//!                                          ◄── pending batch
 //!   changes · counters · COMMIT            ──►
 //! ```
 
@@ -13,25 +13,28 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::error::Failure;
-use super::lease::Lease;
+use super::pooled_connection::PooledConnection;
 use super::sql;
-use crate::records::ledger::{self, Ledger, Owner};
+use crate::records::pending_batch::{self, Owner, PendingBatch};
 use crate::records::{Record, RecordKey, Write, Written};
 
 /// Makes a batch, or refuses it.
-pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<Written>), Failure> {
-    let owners = ledger::owners(batch);
+pub(super) async fn batch(
+    connection: PooledConnection,
+    batch: &[Write],
+) -> Result<(PooledConnection, Vec<Written>), Failure> {
+    let owners = pending_batch::owners(batch);
     let record_keys: BTreeSet<&RecordKey> = batch.iter().map(|write| &write.record_key).collect();
     let record_keys: Vec<&RecordKey> = record_keys.into_iter().collect();
-    let (mut ledger, now_ms) = load(&lease, &owners, &record_keys).await?;
-    match ledger.run(batch, now_ms) {
+    let (mut pending, now_ms) = load(&connection, &owners, &record_keys).await?;
+    match pending.run(batch, now_ms) {
         Ok(written) => {
-            store(&lease, &ledger).await?;
-            Ok((lease, written))
+            store(&connection, &pending).await?;
+            Ok((connection, written))
         }
         Err((index, refused)) => {
-            lease.end("ROLLBACK").await?;
-            lease.give_back();
+            connection.end("ROLLBACK").await?;
+            connection.return_to_pool();
             Err(Failure::Refused { index, refused })
         }
     }
@@ -39,38 +42,38 @@ pub(super) async fn batch(lease: Lease, batch: &[Write]) -> Result<(Lease, Vec<W
 
 /// Begins the transaction; the counters are locked afterwards.
 async fn load(
-    lease: &Lease,
+    connection: &PooledConnection,
     owners: &[Owner],
     record_keys: &[&RecordKey],
-) -> Result<(Ledger, u64), Failure> {
-    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
-    let now = lease.prepare(sql::NOW).await?;
-    let stored = lease.prepare(sql::STORED).await?;
+) -> Result<(PendingBatch, u64), Failure> {
+    let lock = connection.prepare(sql::LOCK_COUNTERS).await?;
+    let now = connection.prepare(sql::NOW).await?;
+    let stored = connection.prepare(sql::STORED).await?;
     let (keyspaces, groups) = arrays(owners);
     let (key_keyspaces, key_groups, keys) = sql::record_keys(record_keys.iter().copied());
     // Polled, and so sent, in this order; each statement sees what was committed when it begins, and the locks come first.
     let ((), counters, now, rows) = try_join4(
-        lease.begin(),
-        lease.query(&lock, &[&keyspaces, &groups]),
-        lease.query_one(&now, &[]),
-        lease.query(&stored, &[&key_keyspaces, &key_groups, &keys]),
+        connection.begin(),
+        connection.query(&lock, &[&keyspaces, &groups]),
+        connection.query_one(&now, &[]),
+        connection.query(&stored, &[&key_keyspaces, &key_groups, &keys]),
     )
     .await?;
     if counters.len() < owners.len() {
-        lease.end("ROLLBACK").await?;
-        let begin = lease.prepare(sql::BEGIN_COUNTERS).await?;
-        lease.execute(&begin, &[&keyspaces, &groups]).await?;
+        connection.end("ROLLBACK").await?;
+        let begin = connection.prepare(sql::BEGIN_COUNTERS).await?;
+        connection.execute(&begin, &[&keyspaces, &groups]).await?;
         return Err(Failure::Again);
     }
-    let mut ledger = Ledger::default();
+    let mut pending = PendingBatch::default();
     for row in &counters {
         let (keyspace, group) = sql::owner_of(row)?;
-        ledger.load_counter(Owner { keyspace, group }, sql::counter(row)?);
+        pending.load_counter(Owner { keyspace, group }, sql::counter(row)?);
     }
     for row in &rows {
-        ledger.load(record_key_of(record_keys, row)?, Some(sql::record(row)?));
+        pending.load(record_key_of(record_keys, row)?, Some(sql::record(row)?));
     }
-    Ok((ledger, sql::unsigned(&now, "now_ms")?))
+    Ok((pending, sql::unsigned(&now, "now_ms")?))
 }
 
 fn record_key_of(record_keys: &[&RecordKey], row: &Row) -> Result<RecordKey, Failure> {
@@ -83,21 +86,21 @@ fn record_key_of(record_keys: &[&RecordKey], row: &Row) -> Result<RecordKey, Fai
 }
 
 /// Stores what has changed, and commits.
-async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
-    let put = lease.prepare(sql::PUT).await?;
-    let delete = lease.prepare(sql::DELETE).await?;
-    let count = lease.prepare(sql::PUT_COUNTERS).await?;
-    let puts = ledger
+async fn store(connection: &PooledConnection, pending: &PendingBatch) -> Result<(), Failure> {
+    let put = connection.prepare(sql::PUT).await?;
+    let delete = connection.prepare(sql::DELETE).await?;
+    let count = connection.prepare(sql::PUT_COUNTERS).await?;
+    let puts = pending
         .changes()
         .filter_map(|(record_key, after)| Some((record_key, after?)));
     let puts = Puts::collect(puts);
-    let gone = ledger.changes().filter(|(_, after)| after.is_none());
+    let gone = pending.changes().filter(|(_, after)| after.is_none());
     let (gone_keyspaces, gone_groups, gone_keys) =
         sql::record_keys(gone.map(|(record_key, _)| record_key));
-    let owners: Vec<Owner> = ledger.counters().map(|(owner, _)| owner.clone()).collect();
+    let owners: Vec<Owner> = pending.counters().map(|(owner, _)| owner.clone()).collect();
     let (keyspaces, groups) = arrays(&owners);
-    let numbers = |of: fn(&ledger::Counter) -> u64| -> Vec<i64> {
-        ledger
+    let numbers = |of: fn(&pending_batch::Counter) -> u64| -> Vec<i64> {
+        pending
             .counters()
             .map(|(_, counter)| sql::number(of(counter)))
             .collect()
@@ -111,19 +114,19 @@ async fn store(lease: &Lease, ledger: &Ledger) -> Result<(), Failure> {
             if puts.keys.is_empty() {
                 Ok(0)
             } else {
-                lease.execute(&put, &puts.params()).await
+                connection.execute(&put, &puts.params()).await
             }
         },
         async {
             if gone_keys.is_empty() {
                 return Ok(0);
             }
-            lease
+            connection
                 .execute(&delete, &[&gone_keyspaces, &gone_groups, &gone_keys])
                 .await
         },
-        lease.execute(&count, &counters),
-        lease.end("COMMIT"),
+        connection.execute(&count, &counters),
+        connection.end("COMMIT"),
     );
     changes.await.map(drop).map_err(Failure::Unknown)
 }
@@ -179,21 +182,21 @@ impl<'a> Puts<'a> {
 
 /// Removes up to `limit` records whose time has come, of one owner or of all, each owner's in a transaction of its own.
 pub(super) async fn sweep(
-    lease: Lease,
+    connection: PooledConnection,
     of: Option<&Owner>,
     limit: usize,
-) -> Result<(Lease, usize), Failure> {
+) -> Result<(PooledConnection, usize), Failure> {
     let owners = match of {
         Some(owner) => BTreeSet::from([owner.clone()]),
-        None => due(&lease, limit).await?,
+        None => due(&connection, limit).await?,
     };
     let (mut swept, mut failed) = (0, None);
     for owner in owners {
         // One whose records take too long must not keep all others' from going.
-        match sweep_owner(&lease, &owner, limit - swept).await {
+        match sweep_owner(&connection, &owner, limit - swept).await {
             Ok(count) => swept += count,
             Err(error) => {
-                lease.end("ROLLBACK").await?;
+                connection.end("ROLLBACK").await?;
                 failed = Some(error);
             }
         }
@@ -203,24 +206,28 @@ pub(super) async fn sweep(
     }
     match failed {
         Some(error) if swept == 0 => Err(error),
-        _ => Ok((lease, swept)),
+        _ => Ok((connection, swept)),
     }
 }
 
-async fn sweep_owner(lease: &Lease, owner: &Owner, limit: usize) -> Result<usize, Failure> {
-    let lock = lease.prepare(sql::LOCK_COUNTERS).await?;
-    let sweep = lease.prepare(sql::SWEEP).await?;
+async fn sweep_owner(
+    connection: &PooledConnection,
+    owner: &Owner,
+    limit: usize,
+) -> Result<usize, Failure> {
+    let lock = connection.prepare(sql::LOCK_COUNTERS).await?;
+    let sweep = connection.prepare(sql::SWEEP).await?;
     let most = sql::number(limit as u64);
     let (keyspace, group) = sql::owner(owner.keyspace, &owner.group);
     let (keyspaces, groups) = (vec![keyspace], vec![group]);
     let locked: [&(dyn ToSql + Sync); 2] = [&keyspaces, &groups];
     let removed: [&(dyn ToSql + Sync); 3] = [&keyspace, &group, &most];
     let (_, _, _, rows, ()) = try_join5(
-        lease.begin(),
-        lease.batch_execute(sql::SWEEP_PATIENCE),
-        lease.query(&lock, &locked),
-        lease.query(&sweep, &removed),
-        lease.end("COMMIT"),
+        connection.begin(),
+        connection.batch_execute(sql::SWEEP_TIMEOUT),
+        connection.query(&lock, &locked),
+        connection.query(&sweep, &removed),
+        connection.end("COMMIT"),
     )
     .await?;
     let counts = rows.iter().map(|row| sql::unsigned(row, "swept"));
@@ -229,9 +236,11 @@ async fn sweep_owner(lease: &Lease, owner: &Owner, limit: usize) -> Result<usize
 }
 
 /// Who has records whose time has come.
-async fn due(lease: &Lease, limit: usize) -> Result<BTreeSet<Owner>, Failure> {
-    let due = lease.prepare(sql::DUE).await?;
-    let rows = lease.query(&due, &[&sql::number(limit as u64)]).await?;
+async fn due(connection: &PooledConnection, limit: usize) -> Result<BTreeSet<Owner>, Failure> {
+    let due = connection.prepare(sql::DUE).await?;
+    let rows = connection
+        .query(&due, &[&sql::number(limit as u64)])
+        .await?;
     let owners = rows.iter().map(|row| {
         let (keyspace, group) = sql::owner_of(row)?;
         Ok(Owner { keyspace, group })

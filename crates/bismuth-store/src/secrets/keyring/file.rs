@@ -1,4 +1,4 @@
-//! The file of master keys, and who may use it.
+//! Reads and creates the file of master keys, and checks its permissions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

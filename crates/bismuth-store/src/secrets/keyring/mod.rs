@@ -1,4 +1,4 @@
-//! Master keys: a file that its owner alone may read.
+//! The keyring: master keys in a file that its owner alone may read.
 //!
 //! ```text
 //!   # comment

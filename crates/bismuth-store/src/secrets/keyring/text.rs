@@ -1,4 +1,4 @@
-//! What stands in a file of master keys. Pure.
+//! The format of the file of master keys. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

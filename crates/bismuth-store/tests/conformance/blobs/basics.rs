@@ -1,4 +1,4 @@
-//! One blob at a time.
+//! Storing, reading, listing and deleting blobs.
 
 use std::num::NonZeroUsize;
 
@@ -7,10 +7,10 @@ use bismuth_store::records::{Condition, EngineError, Refused, now_ms};
 use sha2::{Digest as _, Sha256};
 
 use super::{body, new, read, read_range};
-use crate::world::{World, one_of};
+use crate::test_engines::{TestEngines, one_of};
 
-pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     assert_eq!(blobs.head("group", "key").await.unwrap(), None);
     assert_eq!(read(&blobs, "key").await, None);
     let content_type = Some("image/png".to_owned());
@@ -40,8 +40,8 @@ pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(world: &mut dyn Wor
     assert_eq!(read(&blobs, "empty").await.unwrap(), b"");
 }
 
-pub async fn creating_and_replacing_ask_for_what_is_there(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn creating_and_replacing_ask_for_what_is_there(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let create = || NewBlob {
         condition: Condition::Absent,
         ..new("key")
@@ -75,11 +75,11 @@ pub async fn creating_and_replacing_ask_for_what_is_there(world: &mut dyn World)
     blobs.put(fresh, body(&[b"3"])).await.unwrap();
     assert_eq!(read(&blobs, "key").await.unwrap(), b"3");
     blobs.collect().await.unwrap();
-    assert_eq!(world.object_count(), 1);
+    assert_eq!(engines.object_count(), 1);
 }
 
-pub async fn a_blob_is_deleted_once_and_under_its_condition(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn a_blob_is_deleted_once_and_under_its_condition(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let stored = blobs.put(new("key"), body(&[b"1"])).await.unwrap();
     let wrong = Condition::NoneOf(vec![stored.blob.revision]);
     let refused = blobs.delete("group", "key", &wrong).await.unwrap_err();
@@ -108,8 +108,8 @@ pub async fn a_blob_is_deleted_once_and_under_its_condition(world: &mut dyn Worl
     assert!(again.blob.revision > stored.blob.revision);
 }
 
-pub async fn blobs_are_listed_with_their_sizes(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn blobs_are_listed_with_their_sizes(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     for (key, bytes) in [("b/2", "22"), ("a", "1"), ("b/1", ""), ("c", "333")] {
         blobs
             .put(new(key), body(&[bytes.as_bytes()]))
@@ -131,8 +131,8 @@ pub async fn blobs_are_listed_with_their_sizes(world: &mut dyn World) {
     assert_eq!((usage.count, usage.bytes), (4, 6 + 8));
 }
 
-pub async fn a_blob_of_many_mebibytes_is_streamed_through(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn a_blob_of_many_mebibytes_is_streamed_through(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let chunk: Vec<u8> = (0..64 << 10).map(|n| (n * 31 % 251) as u8).collect();
     let chunks = vec![chunk.as_slice(); 200];
     let length = Some((chunk.len() * 200) as u64);

@@ -1,4 +1,4 @@
-//! Uploads that go wrong.
+//! Uploads that fail, stall or are cancelled.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use bismuth_testkit::eventually;
 use sha2::{Digest as _, Sha256};
 
 use super::{body, broken, fed, new, read};
-use crate::world::{PATIENCE, World};
+use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
 
-pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let large = vec![1; 6 << 20];
     for chunk in [b"half".as_slice(), &large] {
         let error = blobs.put(new("fresh"), broken(chunk)).await.unwrap_err();
@@ -31,14 +31,14 @@ pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(world: &mut dy
         blobs.head("group", "key").await.unwrap(),
         Some(old.blob.clone())
     );
-    assert_eq!(world.object_count(), 1);
-    let states = world.records().groups(Keyspace::Object).await.unwrap();
+    assert_eq!(engines.object_count(), 1);
+    let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
     assert_eq!(blobs.usage("group").await.unwrap().count, 1);
 }
 
-pub async fn bytes_that_are_not_those_announced_are_refused(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn bytes_that_are_not_those_announced_are_refused(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let announced = |text: &str| NewBlob {
         sha256: Some(Sha256::digest(text).into()),
         ..new("key")
@@ -53,11 +53,11 @@ pub async fn bytes_that_are_not_those_announced_are_refused(world: &mut dyn Worl
         .unwrap_err();
     assert!(matches!(error, PutError::Digest), "{error:?}");
     assert_eq!(read(&blobs, "key").await.unwrap(), b"right");
-    assert_eq!(world.object_count(), 1);
+    assert_eq!(engines.object_count(), 1);
 }
 
-pub async fn what_is_too_large_is_refused_before_and_while_it_comes(world: &mut dyn World) {
-    let blobs = world.blobs_with(Settings {
+pub async fn what_is_too_large_is_refused_before_and_while_it_comes(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs_with(Settings {
         max_bytes: 8,
         ..Settings::default()
     });
@@ -81,18 +81,18 @@ pub async fn what_is_too_large_is_refused_before_and_while_it_comes(world: &mut 
         "{error:?}"
     );
     assert_eq!(read(&blobs, "key").await.unwrap(), b"12345678");
-    assert_eq!(world.object_count(), 1);
+    assert_eq!(engines.object_count(), 1);
 }
 
 pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
-    world: &mut dyn World,
+    engines: &mut dyn TestEngines,
 ) {
     // To others, whoever has not spoken just now has died.
-    let impatient = world.blobs_with(Settings {
+    let impatient = engines.blobs_with(Settings {
         abandoned_after: Duration::ZERO,
         ..Settings::default()
     });
-    let blobs = world.blobs();
+    let blobs = engines.blobs();
     blobs.put(new("key"), body(&[b"old"])).await.unwrap();
 
     // It only slept, and comes back too late.
@@ -113,11 +113,11 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     );
     assert_eq!(read(&blobs, "key").await.unwrap(), b"old");
     impatient.collect().await.unwrap();
-    assert_eq!(world.object_count(), 1);
+    assert_eq!(engines.object_count(), 1);
 }
 
-pub async fn an_upload_whose_sender_went_away_leaves_nothing(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn an_upload_whose_sender_went_away_leaves_nothing(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let (feed, eaten) = fed();
     let cut_off = tokio::spawn({
         let blobs = blobs.clone();
@@ -127,31 +127,35 @@ pub async fn an_upload_whose_sender_went_away_leaves_nothing(world: &mut dyn Wor
     feed.send("b".into()).await.unwrap();
     cut_off.abort();
     assert!(cut_off.await.unwrap_err().is_cancelled());
-    eventually("no byte is left", PATIENCE, async || {
-        match world.object_count() {
+    eventually(
+        "no byte is left",
+        EVENTUALLY_TIMEOUT,
+        async || match engines.object_count() {
             0 => Ok(()),
             left => Err(format!("{left} objects")),
-        }
-    })
+        },
+    )
     .await;
     // What was on its way then is looked for once more.
-    let impatient = world.blobs_with(Settings {
+    let impatient = engines.blobs_with(Settings {
         abandoned_after: Duration::ZERO,
         ..Settings::default()
     });
     assert_eq!(impatient.collect().await.unwrap().removed, 1);
-    let states = world.records().groups(Keyspace::Object).await.unwrap();
+    let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
 }
 
-pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(world: &mut dyn World) {
-    let records = Arc::new(Deaf {
-        records: world.records(),
+pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(
+    engines: &mut dyn TestEngines,
+) {
+    let records = Arc::new(LosesAnswer {
+        records: engines.records(),
         hears: AtomicBool::new(true),
     });
     let blobs = Blobs::new(
         Arc::clone(&records) as _,
-        world.objects(),
+        engines.objects(),
         Settings {
             renew_every: Duration::from_millis(20),
             ..Settings::default()
@@ -162,24 +166,24 @@ pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(world: &m
     feed.send("a".into()).await.unwrap();
     feed.send("b".into()).await.unwrap();
     records.hears.store(false, Ordering::SeqCst);
-    eventually("an answer was lost", PATIENCE, async || {
+    eventually("an answer was lost", EVENTUALLY_TIMEOUT, async || {
         let lost = records.hears.load(Ordering::SeqCst);
         lost.then_some(()).ok_or("not yet")
     })
     .await;
     drop(feed);
     upload.await.unwrap().unwrap();
-    assert_eq!(read(&world.blobs(), "key").await.unwrap(), b"ab");
+    assert_eq!(read(&engines.blobs(), "key").await.unwrap(), b"ab");
 }
 
 /// Records of which one answer to a write is lost.
-struct Deaf {
+struct LosesAnswer {
     records: Arc<dyn Records>,
     hears: AtomicBool,
 }
 
 #[async_trait]
-impl Records for Deaf {
+impl Records for LosesAnswer {
     async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         self.records.get(record_key).await
     }
@@ -224,8 +228,8 @@ impl Records for Deaf {
     }
 }
 
-pub async fn an_upload_that_goes_on_is_left_alone(world: &mut dyn World) {
-    let blobs = world.blobs_with(Settings {
+pub async fn an_upload_that_goes_on_is_left_alone(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs_with(Settings {
         renew_every: Duration::from_millis(20),
         abandoned_after: Duration::from_secs(2),
         ..Settings::default()

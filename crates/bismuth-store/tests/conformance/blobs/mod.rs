@@ -1,4 +1,4 @@
-//! What the store of blobs does on every pair of engines.
+//! Conformance of the blob store on every pair of engines.
 
 pub mod basics;
 pub mod faults;

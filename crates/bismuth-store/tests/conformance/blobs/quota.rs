@@ -1,4 +1,4 @@
-//! What blobs take up, and what they leave.
+//! Quotas of blobs, and collection of their objects.
 
 use std::io;
 
@@ -8,10 +8,12 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{body, broken, fed, new, read};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
-pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(
+    engines: &mut dyn TestEngines,
+) {
+    let blobs = engines.blobs();
     let limited = |key: &str, bytes, count| NewBlob {
         limits: Limits {
             bytes: Some(bytes),
@@ -61,11 +63,11 @@ pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(worl
     let usage = blobs.usage("group").await.unwrap();
     assert_eq!((usage.bytes, usage.count), (9, 2));
     blobs.collect().await.unwrap();
-    assert_eq!(world.object_count(), 2);
+    assert_eq!(engines.object_count(), 2);
 }
 
-pub async fn uploads_at_once_take_no_more_than_the_group_may_have(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn uploads_at_once_take_no_more_than_the_group_may_have(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let limited = |key: &str| NewBlob {
         limits: Limits {
             bytes: Some(100),
@@ -109,8 +111,8 @@ pub async fn uploads_at_once_take_no_more_than_the_group_may_have(world: &mut dy
     assert_eq!(blobs.usage("group").await.unwrap().bytes, 100);
 }
 
-pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn replaced_and_deleted_objects_are_collected(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     for n in 0..5 {
         blobs
             .put(new("key"), body(&[n.to_string().as_bytes()]))
@@ -127,18 +129,18 @@ pub async fn replaced_and_deleted_objects_are_collected(world: &mut dyn World) {
             .await
             .unwrap();
     }
-    assert_eq!(world.object_count(), 10);
+    assert_eq!(engines.object_count(), 10);
     let collected = blobs.collect().await.unwrap();
     assert_eq!((collected.removed, collected.failed), (8, None));
-    assert_eq!(world.object_count(), 2);
+    assert_eq!(engines.object_count(), 2);
     assert_eq!(read(&blobs, "key").await.unwrap(), b"4");
-    let states = world.records().groups(Keyspace::Object).await.unwrap();
+    let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
     assert_eq!(blobs.collect().await.unwrap().removed, 0);
 }
 
-pub async fn writers_of_one_key_leave_one_whole_blob(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn writers_of_one_key_leave_one_whole_blob(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let tasks = (0..12_u8).map(|n| {
         let blobs = blobs.clone();
         tokio::spawn(async move {
@@ -155,12 +157,12 @@ pub async fn writers_of_one_key_leave_one_whole_blob(world: &mut dyn World) {
     let bytes = read(&blobs, "key").await.unwrap();
     assert!(bytes.len() == 100_000 && bytes.iter().all(|&byte| byte == bytes[0]));
     blobs.collect().await.unwrap();
-    assert_eq!(world.object_count(), 1);
+    assert_eq!(engines.object_count(), 1);
     assert_eq!(blobs.usage("group").await.unwrap().bytes, 100_003);
 }
 
-pub async fn readers_see_the_old_blob_or_the_new_one_whole(world: &mut dyn World) {
-    let blobs = world.blobs();
+pub async fn readers_see_the_old_blob_or_the_new_one_whole(engines: &mut dyn TestEngines) {
+    let blobs = engines.blobs();
     let put = async |n: u8| {
         let chunk = Bytes::from(vec![n; 40_000]);
         blobs

@@ -1,13 +1,14 @@
-//! One record at a time.
+//! Reading and changing single records.
 
 use bismuth_store::records::{Change, Condition, Keyspace, Refused, now_ms};
 
-use crate::world::{
-    But, World, add, at, delete, get, make, one_of, put, record_key, refused, value, write,
+use crate::test_engines::{
+    TestEngines, WriteExt, add, at, delete, get, make, one_of, put, record_key, refused, value,
+    write,
 };
 
-pub async fn a_record_is_read_back_with_all_that_was_said_of_it(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_record_is_read_back_with_its_metadata(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let change = Change::Put {
         value: "value".into(),
         content_type: Some("text/plain".into()),
@@ -37,9 +38,9 @@ pub async fn a_record_is_read_back_with_all_that_was_said_of_it(world: &mut dyn 
 }
 
 pub async fn a_large_value_is_read_back_and_may_become_small_and_large_again(
-    world: &mut dyn World,
+    engines: &mut dyn TestEngines,
 ) {
-    let records = world.records();
+    let records = engines.records();
     for size in [1 << 20, 0, 1024, 1025, 3, 70_000] {
         let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         make(&records, put("key", bytes.clone())).await.unwrap();
@@ -53,8 +54,8 @@ pub async fn a_large_value_is_read_back_and_may_become_small_and_large_again(
     assert_eq!(value(&records, "key").await.unwrap(), "anew");
 }
 
-pub async fn what_is_missing_is_none_and_cannot_be_deleted(world: &mut dyn World) {
-    let records = world.records();
+pub async fn what_is_missing_is_none_and_cannot_be_deleted(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     assert_eq!(get(&records, "key").await, None);
     assert_eq!(refused(&records, delete("key")).await, Refused::NotFound);
     make(&records, put("key", "")).await.unwrap();
@@ -63,8 +64,8 @@ pub async fn what_is_missing_is_none_and_cannot_be_deleted(world: &mut dyn World
     assert_eq!(refused(&records, delete("key")).await, Refused::NotFound);
 }
 
-pub async fn groups_and_spaces_do_not_see_each_other(world: &mut dyn World) {
-    let records = world.records();
+pub async fn groups_and_keyspaces_do_not_see_each_other(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let owners = [
         ("a", Keyspace::Kv),
         ("a", Keyspace::Blob),
@@ -105,12 +106,12 @@ pub async fn groups_and_spaces_do_not_see_each_other(world: &mut dyn World) {
     );
 }
 
-pub async fn many_records_are_read_in_the_order_asked_for(world: &mut dyn World) {
-    let records = world.records();
+pub async fn many_records_are_read_in_the_order_asked_for(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     for key in ["a", "b", "c"] {
         make(&records, put(key, key)).await.unwrap();
     }
-    let expired = crate::world::put_for("d", "", 0);
+    let expired = crate::test_engines::put_for("d", "", 0);
     make(&records, expired).await.unwrap();
     let record_keys = ["c", "missing", "a", "d", "c"].map(at);
     let read = records.get_many(&record_keys, 1 << 20).await.unwrap();
@@ -126,8 +127,8 @@ pub async fn many_records_are_read_in_the_order_asked_for(world: &mut dyn World)
     assert_eq!(records.get_many(&[], 0).await.unwrap(), []);
 }
 
-pub async fn keys_of_any_text_are_kept_apart(world: &mut dyn World) {
-    let records = world.records();
+pub async fn keys_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let long = "k".repeat(512);
     let keys = [
         "a",
@@ -153,11 +154,14 @@ pub async fn keys_of_any_text_are_kept_apart(world: &mut dyn World) {
     for key in keys {
         assert_eq!(value(&records, key).await.as_deref(), Some(key));
     }
-    assert_eq!(crate::world::usage(&records).await.count, keys.len() as u64);
+    assert_eq!(
+        crate::test_engines::usage(&records).await.count,
+        keys.len() as u64
+    );
 }
 
-pub async fn revisions_grow_also_over_deletions(world: &mut dyn World) {
-    let records = world.records();
+pub async fn revisions_grow_also_over_deletions(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let begun_us = now_ms().saturating_sub(60_000) * 1000;
     let mut last = 0;
     for write in [
@@ -178,9 +182,9 @@ pub async fn revisions_grow_also_over_deletions(world: &mut dyn World) {
 }
 
 pub async fn conditions_are_obeyed_and_refusals_name_the_state_that_is_there(
-    world: &mut dyn World,
+    engines: &mut dyn TestEngines,
 ) {
-    let records = world.records();
+    let records = engines.records();
     let absent = || put("key", "new").when(Condition::Absent);
     let present = || put("key", "new").when(Condition::Present);
     let nothing = Refused::Condition { current: None };
@@ -221,13 +225,13 @@ pub async fn conditions_are_obeyed_and_refusals_name_the_state_that_is_there(
     assert_eq!(get(&records, "key").await, None);
 }
 
-pub async fn adding_is_arithmetic_on_what_is_stored(world: &mut dyn World) {
-    let records = world.records();
+pub async fn adding_is_arithmetic_on_what_is_stored(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     assert_eq!(make(&records, add("n", 40)).await.unwrap().sum, Some(40));
     assert_eq!(make(&records, add("n", 2)).await.unwrap().sum, Some(42));
     assert_eq!(make(&records, add("n", -50)).await.unwrap().sum, Some(-8));
     assert_eq!(value(&records, "n").await.unwrap(), "-8");
-    assert_eq!(crate::world::usage(&records).await.bytes, 3);
+    assert_eq!(crate::test_engines::usage(&records).await.bytes, 3);
     make(&records, put("n", i64::MAX.to_string()))
         .await
         .unwrap();
@@ -237,21 +241,21 @@ pub async fn adding_is_arithmetic_on_what_is_stored(world: &mut dyn World) {
     assert_eq!(value(&records, "n").await.unwrap(), "ten");
 }
 
-pub async fn an_engine_says_that_it_answers(world: &mut dyn World) {
-    world.records().check().await.unwrap();
-    world.objects().check().await.unwrap();
-    assert_eq!(world.records().write(Vec::new()).await.unwrap(), []);
+pub async fn a_check_of_a_healthy_engine_succeeds(engines: &mut dyn TestEngines) {
+    engines.records().check().await.unwrap();
+    engines.objects().check().await.unwrap();
+    assert_eq!(engines.records().write(Vec::new()).await.unwrap(), []);
 }
 
-pub async fn what_was_answered_is_there_after_reopening(world: &mut dyn World) {
-    let records = world.records();
+pub async fn what_was_answered_is_there_after_reopening(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let revision = make(&records, put("a", "1")).await.unwrap().revision;
     make(&records, put("b", vec![3; 5000])).await.unwrap();
     make(&records, put("c", "")).await.unwrap();
     make(&records, delete("c")).await.unwrap();
     drop(records);
-    world.reopen().await;
-    let records = world.records();
+    engines.reopen().await;
+    let records = engines.records();
     let record = get(&records, "a").await.unwrap();
     assert_eq!(
         (&*record.value, record.meta.revision),

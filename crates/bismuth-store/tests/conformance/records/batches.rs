@@ -1,13 +1,15 @@
-//! All or nothing.
+//! Batches are atomic.
 
 use std::sync::Arc;
 
 use bismuth_store::records::{Condition, EngineError, Keyspace, Refused, Usage};
 
-use crate::world::{But, World, add, at, delete, get, make, put, summed, usage, value};
+use crate::test_engines::{
+    TestEngines, WriteExt, add, at, delete, get, make, put, summed, usage, value,
+};
 
-pub async fn a_batch_is_made_in_its_order(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_batch_is_made_in_its_order(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let batch = vec![
         put("a", "1").when(Condition::Absent),
         add("a", 1),
@@ -37,8 +39,10 @@ pub async fn a_batch_is_made_in_its_order(world: &mut dyn World) {
     assert_eq!(usage(&records).await, summed(&records).await);
 }
 
-pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(
+    engines: &mut dyn TestEngines,
+) {
+    let records = engines.records();
     make(&records, put("a", "old")).await.unwrap();
     let before = get(&records, "a").await;
     let batch = vec![
@@ -64,8 +68,8 @@ pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(world: &m
     assert_eq!(other, Usage::default());
 }
 
-pub async fn a_refused_batch_does_not_spoil_its_neighbours(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_refused_batch_does_not_spoil_its_neighbours(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     make(&records, put("there", "")).await.unwrap();
     let tasks = (0..60).map(|n| {
         let records = Arc::clone(&records);
@@ -95,9 +99,9 @@ pub async fn a_refused_batch_does_not_spoil_its_neighbours(world: &mut dyn World
 }
 
 pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
-    world: &mut dyn World,
+    engines: &mut dyn TestEngines,
 ) {
-    let instances = [world.records(), world.others()];
+    let instances = [engines.records(), engines.others()];
     let tasks = (0..24).map(|n| {
         let records = Arc::clone(&instances[n % 2]);
         tokio::spawn(async move {
@@ -115,14 +119,14 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
         task.await.unwrap();
     }
     for group in ["a", "b", "c"] {
-        let record_key = crate::world::record_key(group, Keyspace::Kv, "n");
-        let record = world.records().get(&record_key).await.unwrap().unwrap();
+        let record_key = crate::test_engines::record_key(group, Keyspace::Kv, "n");
+        let record = engines.records().get(&record_key).await.unwrap().unwrap();
         assert_eq!(record.value, "120");
     }
 }
 
-pub async fn a_batch_that_is_larger_than_who_asks_can_take_is_not_read(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_read_of_more_bytes_than_its_limit_is_refused(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let batch = ["a", "b", "c"].map(|key| put(key, vec![1; 40_000]));
     records.write(batch.into()).await.unwrap();
     let record_keys = ["a", "b", "none", "c"].map(at);
@@ -137,8 +141,8 @@ pub async fn a_batch_that_is_larger_than_who_asks_can_take_is_not_read(world: &m
     );
 }
 
-pub async fn a_large_value_is_no_number_and_is_replaced_in_a_batch(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_large_value_is_no_number_and_is_replaced_in_a_batch(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     for digits in [64, 65, 1024, 1025, 100_000] {
         let number = "0".repeat(digits - 2) + "41";
         make(&records, put("n", number)).await.unwrap();

@@ -1,20 +1,20 @@
-//! What functions build on conditions: a lock, a counter, compare-and-swap; by many tasks at once.
+//! Concurrent use of conditions: locks, counters, compare-and-swap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bismuth_store::records::{Condition, EngineError, Records, Refused};
 
-use crate::world::{But, World, add, delete, get, make, one_of, put, value};
+use crate::test_engines::{TestEngines, WriteExt, add, delete, get, make, one_of, put, value};
 
 const TASKS: usize = 24;
 
 /// Runs `work` in many tasks over both instances.
-async fn everywhere<F>(world: &dyn World, work: impl Fn(Arc<dyn Records>, usize) -> F)
+async fn everywhere<F>(engines: &dyn TestEngines, work: impl Fn(Arc<dyn Records>, usize) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let instances = [world.records(), world.others()];
+    let instances = [engines.records(), engines.others()];
     let tasks = (0..TASKS).map(|n| tokio::spawn(work(Arc::clone(&instances[n % 2]), n)));
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
@@ -31,10 +31,10 @@ fn is_condition(error: &EngineError) -> bool {
     )
 }
 
-pub async fn a_lock_is_held_by_one_at_a_time(world: &mut dyn World) {
+pub async fn a_lock_is_held_by_one_at_a_time(engines: &mut dyn TestEngines) {
     let held = Arc::new(AtomicBool::new(false));
     let turns = Arc::new(AtomicUsize::new(0));
-    everywhere(world, |records, n| {
+    everywhere(engines, |records, n| {
         let (held, turns) = (Arc::clone(&held), Arc::clone(&turns));
         async move {
             let take = || put("lock", n.to_string()).when(Condition::Absent);
@@ -55,12 +55,12 @@ pub async fn a_lock_is_held_by_one_at_a_time(world: &mut dyn World) {
     })
     .await;
     assert_eq!(turns.load(Ordering::SeqCst), TASKS);
-    assert_eq!(get(&world.records(), "lock").await, None);
+    assert_eq!(get(&engines.records(), "lock").await, None);
 }
 
-pub async fn a_counter_counts_every_addition(world: &mut dyn World) {
+pub async fn a_counter_counts_every_addition(engines: &mut dyn TestEngines) {
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-    everywhere(world, |records, _| {
+    everywhere(engines, |records, _| {
         let seen = Arc::clone(&seen);
         async move {
             for _ in 0..10 {
@@ -75,14 +75,14 @@ pub async fn a_counter_counts_every_addition(world: &mut dyn World) {
     let all: Vec<i64> = (1..=TASKS as i64 * 10).collect();
     assert_eq!(seen, all);
     assert_eq!(
-        value(&world.records(), "n").await.unwrap(),
+        value(&engines.records(), "n").await.unwrap(),
         (TASKS * 10).to_string()
     );
 }
 
-pub async fn compare_and_swap_loses_no_update(world: &mut dyn World) {
-    make(&world.records(), put("list", "")).await.unwrap();
-    everywhere(world, |records, n| async move {
+pub async fn compare_and_swap_loses_no_update(engines: &mut dyn TestEngines) {
+    make(&engines.records(), put("list", "")).await.unwrap();
+    everywhere(engines, |records, n| async move {
         loop {
             let old = get(&records, "list").await.unwrap();
             let new = format!("{}{n},", std::str::from_utf8(&old.value).unwrap());
@@ -93,7 +93,7 @@ pub async fn compare_and_swap_loses_no_update(world: &mut dyn World) {
         }
     })
     .await;
-    let list = value(&world.records(), "list").await.unwrap();
+    let list = value(&engines.records(), "list").await.unwrap();
     let mut names: Vec<usize> = list
         .trim_end_matches(',')
         .split(',')

@@ -1,13 +1,13 @@
-//! Records whose time comes.
+//! Expiry of records.
 
 use std::num::NonZeroUsize;
 
 use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms, write_with_room};
 use bismuth_testkit::eventually;
 
-use crate::world::{
-    But, PATIENCE, World, add, all, get, make, names, put, put_for, query, summed, usage, value,
-    write,
+use crate::test_engines::{
+    EVENTUALLY_TIMEOUT, TestEngines, WriteExt, add, all, get, make, names, put, put_for, query,
+    summed, usage, value, write,
 };
 
 fn limit(limit: usize) -> NonZeroUsize {
@@ -15,12 +15,12 @@ fn limit(limit: usize) -> NonZeroUsize {
 }
 
 pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swept(
-    world: &mut dyn World,
+    engines: &mut dyn TestEngines,
 ) {
-    let records = world.records();
+    let records = engines.records();
     make(&records, put("stays", "1")).await.unwrap();
     make(&records, put_for("goes", "1", 300)).await.unwrap();
-    eventually("it is gone", PATIENCE, async || {
+    eventually("it is gone", EVENTUALLY_TIMEOUT, async || {
         match get(&records, "goes").await {
             None => Ok(()),
             Some(record) => Err(format!("at {} it is {record:?}", now_ms())),
@@ -38,8 +38,8 @@ pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swep
     assert_eq!(value(&records, "stays").await.unwrap(), "1");
 }
 
-pub async fn a_sweep_keeps_to_its_limit_and_to_what_is_due(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_sweep_keeps_to_its_limit_and_to_what_is_due(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let (past, future) = (0, 3_600_000);
     let mut batch: Vec<_> = (0..5)
         .map(|n| put_for(&format!("due-{n}"), "", past))
@@ -64,8 +64,8 @@ pub async fn a_sweep_keeps_to_its_limit_and_to_what_is_due(world: &mut dyn World
     assert_eq!(usage(&records).await, summed(&records).await);
 }
 
-pub async fn a_record_past_its_time_can_be_made_anew(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_record_past_its_time_can_be_made_anew(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     make(&records, put_for("key", "old", 0)).await.unwrap();
     let written = make(&records, put("key", "new").when(Condition::Absent))
         .await
@@ -88,8 +88,8 @@ pub async fn a_record_past_its_time_can_be_made_anew(world: &mut dyn World) {
     );
 }
 
-pub async fn room_is_made_by_what_has_expired(world: &mut dyn World) {
-    let records = world.records();
+pub async fn expired_records_make_room_for_new_ones(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let one = Limits {
         bytes: None,
         count: Some(1),

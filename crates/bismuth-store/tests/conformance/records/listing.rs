@@ -1,11 +1,11 @@
-//! Keys in order.
+//! Listing keys in order.
 
 use bismuth_store::records::Keyspace;
 
-use crate::world::{But, World, all, delete, make, names, put, put_for, query};
+use crate::test_engines::{TestEngines, WriteExt, all, delete, make, names, put, put_for, query};
 
-pub async fn keys_come_in_the_order_of_their_bytes(world: &mut dyn World) {
-    let records = world.records();
+pub async fn keys_come_in_the_order_of_their_bytes(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let mut keys = vec![
         "b",
         "a",
@@ -32,8 +32,8 @@ pub async fn keys_come_in_the_order_of_their_bytes(world: &mut dyn World) {
     assert!(!page.more);
 }
 
-pub async fn pages_lead_to_the_end_without_a_gap(world: &mut dyn World) {
-    let records = world.records();
+pub async fn pages_lead_to_the_end_without_a_gap(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let keys: Vec<String> = (0..57).map(|n| format!("key-{n:03}")).collect();
     records
         .write(keys.iter().map(|key| put(key, "value")).collect())
@@ -55,8 +55,8 @@ pub async fn pages_lead_to_the_end_without_a_gap(world: &mut dyn World) {
     assert_eq!((names(&page), page.more), (vec!["key-056"], false));
 }
 
-pub async fn a_prefix_selects_what_begins_with_it(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_prefix_selects_what_begins_with_it(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     for key in ["a", "a/", "a/1", "a/2", "a0", "ab", "b", "\u{10ffff}1"] {
         make(&records, put(key, "value")).await.unwrap();
     }
@@ -86,8 +86,8 @@ pub async fn a_prefix_selects_what_begins_with_it(world: &mut dyn World) {
     assert_eq!(meta.charge, 8);
 }
 
-pub async fn groups_that_have_something_are_named(world: &mut dyn World) {
-    let records = world.records();
+pub async fn groups_that_have_something_are_named(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     assert_eq!(
         records.groups(Keyspace::Secret).await.unwrap(),
         Vec::<String>::new()

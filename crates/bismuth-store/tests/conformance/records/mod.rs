@@ -1,4 +1,4 @@
-//! What every engine for records does.
+//! Conformance of engines for records.
 
 pub mod basics;
 pub mod batches;

@@ -1,13 +1,13 @@
-//! What a group may use.
+//! Quotas of records.
 
 use std::sync::Arc;
 
 use bismuth_store::records::{EngineError, Refused, Usage};
 
-use crate::world::{But, World, add, delete, make, put, refused, summed, usage};
+use crate::test_engines::{TestEngines, WriteExt, add, delete, make, put, refused, summed, usage};
 
-pub async fn a_limit_is_reached_exactly_and_not_passed(world: &mut dyn World) {
-    let records = world.records();
+pub async fn a_limit_is_reached_exactly_and_not_passed(engines: &mut dyn TestEngines) {
+    let records = engines.records();
     let bytes = |write: bismuth_store::records::Write| write.within(Some(10), None);
     make(&records, bytes(put("a", "1234"))).await.unwrap();
     make(&records, bytes(put("b", "1234"))).await.unwrap();
@@ -44,9 +44,9 @@ pub async fn a_limit_is_reached_exactly_and_not_passed(world: &mut dyn World) {
     );
 }
 
-pub async fn usage_is_exact_after_reopening(world: &mut dyn World) {
+pub async fn usage_is_exact_after_reopening(engines: &mut dyn TestEngines) {
     for round in 0..3 {
-        let records = world.records();
+        let records = engines.records();
         for n in 0..10 {
             make(&records, put(&format!("key-{n}"), vec![1; n * round]))
                 .await
@@ -57,8 +57,8 @@ pub async fn usage_is_exact_after_reopening(world: &mut dyn World) {
             .unwrap();
         let before = usage(&records).await;
         drop(records);
-        world.reopen().await;
-        let records = world.records();
+        engines.reopen().await;
+        let records = engines.records();
         assert_eq!(usage(&records).await, before);
         assert_eq!(summed(&records).await, before);
         let limit = Some(before.bytes + 1);
@@ -72,8 +72,8 @@ pub async fn usage_is_exact_after_reopening(world: &mut dyn World) {
     }
 }
 
-pub async fn usage_is_exact_under_concurrent_writers(world: &mut dyn World) {
-    let instances = [world.records(), world.others()];
+pub async fn usage_is_exact_under_concurrent_writers(engines: &mut dyn TestEngines) {
+    let instances = [engines.records(), engines.others()];
     let tasks = (0..16).map(|n| {
         let records = Arc::clone(&instances[n % 2]);
         tokio::spawn(async move {
@@ -99,8 +99,8 @@ pub async fn usage_is_exact_under_concurrent_writers(world: &mut dyn World) {
     }
 }
 
-pub async fn a_limit_holds_under_concurrent_writers(world: &mut dyn World) {
-    let instances = [world.records(), world.others()];
+pub async fn a_limit_holds_under_concurrent_writers(engines: &mut dyn TestEngines) {
+    let instances = [engines.records(), engines.others()];
     let tasks = (0..40).map(|n| {
         let records = Arc::clone(&instances[n % 2]);
         tokio::spawn(async move {

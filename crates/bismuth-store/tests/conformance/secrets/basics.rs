@@ -1,17 +1,21 @@
-//! Writing, reading, listing, removing.
+//! Writing, reading, listing and removing secrets.
 
 use bismuth_store::records::{Keyspace, Usage, now_ms};
-use bismuth_store::secrets::{Listed, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, Stored};
+use bismuth_store::secrets::{
+    ListedSecret, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, StoredSecret,
+};
 
 use super::{Keys, key, read, read_version, set};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
-pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(world: &mut dyn World) {
+pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let stored = secrets.set("group", &key("name"), b"one").await.unwrap();
     let (version, created) = (1, true);
-    assert_eq!(stored, Stored { version, created });
+    assert_eq!(stored, StoredSecret { version, created });
     assert_eq!(
         read(&secrets, "group", "name").await,
         Some(("one".into(), 1))
@@ -24,7 +28,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(world: &m
 
     let stored = secrets.set("group", &key("name"), b"three").await.unwrap();
     let (version, created) = (3, false);
-    assert_eq!(stored, Stored { version, created });
+    assert_eq!(stored, StoredSecret { version, created });
     assert_eq!(
         read(&secrets, "group", "name").await,
         Some(("three".into(), 3))
@@ -36,9 +40,9 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(world: &m
     }
 }
 
-pub async fn only_what_is_there_is_rotated_or_deleted(world: &mut dyn World) {
+pub async fn only_what_is_there_is_rotated_or_deleted(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let none = key("none");
     for with_another in [false, true] {
         let rotated = secrets.rotate("group", &none, b"value").await;
@@ -56,9 +60,11 @@ pub async fn only_what_is_there_is_rotated_or_deleted(world: &mut dyn World) {
     assert_eq!(set(&secrets, "group", "another", "value").await, 1);
 }
 
-pub async fn values_of_every_length_that_is_allowed_are_kept_and_no_other(world: &mut dyn World) {
+pub async fn values_of_every_length_that_is_allowed_are_kept_and_no_other(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let name = key("name");
     for bytes in [1, 1000, MAX_VALUE_BYTES, MAX_VALUE_BYTES, 2] {
         let value: Vec<u8> = (0..bytes).map(|n| (n % 251) as u8).collect();
@@ -74,9 +80,9 @@ pub async fn values_of_every_length_that_is_allowed_are_kept_and_no_other(world:
     assert_eq!(secret.version, 5);
 }
 
-pub async fn secrets_are_listed_by_name_without_their_values(world: &mut dyn World) {
+pub async fn secrets_are_listed_by_name_without_their_values(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     assert_eq!(secrets.list("group").await.unwrap(), []);
     for name in ["b", "a/b", "c"] {
         set(&secrets, "group", name, "value").await;
@@ -84,7 +90,7 @@ pub async fn secrets_are_listed_by_name_without_their_values(world: &mut dyn Wor
     set(&secrets, "group", "b", "value").await;
     secrets.delete("group", &key("c")).await.unwrap();
     let listed = secrets.list("group").await.unwrap();
-    let of = |listed: &Listed| (listed.name.clone(), listed.version);
+    let of = |listed: &ListedSecret| (listed.name.clone(), listed.version);
     assert_eq!(
         listed.iter().map(of).collect::<Vec<_>>(),
         [("a/b".into(), 1), ("b".into(), 2)]
@@ -94,9 +100,9 @@ pub async fn secrets_are_listed_by_name_without_their_values(world: &mut dyn Wor
     }
 }
 
-pub async fn groups_do_not_see_each_other_s_secrets(world: &mut dyn World) {
+pub async fn groups_do_not_see_each_other_s_secrets(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "a", "name", "of a").await;
     assert_eq!(read(&secrets, "b", "name").await, None);
     set(&secrets, "b", "name", "of b").await;
@@ -106,9 +112,9 @@ pub async fn groups_do_not_see_each_other_s_secrets(world: &mut dyn World) {
     assert_eq!(read(&secrets, "a", "name").await, Some(("of a".into(), 1)));
 }
 
-pub async fn names_of_any_text_are_kept_apart(world: &mut dyn World) {
+pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let long = "ä".repeat(256);
     let names = [
         "m", "v", "v/m", "m/v", "current", "v/v/m", "a", "a/1", "A", "ä", &long,
@@ -125,14 +131,14 @@ pub async fn names_of_any_text_are_kept_apart(world: &mut dyn World) {
     }
 }
 
-pub async fn secrets_are_there_after_reopening(world: &mut dyn World) {
+pub async fn secrets_are_there_after_reopening(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "group", "name", "one").await;
     set(&secrets, "group", "name", "two").await;
     drop(secrets);
-    world.reopen().await;
-    let secrets = keys.secrets(world.records());
+    engines.reopen().await;
+    let secrets = keys.secrets(engines.records());
     assert_eq!(
         read(&secrets, "group", "name").await,
         Some(("two".into(), 2))
@@ -140,10 +146,10 @@ pub async fn secrets_are_there_after_reopening(world: &mut dyn World) {
     assert_eq!(read_version(&secrets, "name", 1).await.unwrap(), "one");
 }
 
-pub async fn the_last_secret_takes_everything_of_its_group_with_it(world: &mut dyn World) {
+pub async fn the_last_secret_takes_everything_of_its_group_with_it(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let records = world.records();
-    let secrets = keys.secrets(world.records());
+    let records = engines.records();
+    let secrets = keys.secrets(engines.records());
     for name in ["a", "b"] {
         set(&secrets, "group", name, "value").await;
     }
@@ -158,10 +164,10 @@ pub async fn the_last_secret_takes_everything_of_its_group_with_it(world: &mut d
     assert_eq!(secrets.list("group").await.unwrap(), []);
 }
 
-pub async fn a_purge_removes_one_group_and_leaves_the_others(world: &mut dyn World) {
+pub async fn a_purge_removes_one_group_and_leaves_the_others(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let records = world.records();
-    let secrets = keys.secrets(world.records());
+    let records = engines.records();
+    let secrets = keys.secrets(engines.records());
     for group in ["group", "other"] {
         for name in ["a", "b", "c"] {
             set(&secrets, group, name, "value").await;
@@ -176,9 +182,9 @@ pub async fn a_purge_removes_one_group_and_leaves_the_others(world: &mut dyn Wor
     assert_eq!(set(&secrets, "group", "a", "value").await, 1);
 }
 
-pub async fn a_group_has_as_many_secrets_as_it_may(world: &mut dyn World) {
+pub async fn a_group_has_as_many_secrets_as_it_may(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     for n in 0..MAX_SECRETS {
         set(&secrets, "group", &format!("secret-{n}"), "value").await;
     }
@@ -189,9 +195,9 @@ pub async fn a_group_has_as_many_secrets_as_it_may(world: &mut dyn World) {
     assert_eq!(secrets.purge("group").await.unwrap(), MAX_SECRETS as u64);
 }
 
-pub async fn a_revision_names_one_value_for_ever(world: &mut dyn World) {
+pub async fn a_revision_names_one_value_for_ever(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let mut values = std::collections::BTreeMap::new();
     let look = async |version| {
         let secret = secrets.get("group", "name", version).await.unwrap();

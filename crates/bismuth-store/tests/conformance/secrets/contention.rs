@@ -1,17 +1,20 @@
-//! Many writers and readers at once, of two processes where the engine allows it.
+//! Concurrent writers and readers of secrets, of two processes where the engine allows it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Keys, key, read, read_version, set};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
 const WRITERS: usize = 16;
 const CHANGES: usize = 5;
 
-pub async fn every_change_of_many_writers_is_made_once(world: &mut dyn World) {
+pub async fn every_change_of_many_writers_is_made_once(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let nodes = [keys.secrets(world.records()), keys.secrets(world.others())];
+    let nodes = [
+        keys.secrets(engines.records()),
+        keys.secrets(engines.others()),
+    ];
     let versions = Arc::new(Mutex::new(Vec::new()));
     // Each has a secret of its own, which is made in the first moment of the group, and all have one together.
     let writers = (0..WRITERS).map(|n| {
@@ -44,9 +47,12 @@ pub async fn every_change_of_many_writers_is_made_once(world: &mut dyn World) {
     assert_eq!(nodes[0].list("group").await.unwrap().len(), WRITERS + 1);
 }
 
-pub async fn readers_see_whole_values_in_their_order(world: &mut dyn World) {
+pub async fn readers_see_whole_values_in_their_order(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let nodes = [keys.secrets(world.records()), keys.secrets(world.others())];
+    let nodes = [
+        keys.secrets(engines.records()),
+        keys.secrets(engines.others()),
+    ];
     set(&nodes[0], "group", "name", "1").await;
     let done = Arc::new(AtomicBool::new(false));
     let readers = (0..4).map(|n| {

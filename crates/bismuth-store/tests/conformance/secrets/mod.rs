@@ -1,4 +1,4 @@
-//! What the store of secrets does on every engine.
+//! Conformance of the secret store on every engine.
 
 pub mod basics;
 pub mod contention;

@@ -1,4 +1,4 @@
-//! Master keys are changed, lost and mistaken.
+//! Changed, lost and wrong master keys.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bismuth_store::secrets::{Flaw, KeyringError, Rewrapped, SecretError, Secrets};
 
 use super::{Keys, flaw, key, read, set};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
 async fn rewrapped(secrets: &Secrets) -> (u64, String) {
     let Rewrapped { groups, master_key } = secrets.rewrap().await.unwrap();
     (groups, master_key)
 }
 
-pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(world: &mut dyn World) {
+pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     assert_eq!(rewrapped(&secrets).await, (0, "first".into()));
     for group in ["a", "b", "c"] {
         set(&secrets, group, "name", group).await;
@@ -55,16 +57,21 @@ pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(world
     for task in tasks {
         task.await.unwrap();
     }
-    let restarted = keys.secrets(world.records());
+    let restarted = keys.secrets(engines.records());
     for group in ["a", "b", "c"] {
         let found = read(&restarted, group, "name").await;
         assert_eq!(found, Some((group.to_owned(), 1)));
     }
 }
 
-pub async fn a_key_that_another_node_uses_first_is_looked_for_in_the_file(world: &mut dyn World) {
+pub async fn a_key_that_another_node_uses_first_is_looked_for_in_the_file(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let (one, other) = (keys.secrets(world.records()), keys.secrets(world.others()));
+    let (one, other) = (
+        keys.secrets(engines.records()),
+        keys.secrets(engines.others()),
+    );
     set(&one, "group", "name", "value").await;
     keys.write(&["second", "first"]);
     assert_eq!(rewrapped(&one).await, (1, "second".into()));
@@ -73,11 +80,13 @@ pub async fn a_key_that_another_node_uses_first_is_looked_for_in_the_file(world:
     assert_eq!(rewrapped(&other).await, (0, "second".into()));
 }
 
-pub async fn a_missing_master_key_is_named_and_breaks_its_groups_only(world: &mut dyn World) {
+pub async fn a_missing_master_key_is_named_and_breaks_its_groups_only(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    set(&keys.secrets(world.records()), "old", "name", "value").await;
+    set(&keys.secrets(engines.records()), "old", "name", "value").await;
     keys.write(&["second"]);
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "new", "name", "value").await;
     let error = secrets.get("old", "name", None).await.unwrap_err();
     assert!(matches!(&error, SecretError::UnknownMasterKey { id, .. } if id == "first"));
@@ -101,24 +110,24 @@ pub async fn a_missing_master_key_is_named_and_breaks_its_groups_only(world: &mu
     assert_eq!(rewrapped(&secrets).await, (1, "third".into()));
 }
 
-pub async fn another_key_under_the_same_id_opens_nothing(world: &mut dyn World) {
+pub async fn another_key_under_the_same_id_opens_nothing(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    set(&keys.secrets(world.records()), "group", "name", "value").await;
+    set(&keys.secrets(engines.records()), "group", "name", "value").await;
     keys.write(&["first:another"]);
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     let master_key = "first".into();
     let expected = Flaw::DataKey { master_key };
     assert_eq!(flaw(&secrets, "group", "name").await, expected);
     assert!(secrets.rewrap().await.is_err());
     // Nothing was made worse.
     keys.write(&["first"]);
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     assert!(read(&secrets, "group", "name").await.is_some());
 }
 
-pub async fn a_file_that_cannot_be_used_changes_nothing(world: &mut dyn World) {
+pub async fn a_file_that_cannot_be_used_changes_nothing(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "group", "name", "value").await;
     keys.write(&["second", "first"]);
     let mode = |mode| fs::set_permissions(keys.path(), fs::Permissions::from_mode(mode)).unwrap();

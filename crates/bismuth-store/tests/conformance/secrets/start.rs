@@ -1,20 +1,20 @@
-//! What a start does about master keys that are not there, or not the right ones.
+//! Master keys that are missing or wrong at start.
 
 use std::fs;
 
 use bismuth_store::secrets::{MasterKeysError, SecretError, master_keys};
 
 use super::{Keys, read, set};
-use crate::world::World;
+use crate::test_engines::TestEngines;
 
-pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(world: &mut dyn World) {
+pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let (path, records) = (keys.path(), world.records());
+    let (path, records) = (keys.path(), engines.records());
     fs::remove_file(&path).unwrap();
     let missing = master_keys(&path, false, false, &*records).await;
     assert!(matches!(missing, Err(MasterKeysError::Keyring(_))));
     let made = master_keys(&path, true, false, &*records).await.unwrap();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "group", "name", "value").await;
     let read_again = master_keys(&path, true, false, &*records).await.unwrap();
     assert_eq!(read_again.current().id(), made.current().id());
@@ -44,19 +44,25 @@ pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(world: &mut d
     master_keys(&path, true, false, &*records).await.unwrap();
 }
 
-pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: &mut dyn World) {
+pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(
+    engines: &mut dyn TestEngines,
+) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
-    secrets.examine().await.unwrap();
+    let secrets = keys.secrets(engines.records());
+    secrets.check_master_keys().await.unwrap();
     for group in ["a", "b"] {
         set(&secrets, group, "name", "value").await;
     }
-    secrets.examine().await.unwrap();
+    secrets.check_master_keys().await.unwrap();
 
     // Another key, also one that is called the same.
     for wrong in ["second", "first:another"] {
         keys.write(&[wrong]);
-        let error = keys.secrets(world.records()).examine().await.unwrap_err();
+        let error = keys
+            .secrets(engines.records())
+            .check_master_keys()
+            .await
+            .unwrap_err();
         let MasterKeysError::OpensNothing {
             groups: 2, first, ..
         } = &error
@@ -69,9 +75,9 @@ pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(world: 
     }
     // One is enough: what another sealed is named when it is asked for.
     keys.write(&["second"]);
-    let mixed = keys.secrets(world.records());
+    let mixed = keys.secrets(engines.records());
     set(&mixed, "c", "name", "value").await;
-    mixed.examine().await.unwrap();
+    mixed.check_master_keys().await.unwrap();
     let error = mixed.get("a", "name", None).await.unwrap_err();
     assert!(matches!(error, SecretError::UnknownMasterKey { .. }));
 }

@@ -1,4 +1,4 @@
-//! Whoever can write to the engine, and has no master key, breaks secrets and does not change them. The keys of records and what is in
+//! Tampered records are refused: who can write to the engine, and has no master key, cannot change a secret. The keys of records and what is in
 //! them are spelled out here, because they are what is stored.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use bismuth_store::secrets::{Flaw, SecretError, Secrets};
 use bytes::Bytes;
 
 use super::{Keys, flaw, key, read, set};
-use crate::world::{But, World, delete, make, put, record_key};
+use crate::test_engines::{TestEngines, WriteExt, delete, make, put, record_key};
 
 fn record(group: &str, name: &str) -> RecordKey {
     record_key(group, Keyspace::Secret, &format!("v/{name}"))
@@ -38,13 +38,13 @@ async fn remove(records: &Arc<dyn Records>, record_key: &RecordKey) {
 }
 
 /// Two secrets, of which the second had another value before.
-async fn two(world: &dyn World) -> (Keys, Arc<Secrets>, Arc<dyn Records>) {
+async fn two(engines: &dyn TestEngines) -> (Keys, Arc<Secrets>, Arc<dyn Records>) {
     let keys = Keys::new();
-    let secrets = keys.secrets(world.records());
+    let secrets = keys.secrets(engines.records());
     set(&secrets, "group", "a", "the value of a").await;
     set(&secrets, "group", "b", "an older value").await;
     set(&secrets, "group", "b", "the value of b").await;
-    (keys, secrets, world.records())
+    (keys, secrets, engines.records())
 }
 
 fn changed(name: &str) -> Flaw {
@@ -56,8 +56,8 @@ async fn is_whole(secrets: &Secrets, name: &str) {
     assert_eq!(value, format!("the value of {name}"));
 }
 
-pub async fn swapped_records_are_refused(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn swapped_records_are_refused(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     let (a, b) = (record("group", "a"), record("group", "b"));
     let of = (stored(&records, &a).await, stored(&records, &b).await);
     plant(&records, &a, of.1.clone()).await;
@@ -72,8 +72,8 @@ pub async fn swapped_records_are_refused(world: &mut dyn World) {
     is_whole(&secrets, "b").await;
 }
 
-pub async fn an_older_record_that_was_put_back_is_refused(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn an_older_record_that_was_put_back_is_refused(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     let a = record("group", "a");
     let older = stored(&records, &a).await;
     set(&secrets, "group", "a", "the next value").await;
@@ -87,8 +87,8 @@ pub async fn an_older_record_that_was_put_back_is_refused(world: &mut dyn World)
     assert_eq!(flaw(&secrets, "group", "a").await, changed("a"));
 }
 
-pub async fn an_older_manifest_that_was_put_back_is_refused(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn an_older_manifest_that_was_put_back_is_refused(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     let older = stored(&records, &manifest("group")).await;
     set(&secrets, "group", "b", "the next value").await;
     set(&secrets, "group", "c", "the value of c").await;
@@ -103,8 +103,8 @@ pub async fn an_older_manifest_that_was_put_back_is_refused(world: &mut dyn Worl
     assert_eq!(flaw(&secrets, "group", "a").await, Flaw::Manifest);
 }
 
-pub async fn a_flipped_bit_is_refused_wherever_it_is(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn a_flipped_bit_is_refused_wherever_it_is(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     for record_key in [record("group", "b"), manifest("group"), data_key("group")] {
         let whole = stored(&records, &record_key).await;
         // Every byte of the head, and each part of the rest.
@@ -131,8 +131,8 @@ pub async fn a_flipped_bit_is_refused_wherever_it_is(world: &mut dyn World) {
     }
 }
 
-pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     remove(&records, &record("group", "a")).await;
     let removed = Flaw::Removed { name: "a".into() };
     assert_eq!(flaw(&secrets, "group", "a").await, removed);
@@ -164,8 +164,8 @@ pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(world: &mut 
     );
 }
 
-pub async fn an_added_record_is_refused(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn an_added_record_is_refused(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     let of_b = stored(&records, &record("group", "b")).await;
     for group in ["group", "without any"] {
         plant(&records, &record(group, "c"), of_b.clone()).await;
@@ -180,8 +180,8 @@ pub async fn an_added_record_is_refused(world: &mut dyn World) {
     is_whole(&secrets, "b").await;
 }
 
-pub async fn the_records_of_another_group_are_refused(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn the_records_of_another_group_are_refused(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     set(&secrets, "other", "a", "the other's value").await;
     set(&secrets, "other", "b", "the other's value").await;
     // One record of it, its manifest too, everything of it.
@@ -213,8 +213,8 @@ pub async fn the_records_of_another_group_are_refused(world: &mut dyn World) {
     is_whole(&secrets, "a").await;
 }
 
-pub async fn deleting_repairs_a_record_and_purging_a_group(world: &mut dyn World) {
-    let (_keys, secrets, records) = two(world).await;
+pub async fn deleting_repairs_a_record_and_purging_a_group(engines: &mut dyn TestEngines) {
+    let (_keys, secrets, records) = two(engines).await;
     set(&secrets, "group", "c", "the value of c").await;
     plant(&records, &record("group", "a"), "edited").await;
     remove(&records, &record("group", "b")).await;

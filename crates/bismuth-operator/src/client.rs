@@ -1,4 +1,4 @@
-//! One call: the token, a connection, an exchange.
+//! The client of the operator API: one connection for each call.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::answers::{Purged, json};
 use crate::call::Call;
 use crate::error::{CallError, Refusal};
-use crate::patience::{Answer, Outgoing, Progress, SILENCE, WORK};
+use crate::response::{Purged, json};
+use crate::timeout::{IDLE_TIMEOUT, LONG_RUNNING_TIMEOUT, Progress, ResponseBody, TrackedBody};
 use crate::token::read_token;
 
 /// Problems of ours are small.
@@ -30,16 +30,16 @@ const PROBLEM_BYTES: usize = 64 * 1024;
 
 /// Where svcprovider is, and what proves that an operator asks.
 #[derive(Clone, Debug)]
-pub struct Surface {
+pub struct OperatorClient {
     authority: Authority,
     token_file: PathBuf,
     connect: Duration,
-    silence: Duration,
-    work: Duration,
+    idle_timeout: Duration,
+    long_running_timeout: Duration,
 }
 
-impl Surface {
-    /// A surface at a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
+impl OperatorClient {
+    /// A client for a URL such as `http://127.0.0.1:9001`; `connect` bounds the time until a connection is made.
     ///
     /// # Errors
     /// [`CallError::Url`].
@@ -51,8 +51,8 @@ impl Surface {
                 authority: authority.clone(),
                 token_file,
                 connect,
-                silence: SILENCE,
-                work: WORK,
+                idle_timeout: IDLE_TIMEOUT,
+                long_running_timeout: LONG_RUNNING_TIMEOUT,
             }),
             _ => Err(CallError::Url { url: url.clone() }),
         }
@@ -60,8 +60,8 @@ impl Surface {
 
     /// The same, which takes it for gone when it lets nothing go on for so long: neither takes bytes nor sends any.
     #[must_use]
-    pub fn silent_for_at_most(mut self, bound: Duration) -> Self {
-        (self.silence, self.work) = (bound, bound);
+    pub fn with_idle_timeout(mut self, bound: Duration) -> Self {
+        (self.idle_timeout, self.long_running_timeout) = (bound, bound);
         self
     }
 
@@ -69,27 +69,27 @@ impl Surface {
     ///
     /// # Errors
     /// [`CallError`] says whose fault it is, and whether something may have been done.
-    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<Answer>, CallError>
+    pub async fn call<B>(&self, call: Call, body: B) -> Result<Response<ResponseBody>, CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let token = read_token(&self.token_file).await?;
-        let bound = if call.is_work {
-            self.work
+        let bound = if call.is_long_running {
+            self.long_running_timeout
         } else {
-            self.silence
+            self.idle_timeout
         };
         let progress = Progress::new();
-        let request = self.request(call, token, Outgoing::new(body, progress.clone()))?;
+        let request = self.request(call, token, TrackedBody::new(body, progress.clone()))?;
         let stream = self.connect().await?;
         let failed = |source| CallError::Exchange {
             address: self.address(),
             source,
         };
-        let io = TokioIo::new(Pretending {
+        let io = TokioIo::new(EarlyResponseStream {
             stream,
-            deaf: false,
+            write_closed: false,
             progress: progress.clone(),
         });
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
@@ -105,7 +105,8 @@ impl Surface {
                 return Err(CallError::Stalled { address: self.address(), bound });
             }
         };
-        let response = response.map(|body| Answer::new(body, self.address(), self.silence));
+        let response =
+            response.map(|body| ResponseBody::new(body, self.address(), self.idle_timeout));
         if response.status().is_success() {
             return Ok(response);
         }
@@ -115,8 +116,8 @@ impl Surface {
     /// Asks without a body.
     ///
     /// # Errors
-    /// As [`Surface::call`].
-    pub async fn ask(&self, call: Call) -> Result<Response<Answer>, CallError> {
+    /// As [`OperatorClient::call`].
+    pub async fn ask(&self, call: Call) -> Result<Response<ResponseBody>, CallError> {
         self.call(call, Empty::<Bytes>::new()).await
     }
 
@@ -124,7 +125,7 @@ impl Surface {
     /// mends.
     ///
     /// # Errors
-    /// As [`Surface::call`].
+    /// As [`OperatorClient::call`].
     pub async fn probe(&self) -> Result<(), CallError> {
         self.ask(Call::new(Method::GET, "/")).await.map(drop)
     }
@@ -132,7 +133,7 @@ impl Surface {
     /// Deletes all that a group has.
     ///
     /// # Errors
-    /// As [`Surface::call`].
+    /// As [`OperatorClient::call`].
     pub async fn purge(&self, group: &ServiceGroup) -> Result<Purged, CallError> {
         let response = self.ask(Call::purge(group)).await?;
         json(self, response).await
@@ -173,7 +174,7 @@ impl Surface {
         };
         let connected = timeout(self.connect, TcpStream::connect(target)).await;
         let stream = connected
-            .map_err(|_| CallError::Silent {
+            .map_err(|_| CallError::ConnectTimeout {
                 address: self.address(),
                 bound: self.connect,
             })?
@@ -182,7 +183,7 @@ impl Surface {
         Ok(stream)
     }
 
-    async fn refusal(&self, response: Response<Answer>) -> CallError {
+    async fn refusal(&self, response: Response<ResponseBody>) -> CallError {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             return CallError::Unauthorized {
@@ -225,13 +226,13 @@ fn seconds(headers: &HeaderMap) -> Option<u32> {
 
 /// Goes on reading from a server that takes no more bytes: it may have refused early, and its answer waits to be read
 /// (RFC 9112 section 9.5). So a failed write is pretended, and reading tells what became of the exchange.
-struct Pretending {
+struct EarlyResponseStream {
     stream: TcpStream,
-    deaf: bool,
+    write_closed: bool,
     progress: Progress,
 }
 
-impl AsyncRead for Pretending {
+impl AsyncRead for EarlyResponseStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -241,19 +242,19 @@ impl AsyncRead for Pretending {
     }
 }
 
-impl AsyncWrite for Pretending {
+impl AsyncWrite for EarlyResponseStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.deaf {
+        if self.write_closed {
             // Never ready again: pretending to send the rest of a large body would only read it from its file.
             return Poll::Pending;
         }
         match Pin::new(&mut self.stream).poll_write(cx, bytes) {
             Poll::Ready(Err(_)) => {
-                self.deaf = true;
+                self.write_closed = true;
                 Poll::Pending
             }
             Poll::Ready(taken) => {

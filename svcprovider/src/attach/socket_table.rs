@@ -1,4 +1,4 @@
-//! What is held, for whom.
+//! The table of listening sockets that are held, by node and container.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bismuth_daemon::Shutdown;
-use bismuth_handover::{Attachment, Held, NodeName, TokenDigest};
+use bismuth_handover::{Attachment, HeldSocket, NodeName, TokenDigest};
 use bismuth_model::ContainerId;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -17,14 +17,14 @@ use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{Arrival, Worker};
+use super::serve::{NewSocket, Worker};
 use crate::http::Caller;
 use crate::http::rate::Buckets;
 
 /// The sockets of all nodes.
 #[derive(Debug, Default)]
-pub(super) struct Doors {
-    table: Mutex<BTreeMap<(NodeName, ContainerId), Door>>,
+pub(super) struct SocketTable {
+    table: Mutex<BTreeMap<(NodeName, ContainerId), ContainerSocket>>,
     buckets: Buckets,
     workers: Vec<Worker>,
     stop: CancellationToken,
@@ -33,16 +33,16 @@ pub(super) struct Doors {
 
 /// Tells how many containers are attached; clones are the same.
 #[derive(Clone, Debug)]
-pub struct DoorsHandle(Arc<AtomicUsize>);
+pub struct SocketCount(Arc<AtomicUsize>);
 
-impl DoorsHandle {
+impl SocketCount {
     /// How many there are now.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Collector for DoorsHandle {
+impl Collector for SocketCount {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let count = ConstGauge::new(i64::try_from(self.count()).unwrap_or(i64::MAX));
         let metric = encoder.encode_descriptor(
@@ -57,23 +57,23 @@ impl Collector for DoorsHandle {
 
 /// One container's socket. Dropping it stops it.
 #[derive(Debug)]
-struct Door {
+struct ContainerSocket {
     token: TokenDigest,
     listener: Arc<TcpListener>,
     stop: CancellationToken,
     count: Arc<AtomicUsize>,
 }
 
-impl Drop for Door {
+impl Drop for ContainerSocket {
     fn drop(&mut self) {
         self.stop.cancel();
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Doors {
-    pub(super) fn handle(&self) -> DoorsHandle {
-        DoorsHandle(Arc::clone(&self.count))
+impl SocketTable {
+    pub(super) fn socket_count(&self) -> SocketCount {
+        SocketCount(Arc::clone(&self.count))
     }
 
     /// Whom sockets go to. Their serving stops with the shutdown.
@@ -97,13 +97,13 @@ impl Doors {
         }
         let listener = StdListener::from(socket);
         listener.set_nonblocking(true)?;
-        let worker = self.workers.iter().min_by_key(|worker| worker.doors());
-        let worker = worker.ok_or_else(|| io::Error::other("nobody serves"))?;
+        let worker = self.workers.iter().min_by_key(|worker| worker.sockets());
+        let worker = worker.ok_or_else(|| io::Error::other("no worker thread runs"))?;
         // With the runtime of the thread that will accept.
         let listener = Arc::new(worker.register(listener)?);
         let key = (node.clone(), attachment.container);
         let stop = self.stop.child_token();
-        let door = Door {
+        let socket = ContainerSocket {
             token: attachment.token,
             listener: Arc::clone(&listener),
             stop: stop.clone(),
@@ -113,8 +113,8 @@ impl Doors {
         let bucket = self.buckets.of(&attachment.group);
         let caller = Caller::new(attachment, bucket);
         // The earlier one stops before the new one starts.
-        drop(self.table().insert(key, door));
-        worker.send(Arrival {
+        drop(self.table().insert(key, socket));
+        worker.send(NewSocket {
             listener,
             caller,
             stop,
@@ -123,8 +123,8 @@ impl Doors {
 
     /// Lets go of a socket, if it is held.
     pub(super) fn detach(&self, node: &NodeName, container: ContainerId) {
-        let door = self.table().remove(&(node.clone(), container));
-        drop(door);
+        let socket = self.table().remove(&(node.clone(), container));
+        drop(socket);
     }
 
     /// Another descriptor of a socket that is held.
@@ -137,24 +137,25 @@ impl Doors {
         container: ContainerId,
     ) -> io::Result<Option<OwnedFd>> {
         let table = self.table();
-        let door = table.get(&(node.clone(), container));
-        door.map(|door| door.listener.as_fd().try_clone_to_owned())
+        let socket = table.get(&(node.clone(), container));
+        socket
+            .map(|socket| socket.listener.as_fd().try_clone_to_owned())
             .transpose()
     }
 
     /// What is held for a node.
-    pub(super) fn held(&self, node: &NodeName) -> Vec<Held> {
+    pub(super) fn held_sockets(&self, node: &NodeName) -> Vec<HeldSocket> {
         let first = (node.clone(), ContainerId::from_bytes([0; 16]));
         let table = self.table();
         let ours = table.range(first..).take_while(|((of, _), _)| of == node);
-        ours.map(|((_, container), door)| Held {
+        ours.map(|((_, container), socket)| HeldSocket {
             container: *container,
-            token: door.token,
+            token: socket.token,
         })
         .collect()
     }
 
-    fn table(&self) -> MutexGuard<'_, BTreeMap<(NodeName, ContainerId), Door>> {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<(NodeName, ContainerId), ContainerSocket>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for svcprovider, and not for ever.
+//! Idle timeouts of a call.
 //!
 //! ```text
 //!   connect ─► body goes out ─► head of the answer ─► its body comes
@@ -20,10 +20,10 @@ use crate::error::CallError;
 
 /// An engine that is away is told within a second, and a silent upload after 30 s. The longest that an svcprovider that works is silent
 /// is when it forces the last of a large blob onto a slow disk.
-pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A purge and a rewrap answer when all is done: some milliseconds for each blob and group. Either goes on from where it was when it is
 /// asked for again.
-pub(crate) const WORK: Duration = Duration::from_secs(600);
+pub(crate) const LONG_RUNNING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// When something last went on in an exchange. Clones are the same exchange.
 #[derive(Clone, Debug)]
@@ -82,12 +82,12 @@ impl Progress {
 }
 
 /// A body that goes out, and tells when it is its source that is slow.
-pub(crate) struct Outgoing<B> {
+pub(crate) struct TrackedBody<B> {
     body: Pin<Box<B>>,
     progress: Progress,
 }
 
-impl<B> Outgoing<B> {
+impl<B> TrackedBody<B> {
     pub(crate) fn new(body: B, progress: Progress) -> Self {
         Self {
             body: Box::pin(body),
@@ -96,7 +96,7 @@ impl<B> Outgoing<B> {
     }
 }
 
-impl<B: Body> Body for Outgoing<B> {
+impl<B: Body> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -119,7 +119,7 @@ impl<B: Body> Body for Outgoing<B> {
 }
 
 /// Nobody asks the source for more.
-impl<B> Drop for Outgoing<B> {
+impl<B> Drop for TrackedBody<B> {
     fn drop(&mut self) {
         self.progress.source(false);
     }
@@ -127,26 +127,26 @@ impl<B> Drop for Outgoing<B> {
 
 /// The body of an answer. It fails when nothing of it comes for too long while somebody waits for it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ResponseBody {
     body: Incoming,
     address: String,
     bound: Duration,
     /// While it is waited for.
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Answer {
+impl ResponseBody {
     pub(crate) fn new(body: Incoming, address: String, bound: Duration) -> Self {
         Self {
             body,
             address,
             bound,
-            alarm: None,
+            timer: None,
         }
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = CallError;
 
@@ -155,7 +155,7 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.alarm = None;
+            self.timer = None;
             let failed = |source| CallError::Exchange {
                 address: self.address.clone(),
                 source,
@@ -163,8 +163,8 @@ impl Body for Answer {
             return Poll::Ready(frame.map(|frame| frame.map_err(failed)));
         }
         let bound = self.bound;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(bound)));
-        ready!(alarm.as_mut().poll(cx));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(bound)));
+        ready!(timer.as_mut().poll(cx));
         let address = self.address.clone();
         Poll::Ready(Some(Err(CallError::Stalled { address, bound })))
     }

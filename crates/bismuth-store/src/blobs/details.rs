@@ -1,25 +1,25 @@
-//! Listing blobs with what only the index knows of them.
+//! Lists blobs with their digests.
 
 use std::num::NonZeroUsize;
 
 use super::index::Entry;
-use super::{Blobs, Listed, listed_as, record_key};
+use super::{Blobs, ListedBlob, listed_blob, record_key};
 use crate::records::{EngineError, NO_BOUND};
 
 /// A part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DescribedPage {
+pub struct BlobDetailsPage {
     /// In the order of their keys.
-    pub blobs: Vec<Described>,
+    pub blobs: Vec<BlobDetails>,
     /// After which key there are more.
     pub next: Option<String>,
 }
 
 /// A blob in a listing, and its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
+pub struct BlobDetails {
     /// What is known without the index's entry.
-    pub listed: Listed,
+    pub listed: ListedBlob,
     /// SHA-256 of its bytes. `None` if its entry cannot be read: one that is broken must not hide the others.
     pub sha256: Option<[u8; 32]>,
 }
@@ -30,13 +30,13 @@ impl Blobs {
     ///
     /// # Errors
     /// When the engine has one.
-    pub async fn list_described(
+    pub async fn list_details(
         &self,
         group: &str,
         prefix: &str,
         after: Option<String>,
         limit: NonZeroUsize,
-    ) -> Result<DescribedPage, EngineError> {
+    ) -> Result<BlobDetailsPage, EngineError> {
         let page = self.page(group, prefix, after, limit).await?;
         let last = page.entries.last().filter(|_| page.more);
         let next = last.map(|(key, _)| key.clone());
@@ -48,12 +48,12 @@ impl Blobs {
             let record = record?;
             let meta = record.meta.clone();
             let entry = Entry::decode(&record_key, record);
-            Some(Described {
-                listed: listed_as((record_key.key, meta)),
+            Some(BlobDetails {
+                listed: listed_blob((record_key.key, meta)),
                 sha256: entry.ok().map(|entry| entry.blob.sha256),
             })
         });
-        Ok(DescribedPage {
+        Ok(BlobDetailsPage {
             blobs: blobs.collect(),
             next,
         })

@@ -1,4 +1,4 @@
-//! Whether an engine answers: for `/readyz`, the metrics, and the log, which is told of changes only.
+//! Health check: asks periodically whether an engine answers: for `/readyz`, the metrics, and the log, which gets changes only.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tracing::{info, warn};
 /// How often an engine is asked.
 const CHECK: Duration = Duration::from_secs(2);
 
-/// An engine that is watched.
+/// The health check of one engine.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct HealthCheck {
     engine: &'static str,
     ready: Condition,
     up: Gauge,
     was_up: Option<bool>,
 }
 
-impl Watch {
+impl HealthCheck {
     /// Of `engine`, which nothing is known of yet.
     pub(crate) fn new(engine: &'static str, ready: Condition, up: Gauge) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl Watch {
     }
 
     /// Asks with `check`, again and again, for ever.
-    pub(crate) async fn keep<F>(mut self, check: impl Fn() -> F)
+    pub(crate) async fn run<F>(mut self, check: impl Fn() -> F)
     where
         F: Future<Output = Result<(), EngineError>>,
     {
@@ -41,11 +41,11 @@ impl Watch {
         loop {
             timer.tick().await;
             let checked = check().await;
-            self.saw(checked);
+            self.record(checked);
         }
     }
 
-    fn saw(&mut self, checked: Result<(), EngineError>) {
+    fn record(&mut self, checked: Result<(), EngineError>) {
         let is_up = checked.is_ok();
         let has_changed = self.was_up.replace(is_up) != Some(is_up);
         self.up.set(i64::from(is_up));
@@ -74,24 +74,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_engine_is_named_by_itself() {
+    fn each_engine_has_its_own_condition_and_gauge() {
         let admin = Admin::new(Registry::default());
-        let watch = |name| {
+        let health_check = |name| {
             let up = Gauge::default();
-            (Watch::new(name, admin.condition(name), up.clone()), up)
+            (
+                HealthCheck::new(name, admin.condition(name), up.clone()),
+                up,
+            )
         };
         let ((mut records, records_up), (mut objects, objects_up)) =
-            (watch("records"), watch("objects"));
+            (health_check("records"), health_check("objects"));
         assert_eq!(admin.unmet().len(), 2);
-        records.saw(Ok(()));
-        objects.saw(Err(EngineError::Unavailable {
+        records.record(Ok(()));
+        objects.record(Err(EngineError::Unavailable {
             engine: "the bucket",
             reason: "it sleeps".to_owned(),
         }));
         let away = "the bucket does not answer: it sleeps".to_owned();
         assert_eq!(admin.unmet(), [("objects".to_owned(), away)]);
         assert_eq!((records_up.get(), objects_up.get()), (1, 0));
-        objects.saw(Ok(()));
+        objects.record(Ok(()));
         assert!(admin.unmet().is_empty());
         assert_eq!(objects_up.get(), 1);
     }

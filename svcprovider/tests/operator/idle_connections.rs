@@ -1,16 +1,16 @@
-//! Those who ask nothing do not keep those out who do.
+//! Idle connections do not keep others from the operator API.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 #[tokio::test]
-async fn half_a_thousand_silent_connections_do_not_keep_an_operator_out() {
-    let rig = Rig::start();
-    let address = rig.url.strip_prefix("http://").unwrap();
+async fn an_operator_is_answered_beside_500_idle_connections() {
+    let harness = Harness::start();
+    let address = harness.url.strip_prefix("http://").unwrap();
     let mut silent = Vec::new();
     for number in 0..500 {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -21,9 +21,9 @@ async fn half_a_thousand_silent_connections_do_not_keep_an_operator_out() {
         silent.push(stream);
     }
     let began = Instant::now();
-    rig.surface.probe().await.unwrap();
+    harness.client.probe().await.unwrap();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     drop(silent);
-    rig.end().await;
+    harness.end().await;
 }

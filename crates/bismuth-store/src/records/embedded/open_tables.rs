@@ -1,4 +1,4 @@
-//! The tables in one transaction: what a batch reads and changes.
+//! The tables opened in one write transaction: applies batches and sweeps to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use super::tables::{self, COUNTER, EXPIRY, RECORD, VALUE};
 use crate::records::decide::MAX_NUMBER_BYTES;
-use crate::records::ledger::{self, Counter, Ledger, Owner};
+use crate::records::pending_batch::{self, Counter, Owner, PendingBatch};
 use crate::records::{Record, RecordKey, Refused, Usage, Write, Written};
 
 /// Entries that the sweeps of one transaction look at, their owners' or not: some milliseconds. What is due is swept every few seconds,
@@ -18,7 +18,7 @@ static NOT_READ: [u8; MAX_NUMBER_BYTES + 1] = [b'?'; MAX_NUMBER_BYTES + 1];
 const _: () = assert!(tables::INLINE > MAX_NUMBER_BYTES);
 
 /// What is changed in one transaction.
-pub(super) struct Session<'a> {
+pub(super) struct OpenTables<'a> {
     record: Table<'a, &'static [u8], &'static [u8]>,
     value: Table<'a, &'static [u8], &'static [u8]>,
     counter: Table<'a, &'static [u8], (u64, u64, u64)>,
@@ -32,7 +32,7 @@ pub(super) struct Session<'a> {
     swept: BTreeSet<Owner>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> OpenTables<'a> {
     pub(super) fn begin(
         transaction: &'a WriteTransaction,
         now_ms: u64,
@@ -64,26 +64,26 @@ impl<'a> Session<'a> {
         &mut self,
         batch: &[Write],
     ) -> Result<Result<Vec<Written>, (usize, Refused)>, redb::Error> {
-        let mut ledger = Ledger::default();
-        for owner in ledger::owners(batch) {
+        let mut pending = PendingBatch::default();
+        for owner in pending_batch::owners(batch) {
             if let Some(counter) = self.counter_of(&owner)? {
-                ledger.load_counter(owner, counter);
+                pending.load_counter(owner, counter);
             }
         }
         for write in batch {
-            if !ledger.has(&write.record_key) {
+            if !pending.has(&write.record_key) {
                 let stored = self.stored(&write.record_key)?;
-                ledger.load(write.record_key.clone(), stored);
+                pending.load(write.record_key.clone(), stored);
             }
         }
-        let written = match ledger.run(batch, self.now_ms) {
+        let written = match pending.run(batch, self.now_ms) {
             Ok(written) => written,
             Err(refused) => return Ok(Err(refused)),
         };
-        for (record_key, after) in ledger.changes() {
+        for (record_key, after) in pending.changes() {
             self.replace(&tables::row_key(record_key), after)?;
         }
-        let counters = ledger.counters();
+        let counters = pending.counters();
         self.counters
             .extend(counters.map(|(owner, counter)| (owner.clone(), *counter)));
         Ok(Ok(written))

@@ -1,4 +1,4 @@
-//! A connection, for as long as one thing is done on it.
+//! A connection taken from the pool for one call.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,13 +17,13 @@ const RECLAIM_BOUND: Duration = Duration::from_secs(20);
 /// A connection out of the pool. Only who knows in which state it is gives it back. Dropped, also because its user was cut off, it keeps its place in
 /// the pool until the server has answered: a connection that were closed would leave a process behind in a server that is slow already, and another
 /// would be made in its place, until the server had no more to give.
-pub(super) struct Lease {
+pub(super) struct PooledConnection {
     /// `None` only while it is dropped.
     connection: Option<Object>,
     in_transaction: AtomicBool,
 }
 
-impl Lease {
+impl PooledConnection {
     pub(super) async fn from_pool(pool: &Pool) -> Result<Self, Failure> {
         let connection = Some(pool.get().await?);
         Ok(Self {
@@ -46,7 +46,7 @@ impl Lease {
     }
 
     /// Gives the connection back, which is not in a transaction.
-    pub(super) fn give_back(mut self) {
+    pub(super) fn return_to_pool(mut self) {
         drop(self.connection.take());
     }
 
@@ -58,17 +58,17 @@ impl Lease {
     }
 }
 
-impl Deref for Lease {
+impl Deref for PooledConnection {
     type Target = tokio_postgres::Client;
 
     fn deref(&self) -> &Self::Target {
         self.connection
             .as_ref()
-            .expect("it is taken only where the lease ends")
+            .expect("it is taken only where the connection ends")
     }
 }
 
-impl Drop for Lease {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else {
             return;

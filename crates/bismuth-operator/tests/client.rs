@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, CallError, Purged, Surface, json, whole};
+use bismuth_operator::{Call, CallError, OperatorClient, Purged, json, read_body};
 use bismuth_testkit::cluster::Services;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 
 const BOUND: Duration = Duration::from_millis(500);
 
-fn surface(url: &str, token_file: &Path) -> Surface {
-    Surface::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
+fn client(url: &str, token_file: &Path) -> OperatorClient {
+    OperatorClient::new(&url.parse().unwrap(), token_file.to_owned(), BOUND).unwrap()
 }
 
 /// A svcprovider, and where it keeps its data.
@@ -42,17 +42,17 @@ fn group() -> ServiceGroup {
 }
 
 #[tokio::test]
-async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
+async fn a_call_is_answered_and_a_refusal_has_svcproviders_message() {
     let (services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file());
-    surface.probe().await.unwrap();
+    let client = client(&services.url(), &services.token_file());
+    client.probe().await.unwrap();
     let put = Call::secret(Method::PUT, &group(), "a b/c");
     let body = Full::new(Bytes::from("value"));
-    let made: Value = json(&surface, surface.call(put, body).await.unwrap())
+    let made: Value = json(&client, client.call(put, body).await.unwrap())
         .await
         .unwrap();
     assert_eq!(made, json!({"name": "a b/c", "version": 1}));
-    let error = surface
+    let error = client
         .ask(Call::secret(Method::DELETE, &group(), "other"))
         .await
         .unwrap_err();
@@ -61,35 +61,35 @@ async fn a_call_is_answered_and_a_refusal_is_told_in_svcproviders_words() {
         error.to_string(),
         "svcprovider: there is no secret \"other\" in the group"
     );
-    let purged = surface.purge(&group()).await.unwrap();
+    let purged = client.purge(&group()).await.unwrap();
     assert_eq!(purged.secrets, 1);
-    assert_eq!(surface.purge(&group()).await.unwrap(), Purged::default());
+    assert_eq!(client.purge(&group()).await.unwrap(), Purged::default());
 }
 
 #[tokio::test]
 async fn the_token_is_read_anew_for_every_call() {
     let (services, _dir) = start().await;
     let file = services.token_file();
-    let surface = surface(&services.url(), &file);
-    surface.probe().await.unwrap();
+    let client = client(&services.url(), &file);
+    client.probe().await.unwrap();
     let right = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, "another\n").unwrap();
-    let error = surface.probe().await.unwrap_err();
+    let error = client.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Unauthorized { .. }), "{error}");
     std::fs::write(&file, right).unwrap();
-    surface.probe().await.unwrap();
+    client.probe().await.unwrap();
     std::fs::remove_file(&file).unwrap();
-    let error = surface.probe().await.unwrap_err();
+    let error = client.probe().await.unwrap_err();
     assert!(matches!(error, CallError::Token(_)), "{error}");
 }
 
 #[tokio::test]
-async fn where_nobody_listens_nothing_was_done() {
+async fn a_failed_connect_is_not_an_unknown_outcome() {
     let (mut services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file());
+    let client = client(&services.url(), &services.token_file());
     services.daemon_mut().kill().await.unwrap();
     let begun = Instant::now();
-    let error = surface.purge(&group()).await.unwrap_err();
+    let error = client.purge(&group()).await.unwrap_err();
     assert!(matches!(error, CallError::Connect { .. }), "{error}");
     assert!(!error.is_unknown_outcome());
     assert!(begun.elapsed() < BOUND * 2, "{:?}", begun.elapsed());
@@ -99,7 +99,7 @@ async fn where_nobody_listens_nothing_was_done() {
 fn only_the_root_of_an_http_server_is_an_address() {
     for good in ["http://127.0.0.1:9001", "http://[::1]:9001/", "node:9001"] {
         assert!(
-            Surface::new(&good.parse().unwrap(), "t".into(), BOUND).is_ok(),
+            OperatorClient::new(&good.parse().unwrap(), "t".into(), BOUND).is_ok(),
             "{good}"
         );
     }
@@ -111,7 +111,7 @@ fn only_the_root_of_an_http_server_is_an_address() {
         "http://user:password@host:1",
     ] {
         assert!(
-            Surface::new(&bad.parse().unwrap(), "t".into(), BOUND).is_err(),
+            OperatorClient::new(&bad.parse().unwrap(), "t".into(), BOUND).is_err(),
             "{bad}"
         );
     }
@@ -139,20 +139,20 @@ async fn refuses_early(ends: bool) -> String {
 }
 
 #[tokio::test]
-async fn a_refusal_that_comes_before_the_body_was_sent_is_told() {
+async fn a_refusal_before_the_end_of_the_upload_is_returned() {
     let token = any_token();
     for ends in [false, true] {
-        let surface = surface(&refuses_early(ends).await, token.path());
+        let client = client(&refuses_early(ends).await, token.path());
         let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
         let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
         let call = Call::blob(Method::PUT, &group(), "large");
-        let error = surface.call(call, endless).await.unwrap_err();
+        let error = client.call(call, endless).await.unwrap_err();
         assert_eq!(error.to_string(), "svcprovider: the group has no room");
     }
 }
 
 /// Longer than an answer takes on a busy machine, and short enough to be waited for.
-const SILENCE: Duration = Duration::from_millis(300);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Takes one connection, reads the head of a request, says `says`, and nothing any more.
 async fn falls_silent(says: &'static str) -> String {
@@ -168,17 +168,17 @@ async fn falls_silent(says: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
+async fn a_silent_svcprovider_times_out() {
     let token = any_token();
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
     for says in ["", "HTTP/1.1 200", head] {
         let url = falls_silent(says).await;
-        let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
+        let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
         let asking = async {
-            let answer = surface.ask(Call::kv(Method::GET, &group(), "k")).await?;
-            whole(&surface, answer).await
+            let answer = client.ask(Call::kv(Method::GET, &group(), "k")).await?;
+            read_body(&client, answer).await
         };
-        let asked = tokio::time::timeout(SILENCE * 20, asking).await;
+        let asked = tokio::time::timeout(IDLE_TIMEOUT * 20, asking).await;
         let error = asked.expect("it is given up").unwrap_err();
         assert!(matches!(error, CallError::Stalled { .. }), "{error}");
         assert!(error.is_unknown_outcome());
@@ -187,29 +187,29 @@ async fn a_svcprovider_that_falls_silent_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_not_taken_is_given_up() {
+async fn an_upload_that_svcprovider_does_not_read_times_out() {
     let token = any_token();
     let url = falls_silent("").await;
-    let surface = surface(&url, token.path()).silent_for_at_most(SILENCE);
+    let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
     let endless = futures_util::stream::repeat(Bytes::from(vec![0; 64 * 1024]));
     let endless = StreamBody::new(endless.map(|b| Ok::<_, std::io::Error>(Frame::data(b))));
-    let uploading = surface.call(Call::blob(Method::PUT, &group(), "large"), endless);
-    let uploaded = tokio::time::timeout(SILENCE * 20, uploading).await;
+    let uploading = client.call(Call::blob(Method::PUT, &group(), "large"), endless);
+    let uploaded = tokio::time::timeout(IDLE_TIMEOUT * 20, uploading).await;
     let error = uploaded.expect("it is given up").unwrap_err();
     assert!(matches!(error, CallError::Stalled { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_slow_pipe_is_not_svcprovider_s_silence() {
+async fn an_upload_from_a_slow_source_does_not_time_out() {
     let (services, _dir) = start().await;
-    let surface = surface(&services.url(), &services.token_file()).silent_for_at_most(SILENCE);
+    let client = client(&services.url(), &services.token_file()).with_idle_timeout(IDLE_TIMEOUT);
     let slow = futures_util::stream::iter(["a", "b", "c"]).then(async |text| {
-        tokio::time::sleep(SILENCE * 2).await;
+        tokio::time::sleep(IDLE_TIMEOUT * 2).await;
         Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)))
     });
     let post = Call::blob(Method::POST, &group(), "slow");
-    surface.call(post, StreamBody::new(slow)).await.unwrap();
+    client.call(post, StreamBody::new(slow)).await.unwrap();
     let get = Call::blob(Method::GET, &group(), "slow");
-    let stored = surface.ask(get).await.unwrap();
-    assert_eq!(whole(&surface, stored).await.unwrap(), "abc");
+    let stored = client.ask(get).await.unwrap();
+    assert_eq!(read_body(&client, stored).await.unwrap(), "abc");
 }

@@ -1,4 +1,4 @@
-//! What svcprovider answers.
+//! Reads responses of svcprovider.
 
 use bytes::Bytes;
 use http::Response;
@@ -6,9 +6,9 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::client::OperatorClient;
 use crate::error::CallError;
-use crate::exchange::Surface;
-use crate::patience::Answer;
+use crate::timeout::ResponseBody;
 
 /// A page of a thousand keys of 512 bytes each, percent-encoded or escaped, is far below.
 const MAX_ANSWER: usize = 16 << 20;
@@ -24,11 +24,14 @@ pub struct Purged {
     pub secrets: u64,
 }
 
-/// The whole body of an answer, if it is no larger than answers of this surface are.
+/// The whole body of an answer, if it is no larger than answers of this API are.
 ///
 /// # Errors
-/// As [`Surface::call`], and [`CallError::Answer`].
-pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Bytes, CallError> {
+/// As [`OperatorClient::call`], and [`CallError::Answer`].
+pub async fn read_body(
+    client: &OperatorClient,
+    response: Response<ResponseBody>,
+) -> Result<Bytes, CallError> {
     let body = Limited::new(response.into_body(), MAX_ANSWER)
         .collect()
         .await;
@@ -37,7 +40,7 @@ pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Byte
         Err(error) => Err(match error.downcast() {
             Ok(broken) => *broken,
             Err(too_large) => CallError::Answer {
-                address: surface.address(),
+                address: client.address(),
                 reason: too_large.to_string(),
             },
         }),
@@ -47,14 +50,14 @@ pub async fn whole(surface: &Surface, response: Response<Answer>) -> Result<Byte
 /// The answer as what it should be.
 ///
 /// # Errors
-/// As [`whole`].
+/// As [`read_body`].
 pub async fn json<T: DeserializeOwned>(
-    surface: &Surface,
-    response: Response<Answer>,
+    client: &OperatorClient,
+    response: Response<ResponseBody>,
 ) -> Result<T, CallError> {
-    let body = whole(surface, response).await?;
+    let body = read_body(client, response).await?;
     serde_json::from_slice(&body).map_err(|error| CallError::Answer {
-        address: surface.address(),
+        address: client.address(),
         reason: error.to_string(),
     })
 }

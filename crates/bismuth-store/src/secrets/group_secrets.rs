@@ -1,5 +1,4 @@
-//! The secrets of a group in one state of the store: what they are, and what is to be written to change them. Pure, but for random
-//! numbers.
+//! A group's secrets as read from one state of the store, and the writes that change them. Pure, but for random numbers.
 //!
 //! ```text
 //!   data key   manifest   record
@@ -18,7 +17,7 @@ use super::keyring::Keyring;
 use super::manifest::{Entry, Manifest};
 use super::seal::{self, SealKey, Use};
 use super::secret::Secret;
-use super::store::{Listed, Stored};
+use super::store::{ListedSecret, StoredSecret};
 use super::versions::{Version, Versions, digest};
 use crate::records::{Change, Condition, Keyspace, Limits, Record, RecordKey, Revision, Write};
 
@@ -62,16 +61,16 @@ pub(super) fn record_keys(group: &str, name: Option<&str>) -> Vec<RecordKey> {
 
 /// A group, and one of its secrets if one was asked for.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct GroupSecrets {
     group: String,
     /// `None` if it has no secrets.
-    opened: Option<Opened>,
+    opened: Option<OpenedGroup>,
     record: Option<Record>,
 }
 
 /// A group that has secrets.
 #[derive(Debug)]
-struct Opened {
+struct OpenedGroup {
     key: SealKey,
     manifest: Manifest,
     /// `None` if it is not stored yet.
@@ -87,7 +86,7 @@ pub(super) enum IfMissing {
     Refuse,
 }
 
-impl State {
+impl GroupSecrets {
     /// Opens what was found at [`record_keys`].
     pub(super) fn open(
         ring: &Keyring,
@@ -100,7 +99,7 @@ impl State {
             (None, None) => None,
             (Some(key), Some(manifest)) => {
                 let key = unwrap(ring, group, &key.value)?;
-                Some(Opened::new(group, key, &manifest)?)
+                Some(OpenedGroup::new(group, key, &manifest)?)
             }
             (None, Some(_)) => return Err(Flaw::NoDataKey.of(group)),
             (Some(_), None) => return Err(Flaw::NoManifest.of(group)),
@@ -112,9 +111,9 @@ impl State {
         })
     }
 
-    pub(super) fn list(&self) -> Vec<Listed> {
+    pub(super) fn list(&self) -> Vec<ListedSecret> {
         let manifest = self.opened.iter().flat_map(|opened| opened.manifest.iter());
-        let listed = manifest.map(|(name, entry)| Listed {
+        let listed = manifest.map(|(name, entry)| ListedSecret {
             name: name.to_owned(),
             version: entry.version,
             modified_ms: entry.modified_ms,
@@ -183,7 +182,7 @@ impl State {
         value: &[u8],
         if_missing: IfMissing,
         now_ms: u64,
-    ) -> Result<(Vec<Write>, Stored), SecretError> {
+    ) -> Result<(Vec<Write>, StoredSecret), SecretError> {
         let before = self.versions(name)?;
         let created = before.is_none();
         if created {
@@ -192,7 +191,7 @@ impl State {
         let group = self.group.as_str();
         let (mut opened, mut batch) = match self.opened {
             Some(opened) => (opened, Vec::new()),
-            None => Opened::make(ring, group)?,
+            None => OpenedGroup::make(ring, group)?,
         };
         let previous = before.map(|before| before.current);
         // Counting never comes to the end of it.
@@ -213,7 +212,7 @@ impl State {
         batch.push(put(record(group, name), Condition::Always, bytes));
         opened.manifest.insert(name, entry);
         batch.push(opened.rewrite(group)?);
-        Ok((batch, Stored { version, created }))
+        Ok((batch, StoredSecret { version, created }))
     }
 
     fn may_be_made(&self, if_missing: IfMissing) -> Result<(), SecretError> {
@@ -242,7 +241,7 @@ impl State {
         };
         opened.manifest.remove(name);
         if opened.manifest.is_empty() {
-            batch.push(delete(manifest(&self.group), opened.still()));
+            batch.push(delete(manifest(&self.group), opened.manifest_unchanged()));
             batch.push(delete(data_key(&self.group), Condition::Always));
         } else {
             batch.push(opened.rewrite(&self.group)?);
@@ -251,7 +250,7 @@ impl State {
     }
 }
 
-impl Opened {
+impl OpenedGroup {
     fn new(group: &str, key: SealKey, stored: &Record) -> Result<Self, SecretError> {
         let bytes = seal::open(&key, Use::Manifest { group }, &stored.value);
         let manifest = bytes.ok().and_then(|bytes| Manifest::decode(&bytes));
@@ -278,7 +277,7 @@ impl Opened {
     }
 
     /// Holds as long as the manifest is the one that was read.
-    fn still(&self) -> Condition {
+    fn manifest_unchanged(&self) -> Condition {
         match self.revision {
             None => Condition::Absent,
             Some(revision) => Condition::OneOf(vec![revision]),
@@ -289,7 +288,7 @@ impl Opened {
     fn rewrite(&self, group: &str) -> Result<Write, SecretError> {
         let bytes = self.manifest.encode();
         let sealed = seal::seal(&self.key, Use::Manifest { group }, &bytes)?;
-        Ok(put(manifest(group), self.still(), sealed))
+        Ok(put(manifest(group), self.manifest_unchanged(), sealed))
     }
 }
 

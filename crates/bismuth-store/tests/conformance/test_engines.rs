@@ -1,4 +1,4 @@
-//! What a case runs on, and the words it is written in.
+//! The engines that a case runs on, and helpers for writing cases.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use bismuth_store::records::{
 use bytes::Bytes;
 
 /// How long is waited for what happens by itself. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Two engines, which nobody else writes to.
 #[async_trait]
-pub trait World: Send + Sync {
+pub trait TestEngines: Send + Sync {
     /// The records.
     fn records(&self) -> Arc<dyn Records>;
     /// The records as another process sees them, where the engine allows more than one.
@@ -92,13 +92,13 @@ pub fn delete(key: &str) -> Write {
 }
 
 /// The same write under a condition, within limits, elsewhere.
-pub trait But {
+pub trait WriteExt {
     fn when(self, condition: Condition) -> Self;
     fn within(self, bytes: Option<u64>, count: Option<u64>) -> Self;
     fn of(self, group: &str, keyspace: Keyspace) -> Self;
 }
 
-impl But for Write {
+impl WriteExt for Write {
     fn when(mut self, condition: Condition) -> Self {
         self.condition = condition;
         self

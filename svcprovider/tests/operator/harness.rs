@@ -1,27 +1,27 @@
-//! The operator's surface of a svcprovider, and a client of it.
+//! Test harness: the operator API of a svcprovider, and a client of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_daemon::{Shutdown, listen};
-use bismuth_operator::Surface;
+use bismuth_operator::OperatorClient;
 use bismuth_store::blobs::{Blobs, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::Records;
 use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
-use svcprovider::http::{MemoryBudget, Services};
+use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
-use svcprovider::operator::{self, Operator, OperatorError, OperatorToken};
+use svcprovider::operator::{self, OperatorApi, OperatorError, OperatorToken};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// More than anything takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-pub struct Rig {
-    pub surface: Surface,
+pub struct Harness {
+    pub client: OperatorClient,
     pub records: Arc<dyn Records>,
     dir: TempDir,
     shutdown: Shutdown,
@@ -29,7 +29,7 @@ pub struct Rig {
     running: JoinHandle<Result<(), OperatorError>>,
 }
 
-impl Rig {
+impl Harness {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -38,8 +38,8 @@ impl Rig {
         let keyring = Keyring::load_or_create(&path("master.keys")).unwrap();
         let secrets = Arc::new(Secrets::new(Arc::clone(&records), keyring));
         let token_file = path("operator.token");
-        let operator = Operator {
-            services: Services {
+        let operator = OperatorApi {
+            app: AppState {
                 records: Arc::clone(&records),
                 blobs: Blobs::new(Arc::clone(&records), objects, Settings::default()),
                 secrets: Arc::clone(&secrets) as Arc<_>,
@@ -56,7 +56,7 @@ impl Rig {
         let shutdown = Shutdown::new();
         let running = operator::run(listener, operator, SOON, shutdown.clone());
         Self {
-            surface: Surface::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
+            client: OperatorClient::new(&url.parse().unwrap(), token_file, SOON).unwrap(),
             records,
             url,
             running: tokio::spawn(running),

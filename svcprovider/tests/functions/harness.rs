@@ -1,4 +1,4 @@
-//! A svcprovider, a bismuthd that is only its handover, and functions that are only their requests.
+//! Test harness: a svcprovider, a handover client in place of bismuthd, and an HTTP client in place of functions.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -15,8 +15,8 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use svcprovider::attach::{Attach, AttachConfig, AttachError, DoorsHandle};
-use svcprovider::http::{MemoryBudget, Services};
+use svcprovider::attach::{Attach, AttachConfig, AttachError, SocketCount};
+use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -31,18 +31,18 @@ pub fn node() -> NodeName {
 }
 
 /// A svcprovider that runs.
-pub struct Rig {
+pub struct Harness {
     pub store: Arc<Store>,
     pub client: Client,
     pub socket: PathBuf,
-    pub doors: DoorsHandle,
+    pub sockets: SocketCount,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     running: JoinHandle<Result<(), AttachError>>,
     _dir: TempDir,
 }
 
-impl Rig {
+impl Harness {
     pub async fn start() -> Self {
         Self::start_on(Arc::new(Store::default()), false).await
     }
@@ -58,7 +58,7 @@ impl Rig {
             end_bound: Duration::from_secs(2),
         })
         .unwrap();
-        let services = Services {
+        let app = AppState {
             records: store.clone(),
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
@@ -66,14 +66,14 @@ impl Rig {
             memory: MemoryBudget::of_the_process(),
             metrics: Metrics::default(),
         };
-        let (doors, metrics) = (attach.handle(), services.metrics.clone());
-        let running = tokio::spawn(attach.run(services, shutdown.clone()));
+        let (sockets, metrics) = (attach.socket_count(), app.metrics.clone());
+        let running = tokio::spawn(attach.run(app, shutdown.clone()));
         let client = Client::connect(&socket, &node()).await.unwrap();
         Self {
             store,
             client,
             socket,
-            doors,
+            sockets,
             metrics,
             shutdown,
             running,

@@ -1,11 +1,11 @@
-//! What one batch does, before any of it is stored. Pure, and the same for every engine.
+//! One batch applied to the records it touches, before any of it is stored. Pure, and the same for every engine.
 //!
 //! ```text
-//!   load the records and counters that the batch names ─► Ledger ─► run: decide() one after the other ─► changes, counters, answers
+//!   load the records and counters that the batch names ─► PendingBatch ─► run: decide() one after the other ─► changes, counters, answers
 //!                                                                    └ the first refusal ends it, and nothing was changed
 //! ```
 //!
-//! A later write of a batch sees what an earlier one did, because both are in the ledger.
+//! A later write of a batch sees what an earlier one did, because both are in the pending batch.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub fn owners(batch: &[Write]) -> Vec<Owner> {
 
 /// The part of a store that one batch reads and changes.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger {
+pub struct PendingBatch {
     entries: BTreeMap<RecordKey, Entry>,
     counters: BTreeMap<Owner, Counter>,
 }
@@ -74,7 +74,7 @@ struct Entry {
     changed: bool,
 }
 
-impl Ledger {
+impl PendingBatch {
     /// Puts in what is stored at a key, also if its time has come. Its value may be any that is longer than
     /// [`MAX_NUMBER_BYTES`](super::decide::MAX_NUMBER_BYTES) if it is: a batch that replaces a hundred large values has none of them in memory.
     pub fn load(&mut self, record_key: RecordKey, stored: Option<Record>) {
@@ -93,7 +93,7 @@ impl Ledger {
         self.entries.contains_key(record_key)
     }
 
-    /// Makes all writes, or says which was refused; the ledger is of no use then. What a batch names and was not put in is absent.
+    /// Makes all writes, or says which was refused; the pending batch is of no use then. What a batch names and was not put in is absent.
     ///
     /// # Errors
     /// The place in the batch of the first write that was refused, and why.
@@ -200,8 +200,8 @@ mod tests {
         }
     }
 
-    fn summed(ledger: &Ledger) -> Usage {
-        let stored = ledger
+    fn summed(pending: &PendingBatch) -> Usage {
+        let stored = pending
             .entries
             .values()
             .filter_map(|entry| entry.stored.as_ref());
@@ -211,8 +211,8 @@ mod tests {
         })
     }
 
-    fn used(ledger: &Ledger) -> Usage {
-        let counter = ledger.counters.values().next();
+    fn used(pending: &PendingBatch) -> Usage {
+        let counter = pending.counters.values().next();
         counter.map_or(Usage::default(), |counter| counter.usage)
     }
 
@@ -221,13 +221,13 @@ mod tests {
         fn usage_is_always_the_sum_over_the_records(
             batches in prop::collection::vec(prop::collection::vec(writes(), 1..4), 1..40),
         ) {
-            let mut ledger = Ledger::default();
+            let mut pending = PendingBatch::default();
             for (now_ms, batch) in batches.iter().enumerate() {
-                let mut next = ledger.clone();
+                let mut next = pending.clone();
                 if next.run(batch, now_ms as u64).is_ok() {
-                    ledger = next;
+                    pending = next;
                 }
-                prop_assert_eq!(used(&ledger), summed(&ledger));
+                prop_assert_eq!(used(&pending), summed(&pending));
             }
         }
 
@@ -235,17 +235,17 @@ mod tests {
         fn a_write_that_does_not_grow_is_never_refused_by_a_limit(
             before in prop::collection::vec(writes(), 0..20), last in writes(), now_ms in 0_u64..40,
         ) {
-            let mut ledger = Ledger::default();
+            let mut pending = PendingBatch::default();
             for write in before {
                 let unlimited = Write { limits: Limits::default(), ..write };
-                let _ = ledger.run(&[unlimited], 0);
+                let _ = pending.run(&[unlimited], 0);
             }
-            let usage = used(&ledger);
-            let mut limited = ledger.clone();
+            let usage = used(&pending);
+            let mut limited = pending.clone();
             let refused = limited.run(std::slice::from_ref(&last), now_ms);
             let unlimited = Write { limits: Limits::default(), ..last };
-            if ledger.run(&[unlimited], now_ms).is_ok() {
-                let after = used(&ledger);
+            if pending.run(&[unlimited], now_ms).is_ok() {
+                let after = used(&pending);
                 if after.bytes <= usage.bytes && after.count <= usage.count {
                     prop_assert!(refused.is_ok(), "{refused:?} from {usage:?} to {after:?}");
                 }
@@ -254,10 +254,10 @@ mod tests {
 
         #[test]
         fn revisions_only_grow_also_over_deletions(batch in prop::collection::vec(writes(), 1..30)) {
-            let mut ledger = Ledger::default();
+            let mut pending = PendingBatch::default();
             let mut last = 0;
             for write in batch {
-                if let Ok(written) = ledger.run(&[write], 7) {
+                if let Ok(written) = pending.run(&[write], 7) {
                     prop_assert!(written[0].revision.0 > last);
                     last = written[0].revision.0;
                 }
@@ -282,11 +282,11 @@ mod tests {
             write(Condition::Present, add()),
             write(Condition::Present, Change::Delete),
         ];
-        let mut ledger = Ledger::default();
-        let written = ledger.run(&batch, 3).unwrap();
+        let mut pending = PendingBatch::default();
+        let written = pending.run(&batch, 3).unwrap();
         assert_eq!(written[1].sum, Some(2));
         assert_eq!(written[0].revision, Revision(3_001));
-        assert_eq!(ledger.changes().next(), Some((&record_key(1), None)));
+        assert_eq!(pending.changes().next(), Some((&record_key(1), None)));
     }
 
     #[test]
