@@ -211,16 +211,15 @@ impl Reconciler {
 
     /// Goes on with what an earlier process left of an assigned slot; `wanted` if its definition is to be had.
     ///
-    /// Its `slot.json` may be unreadable. The container is not ended for that: it may be routed, and its
-    /// definition may have been replaced, so that nothing could be started in its stead. Nor is it adopted without the
-    /// file. Of what the file says the assignment has only a definition, if it is the current one; containerd has the
-    /// process and its environment, but neither whether it has answered, nor of which image it was made, nor where
-    /// executions begin; and a guess would send requests to a program that is not what was proven. So:
+    /// Its `slot.json` may be unreadable. It is not adopted without that file: of what the file says the assignment has
+    /// only the definition; containerd has the process and its environment, but neither whether it has answered, nor of
+    /// which image it was made, nor where executions begin; and a guess would send requests to a program that is not what
+    /// was proven. So:
     ///
-    /// - while a program of it runs, it is left alone, unserved: requests are told to go elsewhere, and the deployer to
-    ///   deploy again, which replaces the slot. Each round tries to read the file again, as the error may pass.
-    /// - when containerd does not say whether one runs, the next round asks again.
-    /// - when none runs, there is nothing to lose: it is started again, if its definition is available.
+    /// - with its definition it is started again, which costs a cold start.
+    /// - without (its function has a newer revision), nothing could be started in its stead, so it is not ended: it may be
+    ///   routed. It is left alone, unserved: requests are told to go elsewhere, and the deployer to deploy again, which
+    ///   replaces the slot. Each round tries to read the file again, as the error may pass.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
         let unreadable = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
@@ -230,35 +229,45 @@ impl Reconciler {
             Ok(None) => "nothing of it is saved".to_owned(),
             Err(error) => bismuth_base::chain(&error),
         };
-        let Some(pid) = self.program_of(id).await else {
-            return;
+        let Some(wanted) = wanted else {
+            return self.leave_alone(id, &unreadable).await;
         };
-        match (pid, wanted) {
-            (None, Some(wanted)) => {
-                warn!(container = %id, reason = unreadable, "a part of it is left and nothing of it runs, it is started again");
-                self.deps.launcher.teardown(id).await;
-                self.deps.launcher.release_ids(ids_key(id));
-                self.serve(id, wanted.clone(), Origin::New);
-            }
-            (None, None) => {
-                self.leave_alone(id, wanted, "its definition was replaced", &unreadable)
-            }
-            (Some(pid), _) => {
-                self.keep_ids(id, pid);
-                self.leave_alone(id, wanted, "its program is left running", &unreadable);
-            }
-        }
+        warn!(container = %id, reason = unreadable, "what is saved of it cannot be read, it is started again");
+        self.deps.launcher.teardown(id).await;
+        self.deps.launcher.release_ids(ids_key(id));
+        self.serve(id, wanted.clone(), Origin::New);
     }
 
-    /// The process id of the container's program, 0 if its shim does not say; the inner `None` if none runs, the outer
-    /// if containerd does not say.
-    async fn program_of(&self, id: ContainerId) -> Option<Option<u32>> {
+    /// Keeps the user ids of a container that is not served from other functions, and says once that it is not.
+    async fn leave_alone(&self, id: ContainerId, unreadable: &str) {
+        let reason = format!(
+            "the node cannot adopt the container, and its definition was replaced; deploy the function again to replace it: {unreadable}"
+        );
+        if let Some(pid) = self.program_of(id).await {
+            self.keep_ids(id, pid);
+        }
+        let reporter = &self.deps.reporter;
+        if reporter.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
+            return;
+        }
+        warn!(container = %id, reason, "left alone");
+        let status = ContainerStatus {
+            state: ContainerState::Failed,
+            reason: Some(reason),
+            ..ContainerStatus::assigned(now_ms())
+        };
+        reporter.report(id, status);
+    }
+
+    /// The process id of the container's program, if one runs and its shim says.
+    async fn program_of(&self, id: ContainerId) -> Option<u32> {
         let tasks = self.deps.launcher.tasks().list_tasks().await;
-        let tasks = listed("the tasks of containerd", tasks)?;
         let id = id.to_string();
-        let runs = |status| !matches!(status, TaskStatus::Stopped(_) | TaskStatus::Created);
-        let task = tasks.iter().find(|task| task.id == id && runs(task.status));
-        Some(task.map(|task| task.pid))
+        let task = listed("the tasks of containerd", tasks)?
+            .into_iter()
+            .find(|task| task.id == id)?;
+        let runs = !matches!(task.status, TaskStatus::Stopped(_) | TaskStatus::Created);
+        (runs && task.pid != 0).then_some(task.pid)
     }
 
     /// Keeps the user ids of a container that is left alone from other functions. Its `slot.json` cannot say which they
@@ -274,26 +283,6 @@ impl Reconciler {
                 warn!(container = %id, error = bismuth_base::chain(&error), "cannot find the user ids of a container");
             }
         }
-    }
-
-    /// Says, once, that an assigned slot is not served.
-    fn leave_alone(&self, id: ContainerId, wanted: Option<&Desired>, how: &str, unreadable: &str) {
-        let reason = format!(
-            "the node cannot adopt the container, {how}; deploy the function again to replace it: {unreadable}"
-        );
-        let reporter = &self.deps.reporter;
-        if reporter.get(id).and_then(|status| status.reason).as_ref() == Some(&reason) {
-            return;
-        }
-        warn!(container = %id, reason, "left alone");
-        let changed_ms = now_ms();
-        let status = ContainerStatus {
-            state: ContainerState::Failed,
-            reason: Some(reason),
-            changed_ms,
-            ..ContainerStatus::assigned(wanted.map_or(changed_ms, |wanted| wanted.created_ms))
-        };
-        reporter.report(id, status);
     }
 
     fn serve(&mut self, id: ContainerId, wanted: Desired, origin: Origin) {

@@ -69,7 +69,7 @@ mod tests {
     #[tokio::test]
     async fn waits_below_a_millisecond_are_told_apart() {
         let mut timer = FineTimer::new().expect("timer");
-        let given_up = tokio::time::timeout(Duration::ZERO, timer.sleep(Duration::from_millis(1)));
+        let given_up = tokio::time::timeout(Duration::ZERO, timer.sleep(Duration::from_secs(60)));
         given_up.await.expect_err("it is not over yet");
         let (delay, mut shortest) = (Duration::from_micros(200), Duration::MAX);
         for _ in 0..50 {

@@ -1,4 +1,4 @@
-//! Retired names: `words.txt` lists identifiers that no type, function or module may have.
+//! Retired names: `words.txt` lists identifiers that no type, enum variant, function or module may have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,10 +67,39 @@ fn violations(words: &BTreeMap<&str, &str>, path: &Path, source: &str) -> Vec<St
         [Token { text, .. }, name] if DEFINES.contains(text) => says(name.text, name.line),
         _ => None,
     });
+    let variants = variants(&tokens);
+    let variants = variants
+        .iter()
+        .filter_map(|name| says(name.text, name.line));
     says(&module(&path.to_string()), 1)
         .into_iter()
         .chain(defined)
+        .chain(variants)
         .collect()
+}
+
+/// The variants of all enums: what follows a brace or a comma in the body itself, attributes aside.
+fn variants<'a>(tokens: &'a [Token<'a>]) -> Vec<&'a Token<'a>> {
+    let mut found = Vec::new();
+    let mut rest = tokens.iter();
+    while rest.any(|token| token.text == "enum") {
+        let (mut depth, mut begins) = (0_usize, false);
+        for token in rest.by_ref() {
+            match token.text {
+                "{" | "(" | "[" => depth += 1,
+                "}" | ")" | "]" => depth = depth.saturating_sub(1),
+                // Before the body: the enum's name and parameters.
+                _ if depth == 0 && token.text != ";" => continue,
+                _ if depth == 1 && begins && token.is_identifier() => found.push(token),
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            begins = depth == 1 && matches!(token.text, "{" | "," | "]");
+        }
+    }
+    found
 }
 
 /// The module that a file is.
@@ -104,6 +133,13 @@ mod tests {
             ["a/src/shelf/mod.rs:1: shelf is not to come back; say a pool"]
         );
         assert_eq!(found("a/tests/shelf.rs", "mod shelf {}").len(), 2);
+    }
+
+    #[test]
+    fn a_variant_of_a_listed_name_is_refused() {
+        let source = "enum E<T> { A { Means: u8 }, #[default]\n/// Doc.\nMeans(T), C }\nstruct S { Crowd: u8 }\nenum F { Crowd }";
+        let refused = found("a/src/x.rs", source);
+        assert_eq!(refused.len(), 2, "{refused:?}");
     }
 
     #[test]

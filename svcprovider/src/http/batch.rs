@@ -33,7 +33,8 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Conditions, etag};
+use super::condition::Conditions;
+use super::etag::etag;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
 use super::memory::MemoryPermit;

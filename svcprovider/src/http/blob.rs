@@ -21,7 +21,8 @@ use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use tracing::error;
 
-use super::condition::{Conditions, etag_value};
+use super::condition::Conditions;
+use super::etag::etag_value;
 use super::kv::{absent, content_type, date, media_type};
 use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
 use super::memory::MemoryPermit;

@@ -1,4 +1,4 @@
-//! `ETag` and conditions: RFC 9110 sections 8.8.3 and 13. Pure.
+//! Conditions of requests: RFC 9110 section 13. Pure.
 //!
 //! ```text
 //!   If-Match, or without it If-Unmodified-Since ─► 412
@@ -9,22 +9,10 @@
 
 use bismuth_store::records::decide::check;
 use bismuth_store::records::{Condition, Refused, Revision};
-use http::header::{
-    HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
-};
+use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, StatusCode};
 
 use super::problems::{Refusal, bad_condition};
-
-/// The tag of a state.
-pub(super) fn etag(revision: Revision) -> String {
-    format!("\"{:x}\"", revision.0)
-}
-
-/// The tag of a state as a field.
-pub(super) fn etag_value(revision: Revision) -> HeaderValue {
-    HeaderValue::try_from(etag(revision)).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
-}
 
 /// What a request asks to hold.
 #[derive(Debug, Default)]

@@ -14,7 +14,8 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::condition::{Conditions, etag_value};
+use super::condition::Conditions;
+use super::etag::etag_value;
 use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::MemoryPermit;
 use super::params::{Params, ttl_ms};

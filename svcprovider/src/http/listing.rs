@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::condition::etag;
+use super::etag::etag;
 use super::memory::MemoryPermit;
 use super::problems::{Refusal, bad_json};
 

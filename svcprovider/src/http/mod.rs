@@ -38,6 +38,7 @@ pub mod caller;
 pub(crate) mod coding;
 mod condition;
 mod digest;
+mod etag;
 mod kv;
 pub(crate) mod listing;
 pub mod memory;

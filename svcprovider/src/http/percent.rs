@@ -3,7 +3,7 @@
 use bismuth_store::{Key, KeyError};
 use thiserror::Error;
 
-use super::problems::Refusal;
+use super::problems::{Refusal, bad};
 
 /// Why a text is not percent-encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -14,6 +14,12 @@ pub(crate) enum PercentError {
     /// The bytes are no text.
     #[error("the key is not UTF-8")]
     Utf8,
+}
+
+impl From<PercentError> for Refusal {
+    fn from(error: PercentError) -> Self {
+        bad("bad_key", error.to_string())
+    }
 }
 
 /// Reads a key as it stands in a path.

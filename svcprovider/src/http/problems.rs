@@ -14,8 +14,7 @@ use http::{Response, StatusCode};
 use tracing::{error, warn};
 
 use super::body_error::RequestBodyError;
-use super::condition::etag_value;
-use super::percent::PercentError;
+use super::etag::etag_value;
 
 /// Who says so.
 pub(crate) const COMPONENT: &str = "svcprovider";
@@ -66,7 +65,7 @@ impl Refusal {
     }
 }
 
-fn bad(code: &'static str, detail: impl Into<String>) -> Refusal {
+pub(super) fn bad(code: &'static str, detail: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
@@ -309,12 +308,6 @@ pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
         }
         PutError::Engine(engine) => engine.into(),
-    }
-}
-
-impl From<PercentError> for Refusal {
-    fn from(error: PercentError) -> Self {
-        bad("bad_key", error.to_string())
     }
 }
 

@@ -7,7 +7,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::condition::{Conditions, etag_value};
+use super::condition::Conditions;
+use super::etag::etag_value;
 use super::kv::absent;
 use super::memory::MemoryPermit;
 use super::params::Params;

@@ -101,63 +101,48 @@ fn assigned_and_superseded(id: ContainerId) -> Assignment {
 }
 
 #[tokio::test]
-async fn an_assigned_container_is_left_running_when_its_saved_state_cannot_be_read() {
-    let id = ContainerId::new_random();
-    for assignment in [assigned(id), assigned_and_superseded(id)] {
-        let mut harness = harness();
-        harness.left_with_unreadable_state(id).await;
-        harness.reconciler.serve_recovered().await;
-        harness.reconciler.reconcile(&assignment).await;
-        assert!(harness.runs(id));
-        assert!(!harness.is_served(id));
-        let status = harness.reporter.get(id).unwrap();
-        let reason = status.reason.clone().unwrap();
-        assert_eq!(status.state, ContainerState::Failed);
-        assert!(
-            reason.contains("left running") && reason.contains("slot.json"),
-            "{reason}"
-        );
-        harness.reconciler.reconcile(&assignment).await;
-        assert_eq!(
-            harness.reporter.get(id),
-            Some(status),
-            "it is reported once"
-        );
+async fn a_superseded_container_is_left_running_when_its_saved_state_cannot_be_read() {
+    let (id, mut harness) = (ContainerId::new_random(), harness());
+    harness.left_with_unreadable_state(id).await;
+    harness.reconciler.serve_recovered().await;
+    let assignment = assigned_and_superseded(id);
+    harness.reconciler.reconcile(&assignment).await;
+    assert!(harness.runs(id));
+    assert!(!harness.is_served(id));
+    let status = harness.reporter.get(id).unwrap();
+    let reason = status.reason.clone().unwrap();
+    assert_eq!(status.state, ContainerState::Failed);
+    assert!(
+        reason.contains("deploy the function again") && reason.contains("slot.json"),
+        "{reason}"
+    );
+    harness.reconciler.reconcile(&assignment).await;
+    let again = harness.reporter.get(id);
+    assert_eq!(again, Some(status), "it is reported once");
 
-        // No longer assigned, it goes as everything else does.
-        let nothing = Assignment {
-            complete: true,
-            ..Assignment::default()
-        };
-        harness.reconciler.reconcile(&nothing).await;
-        assert!(!harness.runs(id));
-        assert_eq!(harness.reporter.get(id), None);
-    }
+    // No longer assigned, it goes as everything else does.
+    let nothing = Assignment {
+        complete: true,
+        ..Assignment::default()
+    };
+    harness.reconciler.reconcile(&nothing).await;
+    assert!(!harness.runs(id));
+    assert_eq!(harness.reporter.get(id), None);
 }
 
 #[tokio::test]
-async fn a_container_with_unreadable_state_is_started_again_once_its_program_has_ended() {
+async fn a_container_with_unreadable_state_is_started_again_when_its_definition_is_known() {
     let (id, mut harness) = (ContainerId::new_random(), harness());
     harness.left_with_unreadable_state(id).await;
-    harness
-        .fakes
-        .images
-        .block(fakes::definition().image.as_reference());
-    harness.reconciler.reconcile(&assigned(id)).await;
-    assert!(!harness.is_served(id));
-    harness.fakes.containerd.exit(&id.to_string(), 1);
-    harness
-        .reconciler
-        .reconcile(&assigned_and_superseded(id))
-        .await;
-    assert!(!harness.is_served(id), "there is no definition to start");
-    assert!(harness.runs(id));
+    let image = fakes::definition();
+    harness.fakes.images.block(image.image.as_reference());
     harness.reconciler.reconcile(&assigned(id)).await;
     assert!(harness.is_served(id));
+    assert!(!harness.runs(id), "the old program has ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_container_is_left_alone_while_containerd_does_not_say_whether_it_runs() {
+async fn a_superseded_container_is_left_running_while_containerd_does_not_answer() {
     let (id, mut harness) = (ContainerId::new_random(), harness());
     harness.left_with_unreadable_state(id).await;
     for acts in [
@@ -167,7 +152,8 @@ async fn a_container_is_left_alone_while_containerd_does_not_say_whether_it_runs
         for act in acts {
             harness.fakes.containerd.script(*act, Fault::Hang);
         }
-        harness.reconciler.reconcile(&assigned(id)).await;
+        let assignment = assigned_and_superseded(id);
+        harness.reconciler.reconcile(&assignment).await;
         assert!(harness.runs(id) && !harness.is_served(id));
     }
 }

@@ -5,8 +5,8 @@
 //!                                                └── failed ──► keep the record, report
 //! ```
 //!
-//! Each step is tried whatever became of the one before, `NotFound` is success, and every failure is reported. One
-//! exception: the record stays while the task may be there, because containerd addresses a task through its record only;
+//! Each step is tried whatever became of the one before, `NotFound` is success, and every failure that leaves something is
+//! reported. One exception: the record stays while the task may be there, because containerd addresses a task through its record only;
 //! deleting it would leak the shim for good.
 
 use std::fmt;
@@ -70,10 +70,13 @@ pub(super) async fn run<T: Tasks + ?Sized>(tasks: &T, id: &str) -> Result<(), Te
         TeardownStep::DeleteTask,
         tasks.delete_task(id).await.map(drop),
     ) {
-        attempt(
-            TeardownStep::DeleteContainer,
-            tasks.delete_container(id).await,
-        );
+        // A shim that dies in the middle of a call fails it; with the task gone, all that was wanted has happened.
+        failures.clear();
+        if let Err(error) = tasks.delete_container(id).await
+            && !error.is_not_found()
+        {
+            failures.push((TeardownStep::DeleteContainer, error));
+        }
     }
     if failures.is_empty() {
         return Ok(());
