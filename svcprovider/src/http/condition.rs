@@ -220,6 +220,8 @@ pub(super) fn strong_tag(value: &[u8]) -> Option<Revision> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn write(matches: Option<&str>, none: Option<&str>) -> Option<Condition> {
