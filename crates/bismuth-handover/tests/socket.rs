@@ -193,7 +193,7 @@ async fn a_secret_goes_over_the_wire() {
 async fn a_packet_that_is_no_request_ends_the_connection() {
     for (bytes, wanted) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "decode a packet"),
-        (&[0; 100_000][..], "a packet with"),
+        (&[0; 100_000][..], "a packet of"),
         // A Detach instead of a greeting.
         (
             &b"\x01\x04\0\0\0\x000123456789abcdef"[..],
