@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTH_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// Connections at a time; when there are more, those that were idle longest are closed
+    /// Connections at a time; when there are more, the oldest make room
     /// [default: 10000, or fewer where so many descriptors cannot be opened].
     #[arg(long, env = "BISMUTH_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, env = "BISMUTHFE_TRUST_FORWARDED")]
     pub trust_forwarded: bool,
 
-    /// Client connections at a time; when there are more, those that were idle longest make room
+    /// Client connections at a time; when there are more, the oldest make room
     /// [default: 10000, or fewer where so many descriptors cannot be opened].
     #[arg(long, env = "BISMUTHFE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,

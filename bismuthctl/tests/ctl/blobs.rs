@@ -104,12 +104,24 @@ async fn blobs_are_listed_with_their_digests() {
         let put = ["blob", "put", key, "-g", "shop"];
         provider.piped(&put, content).await.ok();
     }
+    let typed = [
+        "blob",
+        "put",
+        "page",
+        "-g",
+        "shop",
+        "--content-type",
+        "text/html",
+    ];
+    let put = provider.piped(&typed, b"<p>").await;
     let list = ["blob", "list", "-g", "shop", "-o", "json"];
     let listed: Value = provider.ctl(&list).await.json();
-    assert_eq!(listed.as_array().unwrap().len(), 2);
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+    assert_eq!(listed[1]["etag"], put.ok().trim());
+    assert_eq!(listed[1]["content_type"], "text/html");
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(
-        (&listed[1]["key"], &listed[1]["sha256"]),
+        (&listed[2]["key"], &listed[2]["sha256"]),
         (&json!("text"), &json!(abc))
     );
     let table = ["blob", "list", "-g", "shop", "--prefix", "te"];
