@@ -1,4 +1,4 @@
-//! Places new slots: reads the nodes' capacity and what is assigned to them.
+//! Reads the nodes' capacity and what is assigned to them, for `placement`.
 //!
 //! An assignment names its function and not what it may use. That is in the definitions, so they are
 //! read, and the two numbers cached until a newer revision is seen.

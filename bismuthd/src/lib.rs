@@ -1,5 +1,7 @@
-//! bismuthd: one per worker node. It makes the containers of the node match what ZooKeeper assigns to it,
-//! starts them when needed, and forwards requests into them.
+//! bismuthd: the daemon of a worker node.
+//!
+//! It makes the containers of the node match what ZooKeeper assigns to it, starts them when needed, and forwards requests
+//! into them.
 //!
 //! ```text
 //!                    ┌──────────────────────────── control runtime ─────────────────────────────┐

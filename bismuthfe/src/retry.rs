@@ -1,5 +1,6 @@
-//! Retry budget: retries are a bounded share of the requests, so that they cannot double the load of a
-//! system that fails because of its load.
+//! Retry budget: retries are a bounded share of the requests.
+//!
+//! Without it they would double the load of a system that fails because of its load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use bismuth_base::{Backoff, Delays};
 use tokio::time::Instant;
 
-/// What one retry costs, in requests: one in five is 20 % (DESIGN section 8).
+/// What one retry costs, in requests: one in five is 20 %.
 const RETRY: u64 = 5;
 /// No more than ten retries are saved up, in requests: the longest burst of them. Enough for what a node leaves unanswered that
 /// ends at a quiet moment, and nothing to a node that is overloaded.

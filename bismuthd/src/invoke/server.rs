@@ -1,5 +1,4 @@
-//! Server mode: forwards the request to the program, over a connection made inside the container's
-//! network namespace to its loopback.
+//! Server mode: forwards the request to the program on the loopback of the container's network namespace.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::time::Duration;

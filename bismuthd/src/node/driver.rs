@@ -35,7 +35,7 @@ use super::slot::{Phase, Slot, StartFailure};
 use super::state_dir::SavedSlot;
 use super::status::StatusReporter;
 
-/// DESIGN section 3: a failing container is tried again after 1 s at first, 60 s at most.
+/// A failing container is tried again after 1 s at first, 60 s at most.
 const START_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// A container that ran this long was stable; its death is not a crash loop, and the next request
 /// starts it at once.

@@ -1,4 +1,4 @@
-//! Where one request ends and the next begins: a second, stricter opinion beside hyper's.
+//! Strict HTTP/1.1 message framing, against request smuggling: where one request ends and the next begins.
 //!
 //! ```text
 //!   ┌──────────────────────────────────────────────┐

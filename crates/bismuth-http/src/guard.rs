@@ -1,4 +1,4 @@
-//! The byte stream between a client's socket and hyper: complete, unambiguous heads only.
+//! Passes only complete, unambiguous request heads from a client's socket to hyper.
 //!
 //! ```text
 //! socket ─read─► framing.scan ─ good bytes ──────────────────► hyper

@@ -1,4 +1,4 @@
-//! Provisions, lists and drains worker nodes. Their registration as alive is in `node_registration.rs`.
+//! Provisions, lists and cordons worker nodes. Their registration as alive is in `node_registration.rs`.
 
 use std::net::Ipv4Addr;
 

@@ -32,7 +32,7 @@ const RETRY_WAIT: Backoff = Backoff::new(Duration::from_millis(1), Duration::fro
 const RESENDS: u32 = 4;
 
 /// How long a lost connection is waited for in order to learn the outcome. The control plane answers within a
-/// second when ZooKeeper is down (DESIGN section 8); this leaves room for the rest of its answer.
+/// second when ZooKeeper is down; this leaves room for the rest of its answer.
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// How many nodes are read in one pipelined request: at 64 KiB each, what may be under way at most is 32 MiB, and

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! 1. [`detect`] finds out which of them this machine has: a [`Hierarchy`].
-//! 2. [`Hierarchy::container_cgroup`] names a container's groups; [`Cgroup::cgroups_path`] goes into the OCI
+//! 2. [`Hierarchy::container_cgroup`] names a container's groups; [`cgroups_path`] goes into the OCI
 //!    specification, and the runtime makes the directories.
 //! 3. [`Cgroup::memory_bytes`] and its neighbours read; [`Cgroup::freeze`] stops every process in
 //!    it, [`Cgroup::thaw`] lets them run on (freezer.rs).
@@ -30,7 +30,12 @@ pub use hierarchy::{Hierarchy, Version, detect, detect_for};
 use crate::{mounts, process};
 
 /// The group in which all containers' groups are.
-pub const PARENT: &str = "bismuth";
+const PARENT: &str = "bismuth";
+
+/// The path of a container's cgroup from the root of each hierarchy: what the OCI runtime is given as `linux.cgroupsPath`.
+pub fn cgroups_path(id: &str) -> PathBuf {
+    Path::new("/").join(PARENT).join(id)
+}
 
 /// What went wrong with a control group.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +118,6 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The path to give to the OCI runtime as `linux.cgroupsPath`.
-    pub fn cgroups_path(&self) -> String {
-        format!("/{}", self.relative.display())
-    }
-
     /// The directory that a v1 controller has for this container, or the one of v2.
     pub fn path(&self, controller: &str) -> Option<PathBuf> {
         self.hierarchy
@@ -299,7 +299,6 @@ mod tests {
                 "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n",
             ),
         ]);
-        assert_eq!(cgroup.cgroups_path(), "/bismuth/c");
         assert_eq!(cgroup.memory_bytes().expect("read"), 1 << 20);
         assert_eq!(cgroup.oom_kills().expect("read"), 2);
     }

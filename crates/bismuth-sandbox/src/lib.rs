@@ -1,5 +1,6 @@
-//! Namespaces, root filesystems, cgroups and processes of containers, by system calls; it decides
-//! nothing.
+//! Namespaces, root filesystems, cgroups and processes of containers, by system calls.
+//!
+//! What to do is decided by its callers.
 //!
 //! ```text
 //!   state directory (shared mount, mounts.rs)

@@ -32,7 +32,7 @@ fn image(scratch: &Scratch) -> Vec<PathBuf> {
     vec![layer(scratch, "top", &[("etc/motd", "it works")]), base]
 }
 
-fn config(namespaces: &Namespaces, root: &Path, ids: IdRange, cgroup: &str) -> serde_json::Value {
+fn config(namespaces: &Namespaces, root: &Path, ids: IdRange, cgroup: &Path) -> serde_json::Value {
     let map = json!([{ "containerID": 0, "hostID": ids.host_start, "size": ids.size }]);
     json!({
         "ociVersion": "1.0.2",
@@ -81,7 +81,7 @@ fn run(scratch: &Scratch, runtime: &str) -> Vec<String> {
         disk_bytes: 16 << 20,
     };
     let root = rootfs::mount(&spec).unwrap();
-    let config = config(&namespaces, &root, ids, &group.cgroups_path());
+    let config = config(&namespaces, &root, ids, &cgroup::cgroups_path(&id));
     fs::write(bundle.join("config.json"), config.to_string()).unwrap();
     let output = Command::new(runtime)
         .arg("--root")

@@ -9,9 +9,9 @@ use bismuth_sandbox::cgroup::{self, Cgroup, Error};
 /// How long the kernel may take to let go of an empty cgroup.
 const REMOVE_BOUND: Duration = Duration::from_secs(2);
 
-/// Where the OCI runtime makes it, below the root of the hierarchy.
+/// Where the OCI runtime makes it.
 pub(super) fn path_in_spec(id: ContainerId) -> PathBuf {
-    PathBuf::from(format!("/{}/{id}", cgroup::PARENT))
+    cgroup::cgroups_path(&id.to_string())
 }
 
 fn of(id: ContainerId) -> Result<Cgroup, Error> {

@@ -1,5 +1,6 @@
-//! Waits until bismuth-init accepts connections, and then takes its socket's directory away from
-//! the function's user, so that nothing in the container can put another socket in its place.
+//! Waits until bismuth-init accepts connections, then closes its socket's directory to the function's user.
+//!
+//! Nothing in the container can put another socket in its place then.
 
 use std::io;
 use std::path::{Path, PathBuf};

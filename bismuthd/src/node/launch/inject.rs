@@ -1,4 +1,4 @@
-//! Injects the secrets of a started container, through bismuth-init.
+//! Injects secrets into a started container, through bismuth-init.
 //!
 //! ```text
 //!   exec:    init listens ─► files and variables ─► Delivered

@@ -1,5 +1,4 @@
-//! Resolves the user and group that a program runs as, with the image's own
-//! `/etc/passwd` and `/etc/group`.
+//! Resolves the user and group that a program runs as, with the image's own `/etc/passwd` and `/etc/group`.
 //!
 //! The image is somebody else's: files are opened below its root with `RESOLVE_IN_ROOT`, so that a
 //! symbolic link in it cannot lead to a file of the host, and at most [`MAX_FILE`] bytes are read.

@@ -1,4 +1,4 @@
-//! Prepares an image from content that containerd has already: unpacks its layers, and retains it by lease, view and record.
+//! Prepares an image from content that containerd has already: unpacks its layers, and pins it by a lease, a read-only snapshot and an image record.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
-//! Mass-deletion guard: keeps entries when most disappear at once, until a later full listing confirms it. That is
-//! more often a fault than an intention.
+//! Mass-deletion guard: keeps entries when most disappear at once, until a later full listing confirms it.
+//!
+//! That is more often a fault than an intention.
 //!
 //! ```text
 //!  known ──┐
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How fast is sudden, and how long what is gone must stay gone before it is believed (DESIGN section 8).
+/// How fast is sudden, and how long what is gone must stay gone before it is believed.
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 
 /// Below this many entries nothing is held back: half of it is within what one person deletes by hand, and a

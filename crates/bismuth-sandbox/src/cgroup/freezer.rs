@@ -41,7 +41,7 @@ impl Cgroup {
         if frozen.is_err()
             && let Err(undo) = self.thaw(bound)
         {
-            tracing::error!(group = self.cgroups_path(), error = %undo, "group stays frozen in part");
+            tracing::error!(group = %self.relative.display(), error = %undo, "group stays frozen in part");
         }
         frozen
     }

@@ -1,4 +1,4 @@
-//! A child process in new namespaces, which lives until they are opened.
+//! Creates namespaces in a short-lived clone(2) child, which lives until they are opened.
 //!
 //! A user namespace cannot be made by a thread of a process that has others (`unshare` answers
 //! `EINVAL`), so it takes a child. `fork` in a large multi-threaded process copies its page tables

@@ -1,4 +1,4 @@
-//! Lists blobs with their digests.
+//! Lists blobs with what is stored of each: size, type, digest, time.
 
 use std::num::NonZeroUsize;
 

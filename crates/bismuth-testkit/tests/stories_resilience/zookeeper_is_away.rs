@@ -12,7 +12,7 @@ use crate::support::{
     server, unknown_soon,
 };
 
-/// The API says so within this time (DESIGN section 8).
+/// The API says so within this time.
 const SAYS_SO: Duration = Duration::from_secs(1);
 
 #[tokio::test]
