@@ -57,7 +57,7 @@ pub struct Slot {
     pub container_id: ContainerId,
     /// Its node.
     pub node: Ipv4Addr,
-    /// The node's door.
+    /// The node's address and data port.
     pub address: SocketAddr,
     /// `/invoke/{container id}`.
     pub prefix: Box<str>,

@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Secret, output: &mut Output<'_>) -> Result<(), Err
             let done: Rewrapped = json(&surface, answer).await?;
             output.answer(&done, || {
                 format!(
-                    "the data keys of {} groups were sealed anew; all are under master key {}\n",
+                    "the data keys of {} groups were rewrapped; all are under master key {}\n",
                     done.groups, done.master_key
                 )
             })

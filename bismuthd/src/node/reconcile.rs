@@ -30,7 +30,7 @@ use super::driver::{Driver, Origin, StopBounds};
 use super::launch::Launcher;
 use super::plan::{Observed, Step, plan};
 use super::slot::Slot;
-use super::state_dir::SavedSlot;
+use super::state_dir::{SavedSlot, StateError};
 use super::status::StatusReporter;
 use crate::node_registration::Registered;
 
@@ -216,32 +216,36 @@ impl Reconciler {
     /// which image it was made, nor where executions begin; and a guess would send requests to a program that is not what
     /// was proven. So:
     ///
-    /// - with its definition it is started again, which costs a cold start.
-    /// - without (its function has a newer revision), nothing could be started in its stead, so it is not ended: it may be
-    ///   routed. It is left alone, unserved: requests are told to go elsewhere, and the deployer to deploy again, which
-    ///   replaces the slot. Each round tries to read the file again, as the error may pass.
+    /// - if the file is damaged or missing and its definition is known, it is started again, which costs a cold start.
+    /// - if the definition is not known (its function has a newer revision), nothing could be started in its stead, so it is
+    ///   not ended: it may be routed. Nor is it where the disk failed, which may pass. It is left alone, unserved: requests
+    ///   are told to go elsewhere, and the deployer to deploy again, which replaces the slot. Each round reads the file again.
     async fn adopt(&mut self, id: ContainerId, wanted: Option<&Desired>) {
-        let unreadable = match self.deps.launcher.state().load_slot(id) {
+        let (unreadable, is_lost) = match self.deps.launcher.state().load_slot(id) {
             Ok(Some(saved)) => {
                 self.deps.launcher.release_ids(ids_key(id));
                 return self.serve(id, from_disk(&saved), Origin::Recovered(Box::new(saved)));
             }
-            Ok(None) => "nothing of it is saved".to_owned(),
-            Err(error) => bismuth_base::chain(&error),
+            Ok(None) => ("nothing of it is saved".to_owned(), true),
+            Err(error) => {
+                let is_lost = matches!(error, StateError::Malformed { .. });
+                (bismuth_base::chain(&error), is_lost)
+            }
         };
-        let Some(wanted) = wanted else {
+        let Some(wanted) = wanted.filter(|_| is_lost) else {
             return self.leave_alone(id, &unreadable).await;
         };
         warn!(container = %id, reason = unreadable, "what is saved of it cannot be read, it is started again");
-        self.deps.launcher.teardown(id).await;
-        self.deps.launcher.release_ids(ids_key(id));
+        if self.deps.launcher.teardown(id).await {
+            self.deps.launcher.release_ids(ids_key(id));
+        }
         self.serve(id, wanted.clone(), Origin::New);
     }
 
     /// Keeps the user ids of a container that is not served from other functions, and says once that it is not.
     async fn leave_alone(&self, id: ContainerId, unreadable: &str) {
         let reason = format!(
-            "the node cannot adopt the container, and its definition was replaced; deploy the function again to replace it: {unreadable}"
+            "the node cannot adopt the container; deploy the function again to replace it: {unreadable}"
         );
         if let Some(pid) = self.program_of(id).await {
             self.keep_ids(id, pid);

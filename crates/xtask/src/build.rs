@@ -43,8 +43,7 @@ pub(crate) fn programs(release: bool) -> Result<()> {
     static_programs(&[INIT], release)
 }
 
-/// Builds everything that the tests need. Tests and programs in one call, because tests turn on features of
-/// libraries: apart, those would be compiled twice.
+/// Builds everything that the tests need.
 pub(crate) fn for_tests() -> Result<()> {
     run(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
     in_containers(false)

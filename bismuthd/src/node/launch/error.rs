@@ -206,7 +206,7 @@ impl LaunchError {
             "exec container process",
         ];
         let about_program = about_program.iter().any(|part| message.contains(part));
-        if about_program {
+        if about_program && !is_about_exhaustion(&message) {
             return Self::Program {
                 program: program.to_owned(),
                 message,
@@ -217,17 +217,18 @@ impl LaunchError {
 }
 
 /// Whether the machine had run out of something. containerd and the runtimes pass the operating system's errors on as text:
-/// ENOSPC, ENOMEM, EAGAIN (processes), EMFILE and ENFILE, in the words of Go's and C's libraries.
-fn is_about_exhaustion(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
+/// ENOSPC, EDQUOT, ENOMEM, EAGAIN (processes), EMFILE and ENFILE, in the words of Go's and C's libraries.
+fn is_about_exhaustion(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
     [
         "no space left on device",
         "cannot allocate memory",
         "resource temporarily unavailable",
         "too many open files",
+        "disk quota exceeded",
     ]
     .iter()
-    .any(|error| words.contains(error))
+    .any(|error| message.contains(error))
 }
 
 #[cfg(test)]
@@ -262,8 +263,14 @@ mod tests {
             source: ServerNotReady::System(std::io::ErrorKind::OutOfMemory.into()),
             tail: String::new(),
         };
+        let restarting = bismuth_containerd::Error::DeadlineExceeded {
+            act: "create task",
+            object: "c".into(),
+            after: std::time::Duration::from_secs(10),
+        };
         for (error, transient) in [
             (exhausted, true),
+            (LaunchError::Containerd(restarting), true),
             (LaunchError::Image(fakes::registry_away()), true),
             (LaunchError::Image(fakes::image_unknown()), false),
             (LaunchError::Image(broken), false),

@@ -141,6 +141,18 @@ async fn a_container_with_unreadable_state_is_started_again_when_its_definition_
     assert!(!harness.runs(id), "the old program has ended");
 }
 
+#[tokio::test]
+async fn a_container_is_left_running_when_the_disk_fails_while_its_state_is_read() {
+    let (id, mut harness) = (ContainerId::new_random(), harness());
+    harness.left_with_unreadable_state(id).await;
+    let dir = harness.fakes.launcher.state().container_dir(id);
+    std::fs::remove_file(dir.join("slot.json")).unwrap();
+    // Reading a directory as a file fails with EISDIR.
+    std::fs::create_dir(dir.join("slot.json")).unwrap();
+    harness.reconciler.reconcile(&assigned(id)).await;
+    assert!(harness.runs(id) && !harness.is_served(id));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_superseded_container_is_left_running_while_containerd_does_not_answer() {
     let (id, mut harness) = (ContainerId::new_random(), harness());

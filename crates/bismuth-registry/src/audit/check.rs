@@ -128,13 +128,13 @@ impl Audit<'_> {
                 let what = Inconsistency::AlivePersistent { ip: *ip };
                 self.find(
                     what,
-                    "delete it; the node's bismuthd announces itself again",
+                    "delete it; the node's bismuthd registers again",
                     ops(),
                 );
             } else if let Err(reason) = &alive.record {
                 self.find(
                     undecodable(alive, reason),
-                    "delete it; the node's bismuthd announces itself again",
+                    "delete it; the node's bismuthd registers again",
                     ops(),
                 );
             }

@@ -11,7 +11,7 @@ use crate::support::{
     status_soon,
 };
 
-/// How soon bismuthd must know (issue 2).
+/// How soon bismuthd must know.
 const SEEN: Duration = Duration::from_millis(100);
 
 #[tokio::test]
