@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::process::{Process, Program};
-use crate::{eventually, http, run};
+use crate::{http, run};
 
 /// Overrides where our programs are looked for.
 const BIN_DIR: &str = "BISMUTH_TESTKIT_BIN_DIR";
@@ -139,31 +139,17 @@ impl Daemon {
     ///
     /// When it ends instead, or has not become ready after `within`; with the end of its log.
     pub async fn ready(&self, url: &str, within: Duration) -> Result<()> {
-        let process = self.process()?;
-        let ready = eventually::within(within, async || {
-            if let Err(error) = process.check_alive() {
-                return Ok(Err(error));
-            }
-            match http::get(url).await {
-                Ok(answer) if answer.status().is_success() => Ok(Ok(())),
-                Ok(answer) => Err(format!(
-                    "{url}: {} {}",
-                    answer.status(),
-                    String::from_utf8_lossy(answer.body())
-                )),
-                Err(error) => Err(format!("{error:#}")),
-            }
-        });
-        match ready.await {
-            Ok(answer) => answer,
-            Err(reason) => {
-                bail!(
-                    "{} is not ready after {within:?}: {reason}; its log ends:\n{}",
-                    self.name,
-                    process.log_tail()
-                )
-            }
-        }
+        let probe = async || {
+            let answer = http::get(url).await?;
+            let body = String::from_utf8_lossy(answer.body());
+            ensure!(
+                answer.status().is_success(),
+                "{url}: {} {body}",
+                answer.status()
+            );
+            Ok(())
+        };
+        self.process()?.serves(within, probe).await
     }
 }
 

@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// Longest pause between two polls: a test is never late by more than this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Polls `condition` until it answers `Ok`, and returns what it answered.
+/// Polls `condition` until it answers `Ok`, and returns what it answered. Reasons are shown with their causes.
 ///
 /// # Panics
 ///
@@ -42,7 +42,7 @@ pub async fn within<T, E: Display>(
     loop {
         match tokio::time::timeout_at(until, condition()).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(reason)) => last = reason.to_string(),
+            Ok(Err(reason)) => last = format!("{reason:#}"),
             Err(_) => return Err(format!("a poll hung; before it: {last}")),
         }
         if Instant::now() + pause > until {

@@ -36,6 +36,7 @@ pub mod process;
 pub mod registry;
 pub mod run;
 pub mod s3;
+pub mod server;
 pub mod stub;
 mod sweep;
 pub mod zookeeper;

@@ -1,28 +1,21 @@
 //! A real PostgreSQL, from Debian's `postgresql` package.
 //!
-//! ```text
-//! start ─► serving ─┬─ pause ──► silent ──── resume ─► serving     connections stay, nothing answers
-//!                   └─ kill ───► gone ────── restart ► serving     same port, same data
-//! ```
-//!
 //! It refuses to run as root, so it runs as an unprivileged user who owns its data directory and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::{Process, Program};
-use crate::{Certificate, eventually, ports, run, sweep};
+use crate::process::Program;
+use crate::server::{Kind, Server};
+use crate::{Certificate, eventually, sweep};
 
-/// It serves within some hundred milliseconds; a loaded machine may take longer.
-const START_BOUND: Duration = Duration::from_secs(60);
 /// How long processes of a killed server may take to notice.
 const END_BOUND: Duration = Duration::from_secs(20);
 /// Where Debian has the programs of each version.
@@ -36,14 +29,84 @@ const ROLE: &str = "bismuth";
 pub const PASSWORD: &str = "not a secret";
 
 /// One server on a loopback port, with its own data directory.
+pub type PostgreSql = Server<PostgreSqlKind>;
+
+/// See [`PostgreSql`].
 #[derive(Debug)]
-pub struct PostgreSql {
-    dir: PathBuf,
+pub struct PostgreSqlKind {
     programs: PathBuf,
-    port: u16,
-    process: Option<Process>,
     /// Whether it takes nobody without TLS and a password.
     secured: bool,
+}
+
+impl Kind for PostgreSqlKind {
+    const NAME: &'static str = "postgres";
+    // It serves within some hundred milliseconds; a loaded machine may take longer.
+    const START_BOUND: Duration = Duration::from_secs(60);
+
+    fn program(server: &PostgreSql) -> Result<Program> {
+        // Data outlives a killed process in the page cache, so forcing it to disk would only cost time.
+        let mut settings = vec![
+            format!("port={}", server.address().port()),
+            "listen_addresses=127.0.0.1".into(),
+            "unix_socket_directories=".into(),
+            "fsync=off".into(),
+            "shared_buffers=16MB".into(),
+            "max_connections=80".into(),
+        ];
+        if server.kind.secured {
+            settings.push("ssl=on".into());
+            let Certificate { certificate, key } = Certificate::in_dir(server.dir());
+            settings.push(format!("ssl_cert_file={}", certificate.display()));
+            settings.push(format!("ssl_key_file={}", key.display()));
+        }
+        Ok(Program::new("postgres", "setpriv", server.dir())
+            .args(unprivileged())
+            .arg(server.kind.programs.join("postgres"))
+            .arg("-D")
+            .arg(server.data())
+            .args(settings.iter().flat_map(|setting| ["-c", setting])))
+    }
+
+    async fn probe(server: &PostgreSql) -> Result<()> {
+        let mut command = Command::new(server.kind.programs.join("pg_isready"));
+        let port = server.address().port().to_string();
+        command.args(["--quiet", "--host", "127.0.0.1", "--port", &port]);
+        output(&mut command).map(drop)
+    }
+
+    async fn kill(server: &mut PostgreSql) -> Result<()> {
+        if server.process.is_none() {
+            return Ok(());
+        }
+        // Listed while their parent is there: they write their titles over the environment by which orphans would be found. Frozen, so that
+        // none is forked meanwhile. One that were left would answer whoever is connected, and keep the shared memory from a new server.
+        server.freeze()?;
+        let pids = sweep::processes_below(server.dir());
+        if let Some(process) = server.process.take() {
+            process.kill().await?;
+        }
+        let gone = eventually::within(END_BOUND, async || {
+            send(Signal::KILL, &pids);
+            match pids.iter().filter(|pid| !sweep::is_dead(**pid)).count() {
+                0 => Ok(()),
+                left => Err(format!("{left} processes are left")),
+            }
+        });
+        gone.await
+            .map_err(|reason| anyhow!("kill PostgreSQL: {reason}"))
+    }
+
+    fn pause(server: &PostgreSql) -> Result<()> {
+        server.process()?.check_alive()?;
+        server.freeze()
+    }
+
+    fn resume(server: &PostgreSql) -> Result<()> {
+        server.process()?.check_alive()?;
+        send(Signal::CONT, &sweep::processes_below(server.dir()));
+        Ok(())
+    }
 }
 
 impl PostgreSql {
@@ -66,23 +129,10 @@ impl PostgreSql {
     }
 
     async fn start_as(secured: bool) -> Result<Self> {
-        let dir = run::subdir("postgres")?;
-        let mut server = Self {
-            programs: programs()?,
-            port: ports::reserve()?,
-            process: None,
-            secured,
-            dir,
-        };
+        let programs = programs()?;
+        let server = Self::new(PostgreSqlKind { programs, secured })?;
         server.initialize()?;
-        server.launch().await?;
-        Ok(server)
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        server.started().await
     }
 
     /// The URL of a database in one that is [secured](Self::start_secured), with a password.
@@ -91,7 +141,7 @@ impl PostgreSql {
         format!(
             "postgres://{ROLE}:{password}@{}/{database}?sslmode=verify-full&sslrootcert={}",
             self.address(),
-            Certificate::in_dir(&self.dir).certificate.display()
+            Certificate::in_dir(self.dir()).certificate.display()
         )
     }
 
@@ -120,7 +170,7 @@ impl PostgreSql {
     ///
     /// When the server refuses, with its words.
     pub fn execute(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = Command::new(self.programs.join("psql"));
+        let mut command = Command::new(self.kind.programs.join("psql"));
         command
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
             .args(["--set", "ON_ERROR_STOP=1", "--command", sql, "--dbname"])
@@ -129,63 +179,16 @@ impl PostgreSql {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Kills the server and all its processes (`SIGKILL`). Harmless when it is down.
-    ///
-    /// # Errors
-    ///
-    /// When they do not die.
-    pub async fn kill(&mut self) -> Result<()> {
-        if self.process.is_none() {
-            return Ok(());
-        }
-        // Listed while their parent is there: they write their titles over the environment by which orphans would be found. Frozen, so that
-        // none is forked meanwhile. One that were left would answer whoever is connected, and keep the shared memory from a new server.
-        self.freeze()?;
-        let pids = sweep::processes_below(&self.dir);
-        if let Some(process) = self.process.take() {
-            process.kill().await?;
-        }
-        let gone = eventually::within(END_BOUND, async || {
-            send(Signal::KILL, &pids);
-            match pids.iter().filter(|pid| !sweep::is_dead(**pid)).count() {
-                0 => Ok(()),
-                left => Err(format!("{left} processes are left")),
-            }
-        });
-        gone.await
-            .map_err(|reason| anyhow::anyhow!("kill PostgreSQL: {reason}"))
-    }
-
-    /// Starts it again on the same port with the same data, killing it first if it runs.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub async fn restart(&mut self) -> Result<()> {
-        self.kill().await?;
-        self.launch().await
-    }
-
-    /// Freezes the server with all its processes: connections stay open, nothing is answered.
-    ///
-    /// # Errors
-    ///
-    /// When it is down, or does not freeze.
-    pub fn pause(&self) -> Result<()> {
-        self.process()?.check_alive()?;
-        self.freeze()
-    }
-
     /// A signal takes effect when its process runs next, and one that was being forked was not listed: all are listed once more when all
     /// that were known had stopped, of which one is the only one that forks.
     fn freeze(&self) -> Result<()> {
         let all_stopped = || {
-            let pids = sweep::processes_below(&self.dir);
+            let pids = sweep::processes_below(self.dir());
             pids.iter().all(|pid| is_stopped(*pid))
         };
         let end = Instant::now() + END_BOUND;
         loop {
-            send(Signal::STOP, &sweep::processes_below(&self.dir));
+            send(Signal::STOP, &sweep::processes_below(self.dir()));
             if all_stopped() && all_stopped() {
                 return Ok(());
             }
@@ -194,30 +197,8 @@ impl PostgreSql {
         }
     }
 
-    /// Undoes [`pause`](Self::pause).
-    ///
-    /// # Errors
-    ///
-    /// When it is down.
-    pub fn resume(&self) -> Result<()> {
-        self.process()?.check_alive()?;
-        send(Signal::CONT, &sweep::processes_below(&self.dir));
-        Ok(())
-    }
-
-    /// Resident memory, descriptors, log of the first process.
-    ///
-    /// # Errors
-    ///
-    /// When it is down.
-    pub fn process(&self) -> Result<&Process> {
-        self.process
-            .as_ref()
-            .context("this PostgreSQL server is down")
-    }
-
     fn data(&self) -> PathBuf {
-        self.dir.join("data")
+        self.dir().join("data")
     }
 
     fn initialize(&self) -> Result<()> {
@@ -225,16 +206,16 @@ impl PostgreSql {
         fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
         chown(&data, Some(USER), Some(USER))
             .with_context(|| format!("give away {}", data.display()))?;
-        let auth = match self.secured {
+        let auth = match self.kind.secured {
             true => "--auth=scram-sha-256",
             false => "--auth=trust",
         };
-        let password = self.dir.join("password");
+        let password = self.dir().join("password");
         fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
         let mut command = Command::new("setpriv");
         command
             .args(unprivileged())
-            .arg(self.programs.join("initdb"))
+            .arg(self.kind.programs.join("initdb"))
             .arg("--pwfile")
             .arg(&password)
             .args([
@@ -249,7 +230,7 @@ impl PostgreSql {
             .arg(&data)
             .current_dir(&data);
         output(&mut command)?;
-        if self.secured {
+        if self.kind.secured {
             self.secure()?;
         }
         Ok(())
@@ -257,65 +238,12 @@ impl PostgreSql {
 
     /// Makes a certificate, and lets nobody in without TLS.
     fn secure(&self) -> Result<()> {
-        let key = Certificate::make(&self.dir)?.key;
+        let key = Certificate::make(self.dir())?.key;
         chown(&key, Some(USER), Some(USER))
             .with_context(|| format!("give away {}", key.display()))?;
         let rules = self.data().join("pg_hba.conf");
         fs::write(&rules, "hostssl all all 127.0.0.1/32 scram-sha-256\n")
             .with_context(|| format!("write {}", rules.display()))
-    }
-
-    async fn launch(&mut self) -> Result<()> {
-        // Data outlives a killed process in the page cache, so forcing it to disk would only cost time.
-        let mut settings = vec![
-            format!("port={}", self.port),
-            "listen_addresses=127.0.0.1".into(),
-            "unix_socket_directories=".into(),
-            "fsync=off".into(),
-            "shared_buffers=16MB".into(),
-            "max_connections=80".into(),
-        ];
-        if self.secured {
-            settings.push("ssl=on".into());
-            let Certificate { certificate, key } = Certificate::in_dir(&self.dir);
-            settings.push(format!("ssl_cert_file={}", certificate.display()));
-            settings.push(format!("ssl_key_file={}", key.display()));
-        }
-        let program = Program::new("postgres", "setpriv", &self.dir)
-            .args(unprivileged())
-            .arg(self.programs.join("postgres"))
-            .arg("-D")
-            .arg(self.data())
-            .args(settings.iter().flat_map(|setting| ["-c", setting]));
-        let process = self.process.insert(program.spawn()?);
-        let (is_ready, port) = (self.programs.join("pg_isready"), self.port.to_string());
-        let ready = eventually::within(START_BOUND, async || {
-            if let Err(error) = process.check_alive() {
-                return Ok(Err(error));
-            }
-            let mut command = Command::new(&is_ready);
-            command.args(["--quiet", "--host", "127.0.0.1", "--port", &port]);
-            match output(&mut command) {
-                Ok(_) => Ok(Ok(())),
-                Err(error) => Err(format!("{error:#}")),
-            }
-        });
-        match ready.await {
-            Ok(answer) => answer,
-            Err(reason) => bail!(
-                "PostgreSQL does not serve: {reason}; its log ends:\n{}",
-                process.log_tail()
-            ),
-        }
-    }
-}
-
-impl Drop for PostgreSql {
-    fn drop(&mut self) {
-        self.process = None;
-        if let Err(error) = run::remove(&self.dir) {
-            eprintln!("PostgreSQL's directory: {error:#}");
-        }
     }
 }
 

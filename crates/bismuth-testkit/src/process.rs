@@ -180,6 +180,25 @@ impl Process {
         }
     }
 
+    /// Waits until `probe` succeeds. Fails, with the log's tail, if the process ends instead or `within` has passed.
+    pub async fn serves(
+        &self,
+        within: Duration,
+        mut probe: impl AsyncFnMut() -> Result<()>,
+    ) -> Result<()> {
+        let serves = crate::eventually::within(within, async || match self.check_alive() {
+            Ok(()) => probe().await.map(Ok),
+            Err(error) => Ok(Err(error)),
+        });
+        serves.await.map_err(|reason| {
+            anyhow!(
+                "{} does not serve within {within:?}: {reason}; its log ends:\n{}",
+                self.name,
+                self.log_tail()
+            )
+        })?
+    }
+
     /// Sends `signal` to the process alone.
     ///
     /// # Errors

@@ -1,60 +1,56 @@
 //! A real OCI registry, from Debian's `docker-registry` package, over plain HTTP on loopback.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 
 use crate::http::{self as client, full};
 use crate::image::{Blob, Image};
-use crate::process::{Process, Program};
-use crate::{eventually, ports, run};
-
-/// It listens within tens of milliseconds; a loaded machine may take longer.
-const START_BOUND: Duration = Duration::from_secs(30);
+use crate::process::Program;
+use crate::server::{Kind, Server};
 
 /// A registry with its own storage.
+pub type Registry = Server<RegistryKind>;
+
+/// See [`Registry`].
 #[derive(Debug)]
-pub struct Registry {
-    dir: PathBuf,
-    port: u16,
-    process: Option<Process>,
+pub struct RegistryKind;
+
+impl Kind for RegistryKind {
+    const NAME: &'static str = "registry";
+    // It listens within tens of milliseconds; a loaded machine may take longer.
+    const START_BOUND: Duration = Duration::from_secs(30);
+
+    fn program(server: &Registry) -> Result<Program> {
+        Ok(Program::new("registry", "docker-registry", server.dir())
+            .arg("serve")
+            .arg(server.dir().join("config.yml"))
+            .env("OTEL_TRACES_EXPORTER", "none"))
+    }
+
+    async fn probe(server: &Registry) -> Result<()> {
+        let answer = client::get(&format!("{}/v2/", server.url())).await?;
+        ensure!(answer.status() == StatusCode::OK, "{}", answer.status());
+        Ok(())
+    }
 }
 
 impl Registry {
-    /// Starts an empty registry and waits until it answers.
-    ///
-    /// # Errors
-    ///
-    /// When `docker-registry` is not installed or does not answer.
+    /// Starts an empty registry and waits until it answers. Fails when `docker-registry` is not installed.
     pub async fn start() -> Result<Self> {
-        let dir = run::subdir("registry")?;
-        let port = ports::reserve()?;
-        let storage = dir.join("storage");
+        let registry = Self::new(RegistryKind)?;
         let config = format!(
             "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    \
-             enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            storage.display(),
+             enabled: true\nhttp:\n  addr: {}\n",
+            registry.dir().join("storage").display(),
+            registry.address(),
         );
-        let path = dir.join("config.yml");
+        let path = registry.dir().join("config.yml");
         fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
-        let mut registry = Self {
-            dir,
-            port,
-            process: None,
-        };
-        registry.launch().await?;
-        Ok(registry)
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        registry.started().await
     }
 
     /// `http://127.0.0.1:PORT`: a mirror for `--registry-mirror docker.io=…`.
@@ -116,68 +112,11 @@ impl Registry {
         let prefix = hex
             .get(..2)
             .with_context(|| format!("{digest:?} is too short"))?;
-        let path = self.dir.join(format!(
+        let path = self.dir().join(format!(
             "storage/docker/registry/v2/blobs/sha256/{prefix}/{hex}/data"
         ));
         ensure!(path.is_file(), "the registry holds no {digest}");
         fs::write(&path, replacement).with_context(|| format!("write {}", path.display()))
-    }
-
-    /// Kills it. Harmless when it is down.
-    ///
-    /// # Errors
-    ///
-    /// When it does not die.
-    pub async fn kill(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(process) => process.kill().await.map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Starts it again on the same port with the same images.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub async fn restart(&mut self) -> Result<()> {
-        self.kill().await?;
-        self.launch().await
-    }
-
-    /// The server process; paused, it accepts connections and never answers.
-    ///
-    /// # Errors
-    ///
-    /// When it is down.
-    pub fn process(&self) -> Result<&Process> {
-        self.process.as_ref().context("this registry is down")
-    }
-
-    async fn launch(&mut self) -> Result<()> {
-        let program = Program::new("registry", "docker-registry", &self.dir)
-            .arg("serve")
-            .arg(self.dir.join("config.yml"))
-            .env("OTEL_TRACES_EXPORTER", "none");
-        let process = self.process.insert(program.spawn()?);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let answers = eventually::within(START_BOUND, async || {
-            if let Err(error) = process.check_alive() {
-                return Ok(Err(error));
-            }
-            match client::get(&format!("http://{address}/v2/")).await {
-                Ok(answer) if answer.status() == StatusCode::OK => Ok(Ok(())),
-                Ok(answer) => Err(format!("it answers {}", answer.status())),
-                Err(error) => Err(format!("{error:#}")),
-            }
-        });
-        match answers.await {
-            Ok(answer) => answer,
-            Err(reason) => bail!(
-                "the registry does not answer: {reason}; its log ends:\n{}",
-                process.log_tail()
-            ),
-        }
     }
 
     async fn push_blob(&self, repository: &str, blob: &Blob) -> Result<()> {
@@ -203,15 +142,6 @@ impl Registry {
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .body(full(blob.read()?))?;
         expect(StatusCode::CREATED, upload).await.map(drop)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.process = None;
-        if let Err(error) = run::remove(&self.dir) {
-            eprintln!("the registry's directory: {error:#}");
-        }
     }
 }
 

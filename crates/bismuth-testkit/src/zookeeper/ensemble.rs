@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::{DEFAULT_TICK, ZooKeeper, write};
-use crate::{ports, run};
+use crate::ports;
 
 /// Servers of one ensemble.
 #[derive(Debug)]
@@ -22,9 +22,8 @@ impl Ensemble {
         }
         let mut servers = Vec::new();
         for id in 1..=size {
-            let dir = run::subdir("zookeeper")?;
-            let mut server = ZooKeeper::configure(dir, ports::reserve()?, DEFAULT_TICK, &members)?;
-            write(&server.dir.join("data/myid"), &id.to_string())?;
+            let mut server = ZooKeeper::configured(DEFAULT_TICK, &members)?;
+            write(&server.dir().join("data/myid"), &id.to_string())?;
             server.launch()?;
             servers.push(server);
         }
@@ -35,14 +34,12 @@ impl Ensemble {
     }
 
     /// All servers as `HOST:PORT,HOST:PORT,…`.
-    #[must_use]
     pub fn connect_string(&self) -> String {
         let addresses: Vec<String> = self.servers.iter().map(ZooKeeper::connect_string).collect();
         addresses.join(",")
     }
 
     /// The servers, in the order of their ids.
-    #[must_use]
     pub fn servers(&self) -> &[ZooKeeper] {
         &self.servers
     }
