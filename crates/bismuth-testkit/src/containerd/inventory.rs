@@ -7,8 +7,8 @@ use containerd_client::services::v1 as api;
 use containerd_client::services::v1::snapshots as snapshot_api;
 use containerd_client::tonic::metadata::MetadataValue;
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Code, Request, Status, Streaming};
-use containerd_client::types::v1::Status as TaskStatus;
+use containerd_client::tonic::{Code, Request, Response, Status, Streaming};
+use containerd_client::types::v1::{Process, Status as TaskStatus};
 
 use super::Containerd;
 
@@ -50,23 +50,14 @@ impl Containerd {
 
 impl Containerd {
     /// The running tasks of a namespace: container id → process id on this machine.
-    ///
-    /// # Errors
-    ///
-    /// When containerd is down or refuses.
     pub async fn tasks(&self, namespace: &str) -> Result<BTreeMap<String, u32>> {
         let lister = Lister {
             channel: self.connect().await?,
             namespace: namespace.to_owned(),
         };
-        let mut client = api::tasks_client::TasksClient::new(lister.channel.clone());
-        let request = lister.request(api::ListTasksRequest::default())?;
-        let tasks = client.list(request).await.context("list tasks")?;
-        let running = tasks.into_inner().tasks.into_iter();
-        Ok(running
-            .filter(|task| task.status() == TaskStatus::Running)
-            .map(|task| (task.id, task.pid))
-            .collect())
+        let tasks = lister.tasks().await.context("list tasks")?.into_iter();
+        let running = tasks.filter(|task| task.status() == TaskStatus::Running);
+        Ok(running.map(|task| (task.id, task.pid)).collect())
     }
 }
 
@@ -76,105 +67,59 @@ struct Lister {
 }
 
 impl Lister {
+    /// Kind and name of each thing.
     async fn everything(&self) -> Result<Vec<(&'static str, String)>> {
-        let kinds = [
-            (
-                "container",
-                self.containers().await.context("list containers")?,
-            ),
-            ("task", self.tasks().await.context("list tasks")?),
-            (
-                "snapshot",
-                self.snapshots().await.context("list snapshots")?,
-            ),
-            ("lease", self.leases().await.context("list leases")?),
-            ("image", self.images().await.context("list images")?),
-            ("content", self.content().await.context("list content")?),
-        ];
-        Ok(kinds
-            .into_iter()
-            .flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)))
-            .collect())
-    }
+        use api::containers_client::ContainersClient;
+        use api::content_client::ContentClient;
+        use api::images_client::ImagesClient;
+        use api::leases_client::LeasesClient;
+        use snapshot_api::snapshots_client::SnapshotsClient;
 
-    async fn containers(&self) -> Result<Vec<String>> {
-        let mut client = api::containers_client::ContainersClient::new(self.channel.clone());
-        let answer = client
-            .list(self.request(api::ListContainersRequest::default())?)
-            .await?;
-        Ok(answer
-            .into_inner()
-            .containers
-            .into_iter()
-            .map(|container| container.id)
-            .collect())
-    }
+        let mut all = Vec::new();
+        let request = self.request(api::ListContainersRequest::default())?;
+        let mut client = ContainersClient::new(self.channel.clone());
+        let listed = client.list(request).await;
+        let listed = listed.context("list containers")?.into_inner();
+        all.extend(listed.containers.into_iter().map(|it| ("container", it.id)));
 
-    async fn tasks(&self) -> Result<Vec<String>> {
-        let mut client = api::tasks_client::TasksClient::new(self.channel.clone());
-        let answer = client
-            .list(self.request(api::ListTasksRequest::default())?)
-            .await?;
-        Ok(answer
-            .into_inner()
-            .tasks
-            .into_iter()
-            .map(|task| task.id)
-            .collect())
-    }
+        let listed = self.tasks().await.context("list tasks")?;
+        all.extend(listed.into_iter().map(|it| ("task", it.id)));
 
-    async fn snapshots(&self) -> Result<Vec<String>> {
-        let mut client = snapshot_api::snapshots_client::SnapshotsClient::new(self.channel.clone());
-        let request = snapshot_api::ListSnapshotsRequest {
+        let request = self.request(snapshot_api::ListSnapshotsRequest {
             snapshotter: SNAPSHOTTER.into(),
             filters: Vec::new(),
-        };
-        let pages = all(client.list(self.request(request)?).await?.into_inner()).await?;
-        Ok(pages
-            .into_iter()
-            .flat_map(|page| page.info)
-            .map(|snapshot| snapshot.name)
-            .collect())
+        })?;
+        let mut client = SnapshotsClient::new(self.channel.clone());
+        let listed = client.list(request).await;
+        let pages = all_pages(listed).await.context("list snapshots")?;
+        let snapshots = pages.into_iter().flat_map(|page| page.info);
+        all.extend(snapshots.map(|it| ("snapshot", it.name)));
+
+        let request = self.request(api::ListRequest::default())?;
+        let mut client = LeasesClient::new(self.channel.clone());
+        let listed = client.list(request).await;
+        let listed = listed.context("list leases")?.into_inner();
+        all.extend(listed.leases.into_iter().map(|it| ("lease", it.id)));
+
+        let request = self.request(api::ListImagesRequest::default())?;
+        let mut client = ImagesClient::new(self.channel.clone());
+        let listed = client.list(request).await;
+        let listed = listed.context("list images")?.into_inner();
+        all.extend(listed.images.into_iter().map(|it| ("image", it.name)));
+
+        let request = self.request(api::ListContentRequest::default())?;
+        let mut client = ContentClient::new(self.channel.clone());
+        let listed = client.list(request).await;
+        let pages = all_pages(listed).await.context("list content")?;
+        let content = pages.into_iter().flat_map(|page| page.info);
+        all.extend(content.map(|it| ("content", it.digest)));
+        Ok(all)
     }
 
-    async fn leases(&self) -> Result<Vec<String>> {
-        let mut client = api::leases_client::LeasesClient::new(self.channel.clone());
-        let answer = client
-            .list(self.request(api::ListRequest::default())?)
-            .await?;
-        Ok(answer
-            .into_inner()
-            .leases
-            .into_iter()
-            .map(|lease| lease.id)
-            .collect())
-    }
-
-    async fn images(&self) -> Result<Vec<String>> {
-        let mut client = api::images_client::ImagesClient::new(self.channel.clone());
-        let answer = client
-            .list(self.request(api::ListImagesRequest::default())?)
-            .await?;
-        Ok(answer
-            .into_inner()
-            .images
-            .into_iter()
-            .map(|image| image.name)
-            .collect())
-    }
-
-    async fn content(&self) -> Result<Vec<String>> {
-        let mut client = api::content_client::ContentClient::new(self.channel.clone());
-        let pages = all(client
-            .list(self.request(api::ListContentRequest::default())?)
-            .await?
-            .into_inner())
-        .await?;
-        Ok(pages
-            .into_iter()
-            .flat_map(|page| page.info)
-            .map(|blob| blob.digest)
-            .collect())
+    async fn tasks(&self) -> Result<Vec<Process>> {
+        let request = self.request(api::ListTasksRequest::default())?;
+        let mut client = api::tasks_client::TasksClient::new(self.channel.clone());
+        Ok(client.list(request).await?.into_inner().tasks)
     }
 
     /// containerd reads the namespace of a call from this header.
@@ -188,19 +133,17 @@ impl Lister {
     }
 }
 
-async fn all<T>(mut stream: Streaming<T>) -> Result<Vec<T>> {
+/// All messages of an answer.
+async fn all_pages<T>(answer: Result<Response<Streaming<T>>, Status>) -> Result<Vec<T>> {
+    let mut stream = answer?.into_inner();
     let mut messages = Vec::new();
     loop {
         match stream.message().await {
             Ok(Some(message)) => messages.push(message),
             Ok(None) => return Ok(messages),
             // The namespace's metadata is made with its first object.
-            Err(status) if is_empty_namespace(&status) => return Ok(messages),
+            Err(status) if status.code() == Code::NotFound => return Ok(messages),
             Err(status) => return Err(status.into()),
         }
     }
-}
-
-fn is_empty_namespace(status: &Status) -> bool {
-    status.code() == Code::NotFound
 }
