@@ -20,9 +20,9 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, header};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
@@ -41,18 +41,25 @@ const READY_BOUND: Duration = Duration::from_secs(60);
 /// No call of the command line tool takes this long unless it hangs.
 const CTL_BOUND: Duration = Duration::from_secs(120);
 
-/// ZooKeeper, containerd, a registry, and all of our daemons.
+/// ZooKeeper, containerd, a registry, and all of our daemons; each can be killed and restarted.
 ///
 /// Fields are dropped in this order: daemons before what they talk to, the directory last.
 #[derive(Debug)]
 pub struct Cluster {
-    frontend: Daemon,
-    api: Daemon,
-    nodes: Vec<Node>,
-    services: Vec<Services>,
-    containerd: Containerd,
-    registry: Registry,
-    zookeeper: ZooKeeper,
+    /// The frontend.
+    pub frontend: Daemon,
+    /// The API.
+    pub api: Daemon,
+    /// The nodes: 127.0.0.1, 127.0.0.2, …
+    pub nodes: Vec<Node>,
+    /// svcprovider, if the cluster was built with it: one for all nodes, or that of each.
+    pub services: Vec<Services>,
+    /// The containerd that all nodes share.
+    pub containerd: Containerd,
+    /// The registry that mirrors `docker.io` for the nodes.
+    pub registry: Registry,
+    /// ZooKeeper.
+    pub zookeeper: ZooKeeper,
     ports: ClusterPorts,
     dir: ClusterDir,
 }
@@ -111,18 +118,6 @@ impl Cluster {
         self.ports.node
     }
 
-    /// The frontend.
-    #[must_use]
-    pub fn frontend(&self) -> &Daemon {
-        &self.frontend
-    }
-
-    /// The frontend, to kill and restart it.
-    #[must_use]
-    pub fn frontend_mut(&mut self) -> &mut Daemon {
-        &mut self.frontend
-    }
-
     /// Waits until the frontend says that it is ready.
     ///
     /// # Errors
@@ -131,18 +126,6 @@ impl Cluster {
     pub async fn frontend_ready(&self) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/readyz", self.ports.frontend_admin);
         self.frontend.ready(&url, READY_BOUND).await
-    }
-
-    /// The API.
-    #[must_use]
-    pub fn api(&self) -> &Daemon {
-        &self.api
-    }
-
-    /// The API, to kill and restart it.
-    #[must_use]
-    pub fn api_mut(&mut self) -> &mut Daemon {
-        &mut self.api
     }
 
     /// Waits until the API says that it is ready.
@@ -154,102 +137,18 @@ impl Cluster {
         self.api.ready(&self.api_url("/readyz"), READY_BOUND).await
     }
 
-    /// The nodes: 127.0.0.1, 127.0.0.2, …
-    #[must_use]
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    /// One node, to kill and restart its bismuthd.
-    ///
-    /// # Panics
-    ///
-    /// When the cluster has fewer nodes.
-    #[must_use]
-    pub fn node_mut(&mut self, index: usize) -> &mut Node {
-        &mut self.nodes[index]
-    }
-
-    /// svcprovider; that of the first node, if each has its own.
-    ///
-    /// # Panics
-    ///
-    /// When the cluster was not built with it.
-    #[must_use]
-    pub fn services(&self) -> &Services {
-        self.services.first().expect("built with services()")
-    }
-
-    /// svcprovider, to kill and restart it.
-    ///
-    /// # Panics
-    ///
-    /// When the cluster was not built with it.
-    #[must_use]
-    pub fn services_mut(&mut self) -> &mut Services {
-        self.services.first_mut().expect("built with services()")
-    }
-
-    /// The svcprovider of the node at this position, to kill and restart it.
-    ///
-    /// # Panics
-    ///
-    /// When the cluster was not built with one for each node.
-    #[must_use]
-    pub fn services_of_mut(&mut self, node: usize) -> &mut Services {
-        self.services
-            .get_mut(node)
-            .expect("built with services_on()")
-    }
-
     /// Every daemon of ours with its name.
     pub fn daemons(&self) -> impl Iterator<Item = (String, &Daemon)> {
         let nodes = self
             .nodes
             .iter()
-            .map(|node| (node.name().to_owned(), node.daemon()));
+            .map(|node| (node.name.clone(), &node.daemon));
         let services = self.services.iter().zip(1..);
         let services = services.map(|(it, number)| (format!("svcprovider-{number}"), it.daemon()));
         nodes.chain(services).chain([
             ("bismuthfe".to_owned(), &self.frontend),
             ("bismuth-api".to_owned(), &self.api),
         ])
-    }
-
-    /// The containerd that all nodes share.
-    #[must_use]
-    pub fn containerd(&self) -> &Containerd {
-        &self.containerd
-    }
-
-    /// containerd, to kill and restart it.
-    #[must_use]
-    pub fn containerd_mut(&mut self) -> &mut Containerd {
-        &mut self.containerd
-    }
-
-    /// The registry that mirrors `docker.io` for the nodes.
-    #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    /// The registry, to kill and restart it.
-    #[must_use]
-    pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
-    }
-
-    /// ZooKeeper.
-    #[must_use]
-    pub fn zookeeper(&self) -> &ZooKeeper {
-        &self.zookeeper
-    }
-
-    /// ZooKeeper, to kill and restart it.
-    #[must_use]
-    pub fn zookeeper_mut(&mut self) -> &mut ZooKeeper {
-        &mut self.zookeeper
     }
 
     /// The cluster's directory; logs of the daemons are in it.
@@ -279,45 +178,35 @@ impl Cluster {
         client::send_whole(request.context("build a request")?).await
     }
 
-    /// Creates a function through the API and returns its id.
-    ///
-    /// # Errors
-    ///
-    /// When the API refuses, with its words.
+    /// As [`api_call`](Self::api_call), but must succeed; the answer is JSON.
+    async fn api_ok(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let act = format!("{method} {path}");
+        let answer = self.api_call(method, path, body).await?;
+        let text = String::from_utf8_lossy(answer.body());
+        let status = answer.status();
+        ensure!(status.is_success(), "{act} {body:?}: {status} {text}");
+        serde_json::from_str(&text).with_context(|| format!("{act}: the answer {text:?}"))
+    }
+
+    /// Creates a function through the API and returns its id. Fails when the API refuses, with its words.
     pub async fn create_function(&self, definition: &Value) -> Result<String> {
-        let answer = self
-            .api_call(Method::POST, "/function", Some(definition))
-            .await?;
-        let body = String::from_utf8_lossy(answer.body());
-        ensure!(
-            answer.status().is_success(),
-            "create {definition}: {} {body}",
-            answer.status()
-        );
-        let created: Value =
-            serde_json::from_str(&body).with_context(|| format!("the answer {body:?}"))?;
-        Ok(created["id"]
-            .as_str()
-            .with_context(|| format!("{body:?} has no id"))?
-            .to_owned())
+        let created = self.api_ok(Method::POST, "/function", Some(definition));
+        let created = created.await?;
+        let id = created["id"].as_str();
+        Ok(id.with_context(|| format!("{created} has no id"))?.into())
     }
 
     /// What `GET /function/{id}` says.
-    ///
-    /// # Errors
-    ///
-    /// When the API refuses, with its words.
     pub async fn function(&self, id: &str) -> Result<Value> {
-        let answer = self
-            .api_call(Method::GET, &format!("/function/{id}"), None)
-            .await?;
-        let body = String::from_utf8_lossy(answer.body());
-        ensure!(
-            answer.status() == StatusCode::OK,
-            "get function {id}: {} {body}",
-            answer.status()
-        );
-        serde_json::from_str(&body).with_context(|| format!("the answer {body:?}"))
+        self.api_ok(Method::GET, &format!("/function/{id}"), None)
+            .await
+    }
+
+    /// Gives a function its next revision: of this definition, or of the one that it has.
+    pub async fn redeploy(&self, id: &str, definition: Option<&Value>) -> Result<()> {
+        self.api_ok(Method::PUT, &format!("/function/{id}"), definition)
+            .await
+            .map(drop)
     }
 
     /// Creates a function and waits until all its backends have proven themselves.
@@ -328,47 +217,28 @@ impl Cluster {
     pub async fn deploy(&self, definition: &Value) -> Result<String> {
         let id = self.create_function(definition).await?;
         let running = crate::eventually::within(READY_BOUND, async || {
-            let function = self
-                .function(&id)
-                .await
-                .map_err(|error| format!("{error:#}"))?;
-            let backends = function["backends"].as_array().cloned().unwrap_or_default();
-            let status =
-                |backend: &Value| backend["status"].as_str().unwrap_or_default().to_owned();
-            if backends.iter().any(|backend| status(backend) == "Failed") {
-                return Ok(Err(function));
+            let function = self.function(&id).await?;
+            let backends = function["backends"].as_array();
+            let all = backends.into_iter().flatten();
+            let all: Vec<_> = all.map(|backend| backend["status"].as_str()).collect();
+            if all.contains(&Some("Failed")) {
+                return Ok(Err(anyhow!("function {id} failed: {function}")));
             }
-            let proven =
-                !backends.is_empty() && backends.iter().all(|backend| status(backend) == "Running");
-            if proven {
-                Ok(Ok(()))
-            } else {
-                Err(function.to_string())
-            }
+            let proven = !all.is_empty() && all.iter().all(|status| *status == Some("Running"));
+            ensure!(proven, "{function}");
+            Ok(Ok(()))
         });
         match running.await {
-            Ok(Ok(())) => Ok(id),
-            Ok(Err(function)) => bail!("function {id} failed: {function}"),
+            Ok(ended) => ended.map(|()| id),
             Err(reason) => bail!("function {id} is not running: {reason}"),
         }
     }
 
-    /// Deletes a function through the API.
-    ///
-    /// # Errors
-    ///
-    /// When the API refuses, with its words.
+    /// Deletes a function through the API. Fails when the API refuses, with its words.
     pub async fn delete_function(&self, id: &str) -> Result<()> {
-        let answer = self
-            .api_call(Method::DELETE, &format!("/function/{id}"), None)
-            .await?;
-        let body = String::from_utf8_lossy(answer.body());
-        ensure!(
-            answer.status() == StatusCode::OK,
-            "delete function {id}: {} {body}",
-            answer.status()
-        );
-        Ok(())
+        self.api_ok(Method::DELETE, &format!("/function/{id}"), None)
+            .await
+            .map(drop)
     }
 
     /// `GET /invoke/{id}` at the frontend, and the whole answer.
@@ -380,11 +250,8 @@ impl Cluster {
         client::get(&self.frontend_url(&format!("/invoke/{id}"))).await
     }
 
-    /// Runs `bismuthctl` with `args` against this cluster and returns what it wrote and how it ended.
-    ///
-    /// # Errors
-    ///
-    /// When it is not built or does not end within two minutes.
+    /// Runs `bismuthctl` with `args` against this cluster and returns what it wrote and how it ended. Fails when it is not built or does not
+    /// end within two minutes.
     pub async fn ctl(&self, args: &[&str]) -> Result<Output> {
         self.ctl_with_input(args, &[]).await
     }
@@ -399,23 +266,18 @@ impl Cluster {
             ("BISMUTH_API", self.api_url("")),
             ("BISMUTH_FRONTEND", self.frontend_url("")),
         ];
-        connection.extend(
-            self.services
-                .first()
-                .map(Services::operator)
-                .into_iter()
-                .flatten(),
-        );
+        connection.extend(self.services.iter().take(1).flat_map(Services::operator));
         ctl(&self.zookeeper.connect_string(), &connection, args, input).await
     }
 
     /// Like [`ctl`](Self::ctl), but must succeed; returns its standard output.
-    ///
-    /// # Errors
-    ///
-    /// When it fails, with what it wrote.
     pub async fn ctl_ok(&self, args: &[&str]) -> Result<String> {
         succeeded(args, &self.ctl(args).await?)
+    }
+
+    /// As [`ctl_ok`](Self::ctl_ok), with something on its standard input.
+    pub async fn ctl_ok_with(&self, args: &[&str], input: &str) -> Result<String> {
+        succeeded(args, &self.ctl_with_input(args, input.as_bytes()).await?)
     }
 }
 

@@ -164,6 +164,12 @@ impl Drop for Daemon {
     }
 }
 
+/// Flags with their values, as arguments.
+pub fn flags<const N: usize>(flags: [(&str, String); N]) -> Vec<String> {
+    let pairs = flags.map(|(flag, value)| [flag.to_owned(), value]);
+    pairs.concat()
+}
+
 /// `target/<profile>`: the directory of the test executable's own profile.
 ///
 /// # Errors

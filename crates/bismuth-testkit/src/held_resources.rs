@@ -31,20 +31,20 @@ impl HeldResources {
     ///
     /// When containerd or `/proc` cannot be read.
     pub async fn count(cluster: &Cluster) -> Result<Self> {
-        let mut resources = cluster.containerd().inventory().await?;
+        let mut resources = cluster.containerd.inventory().await?;
         let mut mounts = BTreeSet::new();
         let mut files = BTreeSet::new();
-        for node in cluster.nodes() {
+        for node in &cluster.nodes {
             mounts.extend(
-                sweep::mount_points_below(node.state_dir())?
+                sweep::mount_points_below(&node.state_dir)?
                     .iter()
                     .map(|path| shown(path)),
             );
-            walk(node.state_dir(), &mut files)?;
+            walk(&node.state_dir, &mut files)?;
         }
         // What shims keep for each container: their sockets, bundles, the OCI runtime's state.
         for name in ["run", "state"] {
-            walk(&cluster.containerd().dir().join(name), &mut files)?;
+            walk(&cluster.containerd.dir().join(name), &mut files)?;
         }
         resources.insert("mount", mounts);
         resources.insert("file", files);
@@ -55,7 +55,7 @@ impl HeldResources {
         );
         resources.insert(
             "process",
-            sweep::processes_below(cluster.containerd().dir())
+            sweep::processes_below(cluster.containerd.dir())
                 .iter()
                 .map(ToString::to_string)
                 .collect(),

@@ -2,26 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+mod common;
 
+use anyhow::ensure;
 use bismuth_testkit::{Cluster, HeldResources, eventually};
-use http::StatusCode;
-use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
+use common::{SOON, echo_server, exec, ok};
+
 /// Each of a frontend's two workers may keep a connection to each of two nodes, and each node's to each container.
 const KEPT: usize = 4;
-
-fn echo_server() -> Value {
-    json!({
-        "image": "docker.io/library/echo-server:latest",
-        "invoke_mode": { "Server": [["/echo-server"], 8000] },
-    })
-}
-
-fn lister() -> Value {
-    json!({ "image": "docker.io/library/alpine:latest", "invoke_mode": { "Executable": ["/bin/ls", "/"] } })
-}
 
 #[tokio::test]
 async fn a_cluster_of_two_nodes_answers_and_gives_everything_back() {
@@ -31,18 +20,11 @@ async fn a_cluster_of_two_nodes_answers_and_gives_everything_back() {
     let before = HeldResources::count(&cluster).await.unwrap();
     cycle(&cluster).await;
     eventually("nothing more is held than before", SOON, async || {
-        let after = HeldResources::count(&cluster)
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        let grown = before.growth_to(
-            &after.without(|kind, name| kind == "file" && name.contains("/logs/")),
-            KEPT,
-        );
-        if grown.is_empty() {
-            Ok(())
-        } else {
-            Err(grown.join("\n"))
-        }
+        let after = HeldResources::count(&cluster).await?;
+        let after = after.without(|kind, name| kind == "file" && name.contains("/logs/"));
+        let grown = before.growth_to(&after, KEPT);
+        ensure!(grown.is_empty(), "{}", grown.join("\n"));
+        Ok(())
     })
     .await;
 
@@ -54,15 +36,10 @@ async fn a_cluster_of_two_nodes_answers_and_gives_everything_back() {
 async fn cycle(cluster: &Cluster) {
     let server = cluster.deploy(&echo_server()).await.unwrap();
     let answer = cluster.invoke(&server).await.unwrap();
-    assert_eq!(
-        (answer.status(), answer.body().as_ref()),
-        (StatusCode::OK, &b"hello\n"[..])
-    );
+    assert_eq!(ok(&answer).unwrap(), "hello\n");
 
-    let lister = cluster.deploy(&lister()).await.unwrap();
-    let answer = cluster.invoke(&lister).await.unwrap();
-    let listed = String::from_utf8_lossy(answer.body()).into_owned();
-    assert_eq!(answer.status(), StatusCode::OK, "{listed}");
+    let lister = cluster.deploy(&exec(&["/bin/ls", "/"])).await.unwrap();
+    let listed = ok(&cluster.invoke(&lister).await.unwrap()).unwrap();
     assert!(listed.lines().any(|line| line == "proc"), "{listed}");
 
     for id in [server, lister] {

@@ -2,27 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Output;
 use std::time::Duration;
 
 use bismuth_testkit::{Containerd, Image, Registry, image};
 use tokio::process::Command;
 
-async fn ctr(containerd: &Containerd, args: &[&str]) -> Output {
+async fn ctr_ok(containerd: &Containerd, args: &[&str]) -> String {
     let mut command = Command::new("ctr");
     command
         .arg("--address")
         .arg(containerd.socket())
         .args(["--namespace", "bismuth"])
         .args(args);
-    tokio::time::timeout(Duration::from_secs(60), command.output())
-        .await
-        .expect("ctr hangs")
-        .unwrap()
-}
-
-async fn ctr_ok(containerd: &Containerd, args: &[&str]) -> String {
-    let output = ctr(containerd, args).await;
+    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+    let output = output.expect("ctr hangs").unwrap();
     assert!(
         output.status.success(),
         "ctr {args:?}: {}",
@@ -46,24 +39,9 @@ async fn a_container_survives_a_killed_containerd_and_is_gone_after_the_drop() {
         &image::busybox().unwrap(),
     )
     .await;
-    let command = [
-        "run",
-        "--detach",
-        "--runc-binary",
-        "crun",
-        "--cgroup",
-        "/bismuth/testkit-drop",
-    ];
-    let command = [
-        &command[..],
-        &[
-            "docker.io/library/busybox:latest",
-            "testkit-drop",
-            "/bin/sleep",
-            "1000",
-        ],
-    ]
-    .concat();
+    let command = "run --detach --runc-binary crun --cgroup /bismuth/testkit-drop \
+                   docker.io/library/busybox:latest testkit-drop /bin/sleep 1000";
+    let command: Vec<&str> = command.split(' ').collect();
     ctr_ok(&containerd, &command).await;
     let pid = pid_of(&containerd).await;
 
@@ -167,19 +145,9 @@ async fn pythons_image_has_it_where_the_official_ones_do() {
         .unwrap()
         .unwrap();
     import(&containerd, "docker.io/library/python:3.11", &python).await;
-    let run = [
-        "run",
-        "--rm",
-        "docker.io/library/python:3.11",
-        "testkit-python",
-    ];
-    let program = [
-        "/usr/local/bin/python3",
-        "-c",
-        "import http.server; print('serves')",
-    ];
-    assert_eq!(
-        ctr_ok(&containerd, &[&run[..], &program].concat()).await,
-        "serves\n"
-    );
+    let run = ["run", "--rm", "docker.io/library/python:3.11", "python"];
+    let program = ["/usr/local/bin/python3", "-c"];
+    let lines = ["import http.server; print('serves')"];
+    let printed = ctr_ok(&containerd, &[&run[..], &program, &lines].concat()).await;
+    assert_eq!(printed, "serves\n");
 }

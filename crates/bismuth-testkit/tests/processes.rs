@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use bismuth_testkit::process::Program;
 use bismuth_testkit::{eventually, run};
 
@@ -62,11 +63,8 @@ async fn a_killed_test_leaves_no_process_and_the_next_run_no_directory() {
     killed.wait().unwrap();
     eventually("the children of the killed process die", SOON, async || {
         let alive: Vec<_> = words[..2].iter().filter(|pid| is_alive(pid)).collect();
-        if alive.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{alive:?} live"))
-        }
+        ensure!(alive.is_empty(), "{alive:?} live");
+        Ok(())
     })
     .await;
 
@@ -79,11 +77,9 @@ async fn a_killed_test_leaves_no_process_and_the_next_run_no_directory() {
             .status()
             .unwrap();
         assert!(next.success());
-        if run.exists() || mounted(run) {
-            Err(format!("{} is still there", run.display()))
-        } else {
-            Ok(())
-        }
+        let left = run.exists() || mounted(run);
+        ensure!(!left, "{} is still there", run.display());
+        Ok(())
     })
     .await;
 }
@@ -104,22 +100,17 @@ async fn a_dropped_process_takes_its_group_with_it() {
         .spawn()
         .unwrap();
     let grandchild = eventually("the grandchild is there", SOON, async || {
-        let text =
-            std::fs::read_to_string(dir.join("grandchild")).map_err(|error| error.to_string())?;
-        text.strip_suffix('\n')
-            .map(str::to_owned)
-            .ok_or("half a line".to_owned())
+        let text = std::fs::read_to_string(dir.join("grandchild"))?;
+        let line = text.strip_suffix('\n').context("half a line")?;
+        anyhow::Ok(line.to_owned())
     })
     .await;
     assert!(is_alive(&grandchild));
     assert!(child.resident_bytes().unwrap() > 0);
     drop(child);
     eventually("the grandchild dies", SOON, async || {
-        if is_alive(&grandchild) {
-            Err("it lives")
-        } else {
-            Ok(())
-        }
+        ensure!(!is_alive(&grandchild), "it lives");
+        Ok(())
     })
     .await;
     run::remove(&dir).unwrap();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::{
     Cluster, ClusterDir, ClusterPorts, ENVIRONMENT, Engines, Node, Services, ctl, succeeded,
 };
-use crate::daemon::{Daemon, static_program};
+use crate::daemon::{Daemon, flags, static_program};
 use crate::{Containerd, Image, Registry, ZooKeeper, image, ports, run};
 
 /// How many svcproviders a cluster has, and on which engines.
@@ -209,13 +209,9 @@ impl Builder {
 
     async fn start_registry(&self) -> Result<Registry> {
         let registry = Registry::start().await?;
-        registry
-            .push("library/alpine:latest", &image::alpine()?)
-            .await?;
-        registry
-            .push("library/echo-server:latest", &image::static_server()?)
-            .await?;
-        for (name, image) in &self.images {
+        let alpine = ("library/alpine:latest".into(), image::alpine()?);
+        let server = ("library/echo-server:latest".into(), image::static_server()?);
+        for (name, image) in [alpine, server].iter().chain(&self.images) {
             registry.push(name, image).await?;
         }
         Ok(registry)
@@ -233,46 +229,32 @@ impl Builder {
         ports: ClusterPorts,
         services: Option<&Services>,
     ) -> Result<Node> {
-        let namespace = if number == 1 {
-            "bismuth".to_owned()
-        } else {
-            format!("bismuth-{number}")
+        let namespace = match number {
+            1 => "bismuth".to_owned(),
+            _ => format!("bismuth-{number}"),
         };
         let name = format!("bismuthd-{number}");
         // Short: the paths of sockets below it must fit into 107 bytes.
         let state_dir = dir.join(format!("n{number}"));
         fs::create_dir(&state_dir).with_context(|| format!("create {}", state_dir.display()))?;
         let admin_port = ports::reserve()?;
+        // Not the machine's own, should there be one.
+        let none = state_dir.join("svcprovider.sock");
+        let services = services.map_or(none.as_path(), Services::socket);
+        let init = static_program("bismuth-init")?;
         let mut args = common(zookeeper);
-        args.extend([
-            "--node-ip".into(),
-            ip.to_string(),
-            "--listen".into(),
-            format!("{ip}:{}", ports.node),
-            "--admin-listen".into(),
-            format!("127.0.0.1:{admin_port}"),
-            "--containerd".into(),
-            containerd.socket().display().to_string(),
-            "--containerd-namespace".into(),
-            namespace.clone(),
-            "--state-dir".into(),
-            state_dir.display().to_string(),
-            // Not the machine's own, should there be one.
-            "--svcprovider-socket".into(),
-            services
-                .map_or_else(
-                    || state_dir.join("svcprovider.sock"),
-                    |s| s.socket().to_owned(),
-                )
-                .display()
-                .to_string(),
-            "--init".into(),
-            static_program("bismuth-init")?.display().to_string(),
-            "--runtime".into(),
-            self.runtime.clone(),
-            "--registry-mirror".into(),
-            format!("docker.io={}", registry.url()),
-        ]);
+        args.extend(flags([
+            ("--node-ip", ip.to_string()),
+            ("--listen", format!("{ip}:{}", ports.node)),
+            ("--admin-listen", format!("127.0.0.1:{admin_port}")),
+            ("--containerd", containerd.socket().display().to_string()),
+            ("--containerd-namespace", namespace.clone()),
+            ("--state-dir", state_dir.display().to_string()),
+            ("--svcprovider-socket", services.display().to_string()),
+            ("--init", init.display().to_string()),
+            ("--runtime", self.runtime.clone()),
+            ("--registry-mirror", format!("docker.io={}", registry.url())),
+        ]));
         args.extend(self.bismuthd_args.clone());
         let daemon = Daemon::spawn_with(dir, &name, "bismuthd", args, &self.bismuthd_env)?;
         Ok(Node {
@@ -293,8 +275,10 @@ impl Builder {
         services: Option<&Services>,
     ) -> Result<Daemon> {
         let mut args = common(zookeeper);
-        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.api)]);
-        args.extend(["--node-port".into(), ports.node.to_string()]);
+        args.extend(flags([
+            ("--listen", format!("127.0.0.1:{}", ports.api)),
+            ("--node-port", ports.node.to_string()),
+        ]));
         if let Some(services) = services {
             for (name, value) in services.operator() {
                 let flag = name
@@ -310,16 +294,16 @@ impl Builder {
 
     fn start_frontend(&self, dir: &Path, zookeeper: &str, ports: ClusterPorts) -> Result<Daemon> {
         let mut args = common(zookeeper);
-        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports.frontend)]);
-        args.extend([
-            "--admin-listen".into(),
-            format!("127.0.0.1:{}", ports.frontend_admin),
-        ]);
-        args.extend(["--node-port".into(), ports.node.to_string()]);
-        args.extend([
-            "--snapshot".into(),
-            dir.join("bismuthfe.snapshot").display().to_string(),
-        ]);
+        let snapshot = dir.join("bismuthfe.snapshot");
+        args.extend(flags([
+            ("--listen", format!("127.0.0.1:{}", ports.frontend)),
+            (
+                "--admin-listen",
+                format!("127.0.0.1:{}", ports.frontend_admin),
+            ),
+            ("--node-port", ports.node.to_string()),
+            ("--snapshot", snapshot.display().to_string()),
+        ]));
         args.extend(self.frontend_args.clone());
         Daemon::spawn_in(dir, "bismuthfe", "bismuthfe", args)
     }
@@ -327,25 +311,18 @@ impl Builder {
 
 /// Flags that every daemon has.
 fn common(zookeeper: &str) -> Vec<String> {
-    [
-        "--zookeeper",
-        zookeeper,
-        "--zookeeper-env",
-        ENVIRONMENT,
-        "--log-format",
-        "text",
-    ]
-    .map(str::to_owned)
-    .into()
+    flags([
+        ("--zookeeper", zookeeper.into()),
+        ("--zookeeper-env", ENVIRONMENT.into()),
+        ("--log-format", "text".into()),
+    ])
 }
 
 async fn provision(zookeeper: &str, ips: &[Ipv4Addr]) -> Result<()> {
-    let bootstrap = ["bootstrap"];
-    succeeded(&bootstrap, &ctl(zookeeper, &[], &bootstrap, &[]).await?)?;
+    let run = async |args: &[&str]| succeeded(args, &ctl(zookeeper, &[], args, &[]).await?);
+    run(&["bootstrap"]).await?;
     for ip in ips {
-        let ip = ip.to_string();
-        let args = ["provision", &ip];
-        succeeded(&args, &ctl(zookeeper, &[], &args, &[]).await?)?;
+        run(&["provision", &ip.to_string()]).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::READY_BOUND;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, flags};
 use crate::s3::{KEY_ID, SECRET_KEY};
 use crate::{PostgreSql, S3Server, ports};
 
@@ -56,7 +56,7 @@ impl Services {
     ///
     /// When it does not become ready, with its log.
     pub async fn start(dir: &Path, zookeeper: &str, environment: &str) -> Result<Self> {
-        Self::start_with(dir, zookeeper, environment, &[], &[]).await
+        Self::start_with(dir, zookeeper, environment, None).await
     }
 
     /// Starts one that nobody but operators asks and that needs no ZooKeeper: it finds a store that this node served before.
@@ -81,52 +81,39 @@ impl Services {
         engines: &Engines,
         keys: &Path,
     ) -> Result<Self> {
-        let more = [
-            "--records",
-            &engines.records,
-            "--objects",
-            &engines.objects,
-            "--master-key-file",
-            &keys.display().to_string(),
-        ];
-        let more = more.map(str::to_owned);
-        Self::start_with(dir, zookeeper, environment, &more, &engines.variables).await
+        Self::start_with(dir, zookeeper, environment, Some((engines, keys))).await
     }
 
     async fn start_with(
         dir: &Path,
         zookeeper: &str,
         environment: &str,
-        more: &[String],
-        variables: &[(String, String)],
+        shared: Option<(&Engines, &Path)>,
     ) -> Result<Self> {
         let data_dir = dir.join("services");
         // Short, as all paths of sockets.
         let socket = dir.join("s.sock");
         let (admin_port, operator_port) = (ports::reserve()?, ports::reserve()?);
-        let args = [
-            "--zookeeper".into(),
-            zookeeper.into(),
-            "--zookeeper-env".into(),
-            environment.into(),
-            "--data-dir".into(),
-            data_dir.display().to_string(),
-            "--socket".into(),
-            socket.display().to_string(),
-            "--admin-listen".into(),
-            format!("127.0.0.1:{admin_port}"),
-            "--operator-listen".into(),
-            format!("127.0.0.1:{operator_port}"),
-            "--create-master-key".into(),
-            "--drain".into(),
-            "2s".into(),
-        ];
-        let own_keys = [
-            "--master-key-file".into(),
-            dir.join("keys/master.keys").display().to_string(),
-        ];
-        let more = if more.is_empty() { &own_keys } else { more };
-        let args = args.iter().chain(more);
+        let own_keys = dir.join("keys/master.keys");
+        let keys = shared.map_or(own_keys.as_path(), |(_, keys)| keys);
+        let mut args = flags([
+            ("--zookeeper", zookeeper.into()),
+            ("--zookeeper-env", environment.into()),
+            ("--data-dir", data_dir.display().to_string()),
+            ("--socket", socket.display().to_string()),
+            ("--admin-listen", format!("127.0.0.1:{admin_port}")),
+            ("--operator-listen", format!("127.0.0.1:{operator_port}")),
+            ("--master-key-file", keys.display().to_string()),
+            ("--drain", "2s".into()),
+        ]);
+        args.push("--create-master-key".into());
+        if let Some((engines, _)) = shared {
+            args.extend(flags([
+                ("--records", engines.records.clone()),
+                ("--objects", engines.objects.clone()),
+            ]));
+        }
+        let variables = shared.map_or(&[][..], |(engines, _)| &engines.variables);
         let daemon = Daemon::spawn_with(dir, "svcprovider", "svcprovider", args, variables)?;
         let services = Self {
             daemon,
@@ -159,12 +146,6 @@ impl Services {
     #[must_use]
     pub fn daemon_mut(&mut self) -> &mut Daemon {
         &mut self.daemon
-    }
-
-    /// Where its data is.
-    #[must_use]
-    pub fn data_dir(&self) -> &Path {
-        &self.data_dir
     }
 
     /// Where bismuthd finds it.

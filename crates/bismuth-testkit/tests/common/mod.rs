@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bismuth_testkit::Cluster;
 use bismuth_testkit::http::{self as client, Body};
 use bytes::Bytes;
 use futures_util::stream;
+use http::Response;
 use http::header::CONTENT_TYPE;
-use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
@@ -48,6 +49,32 @@ pub fn script(lines: &str) -> Value {
     exec(&["/bin/sh", "-c", lines])
 }
 
+/// A cluster with a function in it.
+pub struct Deployed {
+    pub cluster: Cluster,
+    pub id: String,
+}
+
+impl Deployed {
+    pub async fn start(definition: &Value) -> Result<Self> {
+        let cluster = Cluster::start().await?;
+        let id = cluster.deploy(definition).await?;
+        Ok(Self { cluster, id })
+    }
+
+    pub fn path(&self, rest: &str) -> String {
+        format!("/invoke/{}{rest}", self.id)
+    }
+
+    pub fn url(&self, rest: &str) -> String {
+        self.cluster.frontend_url(&self.path(rest))
+    }
+
+    pub async fn connect(&self) -> Result<RawConnection> {
+        RawConnection::connect(&self.cluster.frontend_url("/")).await
+    }
+}
+
 /// The definition with these fields set.
 pub fn with(mut definition: Value, fields: &Value) -> Value {
     if let (Some(definition), Some(fields)) = (definition.as_object_mut(), fields.as_object()) {
@@ -61,6 +88,22 @@ pub fn text(answer: &Response<Bytes>) -> String {
     String::from_utf8_lossy(answer.body()).into_owned()
 }
 
+/// All of an answer, for messages.
+pub fn shown(answer: &Response<Bytes>) -> String {
+    format!(
+        "{} {:?} {}",
+        answer.status(),
+        answer.headers(),
+        text(answer)
+    )
+}
+
+/// The body of an answer that must be 200.
+pub fn ok(answer: &Response<Bytes>) -> Result<String> {
+    ensure!(answer.status() == 200, "{}", shown(answer));
+    Ok(text(answer))
+}
+
 /// A header as text; empty if there is none.
 pub fn header<'a, B>(answer: &'a Response<B>, name: &str) -> &'a str {
     let value = answer.headers().get(name);
@@ -71,45 +114,36 @@ pub fn header<'a, B>(answer: &'a Response<B>, name: &str) -> &'a str {
 
 /// An error of ours: `application/problem+json` with this status and code, marked as ours. Returns its members.
 pub fn problem(answer: &Response<Bytes>, status: u16, code: &str) -> Result<Value> {
-    let shown = || {
-        format!(
-            "{} {:?} {}",
-            answer.status(),
-            answer.headers(),
-            text(answer)
-        )
-    };
+    let shown = || shown(answer);
+    ensure!(answer.status() == status, "not {status}: {}", shown());
+    let kind = header(answer, CONTENT_TYPE.as_str());
     ensure!(
-        answer.status() == StatusCode::from_u16(status)?,
-        "not {status}: {}",
-        shown()
-    );
-    ensure!(
-        header(answer, CONTENT_TYPE.as_str()) == "application/problem+json",
+        kind == "application/problem+json",
         "no problem: {}",
         shown()
     );
-    ensure!(
-        header(answer, "x-bismuth-error") == code,
-        "not {code}: {}",
-        shown()
-    );
+    let marked = header(answer, "x-bismuth-error");
+    ensure!(marked == code, "not {code}: {}", shown());
     let problem: Value = serde_json::from_slice(answer.body()).with_context(shown)?;
-    ensure!(
-        problem["code"] == code && problem["status"] == status,
-        "{}",
-        shown()
-    );
+    let repeats = problem["code"] == code && problem["status"] == status;
+    ensure!(repeats && problem["retryable"].is_boolean(), "{}", shown());
     for member in ["component", "detail", "request_id"] {
-        ensure!(
-            problem[member]
-                .as_str()
-                .is_some_and(|text| !text.is_empty()),
-            "no {member}: {}",
-            shown()
-        );
+        let text = problem[member].as_str().unwrap_or_default();
+        ensure!(!text.is_empty(), "no {member}: {}", shown());
     }
-    ensure!(problem["retryable"].is_boolean(), "{}", shown());
+    Ok(problem)
+}
+
+/// As [`problem`], with these words in its detail.
+pub fn problem_with(
+    answer: &Response<Bytes>,
+    status: u16,
+    code: &str,
+    words: &str,
+) -> Result<Value> {
+    let problem = problem(answer, status, code)?;
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    ensure!(detail.contains(words), "no {words:?}: {problem}");
     Ok(problem)
 }
 

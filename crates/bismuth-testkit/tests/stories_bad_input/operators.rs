@@ -3,28 +3,20 @@
 use std::process::Output;
 
 use anyhow::{Result, ensure};
-use bismuth_testkit::daemon::{program, static_program};
+use bismuth_testkit::daemon::{flags, program, static_program};
 use bismuth_testkit::{Cluster, Daemon, ports};
 
 use crate::common::{SOON, exec, soon};
 
 /// The one line on standard error of a command that failed.
 fn complaint(output: &Output) -> Result<String> {
-    let stderr = String::from_utf8_lossy(&output.stderr)
-        .trim_end()
-        .to_owned();
-    ensure!(
-        !output.status.success(),
-        "it succeeded: {}",
-        String::from_utf8_lossy(&output.stdout)
-    );
-    ensure!(
-        output.status.code().is_some(),
-        "it was killed: {}",
-        output.status
-    );
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = stderr.trim_end();
+    let failed = output.status.code().is_some_and(|code| code != 0);
+    ensure!(failed, "it did not fail: {} {stdout}", output.status);
     ensure!(stderr.lines().count() == 1, "not one line: {stderr:?}");
-    Ok(stderr)
+    Ok(stderr.to_owned())
 }
 
 /// A command line that cannot be understood: its first line says why, and the exit code is the usual 2.
@@ -110,7 +102,7 @@ async fn a_wrong_line_is_answered_by_one_line_that_names_what_is_wrong() -> Resu
     let nobody = format!("127.0.0.1:{}", ports::reserve()?);
     let line = complaint(&ctl(&nobody, &["list-nodes"]).await?)?;
     ensure!(line.contains(&nobody), "{line}");
-    let servers = cluster.zookeeper().connect_string();
+    let servers = cluster.zookeeper.connect_string();
     let line = complaint(&ctl(&servers, &["--zookeeper-env", "nosuch", "list-nodes"]).await?)?;
     ensure!(
         line.contains("/nosuch") && line.contains("bootstrap"),
@@ -139,37 +131,27 @@ async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() ->
     let cluster = Cluster::start().await?;
     let id = cluster.deploy(&exec(&["/bin/true"])).await?;
     let before = cluster.function(&id).await?;
-    let first = &cluster.nodes()[0];
-    let elsewhere = cluster.containerd().scratch("second")?;
+    let first = &cluster.nodes[0];
+    let elsewhere = cluster.containerd.scratch("second")?;
     // Beside the first in all but the named way.
     let start = |ip: &str, state: &std::path::Path| -> Result<Daemon> {
         let (port, admin) = (ports::reserve()?, ports::reserve()?);
-        Daemon::spawn(
-            "bismuthd",
-            [
-                "--zookeeper",
-                &cluster.zookeeper().connect_string(),
-                "--zookeeper-env",
-                "testkit",
-                "--node-ip",
-                ip,
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-                "--admin-listen",
-                &format!("127.0.0.1:{admin}"),
-                "--containerd",
-                &cluster.containerd().socket().display().to_string(),
-                "--containerd-namespace",
-                "second",
-                "--state-dir",
-                &state.display().to_string(),
-                "--init",
-                &static_program("bismuth-init")?.display().to_string(),
-            ],
-        )
+        let (containerd, init) = (cluster.containerd.socket(), static_program("bismuth-init")?);
+        let args = flags([
+            ("--zookeeper", cluster.zookeeper.connect_string()),
+            ("--zookeeper-env", "testkit".into()),
+            ("--node-ip", ip.into()),
+            ("--listen", format!("127.0.0.1:{port}")),
+            ("--admin-listen", format!("127.0.0.1:{admin}")),
+            ("--containerd", containerd.display().to_string()),
+            ("--containerd-namespace", "second".into()),
+            ("--state-dir", state.display().to_string()),
+            ("--init", init.display().to_string()),
+        ]);
+        Daemon::spawn("bismuthd", args)
     };
     let cases = [
-        ("127.0.0.1", first.state_dir(), "another bismuthd"),
+        ("127.0.0.1", first.state_dir.as_path(), "another bismuthd"),
         (
             "127.0.0.1",
             elsewhere.as_path(),
@@ -191,10 +173,10 @@ async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() ->
             state.display()
         );
         let log = process.log_tail();
-        let complaints: Vec<&str> = log
+        let complaints = log
             .lines()
-            .filter(|line| line.starts_with("bismuthd: error: "))
-            .collect();
+            .filter(|line| line.starts_with("bismuthd: error: "));
+        let complaints: Vec<&str> = complaints.collect();
         ensure!(
             complaints.len() == 1 && complaints[0].contains(words),
             "no {words:?} in\n{log}"
@@ -202,13 +184,10 @@ async fn a_second_bismuthd_on_a_node_and_one_on_an_unknown_node_end_at_once() ->
     }
     // The first was not disturbed, its records are as it wrote them, and no container was made beside its own.
     ensure!(cluster.function(&id).await? == before, "{before}");
-    let inventory = cluster.containerd().inventory().await?;
-    let second: Vec<_> = inventory
-        .values()
-        .flatten()
-        .filter(|name| name.starts_with("second/"))
-        .collect();
+    let inventory = cluster.containerd.inventory().await?;
+    let all = inventory.values().flatten();
+    let second: Vec<_> = all.filter(|name| name.starts_with("second/")).collect();
     ensure!(second.is_empty(), "{second:?}");
     first.ready().await?;
-    first.daemon().process()?.check_alive()
+    first.daemon.process()?.check_alive()
 }

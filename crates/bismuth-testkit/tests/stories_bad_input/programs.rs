@@ -1,59 +1,43 @@
 //! Functions that cannot be started or that die: the reason is reported to deployer and client.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bismuth_testkit::http as client;
 use bismuth_testkit::{Cluster, Image, eventually, image};
 use serde_json::{Value, json};
 
-use crate::common::{SOON, echo_server, exec, header, problem, server, text, with};
+use crate::common::{Deployed, SOON, echo_server, exec, header, ok, problem_with, server, with};
 
-/// A definition that fails, what its status says, and how a request is answered.
-struct FailingFunction {
-    definition: Value,
-    reason: Vec<&'static str>,
-    answer: (u16, &'static str),
+/// How a request to a function that failed is answered.
+type Answer = (u16, &'static str);
+
+/// Deploys what fails, and checks that both its deployer and its client are told with these words.
+async fn check(cluster: &Cluster, failing: &Value, reason: &[&str], answer: Answer) -> Result<()> {
+    let id = cluster.create_function(failing).await?;
+    let told = has_failed(cluster, &id).await;
+    for words in reason {
+        ensure!(told.contains(words), "{failing}: no {words:?} in {told:?}");
+    }
+    let (status, code) = answer;
+    let answer = cluster.invoke(&id).await?;
+    for words in reason {
+        problem_with(&answer, status, code, words).with_context(|| failing.to_string())?;
+    }
+    let retry = header(&answer, "retry-after");
+    ensure!(retry.parse::<u32>().is_ok(), "{answer:?}");
+    Ok(())
 }
 
-/// Deploys it, waits until it has failed, and checks both what its deployer and what its client is told.
-async fn check(cluster: &Cluster, failing: &FailingFunction) -> Result<()> {
-    let id = cluster.create_function(&failing.definition).await?;
-    let what = format!("{} has failed", failing.definition);
-    let reason = eventually(&what, SOON, async || {
-        let function = cluster
-            .function(&id)
-            .await
-            .map_err(|error| format!("{error:#}"))?;
+/// Waits until a function has failed; the reason that its deployer is told.
+async fn has_failed(cluster: &Cluster, id: &str) -> String {
+    eventually(&format!("{id} has failed"), SOON, async || {
+        let function = cluster.function(id).await?;
         let slot = &function["backends"][0];
         match slot["reason"].as_str() {
             Some(reason) if slot["status"] == "Failed" => Ok(reason.to_owned()),
-            _ => Err(slot.to_string()),
+            _ => bail!("{function}"),
         }
     })
-    .await;
-    for words in &failing.reason {
-        ensure!(
-            reason.contains(*words),
-            "{}: no {words:?} in {reason:?}",
-            failing.definition
-        );
-    }
-    let answer = cluster.invoke(&id).await?;
-    let told = problem(&answer, failing.answer.0, failing.answer.1)
-        .with_context(|| failing.definition.to_string())?;
-    ensure!(
-        header(&answer, "retry-after").parse::<u32>().is_ok(),
-        "{answer:?}"
-    );
-    for words in &failing.reason {
-        ensure!(
-            told["detail"]
-                .as_str()
-                .is_some_and(|detail| detail.contains(*words)),
-            "{}: {told}",
-            failing.definition
-        );
-    }
-    Ok(())
+    .await
 }
 
 fn of_image(reference: &str) -> Value {
@@ -69,45 +53,26 @@ async fn an_image_that_cannot_be_pulled_fails_with_the_error_of_the_registry() -
         .image("library/broken:1", broken.clone())
         .start()
         .await?;
-    let layer = broken
-        .blobs()
-        .iter()
-        .find(|blob| blob.media_type().contains("layer"))
-        .context("no layer")?;
+    let mut blobs = broken.blobs().iter();
+    let layer = blobs.find(|blob| blob.media_type().contains("layer"));
+    let layer = layer.context("no layer")?;
     cluster
-        .registry()
+        .registry
         .damage_blob(layer.digest(), b"something else")?;
     let unavailable = (502, "image_unavailable");
-    let cases = [
-        FailingFunction {
-            definition: of_image("docker.io/library/nosuch:1"),
-            reason: vec!["library/nosuch:1", "unknown"],
-            answer: unavailable,
-        },
-        FailingFunction {
-            definition: of_image("docker.io/library/alpine:nosuch"),
-            reason: vec!["library/alpine:nosuch", "manifest unknown"],
-            answer: unavailable,
-        },
-        FailingFunction {
-            definition: of_image(
-                "docker.io/library/alpine@sha256:0000000000000000000000000000000000000000000000000000000000000000",
-            ),
-            reason: vec!["sha256:0000", "manifest unknown"],
-            answer: unavailable,
-        },
-        FailingFunction {
-            definition: of_image("docker.io/library/broken:1"),
-            reason: vec!["sha256:"],
-            answer: unavailable,
-        },
-    ];
-    for failing in &cases {
-        check(&cluster, failing).await?;
+    let by_digest = format!("alpine@sha256:{}", "0".repeat(64));
+    for (image, reason) in [
+        ("nosuch:1", &["library/nosuch:1", "unknown"][..]),
+        ("alpine:nosuch", &["alpine:nosuch", "manifest unknown"]),
+        (&by_digest, &["sha256:0000", "manifest unknown"]),
+        ("broken:1", &["sha256:"]),
+    ] {
+        let failing = of_image(&format!("docker.io/library/{image}"));
+        check(&cluster, &failing, reason, unavailable).await?;
     }
     // A repaired image is taken at the next redeploy, without anything else being touched.
     cluster
-        .registry()
+        .registry
         .push("library/nosuch:1", &image::alpine()?)
         .await?;
     cluster
@@ -135,73 +100,51 @@ async fn a_program_that_cannot_be_run_is_named_whichever_runtime_says_so() -> Re
             ("/bin/odd", "program_ended"),
         ] {
             let server = json!({ "image": "docker.io/library/odd:1", "invoke_mode": { "Server": [[program], 8000] } });
-            let failing = FailingFunction {
-                definition: server,
-                reason: vec![program],
-                answer: (502, code),
-            };
-            check(&cluster, &failing).await.with_context(|| runtime)?;
+            let checked = check(&cluster, &server, &[program], (502, code)).await;
+            checked.context(runtime)?;
         }
     }
 
     // An exec function is only an agent until a request comes; the request learns that its program is missing.
     let cluster = Cluster::start().await?;
     let id = cluster.deploy(&exec(&["/bin/nosuch"])).await?;
-    let refused = problem(&cluster.invoke(&id).await?, 502, "program_not_runnable")?;
-    ensure!(
-        refused["detail"]
-            .as_str()
-            .is_some_and(|detail| detail.contains("/bin/nosuch")),
-        "{refused}"
-    );
-    Ok(())
+    let refused = cluster.invoke(&id).await?;
+    problem_with(&refused, 502, "program_not_runnable", "/bin/nosuch").map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_ends_or_does_not_answer_fails_with_what_it_did() -> Result<()> {
     let cluster = Cluster::start().await?;
     let quick = json!({ "startup_timeout_ms": 1000 });
-    let alpine = |argv: &[&str], port: u16| {
-        with(
-            exec(&[]),
-            &json!({ "invoke_mode": { "Server": [argv, port] }, "startup_timeout_ms": 5000 }),
-        )
-    };
+    let other_port = json!({ "invoke_mode": { "Server": [["/echo-server"], 9999] } });
+    let dying = ["/bin/sh", "-c", "echo last words; kill -TERM $$; sleep 1"];
+    let dying = json!({ "invoke_mode": { "Server": [dying, 8000] }, "startup_timeout_ms": 5000 });
+    let (late, ended) = ((504, "startup_timeout"), (502, "program_ended"));
     let cases = [
-        FailingFunction {
-            definition: with(
-                echo_server(),
-                &json!({ "invoke_mode": { "Server": [["/echo-server"], 9999] }, "startup_timeout_ms": 1000 }),
-            ),
-            reason: vec!["port 9999", "8000"],
-            answer: (504, "startup_timeout"),
-        },
-        FailingFunction {
-            definition: with(server(&["--never-listen"]), &quick),
-            reason: vec!["nothing listens on port 8000"],
-            answer: (504, "startup_timeout"),
-        },
-        FailingFunction {
-            definition: server(&["--exit-at-start", "3"]),
-            reason: vec!["exit code 3", "told to exit with 3"],
-            answer: (502, "program_ended"),
-        },
-        FailingFunction {
-            definition: alpine(
-                &["/bin/sh", "-c", "echo last words; kill -TERM $$; sleep 1"],
-                8000,
-            ),
-            reason: vec!["last words"],
-            answer: (502, "program_ended"),
-        },
-        FailingFunction {
-            definition: with(echo_server(), &json!({ "user": "nosuchuser" })),
-            reason: vec!["nosuchuser"],
-            answer: (502, "user_unknown"),
-        },
+        (
+            with(with(echo_server(), &other_port), &quick),
+            &["port 9999", "8000"][..],
+            late,
+        ),
+        (
+            with(server(&["--never-listen"]), &quick),
+            &["nothing listens on port 8000"],
+            late,
+        ),
+        (
+            server(&["--exit-at-start", "3"]),
+            &["exit code 3", "told to exit with 3"],
+            ended,
+        ),
+        (with(exec(&[]), &dying), &["last words"], ended),
+        (
+            with(echo_server(), &json!({ "user": "nosuchuser" })),
+            &["nosuchuser"],
+            (502, "user_unknown"),
+        ),
     ];
-    for failing in &cases {
-        check(&cluster, failing).await?;
+    for (failing, reason, answer) in cases {
+        check(&cluster, &failing, reason, answer).await?;
     }
     Ok(())
 }
@@ -209,62 +152,27 @@ async fn a_program_that_ends_or_does_not_answer_fails_with_what_it_did() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_or_is_too_slow_is_told_apart_from_one_that_answers_500() -> Result<()>
 {
-    let cluster = Cluster::start().await?;
-    let id = cluster
-        .deploy(&with(echo_server(), &json!({ "timeout_ms": 1000 })))
-        .await?;
-    let ask =
-        async |rest: &str| client::get(&cluster.frontend_url(&format!("/invoke/{id}{rest}"))).await;
+    let definition = with(echo_server(), &json!({ "timeout_ms": 1000 }));
+    let deployed = Deployed::start(&definition).await?;
+    let ask = async |rest: &str| client::get(&deployed.url(rest)).await;
 
     let own = ask("/status?code=500").await?;
     ensure!(
         own.status() == 500 && header(&own, "x-bismuth-error").is_empty(),
         "{own:?}"
     );
-    let slow = problem(&ask("/sleep?ms=600000").await?, 504, "function_timeout")?;
-    ensure!(
-        slow["detail"]
-            .as_str()
-            .is_some_and(|detail| detail.contains("1000 ms")),
-        "{slow}"
-    );
+    let slow = ask("/sleep?ms=600000").await?;
+    problem_with(&slow, 504, "function_timeout", "1000 ms")?;
     let part = ask("/bytes?n=100000&abort=1").await;
     ensure!(part.is_err(), "a part was taken for the whole: {part:?}");
 
-    let died = problem(&ask("/abort").await?, 502, "program_ended")?;
-    ensure!(
-        died["detail"]
-            .as_str()
-            .is_some_and(|detail| detail.contains("killed by signal")),
-        "{died}"
-    );
-    let function = eventually("its deployer sees that it died", SOON, async || {
-        let function = cluster
-            .function(&id)
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        if function["backends"][0]["status"] == "Failed" {
-            Ok(function)
-        } else {
-            Err(function["backends"].to_string())
-        }
+    let died = ask("/abort").await?;
+    problem_with(&died, 502, "program_ended", "killed by signal")?;
+    let reason = has_failed(&deployed.cluster, &deployed.id).await;
+    ensure!(reason.contains("killed by signal"), "{reason}");
+    eventually("a later request starts it again", SOON, async || {
+        ok(&ask("/").await?)
     })
-    .await;
-    ensure!(
-        function["backends"][0]["reason"]
-            .as_str()
-            .is_some_and(|reason| reason.contains("killed by signal")),
-        "{function}"
-    );
-    eventually(
-        "a later request starts it again",
-        SOON,
-        async || match ask("/").await {
-            Ok(answer) if answer.status() == 200 => Ok(()),
-            Ok(answer) => Err(text(&answer)),
-            Err(error) => Err(format!("{error:#}")),
-        },
-    )
     .await;
     Ok(())
 }

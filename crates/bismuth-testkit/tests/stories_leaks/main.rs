@@ -20,8 +20,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use support::{
-    SOON, ask, delete, delete_all, gone_soon, retryable, script, server, shown, slots, status_soon,
-    text,
+    SOON, answers, ask, delete, delete_all, gone_soon, retryable, script, server, shown, slots,
+    status_soon, text,
 };
 
 /// Side by side, to stay fast.
@@ -62,22 +62,15 @@ fn definition(number: usize) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_functions_come_and_go_and_nothing_is_left() -> Result<()> {
     let cluster = start().await?;
-    let mut seen = ContainerIds::new();
-    for number in 0..2 {
-        seen.append(&mut cycle(&cluster, number).await?);
-    }
-    let before = counted_when_gone(&cluster, &seen).await?;
+    let (mut seen, before) = first_cycles(&cluster).await?;
 
     let lanes = (0..LANES).map(|lane| {
         let cluster = &cluster;
         async move {
             let mut seen = ContainerIds::new();
             for number in (lane..CYCLES).step_by(LANES) {
-                seen.append(
-                    &mut cycle(cluster, number)
-                        .await
-                        .with_context(|| format!("cycle {number}"))?,
-                );
+                let cycle = cycle(cluster, number).await;
+                seen.append(&mut cycle.with_context(|| format!("cycle {number}"))?);
             }
             anyhow::Ok(seen)
         }
@@ -86,18 +79,13 @@ async fn a_hundred_functions_come_and_go_and_nothing_is_left() -> Result<()> {
         seen.extend(lane);
     }
     ensure!(seen.len() >= CYCLES + 2, "{} containers", seen.len());
-    nothing_grew(&cluster, &before, &seen).await?;
-    Ok(())
+    nothing_grew(&cluster, &before, &seen).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_come_and_go_while_bismuthd_is_killed_and_nothing_is_left() -> Result<()> {
     let mut cluster = start().await?;
-    let mut seen = ContainerIds::new();
-    for number in 0..2 {
-        seen.append(&mut cycle(&cluster, number).await?);
-    }
-    let before = counted_when_gone(&cluster, &seen).await?;
+    let (mut seen, before) = first_cycles(&cluster).await?;
 
     let seed = match std::env::var(SEED_VARIABLE) {
         Ok(seed) => seed.parse().context(SEED_VARIABLE)?,
@@ -109,13 +97,13 @@ async fn functions_come_and_go_while_bismuthd_is_killed_and_nothing_is_left() ->
         let life = Duration::from_millis(random.u64(0..LONGEST_LIFE_MS));
         let cycle = cycle_cut_short(&cluster, number, life).await;
         seen.append(&mut cycle.with_context(|| format!("cycle {number}, killed after {life:?}"))?);
-        cluster.node_mut(0).daemon_mut().start()?;
+        cluster.nodes[0].daemon.start()?;
         if random.bool() {
             // Else the next cycle begins while this one is still being cleaned up, or before the start has ended.
-            cluster.nodes()[0].ready().await?;
+            cluster.nodes[0].ready().await?;
         }
     }
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].ready().await?;
     nothing_grew(&cluster, &before, &seen).await
 }
 
@@ -124,12 +112,8 @@ async fn cycle(cluster: &Cluster, number: usize) -> Result<ContainerIds> {
     let id = created(cluster, number).await;
     status_soon(cluster, &id, "Running").await;
     let seen = containers(cluster, &id).await?;
-    let answer = ask(cluster, &id, "/").await?;
-    ensure!(
-        answer.status() == 200 && text(&answer) == "hello\n",
-        "{}",
-        shown(&answer)
-    );
+    let answer = answers(cluster, &id).await?;
+    ensure!(answer == "hello\n", "{answer:?}");
     delete(cluster, &id).await?;
     Ok(seen)
 }
@@ -156,7 +140,7 @@ async fn cycle_cut_short(cluster: &Cluster, number: usize, life: Duration) -> Re
     };
     let death = async {
         tokio::time::sleep_until(end_of_life).await;
-        cluster.nodes()[0].daemon().process()?.kill().await
+        cluster.nodes[0].daemon.process()?.kill().await
     };
     let (seen, killed) = tokio::join!(cycle, death);
     killed?;
@@ -165,28 +149,27 @@ async fn cycle_cut_short(cluster: &Cluster, number: usize, life: Duration) -> Re
 
 async fn created(cluster: &Cluster, number: usize) -> String {
     eventually("a function is accepted", SOON, async || {
-        cluster
-            .create_function(&definition(number))
-            .await
-            .map_err(|error| format!("{error:#}"))
+        cluster.create_function(&definition(number)).await
     })
     .await
 }
 
 async fn containers(cluster: &Cluster, id: &str) -> Result<ContainerIds> {
-    Ok(slots(cluster, id)
-        .await?
-        .into_iter()
-        .map(|slot| slot.container)
-        .collect())
+    let slots = slots(cluster, id).await?.into_iter();
+    Ok(slots.map(|slot| slot.container).collect())
 }
 
-/// Counts everything that could leak, once the first functions are gone.
-async fn counted_when_gone(cluster: &Cluster, seen: &ContainerIds) -> Result<HeldResources> {
-    for container in seen {
+/// A first cycle with each definition; counts everything that could leak once their functions are gone.
+async fn first_cycles(cluster: &Cluster) -> Result<(ContainerIds, HeldResources)> {
+    let mut seen = ContainerIds::new();
+    for number in 0..2 {
+        seen.append(&mut cycle(cluster, number).await?);
+    }
+    for container in &seen {
         gone_soon(cluster, container).await;
     }
-    count(cluster, seen).await
+    let before = count(cluster, &seen).await?;
+    Ok((seen, before))
 }
 
 async fn count(cluster: &Cluster, seen: &ContainerIds) -> Result<HeldResources> {
@@ -204,21 +187,12 @@ async fn nothing_grew(
     seen: &ContainerIds,
 ) -> Result<()> {
     delete_all(cluster).await?;
-    eventually(
-        "nothing is held that was not held before",
-        CALM,
-        async || {
-            let after = count(cluster, seen)
-                .await
-                .map_err(|error| format!("{error:#}"))?;
-            let grown = before.growth_to(&after, KEPT);
-            if grown.is_empty() {
-                Ok(())
-            } else {
-                Err(grown.join("\n"))
-            }
-        },
-    )
+    let what = "nothing is held that was not held before";
+    eventually(what, CALM, async || {
+        let grown = before.growth_to(&count(cluster, seen).await?, KEPT);
+        ensure!(grown.is_empty(), "{}", grown.join("\n"));
+        Ok(())
+    })
     .await;
     for (kind, least) in [("image", 2), ("lease", 1), ("snapshot", 2), ("content", 2)] {
         ensure!(before.number_of(kind) >= least, "the count sees no {kind}");

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::{Cluster, eventually};
-use http::{Method, StatusCode};
+use bismuth_testkit::{Cluster, eventually, http as client};
+use http::Method;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::support::load::{LoadGenerator, Outcome, RequestRecord, send_recorded};
 use crate::support::{
-    SOON, Slot, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
-    server, slots, status_soon, text,
+    SOON, Slot, answers, answers_soon, ask, gone_soon, kill_program, ok, only_slot, pid, pids,
+    saved_soon, script, server, slots, status_soon, text,
 };
 
 const PER_SECOND: u32 = 200;
@@ -45,13 +45,13 @@ async fn a_killed_bismuthd_loses_only_the_requests_in_flight_and_serves_again_wi
     );
     load.more(200).await;
     let killing = Instant::now();
-    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
     let killed = Instant::now();
     // Some requests come while nobody listens.
     load.more(20).await;
     let started = Instant::now();
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].daemon.start()?;
+    cluster.nodes[0].ready().await?;
     load.more(200).await;
     let records = load.stop().await?;
 
@@ -108,10 +108,9 @@ async fn hold_requests(cluster: &Cluster, id: &str) -> Result<JoinSet<RequestRec
     eventually("the requests are inside", SOON, async || {
         // Each look is a request too.
         expected += 1;
-        match served().await {
-            Ok(count) if count >= expected => Ok(()),
-            other => Err(format!("{other:?}, not {expected}")),
-        }
+        let count = served().await?;
+        ensure!(count >= expected, "{count}, not {expected}");
+        Ok(())
     })
     .await;
     Ok(held)
@@ -154,7 +153,7 @@ async fn an_exec_container_is_adopted_and_executes_again() -> Result<()> {
     answers(&cluster, &id).await?;
     let before = pids(&cluster, 0).await?;
     for _ in 0..3 {
-        cluster.node_mut(0).daemon_mut().restart().await?;
+        cluster.nodes[0].daemon.restart().await?;
         ensure!(
             answers_soon(&cluster, &id)
                 .await
@@ -180,10 +179,10 @@ async fn what_was_unassigned_while_bismuthd_was_down_is_removed_and_the_rest_ado
     ];
     let process = pid(&cluster, &kept).await?;
 
-    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
     cluster.delete_function(&goes).await?;
     cluster.delete_function(&goes_too).await?;
-    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes[0].daemon.start()?;
 
     for container in &gone {
         gone_soon(&cluster, container).await;
@@ -201,45 +200,34 @@ async fn a_routed_container_whose_slot_json_is_damaged_runs_on_until_a_deploymen
     let container = only_slot(&cluster, &id).await?.container;
     let process = pid(&cluster, &container).await?;
     // The next revision never runs, so requests still go to this one, whose definition is kept in its note alone.
-    redeploy(&cluster, &id, &server(&["--exit-at-start", "3"])).await?;
+    let failing = server(&["--exit-at-start", "3"]);
+    cluster.redeploy(&id, Some(&failing)).await?;
     slot_soon(&cluster, &id, "the next revision has failed", |slot| {
         slot.container != container && slot.status == "Failed"
     })
     .await;
 
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    let dir = cluster.nodes()[0].state_dir().join("containers");
+    cluster.nodes[0].daemon.kill().await?;
+    let dir = cluster.nodes[0].state_dir.join("containers");
     std::fs::write(dir.join(&container).join("slot.json"), "{")?;
-    cluster.node_mut(0).daemon_mut().start()?;
+    cluster.nodes[0].daemon.start()?;
     slot_soon(&cluster, &id, "the deployer is told", |slot| {
         slot.container == container && slot.reason.contains("slot.json")
     })
     .await;
     assert_eq!(pid(&cluster, &container).await?, process);
 
-    redeploy(&cluster, &id, &server(&[])).await?;
+    cluster.redeploy(&id, Some(&server(&[]))).await?;
     gone_soon(&cluster, &container).await;
     answers(&cluster, &id).await?;
     Ok(())
 }
 
-async fn redeploy(cluster: &Cluster, id: &str, definition: &Value) -> Result<()> {
-    let path = format!("/function/{id}");
-    let answer = cluster.api_call(Method::PUT, &path, Some(definition));
-    let answer = answer.await?;
-    ensure!(answer.status() == StatusCode::OK, "{}", text(&answer));
-    Ok(())
-}
-
 async fn slot_soon(cluster: &Cluster, id: &str, what: &str, is: impl Fn(&Slot) -> bool) {
     eventually(what, SOON, async || {
-        let slots = slots(cluster, id).await;
-        let slots = slots.map_err(|error| format!("{error:#}"))?;
-        if slots.iter().any(&is) {
-            Ok(())
-        } else {
-            Err(format!("{slots:?}"))
-        }
+        let slots = slots(cluster, id).await?;
+        ensure!(slots.iter().any(&is), "{slots:?}");
+        Ok(())
     })
     .await;
 }
@@ -252,10 +240,10 @@ async fn a_container_that_died_while_bismuthd_was_down_is_started_by_the_next_re
     let container = only_slot(&cluster, &id).await?.container;
     let first = pid(&cluster, &container).await?;
 
-    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
     kill_program(first)?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].daemon.start()?;
+    cluster.nodes[0].ready().await?;
 
     answers(&cluster, &id).await?;
     ensure!(pid(&cluster, &container).await? != first);
@@ -270,41 +258,30 @@ async fn a_thousand_first_requests_start_one_container() -> Result<()> {
     let container = only_slot(&cluster, &id).await?.container;
 
     // A slot that is down: its container died while nobody looked.
-    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
     kill_program(pid(&cluster, &container).await?)?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].daemon.start()?;
+    cluster.nodes[0].ready().await?;
     status_soon(&cluster, &id, "Stopped").await;
 
     let url = cluster.frontend_url(&format!("/invoke/{id}/"));
     let mut requests = JoinSet::new();
     for _ in 0..REQUESTS {
         let url = url.clone();
-        requests.spawn(async move { bismuth_testkit::http::get(&url).await });
+        requests.spawn(async move { client::get(&url).await });
     }
     for answer in requests.join_all().await {
         let answer = answer?;
-        ensure!(
-            answer.status() == StatusCode::OK,
-            "{}",
-            crate::support::shown(&answer)
-        );
+        ok(&answer)?;
         ensure!(answer.headers()["x-bismuth-container-id"] == container.as_str());
     }
     // All of them, and this one, came to one process; and one alone was started after the first.
     let asked: Value = serde_json::from_slice(ask(&cluster, &id, "/self").await?.body())?;
     assert_eq!(asked["requests"], REQUESTS + 1);
-    let log = bismuth_testkit::http::get(&format!(
-        "http://127.0.0.1:{}/logs/{container}",
-        cluster.node_port()
-    ))
-    .await?;
-    assert_eq!(
-        text(&log).matches("pid 1 starts").count(),
-        2,
-        "{}",
-        text(&log)
-    );
+    let port = cluster.node_port();
+    let log = format!("http://127.0.0.1:{port}/logs/{container}");
+    let log = text(&client::get(&log).await?);
+    assert_eq!(log.matches("pid 1 starts").count(), 2, "{log}");
     Ok(())
 }
 
@@ -316,33 +293,15 @@ async fn a_start_that_was_never_proven_is_not_taken_for_running_by_the_next_bism
     definition["startup_timeout_ms"] = 6000.into();
     let id = cluster.create_function(&definition).await?;
     let container = only_slot(&cluster, &id).await?.container;
-    let remembered = cluster.nodes()[0]
-        .state_dir()
-        .join("containers")
-        .join(&container)
-        .join("slot.json");
-    eventually("its start is remembered", SOON, async || {
-        let saved = std::fs::read_to_string(&remembered).map_err(|error| error.to_string())?;
-        if saved.contains("\"proven\":false") {
-            Ok(())
-        } else {
-            Err(saved)
-        }
-    })
-    .await;
+    let dir = cluster.nodes[0].state_dir.join("containers");
+    saved_soon(&dir.join(&container).join("slot.json"), "\"proven\":false").await;
 
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].restart().await?;
 
     let told = eventually("it is told how the start ended", SOON, async || {
-        let slot = only_slot(&cluster, &id)
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        match slot.status.as_str() {
-            "Starting" => Err("Starting".to_owned()),
-            _ => Ok(slot.status),
-        }
+        let slot = only_slot(&cluster, &id).await?;
+        ensure!(slot.status != "Starting", "{slot:?}");
+        Ok(slot.status)
     })
     .await;
     assert_eq!(told, "Failed");

@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use bismuth_testkit::{Cluster, eventually};
 
 use crate::support::{
-    SOON, answers, answers_soon, gone_soon, kill_program, only_slot, pid, pids, script, server,
-    shown,
+    SOON, answers, answers_soon, ask, gone_soon, kill_program, only_slot, pid, pids, script,
+    server, shown,
 };
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn a_killed_containerd_disturbs_no_running_container_and_new_ones_follow_w
     let doomed_container = only_slot(&cluster, &doomed).await?.container;
     let mut before = pids(&cluster, 0).await?;
 
-    cluster.containerd_mut().kill().await?;
+    cluster.containerd.kill().await?;
     for _ in 0..20 {
         for id in [&server_id, &exec_id] {
             answers(&cluster, id).await?;
@@ -28,7 +28,7 @@ async fn a_killed_containerd_disturbs_no_running_container_and_new_ones_follow_w
     cluster.delete_function(&doomed).await?;
     let new = cluster.create_function(&server(&[])).await?;
 
-    cluster.containerd_mut().restart().await?;
+    cluster.containerd.restart().await?;
     answers_soon(&cluster, &new).await;
     gone_soon(&cluster, &doomed_container).await;
     for id in [&server_id, &exec_id] {
@@ -48,20 +48,15 @@ async fn a_program_that_dies_while_containerd_is_away_comes_back_with_it() -> Re
     let container = only_slot(&cluster, &id).await?.container;
     let first = pid(&cluster, &container).await?;
 
-    cluster.containerd_mut().kill().await?;
+    cluster.containerd.kill().await?;
     kill_program(first)?;
     eventually("its requests are refused", SOON, async || {
-        let answer = crate::support::ask(&cluster, &id, "/")
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        if answer.status().is_server_error() {
-            Ok(())
-        } else {
-            Err(shown(&answer))
-        }
+        let answer = ask(&cluster, &id, "/").await?;
+        ensure!(answer.status().is_server_error(), "{}", shown(&answer));
+        Ok(())
     })
     .await;
-    cluster.containerd_mut().restart().await?;
+    cluster.containerd.restart().await?;
     answers_soon(&cluster, &id).await;
     ensure!(
         pid(&cluster, &container).await? != first,
@@ -77,13 +72,13 @@ async fn both_bismuthd_and_containerd_killed_leave_the_containers_running() -> R
     let exec_id = cluster.deploy(&script("echo hello")).await?;
     let before = pids(&cluster, 0).await?;
 
-    cluster.containerd_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().restart().await?;
+    cluster.containerd.kill().await?;
+    cluster.nodes[0].daemon.restart().await?;
     // bismuthd needs no containerd to go on with what runs.
     for id in [&server_id, &exec_id] {
         answers_soon(&cluster, id).await;
     }
-    cluster.containerd_mut().restart().await?;
+    cluster.containerd.restart().await?;
     let new = cluster.create_function(&server(&[])).await?;
     answers_soon(&cluster, &new).await;
     let new_container = only_slot(&cluster, &new).await?.container;

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::{Cluster, eventually};
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use bismuth_testkit::{Cluster, eventually, http as client};
+use http::{Method, Request};
 
-use crate::support::{SOON, answers_soon, only_slot, server, shown, slots};
+use crate::support::{SOON, answers_soon, ok, only_slot, server, slots};
 
 #[tokio::test]
 async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Result<()> {
@@ -30,20 +29,13 @@ async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Resu
 
     // The one that requests go to is the one to lose.
     let served = serving_container(&cluster, &wide, Method::GET).await?;
-    let lost = wide_slots
-        .iter()
-        .find(|slot| slot.container == served)
-        .context("an unknown container")?;
-    let other = wide_slots
-        .iter()
-        .find(|slot| slot.container != served)
-        .context("one slot")?;
-    let node = cluster
-        .nodes()
-        .iter()
-        .position(|node| node.ip() == lost.ip)
-        .context("an unknown node")?;
-    cluster.node_mut(node).daemon_mut().kill().await?;
+    let lost = wide_slots.iter().find(|slot| slot.container == served);
+    let lost = lost.context("an unknown container")?;
+    let other = wide_slots.iter().find(|slot| slot.container != served);
+    let other = other.context("one slot")?;
+    let node = cluster.nodes.iter().position(|node| node.ip == lost.ip);
+    let node = node.context("an unknown node")?;
+    cluster.nodes[node].daemon.kill().await?;
 
     // Not one is lost, whether it may be sent twice or not: nothing was executed on the lost node.
     for method in [Method::GET, Method::POST].into_iter().cycle().take(100) {
@@ -53,16 +45,13 @@ async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Resu
         );
     }
     // It is back: so are its containers.
-    cluster.node_mut(node).daemon_mut().start()?;
-    cluster.nodes()[node].ready().await?;
-    eventually(
-        "requests go there again",
-        SOON,
-        async || match serving_container(&cluster, &wide, Method::GET).await {
-            Ok(container) if container == served => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )
+    cluster.nodes[node].daemon.start()?;
+    cluster.nodes[node].ready().await?;
+    eventually("requests go there again", SOON, async || {
+        let container = serving_container(&cluster, &wide, Method::GET).await?;
+        ensure!(container == served, "{container}");
+        Ok(())
+    })
     .await;
     Ok(())
 }
@@ -71,13 +60,9 @@ async fn functions_are_placed_apart_and_a_node_that_is_down_is_avoided() -> Resu
 async fn serving_container(cluster: &Cluster, id: &str, method: Method) -> Result<String> {
     let url = cluster.frontend_url(&format!("/invoke/{id}/"));
     let request = Request::builder().method(method).uri(url);
-    let answer =
-        bismuth_testkit::http::send_whole(request.body(bismuth_testkit::http::full(Bytes::new()))?)
-            .await?;
-    ensure!(answer.status() == StatusCode::OK, "{}", shown(&answer));
-    let container = answer
-        .headers()
-        .get("x-bismuth-container-id")
-        .context("no container id")?;
+    let answer = client::send_whole(request.body(client::full(""))?).await?;
+    ok(&answer)?;
+    let container = answer.headers().get("x-bismuth-container-id");
+    let container = container.context("no container id")?;
     Ok(container.to_str()?.to_owned())
 }

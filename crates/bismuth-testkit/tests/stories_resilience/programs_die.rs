@@ -7,8 +7,8 @@ use bismuth_testkit::{Cluster, eventually, http};
 use serde_json::Value;
 
 use crate::support::{
-    SOON, answers, answers_soon, kill_program, only_slot, pid, retryable, script, server,
-    status_soon,
+    SOON, answers, answers_soon, ask, kill_program, only_slot, pid, retryable, script, server,
+    shown, status_soon,
 };
 
 /// How soon bismuthd must know.
@@ -32,10 +32,8 @@ async fn crashes_and_comes_back(definition: &Value) -> Result<()> {
     answers(&cluster, &id).await?;
     let container = only_slot(&cluster, &id).await?.container;
     let first = pid(&cluster, &container).await?;
-    let node = format!(
-        "http://127.0.0.1:{}/invoke/{container}/",
-        cluster.node_port()
-    );
+    let port = cluster.node_port();
+    let node = format!("http://127.0.0.1:{port}/invoke/{container}/");
 
     kill_program(first)?;
     let killed = Instant::now();
@@ -71,8 +69,8 @@ async fn crashes_and_comes_back(definition: &Value) -> Result<()> {
 async fn a_program_that_ends_under_a_request_fails_that_request_with_its_exit_code() -> Result<()> {
     let cluster = Cluster::start().await?;
     let id = cluster.deploy(&server(&[])).await?;
-    let answer = crate::support::ask(&cluster, &id, "/exit?code=7").await?;
-    ensure!(answer.status() == 502, "{}", crate::support::shown(&answer));
+    let answer = ask(&cluster, &id, "/exit?code=7").await?;
+    ensure!(answer.status() == 502, "{}", shown(&answer));
     let problem: Value = serde_json::from_slice(answer.body())?;
     let detail = problem["detail"].as_str().context("no detail")?;
     ensure!(
@@ -93,10 +91,9 @@ async fn with_min_instances_a_dead_container_is_restarted_without_a_request() ->
     let first = pid(&cluster, &container).await?;
     kill_program(first)?;
     eventually("another process runs", SOON, async || {
-        match pid(&cluster, &container).await {
-            Ok(pid) if pid != first => Ok(()),
-            other => Err(format!("{other:?}, was {first}")),
-        }
+        let pid = pid(&cluster, &container).await?;
+        ensure!(pid != first, "still {first}");
+        Ok(())
     })
     .await;
     Ok(())

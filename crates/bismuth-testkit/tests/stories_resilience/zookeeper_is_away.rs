@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::Value;
 
 use crate::support::{
-    SOON, answers, answers_soon, gone_soon, kill_program, only_slot, pid, pids, saved_soon, script,
-    server, unknown_soon,
+    SOON, answers, answers_soon, gone_soon, kill_program, only_slot, pid, pids, retryable,
+    saved_soon, script, server, shown, unknown_soon,
 };
 
 /// The API says so within this time.
@@ -24,12 +24,12 @@ async fn without_zookeeper_all_goes_on_and_with_it_changes_flow_again() -> Resul
     let functions = [server_id.clone(), exec_id.clone(), doomed.clone()];
     for id in &functions {
         answers(&cluster, id).await?;
-        saved_soon(&cluster, id).await;
+        saved_soon(&cluster.dir().join("bismuthfe.snapshot"), id).await;
     }
     let doomed_container = only_slot(&cluster, &doomed).await?.container;
     let container = only_slot(&cluster, &server_id).await?.container;
 
-    cluster.zookeeper_mut().kill().await?;
+    cluster.zookeeper.kill().await?;
     warm_invocations_go_on(&cluster, &functions).await?;
     the_api_says_so(&cluster).await?;
     a_cold_start_works(&cluster, &server_id, &container).await?;
@@ -39,7 +39,7 @@ async fn without_zookeeper_all_goes_on_and_with_it_changes_flow_again() -> Resul
     a_container_starts_in_a_fresh_bismuthd(&mut cluster, &server_id, &container).await?;
 
     let daemons: Vec<u32> = daemon_pids(&cluster)?;
-    cluster.zookeeper_mut().restart().await?;
+    cluster.zookeeper.restart().await?;
     changes_flow_again(&cluster, &doomed, &doomed_container).await?;
     for id in [&server_id, &exec_id] {
         answers(&cluster, id).await?;
@@ -63,8 +63,8 @@ async fn the_api_says_so(cluster: &Cluster) -> Result<()> {
         .api_call(Method::POST, "/function", Some(&server(&[])))
         .await?;
     let took = asked.elapsed();
-    ensure!(answer.status() == 503, "{}", crate::support::shown(&answer));
-    crate::support::retryable(&answer)?;
+    ensure!(answer.status() == 503, "{}", shown(&answer));
+    retryable(&answer)?;
     ensure!(took < SAYS_SO, "only after {took:?}");
     Ok(())
 }
@@ -79,19 +79,18 @@ async fn a_cold_start_works(cluster: &Cluster, id: &str, container: &str) -> Res
 
 async fn both_daemons_restart(cluster: &mut Cluster, functions: &[String]) -> Result<()> {
     let before = pids(cluster, 0).await?;
-    cluster.frontend_mut().restart().await?;
+    cluster.frontend.restart().await?;
     cluster.frontend_ready().await?;
     warm_invocations_go_on(cluster, functions).await?;
 
-    cluster.node_mut(0).daemon_mut().restart().await?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].restart().await?;
     warm_invocations_go_on(cluster, functions).await?;
 
-    cluster.frontend_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    cluster.frontend_mut().start()?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.frontend.kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
+    cluster.frontend.start()?;
+    cluster.nodes[0].daemon.start()?;
+    cluster.nodes[0].ready().await?;
     cluster.frontend_ready().await?;
     warm_invocations_go_on(cluster, functions).await?;
     assert_eq!(
@@ -108,10 +107,9 @@ async fn a_container_starts_in_a_fresh_bismuthd(
     container: &str,
 ) -> Result<()> {
     let first = pid(cluster, container).await?;
-    cluster.node_mut(0).daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
     kill_program(first)?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].restart().await?;
     answers(cluster, id).await?;
     ensure!(pid(cluster, container).await? != first, "the same process");
     Ok(())
@@ -119,20 +117,14 @@ async fn a_container_starts_in_a_fresh_bismuthd(
 
 async fn changes_flow_again(cluster: &Cluster, doomed: &str, doomed_container: &str) -> Result<()> {
     eventually("the API works again", SOON, async || {
-        cluster
-            .delete_function(doomed)
-            .await
-            .map_err(|error| format!("{error:#}"))
+        cluster.delete_function(doomed).await
     })
     .await;
     unknown_soon(cluster, doomed).await;
     gone_soon(cluster, doomed_container).await;
     // A node is schedulable when it has announced itself again.
     let new = eventually("a function is accepted", SOON, async || {
-        cluster
-            .create_function(&server(&[]))
-            .await
-            .map_err(|error| format!("{error:#}"))
+        cluster.create_function(&server(&[])).await
     })
     .await;
     answers_soon(cluster, &new).await;
@@ -155,7 +147,7 @@ async fn an_expired_session_kills_no_container_and_the_node_joins_again() -> Res
     let daemons = daemon_pids(&cluster)?;
 
     for _ in 0..3 {
-        let expired = cluster.zookeeper().expire_all_sessions().await?;
+        let expired = cluster.zookeeper.expire_all_sessions().await?;
         ensure!(
             expired >= 3,
             "{expired} sessions, but bismuthd, bismuthfe and bismuth-api have one each"
@@ -180,31 +172,14 @@ async fn an_expired_session_kills_no_container_and_the_node_joins_again() -> Res
 }
 
 async fn joined_again(cluster: &Cluster) {
-    eventually(
-        "the node is alive, and all have sessions",
-        SOON,
-        async || {
-            let sessions = cluster
-                .zookeeper()
-                .sessions()
-                .await
-                .map_err(|error| format!("{error:#}"))?;
-            if sessions.len() < 3 {
-                return Err(format!("{} sessions", sessions.len()));
-            }
-            let answer = cluster
-                .api_call(Method::GET, "/node", None)
-                .await
-                .map_err(|error| format!("{error:#}"))?;
-            let nodes: Value =
-                serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-            let shown = nodes.to_string();
-            if shown.contains("\"alive\":true") {
-                Ok(())
-            } else {
-                Err(shown)
-            }
-        },
-    )
+    let what = "the node is alive, and all have sessions";
+    eventually(what, SOON, async || {
+        let sessions = cluster.zookeeper.sessions().await?;
+        ensure!(sessions.len() >= 3, "{} sessions", sessions.len());
+        let nodes = cluster.api_call(Method::GET, "/node", None).await?;
+        let nodes: Value = serde_json::from_slice(nodes.body())?;
+        ensure!(nodes.to_string().contains("\"alive\":true"), "{nodes}");
+        Ok(())
+    })
     .await;
 }

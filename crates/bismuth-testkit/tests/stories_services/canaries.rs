@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use bismuth_testkit::Cluster;
 use serde_json::{Value, json};
 
-use crate::{ask, calls, cluster, ctl_with, python};
+use crate::{ask, calls, cluster, python};
 
 const CANARIES: usize = 20;
 /// errno(3).
@@ -26,7 +26,9 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
     for number in 0..CANARIES {
         let value = canary();
         let name = format!("canary-{number}");
-        ctl_with(&cluster, &["secret", "set", "zoo", &name, "-"], &value).await?;
+        cluster
+            .ctl_ok_with(&["secret", "set", "zoo", &name, "-"], &value)
+            .await?;
         canaries.push(value);
     }
     // Half of them are given at the start, one of those as a file too; all are read.
@@ -72,7 +74,9 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
     for number in 0..CANARIES {
         let value = canary();
         let name = format!("canary-{number}");
-        ctl_with(&cluster, &["secret", "rotate", "zoo", &name, "-"], &value).await?;
+        cluster
+            .ctl_ok_with(&["secret", "rotate", "zoo", &name, "-"], &value)
+            .await?;
         canaries.push(value);
     }
     let results = calls(&cluster, &id, &json!(reads)).await?;
@@ -80,7 +84,7 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
         ensure!(status == 200 && value == canary, "{status}");
     }
 
-    let tasks = cluster.containerd().tasks(cluster.nodes()[0].namespace());
+    let tasks = cluster.containerd.tasks(&cluster.nodes[0].namespace);
     let tasks: BTreeSet<u32> = tasks.await?.into_values().collect();
     let findings = scanner.end()?;
     ensure!(findings.leaks.is_empty(), "in processes: {findings:?}");
@@ -106,8 +110,8 @@ async fn no_secret_is_found_on_a_disk_in_a_log_or_in_another_process() -> Result
     found.clear();
     for dir in [
         cluster.dir(),
-        cluster.containerd().dir(),
-        cluster.zookeeper().dir(),
+        cluster.containerd.dir(),
+        cluster.zookeeper.dir(),
     ] {
         search(dir, &canaries, &mut found)?;
     }
@@ -121,12 +125,12 @@ fn canary() -> String {
 }
 
 async fn kill_everything(cluster: &mut Cluster) -> Result<()> {
-    cluster.frontend_mut().kill().await?;
-    cluster.api_mut().kill().await?;
-    cluster.services_mut().daemon_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    cluster.zookeeper_mut().kill().await?;
-    cluster.containerd_mut().kill().await
+    cluster.frontend.kill().await?;
+    cluster.api.kill().await?;
+    cluster.services[0].daemon_mut().kill().await?;
+    cluster.nodes[0].daemon.kill().await?;
+    cluster.zookeeper.kill().await?;
+    cluster.containerd.kill().await
 }
 
 /// Files that hold any of them.

@@ -16,7 +16,6 @@ mod two_nodes;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_testkit::{Cluster, http as client, image};
-use http::{Method, Request};
 use serde_json::{Value, json};
 
 /// Makes the calls that the request lists, with the standard library alone, and answers with what came back.
@@ -51,18 +50,26 @@ impl CallResults {
     /// Status and body of each call.
     fn answers(&self) -> Vec<(u64, &str)> {
         let answers = self.0["answers"].as_array().into_iter().flatten();
-        answers
-            .map(|a| {
-                (
-                    a[0].as_u64().unwrap_or_default(),
-                    a[1].as_str().unwrap_or_default(),
-                )
-            })
+        let parts = answers.map(|answer| (answer[0].as_u64(), answer[1].as_str()));
+        parts
+            .map(|(status, body)| (status.unwrap_or_default(), body.unwrap_or_default()))
             .collect()
     }
 
     fn statuses(&self) -> Vec<u64> {
         self.answers().iter().map(|(status, _)| *status).collect()
+    }
+
+    /// Fails unless the calls have these statuses.
+    fn have_statuses(&self, expected: &[u64]) -> Result<()> {
+        ensure!(self.statuses() == expected, "{:?}", self.answers());
+        Ok(())
+    }
+
+    /// Fails unless these are status and body of the calls.
+    fn are(&self, expected: &[(u64, &str)]) -> Result<()> {
+        ensure!(self.answers() == expected, "{:?}", self.answers());
+        Ok(())
     }
 }
 
@@ -90,28 +97,11 @@ async fn ask(cluster: &Cluster, id: &str, asked: &Value) -> Result<CallResults> 
 }
 
 async fn ask_at(url: &str, asked: &Value) -> Result<CallResults> {
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(url)
-        .body(client::full(asked.to_string()))?;
-    let answer = client::send_whole(request).await?;
-    let text = common::text(&answer);
-    ensure!(answer.status() == 200, "{}: {text}", answer.status());
+    let text = common::ok(&client::post(url, asked.to_string()).await?)?;
     let results = serde_json::from_str(&text).with_context(|| format!("the answer {text:?}"))?;
     Ok(CallResults(results))
 }
 
 async fn calls(cluster: &Cluster, id: &str, calls: &Value) -> Result<CallResults> {
     ask(cluster, id, &json!({ "calls": calls })).await
-}
-
-/// Runs bismuthctl with a value on its standard input.
-async fn ctl_with(cluster: &Cluster, args: &[&str], input: &str) -> Result<String> {
-    let output = cluster.ctl_with_input(args, input.as_bytes()).await?;
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    ensure!(output.status.success(), "bismuthctl {args:?}: {out}{err}");
-    Ok(out.into_owned())
 }

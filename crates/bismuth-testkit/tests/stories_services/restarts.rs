@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bismuth_testkit::{Cluster, eventually};
 use serde_json::{Value, json};
 
-use crate::{ask, ask_at, calls, cluster, ctl_with, python};
+use crate::{ask, ask_at, calls, cluster, python};
 
 /// From svcprovider being ready until what waited for it is served: the sockets are handed over again within a second.
 const HANDED_OVER: Duration = Duration::from_secs(1);
@@ -23,17 +23,15 @@ async fn what_was_acknowledged_is_there_after_either_side_was_killed() -> Result
     let mut cluster = cluster().await?;
     let id = python(&cluster, "g", &json!({})).await?;
     let results = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
-    ensure!(results.statuses() == [201], "{:?}", results.answers());
+    results.have_statuses(&[201])?;
     svcprovider_dies_under_a_request(&mut cluster, &id).await?;
 
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster.nodes[0].restart().await?;
     let results = calls(&cluster, &id, &reads()).await?;
-    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
+    results.are(&[(200, "1")])?;
 
     // What was served before is served, without asking a ZooKeeper that takes its time to say nothing.
-    cluster.zookeeper_mut().pause()?;
+    cluster.zookeeper.pause()?;
     svcprovider_dies_under_a_request(&mut cluster, &id).await
 }
 
@@ -43,7 +41,7 @@ fn reads() -> Value {
 
 async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Result<()> {
     // The function asks while nobody answers: it waits in its socket's backlog.
-    cluster.services_mut().daemon_mut().kill().await?;
+    cluster.services[0].daemon_mut().kill().await?;
     let url = cluster.frontend_url(&format!("/invoke/{id}"));
     let asked = json!({ "calls": reads() });
     let asking = tokio::spawn(async move {
@@ -54,12 +52,12 @@ async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Re
     ensure!(!asking.is_finished(), "nobody could have answered");
 
     let started = Instant::now();
-    cluster.services_mut().daemon_mut().start()?;
-    cluster.services().ready().await?;
+    cluster.services[0].daemon_mut().start()?;
+    cluster.services[0].ready().await?;
     let ready = Instant::now();
     let (results, answered) = asking.await?;
     let results = results?;
-    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
+    results.are(&[(200, "1")])?;
     let (start, handover) = (ready - started, answered.saturating_duration_since(ready));
     ensure!(start < STARTED, "ready only after {start:?}");
     ensure!(handover < HANDED_OVER, "served only after {handover:?}");
@@ -69,22 +67,18 @@ async fn svcprovider_dies_under_a_request(cluster: &mut Cluster, id: &str) -> Re
 async fn its_connection_waits(cluster: &Cluster) -> Result<()> {
     let init = only_task(cluster).await?;
     eventually("its connection waits", SOON, async || {
-        let sockets =
-            fs::read_to_string(format!("/proc/{init}/net/tcp")).map_err(|e| e.to_string())?;
-        let connected = |line: &str| line.contains(&format!(" {SERVICES} 01 "));
-        if sockets.lines().any(connected) {
-            Ok(())
-        } else {
-            Err(sockets)
-        }
+        let sockets = fs::read_to_string(format!("/proc/{init}/net/tcp"))?;
+        let connected = sockets.contains(&format!(" {SERVICES} 01 "));
+        ensure!(connected, "{sockets}");
+        Ok(())
     })
     .await;
     Ok(())
 }
 
 async fn only_task(cluster: &Cluster) -> Result<u32> {
-    let namespace = cluster.nodes()[0].namespace();
-    let tasks = cluster.containerd().tasks(namespace).await?;
+    let namespace = &cluster.nodes[0].namespace;
+    let tasks = cluster.containerd.tasks(namespace).await?;
     tasks.into_values().next().context("no container runs")
 }
 
@@ -92,21 +86,23 @@ async fn only_task(cluster: &Cluster) -> Result<u32> {
 async fn executions_have_the_secrets_of_their_container_s_start_with_all_others_restarted()
 -> Result<()> {
     let mut cluster = cluster().await?;
-    ctl_with(&cluster, &["secret", "set", "g", "key", "-"], "first").await?;
+    cluster
+        .ctl_ok_with(&["secret", "set", "g", "key", "-"], "first")
+        .await?;
     let secrets = json!({ "secrets": [{ "name": "key", "env": "KEY" }] });
     let id = python(&cluster, "g", &secrets).await?;
     has_key(&cluster, &id, "first").await?;
     let task = only_task(&cluster).await?;
 
     // Whoever asked svcprovider again would be given another value, or none.
-    ctl_with(&cluster, &["secret", "rotate", "g", "key", "-"], "second").await?;
-    cluster.services_mut().daemon_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().kill().await?;
-    cluster.node_mut(0).daemon_mut().start()?;
-    cluster.nodes()[0].ready().await?;
+    cluster
+        .ctl_ok_with(&["secret", "rotate", "g", "key", "-"], "second")
+        .await?;
+    cluster.services[0].daemon_mut().kill().await?;
+    cluster.nodes[0].restart().await?;
     has_key(&cluster, &id, "first").await?;
-    cluster.services_mut().daemon_mut().start()?;
-    cluster.services().ready().await?;
+    cluster.services[0].daemon_mut().start()?;
+    cluster.services[0].ready().await?;
     has_key(&cluster, &id, "first").await?;
     ensure!(only_task(&cluster).await? == task, "it was started anew");
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::{ask, calls, cluster, ctl_with, python};
+use crate::{ask, calls, cluster, python};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_with_their_token()
@@ -12,12 +12,9 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
     let one = python(&cluster, "team", &json!({})).await?;
     let two = python(&cluster, "team", &json!({})).await?;
     let stranger = python(&cluster, "others", &json!({})).await?;
-    ctl_with(
-        &cluster,
-        &["secret", "set", "team", "db/password", "-"],
-        "s3cret",
-    )
-    .await?;
+    cluster
+        .ctl_ok_with(&["secret", "set", "team", "db/password", "-"], "s3cret")
+        .await?;
 
     let results = calls(
         &cluster,
@@ -31,11 +28,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         ]),
     )
     .await?;
-    ensure!(
-        results.statuses() == [201, 200, 201, 409, 200],
-        "{:?}",
-        results.answers()
-    );
+    results.have_statuses(&[201, 200, 201, 409, 200])?;
     ensure!(
         results.answers()[4].1 == "s3cret",
         "{:?}",
@@ -61,7 +54,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         (200, r#"["picture"]"#),
         (200, "s3cret"),
     ];
-    ensure!(results.answers() == expected, "{:?}", results.answers());
+    results.are(&expected)?;
 
     let reads = json!([
         ["GET", "/kv/v1/greeting"],
@@ -70,11 +63,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         ["GET", "/secrets/v1/db/password"],
     ]);
     let results = calls(&cluster, &stranger, &reads).await?;
-    ensure!(
-        results.statuses() == [404, 404, 200, 404],
-        "{:?}",
-        results.answers()
-    );
+    results.have_statuses(&[404, 404, 200, 404])?;
     ensure!(results.answers()[2].1 == "[]", "{:?}", results.answers());
     // Their token opens their own socket and no other.
     let token = calls(&cluster, &one, &json!([])).await?.0["token"]
@@ -87,11 +76,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
         &json!({ "token": token, "calls": reads }),
     )
     .await?;
-    ensure!(
-        results.statuses() == [401, 401, 401, 401],
-        "{:?}",
-        results.answers()
-    );
+    results.have_statuses(&[401, 401, 401, 401])?;
 
     // What operators see is the same data.
     let value = cluster
@@ -102,11 +87,7 @@ async fn two_functions_of_a_group_share_and_one_of_another_sees_nothing_even_wit
     ensure!(groups.contains("team"), "{groups}");
     cluster.ctl_ok(&["group", "purge", "team"]).await?;
     let results = calls(&cluster, &one, &reads).await?;
-    ensure!(
-        results.statuses() == [404, 404, 200, 404],
-        "{:?}",
-        results.answers()
-    );
+    results.have_statuses(&[404, 404, 200, 404])?;
     Ok(())
 }
 
@@ -132,7 +113,7 @@ async fn quotas_and_bad_input_are_refused_and_change_nothing() -> Result<()> {
     )
     .await?;
     let expected = [201, 507, 413, 400, 400, 400, 405, 412, 200];
-    ensure!(results.statuses() == expected, "{:?}", results.answers());
+    results.have_statuses(&expected)?;
     ensure!(results.answers()[8].1 == "1", "{:?}", results.answers());
     Ok(())
 }

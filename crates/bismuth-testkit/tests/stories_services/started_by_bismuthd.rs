@@ -34,22 +34,22 @@ async fn a_svcprovider_that_was_killed_is_started_again_and_has_the_function_s_k
         .bismuthd_env("BISMUTH_OPERATOR_LISTEN", &loopback(ports::reserve()?))
         .start()
         .await?;
-    let node = &cluster.nodes()[0];
-    let socket = node.state_dir().join("svcprovider.sock");
+    let node = &cluster.nodes[0];
+    let socket = node.state_dir.join("svcprovider.sock");
 
     let id = python(&cluster, "g", &json!({})).await?;
     let results = calls(&cluster, &id, &json!([["PUT", "/kv/v1/a", "1"]])).await?;
-    ensure!(results.statuses() == [201], "{:?}", results.answers());
+    results.have_statuses(&[201])?;
     // It asked the ZooKeeper and the environment that bismuthd was told of by its flags.
     let claim = cluster.ctl_ok(&["store", "show"]).await?;
-    ensure!(claim.starts_with(&node.ip().to_string()), "{claim}");
+    ensure!(claim.starts_with(&node.ip.to_string()), "{claim}");
 
     let first = server(&socket)?;
     kill_process(first, Signal::KILL)?;
     let read = json!([["GET", "/kv/v1/a"]]);
     let results = tokio::time::timeout(BOUND, calls(&cluster, &id, &read)).await;
     let results = results.with_context(|| format!("no answer within {BOUND:?}"))??;
-    ensure!(results.answers() == [(200, "1")], "{:?}", results.answers());
+    results.are(&[(200, "1")])?;
     let second = server(&socket)?;
     ensure!(second != first, "it was not killed");
     Ok(())

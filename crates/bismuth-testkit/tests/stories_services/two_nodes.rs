@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bismuth_testkit::cluster::Engines;
 use bismuth_testkit::{Cluster, PostgreSql, S3Server, eventually, image};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
-use crate::{CallResults, ask_at, ctl_with, python};
+use crate::{CallResults, ask_at, python};
 
 const SOON: Duration = Duration::from_secs(30);
 const IPS: [&str; 2] = ["127.0.0.1", "127.0.0.2"];
@@ -26,14 +26,16 @@ async fn containers_of_a_function_on_two_nodes_have_one_store() -> Result<()> {
     let quotas = json!({ "svc_quotas": { "kv_keys": 5 }, "max_instances": 2 });
     let id = python(&cluster, "shared", &quotas).await?;
     let containers = one_on_each(&cluster, &id).await?;
-    ctl_with(&cluster, &["secret", "set", "shared", "key", "-"], "s3cret").await?;
+    cluster
+        .ctl_ok_with(&["secret", "set", "shared", "key", "-"], "s3cret")
+        .await?;
 
     let calls = json!([
         ["PUT", "/kv/v1/greeting", "hello"],
         ["POST", "/blob/v1/picture", "bytes of it"],
     ]);
     let results = ask_on(&cluster, &containers, 0, &calls).await?;
-    ensure!(results.statuses() == [201, 201], "{:?}", results.answers());
+    results.have_statuses(&[201, 201])?;
     let calls = json!([
         ["GET", "/kv/v1/greeting"],
         ["GET", "/blob/v1/picture"],
@@ -41,27 +43,19 @@ async fn containers_of_a_function_on_two_nodes_have_one_store() -> Result<()> {
     ]);
     let results = ask_on(&cluster, &containers, 1, &calls).await?;
     let expected = [(200, "hello"), (200, "bytes of it"), (200, "s3cret")];
-    ensure!(results.answers() == expected, "{:?}", results.answers());
+    results.are(&expected)?;
 
     counted_once(&cluster, &containers).await?;
     a_quota_holds_for_both(&cluster, &containers).await?;
 
     // One svcprovider is gone: the other node does not notice.
-    cluster.services_of_mut(1).daemon_mut().kill().await?;
+    cluster.services[1].daemon_mut().kill().await?;
     let read = json!([["GET", "/kv/v1/greeting"]]);
     let results = ask_on(&cluster, &containers, 0, &read).await?;
-    ensure!(
-        results.answers() == [(200, "hello")],
-        "{:?}",
-        results.answers()
-    );
-    cluster.services_of_mut(1).daemon_mut().restart().await?;
+    results.are(&[(200, "hello")])?;
+    cluster.services[1].daemon_mut().restart().await?;
     let results = ask_on(&cluster, &containers, 1, &read).await?;
-    ensure!(
-        results.answers() == [(200, "hello")],
-        "{:?}",
-        results.answers()
-    );
+    results.are(&[(200, "hello")])?;
     Ok(())
 }
 
@@ -73,15 +67,15 @@ async fn one_on_each(cluster: &Cluster, id: &str) -> Result<[String; 2]> {
     if on(&described, other).is_none() {
         cluster.ctl_ok(&["add-backend", id, other]).await?;
     }
-    let containers = eventually("a container runs on each node", SOON, async || {
-        let described = cluster.function(id).await.map_err(|e| format!("{e:#}"))?;
+    let running = eventually("a container runs on each node", SOON, async || {
+        let described = cluster.function(id).await?;
         match IPS.map(|ip| on(&described, ip)) {
             [Some((one, true)), Some((two, true))] => Ok([one, two]),
-            _ => Err(described.to_string()),
+            _ => bail!("{described}"),
         }
     })
     .await;
-    Ok(containers)
+    Ok(running)
 }
 
 /// The container on a node, and whether it runs.

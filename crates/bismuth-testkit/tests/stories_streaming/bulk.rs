@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 
-use crate::common::echo_server;
+use crate::common::{Deployed, echo_server};
 
 const GIB: u64 = 1 << 30;
 /// What a body is sent in.
@@ -67,7 +67,8 @@ async fn measured(mut body: Incoming) -> Result<(u64, u32)> {
     Ok((bytes, crc.finalize()))
 }
 
-fn check_resident(cluster: &Cluster, after: &str) -> Result<()> {
+/// What passed through a daemon, or is logged by a function, is not kept in its memory.
+pub(crate) fn check_resident(cluster: &Cluster, after: &str) -> Result<()> {
     for (name, daemon) in cluster.daemons() {
         let peak = daemon.process()?.peak_resident_bytes()?;
         println!("{name}: at most {} KiB resident, {after}", peak >> 10);
@@ -82,11 +83,8 @@ fn check_resident(cluster: &Cluster, after: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gibibyte_goes_up_and_another_comes_down_while_every_daemon_stays_below_64_mib()
 -> Result<()> {
-    let cluster = Cluster::start().await?;
-    let id = cluster.deploy(&echo_server()).await?;
-    let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
-
-    let up = Request::post(url("/sink?crc=1"))
+    let deployed = Deployed::start(&echo_server()).await?;
+    let up = Request::post(deployed.url("/sink?crc=1"))
         .header("content-length", GIB)
         .body(noise(GIB))?;
     let answer = client::send_whole(up).await?;
@@ -96,9 +94,10 @@ async fn a_gibibyte_goes_up_and_another_comes_down_while_every_daemon_stays_belo
         "{} {counted}",
         answer.status()
     );
-    check_resident(&cluster, "after a gibibyte up")?;
+    check_resident(&deployed.cluster, "after a gibibyte up")?;
 
-    let down = Request::get(url(&format!("/bytes?n={GIB}"))).body(client::full(""))?;
+    let down = deployed.url(&format!("/bytes?n={GIB}"));
+    let down = Request::get(down).body(client::full(""))?;
     let xs = vec![b'x'; CHUNK as usize];
     let mut expected = crc32fast::Hasher::new();
     (0..GIB / CHUNK).for_each(|_| expected.update(&xs));
@@ -107,16 +106,14 @@ async fn a_gibibyte_goes_up_and_another_comes_down_while_every_daemon_stays_belo
         measured(answer.into_body()).await? == (GIB, expected.finalize()),
         "not what was sent"
     );
-    check_resident(&cluster, "after a gibibyte down")
+    check_resident(&deployed.cluster, "after a gibibyte down")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_up_in_chunks_comes_down_in_chunks_at_the_same_time() -> Result<()> {
     const LENGTH: u64 = GIB / 4;
-    let cluster = Cluster::start().await?;
-    let id = cluster.deploy(&echo_server()).await?;
-    let url = cluster.frontend_url(&format!("/invoke/{id}/echo"));
-
+    let deployed = Deployed::start(&echo_server()).await?;
+    let url = deployed.url("/echo");
     // No length is known, so both directions are chunked; nobody could hold a quarter of a gibibyte
     // back, so the answer flows while the request does.
     let answer = client::send(Request::post(url).body(noise(LENGTH))?).await?;
@@ -130,7 +127,7 @@ async fn what_goes_up_in_chunks_comes_down_in_chunks_at_the_same_time() -> Resul
         "not what was sent"
     );
     check_resident(
-        &cluster,
+        &deployed.cluster,
         "after a quarter of a gibibyte in both directions at once",
     )
 }

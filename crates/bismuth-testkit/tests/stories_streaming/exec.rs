@@ -9,8 +9,8 @@ use http::Request;
 use serde_json::json;
 
 use crate::common::{
-    BodyReader, RawConnection, SOON, channel_body, exec, header, problem, processes_with, script,
-    soon, text, with,
+    BodyReader, Deployed, RawConnection, SOON, channel_body, exec, header, ok, problem_with,
+    processes_with, script, soon, text, with,
 };
 
 /// The variable by which a request's processes are found on the host.
@@ -19,33 +19,27 @@ fn mark(request_id: &str) -> String {
 }
 
 async fn are_gone(request_id: &str) {
-    eventually(
-        "the program and its children are gone",
-        SOON,
-        async || match processes_with(&mark(request_id)) {
-            alive if alive.is_empty() => Ok(()),
-            alive => Err(format!("{alive:?} live on")),
-        },
-    )
+    let what = "the program and its children are gone";
+    eventually(what, SOON, async || {
+        let alive = processes_with(&mark(request_id));
+        ensure!(alive.is_empty(), "{alive:?} live on");
+        Ok(())
+    })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_reads_its_input_while_its_output_is_read_and_its_exit_code_is_a_trailer()
 -> Result<()> {
-    let cluster = Cluster::start().await?;
-    let id = cluster
-        .deploy(&script(
-            "while read -r line; do echo \"got $line\"; done; exit 3",
-        ))
-        .await?;
-    let url = cluster.frontend_url(&format!("/invoke/{id}"));
+    let lines = "while read -r line; do echo \"got $line\"; done; exit 3";
+    let deployed = Deployed::start(&script(lines)).await?;
     // Several at once, so that one that waits for its input is seen to hold nobody up.
     let mut conversations = Vec::new();
     for _ in 0..8 {
         let (pieces, body) = channel_body();
         pieces.send("hello\n".into())?;
-        let request = Request::post(&url).header("te", "trailers").body(body)?;
+        let request = Request::post(deployed.url("")).header("te", "trailers");
+        let request = request.body(body)?;
         let mut reader = BodyReader::new(client::send(request).await?);
         ensure!(reader.until("\n").await? == "got hello\n");
         conversations.push((pieces, reader));
@@ -104,13 +98,7 @@ async fn a_client_that_goes_away_and_a_timeout_kill_the_program_with_its_childre
         .header("x-request-id", "too-slow")
         .body(full(""))?;
     let answer = client::send_whole(request).await?;
-    let refused = problem(&answer, 504, "function_timeout")?;
-    ensure!(
-        refused["detail"]
-            .as_str()
-            .is_some_and(|detail| detail.contains("500 ms")),
-        "{refused}"
-    );
+    problem_with(&answer, 504, "function_timeout", "500 ms")?;
     are_gone("too-slow").await;
     Ok(())
 }
@@ -126,20 +114,9 @@ async fn how_a_program_ended_is_known_before_and_after_its_first_byte() -> Resul
     for (lines, status, words) in programs {
         let id = cluster.deploy(&script(lines)).await?;
         let answer = cluster.invoke(&id).await?;
-        ensure!(
-            answer.status() == status,
-            "{lines}: {} {}",
-            answer.status(),
-            text(&answer)
-        );
-        if status != 200 {
-            let problem = problem(&answer, status, "program_failed")?;
-            ensure!(
-                problem["detail"]
-                    .as_str()
-                    .is_some_and(|detail| detail.contains(words)),
-                "{lines}: {problem}"
-            );
+        match status {
+            200 => drop(ok(&answer).context(lines)?),
+            _ => drop(problem_with(&answer, status, "program_failed", words).context(lines)?),
         }
     }
     // Killed in the middle: nobody may take the part for the whole.
@@ -151,27 +128,17 @@ async fn how_a_program_ended_is_known_before_and_after_its_first_byte() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_learns_the_request_from_its_environment() -> Result<()> {
-    let cluster = Cluster::start().await?;
-    let definition = with(
-        exec(&["/usr/bin/env"]),
-        &json!({ "env": { "COLOUR": "green" } }),
-    );
-    let id = cluster.deploy(&definition).await?;
-    let request = Request::put(cluster.frontend_url(&format!("/invoke/{id}/a%20path/b?c=d&e=%20")))
+    let colour = json!({ "env": { "COLOUR": "green" } });
+    let deployed = Deployed::start(&with(exec(&["/usr/bin/env"]), &colour)).await?;
+    let request = Request::put(deployed.url("/a%20path/b?c=d&e=%20"))
         .header("content-type", "text/x-note")
         .header("content-length", "4")
         .header("x-request-id", "request-17")
         .header("x-fruit", "apple")
         .body(full("body"))?;
     let answer = client::send_whole(request).await?;
-    ensure!(
-        answer.status() == 200,
-        "{} {}",
-        answer.status(),
-        text(&answer)
-    );
+    let environment = ok(&answer)?;
     let container = header(&answer, "x-bismuth-container-id").to_owned();
-    let environment = text(&answer);
     for expected in [
         "REQUEST_METHOD=PUT",
         "PATH_INFO=/a path/b",
@@ -182,7 +149,7 @@ async fn a_program_learns_the_request_from_its_environment() -> Result<()> {
         "COLOUR=green",
         "REMOTE_ADDR=127.0.0.1",
         "BISMUTH_REQUEST_ID=request-17",
-        &format!("BISMUTH_FUNCTION_ID={id}"),
+        &format!("BISMUTH_FUNCTION_ID={}", deployed.id),
         &format!("BISMUTH_CONTAINER_ID={container}"),
     ] {
         environment
@@ -203,18 +170,16 @@ async fn logged(cluster: &Cluster, id: &str) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
-    let cluster = Cluster::start().await?;
     let count = "n=$(wc -c); echo \"took $n\" >&2; echo $n";
     let lines = format!("[ \"$QUERY_STRING\" = begin ] && echo begun; {count}");
-    let id = cluster
-        .deploy(&with(script(&lines), &json!({ "idle_timeout_ms": 1000 })))
-        .await?;
-    let url = cluster.frontend_url(&format!("/invoke/{id}"));
+    let definition = with(script(&lines), &json!({ "idle_timeout_ms": 1000 }));
+    let deployed = Deployed::start(&definition).await?;
+    let (cluster, url) = (&deployed.cluster, deployed.url(""));
     let whole = client::post(&url, "whole").await?;
     ensure!(text(&whole) == "5\n", "{} {}", whole.status(), text(&whole));
     let container = header(&whole, "x-bismuth-container-id").to_owned();
     // Without the frontend, which would notice all of this as well.
-    let node = format!("{}:{}", cluster.nodes()[0].ip(), cluster.node_port());
+    let node = format!("{}:{}", cluster.nodes[0].ip, cluster.node_port());
     let direct = format!("/invoke/{container}");
     let head = |query: &str, id: &str, framing: &str| {
         format!(
@@ -228,7 +193,7 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
     let (ours, frontends) = ("request_body_timeout", "request_timeout");
     for (base, id, codes) in [
         (near, "stalls", vec![ours]),
-        (url, "stalls-far", vec![ours, frontends]),
+        (url.clone(), "stalls-far", vec![ours, frontends]),
     ] {
         let (pieces, body) = channel_body();
         pieces.send("half".into())?;
@@ -236,12 +201,8 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
         let answer = client::send_whole(request).await?;
         let code = header(&answer, "x-bismuth-error");
         ensure!(codes.contains(&code), "{code}");
-        let refused = problem(&answer, 408, code)?;
-        let detail = refused["detail"].to_string();
-        ensure!(
-            detail.contains("the request body was silent for 1000 ms"),
-            "{refused}"
-        );
+        let words = "the request body was silent for 1000 ms";
+        problem_with(&answer, 408, code, words)?;
         are_gone(id).await;
     }
 
@@ -271,10 +232,8 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
         raw.send(head("", id, "content-length: 10") + "half")
             .await?;
         eventually("the program runs", SOON, async || {
-            match processes_with(&mark(id)).as_slice() {
-                [] => Err("not yet"),
-                _ => Ok(()),
-            }
+            ensure!(!processes_with(&mark(id)).is_empty(), "not yet");
+            Ok(())
         })
         .await;
         if resets {
@@ -287,18 +246,18 @@ async fn half_an_upload_is_never_taken_for_a_whole_one() -> Result<()> {
         are_gone(id).await;
     }
 
-    let again = client::post(&cluster.frontend_url(&format!("/invoke/{id}")), "again!").await?;
+    let again = client::post(&url, "again!").await?;
     ensure!(text(&again) == "6\n", "{} {}", again.status(), text(&again));
-    eventually(
-        "both whole uploads are in the log",
-        SOON,
-        async || match logged(&cluster, &id).await {
-            Ok(lines) if lines.last().is_some_and(|last| last == "took 6") => Ok(()),
-            lines => Err(format!("{lines:?}")),
-        },
-    )
+    eventually("both whole uploads are in the log", SOON, async || {
+        let lines = logged(cluster, &deployed.id).await?;
+        ensure!(
+            lines.last().is_some_and(|last| last == "took 6"),
+            "{lines:?}"
+        );
+        Ok(())
+    })
     .await;
-    let lines = logged(&cluster, &id).await?;
+    let lines = logged(cluster, &deployed.id).await?;
     ensure!(lines == ["took 5", "took 6"], "{lines:?}");
     Ok(())
 }
@@ -316,12 +275,7 @@ async fn a_program_need_not_read_all_that_is_sent() -> Result<()> {
         let id = cluster.deploy(&script(lines)).await?;
         let url = cluster.frontend_url(&format!("/invoke/{id}"));
         let answer = client::post(&url, vec![b'x'; 4 << 20]).await?;
-        ensure!(
-            answer.status() == 200 && text(&answer) == printed,
-            "{lines}: {} {}",
-            answer.status(),
-            text(&answer)
-        );
+        ensure!(ok(&answer)? == printed, "{lines}: {}", text(&answer));
     }
     Ok(())
 }
@@ -329,12 +283,10 @@ async fn a_program_need_not_read_all_that_is_sent() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()> {
     const PIECES: usize = 10;
-    let cluster = Cluster::start().await?;
-    let id = cluster
-        .deploy(&with(script("wc -c"), &json!({ "timeout_ms": 1000 })))
-        .await?;
+    let definition = with(script("wc -c"), &json!({ "timeout_ms": 1000 }));
+    let deployed = Deployed::start(&definition).await?;
     let (pieces, body) = channel_body();
-    let request = Request::post(cluster.frontend_url(&format!("/invoke/{id}"))).body(body)?;
+    let request = Request::post(deployed.url("")).body(body)?;
     let answer = tokio::spawn(client::send_whole(request));
     // Three times what is allowed for the output, each wait well below it.
     let mut pace = tokio::time::interval(Duration::from_millis(300));
@@ -343,12 +295,10 @@ async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()>
         pieces.send("piece".into())?;
     }
     drop(pieces);
-    let answer = answer.await??;
+    let counted = ok(&answer.await??)?;
     ensure!(
-        answer.status() == 200 && text(&answer) == format!("{}\n", PIECES * "piece".len()),
-        "{} {}",
-        answer.status(),
-        text(&answer)
+        counted == format!("{}\n", PIECES * "piece".len()),
+        "{counted}"
     );
     Ok(())
 }
@@ -356,7 +306,6 @@ async fn an_upload_may_take_longer_than_the_program_may_after_it() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_background_process_neither_delays_the_answer_nor_outlives_it_on_a_busy_container()
 -> Result<()> {
-    let cluster = Cluster::start().await?;
     // The sixth number of a process is its session, proc_pid_stat(5): it is a daemon by then.
     let is_daemon = r#"until [ "$(cut -d' ' -f6 /proc/$!/stat)" = $! ]; do :; done;"#;
     let lines = format!(
@@ -367,8 +316,8 @@ async fn a_background_process_neither_delays_the_answer_nor_outlives_it_on_a_bus
          noisy) setsid yes & {is_daemon} exit 0;; \
          esac"
     );
-    let id = cluster.deploy(&script(&lines)).await?;
-    let url = |query: &str| cluster.frontend_url(&format!("/invoke/{id}?{query}"));
+    let deployed = Deployed::start(&script(&lines)).await?;
+    let url = |query: &str| deployed.url(&format!("?{query}"));
     let (pieces, body) = channel_body();
     pieces.send("busy\n".into())?;
     let busy = client::send(Request::post(url("busy")).body(body)?).await?;
@@ -385,11 +334,7 @@ async fn a_background_process_neither_delays_the_answer_nor_outlives_it_on_a_bus
             ensure!(text(&answer) == "ok\n", "{}", text(&answer));
         }
         if status == 502 {
-            let failed = problem(&answer, 502, "program_failed")?;
-            ensure!(
-                failed["detail"].to_string().contains("exit code 7"),
-                "{failed}"
-            );
+            problem_with(&answer, 502, "program_failed", "exit code 7")?;
         } else {
             ensure!(answer.status() == status, "{}", answer.status());
         }

@@ -3,21 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use bismuth_testkit::daemon::{program, static_program};
+use bismuth_testkit::daemon::{flags, program, static_program};
 use bismuth_testkit::http as client;
 use bismuth_testkit::{Containerd, Daemon, Registry, ZooKeeper, eventually, image, ports};
 
-use crate::common::{SOON, soon, text};
+use crate::common::{SOON, ok, soon};
 
-/// Runs one line as a shell would, with ZooKeeper's address put in place of the usual one.
+/// Runs `bismuthctl --zookeeper 127.0.0.1:2181 WORDS` as a shell would, with ZooKeeper's address put in place of the usual one.
 async fn line(words: &[&str], zookeeper: &str) -> Result<String> {
-    ensure!(
-        words[..3] == ["bismuthctl", "--zookeeper", "127.0.0.1:2181"],
-        "{words:?}"
-    );
     let run = tokio::process::Command::new(program("bismuthctl")?)
         .args(["--zookeeper", zookeeper])
-        .args(&words[3..])
+        .args(words)
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -57,44 +53,28 @@ async fn daemons(
     let (node, node_admin) = (ports::reserve()?, ports::reserve()?);
     let (frontend_port, frontend_admin) = (ports::reserve()?, ports::reserve()?);
     let at = |port: u16| format!("127.0.0.1:{port}");
-    let daemon = Daemon::spawn(
-        "bismuthd",
-        [
-            "--zookeeper",
-            zookeeper,
-            "--listen",
-            &at(node),
-            "--admin-listen",
-            &at(node_admin),
-            "--containerd",
-            &containerd.socket().display().to_string(),
-            "--state-dir",
-            &state.display().to_string(),
-            "--init",
-            &static_program("bismuth-init")?.display().to_string(),
-            "--registry-mirror",
-            &format!("docker.io={}", registry.url()),
-        ],
-    )?;
-    let frontend = Daemon::spawn(
-        "bismuthfe",
-        [
-            "--zookeeper",
-            zookeeper,
-            "--listen",
-            &at(frontend_port),
-            "--admin-listen",
-            &at(frontend_admin),
-            "--node-port",
-            &node.to_string(),
-        ],
-    )?;
-    daemon
-        .ready(&format!("http://{}/readyz", at(node_admin)), SOON)
-        .await?;
-    frontend
-        .ready(&format!("http://{}/readyz", at(frontend_admin)), SOON)
-        .await?;
+    let init = static_program("bismuth-init")?;
+    let args = flags([
+        ("--zookeeper", zookeeper.into()),
+        ("--listen", at(node)),
+        ("--admin-listen", at(node_admin)),
+        ("--containerd", containerd.socket().display().to_string()),
+        ("--state-dir", state.display().to_string()),
+        ("--init", init.display().to_string()),
+        ("--registry-mirror", format!("docker.io={}", registry.url())),
+    ]);
+    let daemon = Daemon::spawn("bismuthd", args)?;
+    let args = flags([
+        ("--zookeeper", zookeeper.into()),
+        ("--listen", at(frontend_port)),
+        ("--admin-listen", at(frontend_admin)),
+        ("--node-port", node.to_string()),
+    ]);
+    let frontend = Daemon::spawn("bismuthfe", args)?;
+    for (daemon, admin) in [(&daemon, node_admin), (&frontend, frontend_admin)] {
+        let url = format!("http://{}/readyz", at(admin));
+        daemon.ready(&url, SOON).await?;
+    }
     Ok(Daemons {
         _frontend: frontend,
         _node: daemon,
@@ -114,59 +94,35 @@ async fn the_five_lines_end_in_two_answered_invocations() -> Result<()> {
     let servers = zookeeper.connect_string();
     let run = async |words: &[&str]| line(words, &servers).await;
 
-    run(&["bismuthctl", "--zookeeper", "127.0.0.1:2181", "bootstrap"]).await?;
-    run(&[
-        "bismuthctl",
-        "--zookeeper",
-        "127.0.0.1:2181",
-        "provision",
-        "127.0.0.1",
-    ])
-    .await?;
+    run(&["bootstrap"]).await?;
+    run(&["provision", "127.0.0.1"]).await?;
     let state = containerd.scratch("n")?;
     let daemons = daemons(&servers, &containerd, &registry, &state).await?;
     let alpine = [
-        "bismuthctl",
-        "--zookeeper",
-        "127.0.0.1:2181",
         "create-function",
         "docker.io/library/alpine:latest",
         "exec:/bin/ls",
     ];
     let lister = id_in(&run(&alpine).await?)?;
     let python = [
-        "bismuthctl",
-        "--zookeeper",
-        "127.0.0.1:2181",
         "create-function",
         "docker.io/library/python:3.11",
         "server:8000:/usr/local/bin/python3 -m http.server",
     ];
     let files = id_in(&run(&python).await?)?;
     for id in [&lister, &files] {
-        run(&[
-            "bismuthctl",
-            "--zookeeper",
-            "127.0.0.1:2181",
-            "add-backend",
-            id,
-            "127.0.0.1",
-        ])
-        .await?;
+        run(&["add-backend", id, "127.0.0.1"]).await?;
     }
 
     for (id, expected) in [(&lister, "etc\n"), (&files, "Directory listing for /")] {
         let url = format!("{}/invoke/{id}", daemons.url);
         // The image is being pulled and unpacked meanwhile; until then the answer says so.
-        eventually(
-            &format!("{expected:?} is in the answer"),
-            SOON,
-            async || match client::get(&url).await {
-                Ok(answer) if answer.status() == 200 && text(&answer).contains(expected) => Ok(()),
-                Ok(answer) => Err(format!("{} {}", answer.status(), text(&answer))),
-                Err(error) => Err(format!("{error:#}")),
-            },
-        )
+        let what = format!("{expected:?} is in the answer");
+        eventually(&what, SOON, async || {
+            let answer = ok(&client::get(&url).await?)?;
+            ensure!(answer.contains(expected), "{answer}");
+            Ok(())
+        })
         .await;
     }
     Ok(())

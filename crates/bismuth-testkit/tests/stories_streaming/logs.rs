@@ -8,7 +8,8 @@ use bismuth_testkit::{Cluster, eventually};
 use http::Request;
 use serde_json::{Value, json};
 
-use crate::common::{BodyReader, SOON, echo_server, header, script, text, with};
+use crate::bulk::check_resident;
+use crate::common::{BodyReader, Deployed, SOON, echo_server, header, ok, script, text, with};
 
 /// The message of each line, after time, container, stream and tag.
 fn messages(log: &str) -> Vec<&str> {
@@ -19,42 +20,22 @@ fn messages(log: &str) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_read_by_its_end_by_its_time_and_as_it_is_written() -> Result<()> {
-    let cluster = Cluster::start().await?;
-    let id = cluster.deploy(&script("cat >&2")).await?;
+    let deployed = Deployed::start(&script("cat >&2")).await?;
     let print = async |line: &str| {
-        let answer = client::post(
-            &cluster.frontend_url(&format!("/invoke/{id}")),
-            format!("{line}\n"),
-        )
-        .await?;
-        ensure!(
-            answer.status() == 200,
-            "{} {}",
-            answer.status(),
-            text(&answer)
-        );
-        Ok(())
+        let answer = client::post(&deployed.url(""), format!("{line}\n")).await?;
+        ok(&answer).map(drop)
     };
-    let read = async |query: &str| -> Result<String> {
-        let answer = client::get(&cluster.api_url(&format!("/function/{id}/logs{query}"))).await?;
-        ensure!(
-            answer.status() == 200,
-            "{} {}",
-            answer.status(),
-            text(&answer)
-        );
-        Ok(text(&answer))
-    };
+    let log = format!("/function/{}/logs", deployed.id);
+    let log = deployed.cluster.api_url(&log);
+    let read = async |query: &str| ok(&client::get(&format!("{log}{query}")).await?);
     let lines: Vec<String> = (1..=6).map(|number| format!("line {number}")).collect();
     for line in &lines {
         print(line).await?;
     }
     let whole = eventually("all lines are in the log", SOON, async || {
-        match read("").await {
-            Ok(log) if messages(&log) == lines => Ok(log),
-            Ok(log) => Err(log),
-            Err(error) => Err(format!("{error:#}")),
-        }
+        let log = read("").await?;
+        ensure!(messages(&log) == lines, "{log}");
+        Ok(log)
     })
     .await;
     ensure!(
@@ -71,9 +52,7 @@ async fn a_log_is_read_by_its_end_by_its_time_and_as_it_is_written() -> Result<(
     ensure!(messages(&read(&format!("?since={}", times[3])).await?) == lines[3..]);
     ensure!(read("?since=2099-01-01T00:00:00Z").await?.is_empty());
 
-    let following =
-        Request::get(cluster.api_url(&format!("/function/{id}/logs?follow=true&tail=1")))
-            .body(full(""))?;
+    let following = Request::get(format!("{log}?follow=true&tail=1")).body(full(""))?;
     let answer = client::send(following).await?;
     ensure!(
         header(&answer, "content-type") == "text/event-stream",
@@ -110,42 +89,28 @@ async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() ->
     const KEPT: u64 = 3 * ((10 << 20) + (32 << 10));
     /// It takes 13 s unoptimised on an idle machine with two cores; many times that is standing still.
     const STALLED: Duration = Duration::from_secs(240);
-    let cluster = Cluster::start().await?;
-    let id = cluster
-        .deploy(&with(echo_server(), &json!({ "timeout_ms": 600_000 })))
-        .await?;
-    let url = |rest: &str| cluster.frontend_url(&format!("/invoke/{id}{rest}"));
+    let definition = with(echo_server(), &json!({ "timeout_ms": 600_000 }));
+    let deployed = Deployed::start(&definition).await?;
+    let Deployed { cluster, id } = &deployed;
     let began = Instant::now();
     // In quarters, so that none of the answers takes as long as the test's client waits.
     for quarter in 1..=4 {
-        let logged = client::get(&url(&format!("/log?bytes={}&line=1000", GIB / 4))).await?;
-        ensure!(
-            logged.status() == 200,
-            "{} {}",
-            logged.status(),
-            text(&logged)
-        );
+        let url = deployed.url(&format!("/log?bytes={}&line=1000", GIB / 4));
+        ok(&client::get(&url).await?)?;
         println!("{quarter}/4 GiB after {:?}", began.elapsed());
     }
 
     // What it prints afterwards is there soon, and it still answers.
-    client::get(&url("/log?bytes=8&line=8")).await?;
+    client::get(&deployed.url("/log?bytes=8&line=8")).await?;
     eventually("the last line is in the log", SOON, async || {
-        let tail = client::get(&cluster.api_url(&format!("/function/{id}/logs?tail=1"))).await;
-        let tail = text(&tail.map_err(|error| format!("{error:#}"))?);
-        if messages(&tail) == ["xxxxxxx"] {
-            Ok(())
-        } else {
-            Err(tail)
-        }
+        let tail = cluster.api_url(&format!("/function/{id}/logs?tail=1"));
+        let tail = text(&client::get(&tail).await?);
+        ensure!(messages(&tail) == ["xxxxxxx"], "{tail}");
+        Ok(())
     })
     .await;
-    for (name, daemon) in cluster.daemons() {
-        let peak = daemon.process()?.peak_resident_bytes()?;
-        println!("{name}: at most {} KiB resident", peak >> 10);
-        ensure!(peak < 64 << 20, "{name} had {peak} bytes in memory");
-    }
-    let kept = bytes_below(&cluster.nodes()[0].state_dir().join("logs"))?;
+    check_resident(cluster, "after a gibibyte of log")?;
+    let kept = bytes_below(&cluster.nodes[0].state_dir.join("logs"))?;
     ensure!(kept <= KEPT, "{kept} bytes of log are kept");
     ensure!(began.elapsed() < STALLED, "it took {:?}", began.elapsed());
     Ok(())
@@ -155,15 +120,15 @@ async fn a_container_that_logs_a_gibibyte_neither_grows_its_node_nor_stalls() ->
 async fn log_becomes(cluster: &Cluster, id: &str, wanted: impl Fn(&[&str]) -> bool) {
     let url = cluster.api_url(&format!("/function/{id}/logs"));
     eventually("the log is complete", SOON, async || {
-        let log = client::get(&url).await;
-        let log = text(&log.map_err(|error| format!("{error:#}"))?);
+        let log = text(&client::get(&url).await?);
         let messages = messages(&log);
-        if wanted(&messages) {
-            Ok(())
-        } else {
-            let end: Vec<_> = messages.iter().rev().take(3).collect();
-            Err(format!("{} lines, the last {end:?}", messages.len()))
-        }
+        let end: Vec<_> = messages.iter().rev().take(3).collect();
+        ensure!(
+            wanted(&messages),
+            "{} lines, the last {end:?}",
+            messages.len()
+        );
+        Ok(())
     })
     .await;
 }
@@ -172,19 +137,12 @@ async fn log_becomes(cluster: &Cluster, id: &str, wanted: impl Fn(&[&str]) -> bo
 async fn a_program_that_prints_ten_mebibytes_of_errors_loses_none_of_them() -> Result<()> {
     /// With their numbers and line feeds a thousand bytes each; the log keeps 30 MiB.
     const LINES: usize = (10 << 20) / 1000;
-    let cluster = Cluster::start().await?;
     let lines = format!(
         "awk 'BEGIN {{ for (i = 0; i < {LINES}; i++) printf \"%0999d\\n\", i }}' | cat >&2"
     );
     // `cat` tells by its exit code that a write failed; it is the last of the pipeline.
-    let id = cluster.deploy(&script(&lines)).await?;
-    let answer = cluster.invoke(&id).await?;
-    ensure!(
-        answer.status() == 200,
-        "{} {}",
-        answer.status(),
-        text(&answer)
-    );
+    let Deployed { cluster, id } = Deployed::start(&script(&lines)).await?;
+    ok(&cluster.invoke(&id).await?)?;
     log_becomes(&cluster, &id, |messages| {
         messages.len() == LINES
             && (messages.iter().enumerate()).all(|(number, line)| line.parse() == Ok(number))
@@ -206,13 +164,7 @@ async fn a_program_that_makes_its_standard_error_wait_holds_up_no_other_log() ->
     let innocent = cluster.deploy(&script("echo innocent >&2")).await?;
     for number in 1..=3 {
         for (id, word) in [(&hostile, "hostile"), (&innocent, "innocent")] {
-            let answer = cluster.invoke(id).await?;
-            ensure!(
-                answer.status() == 200,
-                "{} {}",
-                answer.status(),
-                text(&answer)
-            );
+            ok(&cluster.invoke(id).await?)?;
             log_becomes(&cluster, id, |messages| messages == vec![word; number]).await;
         }
     }

@@ -5,7 +5,10 @@ use bismuth_testkit::http as client;
 use bismuth_testkit::{Cluster, eventually};
 use serde_json::{Value, json};
 
-use crate::common::{RawConnection, SOON, echo_server, get_with, header, problem, text, with};
+use crate::common::{
+    Deployed, RawConnection, SOON, echo_server, get_with, header, ok, problem, problem_with, text,
+    with,
+};
 
 /// What the function says about the request it got.
 struct EchoedRequest {
@@ -38,20 +41,14 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
     let id = cluster.deploy(&routed).await?;
 
     let url = cluster.frontend_url("/headers?a=b");
+    let headers = [
+        ("host", "Shop.Example.COM.:8000"),
+        ("connection", "x-secret"),
+        ("x-secret", "1"),
+    ];
     let answer = eventually("the route is known", SOON, async || {
-        match get_with(
-            &url,
-            &[
-                ("host", "Shop.Example.COM.:8000"),
-                ("connection", "x-secret"),
-                ("x-secret", "1"),
-            ],
-        )
-        .await
-        {
-            Ok(answer) if answer.status() == 200 => Ok(answer),
-            other => Err(format!("{other:?}")),
-        }
+        let answer = get_with(&url, &headers).await?;
+        ok(&answer).map(|_| answer)
     })
     .await;
     let echoed = EchoedRequest::of(answer.body())?;
@@ -64,53 +61,31 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
     ] {
         ensure!(echoed.all(name) == [value], "{name}: {:?}", echoed.headers);
     }
-    ensure!(
-        echoed.all("x-secret").is_empty(),
-        "a hop-by-hop header went on: {:?}",
-        echoed.headers
-    );
-    ensure!(
-        echoed.all("x-forwarded-prefix").is_empty(),
-        "{:?}",
-        echoed.headers
-    );
+    // A hop-by-hop header does not go on, and nothing was taken off the path.
+    for name in ["x-secret", "x-forwarded-prefix"] {
+        ensure!(echoed.all(name).is_empty(), "{name}: {:?}", echoed.headers);
+    }
 
     // By its id it is reachable all the same, and told what was taken off its path. A client's own
     // claims about who asked are not passed on as ours.
     let url = cluster.frontend_url(&format!("/invoke/{id}/headers?a=b"));
-    let answer = get_with(
-        &url,
-        &[
-            ("x-forwarded-proto", "https"),
-            ("x-bismuth-container-id", "mine"),
-        ],
-    )
-    .await?;
+    let claims = [
+        ("x-forwarded-proto", "https"),
+        ("x-bismuth-container-id", "mine"),
+    ];
+    let answer = get_with(&url, &claims).await?;
     let echoed = EchoedRequest::of(answer.body())?;
     ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
-    ensure!(
-        echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")],
-        "{:?}",
-        echoed.headers
-    );
-    ensure!(
-        echoed.all("x-forwarded-proto") == ["http"],
-        "{:?}",
-        echoed.headers
-    );
-    ensure!(
-        echoed.all("x-bismuth-container-id") != ["mine"],
-        "{:?}",
-        echoed.headers
-    );
+    let told = echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")]
+        && echoed.all("x-forwarded-proto") == ["http"]
+        && echoed.all("x-bismuth-container-id") != ["mine"];
+    ensure!(told, "{:?}", echoed.headers);
 
     cluster.delete_function(&id).await?;
     let url = cluster.frontend_url("/headers");
     eventually("the route is gone", SOON, async || {
-        let answer = get_with(&url, &[("host", "shop.example.com")])
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        problem(&answer, 404, "no_route").map_err(|error| format!("{error:#}"))
+        let answer = get_with(&url, &[("host", "shop.example.com")]).await?;
+        problem(&answer, 404, "no_route")
     })
     .await;
     Ok(())
@@ -118,36 +93,26 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_says_which_container_gave_it_and_where_the_time_went() -> Result<()> {
-    let cluster = Cluster::start().await?;
-    let id = cluster.deploy(&echo_server()).await?;
-    let url = cluster.frontend_url(&format!("/invoke/{id}/"));
-    let container = cluster.function(&id).await?["backends"][0]["backend"]["container_id"].clone();
+    let deployed = Deployed::start(&echo_server()).await?;
+    let Deployed { cluster, id } = &deployed;
+    let container = cluster.function(id).await?["backends"][0]["backend"]["container_id"].clone();
 
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let answer = get_with(
-        &url,
-        &[("x-request-id", "kept-as-it-is"), ("traceparent", trace)],
-    )
-    .await?;
-    ensure!(answer.status() == 200, "{answer:?}");
+    let named = [("x-request-id", "kept-as-it-is"), ("traceparent", trace)];
+    let answer = get_with(&deployed.url("/"), &named).await?;
+    ok(&answer)?;
     ensure!(
-        header(&answer, "x-bismuth-container-id") == container,
-        "{answer:?}"
-    );
-    ensure!(
-        header(&answer, "x-request-id") == "kept-as-it-is",
-        "{answer:?}"
-    );
-    ensure!(
-        header(&answer, "traceparent").contains("0af7651916cd43dd8448eb211c80319c"),
+        header(&answer, "x-bismuth-container-id") == container
+            && header(&answer, "x-request-id") == "kept-as-it-is"
+            && header(&answer, "traceparent").contains("0af7651916cd43dd8448eb211c80319c"),
         "{answer:?}"
     );
     let timing = header(&answer, "server-timing");
     for mark in ["warm", "queue;dur=", "start;dur=", "run;dur="] {
         ensure!(timing.contains(mark), "no {mark} in {timing:?}");
     }
-    let first = cluster.invoke(&id).await?;
-    let second = cluster.invoke(&id).await?;
+    let first = cluster.invoke(id).await?;
+    let second = cluster.invoke(id).await?;
     let ids = [
         header(&first, "x-request-id"),
         header(&second, "x-request-id"),
@@ -155,27 +120,16 @@ async fn an_answer_says_which_container_gave_it_and_where_the_time_went() -> Res
     ensure!(!ids[0].is_empty() && ids[0] != ids[1], "{ids:?}");
 
     // After its death it is started again by a request, which says so.
-    let died = client::get(&cluster.frontend_url(&format!("/invoke/{id}/exit?code=3"))).await?;
-    let words = problem(&died, 502, "program_ended")?;
-    ensure!(
-        words["detail"]
-            .as_str()
-            .is_some_and(|detail| detail.contains("exit code 3")),
-        "{words}"
-    );
+    let died = client::get(&deployed.url("/exit?code=3")).await?;
+    problem_with(&died, 502, "program_ended", "exit code 3")?;
     let answer = eventually("a request starts it again", SOON, async || {
-        match cluster.invoke(&id).await {
-            Ok(answer) if answer.status() == 200 => Ok(answer),
-            other => Err(format!("{other:?}")),
-        }
+        let answer = cluster.invoke(id).await?;
+        ok(&answer).map(|_| answer)
     })
     .await;
     ensure!(
-        header(&answer, "server-timing").contains("cold"),
-        "{answer:?}"
-    );
-    ensure!(
-        header(&answer, "x-bismuth-container-id") == container,
+        header(&answer, "server-timing").contains("cold")
+            && header(&answer, "x-bismuth-container-id") == container,
         "{answer:?}"
     );
     Ok(())
@@ -220,12 +174,7 @@ async fn when_container_and_queue_are_full_the_next_request_is_told_when_to_come
 
     inside.reset()?;
     let answer = waiting.await?;
-    ensure!(
-        answer.status() == 200 && answer.body() == "hello\n",
-        "{} {}",
-        answer.status(),
-        text(&answer)
-    );
+    ensure!(ok(&answer)? == "hello\n", "{}", text(&answer));
     ensure!(
         header(&answer, "server-timing").contains("queue;dur="),
         "{answer:?}"
@@ -247,12 +196,7 @@ async fn a_head_that_the_frontend_takes_reaches_the_function() -> Result<()> {
     let mut fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
     fields.push(("cookie", &cookie));
     let answer = get_with(&url, &fields).await?;
-    ensure!(
-        answer.status() == 200,
-        "{} {}",
-        answer.status(),
-        text(&answer)
-    );
+    ok(&answer)?;
     let echoed = EchoedRequest::of(answer.body())?;
     ensure!(
         echoed.all("cookie") == [cookie.as_str()],

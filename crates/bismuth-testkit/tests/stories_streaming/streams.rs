@@ -1,7 +1,6 @@
 //! Server-sent events, upgrades, trailers, interim and early responses.
 
 use anyhow::{Context, Result, bail, ensure};
-use bismuth_testkit::Cluster;
 use bismuth_testkit::http::{self as client, full};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
@@ -12,36 +11,11 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
-use crate::common::{BodyReader, RawConnection, channel_body, echo_server, header, soon};
-
-struct Deployed {
-    cluster: Cluster,
-    id: String,
-}
-
-impl Deployed {
-    async fn start() -> Result<Self> {
-        let cluster = Cluster::start().await?;
-        let id = cluster.deploy(&echo_server()).await?;
-        Ok(Self { cluster, id })
-    }
-
-    fn path(&self, rest: &str) -> String {
-        format!("/invoke/{}{rest}", self.id)
-    }
-
-    fn url(&self, rest: &str) -> String {
-        self.cluster.frontend_url(&self.path(rest))
-    }
-
-    async fn connect(&self) -> Result<RawConnection> {
-        RawConnection::connect(&self.cluster.frontend_url("/")).await
-    }
-}
+use crate::common::{BodyReader, Deployed, channel_body, echo_server, header, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_server_sent_event_is_seen_before_the_next_is_triggered() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let answer = client::send(Request::get(deployed.url("/sse?n=5")).body(full(""))?).await?;
     ensure!(
         header(&answer, "content-type") == "text/event-stream",
@@ -62,14 +36,10 @@ async fn each_server_sent_event_is_seen_before_the_next_is_triggered() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_echoes_through_both_hops_until_it_is_closed() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let url = deployed.url("/ws").replacen("http", "ws", 1);
-    let authority = url
-        .trim_start_matches("ws://")
-        .split('/')
-        .next()
-        .context("no host")?
-        .to_owned();
+    let uri: http::Uri = url.parse()?;
+    let authority = uri.authority().context("no host")?.as_str();
     let stream = TcpStream::connect(authority).await?;
     let (mut socket, answer) = tokio_tungstenite::client_async(&url, stream).await?;
     ensure!(
@@ -108,7 +78,7 @@ async fn a_websocket_echoes_through_both_hops_until_it_is_closed() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_carries_any_bytes_and_its_halves_close_apart() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let mut raw = deployed.connect().await?;
     let head = format!(
         "GET {} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly bytes",
@@ -136,7 +106,7 @@ async fn an_upgraded_connection_carries_any_bytes_and_its_halves_close_apart() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_pass_in_both_directions() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sent", HeaderValue::from_static("at the end"));
     let frames = stream::iter([
@@ -160,7 +130,7 @@ async fn trailers_pass_in_both_directions() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_is_answered_before_the_next_is_sent() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let (pieces, body) = channel_body();
     let sent = client::send(Request::post(deployed.url("/echo")).body(body)?);
     pieces.send("first\n".into())?;
@@ -179,7 +149,7 @@ async fn a_chunk_is_answered_before_the_next_is_sent() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_waits_for_100_continue_is_asked_for_only_when_the_function_reads_it()
 -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let expecting = |rest: &str| {
         let path = deployed.path(rest);
         format!(
@@ -210,7 +180,7 @@ async fn a_body_that_waits_for_100_continue_is_asked_for_only_when_the_function_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_comes_before_the_body_was_sent() -> Result<()> {
-    let deployed = Deployed::start().await?;
+    let deployed = Deployed::start(&echo_server()).await?;
     let mut raw = deployed.connect().await?;
     let path = deployed.path("/early");
     raw.send(format!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bismuth_testkit::{eventually, http as client};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -54,10 +54,9 @@ impl LoadGenerator {
     pub async fn more(&self, count: usize) {
         let target = self.ended.load(Ordering::Relaxed) + count;
         eventually("requests end", SOON, async || {
-            match self.ended.load(Ordering::Relaxed) {
-                ended if ended >= target => Ok(()),
-                ended => Err(format!("{ended} of {target}")),
-            }
+            let ended = self.ended.load(Ordering::Relaxed);
+            ensure!(ended >= target, "{ended} of {target}");
+            Ok(())
         })
         .await;
     }

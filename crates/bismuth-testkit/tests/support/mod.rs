@@ -3,32 +3,22 @@
 // Each story is a crate of its own and uses its part of this.
 #![allow(dead_code)]
 
+#[path = "../common/mod.rs"]
+mod common;
 pub mod load;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use bismuth_testkit::{Cluster, eventually, http as client};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// Whatever is awaited happens within a second or two; a loaded machine may take longer.
-pub const SOON: Duration = Duration::from_secs(30);
-
-/// The test server, asked on port 8000, with these arguments.
-pub fn server(args: &[&str]) -> Value {
-    let argv: Vec<&str> = [&["/echo-server"], args].concat();
-    json!({ "image": "docker.io/library/echo-server:latest", "invoke_mode": { "Server": [argv, 8000] } })
-}
-
-/// A shell script, once per request.
-pub fn script(lines: &str) -> Value {
-    json!({ "image": "docker.io/library/alpine:latest", "invoke_mode": { "Executable": ["/bin/sh", "-c", lines] } })
-}
+pub use common::{SOON, ok, script, server, shown, text};
 
 /// One slot of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +54,8 @@ pub async fn only_slot(cluster: &Cluster, id: &str) -> Result<Slot> {
 
 /// The containers that run on a node: container id → process id on this machine.
 pub async fn pids(cluster: &Cluster, node: usize) -> Result<BTreeMap<String, u32>> {
-    let namespace = cluster.nodes()[node].namespace();
-    cluster.containerd().tasks(namespace).await
+    let namespace = &cluster.nodes[node].namespace;
+    cluster.containerd.tasks(namespace).await
 }
 
 /// The process of a container on the first node.
@@ -120,17 +110,13 @@ pub async fn ask(cluster: &Cluster, id: &str, path: &str) -> Result<Response<Byt
 
 /// Asks a function for `/`, which must answer 200; returns the body.
 pub async fn answers(cluster: &Cluster, id: &str) -> Result<String> {
-    let answer = ask(cluster, id, "/").await?;
-    ensure!(answer.status() == StatusCode::OK, "{}", shown(&answer));
-    Ok(text(&answer))
+    ok(&ask(cluster, id, "/").await?)
 }
 
 /// Asks a function for `/` until it answers 200; returns the body.
 pub async fn answers_soon(cluster: &Cluster, id: &str) -> String {
     eventually(&format!("function {id} answers"), SOON, async || {
-        answers(cluster, id)
-            .await
-            .map_err(|error| format!("{error:#}"))
+        answers(cluster, id).await
     })
     .await
 }
@@ -138,14 +124,9 @@ pub async fn answers_soon(cluster: &Cluster, id: &str) -> String {
 /// Waits until a function's only slot has this status; returns the reason.
 pub async fn status_soon(cluster: &Cluster, id: &str, status: &str) -> String {
     eventually(&format!("function {id} is {status}"), SOON, async || {
-        let slot = only_slot(cluster, id)
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        if slot.status == status {
-            Ok(slot.reason)
-        } else {
-            Err(format!("{slot:?}"))
-        }
+        let slot = only_slot(cluster, id).await?;
+        ensure!(slot.status == status, "{slot:?}");
+        Ok(slot.reason)
     })
     .await
 }
@@ -153,71 +134,37 @@ pub async fn status_soon(cluster: &Cluster, id: &str, status: &str) -> String {
 /// Waits until the frontend says that there is no such function.
 pub async fn unknown_soon(cluster: &Cluster, id: &str) {
     eventually("the route is gone", SOON, async || {
-        let answer = ask(cluster, id, "/")
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            Ok(())
-        } else {
-            Err(shown(&answer))
-        }
+        let answer = ask(cluster, id, "/").await?;
+        ensure!(answer.status() == 404, "{}", shown(&answer));
+        Ok(())
     })
     .await;
 }
 
 /// Waits until a container is gone from the first node: its task, its record, its directory.
 pub async fn gone_soon(cluster: &Cluster, container: &str) {
-    let dir = cluster.nodes()[0]
-        .state_dir()
+    let dir = cluster.nodes[0]
+        .state_dir
         .join("containers")
         .join(container);
     eventually("the container is gone", SOON, async || {
-        if dir.exists() {
-            return Err(format!("{} is there", dir.display()));
-        }
-        let inventory = cluster
-            .containerd()
-            .inventory()
-            .await
-            .map_err(|error| format!("{error:#}"))?;
-        let left = inventory
-            .iter()
-            .filter(|(_, names)| names.iter().any(|name| name.ends_with(container)));
-        let left: Vec<_> = left.map(|(kind, _)| *kind).collect();
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{left:?}"))
-        }
+        ensure!(!dir.exists(), "{} is there", dir.display());
+        let mut inventory = cluster.containerd.inventory().await?;
+        inventory.retain(|_, names| names.iter().any(|name| name.ends_with(container)));
+        ensure!(inventory.is_empty(), "{inventory:?}");
+        Ok(())
     })
     .await;
 }
 
-/// Waits until the frontend's file has, or has not, a function in it.
-pub async fn saved_soon(cluster: &Cluster, id: &str) {
-    let file = cluster.dir().join("bismuthfe.snapshot");
-    eventually("the frontend saved the route", SOON, async || {
-        let saved = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-        if saved.contains(id) {
-            Ok(())
-        } else {
-            Err(saved)
-        }
+/// Waits until a file has this text in it.
+pub async fn saved_soon(file: &Path, text: &str) {
+    eventually(&format!("{text} is saved"), SOON, async || {
+        let saved = std::fs::read_to_string(file)?;
+        ensure!(saved.contains(text), "{saved}");
+        Ok(())
     })
     .await;
-}
-
-pub fn text(answer: &Response<Bytes>) -> String {
-    String::from_utf8_lossy(answer.body()).into_owned()
-}
-
-pub fn shown(answer: &Response<Bytes>) -> String {
-    format!(
-        "{} {:?} {}",
-        answer.status(),
-        answer.headers(),
-        text(answer)
-    )
 }
 
 /// An error of ours that invites to try again; returns its code.
