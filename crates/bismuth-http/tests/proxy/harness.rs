@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 /// Longer than any test takes; a test that hangs says so.
@@ -56,6 +56,33 @@ where
     });
     Upstream { addr, accepted }
 }
+
+/// Asks a proxy in front of an upstream that follows `script`.
+pub async fn ask_through<F, S>(request: &str, script: S) -> Peer
+where
+    S: Fn(Peer) -> F + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    ask_with(Settings::default(), request, script).await
+}
+
+/// The same of a proxy with these settings.
+pub async fn ask_with<F, S>(settings: Settings, request: &str, script: S) -> Peer
+where
+    S: Fn(Peer) -> F + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let upstream = upstream(script).await;
+    proxy_with(upstream.addr, settings).await.ask(request).await
+}
+
+/// What a script and a test tell each other, as often as it is awaited. It lives as long as the process.
+pub fn signal() -> &'static Notify {
+    Box::leak(Box::default())
+}
+
+/// A `GET` of `/`.
+pub const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// One end of a raw connection.
 pub struct Peer {
@@ -100,6 +127,13 @@ impl Peer {
     /// One head, lower-cased so that assertions need not care.
     pub async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await.to_ascii_lowercase()
+    }
+
+    /// Reads a head and sends this; returns the head.
+    pub async fn answer(&mut self, bytes: impl AsRef<[u8]>) -> String {
+        let head = self.head().await;
+        self.send(bytes).await;
+        head
     }
 
     pub async fn exactly(&mut self, length: usize) -> Vec<u8> {

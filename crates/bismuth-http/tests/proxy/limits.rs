@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::harness::{Settings, proxy, proxy_with, run, upstream};
+use crate::harness::{GET, Settings, ask_with, proxy, proxy_with, run, signal, upstream};
 
 async fn silent() -> std::net::SocketAddr {
     upstream(|mut peer| async move {
-        peer.head().await;
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        peer.answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             .await;
         peer.until_end().await;
     })
@@ -88,7 +87,7 @@ fn an_idle_connection_is_closed_after_its_keep_alive() {
         let mut settings = Settings::default();
         settings.limits.keep_alive_timeout = Duration::from_millis(50);
         let proxy = proxy_with(silent().await, settings).await;
-        let mut client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut client = proxy.ask(GET).await;
         assert!(client.head().await.starts_with("http/1.1 200"));
         assert_eq!(client.until_end().await, "");
     });
@@ -97,24 +96,17 @@ fn an_idle_connection_is_closed_after_its_keep_alive() {
 #[test]
 fn a_client_that_does_not_read_is_cut_off() {
     run(async {
-        let gone = std::rc::Rc::new(tokio::sync::Notify::new());
-        let told = gone.clone();
-        let upstream = upstream(move |mut peer| {
-            let gone = told.clone();
-            async move {
-                peer.head().await;
-                peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-                    .await;
-                let megabyte = vec![b'x'; 1 << 20];
-                while peer.try_send(&megabyte).await.is_ok() {}
-                gone.notify_one();
-            }
-        })
-        .await;
+        let gone = signal();
         let mut settings = Settings::default();
         settings.limits.write_timeout = Duration::from_millis(100);
-        let proxy = proxy_with(upstream.addr, settings).await;
-        let _client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let _client = ask_with(settings, GET, move |mut peer| async move {
+            peer.answer("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                .await;
+            let megabyte = vec![b'x'; 1 << 20];
+            while peer.try_send(&megabyte).await.is_ok() {}
+            gone.notify_one();
+        })
+        .await;
         gone.notified().await;
     });
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::harness::{proxy, run, upstream};
+use crate::harness::{ask_through, proxy, run, upstream};
 
 /// Each after the request line and `Host`, before the empty line.
 const AMBIGUOUS_FIELDS: &[&str] = &[
@@ -119,20 +119,19 @@ fn a_body_that_looks_like_a_request_stays_a_body() {
     run(async {
         let body =
             "GET /smuggled HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let upstream = upstream(move |mut peer| async move {
-            peer.head().await;
-            assert_eq!(peer.exactly(body.len()).await, body.as_bytes());
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                .await;
-            assert!(peer.head().await.starts_with("get /next"));
-            peer.send("HTTP/1.1 204 No Content\r\n\r\n").await;
-        })
-        .await;
         let length = body.len();
         let request = format!(
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
         );
-        let mut client = proxy(upstream.addr).await.ask(&request).await;
+        let mut client = ask_through(&request, move |mut peer| async move {
+            peer.head().await;
+            assert_eq!(peer.exactly(length).await, body.as_bytes());
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await;
+            let next = peer.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
+            assert!(next.starts_with("get /next"));
+        })
+        .await;
         assert!(client.head().await.starts_with("http/1.1 200"));
         assert!(client.head().await.starts_with("http/1.1 204"));
     });
@@ -143,7 +142,9 @@ fn broken_chunks_never_end_cleanly_upstream() {
     run(async {
         let (tell, told) = tokio::sync::oneshot::channel();
         let tell = RefCell::new(Some(tell));
-        let upstream = upstream(move |mut peer| {
+        let request =
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n";
+        let _client = ask_through(request, move |mut peer| {
             let tell = tell.borrow_mut().take();
             async move {
                 let seen = peer.until_end().await;
@@ -153,9 +154,6 @@ fn broken_chunks_never_end_cleanly_upstream() {
             }
         })
         .await;
-        let request =
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n";
-        let _client = proxy(upstream.addr).await.ask(request).await;
         let seen = told.await.unwrap();
         assert!(!seen.ends_with("0\r\n\r\n"), "{seen:?}");
     });

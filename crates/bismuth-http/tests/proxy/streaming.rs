@@ -1,20 +1,16 @@
 //! Bodies stream both ways as they come, with back-pressure.
 
-use std::rc::Rc;
+use crate::harness::{GET, ask_through, proxy, run, signal, upstream};
 
-use tokio::sync::Notify;
-
-use crate::harness::{proxy, run, upstream};
-
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const EXPECTING: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
 
 #[test]
 fn a_connection_to_the_upstream_serves_one_request_after_the_other() {
     run(async {
         let upstream = upstream(|mut peer| async move {
             for _ in 0..3 {
-                peer.head().await;
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+                peer.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
                     .await;
             }
         })
@@ -33,27 +29,21 @@ fn a_connection_to_the_upstream_serves_one_request_after_the_other() {
 #[test]
 fn events_arrive_one_by_one() {
     run(async {
-        let seen = Rc::new(Notify::new());
-        let acknowledged = seen.clone();
-        let upstream = upstream(move |mut peer| {
-            let seen = seen.clone();
-            async move {
-                peer.head().await;
-                peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-                for event in 0..3 {
-                    peer.send(format!("9\r\ndata: {event}\n\n\r\n")).await;
-                    // The next event is not written before the client has this one.
-                    seen.notified().await;
-                }
-                peer.send("0\r\n\r\n").await;
+        let seen = signal();
+        let mut client = ask_through(GET, move |mut peer| async move {
+            peer.answer("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            for event in 0..3 {
+                peer.send(format!("9\r\ndata: {event}\n\n\r\n")).await;
+                // The next event is not written before the client has this one.
+                seen.notified().await;
             }
+            peer.send("0\r\n\r\n").await;
         })
         .await;
-        let mut client = proxy(upstream.addr).await.ask(GET).await;
         client.head().await;
         for event in 0..3 {
             client.until(&format!("data: {event}\n\n")).await;
-            acknowledged.notify_one();
+            seen.notify_one();
         }
         client.until("0\r\n\r\n").await;
     });
@@ -62,7 +52,8 @@ fn events_arrive_one_by_one() {
 #[test]
 fn an_early_response_arrives_while_the_body_is_still_going_up() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n";
+        let mut client = ask_through(request, |mut peer| async move {
             peer.head().await;
             peer.exactly(4).await;
             peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
@@ -71,8 +62,6 @@ fn an_early_response_arrives_while_the_body_is_still_going_up() {
             peer.send("3\r\ntwo\r\n0\r\n\r\n").await;
         })
         .await;
-        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n";
-        let mut client = proxy(upstream.addr).await.ask(request).await;
         client.send("1234").await;
         client.until("one").await;
         client.send("5678").await;
@@ -84,16 +73,14 @@ fn an_early_response_arrives_while_the_body_is_still_going_up() {
 #[test]
 fn a_response_that_comes_instead_of_reading_the_body_is_not_lost() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
-            peer.head().await;
-            peer.send(
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
+        let mut client = ask_through(request, |mut peer| async move {
+            peer.answer(
                 "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
             )
             .await;
         })
         .await;
-        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
-        let mut client = proxy(upstream.addr).await.ask(request).await;
         // The client goes on sending into a proxy that has its answer already.
         let megabyte = vec![b'x'; 1 << 20];
         for _ in 0..8 {
@@ -110,7 +97,8 @@ fn a_response_that_comes_instead_of_reading_the_body_is_not_lost() {
 #[test]
 fn trailers_pass_both_ways() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: up\r\n\r\n";
+        let mut client = ask_through(request, |mut peer| async move {
             let head = peer.head().await;
             assert!(head.contains("\r\nte: trailers\r\n"), "{head}");
             let body = peer.until("\r\n\r\n").await;
@@ -118,10 +106,6 @@ fn trailers_pass_both_ways() {
             peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n4\r\nback\r\n0\r\nx-sum: down\r\n\r\n").await;
         })
         .await;
-        let mut client = proxy(upstream.addr)
-            .await
-            .ask("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: up\r\n\r\n")
-            .await;
         client.head().await;
         let body = client.until("\r\n\r\n").await;
         assert_eq!(body, "4\r\nback\r\n0\r\nx-sum: down\r\n\r\n");
@@ -131,7 +115,7 @@ fn trailers_pass_both_ways() {
 #[test]
 fn a_body_goes_up_when_the_upstream_asks_for_it() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut client = ask_through(EXPECTING, |mut peer| async move {
             let head = peer.head().await;
             assert!(head.contains("expect: 100-continue"), "{head}");
             peer.send("HTTP/1.1 100 Continue\r\n\r\n").await;
@@ -140,9 +124,6 @@ fn a_body_goes_up_when_the_upstream_asks_for_it() {
                 .await;
         })
         .await;
-        let request =
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-        let mut client = proxy(upstream.addr).await.ask(request).await;
         assert_eq!(client.head().await, "http/1.1 100 continue\r\n\r\n");
         client.send("body").await;
         assert!(client.head().await.starts_with("http/1.1 200"));
@@ -152,16 +133,12 @@ fn a_body_goes_up_when_the_upstream_asks_for_it() {
 #[test]
 fn a_body_that_the_upstream_does_not_want_is_never_asked_for() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
-            peer.head().await;
-            peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+        let mut client = ask_through(EXPECTING, |mut peer| async move {
+            peer.answer("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
                 .await;
             assert_eq!(peer.until_end().await, "");
         })
         .await;
-        let request =
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-        let mut client = proxy(upstream.addr).await.ask(request).await;
         assert!(client.head().await.starts_with("http/1.1 417"));
     });
 }
@@ -169,7 +146,7 @@ fn a_body_that_the_upstream_does_not_want_is_never_asked_for() {
 #[test]
 fn a_client_that_grows_impatient_sends_its_body_unasked() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut client = ask_through(EXPECTING, |mut peer| async move {
             peer.head().await;
             // An HTTP/1.0 server: it says nothing before it has the body.
             assert_eq!(peer.exactly(4).await, b"body");
@@ -177,9 +154,6 @@ fn a_client_that_grows_impatient_sends_its_body_unasked() {
                 .await;
         })
         .await;
-        let request =
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-        let mut client = proxy(upstream.addr).await.ask(request).await;
         client.send("body").await;
         client.until("HTTP/1.1 200 OK\r\n").await;
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Peer, Settings, proxy, proxy_with, run, upstream};
+use crate::harness::{GET, Peer, Settings, ask_through, ask_with, run};
 
 const ASK: &str =
     "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -25,7 +25,7 @@ async fn assert_switched(client: &mut Peer) {
 #[test]
 fn an_upgraded_connection_echoes() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut client = ask_through(ASK, |mut peer| async move {
             switch(&mut peer).await;
             for _ in 0..3 {
                 let line = peer.until("\n").await;
@@ -33,7 +33,6 @@ fn an_upgraded_connection_echoes() {
             }
         })
         .await;
-        let mut client = proxy(upstream.addr).await.ask(ASK).await;
         assert_switched(&mut client).await;
         for line in ["one\n", "GET / HTTP/1.1\n", "\x00\x01\r\r\n"] {
             client.send(line).await;
@@ -46,17 +45,12 @@ fn an_upgraded_connection_echoes() {
 #[test]
 fn bytes_that_come_along_with_the_heads_are_not_lost() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
-            peer.head().await;
-            peer.send(format!("{SWITCH}hello from upstream\n")).await;
+        let mut client = ask_through(&format!("{ASK}hello from "), |mut peer| async move {
+            peer.answer(format!("{SWITCH}hello from upstream\n")).await;
             assert_eq!(peer.until("\n").await, "hello from client\n");
             peer.send("both\n").await;
         })
         .await;
-        let mut client = proxy(upstream.addr)
-            .await
-            .ask(&format!("{ASK}hello from "))
-            .await;
         assert_switched(&mut client).await;
         client.send("client\n").await;
         assert_eq!(client.until("\n").await, "hello from upstream\n");
@@ -67,13 +61,12 @@ fn bytes_that_come_along_with_the_heads_are_not_lost() {
 #[test]
 fn one_direction_may_end_before_the_other() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut client = ask_through(ASK, |mut peer| async move {
             switch(&mut peer).await;
             let all = peer.until_end().await;
             peer.send(format!("got {all}")).await;
         })
         .await;
-        let mut client = proxy(upstream.addr).await.ask(ASK).await;
         assert_switched(&mut client).await;
         client.send("everything").await;
         client.finish_sending().await;
@@ -84,18 +77,16 @@ fn one_direction_may_end_before_the_other() {
 #[test]
 fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut client = ask_through(ASK, |mut peer| async move {
             for _ in 0..2 {
-                peer.head().await;
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+                peer.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
                     .await;
             }
         })
         .await;
-        let mut client = proxy(upstream.addr).await.ask(ASK).await;
         assert!(client.head().await.starts_with("http/1.1 200"));
         assert_eq!(client.exactly(2).await, b"no");
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.send(GET).await;
         assert!(client.head().await.starts_with("http/1.1 200"));
     });
 }
@@ -103,14 +94,13 @@ fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
 #[test]
 fn a_silent_tunnel_ends() {
     run(async {
-        let upstream = upstream(|mut peer| async move {
+        let mut settings = Settings::default();
+        settings.deadlines.idle = Duration::from_millis(50);
+        let mut client = ask_with(settings, ASK, |mut peer| async move {
             switch(&mut peer).await;
             peer.until_end().await;
         })
         .await;
-        let mut settings = Settings::default();
-        settings.deadlines.idle = Duration::from_millis(50);
-        let mut client = proxy_with(upstream.addr, settings).await.ask(ASK).await;
         assert_switched(&mut client).await;
         assert_eq!(client.until_end().await, "");
     });
