@@ -2,18 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // Also outside of test functions: what fails here fails the test.
 
+#[allow(dead_code, reason = "the tests on a tree in memory use the rest of it")]
+#[path = "registry/fixture.rs"]
+mod fixture;
+
 use std::future::pending;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_coord::{ConnectOptions, ZkTree};
-use bismuth_model::{
-    Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode, NodeFacts, Route,
-};
-use bismuth_registry::{Assignment, RegistrationState, Registry, RoutingSnapshot};
+use bismuth_model::{Environment, FunctionId};
+use bismuth_registry::{Assignment, Error, RegistrationState, Registry, RoutingSnapshot};
 use bismuth_testkit::ZooKeeper;
 use tokio::sync::watch;
+
+use fixture::{definition, facts, refused, slot, spawned};
 
 /// A JVM restarts and clients find it again, while the machine builds beside the test.
 const BOUND: Duration = Duration::from_secs(90);
@@ -24,17 +28,6 @@ async fn connect(server: &ZooKeeper) -> Registry {
         .await
         .unwrap();
     Registry::new(Arc::new(tree), Environment::default())
-}
-
-fn definition(route: &str) -> FunctionDefinition {
-    let mut definition = FunctionDefinition::new(
-        "alpine".parse().unwrap(),
-        InvokeMode::Executable(vec!["/bin/ls".into()]),
-    );
-    definition.routes = vec![Route {
-        hostname: Hostname::parse(route).unwrap(),
-    }];
-    definition
 }
 
 /// Ends all sessions that there are now. A client that comes back at the same moment may win one from the harness.
@@ -49,12 +42,6 @@ async fn forget_sessions(server: &ZooKeeper) {
         })
         .await;
     }
-}
-
-/// What `watch_*` publishes, driven by a task of its own.
-fn spawned<T>((shown, following): (T, impl Future<Output = ()> + Send + 'static)) -> T {
-    tokio::spawn(following);
-    shown
 }
 
 async fn shows<T: Clone>(
@@ -74,13 +61,7 @@ async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
     let registry = connect(&server).await;
     registry.bootstrap().await.unwrap();
     assert!(registry.provision_node(NODE).await.unwrap());
-    let facts = NodeFacts {
-        cores: 1,
-        memory: 1,
-        versions: [].into(),
-        epoch: "e".into(),
-    };
-    let registration = registry.register_node(NODE, &facts).await.unwrap();
+    let registration = registry.register_node(NODE, &facts("e")).await.unwrap();
     let mut state = registration.state();
     let mut routing = spawned(registry.watch_routing(RoutingSnapshot::default(), pending()));
     let mut assignment = spawned(registry.watch_assignment(NODE, Assignment::default(), pending()));
@@ -89,7 +70,7 @@ async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
 
     let id = FunctionId::new_random();
     registry
-        .create_function(id, &definition("a.b"), &[])
+        .create_function(id, &definition(&["a.b"]), &[])
         .await
         .unwrap();
     let backend = registry.add_backend(id, NODE).await.unwrap();
@@ -165,50 +146,34 @@ async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
 
 #[tokio::test]
 async fn a_transaction_names_what_refused_it() {
-    use bismuth_model::{Backend, ContainerId};
-    use bismuth_registry::Error;
-
     let server = ZooKeeper::start().await.unwrap();
     let registry = connect(&server).await;
     let id = FunctionId::new_random();
-    let early = registry
-        .create_function(id, &definition("a.b"), &[])
-        .await
-        .unwrap_err();
-    assert!(matches!(early, Error::NotBootstrapped { .. }), "{early}");
+    refused!(
+        registry.create_function(id, &definition(&["a.b"]), &[]),
+        Error::NotBootstrapped { .. }
+    );
     registry.bootstrap().await.unwrap();
     registry
-        .create_function(id, &definition("a.b"), &[])
+        .create_function(id, &definition(&["a.b"]), &[])
         .await
         .unwrap();
-    let twice = registry
-        .create_function(id, &definition("c.d"), &[])
-        .await
-        .unwrap_err();
-    assert!(matches!(twice, Error::FunctionExists { .. }), "{twice}");
-    let taken = registry
-        .create_function(FunctionId::new_random(), &definition("a.b"), &[])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(taken, Error::RouteTaken { owner, .. } if owner == id),
-        "{taken}"
+    refused!(
+        registry.create_function(id, &definition(&["c.d"]), &[]),
+        Error::FunctionExists { .. }
     );
-    let slot = Backend {
-        ip: NODE,
-        container_id: ContainerId::new_random(),
-    };
-    let nowhere = registry
-        .create_function(FunctionId::new_random(), &definition("e.f"), &[slot])
-        .await
-        .unwrap_err();
-    assert!(matches!(nowhere, Error::NodeUnknown { .. }), "{nowhere}");
-    let unknown = registry
-        .replace_definition(id, &definition("a.b"), bismuth_coord::Version(7), &[])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(unknown, Error::FunctionChanged { .. }),
-        "{unknown}"
+    let new = FunctionId::new_random();
+    refused!(
+        registry.create_function(new, &definition(&["a.b"]), &[]),
+        Error::RouteTaken { owner, .. } if owner == id
+    );
+    let slot = slot(NODE);
+    refused!(
+        registry.create_function(new, &definition(&["e.f"]), &[slot]),
+        Error::NodeUnknown { .. }
+    );
+    refused!(
+        registry.replace_definition(id, &definition(&["a.b"]), bismuth_coord::Version(7), &[]),
+        Error::FunctionChanged { .. }
     );
 }

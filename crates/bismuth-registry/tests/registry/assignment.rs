@@ -71,10 +71,7 @@ async fn an_older_revision_keeps_its_definition() {
     let mut assignment = complete(&f).await;
     let mut second = definition(&[]);
     second.concurrency = 2;
-    f.registry
-        .replace_definition(id, &second, Version(0), &[new])
-        .await
-        .unwrap();
+    f.replace(id, &second, Version(0), &[new]).await;
     let shown = shows(&mut assignment, "the new slot", |s| {
         s.containers.contains_key(&new.container_id)
     })

@@ -4,16 +4,27 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_coord::{CreateMode, MemoryTree, Tree};
+use bismuth_coord::{CreateMode, MemoryTree, Tree, Version};
 use bismuth_model::{
-    Backend, ContainerId, Environment, FunctionDefinition, FunctionId, Hostname, InvokeMode,
-    NodeFacts, Route,
+    Backend, ContainerId, ContainerRecord, Environment, FunctionDefinition, FunctionId,
+    FunctionRecord, Hostname, InvokeMode, NodeFacts, Route,
 };
-use bismuth_registry::{Node, NodeRegistration, Registry};
+use bismuth_registry::{Function, Node, NodeRegistration, Registry};
 use tokio::sync::watch;
 
 /// How long anything may take that takes no time: long enough for a machine that builds beside the test.
 pub const BOUND: Duration = Duration::from_secs(30);
+
+/// The call is refused with this error.
+macro_rules! refused {
+    ($call:expr, $error:pat $(if $is_meant:expr)?) => {
+        match $call.await {
+            Err($error) $(if $is_meant)? => {}
+            other => panic!("{other:?}"),
+        }
+    };
+}
+pub(crate) use refused;
 
 pub struct Fixture {
     /// The session of the registry.
@@ -65,24 +76,47 @@ impl Fixture {
 
     pub async fn function(&self, definition: &FunctionDefinition, slots: &[Backend]) -> FunctionId {
         let id = FunctionId::new_random();
-        self.registry
-            .create_function(id, definition, slots)
-            .await
-            .unwrap();
+        let created = self.registry.create_function(id, definition, slots);
+        created.await.unwrap();
         id
+    }
+
+    /// A function that is there.
+    pub async fn read(&self, id: FunctionId) -> Function {
+        self.registry.function(id).await.unwrap().unwrap()
+    }
+
+    pub async fn container(&self, slot: Backend) -> Option<ContainerRecord> {
+        let container = self.registry.container(slot.ip, slot.container_id);
+        container.await.unwrap()
+    }
+
+    /// The function's next revision, which must be taken.
+    pub async fn replace(
+        &self,
+        id: FunctionId,
+        definition: &FunctionDefinition,
+        read: Version,
+        slots: &[Backend],
+    ) -> FunctionRecord {
+        let replaced = self
+            .registry
+            .replace_definition(id, definition, read, slots);
+        replaced.await.unwrap()
+    }
+
+    pub async fn has_route(&self, name: &str) -> bool {
+        let path = self.registry.layout().route(&hostname(name));
+        self.exists(&path).await
     }
 
     /// Writes over a node whatever it holds, as a hand would.
     pub async fn put(&self, path: &str, data: &[u8]) {
-        match self.tree.exists(path).await.unwrap() {
-            Some(_) => drop(self.tree.set(path, data, None).await.unwrap()),
-            None => drop(
-                self.tree
-                    .create(path, data, CreateMode::Persistent)
-                    .await
-                    .unwrap(),
-            ),
-        }
+        let put = match self.exists(path).await {
+            true => self.tree.set(path, data, None).await,
+            false => self.tree.create(path, data, CreateMode::Persistent).await,
+        };
+        put.unwrap();
     }
 
     pub async fn remove(&self, path: &str) {
@@ -101,12 +135,8 @@ pub fn on(tree: &MemoryTree) -> Registry {
 pub fn definition(routes: &[&str]) -> FunctionDefinition {
     let mode = InvokeMode::Executable(vec!["/bin/ls".to_owned()]);
     let mut definition = FunctionDefinition::new("alpine".parse().unwrap(), mode);
-    definition.routes = routes
-        .iter()
-        .map(|name| Route {
-            hostname: hostname(name),
-        })
-        .collect();
+    let routes = routes.iter().map(|name| hostname(name));
+    definition.routes = routes.map(|hostname| Route { hostname }).collect();
     definition
 }
 

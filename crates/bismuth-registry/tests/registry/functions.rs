@@ -5,7 +5,7 @@ use bismuth_coord::memory::LostAnswer;
 use bismuth_model::{ContainerId, ContainerState, ContainerStatus, FunctionId, Revision};
 use bismuth_registry::{Error, MAX_BACKENDS};
 
-use crate::fixture::{Fixture, NODES, definition, hostname, slot};
+use crate::fixture::{Fixture, NODES, definition, hostname, refused, slot};
 
 #[tokio::test]
 async fn a_created_function_has_its_backends_routes_and_assignments() {
@@ -13,13 +13,10 @@ async fn a_created_function_has_its_backends_routes_and_assignments() {
     let slots = [slot(NODES[0]), slot(NODES[1])];
     let id = f.function(&definition(&["a.example.com"]), &slots).await;
 
-    let function = f.registry.function(id).await.unwrap().unwrap();
+    let function = f.read(id).await;
     assert_eq!(function.record.revision, Revision::FIRST);
     assert_eq!(function.backends, slots);
-    assert!(
-        f.exists(&f.registry.layout().route(&hostname("a.example.com")))
-            .await
-    );
+    assert!(f.has_route("a.example.com").await);
     for status in f.registry.container_statuses(&slots).await.unwrap() {
         let record = status.unwrap();
         assert_eq!((record.function_id, record.revision), (id, Revision::FIRST));
@@ -32,40 +29,31 @@ async fn a_failed_create_leaves_no_records() {
     let f = Fixture::new().await;
     let id = FunctionId::new_random();
     let nowhere = slot("10.0.0.1".parse().unwrap());
-    let error = f
-        .registry
-        .create_function(id, &definition(&["a.b"]), &[slot(NODES[0]), nowhere])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::NodeUnknown { ip } if ip == nowhere.ip),
-        "{error}"
+    let slots = [slot(NODES[0]), nowhere];
+    refused!(
+        f.registry.create_function(id, &definition(&["a.b"]), &slots),
+        Error::NodeUnknown { ip } if ip == nowhere.ip
     );
     assert_eq!(f.registry.function(id).await.unwrap(), None);
     assert!(f.registry.function_containers(id).await.unwrap().is_empty());
-    assert!(!f.exists(&f.registry.layout().route(&hostname("a.b"))).await);
+    assert!(!f.has_route("a.b").await);
 }
 
 #[tokio::test]
 async fn a_route_of_another_function_is_refused_with_its_owner() {
     let f = Fixture::new().await;
     let owner = f.function(&definition(&["a.b"]), &[]).await;
-    let error = f
-        .registry
-        .create_function(FunctionId::new_random(), &definition(&["c.d", "a.b"]), &[])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::RouteTaken { hostname: h, owner: o } if *h == hostname("a.b") && *o == owner),
-        "{error}"
+    let new = FunctionId::new_random();
+    refused!(
+        f.registry.create_function(new, &definition(&["c.d", "a.b"]), &[]),
+        Error::RouteTaken { hostname: h, owner: o } if h == hostname("a.b") && o == owner
     );
     let other = f.function(&definition(&[]), &[]).await;
-    let error = f
-        .registry
-        .replace_definition(other, &definition(&["a.b"]), Version(0), &[])
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::RouteTaken { .. }), "{error}");
+    refused!(
+        f.registry
+            .replace_definition(other, &definition(&["a.b"]), Version(0), &[]),
+        Error::RouteTaken { .. }
+    );
 }
 
 #[tokio::test]
@@ -73,18 +61,15 @@ async fn creating_what_exists_already_is_refused() {
     let f = Fixture::new().await;
     let taken = slot(NODES[0]);
     let id = f.function(&definition(&[]), &[taken]).await;
-    let again = f
-        .registry
-        .create_function(id, &definition(&[]), &[])
-        .await
-        .unwrap_err();
-    assert!(matches!(again, Error::FunctionExists { .. }), "{again}");
-    let error = f
-        .registry
-        .create_function(FunctionId::new_random(), &definition(&[]), &[taken])
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::ContainerExists { .. }), "{error}");
+    refused!(
+        f.registry.create_function(id, &definition(&[]), &[]),
+        Error::FunctionExists { .. }
+    );
+    refused!(
+        f.registry
+            .create_function(FunctionId::new_random(), &definition(&[]), &[taken]),
+        Error::ContainerExists { .. }
+    );
 }
 
 #[tokio::test]
@@ -124,20 +109,13 @@ async fn a_record_that_is_too_large_is_refused_with_its_largest_field() {
     assert!(matches!(error, Error::Record { .. }));
 
     let many: Vec<_> = (0..=MAX_BACKENDS).map(|_| slot(NODES[0])).collect();
-    let error = f
-        .registry
-        .create_function(FunctionId::new_random(), &definition(&[]), &many)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::TooManyBackends {
-                limit: MAX_BACKENDS,
-                ..
-            }
-        ),
-        "{error}"
+    refused!(
+        f.registry
+            .create_function(FunctionId::new_random(), &definition(&[]), &many),
+        Error::TooManyBackends {
+            limit: MAX_BACKENDS,
+            ..
+        }
     );
 }
 
@@ -169,49 +147,32 @@ async fn a_new_revision_is_assigned_then_switched_to_then_the_old_slots_released
     let f = Fixture::new().await;
     let (old, new) = (slot(NODES[0]), slot(NODES[1]));
     let id = f.function(&definition(&["old.a", "both.a"]), &[old]).await;
-    let version = f.registry.function(id).await.unwrap().unwrap().version;
+    let version = f.read(id).await.version;
 
     let record = f
-        .registry
-        .replace_definition(id, &definition(&["both.a", "new.a"]), version, &[new])
-        .await
-        .unwrap();
+        .replace(id, &definition(&["both.a", "new.a"]), version, &[new])
+        .await;
     assert_eq!(record.revision, Revision(2));
-    let function = f.registry.function(id).await.unwrap().unwrap();
+    let function = f.read(id).await;
     assert_eq!((function.record, function.backends), (record, vec![old]));
-    let route = |name: &str| f.registry.layout().route(&hostname(name));
-    assert!(
-        !f.exists(&route("old.a")).await
-            && f.exists(&route("both.a")).await
-            && f.exists(&route("new.a")).await
-    );
+    assert!(!f.has_route("old.a").await);
+    assert!(f.has_route("both.a").await && f.has_route("new.a").await);
 
-    let early = f
-        .registry
-        .release_container(old.ip, old.container_id)
-        .await
-        .unwrap_err();
-    assert!(matches!(early, Error::StillRouted { .. }), "{early}");
+    refused!(
+        f.registry.release_container(old.ip, old.container_id),
+        Error::StillRouted { .. }
+    );
     f.registry.switch_backends(id, &[new]).await.unwrap();
     let slots = f.registry.function_containers(id).await.unwrap();
-    assert_eq!(
-        slots
-            .iter()
-            .map(|(slot, record)| (*slot, record.revision.0))
-            .collect::<Vec<_>>(),
-        [(new, 2), (old, 1)]
-    );
+    let revisions = slots
+        .iter()
+        .map(|(slot, record)| (*slot, record.revision.0));
+    assert_eq!(revisions.collect::<Vec<_>>(), [(new, 2), (old, 1)]);
     f.registry
         .release_container(old.ip, old.container_id)
         .await
         .unwrap();
-    assert_eq!(
-        f.registry
-            .container(old.ip, old.container_id)
-            .await
-            .unwrap(),
-        None
-    );
+    assert_eq!(f.container(old).await, None);
     assert!(
         f.registry
             .audit_with(std::time::Duration::ZERO)
@@ -225,21 +186,18 @@ async fn a_new_revision_is_assigned_then_switched_to_then_the_old_slots_released
 async fn a_definition_is_replaced_only_at_the_version_that_was_read() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[]).await;
-    f.registry
-        .replace_definition(id, &definition(&[]), Version(0), &[])
-        .await
-        .unwrap();
-    let error = f
-        .registry
-        .replace_definition(id, &definition(&[]), Version(0), &[])
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::FunctionChanged { .. }), "{error}");
-    let unknown = f
-        .registry
-        .replace_definition(FunctionId::new_random(), &definition(&[]), Version(0), &[])
-        .await;
-    assert!(matches!(unknown, Err(Error::FunctionUnknown { .. })));
+    f.replace(id, &definition(&[]), Version(0), &[]).await;
+    refused!(
+        f.registry
+            .replace_definition(id, &definition(&[]), Version(0), &[]),
+        Error::FunctionChanged { .. }
+    );
+    let unknown = FunctionId::new_random();
+    refused!(
+        f.registry
+            .replace_definition(unknown, &definition(&[]), Version(0), &[]),
+        Error::FunctionUnknown { .. }
+    );
 }
 
 #[tokio::test]
@@ -248,27 +206,19 @@ async fn only_slots_assigned_to_the_function_become_backends() {
     let (mine, theirs) = (slot(NODES[0]), slot(NODES[0]));
     let id = f.function(&definition(&[]), &[mine]).await;
     f.function(&definition(&[]), &[theirs]).await;
-    let other = f.registry.switch_backends(id, &[theirs]).await.unwrap_err();
-    assert!(matches!(other, Error::ContainerOfOther { .. }), "{other}");
-    let unassigned = f
-        .registry
-        .switch_backends(id, &[slot(NODES[0])])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(unassigned, Error::ContainerUnknown { .. }),
-        "{unassigned}"
+    refused!(
+        f.registry.switch_backends(id, &[theirs]),
+        Error::ContainerOfOther { .. }
     );
-    let twice = f
-        .registry
-        .switch_backends(id, &[mine, mine])
-        .await
-        .unwrap_err();
-    assert!(matches!(twice, Error::BackendTwice { .. }), "{twice}");
-    assert_eq!(
-        f.registry.function(id).await.unwrap().unwrap().backends,
-        [mine]
+    refused!(
+        f.registry.switch_backends(id, &[slot(NODES[0])]),
+        Error::ContainerUnknown { .. }
     );
+    refused!(
+        f.registry.switch_backends(id, &[mine, mine]),
+        Error::BackendTwice { .. }
+    );
+    assert_eq!(f.read(id).await.backends, [mine]);
 }
 
 #[tokio::test]
@@ -276,58 +226,27 @@ async fn a_backend_is_added_and_removed_with_its_assignment() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[]).await;
     let backend = f.registry.add_backend(id, NODES[2]).await.unwrap();
-    assert_eq!(
-        f.registry.function(id).await.unwrap().unwrap().backends,
-        [backend]
-    );
-    assert!(
-        f.registry
-            .container(backend.ip, backend.container_id)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert_eq!(f.read(id).await.backends, [backend]);
+    assert!(f.container(backend).await.is_some());
     f.registry
         .remove_backend(id, backend.ip, backend.container_id)
         .await
         .unwrap();
-    assert!(
-        f.registry
-            .function(id)
-            .await
-            .unwrap()
-            .unwrap()
-            .backends
-            .is_empty()
-    );
-    assert_eq!(
-        f.registry
-            .container(backend.ip, backend.container_id)
-            .await
-            .unwrap(),
-        None
-    );
+    assert!(f.read(id).await.backends.is_empty());
+    assert_eq!(f.container(backend).await, None);
 
-    let again = f
-        .registry
-        .remove_backend(id, backend.ip, backend.container_id)
-        .await
-        .unwrap_err();
-    assert!(matches!(again, Error::BackendUnknown { .. }), "{again}");
-    let nowhere = f
-        .registry
-        .add_backend(id, "10.0.0.1".parse().unwrap())
-        .await
-        .unwrap_err();
-    assert!(matches!(nowhere, Error::NodeUnknown { .. }), "{nowhere}");
-    let unknown = f
-        .registry
-        .add_backend(FunctionId::new_random(), NODES[0])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(unknown, Error::FunctionUnknown { .. }),
-        "{unknown}"
+    refused!(
+        f.registry
+            .remove_backend(id, backend.ip, backend.container_id),
+        Error::BackendUnknown { .. }
+    );
+    refused!(
+        f.registry.add_backend(id, "10.0.0.1".parse().unwrap()),
+        Error::NodeUnknown { .. }
+    );
+    refused!(
+        f.registry.add_backend(FunctionId::new_random(), NODES[0]),
+        Error::FunctionUnknown { .. }
     );
 }
 
@@ -335,21 +254,21 @@ async fn a_backend_is_added_and_removed_with_its_assignment() {
 async fn a_deleted_function_leaves_no_records_nor_unlisted_slots() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&["a.b"]), &[slot(NODES[0])]).await;
-    f.registry
-        .replace_definition(
-            id,
-            &definition(&["a.b", "c.d"]),
-            Version(0),
-            &[slot(NODES[1])],
-        )
-        .await
-        .unwrap();
+    f.replace(
+        id,
+        &definition(&["a.b", "c.d"]),
+        Version(0),
+        &[slot(NODES[1])],
+    )
+    .await;
     f.registry.delete_function(id).await.unwrap();
     assert_eq!(f.registry.function(id).await.unwrap(), None);
     assert!(f.registry.function_containers(id).await.unwrap().is_empty());
     assert!(f.tree_is_clean().await);
-    let again = f.registry.delete_function(id).await.unwrap_err();
-    assert!(matches!(again, Error::FunctionUnknown { .. }), "{again}");
+    refused!(
+        f.registry.delete_function(id),
+        Error::FunctionUnknown { .. }
+    );
 }
 
 #[tokio::test]
@@ -374,23 +293,11 @@ async fn a_status_update_changes_an_assignment_and_never_creates_one() {
         .update_container_status(slot.ip, slot.container_id, &status)
         .await
         .unwrap();
-    assert_eq!(
+    assert_eq!(f.container(slot).await.unwrap().status, status);
+    refused!(
         f.registry
-            .container(slot.ip, slot.container_id)
-            .await
-            .unwrap()
-            .unwrap()
-            .status,
-        status
-    );
-    let unknown = f
-        .registry
-        .update_container_status(slot.ip, ContainerId::new_random(), &status)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(unknown, Error::ContainerUnknown { .. }),
-        "{unknown}"
+            .update_container_status(slot.ip, ContainerId::new_random(), &status),
+        Error::ContainerUnknown { .. }
     );
 }
 
@@ -402,23 +309,10 @@ async fn the_outcome_of_a_change_whose_answer_was_lost_is_determined() {
         let id = f.function(&definition(&["a.b"]), &[slot(NODES[0])]).await;
         f.tree.lose_next_answer(how);
         let added = f.registry.add_backend(id, NODES[1]).await.unwrap();
-        assert_eq!(
-            f.registry
-                .function(id)
-                .await
-                .unwrap()
-                .unwrap()
-                .backends
-                .len(),
-            2,
-            "{how:?}"
-        );
+        assert_eq!(f.read(id).await.backends.len(), 2, "{how:?}");
         f.tree.lose_next_answer(how);
         let new = slot(NODES[2]);
-        f.registry
-            .replace_definition(id, &definition(&[]), Version(0), &[new])
-            .await
-            .unwrap();
+        f.replace(id, &definition(&[]), Version(0), &[new]).await;
         f.tree.lose_next_answer(how);
         f.registry.switch_backends(id, &[new]).await.unwrap();
         f.tree.lose_next_answer(how);
@@ -451,15 +345,7 @@ async fn without_a_connection_changes_fail_fast_and_change_nothing() {
     assert!(error.is_unavailable(), "{error}");
     assert!(begun.elapsed() < std::time::Duration::from_secs(1));
     f.tree.reconnect();
-    assert!(
-        f.registry
-            .function(id)
-            .await
-            .unwrap()
-            .unwrap()
-            .backends
-            .is_empty()
-    );
+    assert!(f.read(id).await.backends.is_empty());
 }
 
 impl Fixture {

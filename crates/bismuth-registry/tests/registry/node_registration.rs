@@ -4,7 +4,7 @@ use bismuth_coord::Tree;
 use bismuth_registry::{Error, RegistrationState};
 use tokio::sync::watch;
 
-use crate::fixture::{Fixture, NODES, facts, shows};
+use crate::fixture::{Fixture, NODES, facts, refused, shows};
 
 async fn becomes(shown: &mut watch::Receiver<RegistrationState>, wanted: RegistrationState) {
     shows(shown, &format!("{wanted:?}"), |shown| *shown == wanted).await;
@@ -23,15 +23,9 @@ async fn a_registered_node_is_alive_until_it_is_deregistered() {
 async fn a_second_bismuthd_of_another_epoch_is_refused() {
     let f = Fixture::new().await;
     let _registration = f.register("first").await;
-    let error = f
-        .other()
-        .registry
-        .register_node(NODES[0], &facts("second"))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::NodeAlreadyServed { epoch, .. } if epoch == "first"),
-        "{error}"
+    refused!(
+        f.other().registry.register_node(NODES[0], &facts("second")),
+        Error::NodeAlreadyServed { epoch, .. } if epoch == "first"
     );
 }
 
@@ -56,12 +50,10 @@ async fn a_restarted_bismuthd_replaces_its_earlier_registration() {
 #[tokio::test]
 async fn a_node_that_is_not_provisioned_cannot_be_registered() {
     let f = Fixture::bare().await;
-    let error = f
-        .registry
-        .register_node(NODES[0], &facts("e"))
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::NodeUnknown { .. }), "{error}");
+    refused!(
+        f.registry.register_node(NODES[0], &facts("e")),
+        Error::NodeUnknown { .. }
+    );
 }
 
 #[tokio::test(start_paused = true)]

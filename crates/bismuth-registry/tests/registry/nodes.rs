@@ -3,7 +3,7 @@
 use bismuth_model::{ContainerId, FunctionId};
 use bismuth_registry::{Error, Node};
 
-use crate::fixture::{Fixture, NODES, definition, facts, slot};
+use crate::fixture::{Fixture, NODES, definition, facts, refused, slot};
 
 #[tokio::test]
 async fn a_node_is_provisioned_once_and_stays_as_it_is() {
@@ -52,20 +52,19 @@ async fn nodes_are_listed_with_their_facts_and_containers() {
 async fn a_node_with_assignments_is_not_deprovisioned() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[slot(NODES[0])]).await;
-    let error = f.registry.deprovision_node(NODES[0]).await.unwrap_err();
-    assert!(
-        matches!(error, Error::NodeInUse { containers: 1, .. }),
-        "{error}"
+    refused!(
+        f.registry.deprovision_node(NODES[0]),
+        Error::NodeInUse { containers: 1, .. }
     );
     f.registry.delete_function(id).await.unwrap();
     f.registry.deprovision_node(NODES[0]).await.unwrap();
     assert_eq!(f.registry.node(NODES[0]).await.unwrap(), None);
-    let again = f.registry.deprovision_node(NODES[0]).await.unwrap_err();
-    assert!(matches!(again, Error::NodeUnknown { .. }), "{again}");
-    let unknown = f
-        .registry
-        .set_schedulable(NODES[0], true)
-        .await
-        .unwrap_err();
-    assert!(matches!(unknown, Error::NodeUnknown { .. }), "{unknown}");
+    refused!(
+        f.registry.deprovision_node(NODES[0]),
+        Error::NodeUnknown { .. }
+    );
+    refused!(
+        f.registry.set_schedulable(NODES[0], true),
+        Error::NodeUnknown { .. }
+    );
 }

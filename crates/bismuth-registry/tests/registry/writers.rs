@@ -291,7 +291,7 @@ async fn every_backend_that_was_added_is_there_once() {
     while let Some(backend) = writers.join_next().await {
         added.push(backend.unwrap());
     }
-    let mut listed = f.registry.function(id).await.unwrap().unwrap().backends;
+    let mut listed = f.read(id).await.backends;
     added.sort_unstable();
     listed.sort_unstable();
     assert_eq!(listed, added);
