@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{CreateMode, Error, Event, Op, SessionState, Version};
+use bismuth_coord::{CreateMode, Error, Event, SessionState, Version};
 
-use crate::harness::{TreeHarness, at, created, next, node, session, until};
+use crate::harness::{
+    TreeHarness, at, check, create, created, ephemeral, next, node, persistent, session, until,
+};
 
 /// An API on top of the tree must say 503 within this.
 const ANSWER_BOUND: Duration = Duration::from_secs(1);
@@ -32,14 +34,7 @@ pub async fn without_a_connection_every_call_fails_as_unavailable_within_a_secon
         async { tree.create(&path, b"", CreateMode::Persistent).await.err() },
         async { tree.set(&path, b"", None).await.err() },
         async { tree.delete(&path, None).await.err() },
-        async {
-            tree.commit(vec![Op::Check {
-                path: path.clone(),
-                expected: Version(0),
-            }])
-            .await
-            .err()
-        },
+        async { tree.commit(vec![check(&path, 0)]).await.err() },
         async { tree.watch(&path).await.err() },
     );
     let took = started.elapsed();
@@ -66,30 +61,20 @@ pub async fn a_watch_reports_lost_after_a_lost_connection_and_continues(harness:
     harness.cut();
     session(&tree, SessionState::Disconnected).await;
     let missed = at(harness, "missed");
-    harness
-        .observer()
-        .create(&missed, b"", CreateMode::Persistent)
-        .await
-        .unwrap();
+    persistent(&*harness.observer(), &missed).await;
     harness.heal();
     until(&mut watch, &Event::Lost).await;
     // The list made now has what was missed, and the watch has what comes after it.
     assert_eq!(tree.children(harness.base()).await.unwrap(), ["missed"]);
     let later = at(harness, "later");
-    harness
-        .observer()
-        .create(&later, b"", CreateMode::Persistent)
-        .await
-        .unwrap();
+    persistent(&*harness.observer(), &later).await;
     assert_eq!(next(&mut watch).await, created(&later));
 }
 
 pub async fn ephemeral_nodes_outlive_the_connection(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     let path = at(harness, "ephemeral");
-    tree.create(&path, b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&*tree, &path).await;
     harness.cut();
     session(&tree, SessionState::Disconnected).await;
     harness.heal();
@@ -130,11 +115,7 @@ pub async fn an_expiry_is_seen_by_other_sessions_as_the_deletion_of_its_ephemera
     harness: &dyn TreeHarness,
 ) {
     let path = at(harness, "ephemeral");
-    harness
-        .tree()
-        .create(&path, b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&*harness.tree(), &path).await;
     let mut watch = harness.observer().watch(&path).await.unwrap();
     harness.expire().await;
     assert_eq!(next(&mut watch).await, Event::Deleted { path });
@@ -175,13 +156,7 @@ pub async fn a_transaction_whose_answer_is_lost_is_made_whole_or_not_at_all(
 ) {
     let tree = harness.tree();
     let paths = [at(harness, "a"), at(harness, "b")];
-    let ops = || {
-        paths.iter().map(|path| Op::Create {
-            path: path.clone(),
-            data: "".into(),
-            mode: CreateMode::Persistent,
-        })
-    };
+    let ops = || paths.iter().map(|path| create(path, ""));
     for (how, then) in [(LostAnswer::BeforeChange, 0), (LostAnswer::AfterChange, 2)] {
         harness.lose_next_answer(how);
         let error = tree.commit(ops().collect()).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
-use bismuth_coord::{CreateMode, Event, SessionState, Tree, Watch, path};
+use bismuth_coord::{CreateMode, Event, Op, SessionState, Tree, Version, Watch, path};
 
 /// No test waits longer than this for anything. Two loaded cores and a Java program under it are slow.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,13 +36,66 @@ pub fn at(harness: &dyn TreeHarness, name: &str) -> String {
 /// Creates a persistent node in this harness.
 pub async fn node(harness: &dyn TreeHarness, name: &str, data: &str) -> String {
     let path = at(harness, name);
-    harness
-        .tree()
-        .create(&path, data.as_bytes(), CreateMode::Persistent)
-        .await
-        .unwrap();
+    let tree = harness.tree();
+    let created = tree.create(&path, data.as_bytes(), CreateMode::Persistent);
+    created.await.unwrap();
     path
 }
+
+/// Creates a persistent node without data.
+pub async fn persistent(tree: &(impl Tree + ?Sized), path: &str) {
+    let created = tree.create(path, b"", CreateMode::Persistent);
+    created.await.unwrap();
+}
+
+/// Creates an ephemeral node without data.
+pub async fn ephemeral(tree: &(impl Tree + ?Sized), path: &str) {
+    let created = tree.create(path, b"", CreateMode::Ephemeral);
+    created.await.unwrap();
+}
+
+// Steps of a transaction.
+
+pub fn create(path: &str, data: &str) -> Op {
+    Op::Create {
+        path: path.to_owned(),
+        data: data.to_owned().into(),
+        mode: CreateMode::Persistent,
+    }
+}
+
+pub fn set(path: &str, data: &str, expected: Option<i32>) -> Op {
+    Op::Set {
+        path: path.to_owned(),
+        data: data.to_owned().into(),
+        expected: expected.map(Version),
+    }
+}
+
+pub fn delete(path: &str, expected: Option<i32>) -> Op {
+    Op::Delete {
+        path: path.to_owned(),
+        expected: expected.map(Version),
+    }
+}
+
+pub fn check(path: &str, expected: i32) -> Op {
+    Op::Check {
+        path: path.to_owned(),
+        expected: Version(expected),
+    }
+}
+
+/// The call is refused with this error.
+macro_rules! refused {
+    ($call:expr, $error:pat $(if $is_meant:expr)?) => {
+        match $call.await {
+            Err($error) $(if $is_meant)? => {}
+            other => panic!("{other:?}"),
+        }
+    };
+}
+pub(crate) use refused;
 
 pub async fn next(watch: &mut Watch) -> Event {
     tokio::time::timeout(TIMEOUT, watch.next())
@@ -72,19 +125,16 @@ pub async fn session(tree: &Arc<dyn Tree>, wanted: SessionState) {
 }
 
 pub fn created(path: &str) -> Event {
-    Event::Created {
-        path: path.to_owned(),
-    }
+    let path = path.to_owned();
+    Event::Created { path }
 }
 
 pub fn changed(path: &str) -> Event {
-    Event::Changed {
-        path: path.to_owned(),
-    }
+    let path = path.to_owned();
+    Event::Changed { path }
 }
 
 pub fn deleted(path: &str) -> Event {
-    Event::Deleted {
-        path: path.to_owned(),
-    }
+    let path = path.to_owned();
+    Event::Deleted { path }
 }

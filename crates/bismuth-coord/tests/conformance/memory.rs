@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{MemoryTree, Tree};
 
-use crate::harness::TreeHarness;
+use crate::harness::{TreeHarness, ephemeral};
 
 pub struct InMemory {
     tree: MemoryTree,
@@ -59,9 +59,7 @@ impl TreeHarness for InMemory {
 async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one() {
     let tree = MemoryTree::new();
     let mut watch = tree.watch("/").await.unwrap();
-    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&tree, "/mine").await;
     tree.disconnect();
     tree.expire();
     assert!(tree.get("/mine").await.unwrap_err().is_unavailable());
@@ -78,9 +76,7 @@ async fn an_expiry_without_a_connection_gets_its_new_session_when_there_is_one()
 async fn the_end_of_the_last_clone_and_watch_ends_the_session() {
     let observer = MemoryTree::new();
     let tree = observer.another_session();
-    tree.create("/mine", b"", bismuth_coord::CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&tree, "/mine").await;
     let watch = tree.watch("/").await.unwrap();
     drop(tree);
     assert!(observer.exists("/mine").await.unwrap().is_some());

@@ -1,9 +1,9 @@
 //! Conformance: reads and changes without faults.
 
-use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Tree, Version};
+use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Tree, Version};
 use bytes::Bytes;
 
-use crate::harness::{TreeHarness, at, node};
+use crate::harness::{TreeHarness, at, check, create, node, refused};
 
 pub async fn a_created_node_is_read_back(harness: &dyn TreeHarness) {
     let tree = harness.tree();
@@ -31,22 +31,14 @@ pub async fn an_empty_node_is_read_back_as_empty(harness: &dyn TreeHarness) {
 pub async fn a_create_needs_a_parent_and_a_free_path(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     let orphan = at(harness, "missing/child");
-    let error = tree
-        .create(&orphan, b"", CreateMode::Persistent)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::NotFound { path, .. } if *path == orphan),
-        "{error}"
+    refused!(
+        tree.create(&orphan, b"", CreateMode::Persistent),
+        Error::NotFound { path, .. } if path == orphan
     );
     let path = node(harness, "taken", "first").await;
-    let error = tree
-        .create(&path, b"second", CreateMode::Persistent)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::AlreadyExists { path: named } if *named == path),
-        "{error}"
+    refused!(
+        tree.create(&path, b"second", CreateMode::Persistent),
+        Error::AlreadyExists { path: named } if named == path
     );
     assert_eq!(&tree.get(&path).await.unwrap().data[..], b"first");
 }
@@ -59,13 +51,9 @@ pub async fn versions_count_the_changes_of_a_node(harness: &dyn TreeHarness) {
         Version(1)
     );
     assert_eq!(tree.set(&path, b"2", None).await.unwrap(), Version(2));
-    let error = tree
-        .set(&path, b"stale", Some(Version(1)))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::BadVersion { path: named, .. } if *named == path),
-        "{error}"
+    refused!(
+        tree.set(&path, b"stale", Some(Version(1))),
+        Error::BadVersion { path: named, .. } if named == path
     );
     let read = tree.get(&path).await.unwrap();
     assert_eq!((&read.data[..], read.version), (&b"2"[..], Version(2)));
@@ -103,15 +91,13 @@ pub async fn only_a_leaf_of_the_right_version_is_deleted(harness: &dyn TreeHarne
     let tree = harness.tree();
     let parent = node(harness, "parent", "").await;
     let child = node(harness, "parent/child", "").await;
-    let error = tree.delete(&parent, None).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::NotEmpty { path } if *path == parent),
-        "{error}"
+    refused!(
+        tree.delete(&parent, None),
+        Error::NotEmpty { path } if path == parent
     );
-    let error = tree.delete(&child, Some(Version(7))).await.unwrap_err();
-    assert!(
-        matches!(&error, Error::BadVersion { path, .. } if *path == child),
-        "{error}"
+    refused!(
+        tree.delete(&child, Some(Version(7))),
+        Error::BadVersion { path, .. } if path == child
     );
     tree.delete(&child, Some(Version(0))).await.unwrap();
     tree.delete(&parent, None).await.unwrap();
@@ -129,13 +115,8 @@ pub async fn children_are_sorted_names_of_one_level(harness: &dyn TreeHarness) {
     );
     assert_eq!(tree.children(&at(harness, "a")).await.unwrap(), ["deep"]);
     assert!(tree.children(&at(harness, "b")).await.unwrap().is_empty());
-    assert!(
-        tree.children("/")
-            .await
-            .unwrap()
-            .iter()
-            .all(|name| !name.contains('/'))
-    );
+    let top = tree.children("/").await.unwrap();
+    assert!(top.iter().all(|name| !name.contains('/')));
 }
 
 pub async fn many_nodes_are_read_in_the_order_asked_for(harness: &dyn TreeHarness) {
@@ -174,11 +155,7 @@ pub async fn data_above_the_limit_is_refused_by_name(harness: &dyn TreeHarness) 
     let tree = harness.tree();
     let path = at(harness, "big");
     let (fits, too_big) = (vec![7; MAX_DATA_BYTES], vec![7; MAX_DATA_BYTES + 1]);
-    let op = Op::Create {
-        path: path.clone(),
-        data: too_big.clone().into(),
-        mode: CreateMode::Persistent,
-    };
+    let op = create(&path, &"x".repeat(MAX_DATA_BYTES + 1));
     tree.create(&path, &fits, CreateMode::Persistent)
         .await
         .unwrap();
@@ -210,12 +187,7 @@ pub async fn malformed_paths_are_refused(harness: &dyn TreeHarness) {
             tree.delete(path, None).await.err(),
             tree.watch(path).await.err(),
             tree.ensure(path).await.err(),
-            tree.commit(vec![Op::Check {
-                path: path.to_owned(),
-                expected: Version(0),
-            }])
-            .await
-            .err(),
+            tree.commit(vec![check(path, 0)]).await.err(),
         ];
         for answer in answers {
             assert!(
@@ -229,14 +201,11 @@ pub async fn malformed_paths_are_refused(harness: &dyn TreeHarness) {
 pub async fn the_root_is_always_there(harness: &dyn TreeHarness) {
     let tree = harness.tree();
     assert!(tree.exists("/").await.unwrap().is_some());
-    assert!(matches!(
-        tree.create("/", b"", CreateMode::Persistent).await,
-        Err(Error::AlreadyExists { .. })
-    ));
-    assert!(matches!(
-        tree.delete("/", None).await,
-        Err(Error::InvalidPath { .. })
-    ));
+    refused!(
+        tree.create("/", b"", CreateMode::Persistent),
+        Error::AlreadyExists { .. }
+    );
+    refused!(tree.delete("/", None), Error::InvalidPath { .. });
 }
 
 pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(harness: &dyn TreeHarness) {
@@ -252,13 +221,9 @@ pub async fn an_ephemeral_node_has_no_children_and_knows_its_owner(harness: &dyn
     assert!(mine.ephemeral && mine.mine);
     assert!(theirs.ephemeral && !theirs.mine);
     let child = at(harness, "ephemeral/child");
-    let error = tree
-        .create(&child, b"", CreateMode::Persistent)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::EphemeralParent { path } if *path == child),
-        "{error}"
+    refused!(
+        tree.create(&child, b"", CreateMode::Persistent),
+        Error::EphemeralParent { path } if path == child
     );
     harness.observer().delete(&path, None).await.unwrap();
     assert_eq!(tree.exists(&path).await.unwrap(), None);
@@ -270,15 +235,10 @@ pub async fn of_two_writers_at_one_version_one_succeeds(harness: &dyn TreeHarnes
         for _ in 0..25 {
             loop {
                 let read = tree.get(&path).await.unwrap();
-                let next = std::str::from_utf8(&read.data)
-                    .unwrap()
-                    .parse::<u32>()
-                    .unwrap()
-                    + 1;
-                match tree
-                    .set(&path, next.to_string().as_bytes(), Some(read.version))
-                    .await
-                {
+                let number: u32 = str::from_utf8(&read.data).unwrap().parse().unwrap();
+                let next = (number + 1).to_string();
+                let set = tree.set(&path, next.as_bytes(), Some(read.version));
+                match set.await {
                     Ok(_) => break,
                     Err(error) if error.is_conflict() => {}
                     Err(error) => panic!("{error}"),

@@ -2,37 +2,9 @@
 
 use bismuth_coord::{CreateMode, Error, MAX_DATA_BYTES, Op, Version};
 
-use crate::harness::{TreeHarness, at, changed, created, deleted, next, node};
-
-fn create(path: &str, data: &str) -> Op {
-    Op::Create {
-        path: path.to_owned(),
-        data: data.to_owned().into(),
-        mode: CreateMode::Persistent,
-    }
-}
-
-fn set(path: &str, data: &str, expected: Option<i32>) -> Op {
-    Op::Set {
-        path: path.to_owned(),
-        data: data.to_owned().into(),
-        expected: expected.map(Version),
-    }
-}
-
-fn delete(path: &str, expected: Option<i32>) -> Op {
-    Op::Delete {
-        path: path.to_owned(),
-        expected: expected.map(Version),
-    }
-}
-
-fn check(path: &str, expected: i32) -> Op {
-    Op::Check {
-        path: path.to_owned(),
-        expected: Version(expected),
-    }
-}
+use crate::harness::{
+    TreeHarness, at, changed, check, create, created, delete, deleted, next, node, set,
+};
 
 pub async fn a_transaction_makes_all_its_changes_in_order(harness: &dyn TreeHarness) {
     let tree = harness.tree();

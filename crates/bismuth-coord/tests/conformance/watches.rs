@@ -1,8 +1,8 @@
 //! Conformance: watches without faults.
 
-use bismuth_coord::CreateMode;
-
-use crate::harness::{TreeHarness, at, changed, created, deleted, next, node};
+use crate::harness::{
+    TreeHarness, at, changed, created, deleted, ephemeral, next, node, persistent,
+};
 
 pub async fn a_watch_sees_what_happens_at_and_below_its_path(harness: &dyn TreeHarness) {
     let other = harness.observer();
@@ -11,14 +11,8 @@ pub async fn a_watch_sees_what_happens_at_and_below_its_path(harness: &dyn TreeH
     let (child, deep) = (at(harness, "top/child"), at(harness, "top/child/deep"));
     node(harness, "topmost", "a sibling whose name begins alike").await;
     other.set(&top, b"x", None).await.unwrap();
-    other
-        .create(&child, b"", CreateMode::Persistent)
-        .await
-        .unwrap();
-    other
-        .create(&deep, b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    persistent(&*other, &child).await;
+    ephemeral(&*other, &deep).await;
     other.set(&deep, b"x", None).await.unwrap();
     other.delete(&deep, None).await.unwrap();
     other.delete(&child, None).await.unwrap();
@@ -41,11 +35,7 @@ pub async fn a_watch_on_a_missing_node_sees_it_come_go_and_come_again(harness: &
     let path = at(harness, "later");
     let mut watch = harness.tree().watch(&path).await.unwrap();
     for _ in 0..3 {
-        harness
-            .observer()
-            .create(&path, b"", CreateMode::Persistent)
-            .await
-            .unwrap();
+        persistent(&*harness.observer(), &path).await;
         harness.observer().delete(&path, None).await.unwrap();
         assert_eq!(next(&mut watch).await, created(&path));
         assert_eq!(next(&mut watch).await, deleted(&path));

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{
-    ConnectOptions, CreateMode, Error, Event, Op, SessionState, Tree, Version, ZkTree,
+    ConnectOptions, CreateMode, Error, Event, SessionState, Tree, Version, ZkTree,
 };
 use bismuth_testkit::ZooKeeper;
 
-use crate::harness::{TIMEOUT, TreeHarness, created, deleted, next, session, until};
+use crate::harness::{
+    TIMEOUT, TreeHarness, create, created, deleted, ephemeral, next, persistent, refused, session,
+    until,
+};
 use crate::proxy::Proxy;
 
 /// How `get_many` asks, as the constants of `zk/load.rs` have it.
@@ -146,10 +149,7 @@ async fn a_watch_continues_after_its_server_was_killed_and_restarted() {
     until(&mut watch, &Event::Lost).await;
     assert_eq!(&tree.get("/kept").await.unwrap().data[..], b"1");
     let other = connect(&server.connect_string()).await;
-    other
-        .create("/later", b"", CreateMode::Persistent)
-        .await
-        .unwrap();
+    persistent(&other, "/later").await;
     assert_eq!(next(&mut watch).await, created("/later"));
     // A short outage does not end the session, unless this machine took longer than it lives.
     println!("session before {id:?}, after {:?}", zk.session_id());
@@ -170,19 +170,14 @@ async fn a_watch_continues_in_a_new_session_after_its_session_timed_out() {
     let first = zk.session_id().unwrap();
     let mut watch = tree.watch("/").await.unwrap();
     let mut seen = other.watch("/mine").await.unwrap();
-    tree.create("/mine", b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&*tree, "/mine").await;
 
     proxy.freeze();
     until(&mut seen, &deleted("/mine")).await;
     proxy.open();
     until(&mut watch, &Event::Lost).await;
     session(&tree, SessionState::Connected).await;
-    other
-        .create("/later", b"", CreateMode::Persistent)
-        .await
-        .unwrap();
+    persistent(&other, "/later").await;
     until(&mut watch, &created("/later")).await;
     assert_ne!(zk.session_id(), Some(first));
 }
@@ -283,10 +278,10 @@ async fn an_unreachable_server_is_named_in_one_line() {
         line.starts_with(&format!("connect to {nobody}: ")) && !line.contains('\n'),
         "{line}"
     );
-    let error = ZkTree::connect("http://zk:2181", options)
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::InvalidServers { .. }), "{error}");
+    refused!(
+        ZkTree::connect("http://zk:2181", options),
+        Error::InvalidServers { .. }
+    );
 }
 
 #[tokio::test]
@@ -296,9 +291,7 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     let mut watch = other.watch("/").await.unwrap();
     let tree = connect(&server.connect_string()).await;
     let kept_open = tree.watch("/").await.unwrap();
-    tree.create("/closed", b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&tree, "/closed").await;
     tree.close().await;
     until(&mut watch, &deleted("/closed")).await;
     assert!(tree.get("/").await.unwrap_err().is_unavailable());
@@ -306,9 +299,7 @@ async fn closing_a_tree_takes_its_ephemeral_nodes_with_it_at_once() {
     drop(kept_open);
 
     let tree = connect(&server.connect_string()).await;
-    tree.create("/dropped", b"", CreateMode::Ephemeral)
-        .await
-        .unwrap();
+    ephemeral(&tree, "/dropped").await;
     drop(tree);
     until(&mut watch, &deleted("/dropped")).await;
 }
@@ -319,14 +310,8 @@ async fn fill(tree: &ZkTree, top: &str, count: usize) -> Vec<String> {
         .map(|n| format!("{top}/3f2504e0-4f89-11d3-9a0c-{n:012}"))
         .collect();
     for paths in paths.chunks(1000) {
-        let create = |path: &String| Op::Create {
-            path: path.clone(),
-            data: path.clone().into(),
-            mode: CreateMode::Persistent,
-        };
-        tree.commit(paths.iter().map(create).collect())
-            .await
-            .unwrap();
+        let ops = paths.iter().map(|path| create(path, path)).collect();
+        tree.commit(ops).await.unwrap();
     }
     paths
 }
@@ -417,14 +402,9 @@ async fn a_listing_above_one_mebibyte_is_complete() {
     // With long names it takes fewer nodes.
     let names: Vec<String> = (0..6000).map(|n| format!("{n:0200}")).collect();
     for names in names.chunks(2000) {
-        let create = |name: &String| Op::Create {
-            path: format!("/listed/{name}"),
-            data: "".into(),
-            mode: CreateMode::Persistent,
-        };
-        tree.commit(names.iter().map(create).collect())
-            .await
-            .unwrap();
+        let paths = names.iter().map(|name| format!("/listed/{name}"));
+        let ops = paths.map(|path| create(&path, "")).collect();
+        tree.commit(ops).await.unwrap();
     }
     assert!(names.iter().map(String::len).sum::<usize>() > 1024 * 1024);
     assert_eq!(tree.children("/listed").await.unwrap(), names);
