@@ -24,13 +24,13 @@ pub struct FunctionDefinition {
     /// Its program and how requests reach it.
     pub invoke_mode: InvokeMode,
     /// Cores each container may use.
-    #[serde(default = "default_cpu")]
+    #[serde(default = "default::cpu")]
     pub cpu: f64,
     /// Bytes of memory each container may use.
-    #[serde(default = "default_memory")]
+    #[serde(default = "default::memory")]
     pub memory: u64,
     /// Bytes each container may write to its root filesystem; they do not outlive it.
-    #[serde(default = "default_disk")]
+    #[serde(default = "default::disk")]
     pub disk: u64,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -39,28 +39,28 @@ pub struct FunctionDefinition {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
     /// Slots it has at most.
-    #[serde(default = "one")]
+    #[serde(default = "default::max_instances")]
     pub max_instances: u32,
     /// Containers that are kept running without requests.
     #[serde(default)]
     pub min_instances: u32,
     /// Requests one container handles at a time.
-    #[serde(default = "default_concurrency")]
+    #[serde(default = "default::concurrency")]
     pub concurrency: u32,
     /// Milliseconds until the head of the response must have come.
-    #[serde(default = "default_timeout_ms")]
+    #[serde(default = "default::timeout_ms")]
     pub timeout_ms: u64,
     /// Milliseconds of silence in either direction after which a stream is ended.
-    #[serde(default = "default_idle_timeout_ms")]
+    #[serde(default = "default::idle_timeout_ms")]
     pub idle_timeout_ms: u64,
     /// Milliseconds from starting the program until it answers.
-    #[serde(default = "default_startup_timeout_ms")]
+    #[serde(default = "default::startup_timeout_ms")]
     pub startup_timeout_ms: u64,
     /// Milliseconds without requests until the container is frozen; 0 is never.
-    #[serde(default = "default_idle_pause_ms")]
+    #[serde(default = "default::idle_pause_ms")]
     pub idle_pause_ms: u64,
     /// Milliseconds without requests until the container is stopped; 0 is never.
-    #[serde(default = "default_idle_stop_ms")]
+    #[serde(default = "default::idle_stop_ms")]
     pub idle_stop_ms: u64,
     /// Where its source is: git URL and branch. Kept for deployers, not used by Bismuth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,6 +201,25 @@ impl DefinitionError {
     }
 }
 
+/// What serde takes for fields that are left out.
+mod default {
+    use crate::limits::DEFAULTS;
+
+    macro_rules! fields {
+        ($($field:ident: $type:ty),*) => {$(
+            pub(super) fn $field() -> $type {
+                DEFAULTS.$field
+            }
+        )*};
+    }
+    fields!(cpu: f64, memory: u64, disk: u64, concurrency: u32, timeout_ms: u64, idle_timeout_ms: u64,
+            startup_timeout_ms: u64, idle_pause_ms: u64, idle_stop_ms: u64);
+
+    pub(super) fn max_instances() -> u32 {
+        1
+    }
+}
+
 impl FunctionDefinition {
     /// A definition of this image and program, with the defaults for all else.
     pub fn new(image: ImageReference, invoke_mode: InvokeMode) -> Self {
@@ -212,7 +231,7 @@ impl FunctionDefinition {
             disk: DEFAULTS.disk,
             env: BTreeMap::new(),
             routes: Vec::new(),
-            max_instances: 1,
+            max_instances: default::max_instances(),
             min_instances: 0,
             concurrency: DEFAULTS.concurrency,
             timeout_ms: DEFAULTS.timeout_ms,
@@ -234,71 +253,36 @@ impl FunctionDefinition {
     /// Reads and validates a definition.
     pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         if json.len() > MAX_DEFINITION_BYTES {
+            let bytes = json.len();
             return Err(DefinitionError {
                 field: ".".into(),
                 reason: format!(
-                    "the definition has {} bytes, at most {MAX_DEFINITION_BYTES} are allowed",
-                    json.len()
+                    "the definition has {bytes} bytes, at most {MAX_DEFINITION_BYTES} are allowed"
                 ),
                 kind: DefinitionErrorKind::TooLarge,
             });
         }
         // serde would take an array for the fields in their order.
         if json.trim_ascii_start().starts_with(b"[") {
-            return Err(DefinitionError {
-                field: ".".into(),
-                reason: "expected an object, not an array".into(),
-                kind: DefinitionErrorKind::Malformed,
-            });
+            return Err(malformed(".", "expected an object, not an array"));
         }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let definition: Self = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| malformed(&error.path().to_string(), error.inner()))?;
-        deserializer.end().map_err(|error| malformed(".", &error))?;
+        deserializer.end().map_err(|error| malformed(".", error))?;
         definition.validate()?;
         Ok(definition)
     }
 }
 
-fn malformed(path: &str, error: &serde_json::Error) -> DefinitionError {
+fn malformed(path: &str, reason: impl Display) -> DefinitionError {
     // An empty name is a name too, but an error that begins with nothing helps nobody.
     let field = if path.is_empty() { "." } else { path };
     DefinitionError {
         field: field.to_owned(),
-        reason: error.to_string(),
+        reason: reason.to_string(),
         kind: DefinitionErrorKind::Malformed,
     }
-}
-
-fn default_cpu() -> f64 {
-    DEFAULTS.cpu
-}
-fn default_memory() -> u64 {
-    DEFAULTS.memory
-}
-fn default_disk() -> u64 {
-    DEFAULTS.disk
-}
-fn one() -> u32 {
-    1
-}
-fn default_concurrency() -> u32 {
-    DEFAULTS.concurrency
-}
-fn default_timeout_ms() -> u64 {
-    DEFAULTS.timeout_ms
-}
-fn default_idle_timeout_ms() -> u64 {
-    DEFAULTS.idle_timeout_ms
-}
-fn default_startup_timeout_ms() -> u64 {
-    DEFAULTS.startup_timeout_ms
-}
-fn default_idle_pause_ms() -> u64 {
-    DEFAULTS.idle_pause_ms
-}
-fn default_idle_stop_ms() -> u64 {
-    DEFAULTS.idle_stop_ms
 }
 
 #[cfg(test)]

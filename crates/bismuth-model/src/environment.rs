@@ -1,10 +1,11 @@
 //! The name of an environment: the top znode of one Bismuth installation in a shared ZooKeeper ensemble.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::text::{checked_text, is_path_segment};
 
 /// One path segment: letters, digits, `-`, `_` and `.`, at most 64, not `zookeeper`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,12 +19,7 @@ pub struct Environment(String);
 )]
 pub struct EnvironmentError(String);
 
-impl Environment {
-    /// The name as it stands in paths.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+checked_text!(Environment, EnvironmentError);
 
 impl Default for Environment {
     fn default() -> Self {
@@ -35,33 +31,11 @@ impl FromStr for Environment {
     type Err = EnvironmentError;
 
     fn from_str(text: &str) -> Result<Self, EnvironmentError> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         // ZooKeeper keeps its own configuration under /zookeeper.
-        let reserved = matches!(text, "." | ".." | "zookeeper");
-        if !(1..=64).contains(&text.len()) || !text.bytes().all(allowed) || reserved {
+        if !is_path_segment(text, 64) || text == "zookeeper" {
             return Err(EnvironmentError(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Environment {
-    type Error = EnvironmentError;
-
-    fn try_from(text: String) -> Result<Self, EnvironmentError> {
-        text.parse()
-    }
-}
-
-impl From<Environment> for String {
-    fn from(environment: Environment) -> String {
-        environment.0
-    }
-}
-
-impl fmt::Display for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

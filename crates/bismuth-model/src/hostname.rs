@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::checked_text;
+
 /// RFC 1123 section 2.1 and RFC 1035 section 2.3.4.
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
@@ -85,23 +87,14 @@ impl Hostname {
         }
         Ok(Self(name.to_ascii_lowercase()))
     }
-
-    /// The canonical text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
+
+checked_text!(Hostname, HostnameError);
 
 /// So that a table of hostnames can be asked with the text of a `Host` header, without allocating.
 impl std::borrow::Borrow<str> for Hostname {
     fn borrow(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for Hostname {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -116,20 +109,6 @@ impl FromStr for Hostname {
 
     fn from_str(text: &str) -> Result<Self, HostnameError> {
         Self::parse(text)
-    }
-}
-
-impl TryFrom<String> for Hostname {
-    type Error = HostnameError;
-
-    fn try_from(text: String) -> Result<Self, HostnameError> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Hostname> for String {
-    fn from(name: Hostname) -> String {
-        name.0
     }
 }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::text::serde_as_text;
+
 /// Text that is not an identifier.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
@@ -76,19 +78,7 @@ macro_rules! uuid_id {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = IdError;
-
-            fn try_from(text: String) -> Result<Self, IdError> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.to_string()
-            }
-        }
+        serde_as_text!($name, IdError);
     };
 }
 

@@ -7,6 +7,8 @@ use oci_spec::distribution::{ParseError, Reference};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::serde_as_text;
+
 /// An image reference in full form: `docker.io/library/alpine:latest` for `alpine`.
 ///
 /// The defaults are Docker's: registry `docker.io`, repository prefix `library/`, tag `latest`
@@ -63,19 +65,7 @@ impl FromStr for ImageReference {
     }
 }
 
-impl TryFrom<String> for ImageReference {
-    type Error = ImageReferenceError;
-
-    fn try_from(text: String) -> Result<Self, ImageReferenceError> {
-        text.parse()
-    }
-}
-
-impl From<ImageReference> for String {
-    fn from(image: ImageReference) -> String {
-        image.0.whole()
-    }
-}
+serde_as_text!(ImageReference, ImageReferenceError);
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,7 @@ mod node;
 mod secret_use;
 mod service_group;
 mod store_claim;
+mod text;
 
 pub use backend::{BACKEND_BYTES, Backend, BackendsError};
 pub use container::{ContainerRecord, ContainerState, ContainerStatus, UnknownState};

@@ -1,11 +1,11 @@
 //! Service group: the functions that share keys, blobs and secrets.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::{checked_text, is_path_segment};
 use crate::{FunctionDefinition, FunctionId};
 
 /// Names what functions share in the service provider. One path segment: 1 to 64 letters, digits, `-`, `_` or `.`, and neither
@@ -22,12 +22,9 @@ pub struct ServiceGroupError;
 impl ServiceGroup {
     /// Bytes of the longest name.
     pub const MAX_BYTES: usize = 64;
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
+
+checked_text!(ServiceGroup, ServiceGroupError);
 
 impl FunctionDefinition {
     /// Whose data the function works on: the group it names, or its own id. A definition that was never validated and names
@@ -52,32 +49,10 @@ impl FromStr for ServiceGroup {
     type Err = ServiceGroupError;
 
     fn from_str(text: &str) -> Result<Self, ServiceGroupError> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let fits = (1..=Self::MAX_BYTES).contains(&text.len());
-        if !fits || !text.bytes().all(allowed) || matches!(text, "." | "..") {
+        if !is_path_segment(text, Self::MAX_BYTES) {
             return Err(ServiceGroupError);
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for ServiceGroup {
-    type Error = ServiceGroupError;
-
-    fn try_from(text: String) -> Result<Self, ServiceGroupError> {
-        text.parse()
-    }
-}
-
-impl From<ServiceGroup> for String {
-    fn from(group: ServiceGroup) -> String {
-        group.0
-    }
-}
-
-impl fmt::Display for ServiceGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -58,27 +58,16 @@ impl FunctionDefinition {
                 return Err(out_of(&range, field, value, unit));
             }
         }
-        if self.min_instances > self.max_instances {
-            return Err(DefinitionError::out_of_range(
-                "min_instances",
-                format!(
-                    "{} is more than max_instances, {}",
-                    self.min_instances, self.max_instances
-                ),
-            ));
+        let (min, max) = (self.min_instances, self.max_instances);
+        if min > max {
+            let reason = format!("{min} is more than max_instances, {max}");
+            return Err(DefinitionError::out_of_range("min_instances", reason));
         }
         Ok(())
     }
 
     fn validate_env(&self) -> Result<(), DefinitionError> {
-        if self.env.len() > limits::ENV_ENTRIES {
-            let reason = format!(
-                "{} entries, at most {} are allowed",
-                self.env.len(),
-                limits::ENV_ENTRIES
-            );
-            return Err(DefinitionError::out_of_range("env", reason));
-        }
+        check_count("env", self.env.len(), limits::ENV_ENTRIES, "entries")?;
         for (name, value) in &self.env {
             let refuse = |reason: &str| {
                 let shown: String = name.chars().take(64).collect();
@@ -101,14 +90,7 @@ impl FunctionDefinition {
     }
 
     fn validate_routes(&self) -> Result<(), DefinitionError> {
-        if self.routes.len() > limits::ROUTES {
-            let reason = format!(
-                "{} routes, at most {} are allowed",
-                self.routes.len(),
-                limits::ROUTES
-            );
-            return Err(DefinitionError::out_of_range("routes", reason));
-        }
+        check_count("routes", self.routes.len(), limits::ROUTES, "routes")?;
         for (index, route) in self.routes.iter().enumerate() {
             if self.routes[..index].contains(route) {
                 return Err(DefinitionError::out_of_range(
@@ -166,6 +148,14 @@ fn out_of<T: Display>(
         range.end()
     );
     DefinitionError::out_of_range(field, reason)
+}
+
+fn check_count(field: &str, count: usize, max: usize, what: &str) -> Result<(), DefinitionError> {
+    if count > max {
+        let reason = format!("{count} {what}, at most {max} are allowed");
+        return Err(DefinitionError::out_of_range(field, reason));
+    }
+    Ok(())
 }
 
 fn check_text(field: &str, text: &str) -> Result<(), DefinitionError> {
