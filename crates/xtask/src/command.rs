@@ -1,5 +1,6 @@
 //! Runs other programs and prints their command lines.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -67,16 +68,15 @@ pub(crate) fn is_installed(program: &str) -> bool {
     find(program).is_some()
 }
 
+/// An error with each of these lines, if there are any.
+pub(crate) fn report(violations: &[String]) -> Result<()> {
+    ensure!(violations.is_empty(), "{}", violations.join("\n"));
+    Ok(())
+}
+
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words: Vec<_> = words
-        .map(|word| {
-            word.to_string_lossy()
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        })
-        .collect();
+    let last = |word: &OsStr| word.to_string_lossy().rsplit('/').next().map(str::to_owned);
+    let words: Vec<String> = words.filter_map(last).collect();
     words.join(" ")
 }

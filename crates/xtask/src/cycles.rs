@@ -10,11 +10,11 @@
 mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
+use crate::command::report;
 use crate::sources::rust_sources;
 
 /// Cycles older than this check, by their files: the core of proxying, until it is rebuilt.
@@ -36,14 +36,11 @@ type Edges = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 /// Reads every crate and reports every cycle that should not be.
 pub(crate) fn check() -> Result<()> {
-    let root = crate::command::root();
     let mut crates: BTreeMap<PathBuf, Vec<paths::File>> = BTreeMap::new();
-    for path in rust_sources()? {
+    for (path, source) in rust_sources()? {
         let Some(src) = path.ancestors().find(|above| above.ends_with("src")) else {
             continue;
         };
-        let source = fs::read_to_string(root.join(&path))
-            .with_context(|| format!("read {}", path.display()))?;
         let files = crates.entry(src.to_owned()).or_default();
         files.extend(paths::File::new(&path, src, source));
     }
@@ -51,11 +48,7 @@ pub(crate) fn check() -> Result<()> {
         .values()
         .flat_map(|files| violations(files, EXCEPTED))
         .collect();
-    if cycles.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", cycles.join("\n"))
-    }
+    report(&cycles)
 }
 
 /// The cycles of one crate that are not excepted, each with what ties it.

@@ -123,29 +123,18 @@ pub(crate) fn setup(purpose: Purpose, check: bool) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     install(&packages)?;
-    match self::missing(purpose).first() {
-        None => Ok(()),
-        Some(still) => bail!(
-            "{} is still missing after installing {}",
-            still.what,
-            still.package
-        ),
+    if let Some(Need { what, package, .. }) = self::missing(purpose).first() {
+        bail!("{what} is still missing after installing {package}");
     }
+    Ok(())
 }
 
 fn missing(purpose: Purpose) -> Vec<&'static Need> {
-    purpose
-        .needs()
-        .filter(|need| !is_there(need.what))
-        .collect()
-}
-
-fn is_there(what: &str) -> bool {
-    if what.starts_with('/') {
-        Path::new(what).exists()
-    } else {
-        is_installed(what)
-    }
+    let is_missing = |need: &&Need| match need.what.starts_with('/') {
+        true => !Path::new(need.what).exists(),
+        false => !is_installed(need.what),
+    };
+    purpose.needs().filter(is_missing).collect()
 }
 
 fn install(packages: &[&str]) -> Result<()> {

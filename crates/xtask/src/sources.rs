@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::command::root;
+use crate::command::{output, report, root};
 
 /// Programs that no source of ours may start: what they do is done by system call, netlink or gRPC.
 const NOT_SHELLED_OUT_TO: [&str; 10] = [
@@ -24,20 +24,14 @@ const STARTERS: [&str; 3] = [
 /// Reads every source and reports every line that should not be.
 pub(crate) fn check() -> Result<()> {
     let mut violations = Vec::new();
-    for path in rust_sources()? {
-        let text = fs::read_to_string(root().join(&path))
-            .with_context(|| format!("read {}", path.display()))?;
+    for (path, text) in rust_sources()? {
         for (number, line) in text.lines().enumerate() {
             if let Some(violation) = violation(&path, line) {
                 violations.push(format!("{}:{}: {violation}", path.display(), number + 1));
             }
         }
     }
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", violations.join("\n"))
-    }
+    report(&violations)
 }
 
 fn violation(path: &Path, line: &str) -> Option<String> {
@@ -56,18 +50,17 @@ fn violation(path: &Path, line: &str) -> Option<String> {
     started.map(|program| format!("shells out to {program}"))
 }
 
-/// Every `.rs` file that git knows, relative to the root.
-pub(crate) fn rust_sources() -> Result<Vec<PathBuf>> {
-    let list = crate::command::output(
-        Command::new("git")
-            .args(["ls-files", "*.rs"])
-            .current_dir(root()),
-    )?;
-    Ok(list
-        .lines()
-        .map(PathBuf::from)
-        .filter(|path| root().join(path).is_file())
-        .collect())
+/// Path, relative to the root, and text of every `.rs` file that git knows.
+pub(crate) fn rust_sources() -> Result<Vec<(PathBuf, String)>> {
+    let mut list = Command::new("git");
+    list.args(["ls-files", "*.rs"]).current_dir(root());
+    let list = output(&mut list)?;
+    let paths = list.lines().filter(|path| root().join(path).is_file());
+    let read = |path: &str| {
+        let text = fs::read_to_string(root().join(path)).with_context(|| format!("read {path}"))?;
+        Ok((PathBuf::from(path), text))
+    };
+    paths.map(read).collect()
 }
 
 #[cfg(test)]

@@ -22,19 +22,10 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     let path = std::env::join_paths(
         std::iter::once(tools.join("bin")).chain(std::env::split_paths(&path)),
     )?;
-    command::run(
-        cargo()
-            .args([
-                "nextest",
-                "run",
-                "--locked",
-                "--workspace",
-                "--profile",
-                "ci",
-            ])
-            .args(filter)
-            .env("PATH", path),
-    )
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "--locked", "--workspace"]);
+    nextest.args(["--profile", "ci"]).args(filter);
+    command::run(nextest.env("PATH", path))
 }
 
 /// Where `cargo-nextest` was installed if the machine has none.

@@ -25,11 +25,8 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
         ("deny.toml", deny),
     ];
     let is_meant = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    if let Some(unknown) = only
-        .iter()
-        .find(|one| !checks.iter().any(|(name, _)| *one == name))
-    {
-        let names = checks.map(|(name, _)| name);
+    let names = checks.map(|(name, _)| name);
+    if let Some(unknown) = only.iter().find(|one| !names.contains(&one.as_str())) {
         bail!(
             "there is no check {unknown:?}; there are {}",
             names.join(", ")
@@ -50,15 +47,9 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
 }
 
 fn lints() -> Result<()> {
-    start(cargo().args([
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ]))
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--locked", "--workspace", "--all-targets"]);
+    start(clippy.args(["--", "--deny", "warnings"]))
 }
 
 fn docs() -> Result<()> {
@@ -76,12 +67,8 @@ fn scripts() -> Result<()> {
         "scripts/services.sh",
         ".ci/run",
     ] {
-        start(
-            Command::new("bash")
-                .arg("-n")
-                .arg(script)
-                .current_dir(root()),
-        )?;
+        let mut bash = Command::new("bash");
+        start(bash.args(["-n", script]).current_dir(root()))?;
     }
     Ok(())
 }
@@ -92,12 +79,9 @@ fn deny() -> Result<()> {
         eprintln!("tidy: cargo-deny is not installed: licences and sources are not checked");
         return Ok(());
     }
-    start(cargo().args([
-        "deny",
-        "--workspace",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]))
+    start(
+        cargo()
+            .args(["deny", "--workspace", "check"])
+            .args(["bans", "licenses", "sources"]),
+    )
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::root;
+use crate::command::{report, root};
 use crate::sources::rust_sources;
 use crate::tokens::{Token, tokens};
 
@@ -21,16 +21,10 @@ pub(crate) fn check() -> Result<()> {
     let text = fs::read_to_string(root().join(LIST)).with_context(|| format!("read {LIST}"))?;
     let words = parse(&text)?;
     let mut found = Vec::new();
-    for path in rust_sources()? {
-        let source = fs::read_to_string(root().join(&path))
-            .with_context(|| format!("read {}", path.display()))?;
+    for (path, source) in rust_sources()? {
         found.extend(violations(&words, &path, &source));
     }
-    if found.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", found.join("\n"))
-    }
+    report(&found)
 }
 
 /// Each identifier with what to say instead, which may be nothing.
