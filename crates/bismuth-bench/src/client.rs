@@ -57,7 +57,20 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Bytes>, Duration)> {
-        let exchange = tokio::time::timeout(BOUND, self.unbounded(method, path, body)).await;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.authority)
+            .body(Full::new(body))?;
+        let exchange = async {
+            let began = Instant::now();
+            let ready = self.sender.ready().await;
+            ready.context("the connection was closed")?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            anyhow::Ok((Response::from_parts(head, body), began.elapsed()))
+        };
+        let exchange = tokio::time::timeout(BOUND, exchange).await;
         let (answer, took) = exchange.with_context(|| format!("{path} is not answered"))??;
         ensure!(
             answer.status().is_success(),
@@ -66,26 +79,5 @@ impl Client {
             String::from_utf8_lossy(answer.body())
         );
         Ok((answer, took))
-    }
-
-    async fn unbounded(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(Response<Bytes>, Duration)> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.authority)
-            .body(Full::new(body))?;
-        let began = Instant::now();
-        self.sender
-            .ready()
-            .await
-            .context("the connection was closed")?;
-        let (head, body) = self.sender.send_request(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        Ok((Response::from_parts(head, body), began.elapsed()))
     }
 }

@@ -13,7 +13,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bismuth_model::ContainerState;
 use http::Response;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -81,13 +80,13 @@ async fn rounds(harness: &Harness, runtime: &Runtime) -> Result<StartTimes> {
 /// Kills every program and waits until nothing is left of the containers.
 async fn take_down(harness: &Harness, functions: &[Deployed]) -> Result<()> {
     for function in functions {
-        let pid = harness.program(*function).await?;
+        let pid = harness.program(function).await?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         kill_process(pid.context("no process id")?, Signal::KILL)
             .with_context(|| format!("kill the program of {}", function.function))?;
     }
     for function in functions {
-        harness.reaches(*function, ContainerState::Failed).await;
+        harness.has_failed(function).await;
     }
     Ok(())
 }

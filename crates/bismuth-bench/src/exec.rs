@@ -26,11 +26,11 @@ pub(crate) async fn measure(turns: Turns) -> Result<()> {
     let definition = Harness::definition("docker.io/library/alpine:latest", "exec:/bin/true")?;
     let deployed = harness.deploy(&definition).await?;
     println!("exec       {}", harness.background_load().await?);
-    one_connection(&harness, deployed).await?;
-    many_connections(&harness, deployed, turns).await
+    one_connection(&harness, &deployed).await?;
+    many_connections(&harness, &deployed, turns).await
 }
 
-async fn one_connection(harness: &Harness, deployed: Deployed) -> Result<()> {
+async fn one_connection(harness: &Harness, deployed: &Deployed) -> Result<()> {
     let path = deployed.path();
     let mut client = harness.client().await?;
     for _ in 0..WARM_UP {
@@ -57,7 +57,7 @@ async fn one_connection(harness: &Harness, deployed: Deployed) -> Result<()> {
     Ok(())
 }
 
-async fn many_connections(harness: &Harness, deployed: Deployed, turns: Turns) -> Result<()> {
+async fn many_connections(harness: &Harness, deployed: &Deployed, turns: Turns) -> Result<()> {
     let (mut requests, mut spawns, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut times, mut cpu) = (Vec::new(), Vec::new());
     for _ in 0..turns.rounds {

@@ -1,51 +1,26 @@
-//! One node and one frontend on real servers, without an API.
-//!
-//! ```text
-//!  client ─► bismuthfe ─► bismuthd ─► container ─► svcprovider
-//!               └── ZooKeeper ──┘ └─ containerd, image registry
-//! ```
+//! The cluster that is measured: one node, with svcprovider.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use bismuth_coord::{ConnectOptions, ZkTree};
-use bismuth_model::{
-    Backend, ContainerId, ContainerState, Environment, FunctionDefinition, FunctionId,
-};
-use bismuth_registry::Registry;
+use anyhow::{Context, Result, ensure};
+use bismuth_model::FunctionDefinition;
 use bismuth_testkit::cluster::Services;
-use bismuth_testkit::daemon::static_program;
-use bismuth_testkit::{
-    Containerd, Daemon, Image, Registry as ImageRegistry, ZooKeeper, eventually, image, ports,
-};
+use bismuth_testkit::{Cluster, Image, eventually};
 
 use crate::client::Client;
 use crate::machine;
 
-const IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
-/// Servers start and images are pulled within seconds; a loaded machine may take longer.
+/// States are reported within seconds; a loaded machine may take longer.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Everything that runs. Fields are dropped in this order: daemons before what they talk to.
-pub(crate) struct Harness {
-    frontend: Daemon,
-    node: Daemon,
-    services: Services,
-    registry: Registry,
-    containerd: Containerd,
-    images: ImageRegistry,
-    _zookeeper: ZooKeeper,
-    /// `HOST:PORT` of the frontend.
-    pub(crate) frontend_authority: String,
-}
+/// Everything that runs.
+pub(crate) struct Harness(Cluster);
 
 /// A function with one container.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Deployed {
-    pub(crate) function: FunctionId,
-    container: ContainerId,
+    pub(crate) function: String,
+    container: String,
 }
 
 impl Deployed {
@@ -58,40 +33,8 @@ impl Deployed {
 impl Harness {
     /// Starts it; `runtime` is what containers are made with, as bismuthd's flag has it.
     pub(crate) async fn start(runtime: &str) -> Result<Self> {
-        let (zookeeper, containerd, images) = tokio::try_join!(
-            ZooKeeper::start(),
-            Containerd::start(),
-            start_image_registry()
-        )?;
-        let (servers, environment) = (zookeeper.connect_string(), Environment::default());
-        let tree = ZkTree::connect(&servers, ConnectOptions::default()).await?;
-        let registry = Registry::new(Arc::new(tree), environment.clone());
-        registry.bootstrap().await?;
-        registry.provision_node(IP).await?;
-        let dir = containerd.scratch("s")?;
-        let services = Services::start(&dir, &servers, &environment.to_string()).await?;
-        let node_port = ports::reserve()?;
-        let known = [
-            ("--zookeeper", servers.clone()),
-            (
-                "--svcprovider-socket",
-                services.socket().display().to_string(),
-            ),
-            ("--registry-mirror", format!("docker.io={}", images.url())),
-            ("--runtime", runtime.to_owned()),
-        ];
-        let node = start_node(known, node_port, &containerd).await?;
-        let (frontend, frontend_authority) = start_frontend(node_port, &servers).await?;
-        Ok(Self {
-            frontend,
-            node,
-            registry,
-            containerd,
-            images,
-            _zookeeper: zookeeper,
-            services,
-            frontend_authority,
-        })
+        let cluster = Cluster::builder().runtime(runtime).services();
+        Ok(Self(cluster.start().await?))
     }
 
     /// What others do to the machine while this harness is up and idle, for the report.
@@ -102,28 +45,34 @@ impl Harness {
 
     /// Process ids of bismuthfe and bismuthd.
     pub(crate) fn daemons(&self) -> Result<[u32; 2]> {
-        Ok([self.frontend.process()?.pid(), self.node.process()?.pid()])
+        let (frontend, node) = (&self.0.frontend, &self.0.nodes[0].daemon);
+        Ok([frontend.process()?.pid(), node.process()?.pid()])
     }
 
     /// Keys, blobs and secrets.
     pub(crate) fn services(&self) -> &Services {
-        &self.services
+        &self.0.services[0]
     }
 
     /// Makes an image known to the node as `docker.io/library/NAME:latest`.
     pub(crate) async fn push(&self, name: &str, image: &Image) -> Result<()> {
         let name = format!("library/{name}:latest");
-        self.images.push(&name, image).await.map(drop)
+        self.0.registry.push(&name, image).await.map(drop)
     }
 
     /// The process in whose mount namespace both OCI runtimes work on any machine.
     pub(crate) fn containerd_pid(&self) -> Result<u32> {
-        Ok(self.containerd.process()?.pid())
+        Ok(self.0.containerd.process()?.pid())
+    }
+
+    /// `HOST:PORT` of the frontend.
+    pub(crate) fn frontend_authority(&self) -> String {
+        self.0.frontend_url("").replace("http://", "")
     }
 
     /// A connection to the frontend.
     pub(crate) async fn client(&self) -> Result<Client> {
-        Client::connect(&self.frontend_authority).await
+        Client::connect(&self.frontend_authority()).await
     }
 
     /// A definition of `mode` in `image`, both as on the command line. It is never put to rest, so that nothing
@@ -140,110 +89,39 @@ impl Harness {
 
     /// Deploys a function and waits until it runs and the frontend has it.
     pub(crate) async fn deploy(&self, definition: &FunctionDefinition) -> Result<Deployed> {
+        let function = self.0.deploy(&serde_json::to_value(definition)?).await?;
+        let described = self.0.function(&function).await?;
+        let container = described["backends"][0]["backend"]["container_id"].as_str();
+        let container = container.with_context(|| format!("{described} has no container"))?;
         let deployed = Deployed {
-            function: FunctionId::new_random(),
-            container: ContainerId::new_random(),
+            function,
+            container: container.to_owned(),
         };
-        let slot = Backend {
-            ip: IP,
-            container_id: deployed.container,
-        };
-        self.registry
-            .create_function(deployed.function, definition, &[slot])
-            .await?;
-        self.reaches(deployed, ContainerState::Running).await;
         let mut client = self.client().await?;
         let path = deployed.path();
         eventually("the frontend knows the function", SOON, async || {
-            client.timed(&path).await.map_err(|e| format!("{e:#}"))
+            client.timed(&path).await
         })
         .await;
         Ok(deployed)
     }
 
-    /// Waits until its container is in this state.
-    pub(crate) async fn reaches(&self, deployed: Deployed, wanted: ContainerState) {
-        let what = format!("container {} is {wanted}", deployed.container);
+    /// Waits until nothing is left of its container.
+    pub(crate) async fn has_failed(&self, deployed: &Deployed) {
+        let what = format!("container {} has failed", deployed.container);
         eventually(&what, SOON, async || {
-            let status = self.status(deployed).await.map_err(|e| format!("{e:#}"))?;
-            if status.state == wanted {
-                Ok(())
-            } else {
-                Err(format!("it is {} ({:?})", status.state, status.reason))
-            }
+            let described = self.0.function(&deployed.function).await?;
+            let failed = described["backends"][0]["status"] == "Failed";
+            ensure!(failed, "{described}");
+            Ok(())
         })
         .await;
     }
 
     /// The process id of its program on this machine.
-    pub(crate) async fn program(&self, deployed: Deployed) -> Result<u32> {
-        let pid = self.status(deployed).await?.pid;
+    pub(crate) async fn program(&self, deployed: &Deployed) -> Result<u32> {
+        let tasks = self.0.containerd.tasks(&self.0.nodes[0].namespace).await?;
+        let pid = tasks.get(&deployed.container).copied();
         pid.with_context(|| format!("container {} does not run", deployed.container))
     }
-
-    async fn status(&self, deployed: Deployed) -> Result<bismuth_model::ContainerStatus> {
-        let record = self.registry.container(IP, deployed.container).await?;
-        let record = record.with_context(|| format!("no container {}", deployed.container))?;
-        Ok(record.status)
-    }
-}
-
-async fn start_image_registry() -> Result<ImageRegistry> {
-    let images = ImageRegistry::start().await?;
-    images
-        .push("library/alpine:latest", &image::alpine()?)
-        .await?;
-    images
-        .push("library/echo-server:latest", &image::static_server()?)
-        .await?;
-    Ok(images)
-}
-
-async fn start_node(
-    known: [(&str, String); 4],
-    port: u16,
-    containerd: &Containerd,
-) -> Result<Daemon> {
-    let admin = ports::reserve()?;
-    let args = [
-        "--listen".to_owned(),
-        format!("{IP}:{port}"),
-        "--admin-listen".to_owned(),
-        format!("{IP}:{admin}"),
-        "--containerd".to_owned(),
-        containerd.socket().display().to_string(),
-        // Below containerd's directory: mounts made there are seen by its containers.
-        "--state-dir".to_owned(),
-        containerd.scratch("n")?.display().to_string(),
-        "--init".to_owned(),
-        static_program("bismuth-init")?.display().to_string(),
-    ];
-    let known = known
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value]);
-    let args = known.chain(args);
-    let node = Daemon::spawn("bismuthd", args)?;
-    node.ready(&format!("http://{IP}:{admin}/readyz"), SOON)
-        .await?;
-    Ok(node)
-}
-
-async fn start_frontend(node_port: u16, zookeeper: &str) -> Result<(Daemon, String)> {
-    let authority = format!("{IP}:{}", ports::reserve()?);
-    let admin = ports::reserve()?;
-    let args = [
-        "--zookeeper".to_owned(),
-        zookeeper.to_owned(),
-        "--listen".to_owned(),
-        authority.clone(),
-        "--admin-listen".to_owned(),
-        format!("{IP}:{admin}"),
-        "--node-port".to_owned(),
-        node_port.to_string(),
-    ];
-    let frontend = Daemon::spawn("bismuthfe", args)?;
-    frontend
-        .ready(&format!("http://{IP}:{admin}/readyz"), SOON)
-        .await?;
-    Ok((frontend, authority))
 }

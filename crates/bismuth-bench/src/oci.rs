@@ -5,8 +5,8 @@
 //! does less than we must.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -53,7 +53,7 @@ impl Runtime {
     /// The runtime's own example, with our program and without what needs more than the machine's defaults.
     fn configure(&self) -> Result<()> {
         let bundle = self.dir.join("bundle");
-        succeeded(&self.run(&["spec"])?)?;
+        self.run(&["spec"])?;
         let path = bundle.join("config.json");
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let mut config: Value = serde_json::from_slice(&text)?;
@@ -69,24 +69,20 @@ impl Runtime {
     /// How long it takes from starting the runtime to the server's first answer. Nothing is left.
     pub(crate) async fn first_answer(&self) -> Result<Duration> {
         let began = Instant::now();
-        let started = self
-            .run(&["run", "--detach", ID])
-            .and_then(|o| succeeded(&o));
+        let started = self.run(&["run", "--detach", ID]);
         let authority = format!("127.0.0.1:{}", self.port);
         let answered = match started {
             Ok(()) => first_answer(&authority, "/", BOUND).await,
             Err(error) => Err(error),
         };
         let took = began.elapsed();
-        let deleted = self
-            .run(&["delete", "--force", ID])
-            .and_then(|o| succeeded(&o));
+        let deleted = self.run(&["delete", "--force", ID]);
         answered?;
         deleted?;
         Ok(took)
     }
 
-    fn run(&self, args: &[&str]) -> Result<Output> {
+    fn run(&self, args: &[&str]) -> Result<()> {
         // Files, not pipes: the container would keep the pipes open, and we would wait for their end.
         let output = self.dir.join("output");
         let file =
@@ -103,30 +99,18 @@ impl Runtime {
             .stderr(file)
             .status()
             .with_context(|| format!("run {}", self.name))?;
-        Ok(Output {
-            status,
-            stdout: Vec::new(),
-            stderr: fs::read(&output).unwrap_or_default(),
-        })
+        let said = fs::read_to_string(&output).unwrap_or_default();
+        ensure!(status.success(), "{status} {}", said.trim());
+        Ok(())
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        if let Err(error) = remove_dir(&self.dir) {
+        if let Err(error) = run::remove(&self.dir) {
             eprintln!("{}'s directory: {error:#}", self.name);
         }
     }
-}
-
-fn remove_dir(dir: &Path) -> Result<()> {
-    run::remove(dir)
-}
-
-fn succeeded(output: &Output) -> Result<()> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} {}", output.status, said.trim());
-    Ok(())
 }
 
 /// Takes the entries of that type out of a list of mounts or namespaces.

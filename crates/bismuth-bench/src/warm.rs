@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bismuth_testkit::daemon::static_program;
 use bismuth_testkit::process::Program;
 use bismuth_testkit::{eventually, http, ports, run};
@@ -61,7 +61,7 @@ async fn measure_in(dir: &Path, turns: Turns) -> Result<()> {
         },
         Route {
             name: "bismuthfe, bismuthd, server",
-            url: format!("http://{}{}", harness.frontend_authority, deployed.path()),
+            url: format!("http://{}{}", harness.frontend_authority(), deployed.path()),
             proxies: harness.daemons()?.to_vec(),
         },
     ];
@@ -144,14 +144,11 @@ fn cpu_us(turn: &Turn) -> f64 {
 }
 
 async fn answers(url: &str) {
-    eventually(
-        &format!("{url} answers"),
-        Duration::from_secs(30),
-        async || match http::get(url).await {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(answer.status().to_string()),
-            Err(error) => Err(format!("{error:#}")),
-        },
-    )
+    let what = format!("{url} answers");
+    eventually(&what, Duration::from_secs(30), async || {
+        let answer = http::get(url).await?;
+        ensure!(answer.status().is_success(), "{}", answer.status());
+        Ok(())
+    })
     .await;
 }

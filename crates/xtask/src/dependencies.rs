@@ -49,7 +49,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("bismuth-testkit", "model coord registry image"),
     ("echo-server", ""),
     ("s3-server", ""),
-    ("bismuth-bench", "model coord registry handover testkit"),
+    ("bismuth-bench", "model handover testkit"),
     ("xtask", "image"),
 ];
 
