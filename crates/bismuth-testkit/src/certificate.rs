@@ -16,7 +16,6 @@ pub struct Certificate {
 
 impl Certificate {
     /// Where those of a directory are.
-    #[must_use]
     pub fn in_dir(dir: &Path) -> Self {
         Self {
             certificate: dir.join("tls.crt"),
@@ -25,10 +24,7 @@ impl Certificate {
     }
 
     /// Makes one in a directory.
-    ///
-    /// # Errors
-    ///
-    /// When `openssl` is not installed.
+    /// Fails when `openssl` is not installed.
     pub fn make(dir: &Path) -> Result<Self> {
         let made = Self::in_dir(dir);
         let mut command = Command::new("openssl");

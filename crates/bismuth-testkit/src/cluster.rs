@@ -86,53 +86,40 @@ impl Drop for ClusterDir {
 
 impl Cluster {
     /// A cluster that is not started yet; one node unless told otherwise.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
 
     /// Starts a cluster with one node.
-    ///
-    /// # Errors
-    ///
-    /// When a part does not become ready, with its log.
+    /// Fails when a part does not become ready, with its log.
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
     }
 
     /// The frontend's URL followed by `path`, which begins with a slash.
-    #[must_use]
     pub fn frontend_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.ports.frontend)
     }
 
     /// The API's URL followed by `path`, which begins with a slash.
-    #[must_use]
     pub fn api_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.ports.api)
     }
 
     /// The port that every node's bismuthd listens on, each at its own address.
-    #[must_use]
     pub fn node_port(&self) -> u16 {
         self.ports.node
     }
 
     /// Waits until the frontend says that it is ready.
-    ///
-    /// # Errors
-    ///
-    /// When it does not, with its log.
+    /// Fails when it does not, with its log.
     pub async fn frontend_ready(&self) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/readyz", self.ports.frontend_admin);
         self.frontend.ready(&url, READY_BOUND).await
     }
 
     /// Waits until the API says that it is ready.
-    ///
-    /// # Errors
-    ///
-    /// When it does not, with its log.
+    /// Fails when it does not, with its log.
     pub async fn api_ready(&self) -> Result<()> {
         self.api.ready(&self.api_url("/readyz"), READY_BOUND).await
     }
@@ -152,16 +139,12 @@ impl Cluster {
     }
 
     /// The cluster's directory; logs of the daemons are in it.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir.0
     }
 
     /// Sends a request with a JSON body to the API and returns the whole answer.
-    ///
-    /// # Errors
-    ///
-    /// When no answer comes.
+    /// Fails when no answer comes.
     pub async fn api_call(
         &self,
         method: Method,
@@ -210,10 +193,7 @@ impl Cluster {
     }
 
     /// Creates a function and waits until all its backends have proven themselves.
-    ///
-    /// # Errors
-    ///
-    /// When the API refuses, when a backend is `Failed`, or after a minute.
+    /// Fails when the API refuses, when a backend is `Failed`, or after a minute.
     pub async fn deploy(&self, definition: &Value) -> Result<String> {
         let id = self.create_function(definition).await?;
         let running = crate::eventually::within(READY_BOUND, async || {
@@ -242,10 +222,7 @@ impl Cluster {
     }
 
     /// `GET /invoke/{id}` at the frontend, and the whole answer.
-    ///
-    /// # Errors
-    ///
-    /// When no answer comes.
+    /// Fails when no answer comes.
     pub async fn invoke(&self, id: &str) -> Result<Response<Bytes>> {
         client::get(&self.frontend_url(&format!("/invoke/{id}"))).await
     }
@@ -257,10 +234,6 @@ impl Cluster {
     }
 
     /// Like [`ctl`](Self::ctl), with something on its standard input.
-    ///
-    /// # Errors
-    ///
-    /// As [`ctl`](Self::ctl).
     pub async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> Result<Output> {
         let mut connection = vec![
             ("BISMUTH_API", self.api_url("")),

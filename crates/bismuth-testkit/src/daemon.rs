@@ -26,10 +26,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts `target/<profile>/{name}` in a directory of its own. Its output goes to `{name}.log` there.
-    ///
-    /// # Errors
-    ///
-    /// When it has not been built.
+    /// Fails when it has not been built.
     pub fn spawn<A: Into<OsString>>(name: &str, args: impl IntoIterator<Item = A>) -> Result<Self> {
         let dir = run::subdir(name)?;
         let mut daemon = Self::spawn_in(&dir, name, name, args)?;
@@ -38,10 +35,7 @@ impl Daemon {
     }
 
     /// Starts `target/<profile>/{program}` in `dir`; `name` tells it from others of its kind.
-    ///
-    /// # Errors
-    ///
-    /// When it has not been built.
+    /// Fails when it has not been built.
     pub fn spawn_in<A: Into<OsString>>(
         dir: &Path,
         name: &str,
@@ -52,10 +46,7 @@ impl Daemon {
     }
 
     /// Like [`spawn_in`](Self::spawn_in), with these variables in its environment.
-    ///
-    /// # Errors
-    ///
-    /// When it has not been built.
+    /// Fails when it has not been built.
     pub fn spawn_with<A: Into<OsString>>(
         dir: &Path,
         name: &str,
@@ -78,10 +69,7 @@ impl Daemon {
     }
 
     /// The running process.
-    ///
-    /// # Errors
-    ///
-    /// When it was killed or has been stopped.
+    /// Fails when it was killed or has been stopped.
     pub fn process(&self) -> Result<&Process> {
         self.process
             .as_ref()
@@ -89,10 +77,7 @@ impl Daemon {
     }
 
     /// Kills it (`SIGKILL`). Harmless when it is down.
-    ///
-    /// # Errors
-    ///
-    /// When it does not die.
+    /// Fails when it does not die.
     pub async fn kill(&mut self) -> Result<()> {
         match self.process.take() {
             Some(process) => process.kill().await.map(drop),
@@ -101,10 +86,7 @@ impl Daemon {
     }
 
     /// Asks it to end (`SIGTERM`) and waits for that.
-    ///
-    /// # Errors
-    ///
-    /// When it is down, or has not ended within a minute.
+    /// Fails when it is down, or has not ended within a minute.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
         let process = self
             .process
@@ -114,30 +96,21 @@ impl Daemon {
     }
 
     /// Starts it again with the same arguments, killing it first if it runs.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
+    /// Fails when it cannot be started.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill().await?;
         self.start()
     }
 
     /// Starts it again with the same arguments after it was killed or has been stopped.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
+    /// Fails when it cannot be started.
     pub fn start(&mut self) -> Result<()> {
         self.process = Some(self.program.spawn()?);
         Ok(())
     }
 
     /// Waits until `url` (its `/readyz`) answers 200.
-    ///
-    /// # Errors
-    ///
-    /// When it ends instead, or has not become ready after `within`; with the end of its log.
+    /// Fails when it ends instead, or has not become ready after `within`; with the end of its log.
     pub async fn ready(&self, url: &str, within: Duration) -> Result<()> {
         let probe = async || {
             let answer = http::get(url).await?;
@@ -171,10 +144,7 @@ pub fn flags<const N: usize>(flags: [(&str, String); N]) -> Vec<String> {
 }
 
 /// `target/<profile>`: the directory of the test executable's own profile.
-///
-/// # Errors
-///
-/// When the running executable is not below a target directory.
+/// Fails when the running executable is not below a target directory.
 pub fn bin_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os(BIN_DIR) {
         return Ok(dir.into());
@@ -193,10 +163,6 @@ pub fn bin_dir() -> Result<PathBuf> {
 }
 
 /// `target`.
-///
-/// # Errors
-///
-/// As [`bin_dir`].
 pub fn target_dir() -> Result<PathBuf> {
     Ok(bin_dir()?
         .parent()
@@ -205,19 +171,13 @@ pub fn target_dir() -> Result<PathBuf> {
 }
 
 /// One of our dynamically linked programs.
-///
-/// # Errors
-///
-/// When it has not been built.
+/// Fails when it has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
     built(bin_dir()?.join(name), "cargo xtask build")
 }
 
 /// One of the programs that run inside containers, linked statically.
-///
-/// # Errors
-///
-/// When it has not been built.
+/// Fails when it has not been built.
 pub fn static_program(name: &str) -> Result<PathBuf> {
     built(
         bin_dir()?.join("static").join(name),

@@ -28,9 +28,6 @@ pub async fn eventually<T, E: Display>(
 }
 
 /// Like [`eventually`], but the last reason is returned instead of panicking.
-///
-/// # Errors
-///
 /// The last reason the condition gave when `deadline` passed.
 pub async fn within<T, E: Display>(
     deadline: Duration,

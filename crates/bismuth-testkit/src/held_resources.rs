@@ -26,10 +26,7 @@ pub struct HeldResources {
 
 impl HeldResources {
     /// Takes a snapshot of a cluster and of the machine below it.
-    ///
-    /// # Errors
-    ///
-    /// When containerd or `/proc` cannot be read.
+    /// Fails when containerd or `/proc` cannot be read.
     pub async fn count(cluster: &Cluster) -> Result<Self> {
         let mut resources = cluster.containerd.inventory().await?;
         let mut mounts = BTreeSet::new();
@@ -71,7 +68,6 @@ impl HeldResources {
     }
 
     /// Forgets resources whose kind and name `ignored` is true for, such as logs that are kept on purpose.
-    #[must_use]
     pub fn without(mut self, ignored: impl Fn(&str, &str) -> bool) -> Self {
         for (kind, names) in &mut self.resources {
             names.retain(|name| !ignored(kind, name));
@@ -81,14 +77,12 @@ impl HeldResources {
 
     /// How many resources of a kind there are: `mount`, `file`, `cgroup`, `interface`, `process`, `container`,
     /// `task`, `snapshot`, `lease`, `image` or `content`.
-    #[must_use]
     pub fn number_of(&self, kind: &str) -> usize {
         self.resources.get(kind).map_or(0, BTreeSet::len)
     }
 
     /// What `later` has and `self` has not, one line each; empty when nothing leaked. A daemon may have
     /// `kept` more descriptors: connections that its pools keep depend on which worker took which request.
-    #[must_use]
     pub fn growth_to(&self, later: &Self, kept: usize) -> Vec<String> {
         let nothing = BTreeSet::new();
         let mut grown = Vec::new();

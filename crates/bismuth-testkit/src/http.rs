@@ -28,10 +28,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// Sends a request to the host of its URI and returns the answer as soon as its head is there.
 ///
 /// The `Host` header is the URI's authority unless the request has one. Upgrades work.
-///
-/// # Errors
-///
-/// When the connection fails, or no head comes within a minute.
+/// Fails when the connection fails, or no head comes within a minute.
 pub async fn send(mut request: Request<Body>) -> Result<Response<Incoming>> {
     let uri = request.uri().clone();
     let authority = uri
@@ -67,10 +64,6 @@ pub async fn send(mut request: Request<Body>) -> Result<Response<Incoming>> {
 }
 
 /// Sends a request and reads the whole answer.
-///
-/// # Errors
-///
-/// As [`send`], and when the body breaks off.
 pub async fn send_whole(request: Request<Body>) -> Result<Response<Bytes>> {
     let (head, body) = send(request).await?.into_parts();
     let body = body
@@ -82,19 +75,11 @@ pub async fn send_whole(request: Request<Body>) -> Result<Response<Bytes>> {
 }
 
 /// `GET`, and the whole answer.
-///
-/// # Errors
-///
-/// As [`send_whole`].
 pub async fn get(url: &str) -> Result<Response<Bytes>> {
     send_whole(Request::get(url).body(full(Bytes::new()))?).await
 }
 
 /// `POST` of `body`, and the whole answer.
-///
-/// # Errors
-///
-/// As [`send_whole`].
 pub async fn post(url: &str, body: impl Into<Bytes>) -> Result<Response<Bytes>> {
     send_whole(Request::post(url).body(full(body))?).await
 }

@@ -13,19 +13,12 @@ use crate::process::find;
 pub use bismuth_image::{Blob, Builder, Compression, Image, architecture};
 
 /// A small Linux from the machine's static busybox, see [`bismuth_image::busybox`].
-///
-/// # Errors
-///
-/// When `busybox-static` is not installed.
+/// Fails when `busybox-static` is not installed.
 pub fn busybox() -> Result<Image> {
     small_linux()?.build()
 }
 
 /// [`busybox`] with the settings that Alpine's image has: a `PATH`, and a shell as the command.
-///
-/// # Errors
-///
-/// As [`busybox`].
 pub fn alpine() -> Result<Image> {
     let id = b"NAME=\"Alpine Linux\"\nID=alpine\n";
     small_linux()?
@@ -35,10 +28,7 @@ pub fn alpine() -> Result<Image> {
 }
 
 /// [`busybox`] with one of the machine's own programs at `/usr/bin`, and the shared libraries that it needs.
-///
-/// # Errors
-///
-/// When it is not installed, is static, or `ldd` cannot tell its libraries.
+/// Fails when it is not installed, is static, or `ldd` cannot tell its libraries.
 pub fn with_program(name: &str) -> Result<Builder> {
     let program = find(Path::new(name))?;
     let listed = Command::new("ldd").arg(&program).output();
@@ -67,10 +57,7 @@ fn libraries(ldd: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Our static test server alone, at `/echo-server`, as the entrypoint.
-///
-/// # Errors
-///
-/// When it has not been built (`cargo xtask build`).
+/// Fails when it has not been built (`cargo xtask build`).
 pub fn static_server() -> Result<Image> {
     let program = crate::daemon::static_program("echo-server")?;
     let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
@@ -84,10 +71,7 @@ pub fn static_server() -> Result<Image> {
 ///
 /// Made once with `mmdebstrap` (about 20 s, 170 MB), then kept below the target directory; concurrent test
 /// processes wait for the one that makes it.
-///
-/// # Errors
-///
-/// When `mmdebstrap` is not installed or fails.
+/// Fails when `mmdebstrap` is not installed or fails.
 pub fn python() -> Result<Image> {
     let dir = cache_dir()?;
     let tar = dir.join("python.tar");

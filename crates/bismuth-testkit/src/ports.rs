@@ -18,10 +18,7 @@ const RANGE: std::ops::Range<u16> = 21_000..31_000;
 static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A TCP port that is free on every local address, reserved until this process ends.
-///
-/// # Errors
-///
-/// When the lock directory cannot be used, or every port of the range is taken.
+/// Fails when the lock directory cannot be used, or every port of the range is taken.
 pub fn reserve() -> Result<u16> {
     let locks = run::root().join("ports");
     fs::create_dir_all(&locks).with_context(|| format!("create {}", locks.display()))?;

@@ -111,19 +111,12 @@ impl Kind for PostgreSqlKind {
 
 impl PostgreSql {
     /// Starts an empty server and waits until it serves.
-    ///
-    /// # Errors
-    ///
-    /// When PostgreSQL is not installed or does not serve within a minute.
+    /// Fails when PostgreSQL is not installed or does not serve within a minute.
     pub async fn start() -> Result<Self> {
         Self::start_as(false).await
     }
 
     /// Starts one that takes nobody without TLS and [`PASSWORD`]. Its certificate is for 127.0.0.1, and its own authority.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start); when `openssl` is not installed.
     pub async fn start_secured() -> Result<Self> {
         Self::start_as(true).await
     }
@@ -136,7 +129,6 @@ impl PostgreSql {
     }
 
     /// The URL of a database in one that is [secured](Self::start_secured), with a password.
-    #[must_use]
     pub fn secured_url(&self, database: &str, password: &str) -> String {
         format!(
             "postgres://{ROLE}:{password}@{}/{database}?sslmode=verify-full&sslrootcert={}",
@@ -146,7 +138,6 @@ impl PostgreSql {
     }
 
     /// The URL of a database in it. Everybody is let in, without a password and without TLS.
-    #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!(
             "postgres://{ROLE}@{}/{database}?sslmode=disable",
@@ -155,20 +146,14 @@ impl PostgreSql {
     }
 
     /// Makes an empty database.
-    ///
-    /// # Errors
-    ///
-    /// When the server refuses, with its words.
+    /// Fails when the server refuses, with its words.
     pub fn create_database(&self, name: &str) -> Result<()> {
         self.execute("postgres", &format!("CREATE DATABASE {name}"))
             .map(drop)
     }
 
     /// Runs statements in a database; returns what they print, one row a line, columns apart by `|`.
-    ///
-    /// # Errors
-    ///
-    /// When the server refuses, with its words.
+    /// Fails when the server refuses, with its words.
     pub fn execute(&self, database: &str, sql: &str) -> Result<String> {
         let mut command = Command::new(self.kind.programs.join("psql"));
         command

@@ -54,14 +54,12 @@ impl Program {
     }
 
     /// Adds one argument.
-    #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().into());
         self
     }
 
     /// Adds arguments.
-    #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args
             .extend(args.into_iter().map(|arg| arg.as_ref().into()));
@@ -69,17 +67,13 @@ impl Program {
     }
 
     /// Sets an environment variable.
-    #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().into(), value.as_ref().into()));
         self
     }
 
     /// Starts it.
-    ///
-    /// # Errors
-    ///
-    /// When the program is not there or cannot be executed.
+    /// Fails when the program is not there or cannot be executed.
     pub fn spawn(&self) -> Result<Process> {
         let path = find(&self.path).with_context(|| format!("start {}", self.name))?;
         let log = self.dir.join(format!("{}.log", self.name));
@@ -128,19 +122,16 @@ pub struct Process {
 
 impl Process {
     /// Its process id.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// The file that its standard output and standard error are appended to.
-    #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
     /// The last lines of its log.
-    #[must_use]
     pub fn log_tail(&self) -> String {
         // A log that cannot be read has nothing to add to the error that it would explain.
         let text = fs::read(&self.log).unwrap_or_default();
@@ -150,10 +141,7 @@ impl Process {
     }
 
     /// How it ended, or `None` while it runs.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel cannot be asked.
+    /// Fails when the kernel cannot be asked.
     pub fn exit_status(&self) -> Result<Option<ExitStatus>> {
         let mut child = self
             .child
@@ -165,10 +153,6 @@ impl Process {
     }
 
     /// Fails with the log's tail if it has ended.
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
     pub fn check_alive(&self) -> Result<()> {
         match self.exit_status()? {
             None => Ok(()),
@@ -200,48 +184,33 @@ impl Process {
     }
 
     /// Sends `signal` to the process alone.
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.check_alive()?;
         kill_process(self.pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
     /// Freezes it (`SIGSTOP`): its sockets stay open and answer nothing.
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
     /// Undoes [`pause`](Self::pause).
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)
     }
 
     /// Asks it to end (`SIGTERM`) and waits until it has.
-    ///
-    /// # Errors
-    ///
-    /// When it still runs after `within`.
+    /// Fails when it still runs after `within`.
     pub async fn terminate(&self, within: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.ended(within).await
     }
 
     /// Kills it (`SIGKILL`), alone, and waits until it is gone.
-    ///
-    /// # Errors
-    ///
-    /// When it is not gone within ten seconds.
+    /// Fails when it is not gone within ten seconds.
     pub async fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status()? {
             return Ok(status);
@@ -251,10 +220,7 @@ impl Process {
     }
 
     /// Waits until it has ended.
-    ///
-    /// # Errors
-    ///
-    /// When it still runs after `within`.
+    /// Fails when it still runs after `within`.
     pub async fn ended(&self, within: Duration) -> Result<ExitStatus> {
         let waited = crate::eventually::within(within, async || match self.exit_status() {
             Ok(Some(status)) => Ok(Ok(status)),
@@ -270,19 +236,13 @@ impl Process {
     }
 
     /// Resident memory in bytes (`VmRSS`).
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
         self.status_kib("VmRSS:")
     }
 
     /// The most memory that was ever resident, in bytes (`VmHWM`).
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn peak_resident_bytes(&self) -> Result<u64> {
         self.status_kib("VmHWM:")
     }
@@ -299,10 +259,7 @@ impl Process {
     }
 
     /// What its open descriptors are (`socket:[…]`, paths, …), sorted.
-    ///
-    /// # Errors
-    ///
-    /// When it has ended.
+    /// Fails when it has ended.
     pub fn descriptors(&self) -> Result<Vec<String>> {
         let dir = format!("/proc/{}/fd", self.pid());
         let mut targets = Vec::new();
@@ -344,10 +301,7 @@ impl Drop for Process {
 }
 
 /// The file that `program` names: itself if it has a slash, else the first in `PATH` and the system directories.
-///
-/// # Errors
-///
-/// When there is none, naming the command that installs what is missing.
+/// Fails when there is none, naming the command that installs what is missing.
 pub(crate) fn find(program: &Path) -> Result<PathBuf> {
     if program.components().count() > 1 {
         return if program.is_file() {

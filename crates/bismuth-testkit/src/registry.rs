@@ -54,22 +54,17 @@ impl Registry {
     }
 
     /// `http://127.0.0.1:PORT`: a mirror for `--registry-mirror docker.io=…`.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
     /// A reference to `name` (as in `library/busybox:latest`) in this registry.
-    #[must_use]
     pub fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address())
     }
 
     /// Uploads `image` as `name`, which is `REPOSITORY:TAG`; returns the manifest's digest.
-    ///
-    /// # Errors
-    ///
-    /// When the registry refuses something, with its words.
+    /// Fails when the registry refuses something, with its words.
     pub async fn push(&self, name: &str, image: &Image) -> Result<String> {
         let (repository, tag) = name
             .rsplit_once(':')
@@ -101,10 +96,7 @@ impl Registry {
     }
 
     /// Deletes a blob's data from storage, so that pulling it fails.
-    ///
-    /// # Errors
-    ///
-    /// When the registry does not hold it.
+    /// Fails when the registry does not hold it.
     pub fn damage_blob(&self, digest: &str, replacement: &[u8]) -> Result<()> {
         let hex = digest
             .strip_prefix("sha256:")

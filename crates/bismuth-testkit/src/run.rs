@@ -31,17 +31,13 @@ struct Run {
 }
 
 /// Where all runs of this machine live; `BISMUTH_TESTKIT_ROOT` moves it to a path as short.
-#[must_use]
 pub fn root() -> PathBuf {
     std::env::var_os("BISMUTH_TESTKIT_ROOT")
         .map_or_else(|| "/tmp/bismuth-test".into(), PathBuf::from)
 }
 
 /// This process's run directory; the first call sweeps what killed processes left and makes it.
-///
-/// # Errors
-///
-/// When the directory cannot be made or made a shared mount (which needs root).
+/// Fails when the directory cannot be made or made a shared mount (which needs root).
 pub fn dir() -> Result<&'static Path> {
     match RUN.get_or_init(|| begin().map_err(|error| format!("{error:#}"))) {
         Ok(run) => Ok(&run.dir),
@@ -50,10 +46,7 @@ pub fn dir() -> Result<&'static Path> {
 }
 
 /// A new directory for one server, below [`dir`]. Its owner deletes it with [`remove`].
-///
-/// # Errors
-///
-/// When it cannot be created.
+/// Fails when it cannot be created.
 pub fn subdir(name: &str) -> Result<PathBuf> {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = dir()?.join(format!("{name}-{number}"));
@@ -62,9 +55,6 @@ pub fn subdir(name: &str) -> Result<PathBuf> {
 }
 
 /// Ends every marked process below `dir`, unmounts what is mounted below it, and deletes it.
-///
-/// # Errors
-///
 /// Every step is tried; the errors of all that failed, joined.
 pub fn remove(dir: &Path) -> Result<()> {
     sweep::clear(dir)

@@ -66,26 +66,19 @@ impl S3Server {
     }
 
     /// The URL of a bucket in it, as `svcprovider` has it.
-    #[must_use]
     pub fn url(&self, bucket: &str) -> String {
         format!("s3://{bucket}/below?endpoint=http://{}", self.address())
     }
 
     /// Makes an empty bucket.
-    ///
-    /// # Errors
-    ///
-    /// When it is there already.
+    /// Fails when it is there already.
     pub fn create_bucket(&self, name: &str) -> Result<()> {
         let bucket = self.data().join(name);
         fs::create_dir(&bucket).with_context(|| format!("create {}", bucket.display()))
     }
 
     /// What is in its buckets, and what uploads it has that are neither complete nor aborted, with their parts: files.
-    ///
-    /// # Errors
-    ///
-    /// When its directory cannot be read.
+    /// Fails when its directory cannot be read.
     pub fn contents(&self) -> Result<Vec<PathBuf>> {
         let mut contents = Vec::new();
         for entry in fs::read_dir(self.data())? {
@@ -100,10 +93,7 @@ impl S3Server {
     }
 
     /// Fills its disk, which must be one [of its own](Self::start_with_disk_of), until what is returned is removed.
-    ///
-    /// # Errors
-    ///
-    /// When the disk fails otherwise.
+    /// Fails when the disk fails otherwise.
     pub fn fill_disk(&self) -> Result<PathBuf> {
         let path = self.dir().join("filler");
         let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;

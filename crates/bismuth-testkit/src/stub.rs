@@ -22,10 +22,7 @@ pub struct Stub {
 
 impl Stub {
     /// Answers every request, once it is there whole, with what `answer` makes of it. A body that breaks off closes the connection.
-    ///
-    /// # Errors
-    ///
-    /// When there is no port.
+    /// Fails when there is no port.
     pub async fn start<A>(
         answer: impl Fn(Request<Bytes>) -> A + Clone + Send + Sync + 'static,
     ) -> Result<Self>
@@ -41,7 +38,6 @@ impl Stub {
     }
 
     /// Where it listens: `http://127.0.0.1:PORT`.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -78,10 +74,6 @@ async fn serve<A>(
 }
 
 /// Sends a request that a [`Stub`] was given to the server at `url`, and returns its answer.
-///
-/// # Errors
-///
-/// As [`send_whole`].
 pub async fn forward_request(url: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
     let (mut head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());

@@ -100,10 +100,7 @@ impl ZooKeeper {
     }
 
     /// Ids of the sessions that the server knows (as `dump` prints them).
-    ///
-    /// # Errors
-    ///
-    /// When the server does not answer.
+    /// Fails when the server does not answer.
     pub async fn sessions(&self) -> Result<Vec<i64>> {
         Ok(wire::session_ids(
             &wire::four_letter_word(self.address(), "dump").await?,
@@ -111,10 +108,7 @@ impl ZooKeeper {
     }
 
     /// Ends a session as if its timeout had passed: its ephemeral nodes go, and its client is told `Expired`.
-    ///
-    /// # Errors
-    ///
-    /// When the server does not answer or does not know the session.
+    /// Fails when the server does not answer or does not know the session.
     pub async fn expire_session(&self, session: i64) -> Result<()> {
         ensure!(
             self.sessions().await?.contains(&session),
@@ -136,10 +130,6 @@ impl ZooKeeper {
     }
 
     /// Ends every session there is, and returns how many there were.
-    ///
-    /// # Errors
-    ///
-    /// As [`expire_session`](Self::expire_session).
     pub async fn expire_all_sessions(&self) -> Result<usize> {
         let sessions = self.sessions().await?;
         for &session in &sessions {

@@ -24,6 +24,7 @@ enum ServicesLayout {
 
 /// What a cluster is made of before it starts.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct Builder {
     nodes: u8,
     zookeeper: crate::zookeeper::Builder,
@@ -55,14 +56,12 @@ impl Default for Builder {
 
 impl Builder {
     /// How many nodes.
-    #[must_use]
     pub fn nodes(mut self, nodes: u8) -> Self {
         self.nodes = nodes;
         self
     }
 
     /// How ZooKeeper is set up.
-    #[must_use]
     pub fn zookeeper(mut self, zookeeper: crate::zookeeper::Builder) -> Self {
         self.zookeeper = zookeeper;
         self
@@ -70,21 +69,18 @@ impl Builder {
 
     /// One more image in the registry, as `REPOSITORY:TAG`; `library/alpine:latest` (busybox) and
     /// `library/echo-server:latest` are always there.
-    #[must_use]
     pub fn image(mut self, name: &str, image: Image) -> Self {
         self.images.push((name.into(), image));
         self
     }
 
     /// The OCI runtime behind containerd: `crun` unless told otherwise.
-    #[must_use]
     pub fn runtime(mut self, runtime: &str) -> Self {
         self.runtime = runtime.into();
         self
     }
 
     /// More arguments for every bismuthd.
-    #[must_use]
     pub fn bismuthd_args(mut self, args: &[&str]) -> Self {
         self.bismuthd_args
             .extend(args.iter().map(ToString::to_string));
@@ -92,14 +88,12 @@ impl Builder {
     }
 
     /// One more variable in the environment of every bismuthd.
-    #[must_use]
     pub fn bismuthd_env(mut self, name: &str, value: &str) -> Self {
         self.bismuthd_env.push((name.into(), value.into()));
         self
     }
 
     /// More arguments for bismuthfe.
-    #[must_use]
     pub fn frontend_args(mut self, args: &[&str]) -> Self {
         self.frontend_args
             .extend(args.iter().map(ToString::to_string));
@@ -107,31 +101,25 @@ impl Builder {
     }
 
     /// More arguments for bismuth-api.
-    #[must_use]
     pub fn api_args(mut self, args: &[&str]) -> Self {
         self.api_args.extend(args.iter().map(ToString::to_string));
         self
     }
 
     /// With one svcprovider, which all nodes share, on embedded engines.
-    #[must_use]
     pub fn services(mut self) -> Self {
         self.services = ServicesLayout::One;
         self
     }
 
     /// With one svcprovider for each node, all on these engines.
-    #[must_use]
     pub fn services_on(mut self, engines: Engines) -> Self {
         self.services = ServicesLayout::OneEach(engines);
         self
     }
 
     /// Starts everything and waits until all of it is ready.
-    ///
-    /// # Errors
-    ///
-    /// When a part does not become ready, with its log.
+    /// Fails when a part does not become ready, with its log.
     pub async fn start(self) -> Result<Cluster> {
         let dir = ClusterDir(run::subdir("cluster")?);
         let (zookeeper, containerd, registry) = tokio::try_join!(

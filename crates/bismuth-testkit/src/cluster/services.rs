@@ -23,7 +23,6 @@ pub struct Engines {
 
 impl Engines {
     /// A database in a PostgreSQL server, and a bucket in an S3 server.
-    #[must_use]
     pub fn on(postgres: &PostgreSql, database: &str, s3: &S3Server, bucket: &str) -> Self {
         Self {
             records: postgres.url(database),
@@ -51,19 +50,13 @@ pub struct Services {
 
 impl Services {
     /// Starts one for the environment of that name, with everything it has below `dir`, and waits until it is ready.
-    ///
-    /// # Errors
-    ///
-    /// When it does not become ready, with its log.
+    /// Fails when it does not become ready, with its log.
     pub async fn start(dir: &Path, zookeeper: &str, environment: &str) -> Result<Self> {
         Self::start_with(dir, zookeeper, environment, None).await
     }
 
     /// Starts one that nobody but operators asks and that needs no ZooKeeper: it finds a store that this node served before.
-    ///
-    /// # Errors
-    ///
-    /// When it does not become ready, with its log.
+    /// Fails when it does not become ready, with its log.
     pub async fn start_alone(dir: &Path) -> Result<Self> {
         let data_dir = dir.join("services");
         fs::create_dir(&data_dir).with_context(|| format!("create {}", data_dir.display()))?;
@@ -127,35 +120,28 @@ impl Services {
     }
 
     /// Waits until it says that it is ready.
-    ///
-    /// # Errors
-    ///
-    /// When it does not, with its log.
+    /// Fails when it does not, with its log.
     pub async fn ready(&self) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/readyz", self.admin_port);
         self.daemon.ready(&url, READY_BOUND).await
     }
 
     /// Its process.
-    #[must_use]
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
     }
 
     /// Its process, to kill and restart it.
-    #[must_use]
     pub fn daemon_mut(&mut self) -> &mut Daemon {
         &mut self.daemon
     }
 
     /// Where bismuthd finds it.
-    #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// What programs that work for operators have in their environment.
-    #[must_use]
     pub fn operator(&self) -> [(&'static str, String); 2] {
         [
             ("BISMUTH_SVCPROVIDER", self.url()),
@@ -167,22 +153,17 @@ impl Services {
     }
 
     /// Where it takes the calls of operators.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.operator_port)
     }
 
     /// The file with the operator's token.
-    #[must_use]
     pub fn token_file(&self) -> PathBuf {
         self.data_dir.join("operator.token")
     }
 
     /// The operator's token.
-    ///
-    /// # Errors
-    ///
-    /// When it was not made.
+    /// Fails when it was not made.
     pub fn token(&self) -> Result<String> {
         let path = self.token_file();
         let token = fs::read_to_string(&path);

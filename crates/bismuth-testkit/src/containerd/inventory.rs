@@ -20,10 +20,7 @@ pub type Inventory = BTreeMap<&'static str, BTreeSet<String>>;
 
 impl Containerd {
     /// Lists containers, tasks, snapshots, leases, images and content of every namespace.
-    ///
-    /// # Errors
-    ///
-    /// When containerd is down or refuses.
+    /// Fails when containerd is down or refuses.
     pub async fn inventory(&self) -> Result<Inventory> {
         let channel = self.connect().await?;
         let mut client = api::namespaces_client::NamespacesClient::new(channel.clone());
