@@ -63,7 +63,7 @@ pub async fn send(mut request: Request<Body>) -> Result<Response<Incoming>> {
         .with_context(|| format!("{uri} is silent"))?
 }
 
-/// Sends a request and reads the whole answer.
+/// Sends a request and reads the whole answer. Fails also when its body breaks off.
 pub async fn send_whole(request: Request<Body>) -> Result<Response<Bytes>> {
     let (head, body) = send(request).await?.into_parts();
     let body = body

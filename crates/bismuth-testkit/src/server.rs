@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! start ─► serving ─┬─ pause ──► silent ──── resume ─► serving     connections stay, nothing answers
-//!                   ├─ kill ───► gone ────── restart ► serving     same port, same data
-//!                   └─ stop ───► gone ────── restart ► serving
+//!                   └─ kill ───► gone ────── restart ► serving     same port, same data
 //! ```
 
 use std::fmt::Debug;
@@ -15,9 +14,6 @@ use anyhow::{Context, Result};
 
 use crate::process::{Process, Program};
 use crate::{ports, run};
-
-/// Closing its logs is quick; the shutdown hooks of ZooKeeper's JVM take most of it.
-const STOP_BOUND: Duration = Duration::from_secs(15);
 
 /// What tells one kind of server from the others.
 #[expect(async_fn_in_trait, reason = "every kind is in this crate")]
@@ -109,14 +105,6 @@ impl<K: Kind> Server<K> {
     /// Kills it (`SIGKILL`); containerd alone, without shims and containers. Harmless when it is down.
     pub async fn kill(&mut self) -> Result<()> {
         K::kill(self).await
-    }
-
-    /// Ends it tidily (`SIGTERM`). Harmless when it is down; fails when it does not end within fifteen seconds.
-    pub async fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(process) => process.terminate(STOP_BOUND).await.map(drop),
-            None => Ok(()),
-        }
     }
 
     /// Starts it again with the same port and data, killing it first if it runs, and waits until it serves.

@@ -1,15 +1,11 @@
 //! A real ZooKeeper, from Debian's `zookeeper` package. `expire_session(id)` makes it forget a session, as if its timeout had passed.
 
-mod ensemble;
 mod wire;
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
-pub use ensemble::Ensemble;
 
 use crate::process::Program;
 use crate::server::{Kind, Server};
@@ -74,7 +70,33 @@ impl Builder {
 
     /// Starts the server and waits until it serves. Fails when ZooKeeper is not installed.
     pub async fn start(self) -> Result<ZooKeeper> {
-        ZooKeeper::configured(self.tick, "")?.started().await
+        let server = ZooKeeper::new(ZooKeeperKind)?;
+        self.configure(&server)?;
+        server.started().await
+    }
+
+    fn configure(&self, server: &ZooKeeper) -> Result<()> {
+        let (data, conf) = (server.dir().join("data"), server.dir().join("conf"));
+        for path in [&data, &conf] {
+            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        }
+        let settings = format!(
+            "tickTime={}\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPortAddress=127.0.0.1\nclientPort={}\n\
+             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
+            self.tick.as_millis(),
+            data.display(),
+            server.address().port(),
+        );
+        let log4j = "log4j.rootLogger=INFO, OUT\n\
+                     log4j.logger.org.apache.zookeeper.server.NIOServerCnxn=ERROR\n\
+                     log4j.appender.OUT=org.apache.log4j.ConsoleAppender\n\
+                     log4j.appender.OUT.layout=org.apache.log4j.PatternLayout\n\
+                     log4j.appender.OUT.layout.ConversionPattern=%d{ISO8601} %p %c{1} %m%n\n";
+        for (name, text) in [("zoo.cfg", settings.as_str()), ("log4j.properties", log4j)] {
+            let path = conf.join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
@@ -87,11 +109,6 @@ impl ZooKeeper {
     /// Starts a server with default settings.
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
-    }
-
-    /// Starts `size` servers that form one ensemble, and waits until a leader is elected.
-    pub async fn ensemble(size: u8) -> Result<Ensemble> {
-        Ensemble::start(size).await
     }
 
     /// Where clients connect, as `HOST:PORT`.
@@ -137,34 +154,6 @@ impl ZooKeeper {
         }
         Ok(sessions.len())
     }
-
-    /// One that is not started yet; `members` holds the `server.N=` lines of an ensemble.
-    fn configured(tick: Duration, members: &str) -> Result<Self> {
-        let server = Self::new(ZooKeeperKind)?;
-        let (data, conf) = (server.dir().join("data"), server.dir().join("conf"));
-        for path in [&data, &conf] {
-            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-        }
-        let settings = format!(
-            "tickTime={}\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPortAddress=127.0.0.1\nclientPort={}\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{members}",
-            tick.as_millis(),
-            data.display(),
-            server.address().port(),
-        );
-        let log4j = "log4j.rootLogger=INFO, OUT\n\
-                     log4j.logger.org.apache.zookeeper.server.NIOServerCnxn=ERROR\n\
-                     log4j.appender.OUT=org.apache.log4j.ConsoleAppender\n\
-                     log4j.appender.OUT.layout=org.apache.log4j.PatternLayout\n\
-                     log4j.appender.OUT.layout.ConversionPattern=%d{ISO8601} %p %c{1} %m%n\n";
-        write(&conf.join("zoo.cfg"), &settings)?;
-        write(&conf.join("log4j.properties"), log4j)?;
-        Ok(server)
-    }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -199,19 +188,5 @@ mod tests {
         assert!(silent.is_err(), "a paused server answered");
         server.resume().unwrap();
         server.sessions().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn three_servers_elect_one_leader() {
-        let ensemble = ZooKeeper::ensemble(3).await.unwrap();
-        assert_eq!(ensemble.connect_string().split(',').count(), 3);
-        let mut leaders = 0;
-        for server in ensemble.servers() {
-            let status = wire::four_letter_word(server.address(), "srvr")
-                .await
-                .unwrap();
-            leaders += usize::from(status.contains("Mode: leader"));
-        }
-        assert_eq!(leaders, 1);
     }
 }
