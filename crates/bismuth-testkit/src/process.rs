@@ -235,25 +235,16 @@ impl Process {
         })?
     }
 
-    /// Resident memory in bytes (`VmRSS`).
-    /// Fails when it has ended.
-    pub fn resident_bytes(&self) -> Result<u64> {
-        self.status_kib("VmRSS:")
-    }
-
     /// The most memory that was ever resident, in bytes (`VmHWM`).
     /// Fails when it has ended.
     pub fn peak_resident_bytes(&self) -> Result<u64> {
-        self.status_kib("VmHWM:")
-    }
-
-    fn status_kib(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid());
         let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|rest| rest.split_whitespace().next());
         let kib: u64 = kib
-            .with_context(|| format!("{path} has no {field}"))?
+            .with_context(|| format!("{path} has no VmHWM"))?
             .parse()?;
         Ok(kib * 1024)
     }

@@ -106,7 +106,7 @@ async fn a_dropped_process_takes_its_group_with_it() {
     })
     .await;
     assert!(is_alive(&grandchild));
-    assert!(child.resident_bytes().unwrap() > 0);
+    assert!(child.peak_resident_bytes().unwrap() > 0);
     drop(child);
     eventually("the grandchild dies", SOON, async || {
         ensure!(!is_alive(&grandchild), "it lives");

@@ -27,13 +27,11 @@ enum ServicesLayout {
 #[must_use]
 pub struct Builder {
     nodes: u8,
-    zookeeper: crate::zookeeper::Builder,
     images: Vec<(String, Image)>,
     runtime: String,
     bismuthd_args: Vec<String>,
     bismuthd_env: Vec<(String, String)>,
     frontend_args: Vec<String>,
-    api_args: Vec<String>,
     services: ServicesLayout,
 }
 
@@ -41,14 +39,12 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             nodes: 1,
-            zookeeper: ZooKeeper::builder(),
             images: Vec::new(),
             // The faster one. It works here although bismuthd, outside containerd's mount namespace, cannot tell.
             runtime: "crun".into(),
             bismuthd_args: Vec::new(),
             bismuthd_env: Vec::new(),
             frontend_args: Vec::new(),
-            api_args: Vec::new(),
             services: ServicesLayout::None,
         }
     }
@@ -58,12 +54,6 @@ impl Builder {
     /// How many nodes.
     pub fn nodes(mut self, nodes: u8) -> Self {
         self.nodes = nodes;
-        self
-    }
-
-    /// How ZooKeeper is set up.
-    pub fn zookeeper(mut self, zookeeper: crate::zookeeper::Builder) -> Self {
-        self.zookeeper = zookeeper;
         self
     }
 
@@ -100,12 +90,6 @@ impl Builder {
         self
     }
 
-    /// More arguments for bismuth-api.
-    pub fn api_args(mut self, args: &[&str]) -> Self {
-        self.api_args.extend(args.iter().map(ToString::to_string));
-        self
-    }
-
     /// With one svcprovider, which all nodes share, on embedded engines.
     pub fn services(mut self) -> Self {
         self.services = ServicesLayout::One;
@@ -123,7 +107,7 @@ impl Builder {
     pub async fn start(self) -> Result<Cluster> {
         let dir = ClusterDir(run::subdir("cluster")?);
         let (zookeeper, containerd, registry) = tokio::try_join!(
-            self.zookeeper.clone().start(),
+            ZooKeeper::start(),
             Containerd::start(),
             self.start_registry()
         )?;
@@ -276,7 +260,6 @@ impl Builder {
                 args.extend([format!("--{flag}"), value]);
             }
         }
-        args.extend(self.api_args.clone());
         Daemon::spawn_in(dir, "bismuth-api", "bismuth-api", args)
     }
 
