@@ -3,13 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use s3s::dto::{
-    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
-    CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
-    DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
-    HeadObjectOutput, PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
-};
-use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error};
 use s3s_fs::FileSystem;
 
 pub(crate) struct ConformingS3 {
@@ -44,67 +38,29 @@ impl ConformingS3 {
     }
 }
 
-#[async_trait::async_trait]
-impl S3 for ConformingS3 {
-    async fn get_object(
-        &self,
-        request: S3Request<GetObjectInput>,
-    ) -> S3Result<S3Response<GetObjectOutput>> {
-        self.bucket_is_there(&request.input.bucket)?;
-        self.files.get_object(request).await
-    }
+/// Forwards each call to `s3s-fs`, after its check.
+macro_rules! conforming_s3 {
+    ($($method:ident: $input:ident -> $output:ident $(, $check:ident($field:ident))?;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for ConformingS3 {$(
+            async fn $method(
+                &self,
+                request: S3Request<dto::$input>,
+            ) -> S3Result<S3Response<dto::$output>> {
+                $(self.$check(&request.input.$field)?;)?
+                self.files.$method(request).await
+            }
+        )*}
+    };
+}
 
-    async fn head_object(
-        &self,
-        request: S3Request<HeadObjectInput>,
-    ) -> S3Result<S3Response<HeadObjectOutput>> {
-        self.files.head_object(request).await
-    }
-
-    async fn put_object(
-        &self,
-        request: S3Request<PutObjectInput>,
-    ) -> S3Result<S3Response<PutObjectOutput>> {
-        self.bucket_is_there(&request.input.bucket)?;
-        self.files.put_object(request).await
-    }
-
-    async fn delete_object(
-        &self,
-        request: S3Request<DeleteObjectInput>,
-    ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.files.delete_object(request).await
-    }
-
-    async fn create_multipart_upload(
-        &self,
-        request: S3Request<CreateMultipartUploadInput>,
-    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        self.bucket_is_there(&request.input.bucket)?;
-        self.files.create_multipart_upload(request).await
-    }
-
-    async fn upload_part(
-        &self,
-        request: S3Request<UploadPartInput>,
-    ) -> S3Result<S3Response<UploadPartOutput>> {
-        self.upload_is_there(&request.input.upload_id)?;
-        self.files.upload_part(request).await
-    }
-
-    async fn complete_multipart_upload(
-        &self,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.upload_is_there(&request.input.upload_id)?;
-        self.files.complete_multipart_upload(request).await
-    }
-
-    async fn abort_multipart_upload(
-        &self,
-        request: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.upload_is_there(&request.input.upload_id)?;
-        self.files.abort_multipart_upload(request).await
-    }
+conforming_s3! {
+    get_object: GetObjectInput -> GetObjectOutput, bucket_is_there(bucket);
+    head_object: HeadObjectInput -> HeadObjectOutput;
+    put_object: PutObjectInput -> PutObjectOutput, bucket_is_there(bucket);
+    delete_object: DeleteObjectInput -> DeleteObjectOutput;
+    create_multipart_upload: CreateMultipartUploadInput -> CreateMultipartUploadOutput, bucket_is_there(bucket);
+    upload_part: UploadPartInput -> UploadPartOutput, upload_is_there(upload_id);
+    complete_multipart_upload: CompleteMultipartUploadInput -> CompleteMultipartUploadOutput, upload_is_there(upload_id);
+    abort_multipart_upload: AbortMultipartUploadInput -> AbortMultipartUploadOutput, upload_is_there(upload_id);
 }
