@@ -139,7 +139,7 @@ impl Builder {
                 own,
             )?);
         }
-        let api = self.start_api(&dir.0, &servers, ports, services.first())?;
+        let api = start_api(&dir.0, &servers, ports, services.first())?;
         let frontend = self.start_frontend(&dir.0, &servers, ports)?;
         let cluster = Cluster {
             frontend,
@@ -239,30 +239,6 @@ impl Builder {
         })
     }
 
-    fn start_api(
-        &self,
-        dir: &Path,
-        zookeeper: &str,
-        ports: ClusterPorts,
-        services: Option<&Services>,
-    ) -> Result<Daemon> {
-        let mut args = common(zookeeper);
-        args.extend(flags([
-            ("--listen", format!("127.0.0.1:{}", ports.api)),
-            ("--node-port", ports.node.to_string()),
-        ]));
-        if let Some(services) = services {
-            for (name, value) in services.operator() {
-                let flag = name
-                    .trim_start_matches("BISMUTH_")
-                    .to_lowercase()
-                    .replace('_', "-");
-                args.extend([format!("--{flag}"), value]);
-            }
-        }
-        Daemon::spawn_in(dir, "bismuth-api", "bismuth-api", args)
-    }
-
     fn start_frontend(&self, dir: &Path, zookeeper: &str, ports: ClusterPorts) -> Result<Daemon> {
         let mut args = common(zookeeper);
         let snapshot = dir.join("bismuthfe.snapshot");
@@ -278,6 +254,22 @@ impl Builder {
         args.extend(self.frontend_args.clone());
         Daemon::spawn_in(dir, "bismuthfe", "bismuthfe", args)
     }
+}
+
+fn start_api(
+    dir: &Path,
+    zookeeper: &str,
+    ports: ClusterPorts,
+    services: Option<&Services>,
+) -> Result<Daemon> {
+    let mut args = common(zookeeper);
+    args.extend(flags([
+        ("--listen", format!("127.0.0.1:{}", ports.api)),
+        ("--node-port", ports.node.to_string()),
+    ]));
+    let operator = services.map(Services::operator).into_iter().flatten();
+    let operator: Vec<_> = operator.map(|(name, it)| (name.to_owned(), it)).collect();
+    Daemon::spawn_with(dir, "bismuth-api", "bismuth-api", args, &operator)
 }
 
 /// Flags that every daemon has.
