@@ -8,7 +8,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_handover::{Attachment, Client as Handover, NodeName, TokenDigest};
@@ -22,7 +21,7 @@ use crate::client::Client;
 use crate::harness::{Deployed, Harness};
 use crate::machine::{cpu_time, resident};
 use crate::samples::Spread;
-use crate::wrk::{self, WrkResult};
+use crate::wrk::{self, Turn};
 
 /// Connections that read or write at a time.
 const CONNECTIONS: u32 = 32;
@@ -84,18 +83,6 @@ struct Bench {
     client: Client,
     services: u32,
     turns: Turns,
-}
-
-/// One turn, and what svcprovider used of the processor meanwhile.
-struct Turn {
-    load: WrkResult,
-    cpu: Duration,
-}
-
-impl Turn {
-    fn cpu_us(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / self.load.requests.max(1) as f64
-    }
 }
 
 impl Bench {

@@ -11,7 +11,7 @@ use bismuth_testkit::{eventually, http, ports, run};
 use crate::harness::{Deployed, Harness};
 use crate::machine::{children, cpu_time};
 use crate::samples::Spread;
-use crate::wrk::{self, WrkResult};
+use crate::wrk::{self, Turn};
 use crate::{Turns, nginx};
 
 const CONNECTIONS: [u32; 3] = [1, 32, 128];
@@ -24,12 +24,6 @@ struct Route {
     url: String,
     /// The proxies on it.
     proxies: Vec<u32>,
-}
-
-/// One measurement of one route.
-struct Turn {
-    load: WrkResult,
-    cpu: Duration,
 }
 
 pub(crate) async fn measure(turns: Turns) -> Result<()> {
@@ -126,7 +120,10 @@ fn report(connections: u32, routes: &[Route; 3], taken: &[Vec<Turn>; 3]) {
             of(|turn| turn.load.p99_us),
         );
         if !route.proxies.is_empty() {
-            line += &format!("; cpu of the proxies {:.1} us per request", of(cpu_us));
+            line += &format!(
+                "; cpu of the proxies {:.1} us per request",
+                of(Turn::cpu_us)
+            );
         }
         println!("{line}");
     }
@@ -135,12 +132,8 @@ fn report(connections: u32, routes: &[Route; 3], taken: &[Vec<Turn>; 3]) {
         "           to nginx: rate {:.2}, goal 0.9; p50 {:.2}, goal 1.1; cpu {:.2}",
         Spread::new(pairs().map(|(ours, nginx)| ours.load.per_second / nginx.load.per_second)),
         Spread::new(pairs().map(|(ours, nginx)| ours.load.p50_us / nginx.load.p50_us)),
-        Spread::new(pairs().map(|(ours, nginx)| cpu_us(ours) / cpu_us(nginx))),
+        Spread::new(pairs().map(|(ours, nginx)| ours.cpu_us() / nginx.cpu_us())),
     );
-}
-
-fn cpu_us(turn: &Turn) -> f64 {
-    turn.cpu.as_secs_f64() * 1e6 / turn.load.requests.max(1) as f64
 }
 
 async fn answers(url: &str) {

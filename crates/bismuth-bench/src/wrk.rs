@@ -14,6 +14,18 @@ pub(crate) struct WrkResult {
     pub(crate) p99_us: f64,
 }
 
+/// One run of it, and what the measured processes used of the processor meanwhile.
+pub(crate) struct Turn {
+    pub(crate) load: WrkResult,
+    pub(crate) cpu: Duration,
+}
+
+impl Turn {
+    pub(crate) fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.load.requests.max(1) as f64
+    }
+}
+
 /// Asks for `url` over and over on that many connections.
 pub(crate) async fn load(url: &str, connections: u32, each: Duration) -> Result<WrkResult> {
     let output = Command::new("wrk")
