@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use hierarchy::{Hierarchy, Version, detect, detect_for};
 
-use crate::{mounts, process};
+use crate::{PathError, mounts, process};
 
 /// The group in which all containers' groups are.
 const PARENT: &str = "bismuth";
@@ -59,13 +59,8 @@ pub enum Error {
         controller: &'static str,
     },
     /// A file could not be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] PathError),
     /// A file could not be written.
     #[error("write {value:?} to {}", path.display())]
     Write {
@@ -216,7 +211,7 @@ fn pids_in(group: &Path) -> Result<Vec<u32>, Error> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if is_gone(&error) => return Ok(Vec::new()),
-        Err(source) => return Err(Error::Read { path, source }),
+        Err(source) => return Err(PathError::at("read", &path)(source).into()),
     };
     text.lines()
         .map(|line| {
@@ -229,10 +224,7 @@ fn pids_in(group: &Path) -> Result<Vec<u32>, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(fs::read_to_string(path).map_err(PathError::at("read", path))?)
 }
 
 fn write(path: &Path, value: &'static str) -> Result<(), Error> {

@@ -39,6 +39,7 @@ pub mod ids;
 pub mod mounts;
 pub mod namespaces;
 pub mod netns;
+mod path_error;
 pub mod process;
 pub mod rootfs;
 mod sys;
@@ -46,4 +47,5 @@ mod teardown_errors;
 pub mod timer;
 
 pub use ids::IdRange;
+pub use path_error::PathError;
 pub use teardown_errors::TeardownErrors;

@@ -20,72 +20,33 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use table::{MountPoint, table, table_of};
 
+use crate::PathError;
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A mount table could not be read.
-    #[error("read mount table {}", path.display())]
-    ReadTable {
-        /// The file of `/proc`.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
     /// A line of a mount table is not as proc_pid_mountinfo(5) says.
     #[error("mount table line {line:?} is not as proc_pid_mountinfo(5) describes it")]
     MalformedTable {
         /// The line.
         line: String,
     },
-    /// A path could not be resolved.
-    #[error("resolve {}", path.display())]
-    Resolve {
-        /// The path.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A directory could not be bound onto itself.
-    #[error("bind {} onto itself", path.display())]
-    Bind {
-        /// The directory.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A mount could not be made shared.
-    #[error("make mount {} shared", path.display())]
-    Share {
-        /// The mount point.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A mount could not be undone.
-    #[error("unmount {}", path.display())]
-    Unmount {
-        /// The mount point.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    /// A system call failed.
+    #[error(transparent)]
+    Path(#[from] PathError),
 }
 
 /// The mounts at and under `dir` in the calling thread's mount namespace, deepest first: the
 /// order in which they can be undone. Empty if `dir` does not exist.
 ///
 /// # Errors
-/// [`Error::ReadTable`], [`Error::MalformedTable`], [`Error::Resolve`].
+/// As [`Error`] says.
 pub fn list_under(dir: &Path) -> Result<Vec<MountPoint>, Error> {
     match dir.canonicalize() {
         Ok(dir) => Ok(table::deepest_first(table()?, &dir)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::Resolve {
-            path: dir.to_owned(),
-            source,
-        }),
+        Err(source) => Err(PathError::at("resolve", dir)(source).into()),
     }
 }
 
@@ -102,15 +63,8 @@ pub(crate) fn fs_type_of(path: &Path) -> Result<Option<String>, Error> {
 /// Every mount that could not be undone; all are tried.
 pub fn unmount_under(dir: &Path) -> Result<(), TeardownErrors<Error>> {
     let mut errors = ErrorCollector::new();
-    match list_under(dir) {
-        Ok(mounts) => {
-            for mount in mounts {
-                errors.push_err(unmount(&mount.path));
-            }
-        }
-        Err(error) => {
-            errors.push_err(Err(error));
-        }
+    for mount in errors.push_err(list_under(dir)).into_iter().flatten() {
+        errors.push_err(unmount(&mount.path));
     }
     errors.finish()
 }
@@ -129,10 +83,7 @@ pub(crate) fn unmount(path: &Path) -> Result<(), Error> {
         // EINVAL: not a mount point (any more). ENOENT: the directory is gone, and a directory
         // that is a mount point of our namespace cannot go.
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
-        Err(source) => Err(Error::Unmount {
-            path: path.to_owned(),
-            source: source.into(),
-        }),
+        Err(source) => Err(PathError::at("unmount", path)(source).into()),
     }
 }
 
@@ -159,26 +110,19 @@ pub fn make_shared_dir(dir: &Path) -> Result<(), Error> {
     }
     let bound = holder.is_none_or(|mount| mount.path != dir);
     if bound {
-        rustix::mount::mount_bind(&dir, &dir).map_err(|source| Error::Bind {
-            path: dir.clone(),
-            source: source.into(),
-        })?;
+        rustix::mount::mount_bind(&dir, &dir).map_err(PathError::at("bind onto itself", &dir))?;
     }
     let shared = rustix::mount::mount_change(&dir, MountPropagationFlags::SHARED);
     shared.map_err(|source| {
         if bound && let Err(error) = unmount(&dir) {
             tracing::error!(%error, "the bind of a directory onto itself stays behind");
         }
-        Error::Share {
-            path: dir,
-            source: source.into(),
-        }
+        PathError::at("share mount", &dir)(source).into()
     })
 }
 
 fn resolve(path: &Path) -> Result<PathBuf, Error> {
-    path.canonicalize().map_err(|source| Error::Resolve {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(path
+        .canonicalize()
+        .map_err(PathError::at("resolve", path))?)
 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::IdRange;
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
-use crate::{mounts, netns, sys};
+use crate::{PathError, mounts, netns, sys};
 
 pub use loopback::SERVICE_ADDRESS;
 
@@ -56,14 +56,9 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A namespace could not be opened.
-    #[error("open namespace {}", path.display())]
-    Open {
-        /// Its file.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    /// A namespace could not be opened, pinned (`EEXIST` if there is a pin already), or its pin removed.
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// The network namespace could not be entered.
     #[error("configure network namespace")]
     Enter(#[from] netns::Error),
@@ -72,22 +67,6 @@ pub enum Error {
     Loopback {
         /// What was tried.
         act: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A namespace could not be pinned.
-    #[error("pin namespace at {}", path.display())]
-    Pin {
-        /// The pin.
-        path: PathBuf,
-        /// The kernel's answer; `EEXIST` if there is a pin already.
-        source: io::Error,
-    },
-    /// A pin could not be removed.
-    #[error("remove namespace pin {}", path.display())]
-    Unpin {
-        /// The pin.
-        path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -151,16 +130,13 @@ impl Namespaces {
     /// Adopts the namespaces that an earlier process pinned in `dir`.
     ///
     /// # Errors
-    /// [`Error::Open`] with `ENOENT` if there are none, [`Error::NotPinned`] after a reboot,
+    /// [`Error::Path`] with `ENOENT` if there are none, [`Error::NotPinned`] after a reboot,
     /// [`Error::Mismatch`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (user_path, net_path) = (dir.join(USER), dir.join(NET));
         let user = open_pin(&user_path, USER, libc::CLONE_NEWUSER)?;
         let net = open_pin(&net_path, NET, libc::CLONE_NEWNET)?;
-        if !owns(&user, &net).map_err(|source| Error::Open {
-            path: net_path.clone(),
-            source,
-        })? {
+        if !owns(&user, &net).map_err(PathError::at("open namespace", &net_path))? {
             return Err(Error::Mismatch {
                 dir: dir.to_owned(),
             });
@@ -217,47 +193,38 @@ pub(crate) fn unpinned_user_namespace(ids: IdRange) -> Result<OwnedFd, Error> {
 
 /// Binds a namespace onto a new file.
 fn pin(namespace: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Pin {
-        path: path.to_owned(),
-        source,
-    };
-    fs::File::create_new(path).map_err(failed)?;
+    let failed = PathError::at("pin namespace at", path);
+    fs::File::create_new(path).map_err(&failed)?;
     let source = format!("/proc/thread-self/fd/{}", namespace.as_raw_fd());
     rustix::mount::mount_bind(&source, path).map_err(|error| {
         if let Err(undo) = fs::remove_file(path) {
             tracing::error!(path = %path.display(), error = %undo, "a file stays behind");
         }
-        failed(error.into())
+        failed(error.into()).into()
     })
 }
 
 /// Undoes [`pin`]. Detaches, because a descriptor that came through the pin keeps it busy, and
 /// repeats until nothing is mounted there.
 fn unpin(path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Unpin {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = PathError::at::<io::Error>("remove namespace pin", path);
     loop {
         match mounts::detach(path) {
             Ok(()) => {}
             // Not a mount point (any more).
             Err(rustix::io::Errno::INVAL) => break,
             Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(failed(error.into()).into()),
         }
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error).into()),
         _ => Ok(()),
     }
 }
 
 fn open_pin(path: &Path, kind: &'static str, expected: libc::c_int) -> Result<OwnedFd, Error> {
-    let file = fs::File::open(path).map_err(|source| Error::Open {
-        path: path.to_owned(),
-        source,
-    })?;
+    let file = fs::File::open(path).map_err(PathError::at("open namespace", path))?;
     // ENOTTY: no namespace at all.
     match sys::namespace_kind(file.as_fd()) {
         Ok(found) if found == expected => Ok(file.into()),

@@ -33,7 +33,7 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use crate::ids::IdRange;
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
-use crate::{mounts, namespaces};
+use crate::{PathError, mounts, namespaces};
 
 pub use overlay::OverlayMethod;
 
@@ -70,22 +70,6 @@ pub enum Error {
         /// The mount point.
         root: PathBuf,
     },
-    /// A layer's directory could not be opened.
-    #[error("open layer {}", layer.display())]
-    OpenLayer {
-        /// The directory.
-        layer: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The mount that holds layers could not be cloned.
-    #[error("clone the mount of the layers in {}", dir.display())]
-    CloneLayers {
-        /// The directory above the layers.
-        dir: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
     /// The filesystem cannot show files under other ids.
     #[error("filesystem {fs_type} of {} does not support id-mapped mounts (ext4, xfs, btrfs, f2fs and, from Linux 6.3, tmpfs do)", dir.display())]
     IdMapUnsupported {
@@ -96,58 +80,9 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A clone could not be given the mapping, for another reason.
-    #[error("give the clone of {} an id mapping", dir.display())]
-    IdMap {
-        /// The directory above the layers.
-        dir: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The tmpfs for what the container writes could not be made.
-    #[error("{act} for the upper directory of {}", dir.display())]
-    Upper {
-        /// What was tried.
-        act: &'static str,
-        /// The container's directory.
-        dir: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The overlay could not be made.
-    #[error("{act} of {}", dir.display())]
-    Overlay {
-        /// What was tried.
-        act: &'static str,
-        /// The container's directory.
-        dir: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A directory could not be made.
-    #[error("make directory {}", path.display())]
-    MakeDir {
-        /// The directory.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A directory could not be removed.
-    #[error("remove directory {}", path.display())]
-    RemoveDir {
-        /// The directory.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A directory could not be examined.
-    #[error("examine {}", path.display())]
-    Examine {
-        /// The directory.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    /// Another system call failed.
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// A mount could not be found or undone.
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
@@ -222,15 +157,8 @@ pub fn unmount(dir: &Path) -> Result<(), TeardownErrors<Error>> {
         errors.push_all(mounts::unmount_under(&dir.join(name)));
     }
     let lower = dir.join(LOWER);
-    match numbered(&lower) {
-        Ok(mount_points) => {
-            for path in mount_points {
-                errors.push_err(remove_dir(&path));
-            }
-        }
-        Err(error) => {
-            errors.push_err(Err(error));
-        }
+    for path in errors.push_err(numbered(&lower)).into_iter().flatten() {
+        errors.push_err(remove_dir(&path));
     }
     for path in [lower, dir.join(UPPER), dir.join(ROOT)] {
         errors.push_err(remove_dir(&path));
@@ -241,16 +169,13 @@ pub fn unmount(dir: &Path) -> Result<(), TeardownErrors<Error>> {
 /// Whether there is a root filesystem at `dir/root`. Costs one system call.
 ///
 /// # Errors
-/// [`Error::Examine`]; a missing directory is none.
+/// [`Error::Path`]; a missing directory is none.
 pub fn is_mounted(dir: &Path) -> Result<bool, Error> {
     let root = dir.join(ROOT);
     match rustix::fs::statx(CWD, &root, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(source) => Err(Error::Examine {
-            path: root,
-            source: source.into(),
-        }),
+        Err(source) => Err(PathError::at("examine", &root)(source).into()),
     }
 }
 
@@ -272,35 +197,27 @@ pub fn probe(dir: &Path) -> Result<(), Error> {
 fn make_dir(path: &Path) -> Result<(), Error> {
     match fs::create_dir(path) {
         // A crash may have left it, and then it is as good as a new one.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::MakeDir {
-            path: path.to_owned(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(PathError::at("make directory", path)(error).into())
+        }
         _ => Ok(()),
     }
 }
 
 fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::RemoveDir {
-            path: path.to_owned(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PathError::at("remove directory", path)(error).into())
+        }
         _ => Ok(()),
     }
 }
 
 /// The mount points that [`OverlayMethod::Attached`] made in `dir/lower`.
 fn numbered(lower: &Path) -> Result<Vec<PathBuf>, Error> {
-    let examine = |source| Error::Examine {
-        path: lower.to_owned(),
-        source,
+    let entries = match fs::read_dir(lower) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
     };
-    match fs::read_dir(lower) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()).map_err(examine))
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(examine(error)),
-    }
+    Ok(entries.map_err(PathError::at("examine", lower))?)
 }

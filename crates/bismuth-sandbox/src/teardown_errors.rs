@@ -48,9 +48,9 @@ impl<E> ErrorCollector<E> {
         Self(Vec::new())
     }
 
-    /// Keeps the error, if it is one, and says whether the step succeeded.
-    pub(crate) fn push_err(&mut self, step: Result<(), E>) -> bool {
-        step.map_err(|error| self.0.push(error)).is_ok()
+    /// Keeps the error, if it is one; else gives what the step came to.
+    pub(crate) fn push_err<T>(&mut self, step: Result<T, E>) -> Option<T> {
+        step.map_err(|error| self.0.push(error)).ok()
     }
 
     /// Keeps all errors of a teardown that is one step of this one.
@@ -81,9 +81,10 @@ mod tests {
     #[test]
     fn all_errors_and_their_sources_are_told_on_one_line() {
         let mut errors = ErrorCollector::new();
-        errors.push_err(Err(Remove("a", io::Error::other("busy"))));
+        let failed = |what, why| Err::<(), _>(Remove(what, io::Error::other(why)));
+        errors.push_err(failed("a", "busy"));
         errors.push_err(Ok(()));
-        errors.push_err(Err(Remove("b", io::Error::other("gone"))));
+        errors.push_err(failed("b", "gone"));
         let errors = errors.finish().expect_err("two steps failed");
         assert_eq!(errors.to_string(), "remove a: busy; remove b: gone");
         assert_eq!(errors.errors().len(), 2);

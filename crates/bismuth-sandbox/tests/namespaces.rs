@@ -197,7 +197,10 @@ fn pins_stay_valid_while_their_descriptors_are_used() {
 fn files_that_are_no_namespace_pair_are_refused_by_name() {
     let scratch = Scratch::new();
     let missing = Namespaces::open(&scratch.dir("missing")).unwrap_err();
-    assert!(matches!(missing, Error::Open { .. }), "{missing}");
+    assert!(
+        missing.to_string().starts_with("open namespace "),
+        "{missing}"
+    );
 
     let rebooted = scratch.dir("rebooted");
     fs::write(rebooted.join("user"), "").unwrap();
@@ -227,7 +230,10 @@ fn a_failed_create_changes_nothing() {
     let before = HostState::of(&dir, &[ids(0)]);
 
     let taken = Namespaces::create(&dir, ids(0)).unwrap_err();
-    assert!(matches!(taken, Error::Pin { .. }), "{taken}");
+    assert!(
+        taken.to_string().starts_with("pin namespace at "),
+        "{taken}"
+    );
     let no_ids = IdRange {
         host_start: 1,
         size: 0,

@@ -208,7 +208,7 @@ fn a_failed_mount_leaves_nothing() {
     assert!(missing.to_string().contains("missing"), "{missing}");
     layers[2] = layers[0].join("which");
     let file = rootfs::mount(&fixture.spec(layers.clone())).unwrap_err();
-    assert!(matches!(file, Error::OpenLayer { .. }), "{file}");
+    assert!(file.to_string().starts_with("open layer "), "{file}");
     assert_eq!(fixture.host_state(), before);
     // Where the root filesystem cannot be mounted, all the rest was made before.
     layers.pop();
@@ -216,7 +216,10 @@ fn a_failed_mount_leaves_nothing() {
     let before = fixture.host_state();
     for method in METHODS {
         let refused = rootfs::mount_by(method, &fixture.spec(layers.clone())).unwrap_err();
-        assert!(matches!(refused, Error::Overlay { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains(" the overlay of "),
+            "{refused}"
+        );
         assert_eq!(fixture.host_state(), before);
     }
 }

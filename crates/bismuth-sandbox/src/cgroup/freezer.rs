@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use super::{Cgroup, Error, PollBackoff, Version, read, value_of, write};
+use crate::PathError;
 use crate::process::poll_readable;
 
 /// First poll after 20 µs: freezing a handful of sleeping processes takes about as long.
@@ -102,17 +103,14 @@ impl Cgroup {
         };
         let switch = self.file("freezer", "cgroup.freeze")?;
         let path = self.file("freezer", "cgroup.events")?;
-        let failed = |source: io::Error| Error::Read {
-            path: path.clone(),
-            source,
-        };
+        let failed = PathError::at::<io::Error>("read", &path);
         // Opened before the write, so that no change is missed.
-        let events = File::open(&path).map_err(failed)?;
+        let events = File::open(&path).map_err(&failed)?;
         write(&switch, value)?;
         let end = Instant::now() + bound;
         loop {
             let mut text = [0; 256];
-            let length = events.read_at(&mut text, 0).map_err(failed)?;
+            let length = events.read_at(&mut text, 0).map_err(&failed)?;
             let text = String::from_utf8_lossy(&text[..length]);
             if value_of(&text, "frozen") == Some(u64::from(frozen)) {
                 return Ok(());
@@ -121,7 +119,7 @@ impl Cgroup {
             if left.is_zero() {
                 return Err(state_timeout(&switch, wanted, bound));
             }
-            poll_readable(events.as_fd(), PollFlags::PRI, left).map_err(failed)?;
+            poll_readable(events.as_fd(), PollFlags::PRI, left).map_err(&failed)?;
         }
     }
 }

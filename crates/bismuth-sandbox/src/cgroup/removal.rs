@@ -11,13 +11,13 @@
 //! most of the time. A group can stay busy for a moment after its last process was reaped.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::{Cgroup, Error, PollBackoff, is_gone, pids_in, write};
+use crate::PathError;
 use crate::process::{self, Process};
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
@@ -42,10 +42,7 @@ impl Cgroup {
                 return removed;
             }
             let mut errors = ErrorCollector::new();
-            let killed = self.kill_all(end);
-            let failed = killed.is_err();
-            errors.push_err(killed);
-            if failed {
+            if errors.push_err(self.kill_all(end)).is_none() {
                 // Not waiting the whole bound for what cannot be killed.
                 errors.push_all(self.try_remove());
                 return errors.finish();
@@ -57,15 +54,9 @@ impl Cgroup {
     fn try_remove(&self) -> Result<(), TeardownErrors<Error>> {
         let mut errors = ErrorCollector::new();
         for directory in self.directories() {
-            match with_descendants(&directory) {
-                Ok(groups) => {
-                    for group in groups.iter().rev() {
-                        errors.push_err(remove_group(group));
-                    }
-                }
-                Err(error) => {
-                    errors.push_err(Err(error));
-                }
+            let groups = errors.push_err(with_descendants(&directory));
+            for group in groups.iter().flatten().rev() {
+                errors.push_err(remove_group(group));
             }
         }
         errors.finish()
@@ -135,20 +126,15 @@ pub(super) fn with_descendants(group: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let mut open = vec![group.to_owned()];
     while let Some(path) = open.pop() {
-        let failed = |source: io::Error| Error::Read {
-            path: path.clone(),
-            source,
-        };
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if is_gone(&error) => continue,
-            Err(source) => return Err(failed(source)),
+            Err(source) => return Err(PathError::at("read", &path)(source).into()),
         };
         for entry in entries {
-            let entry = entry.map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
-                open.push(entry.path());
-            }
+            let directory =
+                entry.and_then(|entry| Ok(entry.file_type()?.is_dir().then(|| entry.path())));
+            open.extend(directory.map_err(PathError::at("read", &path))?);
         }
         found.push(path);
     }

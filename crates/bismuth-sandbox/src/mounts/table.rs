@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::PathError;
 
 /// One line of a mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct MountPoint {
 /// The mount table of the calling thread's mount namespace.
 ///
 /// # Errors
-/// [`Error::ReadTable`], [`Error::MalformedTable`].
+/// As [`Error`] says.
 pub fn table() -> Result<Vec<MountPoint>, Error> {
     read(Path::new("/proc/thread-self/mountinfo"))
 }
@@ -40,16 +41,13 @@ pub fn table() -> Result<Vec<MountPoint>, Error> {
 /// The mount table that a process sees.
 ///
 /// # Errors
-/// [`Error::ReadTable`], [`Error::MalformedTable`].
+/// As [`Error`] says.
 pub fn table_of(pid: u32) -> Result<Vec<MountPoint>, Error> {
     read(Path::new(&format!("/proc/{pid}/mountinfo")))
 }
 
 fn read(path: &Path) -> Result<Vec<MountPoint>, Error> {
-    let text = fs::read(path).map_err(|source| Error::ReadTable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = fs::read(path).map_err(PathError::at("read mount table", path))?;
     parse(&text)
 }
 

@@ -29,6 +29,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::process::Signal;
 
 use super::Error;
+use crate::PathError;
 use crate::ids::IdRange;
 
 /// Enough for a function that calls three system calls, also in a debug build.
@@ -90,9 +91,8 @@ impl NamespaceChild {
     /// Opens one of the child's namespaces by its name in `/proc/{pid}/ns`.
     pub(super) fn open(&self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.proc_file("ns").join(name);
-        fs::File::open(&path)
-            .map(OwnedFd::from)
-            .map_err(|source| Error::Open { path, source })
+        let file = fs::File::open(&path).map_err(PathError::at("open namespace", &path))?;
+        Ok(file.into())
     }
 
     /// Ends the child.

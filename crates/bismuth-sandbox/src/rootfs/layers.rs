@@ -17,7 +17,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::Error;
-use crate::{mounts, sys};
+use crate::{PathError, mounts, sys};
+
+/// What fails for a layer that is not there, or no directory.
+const OPEN: &str = "open layer";
 
 /// Id-mapped clones and the layers' directories in them. Gone when dropped, but for what an
 /// overlay keeps.
@@ -68,13 +71,9 @@ impl Layers {
 
 /// The path without symbolic links, and the id of the mount that it lies on.
 fn resolve(dir: &Path) -> Result<(PathBuf, u64), Error> {
-    let failed = |source| Error::OpenLayer {
-        layer: dir.to_owned(),
-        source,
-    };
-    let path = dir.canonicalize().map_err(failed)?;
+    let path = dir.canonicalize().map_err(PathError::at(OPEN, dir))?;
     let found = rustix::fs::statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
-        .map_err(|error| failed(error.into()))?;
+        .map_err(PathError::at(OPEN, dir))?;
     Ok((path, found.stx_mnt_id))
 }
 
@@ -86,10 +85,8 @@ fn common_ancestor(a: &Path, b: &Path) -> PathBuf {
 
 fn clone_mapped(dir: &Path, user_ns: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = open_tree(CWD, dir, flags).map_err(|source| Error::CloneLayers {
-        dir: dir.to_owned(),
-        source: source.into(),
-    })?;
+    let clone = PathError::at("clone the mount of the layers in", dir);
+    let mount = open_tree(CWD, dir, flags).map_err(clone)?;
     sys::set_id_map(mount.as_fd(), user_ns).map_err(|source| refusal(dir, source))?;
     Ok(mount)
 }
@@ -104,12 +101,8 @@ fn open_in(mount: &OwnedFd, above: &Path, layer: &Path) -> Result<OwnedFd, Error
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The path is resolved already: whatever makes it lead elsewhere now is no layer.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    rustix::fs::openat2(mount, within, flags, Mode::empty(), resolve).map_err(|source| {
-        Error::OpenLayer {
-            layer: layer.to_owned(),
-            source: source.into(),
-        }
-    })
+    let opened = rustix::fs::openat2(mount, within, flags, Mode::empty(), resolve);
+    Ok(opened.map_err(PathError::at(OPEN, layer))?)
 }
 
 /// `EINVAL` for a fresh clone means that its filesystem does not do it (mount_setattr(2)).
@@ -121,10 +114,7 @@ fn refusal(dir: &Path, source: io::Error) -> Error {
             dir: dir.to_owned(),
             source,
         },
-        _ => Error::IdMap {
-            dir: dir.to_owned(),
-            source,
-        },
+        _ => PathError::at("give an id mapping to the clone of", dir)(source).into(),
     }
 }
 

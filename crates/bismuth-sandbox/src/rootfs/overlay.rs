@@ -13,7 +13,7 @@ use rustix::mount::{
 use super::layers::Layers;
 use super::upper::{self, Upper};
 use super::{Error, LOWER, UPPER, make_dir, remove_dir};
-use crate::mounts;
+use crate::{PathError, mounts};
 
 /// Overlay marks that a layer may carry and that are not followed: a hostile image could set them.
 const UNTRUSTED_LAYER_OPTIONS: [(&str, &str); 2] =
@@ -99,8 +99,8 @@ pub(super) fn mount_detached(
 ) -> Result<(), Error> {
     check_count(layers.dirs.len(), MAX_LAYERS)?;
     let overlay = create(&layers.dirs, upper.upper.as_fd(), upper.work.as_fd())
-        .map_err(failed(dir, "make the overlay"))?;
-    attach(overlay.as_fd(), root).map_err(failed(dir, "attach the overlay"))
+        .map_err(PathError::at("make the overlay of", dir))?;
+    Ok(attach(overlay.as_fd(), root).map_err(PathError::at("attach the overlay of", dir))?)
 }
 
 /// [`OverlayMethod::Attached`]. A failure leaves what `unmount` undoes.
@@ -113,20 +113,18 @@ pub(super) fn mount_attached(
     let options = options_by_name(layers, upper)?;
     let (upper_point, lower_point) = (dir.join(UPPER), dir.join(LOWER));
     make_dir(&upper_point)?;
-    attach(upper.as_fd(), &upper_point).map_err(failed(dir, "attach the upper directory"))?;
+    attach(upper.as_fd(), &upper_point)
+        .map_err(PathError::at("attach the upper directory of", dir))?;
     make_dir(&lower_point)?;
     let mut points = Vec::with_capacity(layers.mounts.len() + 1);
     for (number, mount) in layers.mounts.iter().enumerate() {
         let point = lower_point.join(number.to_string());
         make_dir(&point)?;
-        attach(mount.as_fd(), &point).map_err(failed(dir, "attach the layers"))?;
+        attach(mount.as_fd(), &point).map_err(PathError::at("attach the layers of", dir))?;
         points.push(point);
     }
-    let options = std::ffi::CString::new(options).map_err(|_| Error::Overlay {
-        act: "name the layers",
-        dir: dir.to_owned(),
-        source: rustix::io::Errno::INVAL.into(),
-    })?;
+    let options =
+        std::ffi::CString::new(options).map_err(PathError::at("name the layers of", dir))?;
     rustix::mount::mount(
         "overlay",
         root,
@@ -134,12 +132,12 @@ pub(super) fn mount_attached(
         MountFlags::NODEV,
         options.as_c_str(),
     )
-    .map_err(failed(dir, "mount the overlay"))?;
+    .map_err(PathError::at("mount the overlay of", dir))?;
 
     // Descriptors keep these busy, so they are detached; overlayfs has its own clones.
     points.push(upper_point);
     for point in &points {
-        mounts::detach(point).map_err(failed(dir, "detach the layers"))?;
+        mounts::detach(point).map_err(PathError::at("detach the layers of", dir))?;
         remove_dir(point)?;
     }
     remove_dir(&lower_point)
@@ -175,14 +173,4 @@ fn check_count(count: usize, most: usize) -> Result<(), Error> {
 fn attach(mount: BorrowedFd<'_>, point: &Path) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(mount, c"", CWD, point, flags)
-}
-
-/// Turns the kernel's answer to an act into an error.
-fn failed(dir: &Path, act: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
-    let dir = dir.to_owned();
-    move |source| Error::Overlay {
-        act,
-        dir,
-        source: source.into(),
-    }
 }

@@ -10,6 +10,7 @@ use rustix::mount::{
 };
 
 use super::{Error, RootfsSpec};
+use crate::PathError;
 
 /// Names of the two directories that an overlay needs on one filesystem.
 const UPPER: &str = "upper";
@@ -32,30 +33,25 @@ pub(super) struct Upper {
 impl Upper {
     /// `top` is the image's topmost layer: the root directory of the container has its mode.
     pub(super) fn create(spec: &RootfsSpec<'_>, top: &Path) -> Result<Self, Error> {
-        let failed = |act| {
-            move |source: rustix::io::Errno| Error::Upper {
-                act,
-                dir: spec.dir.clone(),
-                source: source.into(),
-            }
-        };
-        let mount = tmpfs(spec.disk_bytes).map_err(failed("make a tmpfs"))?;
-        let top = rustix::fs::stat(top).map_err(|source| Error::Examine {
-            path: top.to_owned(),
-            source: source.into(),
-        })?;
+        let failed = |act| PathError::at(act, &spec.dir);
+        let mount =
+            tmpfs(spec.disk_bytes).map_err(failed("make a tmpfs for the upper directory of"))?;
+        let top = rustix::fs::stat(top).map_err(PathError::at("examine", top))?;
         let mode = Mode::from_raw_mode(top.st_mode & 0o7777);
-        let upper = directory(mount.as_fd(), UPPER).map_err(failed("make a directory"))?;
+        let upper =
+            directory(mount.as_fd(), UPPER).map_err(failed("make the upper directory of"))?;
         let owner = spec.ids.host_start;
         rustix::fs::fchown(
             &upper,
             Some(Uid::from_raw(owner)),
             Some(Gid::from_raw(owner)),
         )
-        .map_err(failed("set the owner"))?;
-        rustix::fs::fchmod(&upper, mode).map_err(failed("set the mode"))?;
+        .map_err(failed("set the owner for the upper directory of"))?;
+        rustix::fs::fchmod(&upper, mode)
+            .map_err(failed("set the mode for the upper directory of"))?;
         // Only the kernel uses it, with the rights of whoever mounts the overlay.
-        let work = directory(mount.as_fd(), WORK).map_err(failed("make a work directory"))?;
+        let work = directory(mount.as_fd(), WORK)
+            .map_err(failed("make a work directory for the upper directory of"))?;
         Ok(Self { mount, upper, work })
     }
 }
