@@ -32,7 +32,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_exists};
 
 /// Header that selects containerd's namespace (containerd `pkg/namespaces/grpc.go`, `GRPCHeader`).
 const NAMESPACE_HEADER: &str = "containerd-namespace";
@@ -211,16 +211,40 @@ impl Containerd {
         object: &str,
         rpc: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T> {
+        // Boxed here and below, or each layer of futures would hold it once more.
+        let answer = Box::pin(async { rpc.await.map(Response::into_inner) });
+        self.exchange(class, act, object, answer).await
+    }
+
+    /// As [`call`](Self::call), for more than one message.
+    pub(crate) async fn exchange<T>(
+        &self,
+        class: CallClass,
+        act: &'static str,
+        object: &str,
+        messages: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T> {
+        let answered = self.in_time(class, act, object, Box::pin(messages));
+        answered
+            .await?
+            .map_err(|status| Error::from_status(act, object, status))
+    }
+
+    /// Runs what may end in any way under the deadline of a class.
+    pub(crate) async fn in_time<T>(
+        &self,
+        class: CallClass,
+        act: &'static str,
+        object: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T> {
         let after = self.shared.deadlines.of(class);
-        match tokio::time::timeout(after, rpc).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Error::from_status(act, object, status)),
-            Err(_) => Err(Error::DeadlineExceeded {
-                act,
-                object: object.to_owned(),
-                after,
-            }),
-        }
+        let late = |_| Error::DeadlineExceeded {
+            act,
+            object: object.to_owned(),
+            after,
+        };
+        tokio::time::timeout(after, work).await.map_err(late)
     }
 
     /// Asks containerd for its version: the cheapest proof that it answers.
@@ -272,14 +296,10 @@ impl Containerd {
             name,
             client.create(request),
         );
-        match created.await {
-            Ok(_) => {
-                tracing::info!(namespace = %name, "created the containerd namespace");
-                Ok(())
-            }
-            Err(error) if error.is_already_exists() => Ok(()),
-            Err(error) => Err(error),
+        if unless_exists(created.await)?.is_some() {
+            tracing::info!(namespace = %name, "created the containerd namespace");
         }
+        Ok(())
     }
 }
 

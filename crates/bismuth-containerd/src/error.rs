@@ -133,19 +133,25 @@ impl Error {
         matches!(self, Self::NotFound(_))
     }
 
-    /// The object was there already.
-    pub fn is_already_exists(&self) -> bool {
-        matches!(self, Self::AlreadyExists(_))
-    }
-
     /// The call may or may not have taken effect; list again before deciding.
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::DeadlineExceeded { .. })
     }
+}
 
-    /// Trying the same again later may succeed.
-    pub fn is_retryable(&self) -> bool {
-        self.is_outcome_unknown()
+/// The answer, or `None` if the object does not exist.
+pub(crate) fn unless_missing<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(error) if error.is_not_found() => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// The answer, or `None` if the object exists already.
+pub(crate) fn unless_exists<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(Error::AlreadyExists(_)) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -27,7 +27,7 @@ use containerd_client::types::Envelope;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message;
 use prost_types::{Any, Timestamp};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::Streaming;
 
 use crate::client::{CallClass, Containerd};
@@ -38,6 +38,8 @@ const TOPIC_EXIT: &str = "/tasks/exit";
 const TOPIC_OOM: &str = "/tasks/oom";
 /// Our own topic, which proves that a subscription is live.
 const TOPIC_PROBE: &str = "/bismuth/subscribed";
+/// What is being done until a subscription is live, for errors.
+const SUBSCRIBE: &str = "subscribe to events of";
 /// A subscription is usually live before the first probe; when it is not, it is a few milliseconds later.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// The first attempt after a break comes quickly, because containerd is back in a fraction of a second when it is restarted; the
@@ -160,20 +162,15 @@ async fn open(containerd: &Containerd) -> Result<Streaming<Envelope>> {
                 stream = &mut subscribe => {
                     return stream
                         .map(tonic::Response::into_inner)
-                        .map_err(|status| Error::from_status("subscribe to events of", namespace, status));
+                        .map_err(|status| Error::from_status(SUBSCRIBE, namespace, status));
                 }
                 _ = probe.tick() => publish_probe(containerd).await?,
             }
         }
     };
-    let after = containerd.deadlines().quick;
-    timeout(after, subscribed).await.unwrap_or_else(|_| {
-        Err(Error::DeadlineExceeded {
-            act: "subscribe to events of",
-            object: namespace.to_owned(),
-            after,
-        })
-    })
+    containerd
+        .in_time(CallClass::Quick, SUBSCRIBE, namespace, subscribed)
+        .await?
 }
 
 async fn publish_probe(containerd: &Containerd) -> Result<()> {

@@ -25,8 +25,9 @@ use tonic::Streaming;
 
 use super::digest::Digest;
 use super::error::{ImageError, Result};
-use crate::client::{CallClass, Containerd, NamespacedChannel};
-use crate::error::Error;
+use crate::client::CallClass::{self, Create, Pull, Quick};
+use crate::client::{Containerd, NamespacedChannel};
+use crate::error::{Error, unless_exists, unless_missing};
 
 /// Bytes per write message. containerd's own client uses 1 MiB; its server takes at most 16 MiB.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -80,33 +81,23 @@ impl ContentStore {
         let request = InfoRequest {
             digest: digest.to_string(),
         };
-        match self
-            .containerd
-            .call(
-                CallClass::Quick,
-                "look up content",
-                digest.as_str(),
-                client.info(request),
-            )
-            .await
-        {
-            Ok(answer) => Ok(answer.info),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let info = self.containerd.call(
+            Quick,
+            "look up content",
+            digest.as_str(),
+            client.info(request),
+        );
+        Ok(unless_missing(info.await)?.and_then(|answer| answer.info))
     }
 
     /// A whole small blob, or `None`. What is longer than `limit` is refused; what does not match its digest as well.
     pub async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
-        let act = "read content";
         let mut client = ContentClient::new(self.containerd.channel())
             .max_decoding_message_size(crate::client::MAX_MESSAGE);
         let request = ReadContentRequest {
             digest: digest.to_string(),
-            offset: 0,
-            size: 0,
+            ..ReadContentRequest::default()
         };
-        let deadline = self.containerd.deadlines().of(CallClass::Quick);
         let read = async {
             let mut stream = client.read(request).await?.into_inner();
             let mut data = Vec::new();
@@ -118,38 +109,18 @@ impl ContentStore {
             }
             Ok(Some(data))
         };
-        let late = || Error::DeadlineExceeded {
-            act,
+        let read = self
+            .containerd
+            .exchange(Quick, "read content", digest.as_str(), read);
+        let Some(data) = unless_missing(read.await)? else {
+            return Ok(None);
+        };
+        let data = data.ok_or_else(|| ImageError::Malformed {
+            what: "content",
             object: digest.to_string(),
-            after: deadline,
-        };
-        let read = tokio::time::timeout(deadline, read)
-            .await
-            .map_err(|_| late())?;
-        let data = match read.map_err(|status| Error::from_status(act, digest.as_str(), status)) {
-            Ok(Some(data)) => data,
-            Ok(None) => {
-                let reason = format!("longer than {limit} bytes");
-                return Err(ImageError::Malformed {
-                    what: "content",
-                    object: digest.to_string(),
-                    reason,
-                });
-            }
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let mut hasher = super::digest::Hasher::like(digest);
-        hasher.update(&data);
-        let actual = hasher.finish();
-        if actual != *digest {
-            return Err(ImageError::DigestMismatch {
-                object: "blob".to_owned(),
-                origin: "containerd's content store".to_owned(),
-                expected: digest.to_string(),
-                actual: actual.to_string(),
-            });
-        }
+            reason: format!("longer than {limit} bytes"),
+        })?;
+        digest.check("containerd's content store", digest.same_of(&data))?;
         Ok(Some(data))
     }
 
@@ -165,13 +136,9 @@ impl ContentStore {
             update_mask: Some(prost_types::FieldMask { paths }),
         };
         let mut client = ContentClient::new(self.containerd.channel());
+        let update = client.update(request);
         self.containerd
-            .call(
-                CallClass::Quick,
-                "label content",
-                digest.as_str(),
-                client.update(request),
-            )
+            .call(Quick, "label content", digest.as_str(), update)
             .await?;
         Ok(())
     }
@@ -216,17 +183,10 @@ impl ContentStore {
     async fn try_open(&self, digest: &Digest, size: u64) -> Result<Opened, Error> {
         let act = "begin to write content";
         let (requests, receiver) = mpsc::channel(1);
-        let stat = WriteContentRequest {
-            action: WriteAction::Stat.into(),
-            r#ref: reference(digest),
-            total: size as i64,
-            expected: digest.to_string(),
-            ..WriteContentRequest::default()
-        };
+        let stat = write_request(WriteAction::Stat, digest, size);
         // There is room for one message and nobody else to fill it.
         requests.try_send(stat).map_err(|_| closed(act, digest))?;
         let mut client = self.client();
-        let deadline = self.containerd.deadlines().of(CallClass::Create);
         let begin = async {
             let mut responses = client
                 .write(ReceiverStream::new(receiver))
@@ -235,26 +195,21 @@ impl ContentStore {
             let first = responses.message().await?;
             Ok((responses, first))
         };
-        let late = |_| Error::DeadlineExceeded {
-            act,
-            object: digest.to_string(),
-            after: deadline,
+        let begun = self
+            .containerd
+            .exchange(Create, act, digest.as_str(), begin);
+        let Some((responses, first)) = unless_exists(begun.await)? else {
+            return Ok(Opened::Present);
         };
-        match tokio::time::timeout(deadline, begin).await.map_err(late)? {
-            Ok((responses, Some(status))) => Ok(Opened::Ingest(Ingest {
-                containerd: self.containerd.clone(),
-                digest: digest.clone(),
-                size,
-                offset: u64::try_from(status.offset).unwrap_or(0),
-                requests,
-                responses,
-            })),
-            Ok((_, None)) => Err(closed(act, digest)),
-            Err(status) => match Error::from_status(act, digest.as_str(), status) {
-                error if error.is_already_exists() => Ok(Opened::Present),
-                error => Err(error),
-            },
-        }
+        let status = first.ok_or_else(|| closed(act, digest))?;
+        Ok(Opened::Ingest(Ingest {
+            containerd: self.containerd.clone(),
+            digest: digest.clone(),
+            size,
+            offset: u64::try_from(status.offset).unwrap_or(0),
+            requests,
+            responses,
+        }))
     }
 
     /// Drops what was written of an unfinished blob. Nothing there is fine.
@@ -264,26 +219,27 @@ impl ContentStore {
             r#ref: reference(digest),
         };
         let abort = client.abort(request);
-        match self
-            .containerd
-            .call(
-                CallClass::Create,
-                "drop unfinished content",
-                digest.as_str(),
-                abort,
-            )
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let aborted =
+            self.containerd
+                .call(Create, "drop unfinished content", digest.as_str(), abort);
+        unless_missing(aborted.await)?;
+        Ok(())
     }
 }
 
 /// The name of the ingest: ours alone, one per blob, so that it is found again after a restart.
 fn reference(digest: &Digest) -> String {
     format!("bismuth-{digest}")
+}
+
+fn write_request(action: WriteAction, digest: &Digest, size: u64) -> WriteContentRequest {
+    WriteContentRequest {
+        action: action.into(),
+        r#ref: reference(digest),
+        total: size as i64,
+        expected: digest.to_string(),
+        ..WriteContentRequest::default()
+    }
 }
 
 fn closed(act: &'static str, digest: &Digest) -> Error {
@@ -301,17 +257,11 @@ impl Ingest {
     pub async fn write(&mut self, data: Vec<u8>) -> Result<()> {
         let offset = self.offset + data.len() as u64;
         let request = WriteContentRequest {
-            action: WriteAction::Write.into(),
-            r#ref: reference(&self.digest),
-            total: self.size as i64,
-            expected: self.digest.to_string(),
             offset: self.offset as i64,
             data,
-            ..WriteContentRequest::default()
+            ..write_request(WriteAction::Write, &self.digest, self.size)
         };
-        let status = self
-            .exchange("write content", request, CallClass::Create)
-            .await?;
+        let status = self.exchange("write content", request, Create).await?;
         if u64::try_from(status.offset) != Ok(offset) {
             let reason = format!("{} bytes are there where {offset} should be", status.offset);
             let error = Error::MalformedAnswer {
@@ -329,21 +279,14 @@ impl Ingest {
     /// first, in which case `labels` are not set.
     pub async fn commit(mut self, labels: HashMap<String, String>) -> Result<bool> {
         let request = WriteContentRequest {
-            action: WriteAction::Commit.into(),
-            r#ref: reference(&self.digest),
-            total: self.size as i64,
-            expected: self.digest.to_string(),
             offset: self.size as i64,
             labels,
-            ..WriteContentRequest::default()
+            ..write_request(WriteAction::Commit, &self.digest, self.size)
         };
         // Flushes to disk: as long as the disk needs for a layer.
-        match self
-            .exchange("commit content", request, CallClass::Pull)
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_already_exists() => Ok(false),
+        let committed = self.exchange("commit content", request, Pull).await;
+        match unless_exists(committed) {
+            Ok(made) => Ok(made.is_some()),
             Err(error) => match mismatch(&self.digest, &error) {
                 Some(mismatch) => {
                     self.discard().await?;
@@ -370,15 +313,11 @@ impl Ingest {
             ..
         } = self;
         drop(requests);
-        let deadline = containerd.deadlines().of(CallClass::Create);
         // However it ends, the writer is closed.
         let end = async { while let Ok(Some(_)) = responses.message().await {} };
-        let late = |_| Error::DeadlineExceeded {
-            act: "end the write of",
-            object: digest.to_string(),
-            after: deadline,
-        };
-        tokio::time::timeout(deadline, end).await.map_err(late)?;
+        containerd
+            .in_time(Create, "end the write of", digest.as_str(), end)
+            .await?;
         ContentStore::new(containerd).abort(&digest).await
     }
 
@@ -388,25 +327,15 @@ impl Ingest {
         request: WriteContentRequest,
         class: CallClass,
     ) -> Result<WriteContentResponse, Error> {
-        let deadline = self.containerd.deadlines().of(class);
         let exchange = async {
             // A closed channel means that the stream ended; why stands in the response.
             let _ = self.requests.send(request).await;
             self.responses.message().await
         };
-        let late = |_| Error::DeadlineExceeded {
-            act,
-            object: self.digest.to_string(),
-            after: deadline,
-        };
-        match tokio::time::timeout(deadline, exchange)
-            .await
-            .map_err(late)?
-        {
-            Ok(Some(status)) => Ok(status),
-            Ok(None) => Err(closed(act, &self.digest)),
-            Err(status) => Err(Error::from_status(act, self.digest.as_str(), status)),
-        }
+        let answer = self
+            .containerd
+            .exchange(class, act, self.digest.as_str(), exchange);
+        answer.await?.ok_or_else(|| closed(act, &self.digest))
     }
 }
 
@@ -415,10 +344,6 @@ fn mismatch(expected: &Digest, error: &Error) -> Option<ImageError> {
     let text = error.to_string();
     let rest = text.split_once("unexpected commit digest ")?.1;
     let actual = rest.split(',').next().unwrap_or(rest).trim().to_owned();
-    Some(ImageError::DigestMismatch {
-        object: "blob".to_owned(),
-        origin: "an earlier, interrupted pull".to_owned(),
-        expected: expected.to_string(),
-        actual,
-    })
+    let origin = "an earlier, interrupted pull";
+    Some(ImageError::mismatch("blob", origin, expected, actual))
 }

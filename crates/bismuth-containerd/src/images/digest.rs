@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
+use super::error::ImageError;
+
 /// A validated digest: `sha256:` with 64, or `sha512:` with 128, lower-case hexadecimal characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -45,9 +47,20 @@ impl Digest {
 
     /// The SHA-256 digest of `data`.
     pub fn of(data: &[u8]) -> Self {
-        let mut hasher = Hasher::sha256();
-        hasher.update(data);
-        hasher.finish()
+        Hasher::sha256().finish_with(data)
+    }
+
+    /// The digest of `data` by the algorithm of this one.
+    pub(crate) fn same_of(&self, data: &[u8]) -> Self {
+        Hasher::like(self).finish_with(data)
+    }
+
+    /// Refuses a blob from `origin` whose digest is another than this one.
+    pub(crate) fn check(&self, origin: &str, actual: Self) -> Result<(), ImageError> {
+        if actual == *self {
+            return Ok(());
+        }
+        Err(ImageError::mismatch("blob", origin, self, actual))
     }
 
     /// The digest as text, with its algorithm.
@@ -68,7 +81,7 @@ impl fmt::Display for Digest {
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -118,6 +131,12 @@ impl Hasher {
         }
     }
 
+    /// The digest of all pieces and this last one.
+    fn finish_with(mut self, data: &[u8]) -> Digest {
+        self.update(data);
+        self.finish()
+    }
+
     /// The digest of all pieces.
     pub fn finish(self) -> Digest {
         let text = match self {
@@ -129,17 +148,7 @@ impl Hasher {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| {
-            [
-                DIGITS[usize::from(byte >> 4)],
-                DIGITS[usize::from(byte & 15)],
-            ]
-        })
-        .map(char::from)
-        .collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -208,6 +208,20 @@ impl From<crate::Error> for ImageError {
 }
 
 impl ImageError {
+    pub(crate) fn mismatch(
+        object: impl Into<String>,
+        origin: impl Into<String>,
+        expected: &Digest,
+        actual: impl Into<String>,
+    ) -> Self {
+        Self::DigestMismatch {
+            object: object.into(),
+            origin: origin.into(),
+            expected: expected.to_string(),
+            actual: actual.into(),
+        }
+    }
+
     /// Trying the same again later may succeed, without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -216,7 +230,7 @@ impl ImageError {
             | Self::SizeMismatch { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Interrupted { .. } => true,
-            Self::Containerd(error) => error.is_retryable(),
+            Self::Containerd(error) => error.is_outcome_unknown(),
             Self::AllEndpointsFailed { failures, .. } => failures.iter().any(Self::is_retryable),
             _ => false,
         }

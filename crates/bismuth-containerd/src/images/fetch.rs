@@ -12,7 +12,7 @@
 //! check at the commit does. Memory: one chunk being filled and one being written, per blob in transfer.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bismuth_base::{Delays, chain};
 use futures_util::StreamExt as _;
@@ -27,7 +27,7 @@ use super::manifest::Descriptor;
 use super::progress::ProgressReporter;
 use super::registry::config::RetryPolicy;
 use super::registry::{BlobStream, Remote};
-use super::single_flight::KeyedLocks;
+use super::single_flight::{KeyedLocks, lock};
 
 /// What it takes to get things for one image.
 pub(crate) struct Fetcher {
@@ -256,21 +256,14 @@ impl Fetcher {
         match actual {
             Some(actual) if actual != blob.digest => {
                 ingest.discard().await?;
-                Err(ImageError::DigestMismatch {
-                    object: "blob".to_owned(),
-                    origin: remote.name().to_owned(),
-                    expected: blob.digest.to_string(),
-                    actual: actual.to_string(),
-                })
+                blob.digest.check(remote.name(), actual)
             }
             _ => ingest.commit(self.source_label()).await.map(drop),
         }
     }
 
     fn unfinished(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
-        self.unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unfinished)
     }
 
     /// Drops what was begun and not finished, when it is of no use any more.

@@ -19,7 +19,7 @@ use super::PreparedImage;
 use super::archive::Archive;
 use super::content::{CHUNK, ContentStore, Opened};
 use super::digest::{Digest, Hasher};
-use super::error::{ImageError, Result};
+use super::error::Result;
 use super::inner::{StoreInner, image_lock};
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, DOCKER_CONFIG, DOCKER_LAYER_TAR, DOCKER_MANIFEST, Descriptor,
@@ -148,11 +148,7 @@ impl StoreInner {
     ) -> Result<PreparedImage> {
         let content = ContentStore::new(self.containerd.with_lease(lease)?);
         for (digest, data) in &image.documents {
-            let labels = Document::parse(digest, data)?
-                .0
-                .gc_labels()
-                .into_iter()
-                .collect();
+            let labels = Document::parse(digest, data)?.0.gc_labels();
             content.put(digest, data, labels).await?;
         }
         let blobs = std::iter::once(&image.manifest.config).chain(&image.manifest.layers);
@@ -231,22 +227,8 @@ async fn read_document(archive: &Archive, digest: &Digest) -> Result<Vec<u8>> {
     let entry = blob_entry(digest);
     let data = archive.read(&entry, MANIFEST_MAX_BYTES).await?;
     let data = data.ok_or_else(|| archive.error(format!("{entry} is missing")))?;
-    let mut hasher = Hasher::like(digest);
-    hasher.update(&data);
-    check(archive, digest, hasher.finish())?;
+    digest.check(&archive.name(), digest.same_of(&data))?;
     Ok(data)
-}
-
-fn check(archive: &Archive, expected: &Digest, actual: Digest) -> Result<()> {
-    if actual == *expected {
-        return Ok(());
-    }
-    Err(ImageError::DigestMismatch {
-        object: "blob".to_owned(),
-        origin: archive.name(),
-        expected: expected.to_string(),
-        actual: actual.to_string(),
-    })
 }
 
 async fn import_blob(
@@ -274,7 +256,7 @@ async fn import_blob(
         hasher.update(&chunk);
         ingest.write(chunk).await?;
     }
-    if let Err(mismatch) = check(archive, &blob.digest, hasher.finish()) {
+    if let Err(mismatch) = blob.digest.check(&archive.name(), hasher.finish()) {
         ingest.discard().await?;
         return Err(mismatch);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
@@ -15,7 +15,7 @@ use super::prepare::ImageDocuments;
 use super::records::Records;
 use super::registry::RegistryClient;
 use super::registry::config::{RegistryConfig, RetryPolicy};
-use super::single_flight::KeyedLocks;
+use super::single_flight::{KeyedLocks, lock};
 use super::snapshots::Snapshots;
 use crate::client::Containerd;
 
@@ -107,10 +107,7 @@ impl StoreInner {
     pub async fn touch(&self, digest: &Digest) {
         let now = SystemTime::now();
         let due = {
-            let mut last_used = self
-                .last_used
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut last_used = lock(&self.last_used);
             let entry = last_used.entry(digest.clone()).or_insert(LastUsed {
                 at: now,
                 written: SystemTime::UNIX_EPOCH,
@@ -138,23 +135,13 @@ impl StoreInner {
 
     /// When an image was last used, as far as this process knows.
     pub fn last_use(&self, digest: &Digest) -> Option<SystemTime> {
-        let last_used = self
-            .last_used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last_used.get(digest).map(|used| used.at)
+        lock(&self.last_used).get(digest).map(|used| used.at)
     }
 
     /// Drops what is cached of an image that was removed.
     pub fn evict(&self, digest: &Digest) {
-        self.last_used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(digest);
-        self.documents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(digest);
+        lock(&self.last_used).remove(digest);
+        lock(&self.documents).remove(digest);
     }
 }
 

@@ -17,7 +17,9 @@ use containerd_client::services::v1::{
 
 use super::digest::Digest;
 use super::error::Result;
-use crate::client::{CallClass, Containerd};
+use crate::client::CallClass::{Pull, Quick};
+use crate::client::Containerd;
+use crate::error::{unless_exists, unless_missing};
 
 /// On an image lease: the digest of the image it keeps.
 const IMAGE_LABEL: &str = "bismuth.image";
@@ -69,15 +71,11 @@ impl Leases {
             id: id.to_owned(),
             labels,
         };
-        match self
+        let create = self
             .containerd
-            .call(CallClass::Quick, "create lease", id, client.create(request))
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_already_exists() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            .call(Quick, "create lease", id, client.create(request));
+        unless_exists(create.await)?;
+        Ok(())
     }
 
     /// Puts a blob under a lease.
@@ -100,12 +98,7 @@ impl Leases {
             resource: Some(Resource { id, r#type }),
         };
         self.containerd
-            .call(
-                CallClass::Quick,
-                "add",
-                &object,
-                client.add_resource(request),
-            )
+            .call(Quick, "add", &object, client.add_resource(request))
             .await?;
         Ok(())
     }
@@ -118,28 +111,18 @@ impl Leases {
             sync: collect,
         };
         // A collection deletes snapshots' directories: as long as the disk needs for it.
-        let class = if collect {
-            CallClass::Pull
-        } else {
-            CallClass::Quick
-        };
-        match self
+        let class = if collect { Pull } else { Quick };
+        let delete = self
             .containerd
-            .call(class, "delete lease", id, client.delete(request))
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            .call(class, "delete lease", id, client.delete(request));
+        unless_missing(delete.await)?;
+        Ok(())
     }
 
     /// Deletes every pull lease of an image, of this pull and of those that died.
     pub async fn delete_pulls(&self, digest: &Digest, collect: bool) -> Result<()> {
-        for lease in self
-            .list(&format!("labels.{PULL_LABEL:?}=={digest}"))
-            .await?
-        {
+        let pulls = format!("labels.{PULL_LABEL:?}=={digest}");
+        for lease in self.list(&pulls).await? {
             self.delete(&lease.id, collect).await?;
         }
         Ok(())
@@ -147,30 +130,18 @@ impl Leases {
 
     /// Whether the image's lease exists.
     pub async fn has_image(&self, digest: &Digest) -> Result<bool> {
-        Ok(!self
-            .list(&format!("id=={}", image_lease(digest)))
-            .await?
-            .is_empty())
+        let filter = format!("id=={}", image_lease(digest));
+        Ok(!self.list(&filter).await?.is_empty())
     }
 
     /// The digests of all retained images, with the time each was first retained.
     pub async fn images(&self) -> Result<Vec<(Digest, Option<SystemTime>)>> {
         let leases = self.list(&format!("labels.{IMAGE_LABEL:?}")).await?;
-        let digest = |lease: &Lease| {
-            lease
-                .labels
-                .get(IMAGE_LABEL)
-                .and_then(|text| Digest::parse(text).ok())
+        let image = |lease: &Lease| {
+            let digest = Digest::parse(lease.labels.get(IMAGE_LABEL)?).ok()?;
+            Some((digest, created(lease.created_at)))
         };
-        let created = |lease: &Lease| {
-            lease
-                .created_at
-                .and_then(|at| SystemTime::try_from(at).ok())
-        };
-        Ok(leases
-            .iter()
-            .filter_map(|lease| Some((digest(lease)?, created(lease))))
-            .collect())
+        Ok(leases.iter().filter_map(image).collect())
     }
 
     /// Every lease that a filter (containerd `filters`) selects.
@@ -179,15 +150,14 @@ impl Leases {
         let request = ListRequest {
             filters: vec![filter.to_owned()],
         };
-        let answer = self
+        let list = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "list leases",
-                filter,
-                client.list(request),
-            )
-            .await?;
-        Ok(answer.leases)
+            .call(Quick, "list leases", filter, client.list(request));
+        Ok(list.await?.leases)
     }
+}
+
+/// When containerd says something was made, if it does.
+pub(super) fn created(at: Option<prost_types::Timestamp>) -> Option<SystemTime> {
+    at.and_then(|at| SystemTime::try_from(at).ok())
 }

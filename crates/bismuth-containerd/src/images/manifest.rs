@@ -8,11 +8,11 @@
 //! Docker's schema 2 and the OCI image specification share this shape; only the media types differ. We read what both
 //! promise and ignore the rest, because real registries hold documents that no single schema accepts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::{Digest, Hasher};
+use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::platform::Platform;
 
@@ -130,30 +130,22 @@ impl Document {
 
     /// The labels by which containerd's garbage collector finds what this document refers to (containerd
     /// `images/handlers.go`, `ChildGCLabels`).
-    pub fn gc_labels(&self) -> Vec<(String, String)> {
+    pub fn gc_labels(&self) -> HashMap<String, String> {
+        let label = |kind: String, child: &Descriptor| {
+            let key = format!("containerd.io/gc.ref.content.{kind}");
+            (key, child.digest.to_string())
+        };
         match self {
-            Self::Index(manifests) => manifests
-                .iter()
-                .enumerate()
-                .map(|(i, child)| {
-                    (
-                        format!("containerd.io/gc.ref.content.m.{i}"),
-                        child.digest.to_string(),
-                    )
-                })
-                .collect(),
+            Self::Index(manifests) => {
+                let children = manifests.iter().enumerate();
+                children
+                    .map(|(i, child)| label(format!("m.{i}"), child))
+                    .collect()
+            }
             Self::Image(manifest) => {
-                let config = (
-                    "containerd.io/gc.ref.content.config".to_owned(),
-                    manifest.config.digest.to_string(),
-                );
                 let layers = manifest.layers.iter().enumerate();
-                let layers = layers.map(|(i, layer)| {
-                    (
-                        format!("containerd.io/gc.ref.content.l.{i}"),
-                        layer.digest.to_string(),
-                    )
-                });
+                let config = label("config".to_owned(), &manifest.config);
+                let layers = layers.map(|(i, layer)| label(format!("l.{i}"), layer));
                 std::iter::once(config).chain(layers).collect()
             }
         }
@@ -279,11 +271,7 @@ impl ConfigFile {
         for diff_id in &self.diff_ids {
             let next = match chain.last() {
                 None => diff_id.clone(),
-                Some(below) => {
-                    let mut hasher = Hasher::sha256();
-                    hasher.update(format!("{below} {diff_id}").as_bytes());
-                    hasher.finish()
-                }
+                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
             };
             chain.push(next);
         }
@@ -335,32 +323,17 @@ mod tests {
         let manifest = serde_json::json!({"schemaVersion": 2, "config": descriptor("c", "c"), "layers": [descriptor("l", "l")]});
         let (document, media_type) = parse(&manifest).expect("manifest");
         assert_eq!(media_type, OCI_MANIFEST);
-        let labels = document.gc_labels();
-        assert_eq!(
-            labels[0],
-            (
-                "containerd.io/gc.ref.content.config".to_owned(),
-                Digest::of(b"c").to_string()
-            )
-        );
-        assert_eq!(
-            labels[1],
-            (
-                "containerd.io/gc.ref.content.l.0".to_owned(),
-                Digest::of(b"l").to_string()
-            )
-        );
+        let label = |kind: &str, of: &[u8]| {
+            let key = format!("containerd.io/gc.ref.content.{kind}");
+            (key, Digest::of(of).to_string())
+        };
+        let labels = HashMap::from([label("config", b"c"), label("l.0", b"l")]);
+        assert_eq!(document.gc_labels(), labels);
 
         let index = serde_json::json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST_LIST, "manifests": [descriptor("m", "m")]});
         let (document, media_type) = parse(&index).expect("index");
         assert_eq!(media_type, DOCKER_MANIFEST_LIST);
-        assert_eq!(
-            document.gc_labels(),
-            [(
-                "containerd.io/gc.ref.content.m.0".to_owned(),
-                Digest::of(b"m").to_string()
-            )]
-        );
+        assert_eq!(document.gc_labels(), HashMap::from([label("m.0", b"m")]));
     }
 
     #[test]

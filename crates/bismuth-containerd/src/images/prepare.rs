@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use oci_spec::distribution::Reference;
 
@@ -10,11 +10,11 @@ use super::PreparedImage;
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::inner::StoreInner;
-use super::leases::image_lease;
 use super::manifest::{
     CONFIG_MAX_BYTES, ConfigFile, Descriptor, Document, MANIFEST_MAX_BYTES, Manifest, choose,
 };
 use super::progress::{Phase, ProgressReporter};
+use super::single_flight::lock;
 use super::snapshots::{Snapshots, view_key};
 
 /// The documents of one image.
@@ -95,14 +95,9 @@ impl StoreInner {
             .await?;
         let retained = async {
             self.lease_content(&lease, &documents).await?;
-            let bytes = documents
-                .manifest
-                .layers
-                .iter()
-                .map(|layer| layer.size)
-                .sum();
-            progress.expect(documents.manifest.layers.len(), bytes);
-            progress.update_bytes(0, bytes);
+            let layers = &documents.manifest.layers;
+            progress.expect(layers);
+            progress.update_bytes(0, layers.iter().map(|layer| layer.size).sum());
             progress.phase(Phase::Unpacking);
             let chain = documents.config.chain_ids();
             for position in 0..chain.len() {
@@ -136,12 +131,7 @@ impl StoreInner {
 
     /// Reads an image's documents from the content store, or says `None` if one is missing.
     pub async fn documents_of(&self, digest: &Digest) -> Result<Option<Arc<ImageDocuments>>> {
-        let known = self
-            .documents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(digest)
-            .cloned();
+        let known = lock(&self.documents).get(digest).cloned();
         if let Some(known) = known {
             // The documents may have been collected since.
             return Ok(self.content.info(digest).await?.map(|_| known));
@@ -150,11 +140,7 @@ impl StoreInner {
             return Ok(None);
         };
         let documents = Arc::new(documents);
-        let mut all = self
-            .documents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        all.insert(digest.clone(), documents.clone());
+        lock(&self.documents).insert(digest.clone(), documents.clone());
         Ok(Some(documents))
     }
 
@@ -250,7 +236,6 @@ impl StoreInner {
     ) -> Result<PreparedImage> {
         let digest = &documents.root.digest;
         let lease = self.leases.create_for_image(digest).await?;
-        debug_assert_eq!(lease, image_lease(digest));
         let key = view_key(digest);
         let snapshotter = self.snapshots.snapshotter();
         let leased = Snapshots::new(self.containerd.with_lease(&lease)?, snapshotter.to_owned());

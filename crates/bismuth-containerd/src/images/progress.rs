@@ -2,6 +2,8 @@
 
 use tokio::sync::watch;
 
+use super::manifest::Descriptor;
+
 /// What is being done for an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -48,13 +50,13 @@ impl ProgressReporter {
         self.sender.send_modify(|progress| progress.phase = phase);
     }
 
-    pub fn expect(&self, layers: usize, bytes: u64) {
+    pub fn expect(&self, layers: &[Descriptor]) {
         self.sender.send_modify(|progress| {
             progress.phase = Phase::Pulling;
             progress.layers_done = 0;
             progress.bytes_done = 0;
-            progress.layers = u32::try_from(layers).unwrap_or(u32::MAX);
-            progress.bytes_total = bytes;
+            progress.layers = u32::try_from(layers.len()).unwrap_or(u32::MAX);
+            progress.bytes_total = layers.iter().map(|layer| layer.size).sum();
         });
     }
 

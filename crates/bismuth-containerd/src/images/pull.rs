@@ -99,7 +99,7 @@ impl StoreInner {
         let content = ContentStore::new(self.containerd.with_lease(lease)?);
         let (document, media_type) = Document::parse(digest, body)?;
         let root = root_descriptor(digest, media_type, body);
-        let mut labels: HashMap<String, String> = document.gc_labels().into_iter().collect();
+        let mut labels = document.gc_labels();
         labels.insert(PULLED_LABEL.to_owned(), "true".to_owned());
         content.put(digest, body, labels).await?;
         let (manifest_digest, manifest) = match document {
@@ -152,9 +152,7 @@ impl StoreInner {
             .first_answer(|remote| async move { remote.manifest(Some(digest)).await })
             .await?;
         let (document, _) = Document::parse(digest, &data)?;
-        content
-            .put(digest, &data, document.gc_labels().into_iter().collect())
-            .await?;
+        content.put(digest, &data, document.gc_labels()).await?;
         Ok(data.into())
     }
 
@@ -190,9 +188,7 @@ impl StoreInner {
     ) -> Result<()> {
         let layers = &documents.manifest.layers;
         let chain = documents.config.chain_ids();
-        fetcher
-            .progress
-            .expect(layers.len(), layers.iter().map(|layer| layer.size).sum());
+        fetcher.progress.expect(layers);
         // An image may name one blob twice; the second time it is there already.
         let (arrived, arrivals): (Vec<_>, Vec<_>) =
             layers.iter().map(|_| oneshot::channel::<()>()).unzip();

@@ -12,8 +12,11 @@ use containerd_client::types;
 
 use super::digest::Digest;
 use super::error::Result;
+use super::leases::created;
 use super::manifest::Descriptor;
-use crate::client::{CallClass, Containerd};
+use crate::client::CallClass::Quick;
+use crate::client::Containerd;
+use crate::error::{unless_exists, unless_missing};
 
 /// A name and what it stands for.
 #[derive(Debug, Clone)]
@@ -45,15 +48,11 @@ impl Records {
         let request = GetImageRequest {
             name: name.to_owned(),
         };
-        match self
+        let get = self
             .containerd
-            .call(CallClass::Quick, "look up image", name, client.get(request))
-            .await
-        {
-            Ok(answer) => Ok(answer.image.and_then(record).map(|record| record.digest)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+            .call(Quick, "look up image", name, client.get(request));
+        let image = unless_missing(get.await)?.and_then(|answer| answer.image);
+        Ok(image.and_then(record).map(|record| record.digest))
     }
 
     /// Makes `name` stand for `target`, whatever it stood for before.
@@ -73,19 +72,11 @@ impl Records {
             image: Some(image.clone()),
             ..CreateImageRequest::default()
         };
-        match self
+        let create = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "create image",
-                name,
-                client.create(create),
-            )
-            .await
-        {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => return Err(error.into()),
+            .call(Quick, "create image", name, client.create(create));
+        if unless_exists(create.await)?.is_some() {
+            return Ok(());
         }
         let update = UpdateImageRequest {
             image: Some(image),
@@ -95,12 +86,7 @@ impl Records {
             ..UpdateImageRequest::default()
         };
         self.containerd
-            .call(
-                CallClass::Quick,
-                "update image",
-                name,
-                client.update(update),
-            )
+            .call(Quick, "update image", name, client.update(update))
             .await?;
         Ok(())
     }
@@ -112,35 +98,22 @@ impl Records {
             name: name.to_owned(),
             ..DeleteImageRequest::default()
         };
-        match self
+        let delete = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "delete image",
-                name,
-                client.delete(request),
-            )
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            .call(Quick, "delete image", name, client.delete(request));
+        unless_missing(delete.await)?;
+        Ok(())
     }
 
     /// Every record.
     pub async fn list(&self) -> Result<Vec<Record>> {
         let mut client = self.client();
         let list = client.list(ListImagesRequest::default());
-        let answer = self
+        let namespace = self.containerd.namespace();
+        let list = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "list images of",
-                self.containerd.namespace(),
-                list,
-            )
-            .await?;
+            .call(Quick, "list images of", namespace, list);
+        let answer = list.await?;
         Ok(answer.images.into_iter().filter_map(record).collect())
     }
 }
@@ -149,9 +122,7 @@ impl Records {
 fn record(image: Image) -> Option<Record> {
     Some(Record {
         digest: Digest::parse(&image.target?.digest).ok()?,
-        created: image
-            .created_at
-            .and_then(|at| SystemTime::try_from(at).ok()),
+        created: created(image.created_at),
         name: image.name,
     })
 }

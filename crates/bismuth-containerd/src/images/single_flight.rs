@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -45,10 +45,7 @@ impl<K: Eq + Hash, T: Clone + Send + Sync + 'static, P: Clone + Default> SingleF
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut in_flight = self
-            .in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = lock(&self.in_flight);
         in_flight.retain(|_, (work, _)| work.upgrade().is_some_and(|work| work.peek().is_none()));
         if let Some((work, progress)) = in_flight.get(&key)
             && let Some(work) = work.upgrade()
@@ -77,7 +74,7 @@ impl KeyedLocks {
     /// Waits for the lock of `key`. Held until the guard is dropped; waiters come in order.
     pub async fn lock(&self, key: &str) -> OwnedMutexGuard<()> {
         let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut locks = lock(&self.locks);
             match locks.get(key).and_then(Weak::upgrade) {
                 Some(lock) => lock,
                 None => {
@@ -90,6 +87,11 @@ impl KeyedLocks {
         };
         lock.lock_owned().await
     }
+}
+
+/// Each change under these locks is one call, so a panic cannot leave it half made.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

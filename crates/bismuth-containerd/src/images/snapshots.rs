@@ -23,7 +23,9 @@ use containerd_client::types::{self, Mount};
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::manifest::{Descriptor, layer_media_type};
-use crate::client::{CallClass, Containerd, NamespacedChannel};
+use crate::client::CallClass::{Create, Pull, Quick};
+use crate::client::{Containerd, NamespacedChannel};
+use crate::error::{unless_exists, unless_missing};
 
 /// The snapshots of one snapshotter, as seen through one handle (whose lease, if any, holds what is made).
 #[derive(Clone)]
@@ -60,20 +62,10 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
         };
-        match self
+        let stat = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "look up snapshot",
-                key,
-                client.stat(request),
-            )
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+            .call(Quick, "look up snapshot", key, client.stat(request));
+        Ok(unless_missing(stat.await)?.is_some())
     }
 
     /// Bytes on disk of one snapshot, without its parents. `None` if it is gone.
@@ -83,20 +75,10 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
         };
-        match self
+        let usage = self
             .containerd
-            .call(
-                CallClass::Create,
-                "measure snapshot",
-                key,
-                client.usage(request),
-            )
-            .await
-        {
-            Ok(usage) => Ok(u64::try_from(usage.size).ok()),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+            .call(Create, "measure snapshot", key, client.usage(request));
+        Ok(unless_missing(usage.await)?.and_then(|usage| u64::try_from(usage.size).ok()))
     }
 
     /// Unpacks one layer on top of `parent` ("" for none) and names the result `chain_id`.
@@ -114,12 +96,9 @@ impl Snapshots {
         let unpacked = async {
             let actual = self.apply(layer, media_type, mounts).await?;
             if actual != diff_id.as_str() {
-                return Err(ImageError::DigestMismatch {
-                    object: format!("unpacked layer {}", layer.digest),
-                    origin: "the image's configuration".to_owned(),
-                    expected: diff_id.to_string(),
-                    actual,
-                });
+                let object = format!("unpacked layer {}", layer.digest);
+                let origin = "the image's configuration";
+                return Err(ImageError::mismatch(object, origin, diff_id, actual));
             }
             self.commit(&key, chain_id).await
         };
@@ -142,15 +121,12 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
             parent: parent.to_owned(),
-            labels: HashMap::from([(
-                "containerd.io/snapshot.ref".to_owned(),
-                chain_id.to_string(),
-            )]),
+            labels: snapshot_labels(chain_id),
         };
         let prepare = client.prepare(request);
         Ok(self
             .containerd
-            .call(CallClass::Create, "prepare snapshot", key, prepare)
+            .call(Create, "prepare snapshot", key, prepare)
             .await?
             .mounts)
     }
@@ -176,12 +152,7 @@ impl Snapshots {
         let apply = client.apply(request);
         let answer = self
             .containerd
-            .call(
-                CallClass::Pull,
-                "unpack layer",
-                layer.digest.as_str(),
-                apply,
-            )
+            .call(Pull, "unpack layer", layer.digest.as_str(), apply)
             .await?;
         Ok(answer
             .applied
@@ -196,23 +167,13 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             name: name.to_string(),
             key: key.to_owned(),
-            labels: HashMap::from([("containerd.io/snapshot.ref".to_owned(), name.to_string())]),
+            labels: snapshot_labels(name),
         };
         // Measures the snapshot's size by walking it.
-        match self
+        let commit = self
             .containerd
-            .call(
-                CallClass::Pull,
-                "commit snapshot",
-                key,
-                client.commit(request),
-            )
-            .await
-        {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_already_exists() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+            .call(Pull, "commit snapshot", key, client.commit(request));
+        Ok(unless_exists(commit.await)?.is_some())
     }
 
     /// Removes a snapshot; one that is gone is fine.
@@ -222,20 +183,11 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
         };
-        match self
+        let remove = self
             .containerd
-            .call(
-                CallClass::Create,
-                "remove snapshot",
-                key,
-                client.remove(request),
-            )
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            .call(Create, "remove snapshot", key, client.remove(request));
+        unless_missing(remove.await)?;
+        Ok(())
     }
 
     /// Makes sure that there is a view of `parent` under `key`.
@@ -247,20 +199,11 @@ impl Snapshots {
             parent: parent.to_owned(),
             labels: HashMap::new(),
         };
-        match self
+        let view = self
             .containerd
-            .call(
-                CallClass::Create,
-                "view snapshot",
-                parent,
-                client.view(request),
-            )
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_already_exists() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            .call(Create, "view snapshot", parent, client.view(request));
+        unless_exists(view.await)?;
+        Ok(())
     }
 
     /// The directories that make up a view, top first, or `None` if there is no such view.
@@ -270,21 +213,21 @@ impl Snapshots {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
         };
-        match self
+        let mounts = self
             .containerd
-            .call(
-                CallClass::Quick,
-                "look up mounts of",
-                key,
-                client.mounts(request),
-            )
-            .await
-        {
-            Ok(answer) => lower_dirs(key, &answer.mounts).map(Some),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+            .call(Quick, "look up mounts of", key, client.mounts(request));
+        let found = unless_missing(mounts.await)?;
+        found
+            .map(|answer| lower_dirs(key, &answer.mounts))
+            .transpose()
     }
+}
+
+fn snapshot_labels(chain_id: &Digest) -> HashMap<String, String> {
+    HashMap::from([(
+        "containerd.io/snapshot.ref".to_owned(),
+        chain_id.to_string(),
+    )])
 }
 
 /// Reads a view's mounts. overlayfs gives a bind of one directory for a single layer, and an overlay without upper

@@ -12,14 +12,15 @@ use containerd_client::services::v1::{
     WaitRequest,
 };
 use containerd_client::types::v1::{Process, Status as WireStatus};
-use prost_types::Any;
+use prost_types::{Any, Timestamp};
 
 use super::runtime::{RUNTIME, SHIM_GROUP_ANNOTATION};
 use super::{
     ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks, TeardownError,
     shim_socket, teardown,
 };
-use crate::client::{CallClass, Containerd, MAX_MESSAGE, NamespacedChannel, ServerProcess};
+use crate::client::CallClass::{Create, Quick};
+use crate::client::{Containerd, MAX_MESSAGE, NamespacedChannel, ServerProcess};
 use crate::error::{Error, Result};
 use crate::events::{TaskEvents, system_time};
 
@@ -45,13 +46,8 @@ impl Tasks for Containerd {
             container: Some(record(container)?),
         };
         let mut client = self.containers();
-        self.call(
-            CallClass::Quick,
-            "create container",
-            &id,
-            client.create(request),
-        )
-        .await?;
+        let create = client.create(request);
+        self.call(Quick, "create container", &id, create).await?;
         Ok(())
     }
 
@@ -64,7 +60,7 @@ impl Tasks for Containerd {
         };
         let mut client = self.tasks();
         let created = self
-            .call(CallClass::Create, "create task", id, client.create(request))
+            .call(Create, "create task", id, client.create(request))
             .await?;
         Ok(created.pid)
     }
@@ -75,7 +71,7 @@ impl Tasks for Containerd {
             ..StartRequest::default()
         };
         let mut client = self.tasks();
-        self.call(CallClass::Create, "start task", id, client.start(request))
+        self.call(Create, "start task", id, client.start(request))
             .await?;
         Ok(())
     }
@@ -89,7 +85,7 @@ impl Tasks for Containerd {
         };
         let mut client = self.tasks();
         // Runs the OCI runtime, hence not quick.
-        self.call(CallClass::Create, "kill task", id, client.kill(request))
+        self.call(Create, "kill task", id, client.kill(request))
             .await?;
         Ok(())
     }
@@ -101,12 +97,9 @@ impl Tasks for Containerd {
         };
         let mut client = self.tasks();
         let waited = self
-            .call(CallClass::Create, "wait for task", id, client.wait(request))
+            .call(Create, "wait for task", id, client.wait(request))
             .await?;
-        Ok(Exit {
-            status: waited.exit_status,
-            at: system_time(waited.exited_at),
-        })
+        Ok(exit(waited.exit_status, waited.exited_at))
     }
 
     async fn delete_task(&self, id: &str) -> Result<Exit> {
@@ -115,24 +108,16 @@ impl Tasks for Containerd {
         };
         let mut client = self.tasks();
         let deleted = self
-            .call(CallClass::Create, "delete task", id, client.delete(request))
+            .call(Create, "delete task", id, client.delete(request))
             .await?;
-        Ok(Exit {
-            status: deleted.exit_status,
-            at: system_time(deleted.exited_at),
-        })
+        Ok(exit(deleted.exit_status, deleted.exited_at))
     }
 
     async fn delete_container(&self, id: &str) -> Result<()> {
         let request = DeleteContainerRequest { id: id.to_owned() };
         let mut client = self.containers();
-        self.call(
-            CallClass::Quick,
-            "delete container",
-            id,
-            client.delete(request),
-        )
-        .await?;
+        let delete = client.delete(request);
+        self.call(Quick, "delete container", id, delete).await?;
         Ok(())
     }
 
@@ -146,15 +131,10 @@ impl Tasks for Containerd {
             while let Some(message) = stream.message().await? {
                 containers.extend(message.container.map(container_info));
             }
-            Ok(tonic::Response::new(containers))
+            Ok(containers)
         };
-        self.call(
-            CallClass::Create,
-            "list containers of",
-            self.namespace(),
-            read,
-        )
-        .await
+        self.exchange(Create, "list containers of", self.namespace(), read)
+            .await
     }
 
     async fn list_tasks(&self) -> Result<Vec<TaskInfo>> {
@@ -162,7 +142,7 @@ impl Tasks for Containerd {
         let list = client.list(ListTasksRequest::default());
         // Asks every shim, and gives each that hangs two seconds: not quick.
         let listed = self
-            .call(CallClass::Create, "list tasks of", self.namespace(), list)
+            .call(Create, "list tasks of", self.namespace(), list)
             .await?;
         Ok(listed.tasks.into_iter().map(task_info).collect())
     }
@@ -216,6 +196,11 @@ fn record(new: NewContainer) -> Result<Container> {
     })
 }
 
+fn exit(status: u32, at: Option<Timestamp>) -> Exit {
+    let at = system_time(at);
+    Exit { status, at }
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -232,10 +217,7 @@ fn task_info(process: Process) -> TaskInfo {
         WireStatus::Unknown => TaskStatus::Unknown,
         WireStatus::Created => TaskStatus::Created,
         WireStatus::Running => TaskStatus::Running,
-        WireStatus::Stopped => TaskStatus::Stopped(Exit {
-            status: process.exit_status,
-            at: system_time(process.exited_at),
-        }),
+        WireStatus::Stopped => TaskStatus::Stopped(exit(process.exit_status, process.exited_at)),
         WireStatus::Paused => TaskStatus::Paused,
         WireStatus::Pausing => TaskStatus::Pausing,
     };

@@ -18,9 +18,8 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::client::Containerd;
+use crate::images::Digest;
 
 /// Where shims listen, whatever containerd's state directory is (containerd `defaults/defaults_unix.go`).
 const SHIM_SOCKET_DIR: &str = "run/containerd/s";
@@ -28,8 +27,8 @@ const SHIM_SOCKET_DIR: &str = "run/containerd/s";
 /// The name of the socket of a container's own shim.
 fn socket_name(containerd: &Path, namespace: &str, id: &str) -> String {
     let named = containerd.join(namespace).join(id);
-    let digest = Sha256::digest(named.as_os_str().as_encoded_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = Digest::of(named.as_os_str().as_encoded_bytes());
+    digest.as_str().trim_start_matches("sha256:").to_owned()
 }
 
 /// How long a shim whose task was deleted may take to end by itself; normally milliseconds.
