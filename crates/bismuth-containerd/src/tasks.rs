@@ -26,7 +26,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 
-pub use runtime::{RuntimeOptions, SHIM_GROUP_ANNOTATION};
+pub use runtime::RuntimeOptions;
 pub use teardown::{TeardownError, TeardownStep};
 
 use crate::client::ServerProcess;
@@ -99,8 +99,6 @@ pub struct NewContainer {
     pub labels: HashMap<String, String>,
     /// Which OCI runtime, and how.
     pub runtime: RuntimeOptions,
-    /// Containers of one group share a shim process, see [`SHIM_GROUP_ANNOTATION`]. `None`: a shim of its own.
-    pub shim_group: Option<String>,
 }
 
 /// Where a task's output goes: existing FIFOs, absolute paths. `None` is `/dev/null`. A task never gets input.

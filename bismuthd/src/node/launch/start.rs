@@ -258,7 +258,6 @@ impl SandboxReady {
             image: Some(self.image.reference.to_string()),
             labels: HashMap::from([(OWNER_LABEL.to_owned(), launcher.config.node.clone())]),
             runtime: RuntimeOptions::binary(launcher.runtime.binary_for(server.pid)),
-            shim_group: None,
         };
         let created = launcher.tasks.create_container(container).await;
         created.map_err(LaunchError::Containerd)?;

@@ -47,7 +47,6 @@ impl Harness {
             image: None,
             labels: HashMap::from([("bismuth.node".into(), NODE.into())]),
             runtime: RuntimeOptions::runc(),
-            shim_group: None,
         };
         containerd.create_container(container).await.unwrap();
         let id_text = id.to_string();

@@ -8,7 +8,6 @@ fn container(id: &str) -> NewContainer {
         image: None,
         labels: std::collections::HashMap::new(),
         runtime: RuntimeOptions::runc(),
-        shim_group: None,
     }
 }
 

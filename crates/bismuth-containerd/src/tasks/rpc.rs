@@ -14,7 +14,7 @@ use containerd_client::services::v1::{
 use containerd_client::types::v1::{Process, Status as WireStatus};
 use prost_types::{Any, Timestamp};
 
-use super::runtime::{RUNTIME, SHIM_GROUP_ANNOTATION};
+use super::runtime::RUNTIME;
 use super::{
     ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks, TeardownError,
     shim_socket, teardown,
@@ -165,17 +165,11 @@ impl Tasks for Containerd {
 fn record(new: NewContainer) -> Result<Container> {
     let NewContainer {
         id,
-        mut spec,
+        spec,
         image,
         labels,
         runtime,
-        shim_group,
     } = new;
-    if let Some(group) = shim_group {
-        let mut annotations = spec.annotations().clone().unwrap_or_default();
-        annotations.insert(SHIM_GROUP_ANNOTATION.to_owned(), group);
-        spec.set_annotations(Some(annotations));
-    }
     let spec = serde_json::to_vec(&spec).map_err(|source| Error::EncodeSpec {
         container: id.clone(),
         source,

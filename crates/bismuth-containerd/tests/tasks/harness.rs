@@ -99,7 +99,6 @@ impl Harness {
             image: None,
             labels: HashMap::from([("bismuth.test".to_owned(), "yes".to_owned())]),
             runtime: RuntimeOptions::runc(),
-            shim_group: None,
         })
     }
 

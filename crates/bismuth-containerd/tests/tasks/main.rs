@@ -3,4 +3,3 @@
 mod crashes;
 mod harness;
 mod lifecycle;
-mod measure;
