@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bismuth_base::chain;
-use bismuth_containerd::images::{ImageError, InvalidEndpoint};
+use bismuth_containerd::images::ImageError;
 use bismuth_model::{ContainerId, DefinitionError, FunctionId, Revision, ServiceGroup};
 use bismuth_operator::CallError;
 use bismuth_registry::{Error as RegistryError, JsonError};
@@ -177,9 +177,6 @@ pub enum Error {
     /// An image.
     #[error(transparent)]
     Image(ImageError),
-    /// A mirror makes no sense.
-    #[error(transparent)]
-    Mirror(#[from] InvalidEndpoint),
     /// The node has no claim on the embedded store.
     #[error(
         "node {0} does not have the services' embedded store; `bismuthctl store show` shows which node has"
@@ -231,7 +228,6 @@ impl Error {
             | Self::SecretInArguments
             | Self::EmptyValue
             | Self::ValueTooLarge { .. }
-            | Self::Mirror(_)
             | Self::Record(JsonError::UnknownPath { .. }) => USAGE,
             Self::Write(_) if self.is_nobody_reading() => 0,
             _ => FAILURE,

@@ -80,7 +80,7 @@ fn store(args: &Image) -> Result<ImageStore, Error> {
         snapshotter: args.snapshotter.clone(),
         ..ImageStoreConfig::default()
     };
-    Ok(ImageStore::new(containerd, config)?)
+    Ok(ImageStore::new(containerd, config))
 }
 
 async fn pull(store: &ImageStore, image: &ImageReference) -> Result<PreparedImage, ImageError> {

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bismuth_containerd::images::{
-    ImageStore, ImageStoreConfig, Images, InvalidEndpoint, RegistryConfig,
-};
+use bismuth_containerd::images::{ImageStore, ImageStoreConfig, Images, RegistryConfig};
 use bismuth_containerd::tasks::Tasks as ContainerTasks;
 use bismuth_containerd::{Containerd, Deadlines};
 use bismuth_coord::{ConnectOptions, ZkTree};
@@ -68,9 +66,6 @@ pub enum StartError {
     /// The socket or namespace of containerd is invalid.
     #[error("configure the connection to containerd")]
     Containerd(#[source] bismuth_containerd::Error),
-    /// A mirror is invalid.
-    #[error("configure the registry mirrors")]
-    Mirror(#[source] InvalidEndpoint),
     /// The log thread.
     #[error("start the log thread")]
     LogThread(#[source] std::io::Error),
@@ -116,7 +111,7 @@ impl Service {
             Deadlines::default(),
         )
         .map_err(StartError::Containerd)?;
-        let images: Arc<dyn Images> = Arc::new(image_store(&args, containerd.clone())?);
+        let images: Arc<dyn Images> = Arc::new(image_store(&args, containerd.clone()));
         let config = LaunchConfig {
             init,
             runtime: args.runtime.clone(),
@@ -345,7 +340,7 @@ fn start_workers(
     .map_err(StartError::Workers)
 }
 
-fn image_store(args: &Args, containerd: Containerd) -> Result<ImageStore, StartError> {
+fn image_store(args: &Args, containerd: Containerd) -> ImageStore {
     let mut registries = RegistryConfig::default();
     registries.add_mirrors(args.registry_mirror.iter().cloned());
     let config = ImageStoreConfig {
@@ -354,7 +349,7 @@ fn image_store(args: &Args, containerd: Containerd) -> Result<ImageStore, StartE
         snapshotter: args.snapshotter.clone(),
         ..ImageStoreConfig::default()
     };
-    ImageStore::new(containerd, config).map_err(StartError::Mirror)
+    ImageStore::new(containerd, config)
 }
 
 fn init_path(given: Option<&Path>) -> Result<PathBuf, StartError> {

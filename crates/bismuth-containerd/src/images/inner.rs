@@ -29,7 +29,7 @@ const LAST_USED_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 /// How an [`ImageStore`](super::ImageStore) works.
 #[derive(Debug, Clone)]
 pub struct ImageStoreConfig {
-    /// Mirrors, plain-HTTP registries, proxies.
+    /// Mirrors, plain-HTTP registries.
     pub registries: RegistryConfig,
     /// Docker's `config.json` with credentials. Read anew for every pull; may not exist.
     pub credentials_file: Option<PathBuf>,

@@ -58,9 +58,7 @@ pub use inner::ImageStoreConfig;
 pub use manifest::ImageConfig;
 pub use platform::Platform;
 pub use progress::{Phase, PullProgress};
-pub use registry::config::{
-    EndpointConfig, InvalidEndpoint, RegistryConfig, RegistryMirror, RetryPolicy,
-};
+pub use registry::config::{InvalidEndpoint, RegistryConfig, RegistryMirror, RetryPolicy};
 pub use store::ImageStore;
 
 /// When to ask the registry.

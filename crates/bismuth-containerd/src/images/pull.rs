@@ -32,9 +32,9 @@ impl StoreInner {
         &self,
         reference: &Reference,
         progress: &ProgressReporter,
-    ) -> Result<Fetcher> {
-        let (remotes, unusable) = self.registry.remotes(reference).await?;
-        Ok(Fetcher {
+    ) -> Fetcher {
+        let (remotes, unusable) = self.registry.remotes(reference).await;
+        Fetcher {
             reference: reference.clone(),
             remotes,
             unusable,
@@ -43,7 +43,7 @@ impl StoreInner {
             locks: self.locks.clone(),
             slots: self.slots.clone(),
             unfinished: Mutex::default(),
-        })
+        }
     }
 
     /// Gets an image and makes it ready.
@@ -53,7 +53,7 @@ impl StoreInner {
         progress: &ProgressReporter,
     ) -> Result<PreparedImage> {
         let started = std::time::Instant::now();
-        let fetcher = self.fetcher(reference, progress).await?;
+        let fetcher = self.fetcher(reference, progress).await;
         let (body, digest) = fetcher
             .first_answer(|remote| async move { remote.manifest(None).await })
             .await?;

@@ -13,13 +13,14 @@
 //! TLS is rustls with ring and the system's certificate authorities. On a machine that has none installed, Mozilla's list is
 //! used, so that a plain-HTTP registry on a minimal system does not fail for want of certificates it never needs.
 
+mod classify;
 pub mod config;
 mod credentials;
 mod oauth;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bismuth_base::chain;
@@ -29,13 +30,14 @@ use oci_client::RegistryOperation;
 use oci_client::client::{
     BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol,
 };
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_spec::distribution::Reference;
 
 use super::digest::Digest;
 use super::error::{ImageError, Result};
 use super::manifest::ACCEPTED;
+use super::single_flight::lock;
 use config::{Endpoint, RegistryConfig};
 use credentials::Credential;
 
@@ -43,8 +45,6 @@ use credentials::Credential;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence within a response: after this the request is made anew, from where it was.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest error text of a registry that a message repeats.
-const ERROR_TEXT_MAX_CHARS: usize = 500;
 
 /// Makes [`Remote`]s. Clients, with their connections and tokens, are kept per endpoint.
 pub(crate) struct RegistryClient {
@@ -84,22 +84,15 @@ impl RegistryClient {
     }
 
     /// The endpoints for `reference`, ready to be asked, and what was wrong with those that are not.
-    pub async fn remotes(&self, reference: &Reference) -> Result<(Vec<Remote>, Vec<ImageError>)> {
-        let endpoints = self
-            .config
-            .endpoints(reference.registry())
-            .map_err(|error| ImageError::ClientSetup {
-                registry: reference.registry().to_owned(),
-                reason: error.to_string(),
-            })?;
+    pub async fn remotes(&self, reference: &Reference) -> (Vec<Remote>, Vec<ImageError>) {
         let (mut remotes, mut failures) = (Vec::new(), Vec::new());
-        for endpoint in endpoints {
+        for endpoint in self.config.endpoints(reference.registry()) {
             match self.remote(reference, endpoint).await {
                 Ok(remote) => remotes.push(remote),
                 Err(error) => failures.push(error),
             }
         }
-        Ok((remotes, failures))
+        (remotes, failures)
     }
 
     async fn remote(&self, reference: &Reference, endpoint: Endpoint) -> Result<Remote> {
@@ -123,7 +116,7 @@ impl RegistryClient {
                 tag.unwrap_or("latest").to_owned(),
             ),
         };
-        let client = self.client(endpoint, &auth).await?;
+        let client = self.client(endpoint, &auth)?;
         client
             .store_auth_if_needed(there.resolve_registry(), &auth)
             .await;
@@ -150,16 +143,11 @@ impl RegistryClient {
                     registry: endpoint.host.clone(),
                     reason,
                 };
-                let mut http = reqwest::Client::builder()
+                let http = reqwest::Client::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
-                    .read_timeout(READ_TIMEOUT);
-                if let Some(file) = &endpoint.ca_file {
-                    let pem = read_ca(&endpoint.name(), file).await?;
-                    let certificate =
-                        reqwest::Certificate::from_pem(&pem).map_err(|e| failed(chain(&e)))?;
-                    http = http.tls_certs_merge([certificate]);
-                }
-                let http = http.build().map_err(|e| failed(chain(&e)))?;
+                    .read_timeout(READ_TIMEOUT)
+                    .build()
+                    .map_err(|error| failed(chain(&error)))?;
                 let base = Endpoint {
                     prefix: String::new(),
                     ..endpoint.clone()
@@ -173,48 +161,30 @@ impl RegistryClient {
         }
     }
 
-    async fn client(&self, endpoint: Endpoint, auth: &RegistryAuth) -> Result<Client> {
-        let known = {
-            let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            clients
-                .get(&endpoint)
-                .filter(|(with, _)| with == auth)
-                .map(|(_, client)| client.clone())
-        };
-        if let Some(client) = known {
-            return Ok(client);
-        }
+    fn client(&self, endpoint: Endpoint, auth: &RegistryAuth) -> Result<Client> {
+        let mut clients = lock(&self.clients);
         // `oci-client` keeps the first credentials it is given for a host, so other credentials need another client.
-        let client = self.build(&endpoint).await?;
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.get(&endpoint).filter(|(with, _)| with == auth) {
+            return Ok(client.clone());
+        }
+        let client = Self::build(&endpoint)?;
         clients.insert(endpoint, (auth.clone(), client.clone()));
         Ok(client)
     }
 
-    async fn build(&self, endpoint: &Endpoint) -> Result<Client> {
-        let authority = match &endpoint.ca_file {
-            None => Vec::new(),
-            Some(file) => vec![Certificate {
-                encoding: CertificateEncoding::Pem,
-                data: read_ca(&endpoint.name(), file).await?,
-            }],
-        };
+    fn build(endpoint: &Endpoint) -> Result<Client> {
         let config = |tls_certs_only| ClientConfig {
             protocol: if endpoint.plain_http {
                 ClientProtocol::Http
             } else {
                 ClientProtocol::Https
             },
-            extra_root_certificates: authority.clone(),
             tls_certs_only,
             // The choice is ours (`platform`); without a resolver the client never chooses.
             platform_resolver: None,
             read_timeout: Some(READ_TIMEOUT),
             connect_timeout: Some(CONNECT_TIMEOUT),
             user_agent: concat!("bismuth/", env!("CARGO_PKG_VERSION")),
-            https_proxy: self.config.https_proxy.clone(),
-            http_proxy: self.config.http_proxy.clone(),
-            no_proxy: self.config.no_proxy.clone(),
             ..ClientConfig::default()
         };
         let failed = |error: OciDistributionError| ImageError::ClientSetup {
@@ -229,15 +199,6 @@ impl RegistryClient {
             }
         }
     }
-}
-
-async fn read_ca(registry: &str, file: &Path) -> Result<Vec<u8>> {
-    tokio::fs::read(file)
-        .await
-        .map_err(|error| ImageError::ClientSetup {
-            registry: registry.to_owned(),
-            reason: format!("read {}: {error}", file.display()),
-        })
 }
 
 fn bundled_authorities() -> Vec<Certificate> {
@@ -338,178 +299,5 @@ impl Remote {
         request()
             .await
             .map_err(|error| self.image_error(act, error))
-    }
-
-    pub fn refused(&self, act: &str, message: String) -> ImageError {
-        ImageError::Refused {
-            act: act.to_owned(),
-            reference: self.wanted.clone(),
-            registry: self.name.clone(),
-            message,
-        }
-    }
-
-    pub fn unreachable(&self, act: &str, message: String) -> ImageError {
-        ImageError::Unreachable {
-            act: act.to_owned(),
-            reference: self.wanted.clone(),
-            registry: self.name.clone(),
-            message,
-        }
-    }
-
-    pub fn incomplete_body(&self, act: &str, message: String) -> ImageError {
-        ImageError::IncompleteBody {
-            act: act.to_owned(),
-            reference: self.wanted.clone(),
-            registry: self.name.clone(),
-            message,
-        }
-    }
-
-    fn unauthorized(&self, message: String) -> ImageError {
-        ImageError::Unauthorized {
-            reference: self.wanted.clone(),
-            registry: self.name.clone(),
-            message,
-        }
-    }
-
-    /// Says whose fault an error is and whether it may pass, keeping the registry's message.
-    fn image_error(&self, act: &str, error: OciDistributionError) -> ImageError {
-        match error {
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let message = envelope
-                    .errors
-                    .iter()
-                    .map(format_oci_error)
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                match envelope.errors.first().map(|error| &error.code) {
-                    Some(
-                        OciErrorCode::ManifestUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound,
-                    ) => self.unknown(message),
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
-                        self.unauthorized(message)
-                    }
-                    Some(OciErrorCode::Toomanyrequests) => self.unreachable(act, message),
-                    _ => self.refused(act, message),
-                }
-            }
-            OciDistributionError::ServerError { code, message, .. } => {
-                let message = format!("HTTP {code}: {}", error_text(message.as_bytes()));
-                match code {
-                    404 => self.unknown(message),
-                    401 | 403 => self.unauthorized(message),
-                    408 | 425 | 429 | 500..=599 => self.unreachable(act, message),
-                    _ => self.refused(act, message),
-                }
-            }
-            OciDistributionError::UnauthorizedError { .. } => self
-                .unauthorized("authentication required (the image may also not exist)".to_owned()),
-            OciDistributionError::AuthenticationFailure(message) => {
-                self.unauthorized(error_text(message.as_bytes()))
-            }
-            OciDistributionError::DigestError(DigestError::VerificationError {
-                expected,
-                actual,
-            }) => ImageError::DigestMismatch {
-                object: act.to_owned(),
-                origin: self.name.clone(),
-                expected,
-                actual,
-            },
-            OciDistributionError::RequestError(error) if is_about_tls(&error) => {
-                self.refused(act, chain(&error))
-            }
-            OciDistributionError::RequestError(error) if error.is_body() || error.is_decode() => {
-                self.incomplete_body(act, chain(&error))
-            }
-            OciDistributionError::RequestError(error)
-                if !error.is_builder() && !error.is_redirect() =>
-            {
-                self.unreachable(act, chain(&error))
-            }
-            OciDistributionError::IoError(error) => self.unreachable(act, chain(&error)),
-            other => self.refused(act, chain(&other)),
-        }
-    }
-
-    fn unknown(&self, message: String) -> ImageError {
-        ImageError::UnknownImage {
-            reference: self.wanted.clone(),
-            registry: self.name.clone(),
-            message,
-        }
-    }
-}
-
-/// Whether a request failed because certificates or protocol versions do not fit: trying again does not mend that.
-fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    if error.is::<rustls::Error>() {
-        return true;
-    }
-    // An `io::Error` does not count what it wraps among its sources.
-    let wrapped = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref);
-    wrapped.is_some_and(|inner| is_about_tls(inner)) || error.source().is_some_and(is_about_tls)
-}
-
-/// `MANIFEST_UNKNOWN: manifest unknown ({"Tag":"x"})`
-fn format_oci_error(error: &oci_client::errors::OciError) -> String {
-    let code = serde_json::to_value(&error.code).ok();
-    let code = code
-        .as_ref()
-        .and_then(|code| code.as_str())
-        .unwrap_or("UNKNOWN");
-    let detail = match &error.detail {
-        serde_json::Value::Null => String::new(),
-        detail => format!(" ({})", error_text(detail.to_string().as_bytes())),
-    };
-    format!("{code}: {}{detail}", error.message)
-}
-
-/// An error body as text: the messages of an OCI envelope if it is one, else its first characters on one line.
-fn error_text(body: &[u8]) -> String {
-    if let Ok(envelope) = serde_json::from_slice::<oci_client::errors::OciEnvelope>(body) {
-        return envelope
-            .errors
-            .iter()
-            .map(format_oci_error)
-            .collect::<Vec<_>>()
-            .join("; ");
-    }
-    let text = String::from_utf8_lossy(body);
-    let mut message = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = message.char_indices().nth(ERROR_TEXT_MAX_CHARS) {
-        message.truncate(end);
-        message.push('…');
-    }
-    message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_registrys_error_message_keeps_its_code_and_detail() {
-        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"nope"}}]}"#;
-        assert_eq!(
-            error_text(body),
-            r#"MANIFEST_UNKNOWN: manifest unknown ({"Tag":"nope"})"#
-        );
-    }
-
-    #[test]
-    fn other_bodies_become_one_bounded_line() {
-        assert_eq!(
-            error_text(b"<html>\n  Bad   Gateway\n"),
-            "<html> Bad Gateway"
-        );
-        assert!(error_text(&[b'x'; 10_000]).chars().count() <= ERROR_TEXT_MAX_CHARS + 1);
     }
 }

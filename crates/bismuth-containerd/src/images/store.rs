@@ -14,7 +14,6 @@ use super::error::{ImageError, Result};
 use super::garbage::{GarbagePolicy, GarbageReport};
 use super::inner::{ImageStoreConfig, PULLED_LABEL, StoreInner, image_lock};
 use super::progress::{Phase, ProgressReporter, PullProgress};
-use super::registry::config::InvalidEndpoint;
 use super::single_flight::SingleFlight;
 use super::{ImageSummary, Images, PreparedImage, PullPolicy};
 use crate::client::Containerd;
@@ -33,16 +32,11 @@ pub struct ImageStore {
 
 impl ImageStore {
     /// Prepares the store. Nothing is sent yet: neither containerd nor a registry need be up.
-    ///
-    /// # Errors
-    /// A registry setting makes no sense.
-    pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Result<Self, InvalidEndpoint> {
-        config.registries.validate()?;
-        let inner = StoreInner::new(containerd, config);
-        Ok(Self {
-            inner: Arc::new(inner),
+    pub fn new(containerd: Containerd, config: ImageStoreConfig) -> Self {
+        Self {
+            inner: Arc::new(StoreInner::new(containerd, config)),
             single_flight: Arc::new(SingleFlight::new()),
-        })
+        }
     }
 }
 
@@ -177,7 +171,7 @@ impl StoreInner {
         reference: &Reference,
         progress: &ProgressReporter,
     ) -> Result<Digest> {
-        let fetcher = self.fetcher(reference, progress).await?;
+        let fetcher = self.fetcher(reference, progress).await;
         fetcher
             .first_answer(|remote| async move { remote.head().await })
             .await

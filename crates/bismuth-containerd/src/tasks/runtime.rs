@@ -2,7 +2,9 @@
 
 use prost_types::Any;
 
-/// The shim for OCI runtimes; there since containerd 1.2 and the only one in 2.x.
+/// The shim for OCI runtimes; there since containerd 1.2 and the only one in 2.x. Each container has one of its own: sharing it
+/// (annotation `io.containerd.runc.v2.group`) would save the start of a process, 17 of 67 ms with crun, but one that crashes or
+/// hangs would take all its containers with it.
 pub(super) const RUNTIME: &str = "io.containerd.runc.v2";
 /// The type URL of [`WireOptions`]: its protobuf name, as containerd's `typeurl` registers it.
 const OPTIONS_TYPE_URL: &str = "containerd.runc.v1.Options";
@@ -40,12 +42,6 @@ impl RuntimeOptions {
             type_url: OPTIONS_TYPE_URL.to_owned(),
             value: prost::Message::encode_to_vec(&options),
         }
-    }
-}
-
-impl Default for RuntimeOptions {
-    fn default() -> Self {
-        Self::runc()
     }
 }
 

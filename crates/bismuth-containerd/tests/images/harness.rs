@@ -162,7 +162,7 @@ pub fn store(containerd: &Containerd, configure: impl FnOnce(&mut ImageStoreConf
         ..ImageStoreConfig::default()
     };
     configure(&mut config);
-    ImageStore::new(containerd.clone(), config).expect("configuration")
+    ImageStore::new(containerd.clone(), config)
 }
 
 pub fn name(text: &str) -> Reference {

@@ -1,4 +1,4 @@
-//! Configuration of registries: mirrors, plain HTTP, certificate authorities, retries.
+//! Configuration of registries: mirrors, plain HTTP, retries.
 //!
 //! ```text
 //!   docker.io/library/alpine ──► hosts["docker.io"] configured?
@@ -11,57 +11,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bismuth_base::Backoff;
-use serde::Deserialize;
 
-/// Registries, mirrors and how to reach them. Deserialises from TOML or JSON:
-///
-/// ```toml
-/// [[hosts."docker.io"]]
-/// url = "http://127.0.0.1:5000"
-///
-/// [[hosts."docker.io"]]
-/// url = "origin"
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// For each registry host as it stands in image references, the endpoints to pull from, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// For each registry host as it stands in image references, the endpoints to pull from, in order.
-    pub hosts: BTreeMap<String, Vec<EndpointConfig>>,
-    /// A proxy for HTTPS endpoints, as a URL.
-    pub https_proxy: Option<String>,
-    /// A proxy for plain-HTTP endpoints, as a URL.
-    pub http_proxy: Option<String>,
-    /// Hosts that are reached without the proxy, separated by commas.
-    pub no_proxy: Option<String>,
+    hosts: BTreeMap<String, Vec<Endpoint>>,
 }
 
-/// One place to pull from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EndpointConfig {
-    /// `http://host:port`, `https://host/prefix`, `host:port`, or `origin` for the registry itself. A path is put before the
-    /// repository's (registries that proxy others under a project name).
-    pub url: String,
-    /// Speak plain HTTP to a `url` that names no scheme, or to the origin.
-    #[serde(default)]
-    pub plain_http: bool,
-    /// A PEM file with the certificate authority of this endpoint, beside the system's own.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Text of a `--registry-mirror` flag: `HOST=URL`, for instance `docker.io=http://127.0.0.1:5000`.
+/// Text of a `--registry-mirror` flag: `HOST=URL`, for instance `docker.io=http://127.0.0.1:5000`. The URL is
+/// `http://host:port`, `https://host/prefix`, `host:port`, or `origin` for the registry itself. A path is put before the
+/// repository's (registries that proxy others under a project name).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryMirror {
-    /// The registry host as it stands in image references.
-    pub host: String,
-    /// Where to pull its images from.
-    pub endpoint: EndpointConfig,
+    host: String,
+    endpoint: Endpoint,
 }
 
 /// A registry setting that makes no sense.
@@ -88,15 +55,9 @@ impl FromStr for RegistryMirror {
                 "the part before = must be a registry host, like docker.io",
             ));
         }
-        let endpoint = EndpointConfig {
-            url: url.to_owned(),
-            plain_http: false,
-            ca_file: None,
-        };
-        endpoint.resolve(host)?;
         Ok(Self {
             host: host.to_owned(),
-            endpoint,
+            endpoint: Endpoint::parse(host, url)?,
         })
     }
 }
@@ -109,7 +70,6 @@ pub(crate) struct Endpoint {
     pub plain_http: bool,
     /// Put before the repository; without slashes at its ends, may be empty.
     pub prefix: String,
-    pub ca_file: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -125,29 +85,20 @@ impl Endpoint {
             host: registry.to_owned(),
             plain_http: is_loopback(registry),
             prefix: String::new(),
-            ca_file: None,
         }
     }
-}
 
-impl EndpointConfig {
-    fn resolve(&self, registry: &str) -> Result<Endpoint, InvalidEndpoint> {
+    fn parse(registry: &str, url: &str) -> Result<Self, InvalidEndpoint> {
         let invalid = |reason| InvalidEndpoint {
-            text: self.url.clone(),
+            text: url.to_owned(),
             reason,
         };
-        if self.url == "origin" {
-            let origin = Endpoint::origin(registry);
-            return Ok(Endpoint {
-                plain_http: origin.plain_http || self.plain_http,
-                ca_file: self.ca_file.clone(),
-                ..origin
-            });
+        if url == "origin" {
+            return Ok(Self::origin(registry));
         }
-        let (scheme, rest) = self
-            .url
+        let (scheme, rest) = url
             .split_once("://")
-            .map_or((None, self.url.as_str()), |(s, r)| (Some(s), r));
+            .map_or((None, url), |(s, r)| (Some(s), r));
         let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.trim_matches('/');
         let prefix = prefix
@@ -164,14 +115,13 @@ impl EndpointConfig {
         let plain_http = match scheme {
             Some("http") => true,
             Some("https") => false,
-            None => self.plain_http || is_loopback(host),
+            None => is_loopback(host),
             Some(_) => return Err(invalid("the scheme must be http or https")),
         };
-        Ok(Endpoint {
+        Ok(Self {
             host: host.to_owned(),
             plain_http,
             prefix: prefix.to_owned(),
-            ca_file: self.ca_file.clone(),
         })
     }
 }
@@ -187,34 +137,10 @@ impl RegistryConfig {
         }
     }
 
-    /// Checks every endpoint, so that a typing error shows at start and not at the first pull.
-    ///
-    /// # Errors
-    /// An endpoint's URL makes no sense, or a host has an empty list.
-    pub fn validate(&self) -> Result<(), InvalidEndpoint> {
-        for (host, endpoints) in &self.hosts {
-            if endpoints.is_empty() {
-                return Err(InvalidEndpoint {
-                    text: host.clone(),
-                    reason: "the list of endpoints is empty",
-                });
-            }
-            for endpoint in endpoints {
-                endpoint.resolve(host)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The endpoints for images of `registry`, in the order in which they are to be tried.
-    pub(crate) fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, InvalidEndpoint> {
-        match self.hosts.get(registry) {
-            None => Ok(vec![Endpoint::origin(registry)]),
-            Some(configured) => configured
-                .iter()
-                .map(|endpoint| endpoint.resolve(registry))
-                .collect(),
-        }
+    pub(crate) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
+        let configured = self.hosts.get(registry).cloned();
+        configured.unwrap_or_else(|| vec![Endpoint::origin(registry)])
     }
 }
 
@@ -252,12 +178,8 @@ mod tests {
     use super::*;
 
     fn names(config: &RegistryConfig, registry: &str) -> Vec<String> {
-        config
-            .endpoints(registry)
-            .expect("valid")
-            .iter()
-            .map(Endpoint::name)
-            .collect()
+        let endpoints = config.endpoints(registry);
+        endpoints.iter().map(Endpoint::name).collect()
     }
 
     #[test]
@@ -284,17 +206,6 @@ mod tests {
             "https://docker.io",
         ];
         assert_eq!(names(&config, "docker.io"), expected);
-        assert_eq!(config.validate(), Ok(()));
-    }
-
-    #[test]
-    fn the_file_form_says_the_same_as_the_flags() {
-        let text = r#"{"hosts": {"registry.lan": [{"url": "10.0.0.7:5000", "plain_http": true}, {"url": "origin"}]}}"#;
-        let config: RegistryConfig = serde_json::from_str(text).expect("configuration");
-        assert_eq!(
-            names(&config, "registry.lan"),
-            ["http://10.0.0.7:5000", "https://registry.lan"]
-        );
     }
 
     #[test]

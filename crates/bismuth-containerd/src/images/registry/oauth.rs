@@ -63,7 +63,7 @@ pub(super) async fn exchange(
         if !status.is_success() {
             return Err(format!(
                 "{realm} answered {status}: {}",
-                super::error_text(&body)
+                super::classify::error_text(&body)
             ));
         }
         let token: TokenAnswer = serde_json::from_slice(&body)
