@@ -87,14 +87,10 @@ async fn a_manifest_under_a_wrong_digest_is_refused_with_both_digests_and_nothin
 async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
     let image = layered();
     let layer = image.blobs()[2].digest();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     registry.fault(layer, Fault::Corrupt);
     let harness = Harness::start().await;
-    let error = harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap_err();
+    let error = harness.ensure(&reference).await.unwrap_err();
     let text = error.to_string();
     assert!(
         matches!(&error, ImageError::DigestMismatch { expected, .. } if expected == layer),
@@ -112,15 +108,11 @@ async fn a_corrupt_blob_is_refused_with_both_digests_and_nothing_stays() {
 async fn a_layer_whose_connection_is_cut_is_resumed() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     // More cuts than attempts: each attempt that gets further counts as a new beginning.
     registry.fault(layer, Fault::CutAfter(600_000, 6));
     let harness = Harness::start().await;
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
+    harness.ensure(&reference).await.unwrap();
     let lines: Vec<_> = registry
         .log()
         .into_iter()
@@ -133,64 +125,40 @@ async fn a_layer_whose_connection_is_cut_is_resumed() {
     );
 }
 
+/// A pull of `reference` that does not try again, and ends with what a later one may go on from.
+async fn interrupted_pull(harness: &Harness, reference: &str) {
+    let impatient = store(&harness.containerd, |config| config.retry.attempts = 1);
+    let error = ensure(&impatient, reference, Default::default()).await;
+    let error = error.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
 #[tokio::test]
 async fn a_registry_without_ranges_is_asked_for_the_whole_layer_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     registry.fault(layer, Fault::CutAfter(1_500_000, 1));
     let harness = Harness::start().await;
-    let impatient = store(&harness.containerd, |config| config.retry.attempts = 1);
-    let error = ensure(
-        &impatient,
-        &registry.reference("demo/x:1"),
-        Default::default(),
-    )
-    .await
-    .unwrap_err();
-    assert!(error.is_retryable(), "{error}");
+    interrupted_pull(&harness, &reference).await;
     registry.fault(layer, Fault::NoRanges);
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
+    harness.ensure(&reference).await.unwrap();
 }
 
 #[tokio::test]
 async fn blobs_that_an_earlier_process_fetched_are_not_fetched_again() {
     let image = large();
     let layer = image.blobs()[1].digest();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     registry.fault(layer, Fault::CutAfter(3_000_000, 1));
     let mut harness = Harness::start().await;
-    let impatient = store(&harness.containerd, |config| config.retry.attempts = 1);
-    let error = ensure(
-        &impatient,
-        &registry.reference("demo/x:1"),
-        Default::default(),
-    )
-    .await
-    .unwrap_err();
-    assert!(error.is_retryable(), "{error}");
-    drop(impatient);
+    interrupted_pull(&harness, &reference).await;
     harness.server.restart().await.unwrap();
     harness.restart_store();
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
-    let from: u64 = registry
-        .log()
-        .last()
-        .unwrap()
-        .rsplit_once(" from ")
-        .unwrap()
-        .1
-        .parse()
-        .unwrap();
-    assert!(from > 2_000_000, "{:?}", registry.log());
+    harness.ensure(&reference).await.unwrap();
+    let log = registry.log();
+    let (_, from) = log.last().unwrap().rsplit_once(" from ").unwrap();
+    assert!(from.parse::<u64>().unwrap() > 2_000_000, "{log:?}");
     let leases = harness.contents().await.leases;
     assert_eq!(
         leases.len(),
@@ -203,14 +171,10 @@ async fn blobs_that_an_earlier_process_fetched_are_not_fetched_again() {
 async fn an_overloaded_registry_is_asked_again_but_not_for_ever() {
     let image = layered();
     let layer = image.blobs()[1].digest();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     registry.fault(layer, Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 3));
     let harness = Harness::start().await;
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
+    harness.ensure(&reference).await.unwrap();
     assert_eq!(registry.count(layer), 4);
 
     let image = large();
@@ -235,14 +199,10 @@ async fn the_next_endpoint_is_tried_when_one_fails_and_each_is_named_when_all_do
     second.put("1", &image);
     let harness = Harness::start_with(|config| {
         let mirrors = [&first, &second].map(|registry| {
-            format!(
-                "docker.io=http://{}",
-                registry.reference("").trim_end_matches('/')
-            )
+            let mirror = format!("docker.io=http://{}", registry.reference(""));
+            mirror.parse().unwrap()
         });
-        config
-            .registries
-            .add_mirrors(mirrors.iter().map(|mirror| mirror.parse().unwrap()));
+        config.registries.add_mirrors(mirrors);
     })
     .await;
     harness.ensure("some:1").await.unwrap();
@@ -274,11 +234,9 @@ async fn a_registry_that_is_down_is_named() {
 #[tokio::test]
 async fn a_failure_is_shared_by_all_waiters_and_the_next_call_tries_again() {
     let image = layered();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     registry.fault(image.blobs()[1].digest(), Fault::Corrupt);
     let harness = Harness::start().await;
-    let reference = registry.reference("demo/x:1");
     let all = futures_util::future::join_all((0..10).map(|_| harness.ensure(&reference))).await;
     assert!(
         all.iter()
@@ -292,24 +250,16 @@ async fn a_failure_is_shared_by_all_waiters_and_the_next_call_tries_again() {
 #[tokio::test]
 async fn a_full_disk_is_reported_as_one() {
     use nix::mount::{MsFlags, mount, umount};
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &large());
+    let (_registry, reference) = FaultyRegistry::serving(&large()).await;
     let harness = Harness::start().await;
     let content = harness
         .server
         .dir()
         .join("root/io.containerd.content.v1.content");
-    let size = Some("size=2m");
-    mount(
-        Some("tmpfs"),
-        &content,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        size,
-    )
-    .unwrap();
+    let (tmpfs, size) = (Some("tmpfs"), Some("size=2m"));
+    mount(tmpfs, &content, tmpfs, MsFlags::empty(), size).unwrap();
     std::fs::create_dir(content.join("ingest")).unwrap();
-    let ensured = harness.ensure(&registry.reference("demo/x:1")).await;
+    let ensured = harness.ensure(&reference).await;
     umount(&content).unwrap();
     let error = ensured.unwrap_err();
     assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");

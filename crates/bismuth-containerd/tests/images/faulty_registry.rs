@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bismuth_testkit::Image;
+use bismuth_testkit::image::Blob;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -92,18 +93,27 @@ impl FaultyRegistry {
         }
     }
 
+    /// One that serves `image`, and the image's name.
+    pub async fn serving(image: &Image) -> (Self, String) {
+        let registry = Self::start().await;
+        registry.put("1", image);
+        let reference = registry.reference("demo/x:1");
+        (registry, reference)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("state")
+    }
+
     pub fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
 
     /// Serves `image` as any repository's `tag`, and by digest.
     pub fn put(&self, tag: &str, image: &Image) {
-        let mut state = self.state.lock().expect("state");
+        let mut state = self.state();
         for manifest in image.manifests() {
-            let content = (
-                manifest.media_type().to_owned(),
-                manifest.read().expect("manifest"),
-            );
+            let content = content_of(manifest);
             state
                 .manifests
                 .insert(manifest.digest().to_owned(), content.clone());
@@ -122,46 +132,31 @@ impl FaultyRegistry {
     /// Serves a blob from a file.
     pub fn put_file(&self, digest: &str, path: &Path) {
         let content = Content::File(path.to_owned());
-        self.state
-            .lock()
-            .expect("state")
-            .blobs
-            .insert(digest.to_owned(), content);
+        self.state().blobs.insert(digest.to_owned(), content);
     }
 
     /// Answers requests for the manifest `digest` with another one.
     pub fn serve_instead(&self, digest: &str, instead: &Image) {
-        let content = (
-            instead.manifests()[0].media_type().to_owned(),
-            instead.manifests()[0].read().expect("manifest"),
-        );
-        self.state
-            .lock()
-            .expect("state")
-            .manifests
-            .insert(digest.to_owned(), content);
+        let content = content_of(&instead.manifests()[0]);
+        self.state().manifests.insert(digest.to_owned(), content);
     }
 
     pub fn fault(&self, digest: &str, fault: Fault) {
-        self.state
-            .lock()
-            .expect("state")
-            .faults
-            .insert(digest.to_owned(), fault);
+        self.state().faults.insert(digest.to_owned(), fault);
     }
 
     pub fn clear_faults(&self) {
-        self.state.lock().expect("state").faults.clear();
+        self.state().faults.clear();
     }
 
     /// Asks for this value of `Authorization`.
     pub fn require_authorization(&self, authorization: &str) {
-        self.state.lock().expect("state").password = Some(authorization.to_owned());
+        self.state().password = Some(authorization.to_owned());
     }
 
     /// `GET /v2/…` lines for blobs and manifests, with the offset where a range was asked for.
     pub fn log(&self) -> Vec<String> {
-        self.state.lock().expect("state").log.clone()
+        self.state().log.clone()
     }
 
     /// How often a blob or manifest was asked for.
@@ -171,6 +166,11 @@ impl FaultyRegistry {
             .filter(|line| line.contains(digest))
             .count()
     }
+}
+
+fn content_of(manifest: &Blob) -> (String, Bytes) {
+    let bytes = manifest.read().expect("manifest");
+    (manifest.media_type().to_owned(), bytes)
 }
 
 fn full(text: impl Into<Bytes>) -> Body {

@@ -71,59 +71,34 @@ async fn retained_images_survive_containerds_collector_and_removed_ones_leave_on
 
     let report = harness.store.collect_garbage(&all_unused()).await.unwrap();
     assert_eq!(report.removed.len(), 1, "{report:?}");
-    assert!(
-        harness.contents().await.is_empty(),
-        "{:?}",
-        harness.contents().await
-    );
+    let left = harness.contents().await;
+    assert!(left.is_empty(), "{left:?}");
     // And it can be had again.
     harness.ensure(&kept_name).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_recently_used_image_stays_even_after_a_restart() {
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &layered());
+    let (_registry, reference) = FaultyRegistry::serving(&layered()).await;
     let mut harness = Harness::start().await;
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
+    harness.ensure(&reference).await.unwrap();
     let policy = GarbagePolicy {
         max_unused_age: Some(Duration::ZERO),
         ..GarbagePolicy::default()
     };
-    assert!(
-        harness
-            .store
-            .collect_garbage(&policy)
-            .await
-            .unwrap()
-            .removed
-            .is_empty()
-    );
-    harness.restart_store();
-    assert!(
-        harness
-            .store
-            .collect_garbage(&policy)
-            .await
-            .unwrap()
-            .removed
-            .is_empty()
-    );
+    for _ in 0..2 {
+        let report = harness.store.collect_garbage(&policy).await.unwrap();
+        assert!(report.removed.is_empty(), "{report:?}");
+        harness.restart_store();
+    }
     assert!(harness.store.list().await.unwrap()[0].last_used.is_some());
 }
 
 #[tokio::test]
 async fn a_full_disk_evicts_pulled_images_but_never_imported_ones() {
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &layered());
+    let (_registry, reference) = FaultyRegistry::serving(&layered()).await;
     let harness = Harness::start().await;
-    harness
-        .ensure(&registry.reference("demo/x:1"))
-        .await
-        .unwrap();
+    harness.ensure(&reference).await.unwrap();
     let layout = harness.server.dir().join("layout");
     on_shared_base("imported")
         .write_layout(&layout, "docker.io/demo/imported:1")
@@ -149,11 +124,9 @@ async fn a_full_disk_evicts_pulled_images_but_never_imported_ones() {
 
 #[tokio::test]
 async fn a_deleted_lease_or_view_is_created_again() {
-    let registry = FaultyRegistry::start().await;
     let image = layered();
-    registry.put("1", &image);
+    let (registry, reference) = FaultyRegistry::serving(&image).await;
     let harness = Harness::start().await;
-    let reference = registry.reference("demo/x:1");
     harness.ensure(&reference).await.unwrap();
     let before = harness.contents().await;
     harness.ctr(&[

@@ -32,7 +32,7 @@ pub struct Harness {
 }
 
 /// What containerd holds in our namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContainerdContents {
     pub images: BTreeSet<String>,
     pub content: BTreeSet<String>,
@@ -43,11 +43,7 @@ pub struct ContainerdContents {
 
 impl ContainerdContents {
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty()
-            && self.content.is_empty()
-            && self.ingests.is_empty()
-            && self.snapshots.is_empty()
-            && self.leases.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -134,23 +130,29 @@ impl Harness {
     /// What containerd's own tool prints.
     pub fn ctr(&self, arguments: &[&str]) -> String {
         let mut ctr = Command::new("ctr");
-        ctr.arg("--address")
-            .arg(self.server.socket())
-            .args(["--namespace", "bismuth"])
-            .args(arguments);
-        let output = ctr.output().expect("run ctr");
-        assert!(
-            output.status.success(),
-            "ctr {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        ctr.arg("--address").arg(self.server.socket());
+        run(ctr.args(["--namespace", "bismuth"]).args(arguments))
     }
 
     /// The image's files, as a container would see them.
     pub fn mounted(&self, image: &PreparedImage) -> Mounted {
         Mounted::new(self.server.dir(), &image.lower_dirs)
     }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Copies an image, with these options of `skopeo copy`.
+pub fn skopeo(arguments: &[&str]) {
+    let mut skopeo = Command::new("skopeo");
+    run(skopeo
+        .args(["--insecure-policy", "copy", "--quiet"])
+        .args(arguments));
 }
 
 pub fn store(containerd: &Containerd, configure: impl FnOnce(&mut ImageStoreConfig)) -> ImageStore {

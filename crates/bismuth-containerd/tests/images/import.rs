@@ -1,27 +1,13 @@
 //! Importing images from files, and images that other tools brought.
 
 use std::path::Path;
-use std::process::Command;
 
 use bismuth_containerd::images::{Images as _, PreparedImage};
 use bismuth_testkit::Registry;
 use bismuth_testkit::image::Compression;
 
-use crate::harness::{Harness, name};
+use crate::harness::{Harness, name, skopeo};
 use crate::pull::{layered, layered_with};
-
-fn skopeo(arguments: &[&str]) {
-    let output = Command::new("skopeo")
-        .args(["--insecure-policy", "copy", "--quiet"])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "skopeo {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -31,6 +17,11 @@ fn is_layered(harness: &Harness, image: &PreparedImage) {
     let files = harness.mounted(image);
     assert_eq!(files.names(""), ["dir", "keep", "top"]);
     assert_eq!(files.names("dir"), ["new"]);
+}
+
+async fn assert_refused(harness: &Harness, path: &Path, words: &str) {
+    let error = harness.store.import(path, None).await.unwrap_err();
+    assert!(error.to_string().contains(words), "{error}");
 }
 
 #[tokio::test]
@@ -89,11 +80,7 @@ async fn an_archive_with_an_invalid_name_is_refused_unless_a_name_is_given() {
     layered_with(Compression::Gzip)
         .write_layout(&layout, "Upper/a:1")
         .unwrap();
-    let error = harness.store.import(&layout, None).await.unwrap_err();
-    assert!(
-        error.to_string().contains("\"Upper/a:1\" is no image name"),
-        "{error}"
-    );
+    assert_refused(&harness, &layout, "\"Upper/a:1\" is no image name").await;
     let lower = name("upper/a:1");
     let image = harness.store.import(&layout, Some(&lower)).await.unwrap();
     is_layered(&harness, &image[0]);
@@ -111,11 +98,7 @@ async fn what_skopeo_writes_is_imported_whatever_its_format() {
 
     let oci = dir.join("skopeo-oci");
     skopeo(&[&from, &format!("oci:{}:tag-only", text(&oci))]);
-    let error = harness.store.import(&oci, None).await.unwrap_err();
-    assert!(
-        error.to_string().contains("does not say its image's name"),
-        "{error}"
-    );
+    assert_refused(&harness, &oci, "does not say its image's name").await;
     let image = harness
         .store
         .import(&oci, Some(&name("demo/skopeo:oci")))
@@ -188,33 +171,11 @@ async fn a_damaged_or_foreign_file_is_refused_and_nothing_stays() {
     let layer = &image.blobs()[3];
     let blob = dir.join("blobs/sha256").join(layer.hex());
     std::fs::write(&blob, vec![b'x'; usize::try_from(layer.size()).unwrap()]).unwrap();
-    let error = harness.store.import(&dir, None).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("should be {}", layer.digest())),
-        "{error}"
-    );
+    let wanted = format!("should be {}", layer.digest());
+    assert_refused(&harness, &dir, &wanted).await;
     std::fs::write(&blob, b"short").unwrap();
-    let error = harness.store.import(&dir, None).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("has 5 bytes where its descriptor says"),
-        "{error}"
-    );
-    let error = harness
-        .store
-        .import(Path::new("/proc"), None)
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("neither an OCI layout"),
-        "{error}"
-    );
-    assert!(
-        harness.contents().await.is_empty(),
-        "{:?}",
-        harness.contents().await
-    );
+    assert_refused(&harness, &dir, "has 5 bytes where its descriptor says").await;
+    assert_refused(&harness, Path::new("/proc"), "neither an OCI layout").await;
+    let left = harness.contents().await;
+    assert!(left.is_empty(), "{left:?}");
 }

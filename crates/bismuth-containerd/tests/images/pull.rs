@@ -1,6 +1,8 @@
 //! Pulls that succeed.
 
-use bismuth_containerd::images::{Images as _, Phase, PullPolicy, PullProgress, RegistryMirror};
+use bismuth_containerd::images::{
+    ImageError, Images as _, Phase, PreparedImage, PullPolicy, PullProgress, RegistryMirror,
+};
 use bismuth_testkit::image::{Compression, architecture};
 use bismuth_testkit::{Image, Registry};
 use tokio::sync::watch;
@@ -50,23 +52,10 @@ async fn an_image_pulled_by_tag_is_unpacked_and_known_to_containerds_tools() {
     );
     assert_eq!(image.lower_dirs.len(), 3);
     assert_eq!(image.config.env, ["PATH=/bin"]);
-    assert_eq!(
-        (
-            image.config.entrypoint.as_slice(),
-            image.config.cmd.as_slice()
-        ),
-        (
-            ["/bin/run".to_owned()].as_slice(),
-            ["--all".to_owned()].as_slice()
-        )
-    );
-    assert_eq!(
-        (
-            image.config.working_dir.as_str(),
-            image.config.user.as_str()
-        ),
-        ("/dir", "7:8")
-    );
+    assert_eq!(image.config.entrypoint, ["/bin/run"]);
+    assert_eq!(image.config.cmd, ["--all"]);
+    assert_eq!(image.config.working_dir, "/dir");
+    assert_eq!(image.config.user, "7:8");
 
     let files = harness.mounted(&image);
     assert_eq!(files.names(""), ["dir", "keep", "top"]);
@@ -182,14 +171,12 @@ async fn ten_concurrent_calls_for_an_image_pull_each_blob_once() {
 #[tokio::test]
 async fn progress_ends_with_all_layers_and_all_bytes() {
     let image = layered();
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &image);
+    let (_registry, reference) = FaultyRegistry::serving(&image).await;
     let harness = Harness::start().await;
     let (sender, progress) = watch::channel(PullProgress::default());
-    let reference = name(&registry.reference("demo/x:1"));
     harness
         .store
-        .ensure(&reference, PullPolicy::IfMissing, sender)
+        .ensure(&name(&reference), PullPolicy::IfMissing, sender)
         .await
         .unwrap();
     let end = progress.borrow().clone();
@@ -227,31 +214,15 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
     registry.put("latest", &old);
     let harness = Harness::start().await;
     let reference = registry.reference("demo/x:latest");
-    assert_eq!(
-        ensure(&harness.store, &reference, PullPolicy::Always)
-            .await
-            .unwrap()
-            .digest
-            .as_str(),
-        old.digest()
-    );
+    let digest = async |policy| {
+        let image = ensure(&harness.store, &reference, policy).await.unwrap();
+        image.digest.to_string()
+    };
+    assert_eq!(digest(PullPolicy::Always).await, old.digest());
     registry.put("latest", &new);
-    assert_eq!(
-        harness.ensure(&reference).await.unwrap().digest.as_str(),
-        old.digest()
-    );
-    assert_eq!(
-        ensure(&harness.store, &reference, PullPolicy::Always)
-            .await
-            .unwrap()
-            .digest
-            .as_str(),
-        new.digest()
-    );
-    assert_eq!(
-        harness.ensure(&reference).await.unwrap().digest.as_str(),
-        new.digest()
-    );
+    assert_eq!(digest(PullPolicy::IfMissing).await, old.digest());
+    assert_eq!(digest(PullPolicy::Always).await, new.digest());
+    assert_eq!(digest(PullPolicy::IfMissing).await, new.digest());
     // The old one is still kept, for the containers that run from it.
     let listed = harness.store.list().await.unwrap();
     let old = listed
@@ -266,10 +237,8 @@ async fn a_tag_that_moved_is_followed_only_when_asked_to_always_pull() {
 
 #[tokio::test]
 async fn a_password_from_dockers_config_authenticates() {
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &layered());
+    let (registry, reference) = FaultyRegistry::serving(&layered()).await;
     registry.require_authorization("Basic YWxpY2U6c2VjcmV0"); // alice:secret
-    let reference = registry.reference("private/x:1");
     let harness = Harness::start().await;
     let error = harness.ensure(&reference).await.unwrap_err();
     assert!(
@@ -279,28 +248,29 @@ async fn a_password_from_dockers_config_authenticates() {
         "{error}"
     );
 
+    let login = r#"{"auth":"YWxpY2U6c2VjcmV0"}"#;
+    pull_with(&harness, &reference, login).await.unwrap();
+}
+
+/// Pulls with this entry in Docker's config.json for the image's registry.
+async fn pull_with(
+    harness: &Harness,
+    reference: &str,
+    login: &str,
+) -> Result<PreparedImage, ImageError> {
     let file = harness.server.dir().join("config.json");
     let host = reference.split('/').next().unwrap();
-    std::fs::write(
-        &file,
-        format!(r#"{{"auths":{{"{host}":{{"auth":"YWxpY2U6c2VjcmV0"}}}}}}"#),
-    )
-    .unwrap();
-    let with_login = store(&harness.containerd, |config| {
-        config.credentials_file = Some(file)
+    std::fs::write(&file, format!(r#"{{"auths":{{"{host}":{login}}}}}"#)).unwrap();
+    let store = store(&harness.containerd, |config| {
+        config.credentials_file = Some(file);
     });
-    ensure(&with_login, &reference, PullPolicy::IfMissing)
-        .await
-        .unwrap();
+    ensure(&store, reference, PullPolicy::IfMissing).await
 }
 
 #[tokio::test]
 async fn an_identity_token_is_exchanged_and_the_token_servers_error_is_reported() {
-    let registry = FaultyRegistry::start().await;
-    registry.put("1", &layered());
+    let (registry, reference) = FaultyRegistry::serving(&layered()).await;
     registry.require_authorization("Bearer open");
-    let reference = registry.reference("private/x:1");
-    let host = reference.split('/').next().unwrap();
     let harness = Harness::start().await;
     let anonymous = harness.ensure(&reference).await.unwrap_err().to_string();
     assert!(
@@ -308,41 +278,19 @@ async fn an_identity_token_is_exchanged_and_the_token_servers_error_is_reported(
         "{anonymous}"
     );
 
-    let file = harness.server.dir().join("config.json");
-    for (token, opens) in [("stranger", false), ("me", true)] {
-        std::fs::write(
-            &file,
-            format!(r#"{{"auths":{{"{host}":{{"identitytoken":"{token}"}}}}}}"#),
-        )
-        .unwrap();
-        let with_login = store(&harness.containerd, |config| {
-            config.credentials_file = Some(file.clone())
-        });
-        let ensured = ensure(&with_login, &reference, PullPolicy::IfMissing).await;
-        assert_eq!(ensured.is_ok(), opens, "{ensured:?}");
-        assert!(
-            opens
-                || ensured
-                    .unwrap_err()
-                    .to_string()
-                    .contains("we have never met")
-        );
-    }
+    let stranger = pull_with(&harness, &reference, r#"{"identitytoken":"stranger"}"#).await;
+    let refused = stranger.unwrap_err().to_string();
+    assert!(refused.contains("we have never met"), "{refused}");
+    let known = pull_with(&harness, &reference, r#"{"identitytoken":"me"}"#).await;
+    known.unwrap();
 }
 
 /// Peak resident memory of this process since the last reset, in bytes (proc_pid_status(5), `VmHWM`).
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() * 1024
 }
 
 #[tokio::test]
