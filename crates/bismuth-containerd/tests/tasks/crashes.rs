@@ -5,25 +5,27 @@ use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 use bismuth_containerd::tasks::{RuntimeOptions, Stdio, TaskInfo, Tasks};
-use bismuth_containerd::{Deadlines, Error, TaskEvent, TaskStatus};
+use bismuth_containerd::{Error, TaskEvent, TaskStatus};
 use bismuth_testkit::eventually;
 use futures_util::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use crate::harness::{Harness, TIMEOUT, next_event, shims_of};
+use crate::harness::{Harness, TIMEOUT, next_exit, shims_of};
 
 #[tokio::test]
 async fn calls_to_a_hanging_containerd_end_at_the_deadline_and_work_afterwards() -> Result<()> {
     let quick = Duration::from_millis(500);
-    let harness = Harness::with_deadlines(Deadlines {
-        quick,
-        ..Deadlines::default()
-    })
-    .await?;
+    let harness = Harness::with_deadlines(|deadlines| deadlines.quick = quick).await?;
     let (id, _) = harness.run(harness.container("sleep 1000")?).await?;
 
+    assert_bounded_while_frozen(&harness, quick).await?;
+    Ok(harness.client.teardown(&id).await?)
+}
+
+/// While containerd is frozen a call ends at the deadline; afterwards it answers.
+async fn assert_bounded_while_frozen(harness: &Harness, quick: Duration) -> Result<()> {
     freeze(harness.server.process()?.pid()).await?;
     let asked = Instant::now();
     let answer = harness.client.version().await;
@@ -39,30 +41,14 @@ async fn calls_to_a_hanging_containerd_end_at_the_deadline_and_work_afterwards()
         harness.client.version().await
     })
     .await;
-    harness.client.teardown(&id).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn connecting_while_containerd_hangs_ends_at_the_deadline() -> Result<()> {
     let quick = Duration::from_millis(300);
-    let harness = Harness::with_deadlines(Deadlines {
-        quick,
-        ..Deadlines::default()
-    })
-    .await?;
-    freeze(harness.server.process()?.pid()).await?;
-    let answer = harness.client.version().await;
-    harness.server.process()?.resume()?;
-    assert!(
-        matches!(answer, Err(Error::DeadlineExceeded { .. })),
-        "{answer:?}"
-    );
-    eventually("containerd answers", TIMEOUT, async || {
-        harness.client.version().await
-    })
-    .await;
-    Ok(())
+    let harness = Harness::with_deadlines(|deadlines| deadlines.quick = quick).await?;
+    assert_bounded_while_frozen(&harness, quick).await
 }
 
 #[tokio::test]
@@ -89,13 +75,8 @@ async fn after_a_crash_of_containerd_calls_work_and_event_readers_list_again() -
     assert_eq!(tasks, [survivor], "the container lived on");
 
     harness.client.kill(&id, 9, true).await?;
-    let exit = next_event(&mut events).await?;
-    assert!(
-        matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
-        "{exit:?}"
-    );
-    harness.remove(&id).await?;
-    Ok(())
+    assert_eq!(next_exit(&mut events).await?.0, id);
+    harness.remove(&id).await
 }
 
 #[tokio::test]
@@ -128,8 +109,7 @@ async fn a_program_that_ended_while_containerd_was_down_is_found_stopped() -> Re
         .await
         .context("nobody told us")??;
     assert_eq!(status, 137);
-    harness.remove(&id).await?;
-    Ok(())
+    harness.remove(&id).await
 }
 
 #[tokio::test]
@@ -140,24 +120,15 @@ async fn a_shim_that_crashes_is_an_exit_and_tears_down() -> Result<()> {
     for shim in shims_of(&id)? {
         kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL)?;
     }
-    let exit = next_event(&mut events).await?;
-    assert!(
-        matches!(&exit, TaskEvent::Exit { id: of, .. } if *of == id),
-        "{exit:?}"
-    );
-    harness.remove(&id).await?;
-    Ok(())
+    assert_eq!(next_exit(&mut events).await?.0, id);
+    harness.remove(&id).await
 }
 
 #[tokio::test]
 async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
     // Longer than the two seconds that containerd gives a shim when it lists.
     let create = Duration::from_secs(3);
-    let harness = Harness::with_deadlines(Deadlines {
-        create,
-        ..Deadlines::default()
-    })
-    .await?;
+    let harness = Harness::with_deadlines(|deadlines| deadlines.create = create).await?;
     let (hung, _) = harness.run(harness.container("sleep 1000")?).await?;
     let (healthy, _) = harness.run(harness.container("sleep 1000")?).await?;
     let shims = shims_of(&hung)?;
@@ -184,8 +155,7 @@ async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
     assert_eq!(status(&hung), Some(TaskStatus::Unknown));
     assert_eq!(status(&healthy), Some(TaskStatus::Running));
     torn_down?;
-    harness.remove(&hung).await?;
-    Ok(())
+    harness.remove(&hung).await
 }
 
 #[tokio::test]
@@ -211,8 +181,7 @@ async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result
         matches!(error, Error::Failed(_)),
         "a missing program is not a missing object: {error:?}"
     );
-    harness.remove(&id).await?;
-    Ok(())
+    harness.remove(&id).await
 }
 
 #[tokio::test]

@@ -39,10 +39,12 @@ pub struct Harness {
 
 impl Harness {
     pub async fn start() -> Result<Self> {
-        Self::with_deadlines(Deadlines::default()).await
+        Self::with_deadlines(|_| {}).await
     }
 
-    pub async fn with_deadlines(deadlines: Deadlines) -> Result<Self> {
+    pub async fn with_deadlines(change: impl FnOnce(&mut Deadlines)) -> Result<Self> {
+        let mut deadlines = Deadlines::default();
+        change(&mut deadlines);
         let server = Server::start().await?;
         let client = Containerd::connect(&server.socket(), "bismuth-test", deadlines)?;
         let root = busybox_root(&server.scratch("rootfs")?)?;
@@ -214,6 +216,16 @@ pub async fn next_event(events: &mut TaskEvents) -> Result<TaskEvent> {
     tokio::time::timeout(TIMEOUT, wanted)
         .await
         .context("no event")?
+}
+
+/// The container, pid and status of the next event, which is an exit.
+pub async fn next_exit(events: &mut TaskEvents) -> Result<(String, u32, u32)> {
+    match next_event(events).await? {
+        TaskEvent::Exit {
+            id, pid, status, ..
+        } => Ok((id, pid, status)),
+        other => anyhow::bail!("not an exit: {other:?}"),
+    }
 }
 
 /// Reads until the output ends with `end`, and returns all of it.

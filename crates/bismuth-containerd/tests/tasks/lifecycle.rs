@@ -11,7 +11,7 @@ use bismuth_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Harness, TIMEOUT, next_event, read_until};
+use crate::harness::{Harness, TIMEOUT, next_event, next_exit, read_until};
 
 /// The bound on noticing a crash.
 const NOTICED_WITHIN: Duration = Duration::from_millis(100);
@@ -27,25 +27,15 @@ async fn a_program_runs_and_its_exit_code_arrives_as_an_event() -> Result<()> {
         .run_with(container, Stdio::fifos(&fifo, &fifo))
         .await?;
 
-    let event = next_event(&mut events).await?;
-    let TaskEvent::Exit {
-        id: of,
-        pid: p,
-        status,
-        ..
-    } = event
-    else {
-        bail!("not an exit: {event:?}");
-    };
-    assert_eq!((of.as_str(), p, status), (id.as_str(), pid, 3));
+    let exit = next_exit(&mut events).await?;
+    assert_eq!(exit, (id.clone(), pid, 3));
     assert_eq!(read_until(&mut output, "bye\n").await?, "bye\n");
     let tasks = harness.client.list_tasks().await?;
     assert!(
         matches!(&tasks[..], [task] if matches!(task.status, TaskStatus::Stopped(exit) if exit.status == 3)),
         "{tasks:?}"
     );
-    harness.remove(&id).await?;
-    Ok(())
+    harness.remove(&id).await
 }
 
 #[tokio::test]
@@ -58,12 +48,9 @@ async fn a_death_is_known_within_100_ms() -> Result<()> {
         let (id, pid) = harness.run(harness.container("exec sleep 1000")?).await?;
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
         let killed = Instant::now();
-        let event = next_event(&mut events).await?;
+        let exit = next_exit(&mut events).await?;
         delays.push(killed.elapsed());
-        assert!(
-            matches!(event, TaskEvent::Exit { status: 137, .. }),
-            "{event:?}"
-        );
+        assert_eq!(exit, (id.clone(), pid, 137));
         harness.client.teardown(&id).await?;
     }
     delays.sort();
@@ -151,8 +138,7 @@ async fn labels_are_listed_and_an_id_can_be_used_once() -> Result<()> {
     );
     let again = harness.client.create_container(container.clone()).await;
     assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
-    harness.client.teardown(&container.id).await?;
-    Ok(())
+    Ok(harness.client.teardown(&container.id).await?)
 }
 
 #[tokio::test]
@@ -167,8 +153,7 @@ async fn a_signal_reaches_the_program() -> Result<()> {
     read_until(&mut output, "ready\n").await?;
     harness.client.kill(&id, SIGTERM, false).await?;
     assert_eq!(harness.client.wait(&id).await?.to_string(), "exit code 7");
-    harness.client.teardown(&id).await?;
-    Ok(())
+    Ok(harness.client.teardown(&id).await?)
 }
 
 #[tokio::test]
@@ -189,8 +174,7 @@ async fn a_program_that_takes_too_much_memory_is_reported() -> Result<()> {
             TaskEvent::Lost => {}
         }
     }
-    harness.client.teardown(&id).await?;
-    Ok(())
+    Ok(harness.client.teardown(&id).await?)
 }
 
 #[tokio::test]
