@@ -5,7 +5,7 @@ use std::{io::Write as _, os::fd::AsFd as _};
 use bismuth_init::protocol::VERSION;
 use bismuth_init::{FailureKind, Reply, ReplyDecoder};
 
-use crate::harness::{Init, eventually, next_reply};
+use crate::harness::{Init, next_reply};
 
 #[test]
 fn garbage_is_refused_by_name_and_harms_nobody() {
@@ -47,15 +47,13 @@ fn garbage_is_refused_by_name_and_harms_nobody() {
 fn a_connection_that_ends_early_is_removed() {
     let init = Init::plain();
     init.assert_alive();
-    let before = eventually("idle", || (init.open_descriptors() == 8).then_some(8));
+    init.wait_idle();
     let good = init.request(&["busybox", "true"]).encode().expect("short");
     for length in [0, 1, 11, 12, 13, good.len() - 1] {
         let mut stream = init.connect();
         stream.write_all(&good[..length]).expect("it reads");
     }
-    eventually("all forgotten", || {
-        (init.open_descriptors() == before).then_some(())
-    });
+    init.wait_idle();
     init.assert_alive();
 }
 
@@ -67,7 +65,7 @@ fn bytes_after_the_request_end_the_execution() {
     program.stream.write_all(b"more").expect("it reads");
     assert_eq!(program.rest(), "", "the program was killed");
     assert_eq!(program.reply(), None);
-    eventually("reaped", || init.children().is_empty().then_some(()));
+    init.wait_childless();
     init.assert_alive();
 }
 
@@ -78,9 +76,7 @@ fn a_host_that_closes_at_once_does_not_leave_the_program_running() {
         drop(init.exec(&["busybox", "sleep", "1000"]));
     }
     init.assert_alive();
-    eventually("all killed and reaped", || {
-        init.children().is_empty().then_some(())
-    });
+    init.wait_childless();
 }
 
 #[test]

@@ -97,16 +97,37 @@ impl Init {
         init
     }
 
-    /// The same with other commands, in a root directory of its own.
-    pub fn in_root(directory: TempDir, command: &mut Command) -> Self {
-        let process = command.spawn().expect("it starts");
+    /// The program that the project ships, as process 1 of an empty root with busybox, and that root.
+    pub fn in_empty_root() -> (Self, PathBuf) {
+        let directory = TempDir::with_prefix("bm-init-").expect("a directory");
+        let root = directory.path().to_owned();
+        fs::create_dir_all(root.join("run/secrets")).expect("ours");
+        fs::copy(build_static(), root.join("init")).expect("it was built");
+        fs::copy("/usr/bin/busybox", root.join("busybox")).expect("busybox-static is installed");
+        let process = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--pid", "--fork"])
+            .args(["--kill-child", &format!("--root={}", root.display())])
+            .args(["/init", "/run/init.sock"])
+            .spawn()
+            .expect("it starts");
         let init = Self {
             process,
             directory,
             uid: 0,
         };
         init.connect();
-        init
+        (init, root)
+    }
+
+    /// Nothing of an execution is left, running or not.
+    pub fn wait_childless(&self) {
+        self.wait_children(0);
+    }
+
+    pub fn wait_children(&self, count: usize) {
+        eventually(&format!("{count} children"), || {
+            (self.children().len() == count).then_some(())
+        });
     }
 
     pub fn run_directory(&self) -> PathBuf {
@@ -154,9 +175,13 @@ impl Init {
         );
     }
 
-    pub fn open_descriptors(&self) -> usize {
-        let list = fs::read_dir(format!("/proc/{}/fd", self.pid()));
-        list.expect("we are root").count()
+    /// Waits until it has open what it has without any connection: three standard ones, epoll and its reserve, signals,
+    /// the listener, and the list of children.
+    pub fn wait_idle(&self) {
+        eventually("only eight descriptors", || {
+            let list = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+            (list.expect("we are root").count() == 8).then_some(())
+        });
     }
 
     pub fn children(&self) -> Vec<u32> {
@@ -260,6 +285,16 @@ impl Execution {
         }
     }
 
+    /// Closes the connection, which ends the execution, and waits until nobody holds the output any more.
+    pub fn abandon(self) {
+        let Self {
+            stream, mut stdout, ..
+        } = self;
+        drop(stream);
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).expect("text");
+    }
+
     /// Waits until nobody holds the output any more.
     pub fn rest(&mut self) -> String {
         let mut rest = String::new();
@@ -280,6 +315,22 @@ impl Execution {
             stderr,
         }
     }
+}
+
+/// As the project's scripts build it.
+fn build_static() -> PathBuf {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "bismuth-init"])
+        .args(["--bin", "bismuth-init", "--target", &target])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(status.expect("cargo is there").success());
+    // target/debug/bismuth-init, or that of another profile.
+    let profiles = Path::new(PROGRAM).ancestors().nth(2);
+    let profiles = profiles.expect("a target directory");
+    profiles.join(target).join("debug/bismuth-init")
 }
 
 pub fn next_reply(stream: &mut UnixStream, decoder: &mut ReplyDecoder) -> Option<Reply> {

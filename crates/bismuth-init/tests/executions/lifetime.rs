@@ -18,16 +18,14 @@ fn two_hundred_executions_run_at_once_and_end_in_any_order() {
         cat.stdin = None;
         assert_eq!(cat.exited(), Exit::Code(0));
     }
-    eventually("no children", || init.children().is_empty().then_some(()));
+    init.wait_childless();
 }
 
 #[test]
 fn a_thousand_executions_leave_no_zombie_and_no_descriptor() {
     let init = Init::plain();
     init.assert_alive();
-    let before = eventually("one execution gone", || {
-        (init.open_descriptors() == baseline(&init)).then(|| init.open_descriptors())
-    });
+    init.wait_idle();
     for _ in 0..50 {
         let mut batch: Vec<_> = (0..20).map(|_| init.exec(&["busybox", "true"])).collect();
         for execution in &mut batch {
@@ -40,15 +38,7 @@ fn a_thousand_executions_leave_no_zombie_and_no_descriptor() {
         init.exec(&["nope"]).failed();
     }
     assert_eq!(init.children(), []);
-    eventually("descriptors closed", || {
-        (init.open_descriptors() == before).then_some(())
-    });
-}
-
-/// What it has open without any connection: three standard ones, epoll and its reserve, signals,
-/// the listener, and the list of children.
-fn baseline(_: &Init) -> usize {
-    8
+    init.wait_idle();
 }
 
 #[test]
@@ -59,14 +49,9 @@ fn closing_the_connection_kills_the_program_and_its_grandchildren() {
         );
         program.spawned();
         assert_eq!(program.read_line(), "up");
-        let Execution {
-            stream, mut stdout, ..
-        } = program;
-        drop(stream);
-        // The end of the output: the last of them is gone.
-        let mut rest = String::new();
-        std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
-        eventually("all reaped", || init.children().is_empty().then_some(()));
+        // Until the end of the output: the last of them is gone.
+        program.abandon();
+        init.wait_childless();
         init.assert_alive();
     }
 }
@@ -79,7 +64,7 @@ fn what_a_program_leaves_running_is_killed_when_it_ends() {
         // Both lines: the output ends although `sleep` had it open.
         assert_eq!(program.rest(), "started\n");
         assert_eq!(program.exited(), Exit::Code(0));
-        eventually("all reaped", || init.children().is_empty().then_some(()));
+        init.wait_childless();
     }
 }
 
@@ -94,15 +79,9 @@ fn children_in_process_groups_of_their_own_are_found_by_their_session() {
         );
         program.spawned();
         assert_eq!(program.read_line(), "up");
-        let Execution {
-            stream, mut stdout, ..
-        } = program;
-        drop(stream);
-        let mut rest = String::new();
-        std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
-        eventually("only the other", || {
-            (init.children().len() == 1).then_some(())
-        });
+        program.abandon();
+        // Only the other one.
+        init.wait_children(1);
         other.write_stdin("still here\n");
         assert_eq!(other.read_line(), "still here");
     }
@@ -139,23 +118,16 @@ fn a_daemon_is_killed_with_its_execution_while_others_run() {
                 program.write_stdin("\n");
                 assert_eq!(program.exited(), Exit::Code(0));
             }
-            let Execution {
-                stream, mut stdout, ..
-            } = program;
-            drop(stream);
-            // The end of the output: the daemon is gone.
-            let mut rest = String::new();
-            std::io::Read::read_to_string(&mut stdout, &mut rest).expect("text");
-            eventually("only the others", || {
-                (init.children().len() == 2).then_some(())
-            });
+            // Until the end of the output: the daemon is gone, and the others are not.
+            program.abandon();
+            init.wait_children(2);
         }
         let [mut cat, mut with_daemon] = others;
         with_daemon.write_stdin("\n");
         assert_eq!(with_daemon.exited(), Exit::Code(0), "its daemon was there");
         cat.stdin = None;
         assert_eq!(cat.exited(), Exit::Code(0));
-        eventually("all reaped", || init.children().is_empty().then_some(()));
+        init.wait_childless();
         init.assert_alive();
     }
 }
@@ -165,9 +137,7 @@ fn an_orphan_is_reaped() {
     let init = Init::plain();
     let mut program = init.shell("(busybox true &) ; read line");
     program.spawned();
-    eventually("only the program", || {
-        (init.children().len() == 1).then_some(())
-    });
+    init.wait_children(1);
     program.write_stdin("\n");
     assert_eq!(program.exited(), Exit::Code(0));
 }
@@ -195,7 +165,7 @@ fn when_descriptors_run_out_a_request_fails_and_later_ones_work() {
     let (kind, ..) = init.exec(&["busybox", "true"]).failed();
     assert_eq!(kind, FailureKind::Exhausted);
     drop((running, idle));
-    eventually("all reaped", || init.children().is_empty().then_some(()));
+    init.wait_childless();
     eventually("room again", || {
         let mut execution = init.exec(&["busybox", "true"]);
         execution.reply();

@@ -114,23 +114,7 @@ fn a_second_start_takes_the_socket_over() {
 
 #[test]
 fn the_static_program_runs_in_an_empty_root() {
-    let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
-    let root = directory.path();
-    fs::create_dir(root.join("run")).expect("ours");
-    fs::copy(build_static(), root.join("init")).expect("it was built");
-    fs::copy("/usr/bin/busybox", root.join("busybox")).expect("busybox-static is installed");
-    let mut command = Command::new("unshare");
-    command
-        .args([
-            "--user",
-            "--map-root-user",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ])
-        .arg(format!("--root={}", root.display()))
-        .args(["/init", "/run/init.sock"]);
-    let init = Init::in_root(directory, &mut command);
+    let (init, _root) = Init::in_empty_root();
     let request = ExecRequest::new(["busybox", "ls", "/"], ["PATH=/"], "/", (0, 0));
     let request = request.expect("no zero bytes");
     let done = Execution::start(init.connect(), &request).finish();
@@ -146,23 +130,7 @@ fn the_static_program_runs_in_an_empty_root() {
 
 #[test]
 fn an_injection_writes_files_and_init_executes_the_program_in_it() {
-    let directory = tempfile::TempDir::with_prefix("bm-init-").expect("a directory");
-    let root = directory.path().to_owned();
-    fs::create_dir_all(root.join("run/secrets")).expect("ours");
-    fs::copy(build_static(), root.join("init")).expect("it was built");
-    fs::copy("/usr/bin/busybox", root.join("busybox")).expect("busybox-static is installed");
-    let mut command = Command::new("unshare");
-    command
-        .args([
-            "--user",
-            "--map-root-user",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ])
-        .arg(format!("--root={}", root.display()))
-        .args(["/init", "/run/init.sock"]);
-    let init = Init::in_root(directory, &mut command);
+    let (init, root) = Init::in_empty_root();
     let files = |content: &[u8]| {
         vec![SecretFile {
             name: c"key".into(),
@@ -252,28 +220,4 @@ fn inject(init: &Init, injection: &InjectRequest) -> Vec<Reply> {
     let mut replies: Vec<_> = replies.collect();
     assert!(matches!(replies.remove(0), Reply::Hello { .. }));
     replies
-}
-
-/// As the project's scripts build it.
-fn build_static() -> PathBuf {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "bismuth-init",
-            "--bin",
-            "bismuth-init",
-        ])
-        .args(["--target", &target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status();
-    assert!(status.expect("cargo is there").success());
-    // target/debug/bismuth-init, or that of another profile.
-    let dynamic = PathBuf::from(crate::harness::PROGRAM);
-    let profiles = dynamic.parent().and_then(|profile| profile.parent());
-    let profiles = profiles.expect("a target directory");
-    profiles.join(target).join("debug/bismuth-init")
 }
