@@ -94,7 +94,7 @@ pub struct ProcessIdentity {
     pub boot_id: String,
 }
 
-/// One running or just ended process. Readable (poll, epoll) as soon as it has ended.
+/// One running or just ended process.
 #[derive(Debug)]
 pub struct Process {
     identity: ProcessIdentity,
@@ -164,16 +164,7 @@ impl Process {
     /// # Errors
     /// [`Error::Wait`].
     pub fn wait(&self, bound: Duration) -> Result<bool, Error> {
-        poll_readable(self.pidfd.as_fd(), PollFlags::IN, bound).map_err(|source| Error::Wait {
-            pid: self.pid(),
-            source,
-        })
-    }
-}
-
-impl AsFd for Process {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        wait(self.pid(), self.pidfd.as_fd(), bound)
     }
 }
 
@@ -215,11 +206,7 @@ impl WatchedProcess {
     /// # Errors
     /// [`Error::Wait`].
     pub fn has_ended(&self) -> Result<bool, Error> {
-        let pidfd = self.pidfd.get_ref().as_fd();
-        poll_readable(pidfd, PollFlags::IN, Duration::ZERO).map_err(|source| Error::Wait {
-            pid: self.pid(),
-            source,
-        })
+        wait(self.pid(), self.pidfd.get_ref().as_fd(), Duration::ZERO)
     }
 
     /// Returns when the process has ended. Cancel safe; at once if it has ended already.
@@ -310,6 +297,10 @@ fn open_pidfd(pid: u32) -> Result<OwnedFd, Error> {
     })
 }
 
+fn wait(pid: u32, pidfd: BorrowedFd<'_>, bound: Duration) -> Result<bool, Error> {
+    poll_readable(pidfd, PollFlags::IN, bound).map_err(|source| Error::Wait { pid, source })
+}
+
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
 }
@@ -345,7 +336,6 @@ mod tests {
         let me = std::process::id();
         assert!(!handles_signal(me, Signal::KILL).unwrap());
     }
-    use std::process::Command;
 
     #[test]
     fn the_host_id_of_a_containers_root_is_read_from_its_map() {

@@ -9,22 +9,6 @@ use bismuth_base::chain;
 #[derive(Debug)]
 pub struct TeardownErrors<E>(Vec<E>);
 
-impl<E> TeardownErrors<E> {
-    /// The errors, in the order in which the steps were tried.
-    pub fn errors(&self) -> &[E] {
-        &self.0
-    }
-}
-
-impl<E> IntoIterator for TeardownErrors<E> {
-    type Item = E;
-    type IntoIter = std::vec::IntoIter<E>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
 impl<E: Error> fmt::Display for TeardownErrors<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
@@ -56,7 +40,7 @@ impl<E> ErrorCollector<E> {
     /// Keeps all errors of a teardown that is one step of this one.
     pub(crate) fn push_all<F: Into<E>>(&mut self, steps: Result<(), TeardownErrors<F>>) {
         if let Err(errors) = steps {
-            self.0.extend(errors.into_iter().map(Into::into));
+            self.0.extend(errors.0.into_iter().map(Into::into));
         }
     }
 
@@ -87,6 +71,5 @@ mod tests {
         errors.push_err(failed("b", "gone"));
         let errors = errors.finish().expect_err("two steps failed");
         assert_eq!(errors.to_string(), "remove a: busy; remove b: gone");
-        assert_eq!(errors.errors().len(), 2);
     }
 }
