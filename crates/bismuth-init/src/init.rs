@@ -214,7 +214,7 @@ impl Init {
                 connection.reply_last(&Reply::Injected);
             }
             // The host may have given up; then nobody would know what runs here.
-            AfterInject::Become(program) if connection.flush_before_exec() => {
+            AfterInject::Become(program) if connection.flush() => {
                 let failure = self.spawner.become_program(&program);
                 connection.reply_last(&failure);
             }

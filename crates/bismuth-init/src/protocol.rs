@@ -268,15 +268,6 @@ pub enum Request {
 }
 
 impl Request {
-    /// How many descriptors travel with it.
-    #[must_use]
-    pub fn descriptors(&self) -> usize {
-        match self {
-            Self::Spawn(_) => DESCRIPTORS,
-            Self::Inject(_) => 0,
-        }
-    }
-
     /// Header and body as they travel.
     ///
     /// # Errors
@@ -332,12 +323,6 @@ impl RequestDecoder {
                 Ok(Some(request))
             }
         }
-    }
-
-    /// Whether nothing has arrived yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.received.is_empty()
     }
 }
 

@@ -128,11 +128,6 @@ impl Connection {
         self.flush()
     }
 
-    /// Sends the pending replies before execve(2). False if the peer cannot be told.
-    pub(super) fn flush_before_exec(&mut self) -> bool {
-        self.flush()
-    }
-
     /// Sends the last reply. If that fails the peer has closed the connection, which ends it as well.
     pub(super) fn reply_last(&mut self, reply: &Reply) {
         reply.encode_into(&mut self.outgoing);
@@ -144,9 +139,9 @@ impl Connection {
         Progress::Closed
     }
 
-    /// All replies of a connection together fit into any socket buffer, so a short write can
-    /// only mean that the peer is not worth waiting for.
-    fn flush(&mut self) -> bool {
+    /// Sends the pending replies. False if the peer cannot be told: all replies of a connection together fit into any
+    /// socket buffer, so a short write can only mean that the peer is not worth waiting for.
+    pub(super) fn flush(&mut self) -> bool {
         if self.outgoing.is_empty() {
             return true;
         }
