@@ -3,7 +3,7 @@
 //! ```text
 //!   test ── script(act, fault) ──► FakeContainerd ◄── Tasks ── code under test
 //!        ── exit(id, status) ────►      │
-//!        ◄─ calls() ────────────────────┤
+//!        ◄─ count(act) ─────────────────┤
 //!                                       └── events ──► code under test
 //! ```
 //!
@@ -80,32 +80,14 @@ pub enum Fault {
     ExitsAtOnce(u32),
 }
 
-/// A call that was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// Which method.
-    pub act: Act,
-    /// On which container; empty for lists.
-    pub id: String,
-}
-
 /// See the module's text. Clones share their state.
 #[derive(Clone, Default)]
 pub struct FakeContainerd {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
-    deadlines: Deadlines,
 }
 
 impl FakeContainerd {
-    /// An empty, healthy containerd whose hanging calls end after these deadlines.
-    pub fn new(deadlines: Deadlines) -> Self {
-        Self {
-            deadlines,
-            ..Self::default()
-        }
-    }
-
     /// The next call of `act` that has no earlier script meets this fault.
     pub fn script(&self, act: Act, fault: Fault) {
         self.state().faults.push_back((act, fault));
@@ -116,30 +98,10 @@ impl FakeContainerd {
         self.state().pids.push_back(pid);
     }
 
-    /// From now on programs ignore `SIGTERM`; otherwise they end with 143.
-    pub fn ignore_sigterm(&self) {
-        self.state().ignores_sigterm = true;
-    }
-
     /// The program of a task ends. Does nothing if it has ended already.
     pub fn exit(&self, id: &str, status: u32) {
         self.state().exit(id, status);
         self.changed.notify_waiters();
-    }
-
-    /// The kernel kills a process of the task for its memory.
-    pub fn oom(&self, id: &str) {
-        self.state().emit(&TaskEvent::Oom { id: id.to_owned() });
-    }
-
-    /// All readers are told that events may have been missed.
-    pub fn lose_events(&self) {
-        self.state().emit(&TaskEvent::Lost);
-    }
-
-    /// The calls so far, in order.
-    pub fn calls(&self) -> Vec<Call> {
-        self.state().calls.clone()
     }
 
     /// How often a method was called.
@@ -147,7 +109,7 @@ impl FakeContainerd {
         self.state()
             .calls
             .iter()
-            .filter(|call| call.act == act)
+            .filter(|call| **call == act)
             .count()
     }
 
@@ -157,13 +119,6 @@ impl FakeContainerd {
             .containers
             .get(id)
             .map(|stored| stored.container.clone())
-    }
-
-    /// The output paths of a task.
-    pub fn stdio(&self, id: &str) -> Option<Stdio> {
-        let state = self.state();
-        let task = state.containers.get(id)?.task.as_ref()?;
-        Some(task.stdio.clone())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,7 +133,7 @@ impl FakeContainerd {
         id: &str,
         apply: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
-        let fault = self.state().record(act, id);
+        let fault = self.state().record(act);
         let failure = |code, message: String| {
             Error::from_status(act.phrase(), id, Status::new(code, message))
         };
@@ -205,8 +160,8 @@ impl FakeContainerd {
 
     async fn hang(&self, act: Act, id: &str) -> Error {
         let after = match act {
-            Act::CreateContainer | Act::DeleteContainer => self.deadlines.quick,
-            _ => self.deadlines.create,
+            Act::CreateContainer | Act::DeleteContainer => Deadlines::default().quick,
+            _ => Deadlines::default().create,
         };
         tokio::time::sleep(after).await;
         deadline(act, id, after)
@@ -245,8 +200,8 @@ impl Tasks for FakeContainerd {
         self.perform(act, &id, apply).await
     }
 
-    async fn create_task(&self, id: &str, stdio: Stdio) -> Result<u32> {
-        self.perform(Act::CreateTask, id, |state| state.create_task(id, stdio))
+    async fn create_task(&self, id: &str, _stdio: Stdio) -> Result<u32> {
+        self.perform(Act::CreateTask, id, |state| state.create_task(id))
             .await
     }
 
@@ -260,7 +215,7 @@ impl Tasks for FakeContainerd {
     }
 
     async fn wait(&self, id: &str) -> Result<Exit> {
-        let after = self.deadlines.create;
+        let after = Deadlines::default().create;
         let stopped = async {
             let mut exit = self
                 .perform(Act::Wait, id, |state| state.stopped(id))

@@ -6,20 +6,19 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
-use super::{Act, Call, FIRST_PID, Fault};
+use super::{Act, FIRST_PID, Fault};
 use crate::error::{Error, Result};
 use crate::events::TaskEvent;
-use crate::tasks::{Exit, NewContainer, SIGKILL, SIGTERM, Stdio, TaskStatus};
+use crate::tasks::{Exit, NewContainer, SIGKILL, SIGTERM, TaskStatus};
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) containers: BTreeMap<String, Stored>,
     pub(super) faults: VecDeque<(Act, Fault)>,
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<Act>,
     pub(super) readers: Vec<mpsc::UnboundedSender<TaskEvent>>,
     pub(super) pids: VecDeque<u32>,
     pub(super) tasks_made: u32,
-    pub(super) ignores_sigterm: bool,
 }
 
 pub(super) struct Stored {
@@ -29,7 +28,6 @@ pub(super) struct Stored {
 
 pub(super) struct Task {
     pub(super) pid: u32,
-    pub(super) stdio: Stdio,
     pub(super) status: TaskStatus,
 }
 
@@ -38,11 +36,8 @@ pub(super) fn refuse(act: Act, id: &str, code: Code, message: &str) -> Error {
 }
 
 impl State {
-    pub(super) fn record(&mut self, act: Act, id: &str) -> Option<Fault> {
-        self.calls.push(Call {
-            act,
-            id: id.to_owned(),
-        });
+    pub(super) fn record(&mut self, act: Act) -> Option<Fault> {
+        self.calls.push(act);
         let at = self.faults.iter().position(|(of, _)| *of == act)?;
         self.faults.remove(at).map(|(_, fault)| fault)
     }
@@ -83,7 +78,7 @@ impl State {
         });
     }
 
-    pub(super) fn create_task(&mut self, id: &str, stdio: Stdio) -> Result<u32> {
+    pub(super) fn create_task(&mut self, id: &str) -> Result<u32> {
         let scripted = self.pids.front().copied();
         let pid = scripted.unwrap_or(FIRST_PID + self.tasks_made);
         let stored = self.stored(Act::CreateTask, id)?;
@@ -97,7 +92,6 @@ impl State {
         }
         stored.task = Some(Task {
             pid,
-            stdio,
             status: TaskStatus::Created,
         });
         self.pids.pop_front();
@@ -128,7 +122,7 @@ impl State {
                 "process already finished: not found",
             ));
         }
-        if signal == SIGKILL || (signal == SIGTERM && !self.ignores_sigterm) {
+        if signal == SIGKILL || signal == SIGTERM {
             self.exit(id, 128 + signal);
         }
         Ok(())

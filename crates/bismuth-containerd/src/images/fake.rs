@@ -32,7 +32,6 @@ struct State {
     failures: HashMap<String, ImageError>,
     blocked: HashSet<String>,
     requests: Vec<(String, PullPolicy)>,
-    imported: Vec<PathBuf>,
 }
 
 impl FakeImages {
@@ -87,11 +86,6 @@ impl FakeImages {
         self.state().requests.clone()
     }
 
-    /// Every path that was to be imported.
-    pub fn imported(&self) -> Vec<PathBuf> {
-        self.state().imported.clone()
-    }
-
     fn answer(&self, name: &str) -> Result<PreparedImage> {
         let state = self.state();
         match (state.failures.get(name), state.images.get(name)) {
@@ -142,7 +136,6 @@ impl Images for FakeImages {
     }
 
     async fn import(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<PreparedImage>> {
-        self.state().imported.push(path.to_owned());
         match name {
             Some(name) => Ok(vec![self.put(
                 name,
