@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, Take};
@@ -36,16 +35,9 @@ enum Entry {
 
 impl Archive {
     pub async fn open(path: &Path) -> Result<Self> {
-        let read_failed = |source: std::io::Error| ImageError::File {
-            act: "read",
-            path: path.to_owned(),
-            source: Arc::new(source),
-        };
-        let directory = tokio::fs::metadata(path)
-            .await
-            .map_err(read_failed)?
-            .is_dir();
-        let entries = if directory {
+        let read_failed = ImageError::file("read", path);
+        let metadata = tokio::fs::metadata(path).await.map_err(&read_failed)?;
+        let entries = if metadata.is_dir() {
             Entries::Directory
         } else {
             let owned = path.to_owned();
@@ -74,11 +66,7 @@ impl Archive {
     }
 
     pub fn read_failed(&self, source: std::io::Error) -> ImageError {
-        ImageError::File {
-            act: "read",
-            path: self.path.clone(),
-            source: Arc::new(source),
-        }
+        ImageError::file("read", &self.path)(source)
     }
 
     /// An entry's content and its size in bytes, or `None` if there is no such entry.
@@ -144,30 +132,26 @@ impl Archive {
 }
 
 fn scan(path: &Path) -> Result<HashMap<String, Entry>> {
-    let read_failed = |source: std::io::Error| ImageError::File {
-        act: "read",
-        path: path.to_owned(),
-        source: Arc::new(source),
-    };
+    let read_failed = ImageError::file("read", path);
     let refuse = |reason: &str| ImageError::Archive {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    let mut file = std::fs::File::open(path).map_err(read_failed)?;
+    let mut file = std::fs::File::open(path).map_err(&read_failed)?;
     let mut first = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(&mut file, 4), &mut first)
-        .map_err(read_failed)?;
+        .map_err(&read_failed)?;
     if COMPRESSED.iter().any(|magic| first.starts_with(magic)) {
         return Err(refuse(
             "a compressed archive; decompress it first (its layers may stay compressed)",
         ));
     }
-    std::io::Seek::rewind(&mut file).map_err(read_failed)?;
+    std::io::Seek::rewind(&mut file).map_err(&read_failed)?;
     let mut entries = HashMap::new();
     let mut archive = tar::Archive::new(file);
-    for entry in archive.entries_with_seek().map_err(read_failed)? {
+    for entry in archive.entries_with_seek().map_err(&read_failed)? {
         let entry = entry.map_err(|error| refuse(&format!("not a tar archive: {error}")))?;
-        let Some(name) = normal(&entry.path().map_err(read_failed)?) else {
+        let Some(name) = normal(&entry.path().map_err(&read_failed)?) else {
             continue;
         };
         let kind = entry.header().entry_type();
@@ -179,7 +163,7 @@ fn scan(path: &Path) -> Result<HashMap<String, Entry>> {
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry
                 .link_name()
-                .map_err(read_failed)?
+                .map_err(&read_failed)?
                 .unwrap_or_default()
                 .into_owned();
             // A symbolic link's target is relative to its directory, a hard link's to the archive's root.

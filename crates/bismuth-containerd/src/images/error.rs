@@ -2,7 +2,7 @@
 //!
 //! Clone, because one pull answers everybody who waits for the image; sources are shared.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,6 +219,15 @@ impl ImageError {
             origin: origin.into(),
             expected: expected.to_string(),
             actual: actual.into(),
+        }
+    }
+
+    /// For `map_err` of an act ("read") on a file.
+    pub(crate) fn file(act: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::File {
+            act,
+            path: path.to_owned(),
+            source: Arc::new(source),
         }
     }
 

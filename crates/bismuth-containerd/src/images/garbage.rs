@@ -74,11 +74,8 @@ struct DiskUse {
 
 impl DiskUse {
     fn of(path: &Path) -> Result<Self> {
-        let stat = rustix::fs::statvfs(path).map_err(|errno| ImageError::File {
-            act: "measure the disk of",
-            path: path.to_owned(),
-            source: std::sync::Arc::new(errno.into()),
-        })?;
+        let stat = rustix::fs::statvfs(path).map_err(std::io::Error::from);
+        let stat = stat.map_err(ImageError::file("measure the disk of", path))?;
         let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
         Ok(Self {
             used,

@@ -3,6 +3,7 @@
 //! The rule: same operating system and architecture; of those, the best variant that this machine can run, where no
 //! variant means the architecture's baseline. Between equals the first one listed wins, as in the image specification.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -64,16 +65,11 @@ impl Platform {
 
     /// The index of the best of `offered`, or `None` if this machine can run none.
     pub fn choose<'a>(&self, offered: impl Iterator<Item = &'a Self>) -> Option<usize> {
-        let mut best: Option<(u32, usize)> = None;
-        for (position, platform) in offered.enumerate() {
-            let Some(fitness) = self.fitness(platform) else {
-                continue;
-            };
-            if best.is_none_or(|(so_far, _)| fitness > so_far) {
-                best = Some((fitness, position));
-            }
-        }
-        best.map(|(_, position)| position)
+        let fitting = offered.enumerate().filter_map(|(position, platform)| {
+            let fitness = self.fitness(platform)?;
+            Some((fitness, Reverse(position)))
+        });
+        fitting.max().map(|(_, Reverse(position))| position)
     }
 }
 
@@ -107,33 +103,24 @@ mod tests {
 
     #[test]
     fn the_best_variant_that_runs_here_is_chosen() {
-        assert_eq!(
-            chosen("linux/amd64", &["linux/arm64", "linux/amd64"]),
-            Some(1)
-        );
-        assert_eq!(
-            chosen("linux/amd64", &["windows/amd64", "linux/s390x"]),
-            None
-        );
-        assert_eq!(
-            chosen("linux/amd64", &["linux/amd64/v3", "linux/amd64"]),
-            Some(1)
-        );
-        assert_eq!(
-            chosen("linux/arm64/v8", &["linux/arm64/v9", "linux/arm64"]),
-            Some(1)
-        );
-        assert_eq!(
-            chosen(
-                "linux/arm/v7",
-                &["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"]
+        for (host, offered, position) in [
+            ("linux/amd64", &["linux/arm64", "linux/amd64"][..], Some(1)),
+            ("linux/amd64", &["windows/amd64", "linux/s390x"], None),
+            ("linux/amd64", &["linux/amd64/v3", "linux/amd64"], Some(1)),
+            (
+                "linux/arm64/v8",
+                &["linux/arm64/v9", "linux/arm64"],
+                Some(1),
             ),
-            Some(1)
-        );
-        assert_eq!(
-            chosen("linux/arm/v6", &["linux/arm/v7", "linux/arm/v5"]),
-            Some(1)
-        );
+            (
+                "linux/arm/v7",
+                &["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"],
+                Some(1),
+            ),
+            ("linux/arm/v6", &["linux/arm/v7", "linux/arm/v5"], Some(1)),
+        ] {
+            assert_eq!(chosen(host, offered), position, "{host} of {offered:?}");
+        }
     }
 
     #[test]

@@ -75,12 +75,8 @@ impl Images for ImageStore {
                     progress.send_replace(shared.borrow_and_update().clone());
                     return result;
                 }
-                // Cancel safe: a change that was not seen is seen by the next call.
-                changed = shared.changed() => if changed.is_err() {
-                    let result = (&mut work).await;
-                    progress.send_replace(shared.borrow().clone());
-                    return result;
-                }
+                // Cancel safe: a change that was not seen is seen by the next call. After the last one only the result is awaited.
+                Ok(()) = shared.changed() => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The mounts of the spec, and the paths that are masked or read-only.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
@@ -122,37 +122,25 @@ fn restricted_and<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn mount(
-    destination: &str,
+    destination: impl AsRef<Path>,
     typ: &str,
-    source: &str,
+    source: impl AsRef<Path>,
     options: &[&str],
 ) -> Result<Mount, OciSpecError> {
     let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
     MountBuilder::default()
-        .destination(destination)
+        .destination(destination.as_ref())
         .typ(typ)
-        .source(source)
+        .source(source.as_ref())
         .options(options)
         .build()
 }
 
 fn tmpfs_mount(dir: &TmpfsMount) -> Result<Mount, OciSpecError> {
-    let mut options: Vec<String> = RESTRICTED_OPTIONS
-        .iter()
-        .map(|option| (*option).to_owned())
-        .collect();
-    options.extend([
-        "mode=0700".to_owned(),
-        format!("size={}", dir.bytes),
-        format!("uid={}", dir.uid),
-        format!("gid={}", dir.gid),
-    ]);
-    MountBuilder::default()
-        .destination(dir.destination.clone())
-        .typ("tmpfs")
-        .source("tmpfs")
-        .options(options)
-        .build()
+    let size = format!("size={}", dir.bytes);
+    let (uid, gid) = (format!("uid={}", dir.uid), format!("gid={}", dir.gid));
+    let options = restricted_and(&["mode=0700", &size, &uid, &gid]);
+    mount(&dir.destination, "tmpfs", "tmpfs", &options)
 }
 
 fn bind_mount(bind: &BindMount) -> Result<Mount, OciSpecError> {
@@ -160,11 +148,5 @@ fn bind_mount(bind: &BindMount) -> Result<Mount, OciSpecError> {
     let mut options = vec!["bind", "private", "nosuid", "nodev"];
     options.push(if bind.writable { "rw" } else { "ro" });
     options.push(if bind.executable { "exec" } else { "noexec" });
-    let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
-    MountBuilder::default()
-        .destination(bind.destination.clone())
-        .typ("bind")
-        .source(bind.source.clone())
-        .options(options)
-        .build()
+    mount(&bind.destination, "bind", &bind.source, &options)
 }

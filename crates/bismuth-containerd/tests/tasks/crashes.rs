@@ -46,7 +46,7 @@ async fn assert_bounded_while_frozen(harness: &Harness, quick: Duration) -> Resu
 
 #[tokio::test]
 async fn connecting_while_containerd_hangs_ends_at_the_deadline() -> Result<()> {
-    let quick = Duration::from_millis(300);
+    let quick = Duration::from_millis(500);
     let harness = Harness::with_deadlines(|deadlines| deadlines.quick = quick).await?;
     assert_bounded_while_frozen(&harness, quick).await
 }
