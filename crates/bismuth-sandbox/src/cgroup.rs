@@ -23,7 +23,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use bismuth_base::Delays;
 
 pub use hierarchy::{Hierarchy, Version, detect, detect_for};
 
@@ -240,28 +242,10 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Delays between polls of a file that announces no change: short first, twice as long each
-/// time, up to a bound.
-#[derive(Debug)]
-struct PollBackoff {
-    next: Duration,
-    longest: Duration,
-}
-
-impl PollBackoff {
-    fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            next: first,
-            longest,
-        }
-    }
-
-    /// Sleeps, but not past `end`.
-    fn sleep(&mut self, end: std::time::Instant) {
-        let left = end.saturating_duration_since(std::time::Instant::now());
-        std::thread::sleep(self.next.min(left));
-        self.next = (self.next * 2).min(self.longest);
-    }
+/// Waits for the next poll of a file that announces no change, but not past `end`.
+fn wait_to_poll(delays: &mut Delays, end: Instant) {
+    let left = end.saturating_duration_since(Instant::now());
+    std::thread::sleep(delays.next_delay().min(left));
 }
 
 #[cfg(test)]

@@ -15,16 +15,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bismuth_base::Backoff;
 use rustix::event::PollFlags;
 
-use super::{Cgroup, Error, PollBackoff, Version, read, value_of, write};
+use super::{Cgroup, Error, Version, read, value_of, wait_to_poll, write};
 use crate::PathError;
 use crate::process::poll_readable;
 
-/// First poll after 20 µs: freezing a handful of sleeping processes takes about as long.
-const FIRST_POLL: Duration = Duration::from_micros(20);
-/// Later polls are at most this far apart.
-const MAX_POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// From 20 µs: freezing a handful of sleeping processes takes about as long.
+const POLLS: Backoff = Backoff::new(Duration::from_micros(20), Duration::from_millis(2));
 /// On v1 a group may hang in FREEZING while a process forks or vforks; thawing and freezing it
 /// again gets it out (as runc does, libcontainer/cgroups/fs/freezer.go).
 const POLLS_BEFORE_THAW: u32 = 16;
@@ -77,7 +76,7 @@ impl Cgroup {
     fn freeze_v1(&self, bound: Duration) -> Result<(), Error> {
         let state = self.file("freezer", "freezer.state")?;
         let end = Instant::now() + bound;
-        let mut backoff = PollBackoff::new(FIRST_POLL, MAX_POLL_INTERVAL);
+        let mut delays = POLLS.delays();
         for poll in 1.. {
             // Writing again also catches processes that were forked meanwhile.
             write(&state, "FROZEN")?;
@@ -90,7 +89,7 @@ impl Cgroup {
             if poll % POLLS_BEFORE_THAW == 0 {
                 write(&state, "THAWED")?;
             }
-            backoff.sleep(end);
+            wait_to_poll(&mut delays, end);
         }
         Err(state_timeout(&state, "frozen", bound))
     }

@@ -14,17 +14,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bismuth_base::Backoff;
 use rustix::process::Signal;
 
-use super::{Cgroup, Error, PollBackoff, is_gone, pids_in, write};
+use super::{Cgroup, Error, is_gone, pids_in, wait_to_poll, write};
 use crate::PathError;
 use crate::process::{self, Process};
 use crate::teardown_errors::{ErrorCollector, TeardownErrors};
 
 /// A group that is busy without processes is released by a kernel worker, soon.
-const FIRST_POLL: Duration = Duration::from_micros(200);
-/// Later polls are at most this far apart.
-const MAX_POLL_INTERVAL: Duration = Duration::from_millis(20);
+const POLLS: Backoff = Backoff::new(Duration::from_micros(200), Duration::from_millis(20));
 
 impl Cgroup {
     /// Kills every process in the groups, frozen ones included, and removes the directories with
@@ -35,7 +34,7 @@ impl Cgroup {
     /// killed; all are tried.
     pub fn remove(&self, bound: Duration) -> Result<(), TeardownErrors<Error>> {
         let end = Instant::now() + bound;
-        let mut backoff = PollBackoff::new(FIRST_POLL, MAX_POLL_INTERVAL);
+        let mut delays = POLLS.delays();
         loop {
             let removed = self.try_remove();
             if removed.is_ok() || Instant::now() >= end {
@@ -47,7 +46,7 @@ impl Cgroup {
                 errors.push_all(self.try_remove());
                 return errors.finish();
             }
-            backoff.sleep(end);
+            wait_to_poll(&mut delays, end);
         }
     }
 
