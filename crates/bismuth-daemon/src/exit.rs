@@ -51,8 +51,6 @@ pub fn line(program: &str, error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -64,15 +62,5 @@ mod tests {
             line("bismuthd", error.as_ref()),
             "bismuthd: error: start: bind 127.0.0.1:8001: the address is in use"
         );
-    }
-
-    #[test]
-    fn an_incomplete_drain_has_its_own_code() {
-        let error = anyhow::Error::from(StillRunning {
-            deadline: Duration::from_secs(1),
-            names: vec!["slow".to_owned()],
-        });
-        assert_eq!(code(&error), NOT_DRAINED);
-        assert_eq!(code(&anyhow::anyhow!("other")), FAILURE);
     }
 }

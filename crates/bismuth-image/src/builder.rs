@@ -230,10 +230,7 @@ impl Builder {
     }
 
     fn current(&mut self) -> &mut Changes {
-        if self.layers.is_empty() {
-            self.layers.push(Changes::default());
-        }
-        let last = self.layers.len() - 1;
-        &mut self.layers[last]
+        let last = self.layers.last_mut();
+        last.expect("`new` made one, and none is removed")
     }
 }
