@@ -38,17 +38,13 @@ const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 
 /// Why the store may not be served.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ClaimError {
-    /// Another node has it.
     #[error(
         "the embedded store of this environment is on node {owner}, and nodes cannot share one; \
          give all nodes --records postgres://… and --objects s3://…, or run `bismuthctl store release {owner}` if that store is lost"
     )]
-    Taken {
-        /// Which node.
-        owner: Ipv4Addr,
-    },
-    /// This data is claimed for another node: it was moved, or it is a copy.
+    Taken { owner: Ipv4Addr },
     #[error(
         "the embedded store in {} belongs to node {owner}, and this is node {node}; if it was moved here, or its node has a new address, \
          see that no svcprovider serves it there any more and run `bismuthctl store release {owner}`; if it is a copy, \
@@ -56,24 +52,16 @@ pub enum ClaimError {
         dir.display()
     )]
     OfAnotherNode {
-        /// Whose it is.
         owner: Ipv4Addr,
-        /// Who we are.
         node: Ipv4Addr,
-        /// Where the data is.
         dir: PathBuf,
     },
-    /// It cannot be known.
     #[error("ask ZooKeeper which node owns the embedded store")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A file of ours.
     #[error("{act} {}", path.display())]
     File {
-        /// What was tried.
         act: &'static str,
-        /// With which file.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
 }

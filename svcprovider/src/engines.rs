@@ -16,38 +16,19 @@ use crate::config::{Args, ObjectsUrl, RecordsUrl};
 
 /// Why an engine does not open.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum EnginesError {
-    /// The file with the URL.
     #[error("read {}", path.display())]
-    UrlFile {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    UrlFile { path: PathBuf, source: io::Error },
     /// What it holds; not shown, as it may hold a password.
     #[error("{} does not hold a URL of records: {reason}", path.display())]
-    Url {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The embedded one.
+    Url { path: PathBuf, reason: String },
     #[error(transparent)]
     Embedded(#[from] OpenError),
-    /// The database.
     #[error(transparent)]
     Postgres(#[from] ConfigError),
-    /// The directory of blobs.
     #[error("open the directory of blobs {}", path.display())]
-    Files {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The bucket.
+    Files { path: PathBuf, source: io::Error },
     #[error(transparent)]
     S3(#[from] S3Error),
 }

@@ -44,31 +44,20 @@ const SWEEP_LIMIT: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero"
 
 /// Why svcprovider does not start.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum StartError {
-    /// The data directory.
     #[error("make the data directory {}", path.display())]
-    DataDir {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The store is another's, or it cannot be known.
+    DataDir { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// An engine.
     #[error(transparent)]
     Engines(#[from] EnginesError),
-    /// The master keys.
     #[error(transparent)]
     MasterKeys(#[from] MasterKeysError),
-    /// The operator's token.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The handover socket.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// An address is taken or not ours.
     #[error(transparent)]
     Bind(#[from] BindError),
 }

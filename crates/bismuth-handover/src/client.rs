@@ -14,37 +14,26 @@ use crate::packets::{Packets, TransportError};
 
 /// Why there is no connection to svcprovider.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ConnectError {
     /// Nobody answers there.
     #[error("connect to {}", path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
+    Connect { path: PathBuf, source: io::Error },
     /// Somebody answers, and it is not a svcprovider.
     #[error("handshake with svcprovider at {}", path.display())]
-    Handshake {
-        /// The socket.
-        path: PathBuf,
-        /// What went wrong.
-        source: CallError,
-    },
+    Handshake { path: PathBuf, source: CallError },
 }
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum CallError {
     /// The connection is of no use any more.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// svcprovider would not do it; the connection is fine.
     #[error("svcprovider refuses: {reason}")]
-    Refused {
-        /// Why.
-        reason: String,
-    },
+    Refused { reason: String },
 }
 
 impl CallError {

@@ -60,28 +60,18 @@ const MAX_REASON_BYTES: usize = 1024;
 
 /// Why bytes are not a message of this protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum DecodeError {
-    /// From a newer program.
     #[error("the message has version {version}, and 1 to {VERSION} are understood here")]
-    Version {
-        /// What was sent.
-        version: u8,
-    },
+    Version { version: u8 },
     /// A kind that this version does not have, or that the other side sends.
     #[error("the message has the unknown kind {kind}")]
-    Kind {
-        /// What was sent.
-        kind: u8,
-    },
+    Kind { kind: u8 },
     /// A field ends after the message, or the message after its last field.
     #[error("the message does not have the length that its fields say")]
     Length,
-    /// A value that its field cannot have.
     #[error("the {field} of the message is invalid")]
-    Field {
-        /// Which field.
-        field: &'static str,
-    },
+    Field { field: &'static str },
 }
 
 /// A message with the number of its request.

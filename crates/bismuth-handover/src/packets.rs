@@ -19,41 +19,25 @@ const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(1));
 
 /// Why a connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum TransportError {
-    /// The other side closed it.
     #[error("the connection was closed")]
     Closed,
-    /// A system call failed.
     #[error("{act} the handover socket")]
     Socket {
-        /// What was tried.
         act: &'static str,
-        /// The kernel's answer.
         source: io::Error,
     },
-    /// The other side is of another user.
     #[error("the other side of the handover socket is user {uid}, not {own}")]
-    WrongUser {
-        /// Who it is.
-        uid: u32,
-        /// Who we are.
-        own: u32,
-    },
+    WrongUser { uid: u32, own: u32 },
     /// A packet that is too long, or with more descriptors than one or than we have room for.
     #[error("a packet of {bytes} bytes or more is too long, or its descriptors were lost")]
-    Truncated {
-        /// What arrived of it.
-        bytes: usize,
-    },
-    /// Not a message.
+    Truncated { bytes: usize },
     #[error("decode a packet of the handover socket")]
     Decode(#[from] DecodeError),
     /// A message that does not come now, or not with that many descriptors.
     #[error("the other side sent {what} unexpectedly")]
-    Unexpected {
-        /// What it sent.
-        what: &'static str,
-    },
+    Unexpected { what: &'static str },
 }
 
 /// A connected socket of packets. tokio has no type for one; its stream waits for it as for any other, and is read and written

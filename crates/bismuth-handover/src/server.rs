@@ -18,29 +18,16 @@ const BACKLOG: i32 = 16;
 
 /// Why the handover socket cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum BindError {
-    /// Another svcprovider serves it.
     #[error("another svcprovider serves {}: its lock {} is held", path.display(), lock.display())]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-        /// What it holds.
-        lock: PathBuf,
-    },
-    /// Something else is there, and it is not ours to remove.
+    InUse { path: PathBuf, lock: PathBuf },
     #[error("{} is there and is not a socket", path.display())]
-    NotASocket {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// A system call failed.
+    NotASocket { path: PathBuf },
     #[error("{act} {}", path.display())]
     File {
-        /// What was tried.
         act: &'static str,
-        /// With what.
         path: PathBuf,
-        /// The kernel's answer.
         source: io::Error,
     },
 }

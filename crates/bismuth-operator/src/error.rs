@@ -9,85 +9,53 @@ use crate::token::TokenError;
 
 /// Why a call was not done.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum CallError {
-    /// Not where svcprovider can be.
     #[error(
         "--svcprovider {url} is not an http URL of a host, such as {}",
         crate::DEFAULT_URL
     )]
-    Url {
-        /// As given.
-        url: Uri,
-    },
+    Url { url: Uri },
     /// The token cannot be had. Nothing was sent.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The key is too long to be asked for. Nothing was sent.
     #[error("{target:.64}… is no valid request path")]
-    Target {
-        /// The path.
-        target: String,
-        /// Why.
-        source: http::Error,
-    },
+    Target { target: String, source: http::Error },
     /// Nobody answers there. Nothing was sent.
     #[error(
         "connect to svcprovider at {address} (is it running? --svcprovider names another place)"
     )]
     Connect {
-        /// Where.
         address: String,
-        /// Why.
         source: std::io::Error,
     },
     /// Nobody answers there, not even with a refusal. Nothing was sent.
     #[error("connect to svcprovider at {address}: no answer within {} ms (--svcprovider names another place)", bound.as_millis())]
-    ConnectTimeout {
-        /// Where.
-        address: String,
-        /// How long it was waited for.
-        bound: Duration,
-    },
+    ConnectTimeout { address: String, bound: Duration },
     /// It went wrong on the way: what was asked is done or is not.
     #[error("exchange with svcprovider at {address}")]
     Exchange {
-        /// With whom.
         address: String,
-        /// How.
         source: hyper::Error,
     },
     /// It took the request and let nothing go on: what was asked is done or is not.
     #[error(
         "svcprovider at {address} was silent for {} ms; whether it did what was asked is unknown", bound.as_millis()
     )]
-    Stalled {
-        /// Who.
-        address: String,
-        /// How long it was waited for.
-        bound: Duration,
-    },
-    /// The token is not svcprovider's.
+    Stalled { address: String, bound: Duration },
     #[error(
         "svcprovider at {address} does not accept the token in {}: take the token file of that svcprovider (--svcprovider-token-file)",
         token_file.display()
     )]
     Unauthorized {
-        /// Who refused.
         address: String,
-        /// The file.
         token_file: PathBuf,
     },
-    /// svcprovider refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The answer makes no sense.
     #[error("svcprovider at {address} sent a response that cannot be used: {reason}")]
-    Answer {
-        /// Who.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Answer { address: String, reason: String },
 }
 
 /// A refusal in svcprovider's words.

@@ -14,41 +14,22 @@ const OTHERS: u32 = 0o077;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum TokenError {
-    /// No such file.
     #[error(
         "there is no token file {}: svcprovider makes it at its first start; name the file of your svcprovider with --svcprovider-token-file",
         path.display()
     )]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// It cannot be read.
+    Missing { path: PathBuf },
     #[error("read token file {} (only the user that svcprovider runs as may)", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others than the owner have rights to it.
+    Read { path: PathBuf, source: io::Error },
     #[error(
         "token file {} is open to others than its owner (mode {mode:04o}): `chmod 600` it, and if others may have read it, delete it and restart svcprovider, which makes another",
         path.display()
     )]
-    TooOpen {
-        /// Which.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// Something else is in it.
+    TooOpen { path: PathBuf, mode: u32 },
     #[error("token file {} holds no token: expected one line without spaces, as svcprovider writes it", path.display())]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-    },
+    Malformed { path: PathBuf },
 }
 
 impl TokenError {

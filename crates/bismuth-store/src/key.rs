@@ -12,20 +12,16 @@ pub struct Key(String);
 
 /// Why a text is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum KeyError {
-    /// No bytes.
     #[error("the key is empty")]
     Empty,
-    /// Too many bytes.
     #[error("the key has more than {} bytes", Key::MAX_BYTES)]
     TooLong,
-    /// A zero byte.
     #[error("the key contains NUL")]
     Nul,
-    /// Nothing before, between or after slashes.
     #[error("the key has an empty segment: a slash in front, at the end, or two in a row")]
     EmptySegment,
-    /// `.` or `..`.
     #[error("the key has the segment \".\" or \"..\"")]
     DotSegment,
 }

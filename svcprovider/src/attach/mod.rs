@@ -52,17 +52,14 @@ pub struct AttachConfig {
 
 /// Why sockets cannot be taken and served.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum AttachError {
-    /// The handover socket.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The threads.
     #[error("start the threads that serve functions")]
     Workers(#[source] cores::CoresError),
-    /// A thread ended before it served anything.
     #[error("a thread that serves functions did not start")]
     WorkerGone,
-    /// A thread failed.
     #[error("serve functions")]
     Failed(#[source] cores::CoresError),
 }

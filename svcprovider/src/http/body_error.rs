@@ -16,10 +16,8 @@ pub(crate) enum RequestBodyError {
     /// The connection ended, or its framing did.
     #[error("the body was cut off")]
     CutOff(#[source] hyper::Error),
-    /// Nothing came.
     #[error("the body was silent for {} s", IDLE_TIMEOUT.as_secs())]
     Silent,
-    /// It came in drops.
     #[error("the body did not come within {} s", BODY_TIMEOUT.as_secs())]
     Slow,
 }

@@ -8,10 +8,8 @@ use super::problems::{Refusal, bad};
 /// Why a text is not percent-encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum PercentError {
-    /// `%` without two hexadecimal digits.
     #[error("a % in the path is not followed by two hexadecimal digits")]
     Escape,
-    /// The bytes are no text.
     #[error("the key is not UTF-8")]
     Utf8,
 }

@@ -18,11 +18,10 @@ const CONNECTIONS: usize = 256;
 
 /// Why operators cannot be served.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum OperatorError {
-    /// The thread.
     #[error("serve operators")]
     Thread(#[source] cores::CoresError),
-    /// The listener could not be registered.
     #[error("listen for operators")]
     Listen(#[source] std::io::Error),
 }

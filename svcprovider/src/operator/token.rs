@@ -20,24 +20,18 @@ const TOKEN_BYTES: usize = 32;
 
 /// Why there is no token.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum TokenError {
-    /// A file operation failed.
     #[error("{act} {}", path.display())]
     File {
-        /// What was tried.
         act: &'static str,
-        /// With which file.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// Others can read it.
     #[error("{} can be read by others than its owner; chmod 600 it", .0.display())]
     Open(PathBuf),
-    /// It holds nothing.
     #[error("{} is empty; remove it, and a new token is made", .0.display())]
     Empty(PathBuf),
-    /// No randomness.
     #[error("make a token")]
     Random(#[source] getrandom::Error),
 }

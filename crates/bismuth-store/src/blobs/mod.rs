@@ -134,26 +134,20 @@ pub struct StoredBlob {
 
 /// Why a blob was not stored. The old one is as it was.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum PutError {
     /// The bytes did not come whole.
     #[error("read the blob's bytes")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// More bytes than any blob may have.
     #[error("the blob is larger than {limit} bytes")]
-    TooLarge {
-        /// What a blob may have.
-        limit: u64,
-    },
-    /// The bytes are not those that were announced.
+    TooLarge { limit: u64 },
     #[error("the digest of the bytes is not the one that was given")]
     Digest,
     /// The condition does not hold, or the group has no room.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The upload paused for so long that it was given up.
     #[error("the upload paused for too long")]
     Abandoned,
-    /// The engine.
     #[error(transparent)]
     Engine(EngineError),
 }

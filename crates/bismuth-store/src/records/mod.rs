@@ -217,89 +217,57 @@ pub struct Written {
 
 /// Why a write was not made. Nothing of its batch was.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum Refused {
-    /// The condition does not hold.
+    /// `current` is the state that is there.
     #[error("the condition does not hold")]
-    Condition {
-        /// The state that is there.
-        current: Option<Revision>,
-    },
-    /// There is nothing to delete.
+    Condition { current: Option<Revision> },
     #[error("there is no such key")]
     NotFound,
     /// The value is no decimal number of 64 bits, so nothing can be added to it.
     #[error("the value is not a number")]
     NotANumber,
-    /// The sum does not fit into 64 bits.
     #[error("the sum is out of range")]
     OutOfRange,
-    /// The group would use more bytes than it may.
     #[error("{needed} bytes would be used, {limit} are allowed")]
-    Bytes {
-        /// What would be used.
-        needed: u64,
-        /// What may be.
-        limit: u64,
-    },
-    /// The group would use more keys than it may.
+    Bytes { needed: u64, limit: u64 },
     #[error("{limit} keys are allowed, and used")]
-    Count {
-        /// What may be used.
-        limit: u64,
-    },
+    Count { limit: u64 },
 }
 
 /// Why an engine did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum EngineError {
     /// The write at this place of the batch was refused, and so was the whole batch.
     #[error("write {index} was refused: {refused}")]
-    Refused {
-        /// Its place in the batch.
-        index: usize,
-        /// Why.
-        refused: Refused,
-    },
+    Refused { index: usize, refused: Refused },
     /// The engine cannot be reached or did not answer in time. The outcome of a write is unknown: it may have been made.
     #[error("{engine} does not answer: {reason}")]
     Unavailable {
-        /// Which engine.
         engine: &'static str,
-        /// Its own words.
         reason: String,
     },
     /// The disk is full; nothing was changed.
     #[error("the disk of {engine} is full")]
-    Full {
-        /// Which engine.
-        engine: &'static str,
-    },
+    Full { engine: &'static str },
     /// Too much is on its way to the engine at the moment; nothing was changed.
     #[error("too many bytes are in flight to {engine}")]
     Busy {
-        /// Which engine.
         engine: &'static str,
         /// Whether that is of the group that asked alone, and not of all.
         of_group: bool,
     },
     /// What was to be written came too slowly; nothing was changed.
     #[error("a part of the body must arrive within {} s", bound.as_secs())]
-    Slow {
-        /// Within what it should have come.
-        bound: Duration,
-    },
+    Slow { bound: Duration },
     /// What was asked for has more bytes than whoever asked can take.
     #[error("more than {limit} bytes were asked for")]
-    TooLarge {
-        /// What can be taken.
-        limit: u64,
-    },
+    TooLarge { limit: u64 },
     /// What is stored is not what was written, or a bug.
     #[error("{engine} is broken: {reason}")]
     Broken {
-        /// Which engine.
         engine: &'static str,
-        /// What was found.
         reason: String,
     },
 }

@@ -25,11 +25,10 @@ const AT_ONCE: usize = 100;
 
 /// Why a start has not the master keys that it needs.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum MasterKeysError {
-    /// The file cannot be used.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
-    /// It is gone, and was there.
     #[error(
         "there is no file of master keys {}, though the secrets of {groups} groups are sealed under one ({group} is one of them): \
          put the file back from its copy, or say where it is with --master-key-file; a new key would open none of them. \
@@ -37,29 +36,21 @@ pub enum MasterKeysError {
         path.display()
     )]
     Lost {
-        /// The file.
         path: PathBuf,
-        /// How many groups have secrets.
         groups: usize,
-        /// One of them.
         group: String,
     },
-    /// It is the wrong one.
     #[error(
         "no master key in {} opens the secrets of any of the {groups} groups that have some: put back the file that they were sealed under, \
          or its lines below those of this one; if it is lost for good, start with --accept-lost-secrets",
         path.display()
     )]
     OpensNothing {
-        /// The file.
         path: PathBuf,
-        /// How many groups have secrets.
         groups: usize,
-        /// What is wrong with the first.
         #[source]
         first: Box<SecretError>,
     },
-    /// The engine does not say what it has.
     #[error("learn whether secrets are sealed under a master key already")]
     Engine(#[source] EngineError),
 }

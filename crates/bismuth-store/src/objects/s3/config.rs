@@ -30,47 +30,30 @@ const POOL_IDLE: Duration = Duration::from_secs(15);
 
 /// Why a bucket cannot be used. Nothing of the URL is shown that may be a secret in the wrong place.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum S3Error {
-    /// It is no URL of a bucket.
     #[error("expected s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]")]
     Url,
-    /// It has a parameter that there is not, or twice.
     #[error("the URL of a bucket has `endpoint` and `region`, once each, and not {name:?}")]
-    Parameter {
-        /// Its name.
-        name: String,
-    },
-    /// The endpoint is no URL of a server.
+    Parameter { name: String },
     #[error("the endpoint of the bucket is not http://HOST[:PORT] or https://HOST[:PORT]")]
     Endpoint,
-    /// Objects cannot have such names.
     #[error("objects cannot be below {prefix:?}")]
     Prefix {
-        /// What the URL says.
         prefix: String,
-        /// Why.
         source: object_store::path::Error,
     },
-    /// A variable is missing or empty.
     #[error(
         "credentials of the bucket: set {KEY_ID} and {SECRET_KEY} (and {SESSION_TOKEN}, if there is one), or {FILE}; {missing} is not set"
     )]
-    Credentials {
-        /// The first that is missing.
-        missing: &'static str,
-    },
-    /// The file of credentials.
+    Credentials { missing: &'static str },
     #[error(transparent)]
     CredentialsFile(#[from] CredentialsFileError),
-    /// The file of authorities cannot be read.
     #[error("read the authorities in {path} ({CA_BUNDLE})")]
     Authorities {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The client cannot be set up.
     #[error("set up a client of S3")]
     Client(#[source] object_store::Error),
 }

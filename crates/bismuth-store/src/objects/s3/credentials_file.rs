@@ -24,23 +24,17 @@ const REFRESH_PERIOD: Duration = Duration::from_secs(5);
 
 /// Why a file has no credentials.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum CredentialsFileError {
-    /// It cannot be read.
     #[error("read the credentials of the bucket in {}", path.display())]
     Read {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// It has not what is needed.
     #[error("{} has no {missing} in its profile [{profile}]", path.display())]
     Missing {
-        /// Which.
         path: PathBuf,
-        /// Which part of it.
         profile: String,
-        /// What it has not.
         missing: &'static str,
     },
 }

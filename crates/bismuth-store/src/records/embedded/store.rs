@@ -28,37 +28,21 @@ const CACHE_BYTES: usize = 4 << 20;
 
 /// Why an embedded store was not opened.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum OpenError {
-    /// The directory cannot be made.
     #[error("create the directory {path}")]
-    CreateDir {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The lock file cannot be used.
+    CreateDir { path: PathBuf, source: io::Error },
     #[error("lock {path}")]
-    Lock {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another process has it.
+    Lock { path: PathBuf, source: io::Error },
     #[error("{path} is in use by the process {pid}")]
     InUse {
-        /// The directory.
         path: PathBuf,
         /// Who, as far as it has said.
         pid: String,
     },
-    /// The file cannot be opened.
     #[error("open {path}")]
     Open {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: Box<redb::Error>,
     },
 }

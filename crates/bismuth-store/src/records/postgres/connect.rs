@@ -26,36 +26,25 @@ const SESSION: &str = "SET statement_timeout = '1s'; SET lock_timeout = '1s'; SE
 
 /// Why a URL is not used.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
     /// It is no URL of a PostgreSQL server. (It is not shown: it may have a password.)
     #[error("the URL of the PostgreSQL server cannot be used")]
     Url(#[source] Box<tokio_postgres::Error>),
-    /// The file of authorities cannot be used.
     #[error("read the authorities in {path}")]
     Authorities {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: rustls::pki_types::pem::Error,
     },
-    /// The file of authorities has none.
     #[error("{path} has no authority that can be used")]
-    NoAuthority {
-        /// Which.
-        path: PathBuf,
-    },
-    /// TLS cannot be set up.
+    NoAuthority { path: PathBuf },
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
-    /// The file of passwords cannot be used.
     #[error("read the passwords in {path}")]
     Passwords {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The pool cannot be set up.
     #[error("set up the pool of connections: {0}")]
     Pool(String),
 }

@@ -33,72 +33,30 @@ pub struct MasterKey {
 
 /// Why a file of master keys cannot be used.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum KeyringError {
-    /// There is no such file.
     #[error(
         "there is no file of master keys {}: start with --create-master-key to make one, or copy the one that the secrets were sealed under",
         path.display()
     )]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It cannot be read.
+    Missing { path: PathBuf },
     #[error("read the master keys in {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// It is a directory, or a device.
+    Read { path: PathBuf, source: io::Error },
     #[error("{} is not a file of master keys", path.display())]
-    NotAFile {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// Others may read or change it.
+    NotAFile { path: PathBuf },
     #[error(
         "others than its owner may use the master keys in {} (mode {mode:04o}): chmod 600 it, and replace keys that somebody may have read",
         path.display()
     )]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// It belongs to somebody who is neither this process nor root.
+    Exposed { path: PathBuf, mode: u32 },
     #[error("the master keys in {} belong to the user {uid}: chown it to the user of this process", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-    },
-    /// Nobody has so many keys.
+    Foreign { path: PathBuf, uid: u32 },
     #[error("{} is too long for a file of master keys", path.display())]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It does not have the form.
+    TooLong { path: PathBuf },
     #[error("the master keys in {} cannot be used: {malformed}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        malformed: Malformed,
-    },
-    /// It cannot be made.
+    Malformed { path: PathBuf, malformed: Malformed },
     #[error("make a file of master keys {}: {source}", path.display())]
-    Create {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// There is nothing to make a key of.
+    Create { path: PathBuf, source: io::Error },
     #[error(transparent)]
     NoRandom(#[from] NoRandom),
 }

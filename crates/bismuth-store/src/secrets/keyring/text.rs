@@ -11,40 +11,22 @@ use crate::secrets::seal::SealKey;
 /// Bytes of the longest id: it travels with every data key.
 const MAX_ID_BYTES: usize = 64;
 
-/// Why the text is none of master keys. Says nothing of what stands there but an id.
+/// Why the text is none of master keys. Says nothing of what stands there but an id. Lines are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum Malformed {
-    /// There is no key.
     #[error(
         "there is no key in it; a line is an id, a blank and what `openssl rand -base64 32` prints"
     )]
     Empty,
-    /// A line that is neither a key nor a comment.
     #[error("line {line} is not an id, a blank and a key")]
-    Line {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// An id that cannot be one.
+    Line { line: usize },
     #[error("the id in line {line} is not 1 to {MAX_ID_BYTES} letters, digits, `-`, `_` and `.`")]
-    Id {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// A key that cannot be one.
+    Id { line: usize },
     #[error("the key in line {line} is not the base64 of 32 bytes")]
-    Key {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// Two keys with one id.
+    Key { line: usize },
     #[error("the id {id} in line {line} was already there")]
-    Twice {
-        /// Counted from 1.
-        line: usize,
-        /// The id.
-        id: String,
-    },
+    Twice { line: usize, id: String },
 }
 
 /// The first key of a text, and the others.
