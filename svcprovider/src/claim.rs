@@ -25,6 +25,8 @@ use bismuth_registry::Registry;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::file_error::{FileError, failed};
+
 /// Names the store: made once with the data, and kept with it.
 const STORE_FILE: &str = "store";
 /// Beside it once the claim was ours; holds the node that it was made for.
@@ -58,12 +60,8 @@ pub enum ClaimError {
     },
     #[error("ask ZooKeeper which node owns the embedded store")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("{act} {}", path.display())]
-    File {
-        act: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// The claim of one data directory.
@@ -105,7 +103,8 @@ impl Claim {
             Err(elapsed) => return Err(ClaimError::Unknown(Box::new(elapsed))),
         }
         let (marker, node) = (self.marker(), self.claim.node.to_string());
-        file::replace_durably(&marker, node.as_bytes(), 0o600).map_err(failed("write", &marker))
+        file::replace_durably(&marker, node.as_bytes(), 0o600).map_err(failed("write", &marker))?;
+        Ok(())
     }
 
     /// Asks again and again, and ends the process if the store is another's by now. While ZooKeeper does not answer it stays ours.
@@ -183,17 +182,12 @@ fn store_name(path: &Path) -> Result<String, ClaimError> {
         Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("read", path)(error)),
+        Err(error) => return Err(failed("read", path)(error).into()),
     }
     let name = uuid::Uuid::new_v4().to_string();
     // Durable before it is claimed: a store that forgot its name could not be served again.
     file::replace_durably(path, name.as_bytes(), 0o600).map_err(failed("write", path))?;
     Ok(name)
-}
-
-fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClaimError {
-    let path = path.to_owned();
-    move |source| ClaimError::File { act, path, source }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Opens the storage engines that the flags name.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,13 +12,14 @@ use bismuth_store::records::postgres::{ConfigError, Postgres};
 use thiserror::Error;
 
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
+use crate::file_error::{FileError, failed};
 
 /// Why an engine does not open.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum EnginesError {
-    #[error("read {}", path.display())]
-    UrlFile { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// What it holds; not shown, as it may hold a password.
     #[error("{} does not hold a URL of records: {reason}", path.display())]
     Url { path: PathBuf, reason: String },
@@ -27,8 +27,6 @@ pub enum EnginesError {
     Embedded(#[from] OpenError),
     #[error(transparent)]
     Postgres(#[from] ConfigError),
-    #[error("open the directory of blobs {}", path.display())]
-    Files { path: PathBuf, source: io::Error },
     #[error(transparent)]
     S3(#[from] S3Error),
 }
@@ -51,10 +49,7 @@ impl Urls {
         let records = match &args.records_file {
             None => args.records.clone(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| {
-                    let path = path.clone();
-                    EnginesError::UrlFile { path, source }
-                })?;
+                let text = std::fs::read_to_string(path).map_err(failed("read", path))?;
                 text.trim().parse().map_err(|reason| {
                     let path = path.clone();
                     EnginesError::Url { path, reason }
@@ -83,9 +78,7 @@ pub fn open(data_dir: &Path, urls: &Urls) -> Result<Engines, EnginesError> {
     let objects: Arc<dyn Objects> = match &urls.objects {
         ObjectsUrl::Files => {
             let path = data_dir.join("objects");
-            let files =
-                Files::open(&path).map_err(|source| EnginesError::Files { path, source })?;
-            Arc::new(files)
+            Arc::new(Files::open(&path).map_err(failed("open the directory of blobs", &path))?)
         }
         ObjectsUrl::S3(url) => Arc::new(S3::open(url)?),
     };

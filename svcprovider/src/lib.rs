@@ -9,6 +9,7 @@ pub mod attach;
 mod claim;
 mod config;
 mod engines;
+mod file_error;
 mod health_check;
 pub mod http;
 pub mod metrics;
@@ -16,4 +17,5 @@ pub mod operator;
 mod service;
 
 pub use config::{Args, ObjectsUrl, RecordsUrl};
+pub use file_error::FileError;
 pub use service::{Service, StartError};

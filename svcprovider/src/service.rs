@@ -5,10 +5,9 @@
 //! ```
 
 use std::fs;
-use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +29,14 @@ use crate::attach::{Attach, AttachConfig, AttachError};
 use crate::claim::{Claim, ClaimError};
 use crate::config::{Args, ObjectsUrl, RecordsUrl};
 use crate::engines::{self, EnginesError};
+use crate::file_error::{FileError, failed};
 use crate::health_check::HealthCheck;
 use crate::http::{AppState, MemoryBudget};
 use crate::metrics;
 use crate::operator::{self, OperatorApi, OperatorToken, TokenError};
 
+/// What [`FileError`] says of it.
+const MAKE_DATA_DIR: &str = "make the data directory";
 /// How often an engine is asked for a data key that the master keys should open.
 const MASTER_KEY_CHECK_PERIOD: Duration = Duration::from_secs(2);
 /// How often records whose time has come are removed.
@@ -46,8 +48,8 @@ const SWEEP_LIMIT: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero"
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum StartError {
-    #[error("make the data directory {}", path.display())]
-    DataDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(transparent)]
     Claim(#[from] ClaimError),
     #[error(transparent)]
@@ -296,26 +298,20 @@ async fn claim_store(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>,
 }
 
 /// A data directory that others may enter was made by somebody who did not think of it.
-fn restrict_permissions(path: &Path) -> Result<(), StartError> {
-    let failed = |source| StartError::DataDir {
-        path: path.to_owned(),
-        source,
-    };
-    let mut permissions = fs::metadata(path).map_err(failed)?.permissions();
+fn restrict_permissions(path: &Path) -> Result<(), FileError> {
+    let found = fs::metadata(path).map_err(failed(MAKE_DATA_DIR, path))?;
+    let mut permissions = found.permissions();
     if permissions.mode() & 0o077 != 0 {
         warn!(path = %path.display(), mode = format!("{:o}", permissions.mode() & 0o7777), "the data directory was open to others; it is its owner's now");
         permissions.set_mode(0o700);
-        fs::set_permissions(path, permissions).map_err(failed)?;
+        fs::set_permissions(path, permissions).map_err(failed(MAKE_DATA_DIR, path))?;
     }
     Ok(())
 }
 
 /// What is below it is nobody else's.
-fn create_private_dir(path: &Path) -> Result<(), StartError> {
-    file::create_dir_all_durably(path).map_err(|source| StartError::DataDir {
-        path: path.to_owned(),
-        source,
-    })
+fn create_private_dir(path: &Path) -> Result<(), FileError> {
+    file::create_dir_all_durably(path).map_err(failed(MAKE_DATA_DIR, path))
 }
 
 async fn run_sweeper(records: Arc<dyn Records>, metrics: metrics::Metrics) {

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::file_error::{FileError, failed};
 use crate::http::bearer;
 
 /// As a key of 256 bits: nobody guesses it.
@@ -22,12 +23,8 @@ const TOKEN_BYTES: usize = 32;
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum TokenError {
-    #[error("{act} {}", path.display())]
-    File {
-        act: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} can be read by others than its owner; chmod 600 it", .0.display())]
     Open(PathBuf),
     #[error("{} is empty; remove it, and a new token is made", .0.display())]
@@ -47,7 +44,7 @@ impl OperatorToken {
     /// As [`TokenError`] says.
     pub fn load_or_make(path: &Path) -> Result<Self, TokenError> {
         match Self::load(path) {
-            Err(TokenError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(TokenError::File(error)) if error.source.kind() == io::ErrorKind::NotFound => {
                 make(path)?;
                 Self::load(path)
             }
@@ -80,12 +77,8 @@ fn make(path: &Path) -> Result<(), TokenError> {
     getrandom::fill(&mut bytes[..]).map_err(TokenError::Random)?;
     let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]) + "\n");
     // Whole or not at all: a token that was cut short by a crash would be one that is easy to guess.
-    file::replace_durably(path, text.as_bytes(), 0o600).map_err(failed("make", path))
-}
-
-fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TokenError {
-    let path = path.to_owned();
-    move |source| TokenError::File { act, path, source }
+    file::replace_durably(path, text.as_bytes(), 0o600).map_err(failed("make", path))?;
+    Ok(())
 }
 
 #[cfg(test)]
