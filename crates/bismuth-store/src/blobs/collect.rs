@@ -80,13 +80,7 @@ impl Blobs {
         group: String,
         collected: &mut Collected,
     ) -> Result<(), EngineError> {
-        let mut query = Query {
-            group,
-            keyspace: Keyspace::Object,
-            prefix: String::new(),
-            after: None,
-            limit: PAGE,
-        };
+        let mut query = Query::all(group, Keyspace::Object, PAGE);
         loop {
             let page = self.records.list(&query).await?;
             let keys = page.entries.iter().map(|(key, _)| key.parse());

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Blob, charge};
 use crate::objects::ObjectId;
 use crate::records::{
-    Change, Condition, EngineError, Keyspace, Limits, Record, RecordKey, Revision, Write,
+    Change, Condition, EngineError, Keyspace, Record, RecordKey, Revision, Write,
 };
 
 /// The first byte of an entry. Another layout will have another.
@@ -28,10 +28,8 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn decode(record_key: &RecordKey, record: Record) -> Result<Self, EngineError> {
         let Some((object, size, sha256)) = parse(&record.value) else {
-            return Err(EngineError::Broken {
-                engine: "the index of blobs",
-                reason: format!("the entry of {:?} is unreadable", record_key.key),
-            });
+            let reason = format!("the entry of {:?} is unreadable", record_key.key);
+            return Err(EngineError::broken("the index of blobs", reason));
         };
         let blob = Blob {
             revision: record.meta.revision,
@@ -94,11 +92,8 @@ impl ObjectState {
 /// Where the state of an object is. Not all in one group, though no function sees any of them: who changes a group holds its lock, and a
 /// node that stops in the middle of that must not stop all others' uploads.
 pub(super) fn state_key(object: ObjectId) -> RecordKey {
-    RecordKey {
-        group: format!("{:02x}", object.0 % STATE_GROUPS),
-        keyspace: Keyspace::Object,
-        key: object.to_string(),
-    }
+    let group = format!("{:02x}", object.0 % STATE_GROUPS);
+    RecordKey::new(group, Keyspace::Object, object.to_string())
 }
 
 /// Says that an object is written: for the first time, or still.
@@ -118,26 +113,12 @@ pub(super) fn mark_garbage_if(object: ObjectId, revision: Revision) -> Write {
 
 /// Forgets the state of an object, if it is still this one.
 pub(super) fn delete_state(object: ObjectId, revision: Revision) -> Write {
-    Write {
-        record_key: state_key(object),
-        condition: Condition::OneOf(vec![revision]),
-        change: Change::Delete,
-        limits: Limits::default(),
-    }
+    let this = Condition::OneOf(vec![revision]);
+    Write::new(state_key(object), this, Change::Delete)
 }
 
 fn put_state(object: ObjectId, condition: Condition, state: &'static [u8]) -> Write {
-    Write {
-        record_key: state_key(object),
-        condition,
-        change: Change::Put {
-            value: Bytes::from_static(state),
-            content_type: None,
-            ttl_ms: None,
-            charge: 0,
-        },
-        limits: Limits::default(),
-    }
+    Write::new(state_key(object), condition, Change::put(state, 0))
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ use crate::records::{
     Refused, Revision, Usage, Write, decide,
 };
 
+/// Who speaks where an engine would.
+const ENGINE: &str = "the store of blobs";
 /// So often a change of the index is tried against others who change the same key; each time one of them has succeeded.
 const RACES: u32 = 64;
 
@@ -227,10 +229,8 @@ impl Blobs {
             }
             // It was replaced between the two, or it is lost.
             if self.entry(&record_key).await?.map(|entry| entry.object) == Some(object) {
-                return Err(EngineError::Broken {
-                    engine: "the store of blobs",
-                    reason: format!("the object {object} of {key:?} is not there"),
-                });
+                let reason = format!("the object {object} of {key:?} is not there");
+                return Err(EngineError::broken(ENGINE, reason));
             }
         }
         Err(contended(key))
@@ -255,17 +255,10 @@ impl Blobs {
             let Some(current) = current else {
                 return Err(refuse(Refused::NotFound));
             };
-            let delete = Write {
-                record_key: record_key.clone(),
-                condition: Condition::OneOf(vec![current.blob.revision]),
-                change: Change::Delete,
-                limits: Limits::default(),
-            };
-            match self
-                .records
-                .write(vec![delete, index::mark_garbage(current.object)])
-                .await
-            {
+            let unchanged = Condition::OneOf(vec![current.blob.revision]);
+            let delete = Write::new(record_key.clone(), unchanged, Change::Delete);
+            let batch = vec![delete, index::mark_garbage(current.object)];
+            match self.records.write(batch).await {
                 Ok(_) => {
                     self.garbage.notify_one();
                     return Ok(());
@@ -301,11 +294,9 @@ impl Blobs {
         limit: NonZeroUsize,
     ) -> Result<records::Page, EngineError> {
         let query = Query {
-            group: group.to_owned(),
-            keyspace: Keyspace::Blob,
             prefix: prefix.to_owned(),
             after,
-            limit,
+            ..Query::all(group, Keyspace::Blob, limit)
         };
         self.records.list(&query).await
     }
@@ -335,11 +326,7 @@ impl Blobs {
 }
 
 fn record_key(group: &str, key: &str) -> RecordKey {
-    RecordKey {
-        group: group.to_owned(),
-        keyspace: Keyspace::Blob,
-        key: key.to_owned(),
-    }
+    RecordKey::new(group, Keyspace::Blob, key)
 }
 
 /// What a blob counts for.
@@ -358,8 +345,5 @@ fn listed_blob((key, meta): (String, Meta)) -> ListedBlob {
 }
 
 fn contended(key: &str) -> EngineError {
-    EngineError::Unavailable {
-        engine: "the store of blobs",
-        reason: format!("too many change {key:?} at once"),
-    }
+    EngineError::unavailable(ENGINE, format!("too many change {key:?} at once"))
 }

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use sha2::{Digest as _, Sha256};
 
-use super::{Blob, Body};
+use super::{Blob, Body, ENGINE};
 use crate::records::EngineError;
 
 struct Check {
@@ -62,10 +62,7 @@ impl Check {
 }
 
 fn broken(how: &str) -> EngineError {
-    EngineError::Broken {
-        engine: "the store of blobs",
-        reason: format!("what was read is {how} as what was stored"),
-    }
+    EngineError::broken(ENGINE, format!("what was read is {how} as what was stored"))
 }
 
 #[cfg(test)]

@@ -300,10 +300,7 @@ impl Upload {
 }
 
 fn no_write_result() -> EngineError {
-    EngineError::Broken {
-        engine: "the records",
-        reason: "a write was not answered".into(),
-    }
+    EngineError::broken("the records", "a write was not answered")
 }
 
 impl From<EngineError> for PutError {

@@ -169,10 +169,10 @@ impl Writer {
         then: impl FnOnce(&Part) -> io::Result<()> + Send + 'static,
     ) -> Result<(), EngineError> {
         let bytes = self.waiting.split().freeze();
-        let mut part = self.part.take().ok_or_else(|| EngineError::Broken {
-            engine: ENGINE,
-            reason: "an object is written on after an error".into(),
-        })?;
+        let mut part = self
+            .part
+            .take()
+            .ok_or_else(|| EngineError::broken(ENGINE, "an object is written on after an error"))?;
         let part = apart(TRANSFER_BOUND, move || {
             part.file.write_all(&bytes)?;
             then(&part)?;
@@ -211,18 +211,12 @@ async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, EngineError> {
     let done = tokio::time::timeout(bound, tokio::task::spawn_blocking(work)).await;
-    let done = done.map_err(|_elapsed| EngineError::Unavailable {
-        engine: ENGINE,
-        reason: format!("the disk took more than {bound:?}"),
+    let done = done.map_err(|_elapsed| {
+        EngineError::unavailable(ENGINE, format!("the disk took more than {bound:?}"))
     })?;
     let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
-    done.map_err(|error| {
-        if is_full(&error) {
-            return EngineError::Full { engine: ENGINE };
-        }
-        EngineError::Unavailable {
-            engine: ENGINE,
-            reason: error.to_string(),
-        }
+    done.map_err(|error| match is_full(&error) {
+        true => EngineError::Full { engine: ENGINE },
+        false => EngineError::unavailable(ENGINE, error.to_string()),
     })
 }

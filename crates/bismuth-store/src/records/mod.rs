@@ -97,6 +97,18 @@ pub struct RecordKey {
     pub key: String,
 }
 
+impl RecordKey {
+    /// The key of a record.
+    pub fn new(group: impl Into<String>, keyspace: Keyspace, key: impl Into<String>) -> Self {
+        let (group, key) = (group.into(), key.into());
+        Self {
+            group,
+            keyspace,
+            key,
+        }
+    }
+}
+
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -171,6 +183,18 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Puts a value without a media type and an expiry.
+    pub fn put(value: impl Into<Bytes>, charge: u64) -> Self {
+        Self::Put {
+            value: value.into(),
+            content_type: None,
+            ttl_ms: None,
+            charge,
+        }
+    }
+}
+
 /// One change of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -182,6 +206,19 @@ pub struct Write {
     pub change: Change,
     /// What the group may use of this keyspace after it. A write that makes usage smaller is never refused for it.
     pub limits: Limits,
+}
+
+impl Write {
+    /// A write without limits.
+    pub fn new(record_key: RecordKey, condition: Condition, change: Change) -> Self {
+        let limits = Limits::default();
+        Self {
+            record_key,
+            condition,
+            change,
+            limits,
+        }
+    }
 }
 
 /// What a group may use of a keyspace; `None` is unlimited.
@@ -272,6 +309,28 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// [`Self::Unavailable`].
+    pub fn unavailable(engine: &'static str, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Unavailable { engine, reason }
+    }
+
+    /// [`Self::Broken`].
+    pub fn broken(engine: &'static str, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Broken { engine, reason }
+    }
+
+    /// Why a write was refused, if that is the error.
+    pub fn refusal(&self) -> Option<&Refused> {
+        match self {
+            Self::Refused { refused, .. } => Some(refused),
+            _ => None,
+        }
+    }
+}
+
 /// Whether an error means that there is no room, for us or for anybody.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
@@ -302,6 +361,19 @@ pub struct Query {
     pub after: Option<String>,
     /// At most so many.
     pub limit: NonZeroUsize,
+}
+
+impl Query {
+    /// All that a group has in a keyspace, the first `limit` of it.
+    pub fn all(group: impl Into<String>, keyspace: Keyspace, limit: NonZeroUsize) -> Self {
+        Self {
+            group: group.into(),
+            keyspace,
+            prefix: String::new(),
+            after: None,
+            limit,
+        }
+    }
 }
 
 /// What bounds itself otherwise, for [`Records::get_many`].

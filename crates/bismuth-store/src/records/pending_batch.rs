@@ -68,7 +68,7 @@ pub struct PendingBatch {
     counters: BTreeMap<Owner, Counter>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     stored: Option<Record>,
     changed: bool,
@@ -121,13 +121,7 @@ impl PendingBatch {
             .counters
             .entry(Owner::of(&write.record_key))
             .or_insert_with(|| Counter::begin(now_ms));
-        let entry = self
-            .entries
-            .entry(write.record_key.clone())
-            .or_insert(Entry {
-                stored: None,
-                changed: false,
-            });
+        let entry = self.entries.entry(write.record_key.clone()).or_default();
         let revision = Revision(counter.revision + 1);
         let decision = decide(
             entry.stored.as_ref(),
@@ -162,11 +156,7 @@ mod tests {
     use crate::records::{Change, Condition, Limits};
 
     fn record_key(key: u8) -> RecordKey {
-        RecordKey {
-            group: "g".into(),
-            keyspace: Keyspace::Kv,
-            key: format!("{key}"),
-        }
+        RecordKey::new("g", Keyspace::Kv, key.to_string())
     }
 
     fn changes() -> impl Strategy<Value = Change> {
@@ -266,40 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn a_later_write_sees_an_earlier_one_of_its_batch() {
-        let write = |condition, change| Write {
-            record_key: record_key(1),
-            condition,
-            change,
-            limits: Limits::default(),
-        };
-        let add = || Change::Add {
-            delta: 1,
-            ttl_ms: None,
-        };
-        let batch = [
-            write(Condition::Absent, add()),
-            write(Condition::Present, add()),
-            write(Condition::Present, Change::Delete),
-        ];
-        let mut pending = PendingBatch::default();
-        let written = pending.run(&batch, 3).unwrap();
-        assert_eq!(written[1].sum, Some(2));
-        assert_eq!(written[0].revision, Revision(3_001));
-        assert_eq!(pending.changes().next(), Some((&record_key(1), None)));
-    }
-
-    #[test]
     fn owners_come_once_and_in_one_order() {
-        let at = |keyspace, group: &str| Write {
-            record_key: RecordKey {
-                group: group.into(),
-                keyspace,
-                key: "k".into(),
-            },
-            condition: Condition::Always,
-            change: Change::Delete,
-            limits: Limits::default(),
+        let at = |keyspace, group: &str| {
+            let record_key = RecordKey::new(group, keyspace, "k");
+            Write::new(record_key, Condition::Always, Change::Delete)
         };
         let batch = [
             at(Keyspace::Object, ""),

@@ -91,10 +91,7 @@ impl From<SecretError> for EngineError {
     fn from(error: SecretError) -> Self {
         match error {
             SecretError::Engine(error) => error,
-            error => Self::Broken {
-                engine: ENGINE,
-                reason: chain(&error),
-            },
+            error => Self::broken(ENGINE, chain(&error)),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::seal::{self, SealKey, Use};
 use super::secret::Secret;
 use super::store::{ListedSecret, StoredSecret};
 use super::versions::{Version, Versions, digest};
-use crate::records::{Change, Condition, Keyspace, Limits, Record, RecordKey, Revision, Write};
+use crate::records::{Change, Condition, Keyspace, Record, RecordKey, Revision, Write};
 
 /// Keys of records. Never changed, because they are stored.
 const DATA_KEY: &str = "current";
@@ -28,7 +28,7 @@ const RECORDS: &str = "v/";
 
 /// Where a group's data key is.
 pub(super) fn data_key(group: &str) -> RecordKey {
-    record_key(group, Keyspace::DataKey, DATA_KEY.to_owned())
+    RecordKey::new(group, Keyspace::DataKey, DATA_KEY)
 }
 
 /// Whether a key in [`Keyspace::Secret`] is that of a secret.
@@ -37,19 +37,11 @@ pub(super) fn is_secret(key: &str) -> bool {
 }
 
 pub(super) fn manifest(group: &str) -> RecordKey {
-    record_key(group, Keyspace::Secret, MANIFEST.to_owned())
+    RecordKey::new(group, Keyspace::Secret, MANIFEST)
 }
 
 fn record(group: &str, name: &str) -> RecordKey {
-    record_key(group, Keyspace::Secret, format!("{RECORDS}{name}"))
-}
-
-fn record_key(group: &str, keyspace: Keyspace, key: String) -> RecordKey {
-    RecordKey {
-        group: group.to_owned(),
-        keyspace,
-        key,
-    }
+    RecordKey::new(group, Keyspace::Secret, format!("{RECORDS}{name}"))
 }
 
 /// What must be known of a group, and of one of its secrets, to say anything of it.
@@ -150,14 +142,8 @@ impl GroupSecrets {
         let (entry, record) = match (self.entry(name), &self.record) {
             (None, None) => return Ok(None),
             (Some(entry), Some(record)) => (entry, record),
-            (None, Some(_)) => {
-                let name = name.to_owned();
-                return Err(Flaw::Added { name }.of(&self.group));
-            }
-            (Some(_), None) => {
-                let name = name.to_owned();
-                return Err(Flaw::Removed { name }.of(&self.group));
-            }
+            (None, Some(_)) => return Err(Flaw::Added { name: name.into() }.of(&self.group)),
+            (Some(_), None) => return Err(Flaw::Removed { name: name.into() }.of(&self.group)),
         };
         let versions = Versions::decode(record.value.clone())
             .filter(|_| digest(&record.value) == entry.digest)
@@ -170,8 +156,7 @@ impl GroupSecrets {
     }
 
     fn changed(&self, name: &str) -> SecretError {
-        let name = name.to_owned();
-        Flaw::Changed { name }.of(&self.group)
+        Flaw::Changed { name: name.into() }.of(&self.group)
     }
 
     /// What gives the secret that was asked for a new value.
@@ -325,24 +310,10 @@ fn value_of<'a>(group: &'a str, name: &'a str, version: u64) -> Use<'a> {
 
 /// Secrets count for nothing of what a function may use: operators write them.
 pub(super) fn put(record_key: RecordKey, condition: Condition, value: Vec<u8>) -> Write {
-    Write {
-        record_key,
-        condition,
-        change: Change::Put {
-            charge: value.len() as u64,
-            value: value.into(),
-            content_type: None,
-            ttl_ms: None,
-        },
-        limits: Limits::default(),
-    }
+    let charge = value.len() as u64;
+    Write::new(record_key, condition, Change::put(value, charge))
 }
 
 pub(super) fn delete(record_key: RecordKey, condition: Condition) -> Write {
-    Write {
-        record_key,
-        condition,
-        change: Change::Delete,
-        limits: Limits::default(),
-    }
+    Write::new(record_key, condition, Change::Delete)
 }

@@ -106,18 +106,10 @@ impl Secrets {
     /// When the engine is away.
     pub async fn count(&self, group: &str) -> Result<u64, EngineError> {
         let used = self.records.usage(group, Keyspace::Secret).await?;
-        let RecordKey {
-            group,
-            keyspace,
-            key,
-        } = group_secrets::manifest(group);
         // Only to know whether there is one: it counts as a record of the group's and is no secret.
         let manifest = Query {
-            group,
-            keyspace,
-            prefix: key,
-            after: None,
-            limit: NonZeroUsize::MIN,
+            prefix: group_secrets::manifest(group).key,
+            ..Query::all(group, Keyspace::Secret, NonZeroUsize::MIN)
         };
         let manifests = self.records.list(&manifest).await?.entries.len();
         Ok(used.count.saturating_sub(manifests as u64))
@@ -218,31 +210,17 @@ impl Secrets {
     /// What removes what a group has, if nobody changes it meanwhile; and how many secrets that are.
     async fn purge_batch(&self, group: &str) -> Result<(Vec<Write>, u64), EngineError> {
         let key = group_secrets::data_key(group);
-        let query = Query {
-            group: group.to_owned(),
-            keyspace: Keyspace::Secret,
-            prefix: String::new(),
-            after: None,
-            limit: PURGED_AT_ONCE,
-        };
+        let query = Query::all(group, Keyspace::Secret, PURGED_AT_ONCE);
         let Page { entries, .. } = self.records.list(&query).await?;
         let found = self.records.get(&key).await?;
         let secrets = entries
             .iter()
             .filter(|(key, _)| group_secrets::is_secret(key));
         let secrets = secrets.count() as u64;
-        let entries = entries.into_iter().map(|(key, meta)| {
-            let group = group.to_owned();
-            let keyspace = Keyspace::Secret;
-            (
-                RecordKey {
-                    group,
-                    keyspace,
-                    key,
-                },
-                meta,
-            )
-        });
+        let record_key = |key| RecordKey::new(group, Keyspace::Secret, key);
+        let entries = entries
+            .into_iter()
+            .map(|(key, meta)| (record_key(key), meta));
         let all = entries.chain(found.map(|Record { meta, .. }| (key, meta)));
         let batch = all.map(|(record_key, meta)| {
             group_secrets::delete(record_key, Condition::OneOf(vec![meta.revision]))
@@ -327,11 +305,8 @@ impl std::fmt::Debug for Secrets {
 /// Whether what was read has changed before it was written.
 pub(super) fn is_contended(error: &EngineError) -> bool {
     matches!(
-        error,
-        EngineError::Refused {
-            refused: Refused::Condition { .. } | Refused::NotFound,
-            ..
-        }
+        error.refusal(),
+        Some(Refused::Condition { .. } | Refused::NotFound)
     )
 }
 

@@ -63,23 +63,13 @@ impl From<Failure> for EngineError {
             | Error::NotFound { .. }
             | Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. } => unavailable(reason),
-            _ => broken(reason),
+            _ => EngineError::broken(ENGINE, reason),
         }
     }
 }
 
 pub(super) fn unavailable(reason: String) -> EngineError {
-    EngineError::Unavailable {
-        engine: ENGINE,
-        reason,
-    }
-}
-
-pub(super) fn broken(reason: String) -> EngineError {
-    EngineError::Broken {
-        engine: ENGINE,
-        reason,
-    }
+    EngineError::unavailable(ENGINE, reason)
 }
 
 fn shortened(mut text: String) -> String {

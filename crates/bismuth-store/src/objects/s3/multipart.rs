@@ -16,10 +16,10 @@ use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::failure::{Failure, broken, unavailable, with_timeout};
+use super::failure::{Failure, unavailable, with_timeout};
 use super::part_budget::PartPermit;
 use super::write::transfer_bound;
-use super::{BOUND, Bucket};
+use super::{BOUND, Bucket, ENGINE};
 use crate::objects::ObjectId;
 use crate::records::EngineError;
 
@@ -95,7 +95,8 @@ impl MultipartUpload {
     pub(super) async fn complete(mut self) -> Result<(), EngineError> {
         self.wait_for_part().await?;
         if self.parts.len() != self.sent_parts {
-            return Err(broken("an object is written on after an error".into()));
+            let reason = "an object is written on after an error";
+            return Err(EngineError::broken(ENGINE, reason));
         }
         let path = self.bucket.object(self.object);
         let parts = std::mem::take(&mut self.parts);

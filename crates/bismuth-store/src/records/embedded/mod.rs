@@ -78,10 +78,6 @@ impl Embedded {
         request: impl FnOnce(oneshot::Sender<Result<T, EngineError>>) -> Request,
     ) -> Result<T, EngineError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || EngineError::Broken {
-            engine: ENGINE,
-            reason: "its writer has ended".into(),
-        };
         let requests = self.requests.as_ref().ok_or_else(gone)?;
         let asked = async {
             requests.send(request(answer)).await.map_err(|_| gone())?;
@@ -103,18 +99,16 @@ impl Embedded {
         let bounded = tokio::time::timeout(BOUND, read)
             .await
             .map_err(|_| hangs())?;
-        bounded.map_err(|error| EngineError::Broken {
-            engine: ENGINE,
-            reason: error.to_string(),
-        })?
+        bounded.map_err(|error| EngineError::broken(ENGINE, error.to_string()))?
     }
 }
 
 fn hangs() -> EngineError {
-    EngineError::Unavailable {
-        engine: ENGINE,
-        reason: format!("the disk took more than {BOUND:?}"),
-    }
+    EngineError::unavailable(ENGINE, format!("the disk took more than {BOUND:?}"))
+}
+
+fn gone() -> EngineError {
+    EngineError::broken(ENGINE, "its writer has ended")
 }
 
 impl Drop for Embedded {
@@ -184,10 +178,7 @@ impl Records for Embedded {
 
     async fn check(&self) -> Result<(), EngineError> {
         if self.requests.as_ref().is_none_or(mpsc::Sender::is_closed) {
-            return Err(EngineError::Broken {
-                engine: ENGINE,
-                reason: "its writer has ended".into(),
-            });
+            return Err(gone());
         }
         self.read_apart(|state| {
             state.open_table(tables::RECORD)?;
@@ -276,28 +267,14 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::records::{Change, Condition, Limits};
+    use crate::records::{Change, Condition};
 
     fn at() -> RecordKey {
-        RecordKey {
-            group: "g".into(),
-            keyspace: Keyspace::Kv,
-            key: "key".into(),
-        }
+        RecordKey::new("g", Keyspace::Kv, "key")
     }
 
     fn put() -> Write {
-        Write {
-            record_key: at(),
-            condition: Condition::Always,
-            change: Change::Put {
-                value: "value".into(),
-                content_type: None,
-                ttl_ms: None,
-                charge: 8,
-            },
-            limits: Limits::default(),
-        }
+        Write::new(at(), Condition::Always, Change::put("value", 8))
     }
 
     #[tokio::test]

@@ -324,13 +324,7 @@ fn is_io(error: &redb::Error) -> bool {
 pub(super) fn engine_error(error: redb::Error) -> EngineError {
     match &error {
         redb::Error::Io(io) if is_full(io) => EngineError::Full { engine: ENGINE },
-        _ if is_io(&error) => EngineError::Unavailable {
-            engine: ENGINE,
-            reason: error.to_string(),
-        },
-        _ => EngineError::Broken {
-            engine: ENGINE,
-            reason: error.to_string(),
-        },
+        _ if is_io(&error) => EngineError::unavailable(ENGINE, error.to_string()),
+        _ => EngineError::broken(ENGINE, error.to_string()),
     }
 }

@@ -51,10 +51,7 @@ pub(super) fn row_key(record_key: &RecordKey) -> Vec<u8> {
 
 /// The key in the index of expiries: in the order of time.
 pub(super) fn expiry_key(expires_ms: u64, row_key: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(8 + row_key.len());
-    key.extend_from_slice(&expires_ms.to_be_bytes());
-    key.extend_from_slice(row_key);
-    key
+    [&expires_ms.to_be_bytes(), row_key].concat()
 }
 
 /// Time and record's key of an entry in the index of expiries.
@@ -204,11 +201,7 @@ mod tests {
 
     #[test]
     fn owners_do_not_share_a_prefix() {
-        let key = row_key(&RecordKey {
-            group: "ab".into(),
-            keyspace: Keyspace::Kv,
-            key: "c".into(),
-        });
+        let key = row_key(&RecordKey::new("ab", Keyspace::Kv, "c"));
         assert!(!key.starts_with(&owner_key(Keyspace::Kv, "a")));
         let (owner, rest) = parse_owner(&key).unwrap();
         assert_eq!(

@@ -53,10 +53,7 @@ impl Failure {
             Self::Sql(error) | Self::Unknown(error) => sql_error(&error),
             Self::Pool(reason) => unavailable(reason),
             Self::TooLarge { limit } => EngineError::TooLarge { limit },
-            Self::Unreadable(reason) => EngineError::Broken {
-                engine: ENGINE,
-                reason,
-            },
+            Self::Unreadable(reason) => EngineError::broken(ENGINE, reason),
             Self::Again => unavailable("others were quicker again and again".into()),
         }
     }
@@ -82,10 +79,7 @@ impl From<PoolError> for Failure {
 }
 
 pub(super) fn unavailable(reason: String) -> EngineError {
-    EngineError::Unavailable {
-        engine: ENGINE,
-        reason,
-    }
+    EngineError::unavailable(ENGINE, reason)
 }
 
 /// A transaction that lost against another, and can be repeated.
@@ -110,8 +104,5 @@ fn sql_error(error: &tokio_postgres::Error) -> EngineError {
     if away {
         return unavailable(chain(error));
     }
-    EngineError::Broken {
-        engine: ENGINE,
-        reason: chain(error),
-    }
+    EngineError::broken(ENGINE, chain(error))
 }
