@@ -22,14 +22,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bismuth_http::Body;
 use bismuth_store::Key;
 use bismuth_store::records::{
-    Change, EngineError, Keyspace, Record, RecordKey, Write, Written, write_with_room,
+    Change, EngineError, Record, RecordKey, Write, Written, write_with_room,
 };
 use bytes::Bytes;
-use http::Response;
-use http::request::Parts;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +35,9 @@ use super::etag::etag;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
 use super::memory::MemoryPermit;
-use super::params::{Params, ttl_ms};
+use super::params::ttl_ms;
 use super::problems::{self, Refusal, bad_json};
-use super::{AppState, Caller, body};
+use super::{Caller, HandlerResult, RequestContext, body};
 
 /// Keys of one batch.
 pub const MAX_KEYS: usize = 128;
@@ -110,27 +107,22 @@ struct WriteResult {
     sum: Option<i64>,
 }
 
-pub(super) async fn answer(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    let params = Params::parse(head.uri.query(), &["batch"])?;
+pub(super) async fn answer(cx: RequestContext<'_>, body: Incoming) -> HandlerResult {
+    let params = cx.params(&["batch"])?;
     if params.get("batch").is_none() {
         return Err(problems::bad_query(
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(caller.budget(app), body, MAX_BYTES).await?;
+    let body = body::collect_twice(cx.budget(), body, MAX_BYTES).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {
             // Its room first: two who held theirs and waited for more would wait for each other.
             drop(body);
-            get(app, caller, keys).await
+            get(cx, keys).await
         }
-        (None, Some(batch_writes)) => write(app, caller, batch_writes, &body).await,
+        (None, Some(batch_writes)) => write(cx, batch_writes, &body).await,
         _ => Err(bad_json("expected either \"get\" or \"write\"")),
     }
 }
@@ -144,19 +136,15 @@ fn check_key_count(count: usize) -> Result<(), Refusal> {
     )))
 }
 
-async fn get(
-    app: &AppState,
-    caller: &Caller,
-    keys: Vec<String>,
-) -> Result<Response<Body>, Refusal> {
+async fn get(cx: RequestContext<'_>, keys: Vec<String>) -> HandlerResult {
     check_key_count(keys.len())?;
     let mut record_keys = Vec::with_capacity(keys.len());
     for (index, key) in keys.into_iter().enumerate() {
         let key =
             Key::try_from(key).map_err(|e| Refusal::from(e).about(&format!("get[{index}]")))?;
-        record_keys.push(caller.record_key(Keyspace::Kv, key.into_string()));
+        record_keys.push(cx.caller.record_key(key));
     }
-    let (found, permit) = read(app, caller, &record_keys).await?;
+    let (found, permit) = read(cx, &record_keys).await?;
     let values = record_keys
         .into_iter()
         .map(|record_key| record_key.key)
@@ -167,16 +155,16 @@ async fn get(
 
 /// The records, and room for them. Most batches are small; what is not waits for room before it is read.
 async fn read(
-    app: &AppState,
-    caller: &Caller,
+    cx: RequestContext<'_>,
     record_keys: &[RecordKey],
 ) -> Result<(Vec<Option<Record>>, MemoryPermit), Refusal> {
-    match app.records.get_many(record_keys, SMALL_BYTES).await {
+    match cx.app.records.get_many(record_keys, SMALL_BYTES).await {
         Err(EngineError::TooLarge { .. }) => {}
         found => return Ok((found?, MemoryPermit::default())),
     }
-    let permit = caller.budget(app).acquire(ANSWER_BYTES).await?;
-    match app.records.get_many(record_keys, MAX_BYTES as u64).await {
+    let permit = cx.acquire(ANSWER_BYTES).await?;
+    let found = cx.app.records.get_many(record_keys, MAX_BYTES as u64);
+    match found.await {
         Err(EngineError::TooLarge { limit }) => {
             Err(problems::too_large(limit).about("the values together have"))
         }
@@ -197,19 +185,18 @@ fn value(key: String, record: Option<Record>) -> Value {
 }
 
 async fn write(
-    app: &AppState,
-    caller: &Caller,
+    cx: RequestContext<'_>,
     batch_writes: Vec<BatchWrite>,
     body: &Bytes,
-) -> Result<Response<Body>, Refusal> {
+) -> HandlerResult {
     check_key_count(batch_writes.len())?;
     let mut writes = Vec::with_capacity(batch_writes.len());
     for (index, batch_write) in batch_writes.into_iter().enumerate() {
-        let write = batch_write.into_write(caller, body);
+        let write = batch_write.into_write(cx.caller, body);
         writes.push(write.map_err(|refusal| refusal.about(&format!("write[{index}]")))?);
     }
     let infos: Vec<WriteInfo> = writes.iter().map(WriteInfo::of).collect();
-    match write_with_room(&*app.records, writes).await {
+    match write_with_room(&*cx.app.records, writes).await {
         Ok(written) => {
             let written = infos.into_iter().zip(written).map(write_result).collect();
             json(&WriteResults { written })
@@ -289,7 +276,7 @@ impl BatchWrite {
             }
         };
         Ok(Write {
-            record_key: caller.record_key(Keyspace::Kv, key.into_string()),
+            record_key: caller.record_key(key),
             condition: conditions.of_write()?.unwrap_or_default(),
             change,
             limits: caller.kv_limits(),

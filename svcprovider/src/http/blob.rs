@@ -26,30 +26,24 @@ use super::etag::etag_value;
 use super::kv::{absent, content_type, date, media_type};
 use super::listing::{BlobPage, ENTRY_BYTES, json_body, json_in};
 use super::memory::MemoryPermit;
-use super::params::{Page, Params};
+use super::params::Page;
 use super::problems::{self, Refusal};
 use super::range::{RangeHeader, SelectedRange, if_range_holds};
-use super::{AppState, Caller, body, digest, no_content, percent, reads};
+use super::{AppState, HandlerResult, RequestContext, body, digest, empty, percent, reads, stored};
 use crate::metrics::Metrics;
 
-pub(super) async fn answer(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    let method = &head.method;
+pub(super) async fn answer(cx: RequestContext<'_>, key: &str, body: Incoming) -> HandlerResult {
+    let method = &cx.head.method;
     if key.is_empty() {
         return match reads(method) {
-            true => list(app, caller, head).await,
+            true => list(cx).await,
             false => Err(problems::method("GET, HEAD")),
         };
     }
     match *method {
-        Method::POST | Method::PUT => put(app, caller, head, key, body).await,
-        Method::DELETE => delete(app, caller, head, key).await,
-        _ if reads(method) => get(app, caller, head, key).await,
+        Method::POST | Method::PUT => put(cx, key, body).await,
+        Method::DELETE => delete(cx, key).await,
+        _ if reads(method) => get(cx, key).await,
         _ => Err(problems::method("GET, HEAD, POST, PUT, DELETE")),
     }
 }
@@ -62,15 +56,9 @@ enum ReadResult {
     Refused(Refusal),
 }
 
-async fn get(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-) -> Result<Response<Body>, Refusal> {
-    Params::parse(head.uri.query(), &[])?;
-    let key = percent::key(key)?;
-    let conditions = Conditions::of(&head.headers)?;
+async fn get(cx: RequestContext<'_>, key: &str) -> HandlerResult {
+    let key = cx.key(key)?;
+    let (conditions, head) = (cx.conditions()?, cx.head);
     // Only GET has ranges.
     let sends = head.method == Method::GET;
     let range_header = match sends {
@@ -83,7 +71,7 @@ async fn get(
         ReadResult::Part(range) => Some(range),
         _ => None,
     };
-    let found = app.blobs.get(caller.group(), key.as_str(), select);
+    let found = cx.app.blobs.get(cx.caller.group(), key.as_str(), select);
     let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
     let (status, sent) = match result(&found.blob) {
         ReadResult::Whole => (StatusCode::OK, 0..found.blob.size),
@@ -92,7 +80,7 @@ async fn get(
         ReadResult::Refused(refusal) => return Err(refusal),
     };
     let body = found.body;
-    let body = body.map(|(_, bytes)| outgoing(bytes, &app.metrics));
+    let body = body.map(|(_, bytes)| outgoing(bytes, &cx.app.metrics));
     Ok(blob_response(
         status,
         &found.blob,
@@ -158,16 +146,9 @@ fn outgoing(bytes: bismuth_store::blobs::Body, metrics: &Metrics) -> Body {
     Body::wrap(StreamBody::new(frames))
 }
 
-async fn put(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    Params::parse(head.uri.query(), &[])?;
-    let key = percent::key(key)?;
-    let conditions = Conditions::of(&head.headers)?;
+async fn put(cx: RequestContext<'_>, key: &str, body: Incoming) -> HandlerResult {
+    let (key, head) = (cx.key(key)?, cx.head);
+    let conditions = cx.conditions()?;
     let since = conditions.unmodified_since();
     let explicit = conditions.of_write()?;
     let mut condition = explicit.clone().unwrap_or(match head.method {
@@ -180,7 +161,7 @@ async fn put(
         _ => problems::not_found("blob; POST creates it"),
     };
     if let Some(since) = since {
-        let current = state(app, caller, &key).await?;
+        let current = state(cx, &key).await?;
         let revision = current.map(|(revision, _)| revision);
         if explicit.is_none() && check(&condition, revision).is_err() {
             return Err(no_by_method());
@@ -190,17 +171,17 @@ async fn put(
     }
     let length = body.size_hint().exact();
     let new = NewBlob {
-        group: caller.group().to_owned(),
+        group: cx.caller.group().to_owned(),
         content_type: content_type(&head.headers)?,
         condition,
-        limits: caller.blob_limits(),
+        limits: cx.caller.blob_limits(),
         length,
         sha256: digest::announced(&head.headers)?,
         key: key.into_string(),
     };
     let charge = length.unwrap_or_default() + new.key.len() as u64;
-    let stored = match app.blobs.put(new, body::stream(body)).await {
-        Ok(stored) => stored,
+    let done = match cx.app.blobs.put(new, body::stream(body)).await {
+        Ok(done) => done,
         Err(PutError::Refused(Refused::Condition { .. }))
             if explicit.is_none() && since.is_none() =>
         {
@@ -208,80 +189,44 @@ async fn put(
         }
         Err(error) => return Err(problems::not_stored(error, charge)),
     };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = match stored.replaced {
-        true => StatusCode::NO_CONTENT,
-        false => StatusCode::CREATED,
-    };
-    let headers = response.headers_mut();
-    headers.insert(ETAG, etag_value(stored.blob.revision));
-    headers.insert(digest::REPR_DIGEST, digest::value(&stored.blob.sha256));
+    let mut response = stored(done.replaced, done.blob.revision);
+    let digest = digest::value(&done.blob.sha256);
+    response.headers_mut().insert(digest::REPR_DIGEST, digest);
     Ok(response)
 }
 
-async fn delete(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-) -> Result<Response<Body>, Refusal> {
-    Params::parse(head.uri.query(), &[])?;
-    let key = percent::key(key)?;
-    let conditions = Conditions::of(&head.headers)?;
-    let since = conditions.unmodified_since();
-    let mut condition = conditions.of_write()?.unwrap_or_default();
-    if let Some(since) = since {
-        let pinned = since.pin(&condition, state(app, caller, &key).await?);
-        condition = pinned.map_err(|no| problems::refused(&no, "blob", 0))?;
-    }
-    let deleted = app.blobs.delete(caller.group(), key.as_str(), &condition);
-    match deleted.await {
-        Ok(()) => {}
-        Err(EngineError::Refused { refused, .. }) => {
-            return Err(problems::refused(&refused, "blob", 0));
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(no_content())
+async fn delete(cx: RequestContext<'_>, key: &str) -> HandlerResult {
+    let key = cx.key(key)?;
+    let condition = cx.write_condition("blob", state(cx, &key)).await?;
+    let blobs = &cx.app.blobs;
+    let deleted = blobs.delete(cx.caller.group(), key.as_str(), &condition);
+    let refused = |error| problems::not_written(error, "blob", 0);
+    deleted.await.map_err(refused)?;
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 /// Which state of a blob is there, and since when.
-async fn state(
-    app: &AppState,
-    caller: &Caller,
-    key: &Key,
-) -> Result<Option<(Revision, u64)>, EngineError> {
-    let found = app.blobs.head(caller.group(), key.as_str()).await?;
+async fn state(cx: RequestContext<'_>, key: &Key) -> Result<Option<(Revision, u64)>, EngineError> {
+    let found = cx.app.blobs.head(cx.caller.group(), key.as_str()).await?;
     Ok(found.map(|blob| (blob.revision, blob.modified_ms)))
 }
 
-async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<Body>, Refusal> {
-    let known = ["prefix", "after", "limit", "details"];
-    let params = Params::parse(head.uri.query(), &known)?;
+async fn list(cx: RequestContext<'_>) -> HandlerResult {
+    let params = cx.params(&["prefix", "after", "limit", "details"])?;
     let page = params.page()?;
-    let group = caller.group().to_owned();
+    let (blobs, group) = (&cx.app.blobs, cx.caller.group().to_owned());
     // The array of all is streamed, a page at a time.
     let permit = match params.is_empty() {
         true => MemoryPermit::default(),
-        false => {
-            caller
-                .budget(app)
-                .acquire(page.limit.get() * ENTRY_BYTES)
-                .await?
-        }
+        false => cx.acquire(page.limit.get() * ENTRY_BYTES).await?,
     };
     if params.get("details").is_some() {
-        let Page {
-            prefix,
-            after,
-            limit,
-        } = page;
-        let details = app.blobs.list_details(&group, &prefix, after, limit);
+        let details = blobs.list_details(&group, &page.prefix, page.after, page.limit);
         return json_in(permit, &BlobPage::from(details.await?));
     }
-    let (listed, more) = list_page(&app.blobs, &group, &page, None).await?;
+    let (listed, more) = list_page(blobs, &group, &page, None).await?;
     if params.is_empty() {
-        return Ok(json_body(all(app, group, page, listed, more)));
+        return Ok(json_body(all(cx.app, group, page, listed, more)));
     }
     let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
     let mut response = json_in(permit, &keys)?;

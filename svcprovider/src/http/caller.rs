@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bismuth_handover::{Attachment, TokenDigest};
 use bismuth_model::{ServiceGroup, ServiceQuotas};
+use bismuth_store::Key;
 use bismuth_store::records::{Keyspace, Limits, RecordKey};
 use http::HeaderMap;
 use http::header::HOST;
@@ -57,13 +58,8 @@ impl Caller {
     }
 
     /// Where a key of this caller's group is.
-    pub(super) fn record_key(&self, keyspace: Keyspace, key: String) -> RecordKey {
-        let group = self.group().to_owned();
-        RecordKey {
-            group,
-            keyspace,
-            key,
-        }
+    pub(super) fn record_key(&self, key: Key) -> RecordKey {
+        RecordKey::new(self.group(), Keyspace::Kv, key.into_string())
     }
 
     /// What the bytes of its request and of the answer are taken out of.

@@ -8,7 +8,6 @@ use bismuth_store::records::{
 };
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, LAST_MODIFIED};
-use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -18,9 +17,9 @@ use super::condition::Conditions;
 use super::etag::etag_value;
 use super::listing::{ENTRY_BYTES, KeyPage, json_body, json_in};
 use super::memory::MemoryPermit;
-use super::params::{Params, ttl_ms};
+use super::params::ttl_ms;
 use super::problems::{self, Refusal};
-use super::{AppState, Caller, batch, body, digest, no_content, percent, reads};
+use super::{HandlerResult, RequestContext, batch, body, digest, empty, percent, reads, stored};
 
 /// Bytes of the largest value.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -31,44 +30,31 @@ const MAX_CONTENT_TYPE_BYTES: usize = 256;
 /// At the end of the path of a POST.
 const INCREMENT: &str = "/incr";
 
-pub(super) async fn answer(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    let method = &head.method;
+pub(super) async fn answer(cx: RequestContext<'_>, key: &str, body: Incoming) -> HandlerResult {
+    let method = &cx.head.method;
     if key.is_empty() {
         return match *method {
-            Method::GET | Method::HEAD => list(app, caller, head).await,
-            Method::POST => batch::answer(app, caller, head, body).await,
+            Method::GET | Method::HEAD => list(cx).await,
+            Method::POST => batch::answer(cx, body).await,
             _ => Err(problems::method("GET, HEAD, POST")),
         };
     }
     match *method {
-        _ if reads(method) => get(app, caller, head, key).await,
+        _ if reads(method) => get(cx, key).await,
         Method::POST => match key.strip_suffix(INCREMENT) {
-            Some(key) => increment(app, caller, head, key, body).await,
-            None => set(app, caller, head, key, body).await,
+            Some(key) => increment(cx, key, body).await,
+            None => set(cx, key, body).await,
         },
-        Method::PUT => set(app, caller, head, key, body).await,
-        Method::DELETE => delete(app, caller, head, key).await,
+        Method::PUT => set(cx, key, body).await,
+        Method::DELETE => delete(cx, key).await,
         _ => Err(problems::method("GET, HEAD, PUT, POST, DELETE")),
     }
 }
 
-async fn get(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-) -> Result<Response<Body>, Refusal> {
-    Params::parse(head.uri.query(), &[])?;
-    let key = percent::key(key)?;
-    let conditions = Conditions::of(&head.headers)?;
-    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let Some((Record { value, meta }, permit)) = read(app, caller, &record_key).await? else {
+async fn get(cx: RequestContext<'_>, key: &str) -> HandlerResult {
+    let record_key = cx.caller.record_key(cx.key(key)?);
+    let conditions = cx.conditions()?;
+    let Some((Record { value, meta }, permit)) = read(cx, &record_key).await? else {
         return Err(absent(&conditions, "key"));
     };
     let value = permit.keep(value);
@@ -85,20 +71,18 @@ async fn get(
 
 /// A record, and room for it. Who has to wait for room does so without the record.
 async fn read(
-    app: &AppState,
-    caller: &Caller,
+    cx: RequestContext<'_>,
     record_key: &RecordKey,
 ) -> Result<Option<(Record, MemoryPermit)>, Refusal> {
-    let budget = caller.budget(app);
-    let Some(record) = app.records.get(record_key).await? else {
+    let Some(record) = cx.app.records.get(record_key).await? else {
         return Ok(None);
     };
-    if let Some(permit) = budget.try_acquire(record.value.len()) {
+    if let Some(permit) = cx.budget().try_acquire(record.value.len()) {
         return Ok(Some((record, permit)));
     }
     drop(record);
-    let permit = budget.acquire(MAX_VALUE_BYTES).await?;
-    let record = app.records.get(record_key).await?;
+    let permit = cx.acquire(MAX_VALUE_BYTES).await?;
+    let record = cx.app.records.get(record_key).await?;
     Ok(record.map(|record| (record, permit)))
 }
 
@@ -137,58 +121,30 @@ pub(super) fn date(ms: u64) -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-async fn set(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    let params = Params::parse(head.uri.query(), &["ttl"])?;
+async fn set(cx: RequestContext<'_>, key: &str, body: Incoming) -> HandlerResult {
+    let params = cx.params(&["ttl"])?;
     let key = percent::key(key)?;
-    let content_type = content_type(&head.headers)?;
+    let content_type = content_type(&cx.head.headers)?;
     let ttl_ms = params.ttl_ms()?;
-    let record_key = caller.record_key(Keyspace::Kv, key.as_str().to_owned());
-    let condition = condition(app, head, &record_key).await?;
-    let announced = digest::announced(&head.headers)?;
-    let value = body::collect(caller.budget(app), body, MAX_VALUE_BYTES).await?;
+    let record_key = cx.caller.record_key(key.clone());
+    let condition = condition(cx, &record_key).await?;
+    let announced = digest::announced(&cx.head.headers)?;
+    let value = body::collect(cx.budget(), body, MAX_VALUE_BYTES).await?;
     if announced.is_some_and(|announced| announced[..] != Sha256::digest(&value)[..]) {
         return Err(problems::digest_mismatch());
     }
-    let write = Write {
-        condition,
-        change: put(&key, value, content_type, ttl_ms),
-        limits: caller.kv_limits(),
-        record_key,
-    };
-    let written = write_one(app, write).await?;
-    let status = match written.before {
-        Some(_) => StatusCode::NO_CONTENT,
-        None => StatusCode::CREATED,
-    };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    let tag = etag_value(written.revision);
-    response.headers_mut().insert(ETAG, tag);
-    Ok(response)
+    let change = put(&key, value, content_type, ttl_ms);
+    let written = write(cx, record_key, condition, change).await?;
+    Ok(stored(written.before.is_some(), written.revision))
 }
 
 /// What a write of a key must find.
-async fn condition(
-    app: &AppState,
-    head: &Parts,
-    record_key: &RecordKey,
-) -> Result<Condition, Refusal> {
-    let conditions = Conditions::of(&head.headers)?;
-    let since = conditions.unmodified_since();
-    let condition = conditions.of_write()?.unwrap_or_default();
-    let Some(since) = since else {
-        return Ok(condition);
+async fn condition(cx: RequestContext<'_>, record_key: &RecordKey) -> Result<Condition, Refusal> {
+    let current = async {
+        let found = cx.app.records.get(record_key).await?;
+        Ok(found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms)))
     };
-    let found = app.records.get(record_key).await?;
-    let current = found.map(|Record { meta, .. }| (meta.revision, meta.modified_ms));
-    let pinned = since.pin(&condition, current);
-    pinned.map_err(|no| problems::refused(&no, "key", 0))
+    cx.write_condition("key", current).await
 }
 
 pub(super) fn put(
@@ -225,23 +181,11 @@ pub(super) fn checked_media_type(text: &str) -> Result<String, Refusal> {
     }
 }
 
-async fn delete(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-) -> Result<Response<Body>, Refusal> {
-    Params::parse(head.uri.query(), &[])?;
-    let key = percent::key(key)?;
-    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let write = Write {
-        condition: condition(app, head, &record_key).await?,
-        record_key,
-        change: Change::Delete,
-        limits: caller.kv_limits(),
-    };
-    write_one(app, write).await?;
-    Ok(no_content())
+async fn delete(cx: RequestContext<'_>, key: &str) -> HandlerResult {
+    let record_key = cx.caller.record_key(cx.key(key)?);
+    let condition = condition(cx, &record_key).await?;
+    write(cx, record_key, condition, Change::Delete).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 /// The body of an increment.
@@ -252,18 +196,11 @@ struct Increment {
     ttl: Option<u64>,
 }
 
-async fn increment(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    key: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
-    let params = Params::parse(head.uri.query(), &["by", "ttl"])?;
-    let key = percent::key(key)?;
-    let record_key = caller.record_key(Keyspace::Kv, key.into_string());
-    let condition = condition(app, head, &record_key).await?;
-    let body = body::collect(caller.budget(app), body, MAX_INCREMENT_BYTES).await?;
+async fn increment(cx: RequestContext<'_>, key: &str, body: Incoming) -> HandlerResult {
+    let params = cx.params(&["by", "ttl"])?;
+    let record_key = cx.caller.record_key(percent::key(key)?);
+    let condition = condition(cx, &record_key).await?;
+    let body = body::collect(cx.budget(), body, MAX_INCREMENT_BYTES).await?;
     let said: Increment = match body.is_empty() {
         true => Increment::default(),
         false => serde_json::from_slice(&body).map_err(|e| problems::bad_json(e.to_string()))?,
@@ -273,13 +210,7 @@ async fn increment(
         Some(ttl) if params.get("ttl").is_none() => Some(ttl_ms(ttl)?),
         _ => params.ttl_ms()?,
     };
-    let write = Write {
-        record_key,
-        condition,
-        change: Change::Add { delta, ttl_ms },
-        limits: caller.kv_limits(),
-    };
-    let written = write_one(app, write).await?;
+    let written = write(cx, record_key, condition, Change::Add { delta, ttl_ms }).await?;
     let sum = written.sum.unwrap_or_default().to_string();
     let mut response = json_body(Body::full(sum));
     let tag = etag_value(written.revision);
@@ -287,21 +218,18 @@ async fn increment(
     Ok(response)
 }
 
-async fn list(app: &AppState, caller: &Caller, head: &Parts) -> Result<Response<Body>, Refusal> {
-    let params = Params::parse(head.uri.query(), &["prefix", "after", "limit"])?;
+async fn list(cx: RequestContext<'_>) -> HandlerResult {
+    let params = cx.params(&["prefix", "after", "limit"])?;
     let page = params.page()?;
-    let permit = caller
-        .budget(app)
-        .acquire(page.limit.get() * ENTRY_BYTES)
-        .await?;
+    let permit = cx.acquire(page.limit.get() * ENTRY_BYTES).await?;
     let query = Query {
-        group: caller.group().to_owned(),
+        group: cx.caller.group().to_owned(),
         keyspace: Keyspace::Kv,
         prefix: page.prefix,
         after: page.after,
         limit: page.limit,
     };
-    let found = app.records.list(&query).await?;
+    let found = cx.app.records.list(&query).await?;
     let keys = found.entries.into_iter().map(Into::into).collect();
     json_in(permit, &KeyPage::new(keys, found.more))
 }
@@ -314,18 +242,21 @@ pub(super) fn charge_of(change: &Change) -> u64 {
     }
 }
 
-async fn write_one(app: &AppState, write: Write) -> Result<Written, Refusal> {
-    let charge = charge_of(&write.change);
-    match write_with_room(&*app.records, vec![write]).await {
-        Ok(written) => written.into_iter().next().ok_or_else(|| {
-            Refusal::from(EngineError::Broken {
-                engine: "the records",
-                reason: "a write was not answered".to_owned(),
-            })
-        }),
-        Err(EngineError::Refused { refused, .. }) => {
-            Err(problems::refused(&refused, "key", charge))
-        }
-        Err(error) => Err(error.into()),
-    }
+async fn write(
+    cx: RequestContext<'_>,
+    record_key: RecordKey,
+    condition: Condition,
+    change: Change,
+) -> Result<Written, Refusal> {
+    let charge = charge_of(&change);
+    let write = Write {
+        record_key,
+        condition,
+        change,
+        limits: cx.caller.kv_limits(),
+    };
+    let written = write_with_room(&*cx.app.records, vec![write]).await;
+    let written = written.map_err(|error| problems::not_written(error, "key", charge))?;
+    let unanswered = || EngineError::broken("the records", "a write was not answered");
+    Ok(written.into_iter().next().ok_or_else(unanswered)?)
 }

@@ -3,13 +3,14 @@
 use bismuth_http::Body;
 use bismuth_store::blobs;
 use bismuth_store::records::Meta;
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
 use serde::Serialize;
 
+use super::HandlerResult;
 use super::etag::etag;
 use super::memory::MemoryPermit;
-use super::problems::{Refusal, bad_json};
+use super::problems::bad_json;
 
 /// Bytes of one entry of a listing, and of its JSON: most have fewer.
 pub(super) const ENTRY_BYTES: usize = 1024;
@@ -105,16 +106,12 @@ fn hex(digest: [u8; 32]) -> String {
 }
 
 /// A JSON answer.
-pub(crate) fn json(document: &impl Serialize) -> Result<Response<Body>, Refusal> {
-    let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
-    Ok(json_body(Body::full(bytes)))
+pub(crate) fn json(document: &impl Serialize) -> HandlerResult {
+    json_in(MemoryPermit::default(), document)
 }
 
 /// A JSON answer that gives room back with its last byte.
-pub(crate) fn json_in(
-    permit: MemoryPermit,
-    document: &impl Serialize,
-) -> Result<Response<Body>, Refusal> {
+pub(crate) fn json_in(permit: MemoryPermit, document: &impl Serialize) -> HandlerResult {
     let bytes = serde_json::to_vec(document).map_err(|error| bad_json(error.to_string()))?;
     Ok(json_body(Body::full(permit.keep(bytes.into()))))
 }
@@ -122,7 +119,6 @@ pub(crate) fn json_in(
 /// An answer whose body is JSON.
 pub(crate) fn json_body(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::OK;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response

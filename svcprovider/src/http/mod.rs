@@ -37,6 +37,7 @@ mod body_error;
 pub mod caller;
 pub(crate) mod coding;
 mod condition;
+mod context;
 mod digest;
 mod etag;
 mod kv;
@@ -55,17 +56,23 @@ use std::time::Instant;
 
 use bismuth_http::{Body, trace};
 use bismuth_store::blobs::Blobs;
-use bismuth_store::records::Records;
+use bismuth_store::records::{Records, Revision};
 use bismuth_store::secrets::SecretStore;
+use http::header::ETAG;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use caller::Caller;
+pub(crate) use context::RequestContext;
 pub use memory::MemoryBudget;
 
 use crate::metrics::{Api, Metrics};
+use etag::etag_value;
 use problems::Refusal;
+
+/// What a handler has come to.
+pub(crate) type HandlerResult = Result<Response<Body>, Refusal>;
 
 /// What is served.
 #[derive(Clone)]
@@ -97,21 +104,29 @@ pub async fn answer(app: &AppState, caller: &Caller, request: Request<Incoming>)
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    let answered = async {
+    let handled = async {
         caller.check(&head)?;
         caller.admit(app).await?;
-        route(app, caller, &head, &path, body).await
+        let head = &head;
+        route(RequestContext { app, caller, head }, &path, body).await
     };
-    let answered = answered.await;
-    let response = match answered {
-        Ok(response) => response,
-        Err(refusal) => {
-            app.metrics.problem(refusal.code());
-            refusal.into_response(trace::request_id(&mut head.headers))
-        }
-    };
-    let metrics = &app.metrics;
-    metrics.answered(api_of(&path), response.status(), begun.elapsed());
+    let handled = handled.await;
+    respond(&app.metrics, api_of(&path), begun, &mut head, handled)
+}
+
+/// The response to a request, which is counted.
+pub(crate) fn respond(
+    metrics: &Metrics,
+    api: Api,
+    begun: Instant,
+    head: &mut Parts,
+    handled: HandlerResult,
+) -> Response<Body> {
+    let response = handled.unwrap_or_else(|refusal| {
+        metrics.problem(refusal.code());
+        refusal.into_response(trace::request_id(&mut head.headers))
+    });
+    metrics.answered(api, response.status(), begun.elapsed());
     response
 }
 
@@ -125,38 +140,43 @@ fn api_of(path: &str) -> Api {
 }
 
 /// Answers a request that was let in. `path` is what of its path names the service and the key.
-pub(crate) async fn route(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    path: &str,
-    body: Incoming,
-) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn route(cx: RequestContext<'_>, path: &str, body: Incoming) -> HandlerResult {
+    let head = cx.head;
     if !reads(&head.method) {
         coding::identity(&head.headers)?;
         coding::whole(&head.headers)?;
     }
     if let Some(key) = below(path, "/kv/v1") {
-        return kv::answer(app, caller, head, key, body).await;
+        return kv::answer(cx, key, body).await;
     }
     if let Some(key) = below(path, "/blob/v1") {
         // Rare and large beside the others.
-        return Box::pin(blob::answer(app, caller, head, key, body)).await;
+        return Box::pin(blob::answer(cx, key, body)).await;
     }
     if let Some(name) = below(path, "/secrets/v1") {
-        return secret::answer(app, caller, head, name).await;
+        return secret::answer(cx, name).await;
     }
     match path {
-        "/" if reads(&head.method) => Ok(no_content()),
+        "/" if reads(&head.method) => Ok(empty(StatusCode::NO_CONTENT)),
         "/" => Err(problems::method("GET, HEAD")),
         _ => Err(problems::unknown_path()),
     }
 }
 
-/// Done, and nothing to tell.
-pub(crate) fn no_content() -> Response<Body> {
+/// Nothing but a status.
+pub(crate) fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.status_mut() = status;
+    response
+}
+
+/// A key or blob was written; `revision` is its new state.
+fn stored(replaced: bool, revision: Revision) -> Response<Body> {
+    let mut response = empty(match replaced {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::CREATED,
+    });
+    response.headers_mut().insert(ETAG, etag_value(revision));
     response
 }
 

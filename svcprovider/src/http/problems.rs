@@ -233,6 +233,14 @@ pub(crate) fn refused(refused: &Refused, what: &str, charge: u64) -> Refusal {
     Refusal::new(status, code, detail)
 }
 
+/// A write was refused, or an engine did not make it.
+pub(crate) fn not_written(error: EngineError, what: &str, charge: u64) -> Refusal {
+    match error.refusal() {
+        Some(why) => refused(why, what, charge),
+        None => error.into(),
+    }
+}
+
 /// Each of what can be wrong with an engine is logged for itself, whoever asked.
 static AWAY: LogThrottle = LogThrottle::new();
 static FULL: LogThrottle = LogThrottle::new();

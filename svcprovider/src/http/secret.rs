@@ -4,46 +4,39 @@ use bismuth_http::Body;
 use bismuth_store::secrets::Secret;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::condition::Conditions;
 use super::etag::etag_value;
 use super::kv::absent;
 use super::memory::MemoryPermit;
-use super::params::Params;
-use super::problems::{self, Refusal};
-use super::{AppState, Caller, percent, reads};
+use super::problems;
+use super::{HandlerResult, RequestContext, empty, percent, reads};
 
 /// Which version was answered, as a decimal number.
 pub const VERSION: HeaderName = HeaderName::from_static("x-bismuth-secret-version");
 
-pub(super) async fn answer(
-    app: &AppState,
-    caller: &Caller,
-    head: &Parts,
-    name: &str,
-) -> Result<Response<Body>, Refusal> {
-    if !reads(&head.method) {
+pub(super) async fn answer(cx: RequestContext<'_>, name: &str) -> HandlerResult {
+    if !reads(&cx.head.method) {
         return Err(problems::method("GET, HEAD"));
     }
     if name.is_empty() {
         return Err(problems::not_found("secret; their names are not listed"));
     }
-    let params = Params::parse(head.uri.query(), &["version"])?;
-    let conditions = Conditions::of(&head.headers)?;
+    let params = cx.params(&["version"])?;
+    let conditions = cx.conditions()?;
     let name = percent::key(name)?;
     let version = params.number("version")?;
-    let found = app.secrets.get(caller.group(), name.as_str(), version);
+    let secrets = &cx.app.secrets;
+    let found = secrets.get(cx.caller.group(), name.as_str(), version);
     let secret = found.await?;
     let secret = secret.ok_or_else(|| absent(&conditions, "secret"))?;
     let (version, revision) = (secret.version, secret.revision);
     let mut response = match conditions.of_read(revision, None) {
         None => {
-            let permit = caller.budget(app).acquire(secret.value.len()).await?;
+            let permit = cx.acquire(secret.value.len()).await?;
             whole(permit, secret)
         }
-        Some(StatusCode::NOT_MODIFIED) => not_modified(),
+        Some(StatusCode::NOT_MODIFIED) => empty(StatusCode::NOT_MODIFIED),
         Some(_) => return Err(problems::precondition()),
     };
     let headers = response.headers_mut();
@@ -57,11 +50,5 @@ fn whole(permit: MemoryPermit, secret: Secret) -> Response<Body> {
     let mut response = Response::new(Body::full(permit.keep(Bytes::from_owner(secret.value))));
     let bytes = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(CONTENT_TYPE, bytes);
-    response
-}
-
-fn not_modified() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
     response
 }

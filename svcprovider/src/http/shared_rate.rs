@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bismuth_store::records::{
-    Change, Condition, EngineError, Keyspace, Limits, RecordKey, Records, Write, now_ms,
+    Change, Condition, EngineError, Keyspace, RecordKey, Records, Write, now_ms,
 };
 use tokio::sync::Mutex;
 
@@ -61,10 +61,9 @@ impl SharedRate {
         let taken =
             tokio::time::timeout(RECORDS_TIMEOUT, self.take_in_turn(records, group, rate)).await;
         taken.unwrap_or_else(|_elapsed| {
-            Err(RateError::Engine(EngineError::Unavailable {
-                engine: "the counter of requests",
-                reason: format!("no answer within {RECORDS_TIMEOUT:?}"),
-            }))
+            let reason = format!("no answer within {RECORDS_TIMEOUT:?}");
+            let error = EngineError::unavailable("the counter of requests", reason);
+            Err(RateError::Engine(error))
         })
     }
 
@@ -104,19 +103,12 @@ async fn refill(
     second: u64,
 ) -> Result<Window, RateError> {
     let wanted = (rate / EXACT_RATE).max(1);
-    let write = Write {
-        record_key: RecordKey {
-            group: group.to_owned(),
-            keyspace: Keyspace::Rate,
-            key: second.to_string(),
-        },
-        condition: Condition::Always,
-        change: Change::Add {
-            delta: i64::try_from(wanted).unwrap_or(i64::MAX),
-            ttl_ms: Some(TTL_MS),
-        },
-        limits: Limits::default(),
+    let counter = RecordKey::new(group, Keyspace::Rate, second.to_string());
+    let add = Change::Add {
+        delta: i64::try_from(wanted).unwrap_or(i64::MAX),
+        ttl_ms: Some(TTL_MS),
     };
+    let write = Write::new(counter, Condition::Always, add);
     let written = records
         .write(vec![write])
         .await

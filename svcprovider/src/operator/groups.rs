@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
-use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
 use bismuth_store::records::{
-    Change, Condition, EngineError, Keyspace, Limits, Query, RecordKey, Refused, Usage, Write,
+    Change, Condition, EngineError, Keyspace, Query, RecordKey, Refused, Usage, Write,
 };
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
 use super::{OperatorApi, only, secrets_failed};
-use crate::http::listing;
 use crate::http::params::Params;
 use crate::http::problems::{self, Refusal};
+use crate::http::{HandlerResult, listing};
 
 /// Records that are removed at a time: one transaction of some milliseconds.
 const PURGED_AT_ONCE: NonZeroUsize = NonZeroUsize::new(500).expect("it is not zero");
@@ -43,7 +42,7 @@ impl From<Usage> for Used {
 }
 
 /// The groups that have anything, in order.
-pub(super) async fn list(operator: &OperatorApi, head: &Parts) -> Result<Response<Body>, Refusal> {
+pub(super) async fn list(operator: &OperatorApi, head: &Parts) -> HandlerResult {
     only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
     let params = Params::parse(head.uri.query(), &["after", "limit"])?;
     let page = params.page()?;
@@ -73,7 +72,7 @@ pub(super) async fn one(
     operator: &OperatorApi,
     head: &Parts,
     name: &ServiceGroup,
-) -> Result<Response<Body>, Refusal> {
+) -> HandlerResult {
     Params::parse(head.uri.query(), &[])?;
     if head.method == Method::DELETE {
         return purge(operator, name).await;
@@ -99,7 +98,7 @@ async fn group(operator: &OperatorApi, name: &str) -> Result<Group, Refusal> {
 }
 
 /// Removes everything. What is written meanwhile may stay: nobody should be writing.
-async fn purge(operator: &OperatorApi, name: &ServiceGroup) -> Result<Response<Body>, Refusal> {
+async fn purge(operator: &OperatorApi, name: &ServiceGroup) -> HandlerResult {
     let group = name.as_str();
     let kv = purge_keys(operator, group).await?;
     let blobs = purge_blobs(operator, group).await?;
@@ -120,10 +119,7 @@ async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal
         for blob in &listed {
             match blobs.delete(group, &blob.key, &Condition::Always).await {
                 Ok(()) => removed += 1,
-                Err(EngineError::Refused {
-                    refused: Refused::NotFound,
-                    ..
-                }) => {}
+                Err(error) if is_not_found(&error) => {}
                 Err(EngineError::Broken { reason, .. }) => {
                     tracing::warn!(
                         group,
@@ -145,64 +141,39 @@ async fn delete_index_entry(
     group: &str,
     key: &str,
 ) -> Result<(), EngineError> {
-    let entry = RecordKey {
-        group: group.to_owned(),
-        keyspace: Keyspace::Blob,
-        key: key.to_owned(),
-    };
+    let entry = RecordKey::new(group, Keyspace::Blob, key);
     match operator.app.records.write(vec![deletion(entry)]).await {
-        Ok(_)
-        | Err(EngineError::Refused {
-            refused: Refused::NotFound,
-            ..
-        }) => Ok(()),
-        Err(error) => Err(error),
+        Err(error) if !is_not_found(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 
+fn is_not_found(error: &EngineError) -> bool {
+    error.refusal() == Some(&Refused::NotFound)
+}
+
 fn deletion(record_key: RecordKey) -> Write {
-    Write {
-        record_key,
-        condition: Condition::Always,
-        change: Change::Delete,
-        limits: Limits::default(),
-    }
+    Write::new(record_key, Condition::Always, Change::Delete)
 }
 
 async fn purge_keys(operator: &OperatorApi, group: &str) -> Result<usize, Refusal> {
     let records = &operator.app.records;
-    let query = Query {
-        group: group.to_owned(),
-        keyspace: Keyspace::Kv,
-        prefix: String::new(),
-        after: None,
-        limit: PURGED_AT_ONCE,
-    };
+    let query = Query::all(group, Keyspace::Kv, PURGED_AT_ONCE);
     let mut removed = 0;
     loop {
         let page = records.list(&query).await?;
         if page.entries.is_empty() {
             return Ok(removed);
         }
-        let record_key = |(key, _)| RecordKey {
-            group: group.to_owned(),
-            keyspace: Keyspace::Kv,
-            key,
-        };
+        let record_key = |(key, _)| RecordKey::new(group, Keyspace::Kv, key);
         let record_keys = page.entries.into_iter().map(record_key);
         let batch: Vec<Write> = record_keys.map(deletion).collect();
         let count = batch.len();
         match records.write(batch).await {
             Ok(_) => removed += count,
             // One of them is gone already: what is left is listed anew.
-            Err(EngineError::Refused {
-                refused: Refused::NotFound,
-                ..
-            }) => {}
-            Err(EngineError::Refused { refused, .. }) => {
-                return Err(problems::refused(&refused, "key", 0));
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(problems::not_written(error, "key", 0)),
         }
     }
 }

@@ -19,7 +19,7 @@ mod token;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bismuth_http::{Body, trace};
+use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
 use bismuth_store::secrets::{SecretError, Secrets};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
@@ -33,7 +33,7 @@ pub use token::{OperatorToken, TokenError};
 
 use crate::http::listing;
 use crate::http::problems::{self, Refusal};
-use crate::http::{AppState, Caller, no_content, percent};
+use crate::http::{AppState, Caller, HandlerResult, RequestContext, empty, percent, respond};
 use crate::metrics::Api;
 
 /// What the operator API works with.
@@ -52,29 +52,21 @@ impl OperatorApi {
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let begun = Instant::now();
         let (mut head, body) = request.into_parts();
-        let answered = match self.token.is_shown(&head.headers) {
+        let handled = match self.token.is_shown(&head.headers) {
             true => self.route(&head, body).await,
             false => Err(unauthorized()),
         };
         let metrics = &self.app.metrics;
-        let response = match answered {
-            Ok(response) => response,
-            Err(refusal) => {
-                metrics.problem(refusal.code());
-                refusal.into_response(trace::request_id(&mut head.headers))
-            }
-        };
-        metrics.answered(Api::Operator, response.status(), begun.elapsed());
-        response
+        respond(metrics, Api::Operator, begun, &mut head, handled)
     }
 
-    async fn route(&self, head: &Parts, body: Incoming) -> Result<Response<Body>, Refusal> {
+    async fn route(&self, head: &Parts, body: Incoming) -> HandlerResult {
         let path = head.uri.path();
         if path == "/" {
             only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
             self.app.records.check().await?;
             self.app.blobs.check().await?;
-            return Ok(no_content());
+            return Ok(empty(StatusCode::NO_CONTENT));
         }
         if path == "/rewrap" {
             only(head, &[Method::POST], "POST")?;
@@ -102,8 +94,8 @@ impl OperatorApi {
         if !(path.starts_with("/kv/v1") || path.starts_with("/blob/v1")) {
             return Err(unknown_path());
         }
-        let caller = Caller::operator(group);
-        crate::http::route(&self.app, &caller, head, path, body).await
+        let (app, caller) = (&self.app, &Caller::operator(group));
+        crate::http::route(RequestContext { app, caller, head }, path, body).await
     }
 }
 

@@ -1,11 +1,10 @@
 //! Handlers of `/group/{group}/secret`: operators write secrets here, functions read them elsewhere.
 
-use bismuth_http::Body;
 use bismuth_model::ServiceGroup;
 use bismuth_store::Key;
 use bismuth_store::secrets::{MAX_VALUE_BYTES, SecretError};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -14,7 +13,7 @@ use super::{OperatorApi, only};
 use crate::http::memory::RequestBudget;
 use crate::http::params::Params;
 use crate::http::problems::Refusal;
-use crate::http::{body, coding, listing, percent};
+use crate::http::{HandlerResult, body, coding, listing, percent};
 
 /// `name` is what follows `/secret/`, still encoded.
 pub(super) async fn answer(
@@ -23,7 +22,7 @@ pub(super) async fn answer(
     group: &ServiceGroup,
     name: &str,
     body: Incoming,
-) -> Result<Response<Body>, Refusal> {
+) -> HandlerResult {
     Params::parse(head.uri.query(), &[])?;
     coding::identity(&head.headers)?;
     let (secrets, group) = (&operator.secrets, group.as_str());
