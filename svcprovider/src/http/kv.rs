@@ -58,15 +58,12 @@ async fn get(cx: RequestContext<'_>, key: &str) -> HandlerResult {
         return Err(absent(&conditions, "key"));
     };
     let value = permit.keep(value);
-    match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
-        None => Ok(value_response(StatusCode::OK, value, &meta)),
-        Some(StatusCode::NOT_MODIFIED) => Ok(value_response(
-            StatusCode::NOT_MODIFIED,
-            Bytes::new(),
-            &meta,
-        )),
-        Some(_) => Err(problems::precondition()),
-    }
+    let (status, value) = match conditions.of_read(meta.revision, Some(meta.modified_ms)) {
+        None => (StatusCode::OK, value),
+        Some(StatusCode::NOT_MODIFIED) => (StatusCode::NOT_MODIFIED, Bytes::new()),
+        Some(_) => return Err(problems::precondition()),
+    };
+    Ok(value_response(status, value, &meta))
 }
 
 /// A record, and room for it. Who has to wait for room does so without the record.

@@ -9,7 +9,7 @@ use svcprovider::attach::{Attach, AttachConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixDatagram};
 
-use crate::harness::{HOST, Harness, node};
+use crate::harness::{Function, Harness, node};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -32,8 +32,7 @@ async fn a_second_svcprovider_on_one_socket_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_node_that_reconnects_finds_its_sockets_and_other_nodes_do_not() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let mut again = Client::connect(&harness.socket, &node()).await.unwrap();
     let held = HeldSocket {
         container: function.attachment.container,
@@ -54,54 +53,38 @@ async fn a_node_that_reconnects_finds_its_sockets_and_other_nodes_do_not() {
     harness.end().await;
 }
 
+/// Has a request wait for its body: it is being served when it is asked for it.
+async fn waits_for_its_body(function: &Function) -> TcpStream {
+    let fields = "content-length: 4\r\nexpect: 100-continue\r\n";
+    let mut stream = function.begin("PUT /kv/v1/x", fields).await;
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+/// What comes until the connection ends, soon.
+async fn rest(mut stream: TcpStream) -> std::io::Result<String> {
+    let mut rest = String::new();
+    let ended = tokio::time::timeout(SOON, stream.read_to_string(&mut rest)).await;
+    ended.expect("it ends").map(|_| rest)
+}
+
 #[tokio::test]
 async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
-    let head = format!(
-        "host: {HOST}\r\nauthorization: Bearer {}\r\n",
-        function.token
-    );
-    let mut idle = TcpStream::connect(function.address).await.unwrap();
-    idle.write_all(format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n").as_bytes())
-        .await
-        .unwrap();
+    let (mut harness, function) = Harness::with_function().await;
+    let mut idle = function.begin("GET /kv/v1/x", "").await;
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 404");
-    let mut busy = TcpStream::connect(function.address).await.unwrap();
-    busy.write_all(
-        format!("PUT /kv/v1/x HTTP/1.1\r\n{head}content-length: 4\r\nexpect: 100-continue\r\n\r\n")
-            .as_bytes(),
-    )
-    .await
-    .unwrap();
-    // It is being served when it is asked for its body.
-    let mut go_on = [0; 25];
-    busy.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
-    harness
-        .client
-        .detach(function.attachment.container)
-        .await
-        .unwrap();
+    let mut busy = waits_for_its_body(&function).await;
+    let container = function.attachment.container;
+    harness.client.detach(container).await.unwrap();
     assert_eq!(harness.sockets.count(), 0);
-    let mut rest = Vec::new();
-    tokio::time::timeout(SOON, idle.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
+    rest(idle).await.unwrap();
     busy.write_all(b"done").await.unwrap();
-    let mut answer = Vec::new();
-    tokio::time::timeout(SOON, busy.read_to_end(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(
-        answer.starts_with(b"HTTP/1.1 201"),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    let answer = rest(busy).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     // The socket is bismuthd's alone: who comes now waits in its backlog.
     let _waits = TcpStream::connect(function.address).await.unwrap();
     let accepted = tokio::task::spawn_blocking(move || {
@@ -114,66 +97,34 @@ async fn a_detached_container_is_served_no_more_and_what_is_in_flight_ends() {
 
 #[tokio::test]
 async fn a_request_that_does_not_end_is_cut_off_within_the_bound() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
-    let mut stuck = TcpStream::connect(function.address).await.unwrap();
-    let head = format!(
-        "PUT /kv/v1/x HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n",
-        function.token
-    );
-    stuck
-        .write_all(format!("{head}content-length: 4\r\nexpect: 100-continue\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
-    let mut go_on = [0; 25];
-    stuck.read_exact(&mut go_on).await.unwrap();
-    harness
-        .client
-        .detach(function.attachment.container)
-        .await
-        .unwrap();
-    let mut rest = Vec::new();
-    let ended = tokio::time::timeout(SOON, stuck.read_to_end(&mut rest)).await;
-    ended.expect("it is cut off").unwrap_or_default();
+    let (mut harness, function) = Harness::with_function().await;
+    let stuck = waits_for_its_body(&function).await;
+    let container = function.attachment.container;
+    harness.client.detach(container).await.unwrap();
+    let _cut_off = rest(stuck).await;
     harness.end().await;
 }
 
 #[tokio::test]
 async fn connections_made_while_svcprovider_is_away_are_served_by_the_next_one() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     harness.end().await;
-    let mut waits = TcpStream::connect(function.address).await.unwrap();
-    let head = format!(
-        "host: {HOST}\r\nauthorization: Bearer {}\r\nconnection: close\r\n",
-        function.token
-    );
-    waits
-        .write_all(format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n").as_bytes())
-        .await
-        .unwrap();
+    let waits = function
+        .begin("GET /kv/v1/x", "connection: close\r\n")
+        .await;
     let mut next = Harness::start().await;
     next.client
         .attach(function.attachment.clone(), function.listener.as_fd())
         .await
         .unwrap();
-    let mut answer = Vec::new();
-    tokio::time::timeout(SOON, waits.read_to_end(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(
-        answer.starts_with(b"HTTP/1.1 404"),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    let answer = rest(waits).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     next.end().await;
 }
 
 #[tokio::test]
 async fn a_socket_that_does_not_listen_is_refused_and_the_connection_stays_open() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (mut harness, function) = Harness::with_function().await;
     let (no_listener, _other) = UnixDatagram::pair().unwrap();
     let refused = harness
         .client
@@ -203,10 +154,8 @@ async fn five_hundred_containers_cost_a_few_kibibytes_each() {
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -214,21 +163,14 @@ fn resident_kib() -> u64 {
 async fn a_container_with_all_its_connections_waits_and_another_does_not() {
     let mut harness = Harness::start().await;
     let (greedy, other) = (harness.function("a").await, harness.function("b").await);
-    let ask = async |stream: &mut TcpStream| {
-        let head = format!("host: {HOST}\r\nauthorization: Bearer {}\r\n", greedy.token);
-        let request = format!("GET /kv/v1/x HTTP/1.1\r\n{head}\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-    };
     let mut first = [0; 12];
     let mut kept = Vec::new();
     for _ in 0..256 {
-        let mut stream = TcpStream::connect(greedy.address).await.unwrap();
-        ask(&mut stream).await;
+        let mut stream = greedy.begin("GET /kv/v1/x", "").await;
         stream.read_exact(&mut first).await.unwrap();
         kept.push(stream);
     }
-    let mut one_more = TcpStream::connect(greedy.address).await.unwrap();
-    ask(&mut one_more).await;
+    let mut one_more = greedy.begin("GET /kv/v1/x", "").await;
     let mut waits = std::pin::pin!(one_more.read_exact(&mut first));
     let soon = Duration::from_millis(300);
     assert!(tokio::time::timeout(soon, &mut waits).await.is_err());

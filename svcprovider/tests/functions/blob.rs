@@ -5,10 +5,8 @@ use std::sync::atomic::Ordering;
 use bismuth_model::ServiceQuotas;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::harness::{HOST, Harness};
+use crate::harness::Harness;
 
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 7 % 251) as u8).collect()
@@ -16,31 +14,18 @@ fn bytes(length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn post_creates_put_replaces_and_delete_removes() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
-    assert_eq!(
-        function.call("PUT", "/blob/v1/x", "no").await.code(),
-        "not_found"
-    );
-    let png = ("content-type", "image/png");
-    let created = function
-        .with("POST", "/blob/v1/x", png, bytes(300_000))
-        .await;
+    let (harness, function) = Harness::with_function().await;
+    let none = function.call("PUT", "/blob/v1/x", "no").await;
+    none.is_problem(404, "not_found", "a replacement of nothing");
+    let (all, png) = (bytes(300_000), ("content-type", "image/png"));
+    let created = function.with("POST", "/blob/v1/x", png, all.clone()).await;
     assert_eq!(created.status, 201);
     let twice = function.call("POST", "/blob/v1/x", "no").await;
-    assert_eq!(
-        (twice.status.as_u16(), twice.code().as_str()),
-        (409, "blob_exists")
-    );
+    twice.is_problem(409, "blob_exists", "created twice");
     let got = function.get("/blob/v1/x").await;
-    assert_eq!(
-        (got.status.as_u16(), &got.body[..]),
-        (200, &bytes(300_000)[..])
-    );
-    assert_eq!(
-        (got.header("content-type"), got.header("content-length")),
-        ("image/png", "300000")
-    );
+    assert_eq!((got.status.as_u16(), &*got.body), (200, &*all));
+    assert_eq!(got.header("content-type"), "image/png");
+    assert_eq!(got.header("content-length"), "300000");
     assert_eq!(got.header("etag"), created.header("etag"));
     assert_eq!(got.header("repr-digest"), created.header("repr-digest"));
     let head = function.call("HEAD", "/blob/v1/x", "").await;
@@ -50,14 +35,8 @@ async fn post_creates_put_replaces_and_delete_removes() {
     );
     assert_eq!(function.call("PUT", "/blob/v1/x", "").await.status, 204);
     let got = function.get("/blob/v1/x").await;
-    assert_eq!(
-        (
-            got.status.as_u16(),
-            got.body.len(),
-            got.header("content-length")
-        ),
-        (200, 0, "0")
-    );
+    assert_eq!((got.status.as_u16(), got.body.len()), (200, 0));
+    assert_eq!(got.header("content-length"), "0");
     assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 204);
     assert_eq!(function.call("DELETE", "/blob/v1/x", "").await.status, 404);
     harness.end().await;
@@ -65,82 +44,58 @@ async fn post_creates_put_replaces_and_delete_removes() {
 
 #[tokio::test]
 async fn conditions_decide_instead_of_the_method() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let none = ("if-none-match", "*");
-    assert_eq!(
-        function.with("PUT", "/blob/v1/x", none, "1").await.status,
-        201
-    );
-    assert_eq!(
-        function.with("PUT", "/blob/v1/x", none, "2").await.code(),
-        "precondition_failed"
-    );
-    let now = function.get("/blob/v1/x").await;
-    let tag = ("if-match", now.header("etag"));
-    assert_eq!(
-        function.with("POST", "/blob/v1/x", tag, "3").await.status,
-        204
-    );
-    assert_eq!(
-        function.with("DELETE", "/blob/v1/x", tag, "").await.status,
-        412
-    );
-    assert_eq!(
-        function.with("GET", "/blob/v1/x", tag, "").await.status,
-        412
-    );
+    let first = function.with("PUT", "/blob/v1/x", none, "1").await;
+    assert_eq!(first.status, 201);
+    let second = function.with("PUT", "/blob/v1/x", none, "2").await;
+    second.is_problem(412, "precondition_failed", "a second one");
+    let tag = ("if-match", first.header("etag"));
+    for (method, body, status) in [("POST", "3", 204), ("DELETE", "", 412), ("GET", "", 412)] {
+        let reply = function.with(method, "/blob/v1/x", tag, body).await;
+        assert_eq!(reply.status, status, "{method}");
+    }
     let now = function.get("/blob/v1/x").await;
     assert_eq!(now.body, "3");
     let same = ("if-none-match", now.header("etag"));
-    assert_eq!(
-        function.with("GET", "/blob/v1/x", same, "").await.status,
-        304
-    );
+    let unchanged = function.with("GET", "/blob/v1/x", same, "").await;
+    assert_eq!(unchanged.status, 304);
     harness.end().await;
 }
 
 #[tokio::test]
 async fn a_range_is_answered_with_that_part() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let all = bytes(200_000);
     let created = function.call("POST", "/blob/v1/x", all.clone()).await;
-    for (range, status, part, said) in [
-        ("bytes=0-9", 206, 0..10, "bytes 0-9/200000"),
-        (
-            "bytes=65530-65545",
-            206,
-            65_530..65_546,
-            "bytes 65530-65545/200000",
-        ),
-        (
-            "bytes=-5",
-            206,
-            199_995..200_000,
-            "bytes 199995-199999/200000",
-        ),
-        (
-            "bytes=199999-",
-            206,
-            199_999..200_000,
-            "bytes 199999-199999/200000",
-        ),
-        ("bytes=0-1,5-6", 200, 0..200_000, ""),
-        ("bytes=200000-", 416, 0..0, "bytes */200000"),
-        ("bytes=5-1", 400, 0..0, ""),
+    for (range, part, said) in [
+        ("0-9", 0..10, "bytes 0-9/200000"),
+        ("65530-65545", 65_530..65_546, "bytes 65530-65545/200000"),
+        ("-5", 199_995..200_000, "bytes 199995-199999/200000"),
+        ("199999-", 199_999..200_000, "bytes 199999-199999/200000"),
+    ] {
+        let field = format!("bytes={range}");
+        let reply = function
+            .with("GET", "/blob/v1/x", ("range", &field), "")
+            .await;
+        assert_eq!(
+            (reply.status.as_u16(), &*reply.body),
+            (206, &all[part]),
+            "{range}"
+        );
+        assert_eq!(reply.header("content-range"), said);
+    }
+    for (range, status, said) in [
+        ("bytes=0-1,5-6", 200, ""),
+        ("bytes=200000-", 416, "bytes */200000"),
+        ("bytes=5-1", 400, ""),
     ] {
         let reply = function
             .with("GET", "/blob/v1/x", ("range", range), "")
             .await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.header("content-range")),
-            (status, said),
-            "{range}"
-        );
-        if reply.status.is_success() {
-            assert_eq!(&reply.body[..], &all[part], "{range}");
-        }
+        assert_eq!(reply.status, status, "{range}");
+        assert_eq!(reply.header("content-range"), said, "{range}");
+        assert_eq!(reply.body == all, status == 200, "{range}");
     }
     let date = function.get("/blob/v1/x").await;
     let date = date.header("last-modified");
@@ -162,54 +117,36 @@ async fn a_range_is_answered_with_that_part() {
 #[tokio::test]
 async fn a_digest_that_does_not_match_changes_nothing() {
     use base64::Engine as _;
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let digest = |bytes: &[u8]| {
         let encoded = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(bytes));
         format!("sha-256=:{encoded}:")
     };
     for name in ["repr-digest", "content-digest"] {
-        let wrong = function
-            .with("POST", "/blob/v1/x", (name, &digest(b"other")), "text")
-            .await;
-        assert_eq!(
-            (wrong.status.as_u16(), wrong.code().as_str()),
-            (400, "digest_mismatch")
-        );
-        let bad = function
-            .with("POST", "/blob/v1/x", (name, "sha-256=abc"), "text")
-            .await;
-        assert_eq!(
-            (bad.status.as_u16(), bad.code().as_str()),
-            (400, "bad_digest")
-        );
+        for (value, code) in [
+            (&*digest(b"other"), "digest_mismatch"),
+            ("sha-256=abc", "bad_digest"),
+        ] {
+            let field = (name, value);
+            let reply = function.with("POST", "/blob/v1/x", field, "text").await;
+            reply.is_problem(400, code, name);
+        }
     }
     assert_eq!(function.get("/blob/v1/x").await.status, 404);
     assert_eq!(harness.store.objects(), 0);
     let right = ("repr-digest", &*digest(b"text"));
     let stored = function.with("POST", "/blob/v1/x", right, "text").await;
-    assert_eq!(
-        (stored.status.as_u16(), stored.header("repr-digest")),
-        (201, right.1)
-    );
+    assert_eq!(stored.status, 201);
+    assert_eq!(stored.header("repr-digest"), right.1);
     harness.end().await;
 }
 
 #[tokio::test]
 async fn a_broken_upload_leaves_the_old_blob() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     function.call("POST", "/blob/v1/x", "old").await;
-    let mut cut = TcpStream::connect(function.address).await.unwrap();
-    let head = format!(
-        "PUT /blob/v1/x HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\ncontent-length: 1000000\r\n\r\n",
-        function.token
-    );
-    cut.write_all(head.as_bytes()).await.unwrap();
-    cut.write_all(&bytes(500_000)).await.unwrap();
-    cut.shutdown().await.unwrap();
-    let mut rest = Vec::new();
-    let _ended = cut.read_to_end(&mut rest).await;
+    let half = bytes(500_000);
+    function.cut_off("PUT /blob/v1/x", 1_000_000, &half).await;
     assert_eq!(function.get("/blob/v1/x").await.body, "old");
     assert_eq!(harness.store.objects(), 1);
     harness.end().await;
@@ -217,8 +154,7 @@ async fn a_broken_upload_leaves_the_old_blob() {
 
 #[tokio::test]
 async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     assert_eq!(function.get("/blob/v1/").await.json(), json!([]));
     let keys: Vec<String> = (0..250).map(|n| format!("k/{n:03} \"&")).collect();
     for n in 0..250 {
@@ -226,10 +162,8 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
         assert_eq!(function.call("POST", &key, "x").await.status, 201);
     }
     let all = function.get("/blob/v1/").await;
-    assert_eq!(
-        (all.json(), all.header("content-type")),
-        (json!(keys), "application/json")
-    );
+    assert_eq!(all.json(), json!(keys));
+    assert_eq!(all.header("content-type"), "application/json");
     let mut target = "/blob/v1/?prefix=k/&limit=100".to_owned();
     let mut seen = Vec::new();
     loop {
@@ -242,16 +176,11 @@ async fn the_bare_list_is_an_array_of_all_keys_and_a_part_says_where_it_goes_on(
     }
     assert_eq!(json!(seen), json!(keys));
     let details = function.get("/blob/v1/?details&limit=1").await.json();
-    assert_eq!(
-        (&details["blobs"][0]["size"], &details["next"]),
-        (&json!(1), &json!(keys[0]))
-    );
-    let digest = details["blobs"][0]["sha256"].as_str().unwrap();
-    let expected: Vec<String> = Sha256::digest("x")
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert_eq!(digest, expected.concat());
+    assert_eq!(details["blobs"][0]["size"], 1);
+    assert_eq!(details["next"], keys[0]);
+    let digest = Sha256::digest("x");
+    let digest: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(details["blobs"][0]["sha256"], digest);
     harness.end().await;
 }
 
@@ -265,18 +194,11 @@ async fn exceeded_quotas_and_unavailable_engines_have_their_own_status() {
     };
     let function = harness.function_with("a", quotas).await;
     let large = function.call("POST", "/blob/v1/x", bytes(100)).await;
-    assert_eq!(
-        (large.status.as_u16(), large.code().as_str()),
-        (413, "too_large")
-    );
-    assert_eq!(
-        function.call("POST", "/blob/v1/x", bytes(99)).await.status,
-        201
-    );
-    assert_eq!(
-        function.call("POST", "/blob/v1/y", "").await.code(),
-        "quota_exceeded"
-    );
+    large.is_problem(413, "too_large", "more than the group may have");
+    let fits = function.call("POST", "/blob/v1/x", bytes(99)).await;
+    assert_eq!(fits.status, 201);
+    let another = function.call("POST", "/blob/v1/y", "").await;
+    another.is_problem(507, "quota_exceeded", "one more");
     harness.store.away.store(true, Ordering::SeqCst);
     for (method, target) in [
         ("GET", "/blob/v1/x"),
@@ -284,19 +206,15 @@ async fn exceeded_quotas_and_unavailable_engines_have_their_own_status() {
         ("PUT", "/blob/v1/x"),
         ("DELETE", "/blob/v1/x"),
     ] {
-        assert_eq!(
-            function.call(method, target, "").await.status,
-            503,
-            "{method} {target}"
-        );
+        let reply = function.call(method, target, "").await;
+        assert_eq!(reply.status, 503, "{method} {target}");
     }
     harness.end().await;
 }
 
 #[tokio::test]
 async fn dates_are_conditions_where_there_are_no_tags() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
     function.call("POST", "/blob/v1/x", "1").await;
     let got = function.get("/blob/v1/x").await;
@@ -338,8 +256,7 @@ async fn dates_are_conditions_where_there_are_no_tags() {
 
 #[tokio::test]
 async fn a_body_with_a_content_encoding_is_refused_and_not_stored() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     function.call("POST", "/blob/v1/x", "old").await;
     let gzip = ("content-encoding", "gzip");
     for (method, target) in [
@@ -348,18 +265,9 @@ async fn a_body_with_a_content_encoding_is_refused_and_not_stored() {
         ("POST", "/kv/v1/?batch"),
     ] {
         let reply = function.with(method, target, gzip, "zzz").await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.header("accept-encoding")),
-            (415, "identity"),
-            "{method} {target}"
-        );
-        assert_eq!(reply.code(), "content_encoding");
-        assert!(
-            reply.json()["detail"]
-                .as_str()
-                .unwrap()
-                .contains("Content-Encoding")
-        );
+        reply.is_problem(415, "content_encoding", target);
+        assert_eq!(reply.header("accept-encoding"), "identity");
+        assert!(reply.detail().contains("Content-Encoding"), "{reply:?}");
     }
     assert_eq!(function.get("/blob/v1/x").await.body, "old");
     assert_eq!(function.get("/kv/v1/x").await.status, 404);

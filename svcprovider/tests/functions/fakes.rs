@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bismuth_store::objects::{ObjectId, ObjectWriter, Objects};
-use bismuth_store::records::decide::decide;
+use bismuth_store::records::pending_batch::PendingBatch;
 use bismuth_store::records::{
     EngineError, Keyspace, Owner, Page, Query, Record, RecordKey, Records, Revision, Usage, Write,
     Written, now_ms,
@@ -23,30 +23,26 @@ use zeroize::Zeroizing;
 pub struct Store {
     pub away: AtomicBool,
     pub full: AtomicBool,
-    records: Mutex<State>,
+    /// One batch that is never stored.
+    records: Mutex<PendingBatch>,
     objects: Arc<Mutex<BTreeMap<ObjectId, Bytes>>>,
     /// Group and name → the values it has had.
-    pub secrets: Mutex<BTreeMap<Name, Vec<Vec<u8>>>>,
-}
-
-type Name = (String, String);
-
-#[derive(Clone, Default)]
-struct State {
-    records: BTreeMap<RecordKey, Record>,
-    usage: BTreeMap<(String, Keyspace), Usage>,
-    revision: u64,
+    secrets: Mutex<BTreeMap<(String, String), Vec<String>>>,
 }
 
 impl Store {
-    fn state(&self) -> Result<MutexGuard<'_, State>, EngineError> {
-        if self.away.load(Ordering::SeqCst) {
-            return Err(EngineError::Unavailable {
-                engine: "the fake",
-                reason: "10.1.2.3 is asleep".to_owned(),
-            });
+    fn state(&self) -> Result<MutexGuard<'_, PendingBatch>, EngineError> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(EngineError::unavailable("the fake", "10.1.2.3 is asleep")),
+            false => Ok(self.records.lock().unwrap()),
         }
-        Ok(self.records.lock().unwrap())
+    }
+
+    /// Gives a secret these values, one after the other.
+    pub fn set_secret(&self, group: &str, name: &str, values: &[&str]) {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        let name = (group.to_owned(), name.to_owned());
+        self.secrets.lock().unwrap().insert(name, values);
     }
 
     /// How many objects there are, garbage included.
@@ -59,11 +55,9 @@ impl Store {
 impl Records for Store {
     async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         let state = self.state()?;
-        let found = state
-            .records
-            .get(record_key)
-            .filter(|r| r.meta.is_live(now_ms()));
-        Ok(found.cloned())
+        let mut live = live(&state);
+        let found = live.find(|(found, _)| *found == record_key);
+        Ok(found.map(|(_, record)| record.clone()))
     }
 
     async fn get_many(
@@ -71,17 +65,10 @@ impl Records for Store {
         record_keys: &[RecordKey],
         most_bytes: u64,
     ) -> Result<Vec<Option<Record>>, EngineError> {
-        let state = self.state()?;
-        let get = |record_key| {
-            state
-                .records
-                .get(record_key)
-                .filter(|r| r.meta.is_live(now_ms()))
-        };
-        let found: Vec<_> = record_keys
-            .iter()
-            .map(|record_key| get(record_key).cloned())
-            .collect();
+        let mut found = Vec::new();
+        for record_key in record_keys {
+            found.push(Records::get(self, record_key).await?);
+        }
         let bytes: usize = found.iter().flatten().map(|it| it.value.len()).sum();
         match bytes as u64 > most_bytes {
             true => Err(EngineError::TooLarge { limit: most_bytes }),
@@ -100,11 +87,10 @@ impl Records for Store {
                     .as_ref()
                     .is_none_or(|after| record_key.key > *after)
         };
-        let live = state
-            .records
-            .iter()
-            .filter(|(p, r)| fits(p) && r.meta.is_live(now_ms()));
-        let mut entries: Vec<_> = live.map(|(p, r)| (p.key.clone(), r.meta.clone())).collect();
+        let fitting = live(&state).filter(|(record_key, _)| fits(record_key));
+        let mut entries: Vec<_> = fitting
+            .map(|(p, r)| (p.key.clone(), r.meta.clone()))
+            .collect();
         let more = entries.len() > query.limit.get();
         entries.truncate(query.limit.get());
         Ok(Page { entries, more })
@@ -116,46 +102,18 @@ impl Records for Store {
             return Err(EngineError::Full { engine: "the fake" });
         }
         let mut next = state.clone();
-        let mut written = Vec::new();
-        for (index, write) in batch.into_iter().enumerate() {
-            let (record_key, key) = (
-                &write.record_key,
-                (write.record_key.group.clone(), write.record_key.keyspace),
-            );
-            next.revision += 1;
-            let revision = Revision(next.revision);
-            let usage = next.usage.entry(key).or_default();
-            let decision = decide(
-                next.records.get(record_key),
-                *usage,
-                now_ms(),
-                revision,
-                &write,
-            )
-            .map_err(|refused| EngineError::Refused { index, refused })?;
-            *usage = decision.usage;
-            match decision.after {
-                Some(record) => drop(next.records.insert(record_key.clone(), record)),
-                None => drop(next.records.remove(record_key)),
-            }
-            written.push(Written {
-                revision,
-                modified_ms: now_ms(),
-                before: decision.before,
-                sum: decision.sum,
-            });
-        }
+        let refused = |(index, refused)| EngineError::Refused { index, refused };
+        let written = next.run(&batch, now_ms()).map_err(refused)?;
         *state = next;
         Ok(written)
     }
 
     async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
-        let usage = self
-            .state()?
-            .usage
-            .get(&(group.to_owned(), keyspace))
-            .copied();
-        Ok(usage.unwrap_or_default())
+        let group = group.to_owned();
+        let owner = Owner { keyspace, group };
+        let state = self.state()?;
+        let found = state.counters().find(|(of, _)| **of == owner);
+        Ok(found.map_or(Usage::default(), |(_, counter)| counter.usage))
     }
 
     async fn groups(&self, _space: Keyspace) -> Result<Vec<String>, EngineError> {
@@ -169,6 +127,13 @@ impl Records for Store {
     async fn check(&self) -> Result<(), EngineError> {
         Ok(())
     }
+}
+
+fn live(state: &PendingBatch) -> impl Iterator<Item = (&RecordKey, &Record)> {
+    let stored = state
+        .changes()
+        .filter_map(|(record_key, it)| Some((record_key, it?)));
+    stored.filter(|(_, record)| record.meta.is_live(now_ms()))
 }
 
 struct Writer {
@@ -214,11 +179,8 @@ impl Objects for Store {
             return Ok(None);
         };
         let bytes = bytes.slice(range.start as usize..range.end as usize);
-        let chunks: Vec<_> = bytes
-            .chunks(65_536)
-            .map(Bytes::copy_from_slice)
-            .map(Ok)
-            .collect();
+        let chunks = bytes.chunks(65_536).map(Bytes::copy_from_slice);
+        let chunks: Vec<_> = chunks.map(Ok).collect();
         Ok(Some(Box::pin(stream::iter(chunks))))
     }
 
@@ -249,7 +211,7 @@ impl SecretStore for Store {
             .checked_sub(1)
             .and_then(|index| values.get(index as usize));
         Ok(value.map(|value| Secret {
-            value: Zeroizing::new(value.clone()),
+            value: Zeroizing::new(value.clone().into_bytes()),
             version,
             revision: Revision(0x100 + version),
         }))

@@ -19,6 +19,7 @@ use svcprovider::attach::{Attach, AttachConfig, AttachError, SocketCount};
 use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -79,6 +80,13 @@ impl Harness {
             running,
             _dir: dir,
         }
+    }
+
+    /// A svcprovider, and a function of the group `a`.
+    pub async fn with_function() -> (Self, Function) {
+        let mut harness = Self::start().await;
+        let function = harness.function("a").await;
+        (harness, function)
     }
 
     /// Attaches a function of a group.
@@ -155,6 +163,21 @@ impl Reply {
         assert_eq!(document["status"], self.status.as_u16());
         document["code"].as_str().unwrap().to_owned()
     }
+
+    /// What a problem says to people.
+    pub fn detail(&self) -> String {
+        self.json()["detail"].as_str().unwrap().to_owned()
+    }
+
+    /// Checks that it is this problem; `case` says of what.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str, case: &str) {
+        assert_eq!(
+            (self.status.as_u16(), &*self.code()),
+            (status, code),
+            "{case}"
+        );
+    }
 }
 
 impl Function {
@@ -164,7 +187,33 @@ impl Function {
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(target)
             .header("host", HOST)
-            .header("authorization", format!("Bearer {}", self.token))
+            .header("authorization", self.bearer())
+    }
+
+    /// What it shows in `Authorization`.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    /// A connection on which a request has begun: its head is sent, with the token and `fields`, each with its end.
+    pub async fn begin(&self, request: &str, fields: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!(
+            "host: {HOST}\r\nauthorization: {}\r\n{fields}",
+            self.bearer()
+        );
+        let head = format!("{request} HTTP/1.1\r\n{head}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// A request that says how long its body is, and ends after a part of it.
+    pub async fn cut_off(&self, request: &str, length: usize, part: &[u8]) {
+        let fields = format!("content-length: {length}\r\n");
+        let mut stream = self.begin(request, &fields).await;
+        stream.write_all(part).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let _ended = stream.read_to_end(&mut Vec::new()).await;
     }
 
     pub async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Reply {

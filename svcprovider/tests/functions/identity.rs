@@ -7,44 +7,42 @@ use bismuth_store::records::now_ms;
 
 use crate::harness::{HOST, Harness};
 
+/// A request for a key, to a host, with these fields that show a token.
+fn request(host: &str, shown: &[&str]) -> http::request::Builder {
+    let request = http::Request::builder()
+        .uri("/kv/v1/x")
+        .header("host", host);
+    let with = |request: http::request::Builder, shown| request.header("authorization", shown);
+    shown.iter().copied().fold(request, with)
+}
+
 #[tokio::test]
 async fn a_request_without_the_token_is_unauthorized() {
     let mut harness = Harness::start().await;
     let (function, other) = (harness.function("a").await, harness.function("b").await);
-    let plain = || {
-        http::Request::builder()
-            .uri("/kv/v1/x")
-            .header("host", HOST)
-    };
-    let of_other = format!("Bearer {}", other.token);
-    let twice = format!("Bearer {}", function.token);
-    for request in [
-        plain(),
-        plain().header("authorization", "Bearer"),
-        plain().header("authorization", "Bearer "),
-        plain().header("authorization", "Basic abc"),
-        plain().header("authorization", &function.token),
-        plain().header("authorization", of_other),
-        plain()
-            .header("authorization", &twice)
-            .header("authorization", &twice),
+    let (own, of_other) = (&*function.bearer(), &*other.bearer());
+    for shown in [
+        &[][..],
+        &["Bearer"],
+        &["Bearer "],
+        &["Basic abc"],
+        &[&*function.token],
+        &[of_other],
+        &[own, own],
     ] {
-        let reply = function.send(request, "").await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.code().as_str()),
-            (401, "unauthorized")
-        );
+        let reply = function.send(request(HOST, shown), "").await;
+        reply.is_problem(401, "unauthorized", &shown.concat());
         assert!(reply.header("www-authenticate").starts_with("Bearer"));
     }
-    let lower = plain().header("authorization", format!("bearer {}", function.token));
-    assert_eq!(function.send(lower, "").await.status, 404);
+    let lower = own.replace("Bearer", "bearer");
+    let reply = function.send(request(HOST, &[&lower]), "").await;
+    assert_eq!(reply.status, 404);
     harness.end().await;
 }
 
 #[tokio::test]
 async fn forwarded_requests_and_those_for_another_host_are_refused() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     for name in [
         "x-forwarded-for",
         "X-Forwarded-Host",
@@ -53,11 +51,7 @@ async fn forwarded_requests_and_those_for_another_host_are_refused() {
         "x-real-ip",
     ] {
         let reply = function.with("GET", "/kv/v1/x", (name, "1"), "").await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.code().as_str()),
-            (403, "forwarded_request"),
-            "{name}"
-        );
+        reply.is_problem(403, "forwarded_request", name);
     }
     for host in [
         "localhost:9000",
@@ -65,16 +59,9 @@ async fn forwarded_requests_and_those_for_another_host_are_refused() {
         "169.254.169.254.example.com",
         "evil",
     ] {
-        let request = http::Request::builder()
-            .uri("/kv/v1/x")
-            .header("host", host)
-            .header("authorization", format!("Bearer {}", function.token));
+        let request = request(host, &[&function.bearer()]);
         let reply = function.send(request, "").await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.code().as_str()),
-            (421, "foreign_host"),
-            "{host}"
-        );
+        reply.is_problem(421, "foreign_host", host);
     }
     harness.end().await;
 }
@@ -92,19 +79,11 @@ async fn functions_of_a_group_share_data_and_others_do_not_see_it() {
         assert_eq!(one.call("POST", &target, "ours").await.status, 201);
         assert_eq!(two.get(&target).await.body, "ours");
         assert_eq!(other.get(&target).await.status, 404);
-        assert!(
-            !other
-                .get(&format!("/{service}/v1/"))
-                .await
-                .body
-                .contains(&b'x')
-        );
+        let listed = other.get(&format!("/{service}/v1/")).await;
+        assert!(!listed.body.contains(&b'x'), "{listed:?}");
     }
     // Also with the other's token, as the socket says who it is.
-    let request = http::Request::builder()
-        .uri("/kv/v1/x")
-        .header("host", HOST)
-        .header("authorization", format!("Bearer {}", one.token));
+    let request = request(HOST, &[&one.bearer()]);
     assert_eq!(other.send(request, "").await.status, 401);
     harness.end().await;
 }
@@ -124,10 +103,8 @@ async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
         for function in [&one, &two] {
             let reply = function.get("/kv/v1/x").await;
             if reply.status == 429 {
-                assert_eq!(
-                    (reply.code().as_str(), reply.header("retry-after")),
-                    ("rate_limited", "1")
-                );
+                assert_eq!(reply.code(), "rate_limited");
+                assert_eq!(reply.header("retry-after"), "1");
                 refused += 1;
             }
         }
@@ -139,8 +116,7 @@ async fn the_rate_is_the_group_s_and_says_when_to_come_again() {
 
 #[tokio::test]
 async fn unknown_paths_and_methods_are_named() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     assert_eq!(function.get("/").await.status, 204);
     for target in [
         "//",
@@ -162,11 +138,8 @@ async fn unknown_paths_and_methods_are_named() {
         ("BREW", "/secrets/v1/x", "GET, HEAD"),
     ] {
         let reply = function.call(method, target, "").await;
-        assert_eq!(
-            (reply.status.as_u16(), reply.header("allow")),
-            (405, allow),
-            "{method} {target}"
-        );
+        assert_eq!(reply.status, 405, "{method} {target}");
+        assert_eq!(reply.header("allow"), allow, "{method} {target}");
     }
     harness.end().await;
 }

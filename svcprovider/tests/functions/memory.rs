@@ -4,18 +4,14 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::{Function, HOST, Harness};
+use crate::harness::{Function, Harness};
 
 const MIB: usize = 1 << 20;
 
 /// A value of a mebibyte of which half comes, and no more.
 async fn stuck(function: &Function) -> TcpStream {
-    let mut stream = TcpStream::connect(function.address).await.unwrap();
-    let head = format!(
-        "PUT /kv/v1/stuck HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\ncontent-length: {MIB}\r\n\r\n",
-        function.token
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let length = format!("content-length: {MIB}\r\n");
+    let mut stream = function.begin("PUT /kv/v1/stuck", &length).await;
     stream.write_all(&vec![0; MIB / 2]).await.unwrap();
     stream
 }
@@ -30,10 +26,7 @@ async fn bodies_that_do_not_end_use_the_memory_of_their_group_only() {
     }
     let large = vec![1; MIB];
     let refused = greedy.call("PUT", "/kv/v1/key", large.clone()).await;
-    assert_eq!(
-        (refused.status.as_u16(), refused.code().as_str()),
-        (429, "too_much_at_once")
-    );
+    refused.is_problem(429, "too_much_at_once", "a large value");
     assert_eq!(refused.header("retry-after"), "1");
     for listing in [
         "/kv/v1/?limit=1000",
@@ -58,8 +51,7 @@ async fn bodies_that_do_not_end_use_the_memory_of_their_group_only() {
 
 #[tokio::test]
 async fn a_batch_of_more_than_fits_is_refused_and_asks_for_less() {
-    let mut harness = Harness::start().await;
-    let function = harness.function("a").await;
+    let (harness, function) = Harness::with_function().await;
     let keys: Vec<String> = (0..9).map(|n| format!("key-{n}")).collect();
     for key in &keys {
         let target = format!("/kv/v1/{key}");
@@ -72,13 +64,7 @@ async fn a_batch_of_more_than_fits_is_refused_and_asks_for_less() {
     };
     let refused = get(&keys).await;
     assert_eq!(refused.status, 413);
-    assert!(
-        refused.json()["detail"]
-            .as_str()
-            .unwrap()
-            .contains("together"),
-        "{refused:?}"
-    );
+    assert!(refused.detail().contains("together"), "{refused:?}");
     let fits = get(&keys[..8]).await;
     assert_eq!(fits.json()["values"].as_array().unwrap().len(), 8);
     harness.end().await;
