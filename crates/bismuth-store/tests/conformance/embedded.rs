@@ -12,7 +12,7 @@ use bismuth_store::records::Records;
 use bismuth_store::records::embedded::{Embedded, OpenError};
 use tempfile::TempDir;
 
-use crate::test_engines::{TestEngines, make, put, value};
+use crate::test_engines::{TestEngines, delete, made, make, put, summed, usage, value};
 
 pub struct OnDisk {
     dir: TempDir,
@@ -74,27 +74,19 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 macro_rules! embedded_cases {
-    ($($($module:ident)::+,)*) => {
-        embedded_cases!(@ $($($module)::+,)*);
+    ($($($path:ident)::+,)*) => {
+        $( embedded_cases!(@ [] $($path)::+); )*
     };
-    (@ $($area:ident::$($rest:ident)::+,)*) => {
-        $( embedded_cases!(@one $area::$($rest)::+); )*
-    };
-    (@one $area:ident::$module:ident::$case:ident) => {
+    (@ [$($module:ident)*] $case:ident) => {
         mod $case {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn on_disk() {
-                crate::$area::$module::$case(&mut crate::embedded::OnDisk::new()).await;
+                crate::$($module::)*$case(&mut crate::embedded::OnDisk::new()).await;
             }
         }
     };
-    (@one $module:ident::$case:ident) => {
-        mod $case {
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_disk() {
-                crate::$module::$case(&mut crate::embedded::OnDisk::new()).await;
-            }
-        }
+    (@ [$($module:ident)*] $next:ident::$($rest:ident)::+) => {
+        embedded_cases!(@ [$($module)* $next] $($rest)::+);
     };
 }
 crate::for_every_case!(embedded_cases);
@@ -106,11 +98,8 @@ async fn a_second_process_is_refused_and_told_the_pid_of_the_first() {
     let error = Embedded::open(dir.path()).unwrap_err();
     let pid = std::process::id().to_string();
     assert!(matches!(&error, OpenError::InUse { pid: its, .. } if *its == pid));
-    assert!(
-        error
-            .to_string()
-            .ends_with(&format!("in use by the process {pid}"))
-    );
+    let said = error.to_string();
+    assert!(said.ends_with(&format!("in use by the process {pid}")));
     drop(first);
     Embedded::open(dir.path()).unwrap();
 }
@@ -141,13 +130,8 @@ async fn no_value_of_a_secret_and_no_key_is_in_any_file_of_the_store() {
         // Some are large enough to be kept apart.
         let padding = ".".repeat(n * 1000);
         for turn in ["set", "rotated"] {
-            set(
-                &secrets,
-                "group",
-                &name,
-                &format!("{}{padding}", canary(n, turn)),
-            )
-            .await;
+            let value = canary(n, turn) + &padding;
+            set(&secrets, "group", &name, &value).await;
         }
     }
     keys.write(&["second", "first"]);
@@ -190,40 +174,21 @@ async fn a_disk_that_is_full_keeps_what_it_has_and_takes_more_when_there_is_room
     let disk = full::Disk::mount(8 << 20);
     let records: Arc<dyn Records> = Arc::new(Embedded::open(&disk.path().join("records")).unwrap());
     make(&records, put("kept", "the old value")).await.unwrap();
-    let mut stored = Vec::new();
-    loop {
-        let key = format!("fill-{}", stored.len());
-        match make(&records, put(&key, vec![7; 200 << 10])).await {
-            Ok(_) => stored.push(key),
-            Err(error) => {
-                full::assert_is_full(&error);
-                break;
-            }
-        }
-    }
+    let stored = full::fill(&records, "fill").await;
     assert!(!stored.is_empty());
     let error = make(&records, put("kept", vec![8; 200 << 10])).await;
     full::assert_is_full(&error.unwrap_err());
     assert_eq!(value(&records, "kept").await.unwrap(), "the old value");
-    let usage = crate::test_engines::usage(&records).await;
-    assert_eq!(usage, crate::test_engines::summed(&records).await);
+    assert_eq!(usage(&records).await, summed(&records).await);
 
     // Room that functions make themselves.
     for key in &stored {
-        make(&records, crate::test_engines::delete(key))
-            .await
-            .unwrap();
+        made(&records, delete(key)).await;
     }
     full::takes_writes_again(&records).await;
     // Room that somebody else makes.
     let filler = disk.fill();
-    let error = loop {
-        let key = format!("again-{}", fastrand::u64(..));
-        if let Err(error) = make(&records, put(&key, vec![7; 200 << 10])).await {
-            break error;
-        }
-    };
-    full::assert_is_full(&error);
+    full::fill(&records, "again").await;
     assert_eq!(value(&records, "kept").await.unwrap(), "the new value");
     drop(filler);
     full::takes_writes_again(&records).await;
@@ -241,11 +206,8 @@ async fn an_object_that_finds_the_disk_full_is_refused_and_leaves_the_disk_as_it
     let chunk = vec![7; 64 << 10];
     let chunks = vec![chunk.as_slice(); 160];
     let large = crate::blobs::body(&chunks);
-    let error = blobs
-        .put(crate::blobs::new("key"), large)
-        .await
-        .unwrap_err();
-    let bismuth_store::blobs::PutError::Engine(error) = error else {
+    let error = blobs.put(crate::blobs::new("key"), large).await;
+    let Err(bismuth_store::blobs::PutError::Engine(error)) = error else {
         panic!("{error:?}");
     };
     full::assert_is_full(&error);
@@ -274,14 +236,8 @@ mod full {
         pub fn mount(bytes: u64) -> Self {
             let dir = run::subdir("full-disk").unwrap();
             let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
-            mount(
-                "tmpfs",
-                &dir,
-                "tmpfs",
-                MountFlags::empty(),
-                options.as_c_str(),
-            )
-            .unwrap();
+            let flags = MountFlags::empty();
+            mount("tmpfs", &dir, "tmpfs", flags, options.as_c_str()).unwrap();
             Self(dir)
         }
 
@@ -311,6 +267,21 @@ mod full {
     impl Drop for Filler {
         fn drop(&mut self) {
             std::fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    /// Puts records until there is no room; returns their keys.
+    pub async fn fill(records: &Arc<dyn Records>, name: &str) -> Vec<String> {
+        let mut stored = Vec::new();
+        loop {
+            let key = format!("{name}-{}", stored.len());
+            match make(records, put(&key, vec![7; 200 << 10])).await {
+                Ok(_) => stored.push(key),
+                Err(error) => {
+                    assert_is_full(&error);
+                    return stored;
+                }
+            }
         }
     }
 

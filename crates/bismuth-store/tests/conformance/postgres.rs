@@ -1,26 +1,22 @@
 //! The suite on PostgreSQL, and cases in which the server is unavailable.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bismuth_store::objects::Objects;
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::postgres::Postgres;
-use bismuth_store::records::{EngineError, Keyspace, Records};
+use bismuth_store::records::{Keyspace, Records};
 use bismuth_testkit::{PostgreSql, eventually};
-use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use crate::embedded::files_below;
 use crate::s3::OnS3;
 use crate::test_engines::{
-    EVENTUALLY_TIMEOUT, TestEngines, add, get, make, put, summed, usage, value,
+    AWAY_BOUND, EVENTUALLY_TIMEOUT, TestEngines, add, at, away, failure, get, join, make, put,
+    summed, usage, value,
 };
-
-/// What a call may take when the server is away: its own bound, and what a busy machine adds.
-const AWAY_BOUND: Duration = Duration::from_millis(1500);
 
 pub struct OnServers {
     url: String,
@@ -85,10 +81,8 @@ macro_rules! server_cases {
                 number += 1;
                 let records = OnServers::new(&server, &format!("case_{number}")).await;
                 let mut engines = OnS3::new(records).await;
-                let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
-                if case.await.is_err() {
-                    failed.push(stringify!($first$(::$rest)+));
-                }
+                let case = crate::$first$(::$rest)+(&mut engines);
+                failed.extend(failure(stringify!($first$(::$rest)+), case).await);
             })*
             assert!(failed.is_empty(), "failed: {failed:?} (why is said above)");
         }
@@ -96,29 +90,14 @@ macro_rules! server_cases {
 }
 crate::for_every_case!(server_cases);
 
-/// A call that fails because the server is away, within the time a client may wait.
-async fn away<T>(call: impl Future<Output = Result<T, EngineError>>) {
-    let began = Instant::now();
-    let error = call.await.err();
-    let took = began.elapsed();
-    assert!(
-        matches!(error, Some(EngineError::Unavailable { .. })),
-        "{error:?}"
-    );
-    assert!(took < AWAY_BOUND, "it took {took:?}");
-}
-
 async fn all_away(records: &Arc<dyn Records>) {
+    let key = at("key");
     tokio::join!(
-        away(get_raw(records)),
-        away(make(records, put("key", "new"))),
-        away(records.usage("group", Keyspace::Kv)),
-        away(records.check()),
+        away(AWAY_BOUND, records.get(&key)),
+        away(AWAY_BOUND, make(records, put("key", "new"))),
+        away(AWAY_BOUND, records.usage("group", Keyspace::Kv)),
+        away(AWAY_BOUND, records.check()),
     );
-}
-
-async fn get_raw(records: &Arc<dyn Records>) -> Result<(), EngineError> {
-    records.get(&crate::test_engines::at("key")).await.map(drop)
 }
 
 async fn comes_back(records: &Arc<dyn Records>) {
@@ -167,8 +146,8 @@ async fn many_may_start_at_once_on_an_empty_database() {
             let records = open(&server.url(&database));
             tokio::spawn(async move { make(&records, add("n", 1)).await })
         });
-        for start in starts.collect::<Vec<_>>() {
-            start.await.unwrap().unwrap();
+        for made in join(starts).await {
+            made.unwrap();
         }
         let records = open(&server.url(&database));
         assert_eq!(value(&records, "n").await.unwrap(), "8");
@@ -180,9 +159,8 @@ async fn tables_of_a_newer_program_are_left_alone() {
     let server = PostgreSql::start().await.unwrap();
     let records = open(&server.url("postgres"));
     make(&records, put("key", "value")).await.unwrap();
-    server
-        .execute("postgres", "INSERT INTO bismuth_migration VALUES (99)")
-        .unwrap();
+    let newer = "INSERT INTO bismuth_migration VALUES (99)";
+    server.execute("postgres", newer).unwrap();
     let error = open(&server.url("postgres")).check().await.unwrap_err();
     assert!(error.to_string().contains("too old"), "{error}");
 }
@@ -223,16 +201,9 @@ async fn additions_that_were_answered_survive_kills_of_the_server() {
             }
         });
         eventually("some are made", EVENTUALLY_TIMEOUT, async || {
-            let n: i64 = value(&records, "n")
-                .await
-                .unwrap_or_default()
-                .parse()
-                .unwrap_or(0);
-            if n >= answered + unknown + 20 {
-                Ok(())
-            } else {
-                Err(format!("{n}"))
-            }
+            let n = value(&records, "n").await.unwrap_or_default();
+            let many = n.parse::<i64>().is_ok_and(|n| n >= answered + unknown + 20);
+            many.then_some(()).ok_or(n)
         })
         .await;
         server.kill().await.unwrap();
@@ -254,15 +225,14 @@ async fn cancelled_calls_leave_no_more_connections_than_the_pool_has() {
     let url = server.url("postgres");
     let records = open(&url);
     make(&records, put("key", "old")).await.unwrap();
-    let (operator, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
+    let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+    let (operator, connection) = connected.unwrap();
     tokio::spawn(connection);
     // Somebody holds the lock that every write of the group needs.
     let hold = "BEGIN; SELECT * FROM bismuth_counter FOR UPDATE";
     operator.batch_execute(hold).await.unwrap();
     for _ in 0..3 {
-        let calls = (0..40).map(|_| away(make(&records, put("key", "new"))));
+        let calls = (0..40).map(|_| away(AWAY_BOUND, make(&records, put("key", "new"))));
         futures_util::future::join_all(calls).await;
         let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'svcprovider'";
         let count: i64 = operator.query_one(count, &[]).await.unwrap().get(0);
@@ -284,12 +254,9 @@ async fn a_server_that_wants_tls_and_a_password_is_checked_and_gets_them() {
     make(&records, put("key", "value")).await.unwrap();
     assert_eq!(value(&records, "key").await.unwrap(), "value");
     // Somebody else's authority, no TLS, a wrong password: each may be mended without us.
-    let (browsers, _) = url("not%20a%20secret")
-        .split_once("&sslrootcert")
-        .map(|(url, rest)| (url.to_owned(), rest.to_owned()))
-        .unwrap();
-    for refused in [browsers, server.url("postgres"), url("wrong")] {
-        let records = open(&refused);
-        away(get_raw(&records)).await;
+    let right = url("not%20a%20secret");
+    let (browsers, _) = right.split_once("&sslrootcert").unwrap();
+    for refused in [browsers, &server.url("postgres"), &url("wrong")] {
+        away(AWAY_BOUND, open(refused).get(&at("key"))).await;
     }
 }

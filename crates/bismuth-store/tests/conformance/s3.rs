@@ -1,27 +1,22 @@
 //! The suite with objects in S3, and cases in which the server is unavailable.
 
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bismuth_store::blobs::Settings;
 use bismuth_store::objects::s3::{Credentials, S3};
 use bismuth_store::objects::{ObjectId, ObjectWriter, Objects};
 use bismuth_store::records::{EngineError, Records};
 use bismuth_testkit::s3::{KEY_ID, SECRET_KEY};
 use bismuth_testkit::{S3Server, eventually};
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
-use futures_util::{FutureExt as _, TryStreamExt as _};
-use tokio::sync::mpsc;
+use futures_util::TryStreamExt as _;
 
+use crate::blobs::begin_upload;
 use crate::embedded::OnDisk;
-use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
+use crate::test_engines::{AWAY_BOUND, EVENTUALLY_TIMEOUT, TestEngines, away, failure};
 
-/// What a call may take when the server is away: its own bound, and what a busy machine adds.
-const AWAY_BOUND: Duration = Duration::from_millis(1500);
 /// What two calls take then, one after the other.
 const ABORT_BOUND: Duration = Duration::from_millis(2500);
 /// What a call may take in the middle of a stream.
@@ -92,10 +87,8 @@ macro_rules! s3_cases {
             $(
                 if stringify!($first) != "records" {
                     let mut engines = OnS3::new(OnDisk::new()).await;
-                    let case = AssertUnwindSafe(crate::$first$(::$rest)+(&mut engines)).catch_unwind();
-                    if case.await.is_err() {
-                        failed.push(stringify!($first$(::$rest)+));
-                    }
+                    let case = crate::$first$(::$rest)+(&mut engines);
+                    failed.extend(failure(stringify!($first$(::$rest)+), case).await);
                 }
             )*
             assert!(failed.is_empty(), "failed: {failed:?} (why is said above)");
@@ -122,18 +115,6 @@ fn zeros(mebibytes: usize) -> Bytes {
     Bytes::from(vec![0; mebibytes << 20])
 }
 
-/// A call that fails because the server is away, in time.
-async fn away<T>(bound: Duration, call: impl Future<Output = Result<T, EngineError>>) {
-    let began = Instant::now();
-    let error = call.await.err();
-    let took = began.elapsed();
-    assert!(
-        matches!(error, Some(EngineError::Unavailable { .. })),
-        "{error:?}"
-    );
-    assert!(took < bound, "it took {took:?}");
-}
-
 async fn all_away(objects: &Arc<dyn Objects>, id: ObjectId) {
     tokio::join!(
         away(AWAY_BOUND, read(objects, id, 3)),
@@ -143,8 +124,7 @@ async fn all_away(objects: &Arc<dyn Objects>, id: ObjectId) {
         away(AWAY_BOUND, objects.check()),
     );
     // Large ones are refused before they are sent.
-    let large = zeros(6);
-    away(AWAY_BOUND, store(objects, large)).await;
+    away(AWAY_BOUND, store(objects, zeros(6))).await;
 }
 
 async fn comes_back(objects: &Arc<dyn Objects>) {
@@ -215,10 +195,7 @@ async fn an_upload_that_is_dropped_is_aborted() {
     drop(writer);
     eventually("nothing is left", EVENTUALLY_TIMEOUT, async || {
         let left = server.contents().unwrap();
-        if left.is_empty() {
-            return Ok(());
-        }
-        Err(format!("{left:?}"))
+        left.is_empty().then_some(()).ok_or(format!("{left:?}"))
     })
     .await;
 }
@@ -234,10 +211,7 @@ async fn dropped_and_deleted(cut_off: impl AsyncFnOnce(&mut dyn ObjectWriter)) {
     server.process().unwrap().pause().unwrap();
     cut_off(&mut *writer).await;
     drop(writer);
-    let mut deleting = tokio::spawn({
-        let objects = Arc::clone(&objects);
-        async move { objects.delete(id).await }
-    });
+    let mut deleting = tokio::spawn(async move { objects.delete(id).await });
     let early = tokio::time::timeout(ABORT_BOUND, &mut deleting).await;
     assert!(early.is_err(), "it did not wait for the part: {early:?}");
     server.process().unwrap().resume().unwrap();
@@ -260,30 +234,13 @@ async fn a_part_is_waited_for_also_when_its_writer_was_cut_off_while_it_waited_i
     .await;
 }
 
-/// A body of what is sent, which ends when the sender does.
-fn fed() -> (
-    mpsc::Sender<Bytes>,
-    BoxStream<'static, std::io::Result<Bytes>>,
-) {
-    let (feed, eaten) = mpsc::channel(1);
-    let body = stream::unfold(eaten, async |mut eaten: mpsc::Receiver<Bytes>| {
-        let bytes = eaten.recv().await?;
-        Some((Ok(bytes), eaten))
-    });
-    (feed, Box::pin(body))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_part() {
     let mut engines = OnS3::new(OnDisk::new()).await;
     let blobs = engines.blobs();
     let old = crate::blobs::body(&[b"old"]);
     blobs.put(crate::blobs::new("key"), old).await.unwrap();
-    let (feed, eaten) = fed();
-    let upload = tokio::spawn({
-        let blobs = blobs.clone();
-        async move { blobs.put(crate::blobs::new("key"), eaten).await }
-    });
+    let (feed, upload) = begin_upload(&blobs, crate::blobs::new("key"));
     for _ in 0..4 {
         feed.send(zeros(3)).await.unwrap();
     }
@@ -303,11 +260,7 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
     engines.server.restart().await.unwrap();
     comes_back(&engines.objects()).await;
     assert_eq!(crate::blobs::read(&blobs, "key").await.unwrap(), b"old");
-    let impatient = engines.blobs_with(Settings {
-        abandoned_after: Duration::ZERO,
-        ..Settings::default()
-    });
-    let collected = impatient.collect().await.unwrap();
+    let collected = engines.impatient_blobs().collect().await.unwrap();
     assert_eq!((collected.removed, collected.failed), (1, None));
     assert_eq!(engines.object_count(), 1, "{:?}", engines.server.contents());
 }
@@ -360,18 +313,13 @@ async fn credentials_that_are_renewed_in_their_file_are_used_without_a_restart()
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("credentials");
     let write = |secret: &str| {
-        let text =
-            format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {secret}\n");
-        std::fs::write(&path, text).unwrap();
+        let id = format!("[default]\naws_access_key_id = {KEY_ID}");
+        std::fs::write(&path, format!("{id}\naws_secret_access_key = {secret}\n")).unwrap();
     };
     write("wrong");
     let credentials = Credentials::in_file(&path, "default").unwrap();
     let objects = S3::open_as(&server.url("blobs"), credentials).unwrap();
-    let refused = objects.check().await.unwrap_err();
-    assert!(
-        matches!(refused, EngineError::Unavailable { .. }),
-        "{refused:?}"
-    );
+    away(AWAY_BOUND, objects.check()).await;
     write(SECRET_KEY);
     eventually("the new ones are used", EVENTUALLY_TIMEOUT, || {
         objects.check()

@@ -1,8 +1,9 @@
 //! The engines that a case runs on, and helpers for writing cases.
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bismuth_store::blobs::{Blobs, Settings};
@@ -12,7 +13,11 @@ use bismuth_store::records::{
     Records, Refused, Revision, Usage, Write, Written,
 };
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::task::JoinHandle;
 
+/// What a call may take when the server is away: its own bound, and what a busy machine adds.
+pub const AWAY_BOUND: Duration = Duration::from_millis(1500);
 /// How long is waited for what happens by itself. Generous: the machine may be busy.
 pub const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -39,6 +44,14 @@ pub trait TestEngines: Send + Sync {
     fn blobs_with(&self, settings: Settings) -> Blobs {
         Blobs::new(self.records(), self.objects(), settings)
     }
+
+    /// Blobs on both, which take an upload for dead that has not spoken just now.
+    fn impatient_blobs(&self) -> Blobs {
+        self.blobs_with(Settings {
+            abandoned_after: Duration::ZERO,
+            ..Settings::default()
+        })
+    }
 }
 
 pub fn at(key: &str) -> RecordKey {
@@ -46,21 +59,12 @@ pub fn at(key: &str) -> RecordKey {
 }
 
 pub fn record_key(group: &str, keyspace: Keyspace, key: &str) -> RecordKey {
-    RecordKey {
-        group: group.into(),
-        keyspace,
-        key: key.into(),
-    }
+    RecordKey::new(group, keyspace, key)
 }
 
 /// A write of `change` without a condition and a limit.
 pub fn write(key: &str, change: Change) -> Write {
-    Write {
-        record_key: at(key),
-        condition: Condition::Always,
-        change,
-        limits: Limits::default(),
-    }
+    Write::new(at(key), Condition::Always, change)
 }
 
 pub fn put(key: &str, value: impl Into<Bytes>) -> Write {
@@ -123,12 +127,39 @@ pub async fn make(records: &Arc<dyn Records>, write: Write) -> Result<Written, E
     Ok(written.remove(0))
 }
 
+/// Makes one write that is not refused.
+pub async fn made(records: &Arc<dyn Records>, write: Write) -> Written {
+    make(records, write).await.unwrap()
+}
+
 /// Makes one write that is refused.
 pub async fn refused(records: &Arc<dyn Records>, write: Write) -> Refused {
     match make(records, write.clone()).await {
         Err(EngineError::Refused { index: 0, refused }) => refused,
         other => panic!("{write:?} is not refused: {other:?}"),
     }
+}
+
+/// Whether a call failed because the engine is away, within the time that it may take.
+pub async fn away<T>(bound: Duration, call: impl Future<Output = Result<T, EngineError>>) {
+    let began = Instant::now();
+    let error = call.await.err();
+    let took = began.elapsed();
+    let is_away = matches!(error, Some(EngineError::Unavailable { .. }));
+    assert!(is_away, "{error:?}");
+    assert!(took < bound, "it took {took:?}");
+}
+
+/// The name of a case if it panics.
+pub async fn failure(name: &str, case: impl Future<Output = ()>) -> Option<&str> {
+    let ended = AssertUnwindSafe(case).catch_unwind().await;
+    ended.is_err().then_some(name)
+}
+
+/// Waits for all of them.
+pub async fn join<T>(tasks: impl Iterator<Item = JoinHandle<T>>) -> Vec<T> {
+    let joined = futures_util::future::join_all(tasks.collect::<Vec<_>>());
+    joined.await.into_iter().map(Result::unwrap).collect()
 }
 
 pub async fn get(records: &Arc<dyn Records>, key: &str) -> Option<Record> {
@@ -146,11 +177,9 @@ pub fn one_of(revision: Revision) -> Condition {
 
 pub fn query(prefix: &str, after: Option<&str>, limit: usize) -> Query {
     Query {
-        group: "group".into(),
-        keyspace: Keyspace::Kv,
         prefix: prefix.into(),
         after: after.map(Into::into),
-        limit: NonZeroUsize::new(limit).unwrap(),
+        ..Query::all("group", Keyspace::Kv, NonZeroUsize::new(limit).unwrap())
     }
 }
 

@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 
 use bismuth_store::blobs::{NewBlob, PutError};
-use bismuth_store::records::{Condition, EngineError, Refused, now_ms};
+use bismuth_store::records::{Condition, Refused, now_ms};
 use sha2::{Digest as _, Sha256};
 
-use super::{body, new, read, read_range};
+use super::{body, new, not_stored, read, read_range, store};
 use crate::test_engines::{TestEngines, one_of};
 
 pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(engines: &mut dyn TestEngines) {
@@ -27,10 +27,8 @@ pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(engines: &mut dyn T
     assert_eq!(blob.revision, stored.blob.revision);
     assert!(blob.modified_ms.abs_diff(now_ms()) < 60_000);
     assert_eq!(read(&blobs, "key").await.unwrap(), b"0123456789");
-    assert_eq!(
-        read_range(&blobs, "key", |_| Some(3..6)).await.unwrap(),
-        b"345"
-    );
+    let part = read_range(&blobs, "key", |_| Some(3..6)).await;
+    assert_eq!(part.unwrap(), b"345");
     let found = blobs.get("group", "key", |_| None).await.unwrap().unwrap();
     assert!(found.body.is_none());
     assert_eq!(found.blob, blob);
@@ -42,37 +40,23 @@ pub async fn a_blob_is_read_back_whole_in_ranges_and_as_head(engines: &mut dyn T
 
 pub async fn creating_and_replacing_ask_for_what_is_there(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
-    let create = || NewBlob {
-        condition: Condition::Absent,
+    let when = |condition| NewBlob {
+        condition,
         ..new("key")
     };
-    let replace = || NewBlob {
-        condition: Condition::Present,
-        ..new("key")
-    };
-    let refused = blobs.put(replace(), body(&[b"x"])).await.unwrap_err();
-    assert!(matches!(
-        refused,
-        PutError::Refused(Refused::Condition { current: None })
-    ));
-    let first = blobs.put(create(), body(&[b"1"])).await.unwrap();
-    let refused = blobs.put(create(), body(&[b"x"])).await.unwrap_err();
+    let (create, replace) = (|| when(Condition::Absent), || when(Condition::Present));
+    let refused = not_stored(&blobs, replace(), &[b"x"]).await;
+    let none = Refused::Condition { current: None };
+    assert!(matches!(refused, PutError::Refused(it) if it == none));
+    let first = store(&blobs, create(), b"1").await;
+    let refused = not_stored(&blobs, create(), &[b"x"]).await;
     let current = Some(first.blob.revision);
-    assert!(
-        matches!(refused, PutError::Refused(Refused::Condition { current: it }) if it == current)
-    );
-    let second = blobs.put(replace(), body(&[b"2"])).await.unwrap();
+    let there = Refused::Condition { current };
+    assert!(matches!(refused, PutError::Refused(it) if it == there));
+    let second = store(&blobs, replace(), b"2").await;
     assert!(second.replaced && second.blob.revision > first.blob.revision);
-    let stale = NewBlob {
-        condition: one_of(first.blob.revision),
-        ..new("key")
-    };
-    assert!(blobs.put(stale, body(&[b"x"])).await.is_err());
-    let fresh = NewBlob {
-        condition: one_of(second.blob.revision),
-        ..new("key")
-    };
-    blobs.put(fresh, body(&[b"3"])).await.unwrap();
+    not_stored(&blobs, when(one_of(first.blob.revision)), &[b"x"]).await;
+    store(&blobs, when(one_of(second.blob.revision)), b"3").await;
     assert_eq!(read(&blobs, "key").await.unwrap(), b"3");
     blobs.collect().await.unwrap();
     assert_eq!(engines.object_count(), 1);
@@ -80,41 +64,24 @@ pub async fn creating_and_replacing_ask_for_what_is_there(engines: &mut dyn Test
 
 pub async fn a_blob_is_deleted_once_and_under_its_condition(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
-    let stored = blobs.put(new("key"), body(&[b"1"])).await.unwrap();
+    let stored = store(&blobs, new("key"), b"1").await;
     let wrong = Condition::NoneOf(vec![stored.blob.revision]);
     let refused = blobs.delete("group", "key", &wrong).await.unwrap_err();
-    assert!(matches!(
-        refused,
-        EngineError::Refused {
-            refused: Refused::Condition { .. },
-            ..
-        }
-    ));
+    assert!(matches!(refused.refusal(), Some(Refused::Condition { .. })));
     let right = one_of(stored.blob.revision);
     blobs.delete("group", "key", &right).await.unwrap();
     assert_eq!(read(&blobs, "key").await, None);
-    let refused = blobs
-        .delete("group", "key", &Condition::Always)
-        .await
-        .unwrap_err();
-    assert_eq!(
-        refused,
-        EngineError::Refused {
-            index: 0,
-            refused: Refused::NotFound
-        }
-    );
-    let again = blobs.put(new("key"), body(&[b"1"])).await.unwrap();
+    let refused = blobs.delete("group", "key", &Condition::Always).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.refusal(), Some(&Refused::NotFound));
+    let again = store(&blobs, new("key"), b"1").await;
     assert!(again.blob.revision > stored.blob.revision);
 }
 
 pub async fn blobs_are_listed_with_their_sizes(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
     for (key, bytes) in [("b/2", "22"), ("a", "1"), ("b/1", ""), ("c", "333")] {
-        blobs
-            .put(new(key), body(&[bytes.as_bytes()]))
-            .await
-            .unwrap();
+        store(&blobs, new(key), bytes.as_bytes()).await;
     }
     let ten = NonZeroUsize::new(10).unwrap();
     let (listed, more) = blobs.list("group", "", None, ten).await.unwrap();
@@ -122,10 +89,8 @@ pub async fn blobs_are_listed_with_their_sizes(engines: &mut dyn TestEngines) {
     assert_eq!(sizes, [("a", 1), ("b/1", 0), ("b/2", 2), ("c", 3)]);
     assert!(!more);
     let one = NonZeroUsize::new(1).unwrap();
-    let (listed, more) = blobs
-        .list("group", "b/", Some("b/1".into()), one)
-        .await
-        .unwrap();
+    let listed = blobs.list("group", "b/", Some("b/1".into()), one).await;
+    let (listed, more) = listed.unwrap();
     assert_eq!((listed[0].key.as_str(), more), ("b/2", false));
     let usage = blobs.usage("group").await.unwrap();
     assert_eq!((usage.count, usage.bytes), (4, 6 + 8));

@@ -13,7 +13,7 @@ use bismuth_store::records::{
 use bismuth_testkit::eventually;
 use sha2::{Digest as _, Sha256};
 
-use super::{body, broken, fed, new, read};
+use super::{begin_small_upload, begin_upload, broken, new, not_stored, read, store};
 use crate::test_engines::{EVENTUALLY_TIMEOUT, TestEngines};
 
 pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(engines: &mut dyn TestEngines) {
@@ -24,13 +24,11 @@ pub async fn a_broken_upload_leaves_the_old_blob_and_nothing_else(engines: &mut 
         assert!(matches!(error, PutError::Body(_)), "{error:?}");
         assert_eq!(read(&blobs, "fresh").await, None);
     }
-    let old = blobs.put(new("key"), body(&[b"old"])).await.unwrap();
+    let old = store(&blobs, new("key"), b"old").await;
     blobs.put(new("key"), broken(b"new")).await.unwrap_err();
     assert_eq!(read(&blobs, "key").await.unwrap(), b"old");
-    assert_eq!(
-        blobs.head("group", "key").await.unwrap(),
-        Some(old.blob.clone())
-    );
+    let now = blobs.head("group", "key").await.unwrap();
+    assert_eq!(now, Some(old.blob));
     assert_eq!(engines.object_count(), 1);
     let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
@@ -43,14 +41,8 @@ pub async fn bytes_that_are_not_those_announced_are_refused(engines: &mut dyn Te
         sha256: Some(Sha256::digest(text).into()),
         ..new("key")
     };
-    blobs
-        .put(announced("right"), body(&[b"right"]))
-        .await
-        .unwrap();
-    let error = blobs
-        .put(announced("right"), body(&[b"wrong"]))
-        .await
-        .unwrap_err();
+    store(&blobs, announced("right"), b"right").await;
+    let error = not_stored(&blobs, announced("right"), &[b"wrong"]).await;
     assert!(matches!(error, PutError::Digest), "{error:?}");
     assert_eq!(read(&blobs, "key").await.unwrap(), b"right");
     assert_eq!(engines.object_count(), 1);
@@ -65,21 +57,14 @@ pub async fn what_is_too_large_is_refused_before_and_while_it_comes(engines: &mu
         length: Some(length),
         ..new("key")
     };
-    blobs.put(announced(8), body(&[b"12345678"])).await.unwrap();
+    store(&blobs, announced(8), b"12345678").await;
     // It is refused before the first byte: a body that breaks off is not even looked at.
-    let error = blobs.put(announced(9), broken(b"")).await.unwrap_err();
-    assert!(
-        matches!(error, PutError::TooLarge { limit: 8 }),
-        "{error:?}"
-    );
-    let error = blobs
-        .put(new("key"), body(&[b"12345678", b"9"]))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, PutError::TooLarge { limit: 8 }),
-        "{error:?}"
-    );
+    let before = blobs.put(announced(9), broken(b"")).await.unwrap_err();
+    let meanwhile = not_stored(&blobs, new("key"), &[b"12345678", b"9"]).await;
+    for error in [before, meanwhile] {
+        let too_large = matches!(error, PutError::TooLarge { limit: 8 });
+        assert!(too_large, "{error:?}");
+    }
     assert_eq!(read(&blobs, "key").await.unwrap(), b"12345678");
     assert_eq!(engines.object_count(), 1);
 }
@@ -88,60 +73,35 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     engines: &mut dyn TestEngines,
 ) {
     // To others, whoever has not spoken just now has died.
-    let impatient = engines.blobs_with(Settings {
-        abandoned_after: Duration::ZERO,
-        ..Settings::default()
-    });
+    let impatient = engines.impatient_blobs();
     let blobs = engines.blobs();
-    blobs.put(new("key"), body(&[b"old"])).await.unwrap();
+    store(&blobs, new("key"), b"old").await;
 
     // It only slept, and comes back too late.
-    let (feed, eaten) = fed();
-    let slow = tokio::spawn({
-        let blobs = blobs.clone();
-        async move { blobs.put(new("key"), eaten).await }
-    });
-    feed.send("a".into()).await.unwrap();
-    feed.send("b".into()).await.unwrap();
+    let (feed, slow) = begin_small_upload(&blobs).await;
     assert_eq!(impatient.collect().await.unwrap().removed, 1);
     assert_eq!(blobs.collect().await.unwrap().removed, 0);
     drop(feed);
     let error = slow.await.unwrap().unwrap_err();
-    assert!(
-        matches!(error, PutError::Abandoned | PutError::Engine(_)),
-        "{error:?}"
-    );
+    let given_up = matches!(error, PutError::Abandoned | PutError::Engine(_));
+    assert!(given_up, "{error:?}");
     assert_eq!(read(&blobs, "key").await.unwrap(), b"old");
     impatient.collect().await.unwrap();
     assert_eq!(engines.object_count(), 1);
 }
 
 pub async fn an_upload_whose_sender_went_away_leaves_nothing(engines: &mut dyn TestEngines) {
-    let blobs = engines.blobs();
-    let (feed, eaten) = fed();
-    let cut_off = tokio::spawn({
-        let blobs = blobs.clone();
-        async move { blobs.put(new("key"), eaten).await }
-    });
-    feed.send("a".into()).await.unwrap();
-    feed.send("b".into()).await.unwrap();
+    let (_feed, cut_off) = begin_small_upload(&engines.blobs()).await;
     cut_off.abort();
     assert!(cut_off.await.unwrap_err().is_cancelled());
-    eventually(
-        "no byte is left",
-        EVENTUALLY_TIMEOUT,
-        async || match engines.object_count() {
-            0 => Ok(()),
-            left => Err(format!("{left} objects")),
-        },
-    )
+    eventually("no byte is left", EVENTUALLY_TIMEOUT, async || {
+        let left = engines.object_count();
+        (left == 0).then_some(()).ok_or(left)
+    })
     .await;
     // What was on its way then is looked for once more.
-    let impatient = engines.blobs_with(Settings {
-        abandoned_after: Duration::ZERO,
-        ..Settings::default()
-    });
-    assert_eq!(impatient.collect().await.unwrap().removed, 1);
+    let collected = engines.impatient_blobs().collect().await.unwrap();
+    assert_eq!(collected.removed, 1);
     let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
 }
@@ -153,18 +113,12 @@ pub async fn an_upload_goes_on_when_the_answer_to_its_renewal_was_lost(
         records: engines.records(),
         hears: AtomicBool::new(true),
     });
-    let blobs = Blobs::new(
-        Arc::clone(&records) as _,
-        engines.objects(),
-        Settings {
-            renew_every: Duration::from_millis(20),
-            ..Settings::default()
-        },
-    );
-    let (feed, eaten) = fed();
-    let upload = tokio::spawn(async move { blobs.put(new("key"), eaten).await });
-    feed.send("a".into()).await.unwrap();
-    feed.send("b".into()).await.unwrap();
+    let settings = Settings {
+        renew_every: Duration::from_millis(20),
+        ..Settings::default()
+    };
+    let blobs = Blobs::new(Arc::clone(&records) as _, engines.objects(), settings);
+    let (feed, upload) = begin_small_upload(&blobs).await;
     records.hears.store(false, Ordering::SeqCst);
     eventually("an answer was lost", EVENTUALLY_TIMEOUT, async || {
         let lost = records.hears.load(Ordering::SeqCst);
@@ -204,10 +158,7 @@ impl Records for LosesAnswer {
         let written = self.records.write(batch).await;
         match self.hears.swap(true, Ordering::SeqCst) {
             true => written,
-            false => Err(EngineError::Unavailable {
-                engine: "the deaf",
-                reason: "what was that?".into(),
-            }),
+            false => Err(EngineError::unavailable("the deaf", "what was that?")),
         }
     }
 
@@ -234,11 +185,7 @@ pub async fn an_upload_that_goes_on_is_left_alone(engines: &mut dyn TestEngines)
         abandoned_after: Duration::from_secs(2),
         ..Settings::default()
     });
-    let (feed, eaten) = fed();
-    let upload = tokio::spawn({
-        let blobs = blobs.clone();
-        async move { blobs.put(new("key"), eaten).await }
-    });
+    let (feed, upload) = begin_upload(&blobs, new("key"));
     feed.send("a".into()).await.unwrap();
     let begun = std::time::Instant::now();
     // Longer than an upload is waited for that says nothing.

@@ -7,11 +7,12 @@ pub mod quota;
 use std::io;
 use std::ops::Range;
 
-use bismuth_store::blobs::{Blob, Blobs, NewBlob};
+use bismuth_store::blobs::{Blob, Blobs, NewBlob, PutError, StoredBlob};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 pub fn new(key: &str) -> NewBlob {
     NewBlob {
@@ -39,14 +40,36 @@ pub fn broken(chunk: &[u8]) -> BoxStream<'static, io::Result<Bytes>> {
     Box::pin(stream::iter(chunks))
 }
 
-/// A body of what is sent, which ends when the sender does.
-pub fn fed() -> (mpsc::Sender<Bytes>, BoxStream<'static, io::Result<Bytes>>) {
+type Upload = JoinHandle<Result<StoredBlob, PutError>>;
+
+/// Begins to upload what is sent; the body ends when the sender does.
+pub fn begin_upload(blobs: &Blobs, blob: NewBlob) -> (mpsc::Sender<Bytes>, Upload) {
     let (feed, eaten) = mpsc::channel(1);
     let body = stream::unfold(eaten, async |mut eaten: mpsc::Receiver<Bytes>| {
         let bytes = eaten.recv().await?;
-        Some((Ok(bytes), eaten))
+        Some((io::Result::Ok(bytes), eaten))
     });
-    (feed, Box::pin(body))
+    let (blobs, body) = (blobs.clone(), Box::pin(body));
+    let upload = tokio::spawn(async move { blobs.put(blob, body).await });
+    (feed, upload)
+}
+
+/// Begins to upload `ab`, of which `b` is taken when `a` has been.
+pub async fn begin_small_upload(blobs: &Blobs) -> (mpsc::Sender<Bytes>, Upload) {
+    let (feed, upload) = begin_upload(blobs, new("key"));
+    feed.send("a".into()).await.unwrap();
+    feed.send("b".into()).await.unwrap();
+    (feed, upload)
+}
+
+/// Stores these bytes.
+pub async fn store(blobs: &Blobs, blob: NewBlob, bytes: &[u8]) -> StoredBlob {
+    blobs.put(blob, body(&[bytes])).await.unwrap()
+}
+
+/// Why these chunks are not stored.
+pub async fn not_stored(blobs: &Blobs, blob: NewBlob, chunks: &[&[u8]]) -> PutError {
+    blobs.put(blob, body(chunks)).await.unwrap_err()
 }
 
 pub fn whole(blob: &Blob) -> Option<Range<u64>> {

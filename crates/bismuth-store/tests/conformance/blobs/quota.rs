@@ -7,8 +7,8 @@ use bismuth_store::records::{Condition, Keyspace, Limits, Refused};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{body, broken, fed, new, read};
-use crate::test_engines::TestEngines;
+use super::{begin_upload, body, broken, new, not_stored, read, store};
+use crate::test_engines::{TestEngines, join};
 
 pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(
     engines: &mut dyn TestEngines,
@@ -21,45 +21,26 @@ pub async fn a_quota_of_blobs_is_exact_and_a_smaller_replacement_is_allowed(
         },
         ..new(key)
     };
-    blobs
-        .put(limited("a", 10, 2), body(&[b"123"]))
-        .await
-        .unwrap();
-    blobs
-        .put(limited("b", 10, 2), body(&[b"12345"]))
-        .await
-        .unwrap();
-    let error = blobs.put(limited("c", 20, 2), body(&[])).await.unwrap_err();
-    assert!(
-        matches!(error, PutError::Refused(Refused::Count { limit: 2 })),
-        "{error:?}"
-    );
-    let error = blobs
-        .put(limited("b", 10, 2), body(&[b"123456"]))
-        .await
-        .unwrap_err();
-    let expected = Refused::Bytes {
-        needed: 11,
-        limit: 10,
-    };
-    assert!(
-        matches!(&error, PutError::Refused(it) if *it == expected),
-        "{error:?}"
-    );
+    store(&blobs, limited("a", 10, 2), b"123").await;
+    store(&blobs, limited("b", 10, 2), b"12345").await;
+    let counted = not_stored(&blobs, limited("c", 20, 2), &[]).await;
+    let measured = not_stored(&blobs, limited("b", 10, 2), &[b"123456"]).await;
     // What is announced is refused before the first byte.
     let announced = NewBlob {
         length: Some(6),
         ..limited("b", 10, 2)
     };
-    let error = blobs.put(announced, broken(b"")).await.unwrap_err();
-    assert!(
-        matches!(&error, PutError::Refused(it) if *it == expected),
-        "{error:?}"
-    );
-    blobs
-        .put(limited("b", 1, 1), body(&[b"1234"]))
-        .await
-        .unwrap();
+    let announced = blobs.put(announced, broken(b"")).await.unwrap_err();
+    let (needed, limit) = (11, 10);
+    for (error, expected) in [
+        (counted, Refused::Count { limit: 2 }),
+        (measured, Refused::Bytes { needed, limit }),
+        (announced, Refused::Bytes { needed, limit }),
+    ] {
+        let as_expected = matches!(&error, PutError::Refused(it) if *it == expected);
+        assert!(as_expected, "{error:?}");
+    }
+    store(&blobs, limited("b", 1, 1), b"1234").await;
     let usage = blobs.usage("group").await.unwrap();
     assert_eq!((usage.bytes, usage.count), (9, 2));
     blobs.collect().await.unwrap();
@@ -84,11 +65,7 @@ pub async fn uploads_at_once_take_no_more_than_the_group_may_have(engines: &mut 
     assert!((101..=110).contains(&needed), "it was refused at {needed}");
 
     // One that has sent 60 bytes and goes on; another has room for 39 beside it.
-    let (feed, eaten) = fed();
-    let slow = tokio::spawn({
-        let (blobs, slow) = (blobs.clone(), limited("s"));
-        async move { blobs.put(slow, eaten).await }
-    });
+    let (feed, slow) = begin_upload(&blobs, limited("s"));
     for _ in 0..3 {
         feed.send(Bytes::from_static(&[0; 20])).await.unwrap();
     }
@@ -99,13 +76,10 @@ pub async fn uploads_at_once_take_no_more_than_the_group_may_have(engines: &mut 
         length: Some(length),
         ..limited("b")
     };
-    let error = blobs.put(announced(39), body(&[&[0; 39]])).await;
-    let error = error.unwrap_err();
-    assert!(
-        matches!(error, PutError::Refused(Refused::Bytes { .. })),
-        "{error:?}"
-    );
-    blobs.put(announced(38), body(&[&[0; 38]])).await.unwrap();
+    let error = not_stored(&blobs, announced(39), &[&[0; 39]]).await;
+    let full = matches!(error, PutError::Refused(Refused::Bytes { .. }));
+    assert!(full, "{error:?}");
+    store(&blobs, announced(38), &[0; 38]).await;
     drop(feed);
     slow.await.unwrap().unwrap();
     assert_eq!(blobs.usage("group").await.unwrap().bytes, 100);
@@ -114,20 +88,12 @@ pub async fn uploads_at_once_take_no_more_than_the_group_may_have(engines: &mut 
 pub async fn replaced_and_deleted_objects_are_collected(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
     for n in 0..5 {
-        blobs
-            .put(new("key"), body(&[n.to_string().as_bytes()]))
-            .await
-            .unwrap();
-        blobs
-            .put(new(&format!("key-{n}")), body(&[b"x"]))
-            .await
-            .unwrap();
+        store(&blobs, new("key"), n.to_string().as_bytes()).await;
+        store(&blobs, new(&format!("key-{n}")), b"x").await;
     }
     for n in 0..4 {
-        blobs
-            .delete("group", &format!("key-{n}"), &Condition::Always)
-            .await
-            .unwrap();
+        let deleted = blobs.delete("group", &format!("key-{n}"), &Condition::Always);
+        deleted.await.unwrap();
     }
     assert_eq!(engines.object_count(), 10);
     let collected = blobs.collect().await.unwrap();
@@ -145,15 +111,11 @@ pub async fn writers_of_one_key_leave_one_whole_blob(engines: &mut dyn TestEngin
         let blobs = blobs.clone();
         tokio::spawn(async move {
             let chunk = vec![n; 50_000];
-            blobs
-                .put(new("key"), body(&[&chunk, &chunk]))
-                .await
-                .unwrap();
+            let stored = blobs.put(new("key"), body(&[&chunk, &chunk]));
+            stored.await.unwrap();
         })
     });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    join(tasks).await;
     let bytes = read(&blobs, "key").await.unwrap();
     assert!(bytes.len() == 100_000 && bytes.iter().all(|&byte| byte == bytes[0]));
     blobs.collect().await.unwrap();
@@ -164,11 +126,9 @@ pub async fn writers_of_one_key_leave_one_whole_blob(engines: &mut dyn TestEngin
 pub async fn readers_see_the_old_blob_or_the_new_one_whole(engines: &mut dyn TestEngines) {
     let blobs = engines.blobs();
     let put = async |n: u8| {
-        let chunk = Bytes::from(vec![n; 40_000]);
-        blobs
-            .put(new("key"), body(&[&chunk, &chunk]))
-            .await
-            .unwrap();
+        let chunk = vec![n; 40_000];
+        let stored = blobs.put(new("key"), body(&[&chunk, &chunk]));
+        stored.await.unwrap();
     };
     put(0).await;
     let readers = (0..4).map(|_| {
@@ -188,7 +148,5 @@ pub async fn readers_see_the_old_blob_or_the_new_one_whole(engines: &mut dyn Tes
         put(n).await;
         blobs.collect().await.unwrap();
     }
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    join(readers.into_iter()).await;
 }

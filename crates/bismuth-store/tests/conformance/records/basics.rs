@@ -1,10 +1,11 @@
 //! Reading and changing single records.
 
-use bismuth_store::records::{Change, Condition, Keyspace, Refused, now_ms};
+use bismuth_store::records::{Change, Condition, Keyspace, Refused, Usage, now_ms};
+use bytes::Bytes;
 
 use crate::test_engines::{
-    TestEngines, WriteExt, add, at, delete, get, make, one_of, put, record_key, refused, value,
-    write,
+    TestEngines, WriteExt, add, at, delete, get, made, one_of, put, put_for, record_key, refused,
+    usage, value, write,
 };
 
 pub async fn a_record_is_read_back_with_its_metadata(engines: &mut dyn TestEngines) {
@@ -15,7 +16,7 @@ pub async fn a_record_is_read_back_with_its_metadata(engines: &mut dyn TestEngin
         ttl_ms: Some(3_600_000),
         charge: 77,
     };
-    let written = make(&records, write("key", change)).await.unwrap();
+    let written = made(&records, write("key", change)).await;
     assert_eq!((&written.before, written.sum), (&None, None));
     let record = get(&records, "key").await.unwrap();
     assert_eq!(record.value, "value");
@@ -28,13 +29,10 @@ pub async fn a_record_is_read_back_with_its_metadata(engines: &mut dyn TestEngin
     // Clocks of one machine differ by nothing, and a minute is no accident.
     assert!(record.meta.modified_ms.abs_diff(now_ms()) < 60_000);
 
-    let again = make(&records, put("key", "other")).await.unwrap();
+    let again = made(&records, put("key", "other")).await;
     assert_eq!(again.before, Some(record.meta));
-    let record = get(&records, "key").await.unwrap();
-    assert_eq!(
-        (record.meta.content_type, record.meta.expires_ms),
-        (None, None)
-    );
+    let meta = get(&records, "key").await.unwrap().meta;
+    assert_eq!((meta.content_type, meta.expires_ms), (None, None));
 }
 
 pub async fn a_large_value_is_read_back_and_may_become_small_and_large_again(
@@ -43,14 +41,14 @@ pub async fn a_large_value_is_read_back_and_may_become_small_and_large_again(
     let records = engines.records();
     for size in [1 << 20, 0, 1024, 1025, 3, 70_000] {
         let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-        make(&records, put("key", bytes.clone())).await.unwrap();
+        made(&records, put("key", bytes.clone())).await;
         let record = get(&records, "key").await.unwrap();
         assert!(record.value == bytes, "a value of {size} bytes");
     }
-    let deleted = make(&records, delete("key")).await.unwrap();
+    let deleted = made(&records, delete("key")).await;
     assert_eq!(deleted.before.unwrap().charge, 70_003);
     assert_eq!(get(&records, "key").await, None);
-    make(&records, put("key", "anew")).await.unwrap();
+    made(&records, put("key", "anew")).await;
     assert_eq!(value(&records, "key").await.unwrap(), "anew");
 }
 
@@ -58,8 +56,8 @@ pub async fn what_is_missing_is_none_and_cannot_be_deleted(engines: &mut dyn Tes
     let records = engines.records();
     assert_eq!(get(&records, "key").await, None);
     assert_eq!(refused(&records, delete("key")).await, Refused::NotFound);
-    make(&records, put("key", "")).await.unwrap();
-    make(&records, delete("key")).await.unwrap();
+    made(&records, put("key", "")).await;
+    made(&records, delete("key")).await;
     assert_eq!(get(&records, "key").await, None);
     assert_eq!(refused(&records, delete("key")).await, Refused::NotFound);
 }
@@ -75,55 +73,36 @@ pub async fn groups_and_keyspaces_do_not_see_each_other(engines: &mut dyn TestEn
     ];
     for (n, (group, keyspace)) in owners.into_iter().enumerate() {
         let write = put("bc", n.to_string()).of(group, keyspace);
-        make(&records, write.when(Condition::Absent)).await.unwrap();
+        made(&records, write.when(Condition::Absent)).await;
     }
+    let get = async |group, keyspace, key| {
+        let record_key = record_key(group, keyspace, key);
+        records.get(&record_key).await.unwrap()
+    };
     for (n, (group, keyspace)) in owners.into_iter().enumerate() {
-        let record = records
-            .get(&record_key(group, keyspace, "bc"))
-            .await
-            .unwrap();
-        assert_eq!(record.unwrap().value, n.to_string());
+        let record = get(group, keyspace, "bc").await.unwrap();
+        assert_eq!(record.value, n.to_string());
         let usage = records.usage(group, keyspace).await.unwrap();
         assert_eq!((usage.count, usage.bytes), (1, 3));
     }
-    assert_eq!(
-        records
-            .get(&record_key("ab", Keyspace::Kv, "c"))
-            .await
-            .unwrap(),
-        None
-    );
-    assert_eq!(
-        records
-            .get(&record_key("a", Keyspace::Secret, "bc"))
-            .await
-            .unwrap(),
-        None
-    );
-    assert_eq!(
-        records.usage("nobody", Keyspace::Kv).await.unwrap(),
-        Default::default()
-    );
+    assert_eq!(get("ab", Keyspace::Kv, "c").await, None);
+    assert_eq!(get("a", Keyspace::Secret, "bc").await, None);
+    let usage = records.usage("nobody", Keyspace::Kv).await.unwrap();
+    assert_eq!(usage, Usage::default());
 }
 
 pub async fn many_records_are_read_in_the_order_asked_for(engines: &mut dyn TestEngines) {
     let records = engines.records();
     for key in ["a", "b", "c"] {
-        make(&records, put(key, key)).await.unwrap();
+        made(&records, put(key, key)).await;
     }
-    let expired = crate::test_engines::put_for("d", "", 0);
-    make(&records, expired).await.unwrap();
+    made(&records, put_for("d", "", 0)).await;
     let record_keys = ["c", "missing", "a", "d", "c"].map(at);
     let read = records.get_many(&record_keys, 1 << 20).await.unwrap();
-    let values: Vec<_> = read
-        .iter()
-        .map(|record| record.as_ref().map(|record| record.value.to_vec()))
-        .collect();
+    let values = read.into_iter().map(|record| Some(record?.value));
     let expected = [Some("c"), None, Some("a"), None, Some("c")];
-    assert_eq!(
-        values,
-        expected.map(|text| text.map(|text| text.as_bytes().to_vec()))
-    );
+    let expected = expected.map(|text| text.map(Bytes::from));
+    assert_eq!(values.collect::<Vec<_>>(), expected);
     assert_eq!(records.get_many(&[], 0).await.unwrap(), []);
 }
 
@@ -149,15 +128,12 @@ pub async fn keys_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
     ];
     for key in keys {
         let write = put(key, key.to_owned()).when(Condition::Absent);
-        make(&records, write).await.unwrap();
+        made(&records, write).await;
     }
     for key in keys {
         assert_eq!(value(&records, key).await.as_deref(), Some(key));
     }
-    assert_eq!(
-        crate::test_engines::usage(&records).await.count,
-        keys.len() as u64
-    );
+    assert_eq!(usage(&records).await.count, keys.len() as u64);
 }
 
 pub async fn revisions_grow_also_over_deletions(engines: &mut dyn TestEngines) {
@@ -173,7 +149,7 @@ pub async fn revisions_grow_also_over_deletions(engines: &mut dyn TestEngines) {
         delete("b"),
         put("b", "2"),
     ] {
-        let written = make(&records, write).await.unwrap();
+        let written = made(&records, write).await;
         assert!(written.revision.0 > last);
         last = written.revision.0;
     }
@@ -187,56 +163,36 @@ pub async fn conditions_are_obeyed_and_refusals_name_the_state_that_is_there(
     let records = engines.records();
     let absent = || put("key", "new").when(Condition::Absent);
     let present = || put("key", "new").when(Condition::Present);
-    let nothing = Refused::Condition { current: None };
-    assert_eq!(refused(&records, present()).await, nothing);
-    let first = make(&records, absent()).await.unwrap().revision;
-    let current = Some(first);
-    assert_eq!(
-        refused(&records, absent()).await,
-        Refused::Condition { current }
-    );
-    let second = make(&records, present()).await.unwrap().revision;
-    let stale = put("key", "new").when(one_of(first));
-    let current = Some(second);
-    assert_eq!(
-        refused(&records, stale.clone()).await,
-        Refused::Condition { current }
-    );
-    let stale = delete("key").when(one_of(first));
-    assert_eq!(
-        refused(&records, stale).await,
-        Refused::Condition { current }
-    );
+    let there = |current| Refused::Condition { current };
+    assert_eq!(refused(&records, present()).await, there(None));
+    let first = made(&records, absent()).await.revision;
+    assert_eq!(refused(&records, absent()).await, there(Some(first)));
+    let second = made(&records, present()).await.revision;
+    for stale in [put("key", "new"), delete("key")] {
+        let stale = stale.when(one_of(first));
+        assert_eq!(refused(&records, stale).await, there(Some(second)));
+    }
     let either = Condition::OneOf(vec![first, second]);
-    let third = make(&records, put("key", "third").when(either))
-        .await
-        .unwrap();
+    let third = made(&records, put("key", "third").when(either)).await;
     let none = Condition::NoneOf(vec![third.revision]);
-    let current = Some(third.revision);
-    assert_eq!(
-        refused(&records, put("key", "x").when(none.clone())).await,
-        Refused::Condition { current }
-    );
+    let same = put("key", "x").when(none.clone());
+    assert_eq!(refused(&records, same).await, there(Some(third.revision)));
     assert_eq!(value(&records, "key").await.unwrap(), "third");
-    make(&records, put("other", "x").when(none)).await.unwrap();
-    make(&records, delete("key").when(one_of(third.revision)))
-        .await
-        .unwrap();
+    made(&records, put("other", "x").when(none)).await;
+    made(&records, delete("key").when(one_of(third.revision))).await;
     assert_eq!(get(&records, "key").await, None);
 }
 
 pub async fn adding_is_arithmetic_on_what_is_stored(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    assert_eq!(make(&records, add("n", 40)).await.unwrap().sum, Some(40));
-    assert_eq!(make(&records, add("n", 2)).await.unwrap().sum, Some(42));
-    assert_eq!(make(&records, add("n", -50)).await.unwrap().sum, Some(-8));
+    assert_eq!(made(&records, add("n", 40)).await.sum, Some(40));
+    assert_eq!(made(&records, add("n", 2)).await.sum, Some(42));
+    assert_eq!(made(&records, add("n", -50)).await.sum, Some(-8));
     assert_eq!(value(&records, "n").await.unwrap(), "-8");
-    assert_eq!(crate::test_engines::usage(&records).await.bytes, 3);
-    make(&records, put("n", i64::MAX.to_string()))
-        .await
-        .unwrap();
+    assert_eq!(usage(&records).await.bytes, 3);
+    made(&records, put("n", i64::MAX.to_string())).await;
     assert_eq!(refused(&records, add("n", 1)).await, Refused::OutOfRange);
-    make(&records, put("n", "ten")).await.unwrap();
+    made(&records, put("n", "ten")).await;
     assert_eq!(refused(&records, add("n", 1)).await, Refused::NotANumber);
     assert_eq!(value(&records, "n").await.unwrap(), "ten");
 }
@@ -249,20 +205,18 @@ pub async fn a_check_of_a_healthy_engine_succeeds(engines: &mut dyn TestEngines)
 
 pub async fn what_was_answered_is_there_after_reopening(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    let revision = make(&records, put("a", "1")).await.unwrap().revision;
-    make(&records, put("b", vec![3; 5000])).await.unwrap();
-    make(&records, put("c", "")).await.unwrap();
-    make(&records, delete("c")).await.unwrap();
+    let revision = made(&records, put("a", "1")).await.revision;
+    made(&records, put("b", vec![3; 5000])).await;
+    made(&records, put("c", "")).await;
+    made(&records, delete("c")).await;
     drop(records);
     engines.reopen().await;
     let records = engines.records();
     let record = get(&records, "a").await.unwrap();
-    assert_eq!(
-        (&*record.value, record.meta.revision),
-        (b"1".as_slice(), revision)
-    );
+    assert_eq!(record.value, "1");
+    assert_eq!(record.meta.revision, revision);
     assert_eq!(get(&records, "b").await.unwrap().value, vec![3; 5000]);
     assert_eq!(get(&records, "c").await, None);
-    let next = make(&records, put("a", "2")).await.unwrap().revision;
+    let next = made(&records, put("a", "2")).await.revision;
     assert!(next > revision);
 }

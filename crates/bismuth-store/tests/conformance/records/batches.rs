@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bismuth_store::records::{Condition, EngineError, Keyspace, Refused, Usage};
 
 use crate::test_engines::{
-    TestEngines, WriteExt, add, at, delete, get, make, put, summed, usage, value,
+    TestEngines, WriteExt, add, at, delete, get, join, made, put, refused, summed, usage, value,
 };
 
 pub async fn a_batch_is_made_in_its_order(engines: &mut dyn TestEngines) {
@@ -20,21 +20,14 @@ pub async fn a_batch_is_made_in_its_order(engines: &mut dyn TestEngines) {
     ];
     let written = records.write(batch).await.unwrap();
     assert_eq!(written[1].sum, Some(2));
-    assert_eq!(
-        written[1].before.as_ref().unwrap().revision,
-        written[0].revision
-    );
-    let revisions: Vec<_> = written[..5]
-        .iter()
-        .map(|written| written.revision)
-        .collect();
+    let before = written[1].before.as_ref().unwrap();
+    assert_eq!(before.revision, written[0].revision);
+    let revisions: Vec<_> = written[..5].iter().map(|it| it.revision).collect();
     assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
     assert_eq!(value(&records, "a").await.unwrap(), "2");
     assert_eq!(value(&records, "b").await.unwrap(), "y");
-    assert_eq!(
-        get(&records, "b").await.unwrap().meta.revision,
-        revisions[4]
-    );
+    let stored = get(&records, "b").await.unwrap();
+    assert_eq!(stored.meta.revision, revisions[4]);
     assert_eq!(usage(&records).await, Usage { bytes: 4, count: 2 });
     assert_eq!(usage(&records).await, summed(&records).await);
 }
@@ -43,7 +36,7 @@ pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(
     engines: &mut dyn TestEngines,
 ) {
     let records = engines.records();
-    make(&records, put("a", "old")).await.unwrap();
+    made(&records, put("a", "old")).await;
     let before = get(&records, "a").await;
     let batch = vec![
         put("a", "new"),
@@ -70,15 +63,14 @@ pub async fn a_batch_with_a_refused_write_changes_nothing_and_names_it(
 
 pub async fn a_refused_batch_does_not_spoil_its_neighbours(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    make(&records, put("there", "")).await.unwrap();
+    made(&records, put("there", "")).await;
     let tasks = (0..60).map(|n| {
         let records = Arc::clone(&records);
         tokio::spawn(async move {
             let good = n % 2 == 0;
-            let condition = if good {
-                Condition::Present
-            } else {
-                Condition::Absent
+            let condition = match good {
+                true => Condition::Present,
+                false => Condition::Absent,
             };
             let batch = vec![
                 put(&format!("key-{n}"), "value"),
@@ -88,11 +80,9 @@ pub async fn a_refused_batch_does_not_spoil_its_neighbours(engines: &mut dyn Tes
             assert_eq!(made.is_ok(), good, "{made:?}");
         })
     });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    join(tasks).await;
     for n in 0..60 {
-        let record = records.get(&at(&format!("key-{n}"))).await.unwrap();
+        let record = get(&records, &format!("key-{n}")).await;
         assert_eq!(record.is_some(), n % 2 == 0);
     }
     assert_eq!(usage(&records).await, summed(&records).await);
@@ -115,9 +105,7 @@ pub async fn batches_over_many_owners_in_any_order_do_not_lock_each_other_out(
             }
         })
     });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    join(tasks).await;
     for group in ["a", "b", "c"] {
         let record_key = crate::test_engines::record_key(group, Keyspace::Kv, "n");
         let record = engines.records().get(&record_key).await.unwrap().unwrap();
@@ -135,30 +123,18 @@ pub async fn a_read_of_more_bytes_than_its_limit_is_refused(engines: &mut dyn Te
     let limit = 119_999;
     let refused = records.get_many(&record_keys, limit).await;
     assert_eq!(refused, Err(EngineError::TooLarge { limit }));
-    assert_eq!(
-        records.get_many(&record_keys[2..3], 0).await.unwrap(),
-        [const { None }; 1]
-    );
+    let none = records.get_many(&record_keys[2..3], 0).await.unwrap();
+    assert_eq!(none, [const { None }; 1]);
 }
 
 pub async fn a_large_value_is_no_number_and_is_replaced_in_a_batch(engines: &mut dyn TestEngines) {
     let records = engines.records();
     for digits in [64, 65, 1024, 1025, 100_000] {
         let number = "0".repeat(digits - 2) + "41";
-        make(&records, put("n", number)).await.unwrap();
-        let added = make(&records, add("n", 1)).await;
+        made(&records, put("n", number)).await;
         match digits {
-            64 => assert_eq!(added.unwrap().sum, Some(42)),
-            _ => assert!(
-                matches!(
-                    added,
-                    Err(EngineError::Refused {
-                        refused: Refused::NotANumber,
-                        ..
-                    })
-                ),
-                "{digits} digits: {added:?}"
-            ),
+            64 => assert_eq!(made(&records, add("n", 1)).await.sum, Some(42)),
+            _ => assert_eq!(refused(&records, add("n", 1)).await, Refused::NotANumber),
         }
         let written = records.write(vec![put("n", "1"), add("n", 1)]).await;
         assert_eq!(written.unwrap()[1].sum, Some(2));

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bismuth_store::records::{Condition, EngineError, Records, Refused};
 
-use crate::test_engines::{TestEngines, WriteExt, add, delete, get, make, one_of, put, value};
+use crate::test_engines::{
+    TestEngines, WriteExt, add, delete, get, join, made, make, one_of, put, value,
+};
 
 const TASKS: usize = 24;
 
@@ -16,19 +18,11 @@ where
 {
     let instances = [engines.records(), engines.others()];
     let tasks = (0..TASKS).map(|n| tokio::spawn(work(Arc::clone(&instances[n % 2]), n)));
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    join(tasks).await;
 }
 
 fn is_condition(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::Refused {
-            refused: Refused::Condition { .. },
-            ..
-        }
-    )
+    matches!(error.refusal(), Some(Refused::Condition { .. }))
 }
 
 pub async fn a_lock_is_held_by_one_at_a_time(engines: &mut dyn TestEngines) {
@@ -48,9 +42,7 @@ pub async fn a_lock_is_held_by_one_at_a_time(engines: &mut dyn TestEngines) {
             assert_eq!(value(&records, "lock").await.unwrap(), n.to_string());
             turns.fetch_add(1, Ordering::SeqCst);
             held.store(false, Ordering::SeqCst);
-            make(&records, delete("lock").when(one_of(mine)))
-                .await
-                .unwrap();
+            made(&records, delete("lock").when(one_of(mine))).await;
         }
     })
     .await;
@@ -64,7 +56,7 @@ pub async fn a_counter_counts_every_addition(engines: &mut dyn TestEngines) {
         let seen = Arc::clone(&seen);
         async move {
             for _ in 0..10 {
-                let sum = make(&records, add("n", 1)).await.unwrap().sum.unwrap();
+                let sum = made(&records, add("n", 1)).await.sum.unwrap();
                 seen.lock().unwrap().push(sum);
             }
         }
@@ -74,14 +66,12 @@ pub async fn a_counter_counts_every_addition(engines: &mut dyn TestEngines) {
     seen.sort_unstable();
     let all: Vec<i64> = (1..=TASKS as i64 * 10).collect();
     assert_eq!(seen, all);
-    assert_eq!(
-        value(&engines.records(), "n").await.unwrap(),
-        (TASKS * 10).to_string()
-    );
+    let sum = value(&engines.records(), "n").await.unwrap();
+    assert_eq!(sum, (TASKS * 10).to_string());
 }
 
 pub async fn compare_and_swap_loses_no_update(engines: &mut dyn TestEngines) {
-    make(&engines.records(), put("list", "")).await.unwrap();
+    made(&engines.records(), put("list", "")).await;
     everywhere(engines, |records, n| async move {
         loop {
             let old = get(&records, "list").await.unwrap();
@@ -94,11 +84,8 @@ pub async fn compare_and_swap_loses_no_update(engines: &mut dyn TestEngines) {
     })
     .await;
     let list = value(&engines.records(), "list").await.unwrap();
-    let mut names: Vec<usize> = list
-        .trim_end_matches(',')
-        .split(',')
-        .map(|name| name.parse().unwrap())
-        .collect();
+    let names = list.trim_end_matches(',').split(',');
+    let mut names: Vec<usize> = names.map(|name| name.parse().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, (0..TASKS).collect::<Vec<_>>());
 }

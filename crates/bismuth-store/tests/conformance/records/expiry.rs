@@ -2,12 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use bismuth_store::records::{Change, Condition, Keyspace, Limits, Usage, now_ms, write_with_room};
+use bismuth_store::records::{Change, Condition, Keyspace, Usage, now_ms, write_with_room};
 use bismuth_testkit::eventually;
 
 use crate::test_engines::{
-    EVENTUALLY_TIMEOUT, TestEngines, WriteExt, add, all, get, make, names, put, put_for, query,
-    summed, usage, value, write,
+    EVENTUALLY_TIMEOUT, TestEngines, WriteExt, add, get, made, names, put, put_for, query, summed,
+    usage, value, write,
 };
 
 fn limit(limit: usize) -> NonZeroUsize {
@@ -18,8 +18,8 @@ pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swep
     engines: &mut dyn TestEngines,
 ) {
     let records = engines.records();
-    make(&records, put("stays", "1")).await.unwrap();
-    make(&records, put_for("goes", "1", 300)).await.unwrap();
+    made(&records, put("stays", "1")).await;
+    made(&records, put_for("goes", "1", 300)).await;
     eventually("it is gone", EVENTUALLY_TIMEOUT, async || {
         match get(&records, "goes").await {
             None => Ok(()),
@@ -27,10 +27,8 @@ pub async fn a_record_is_absent_when_its_time_has_come_and_used_until_it_is_swep
         }
     })
     .await;
-    assert_eq!(
-        names(&records.list(&query("", None, 9)).await.unwrap()),
-        ["stays"]
-    );
+    let page = records.list(&query("", None, 9)).await.unwrap();
+    assert_eq!(names(&page), ["stays"]);
     assert_eq!(usage(&records).await.count, 2);
     assert_eq!(records.sweep(None, limit(10)).await.unwrap(), 1);
     assert_eq!(usage(&records).await, Usage { bytes: 6, count: 1 });
@@ -55,63 +53,43 @@ pub async fn a_sweep_keeps_to_its_limit_and_to_what_is_due(engines: &mut dyn Tes
     assert_eq!(usage(&records).await.count, 4);
     assert_eq!(records.sweep(None, limit(4)).await.unwrap(), 2);
     assert_eq!(records.sweep(None, limit(4)).await.unwrap(), 0);
-    let left: Vec<_> = all(&records, 10)
-        .await
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect();
-    assert_eq!(left, ["later", "saved"]);
+    let page = records.list(&query("", None, 9)).await.unwrap();
+    assert_eq!(names(&page), ["later", "saved"]);
     assert_eq!(usage(&records).await, summed(&records).await);
 }
 
 pub async fn a_record_past_its_time_can_be_made_anew(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    make(&records, put_for("key", "old", 0)).await.unwrap();
-    let written = make(&records, put("key", "new").when(Condition::Absent))
-        .await
-        .unwrap();
+    made(&records, put_for("key", "old", 0)).await;
+    let written = made(&records, put("key", "new").when(Condition::Absent)).await;
     assert_eq!(written.before, None);
     assert_eq!(usage(&records).await, Usage { bytes: 6, count: 1 });
     assert_eq!(records.sweep(None, limit(10)).await.unwrap(), 0);
     assert_eq!(value(&records, "key").await.unwrap(), "new");
 
-    make(&records, put_for("n", "41", 0)).await.unwrap();
-    assert_eq!(make(&records, add("n", 1)).await.unwrap().sum, Some(1));
+    made(&records, put_for("n", "41", 0)).await;
+    assert_eq!(made(&records, add("n", 1)).await.sum, Some(1));
     let (delta, ttl_ms) = (1, Some(3_600_000));
-    let timed = make(&records, write("n", Change::Add { delta, ttl_ms })).await;
-    let timed = timed.unwrap();
+    let timed = made(&records, write("n", Change::Add { delta, ttl_ms })).await;
     assert_eq!(timed.sum, Some(2));
-    make(&records, add("n", 1)).await.unwrap();
-    assert_eq!(
-        get(&records, "n").await.unwrap().meta.expires_ms,
-        Some(timed.modified_ms + 3_600_000)
-    );
+    made(&records, add("n", 1)).await;
+    let expires_ms = get(&records, "n").await.unwrap().meta.expires_ms;
+    assert_eq!(expires_ms, Some(timed.modified_ms + 3_600_000));
 }
 
 pub async fn expired_records_make_room_for_new_ones(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    let one = Limits {
-        bytes: None,
-        count: Some(1),
-    };
-    let limited = |key: &str| {
-        let mut write = put(key, "");
-        write.limits = one;
-        vec![write]
-    };
+    let limited = |key: &str| vec![put(key, "").within(None, Some(1))];
     // As many as are swept at once are due before, and are nobody's business.
     for start in [0, 500] {
         let due =
             (start..start + 500).map(|n| put_for(&format!("{n}"), "", 0).of("other", Keyspace::Kv));
         records.write(due.collect()).await.unwrap();
     }
-    make(&records, put_for("gone", "", 0)).await.unwrap();
+    made(&records, put_for("gone", "", 0)).await;
     assert!(records.write(limited("key")).await.is_err());
     write_with_room(&*records, limited("key")).await.unwrap();
-    assert!(
-        write_with_room(&*records, limited("another"))
-            .await
-            .is_err()
-    );
+    let another = write_with_room(&*records, limited("another")).await;
+    assert!(another.is_err(), "{another:?}");
     assert_eq!(usage(&records).await.count, 1);
 }

@@ -2,7 +2,7 @@
 
 use bismuth_store::records::Keyspace;
 
-use crate::test_engines::{TestEngines, WriteExt, all, delete, make, names, put, put_for, query};
+use crate::test_engines::{TestEngines, WriteExt, all, delete, made, names, put, put_for, query};
 
 pub async fn keys_come_in_the_order_of_their_bytes(engines: &mut dyn TestEngines) {
     let records = engines.records();
@@ -24,7 +24,7 @@ pub async fn keys_come_in_the_order_of_their_bytes(engines: &mut dyn TestEngines
         "2",
     ];
     for key in &keys {
-        make(&records, put(key, "")).await.unwrap();
+        made(&records, put(key, "")).await;
     }
     keys.sort_unstable_by_key(|key| key.as_bytes());
     let page = records.list(&query("", None, 100)).await.unwrap();
@@ -35,37 +35,33 @@ pub async fn keys_come_in_the_order_of_their_bytes(engines: &mut dyn TestEngines
 pub async fn pages_lead_to_the_end_without_a_gap(engines: &mut dyn TestEngines) {
     let records = engines.records();
     let keys: Vec<String> = (0..57).map(|n| format!("key-{n:03}")).collect();
-    records
-        .write(keys.iter().map(|key| put(key, "value")).collect())
-        .await
-        .unwrap();
-    make(&records, put_for("key-0005", "", 0)).await.unwrap();
+    let batch = keys.iter().map(|key| put(key, "value")).collect();
+    records.write(batch).await.unwrap();
+    made(&records, put_for("key-0005", "", 0)).await;
     for page_size in [1, 7, 19, 57, 58] {
         let listed = all(&records, page_size).await;
         let listed: Vec<_> = listed.into_iter().map(|(key, _)| key).collect();
         assert_eq!(listed, keys, "in pages of {page_size}");
     }
     // The page after a key that is gone begins with the one after it.
-    make(&records, delete("key-010")).await.unwrap();
-    let page = records.list(&query("", Some("key-010"), 1)).await.unwrap();
-    assert_eq!((names(&page), page.more), (vec!["key-011"], true));
-    let page = records.list(&query("", Some("key-056"), 1)).await.unwrap();
-    assert_eq!((names(&page), page.more), (vec![], false));
-    let page = records.list(&query("", Some("key-055"), 1)).await.unwrap();
-    assert_eq!((names(&page), page.more), (vec!["key-056"], false));
+    made(&records, delete("key-010")).await;
+    for (after, expected, more) in [
+        ("key-010", vec!["key-011"], true),
+        ("key-056", vec![], false),
+        ("key-055", vec!["key-056"], false),
+    ] {
+        let page = records.list(&query("", Some(after), 1)).await.unwrap();
+        assert_eq!((names(&page), page.more), (expected, more), "{after}");
+    }
 }
 
 pub async fn a_prefix_selects_what_begins_with_it(engines: &mut dyn TestEngines) {
     let records = engines.records();
     for key in ["a", "a/", "a/1", "a/2", "a0", "ab", "b", "\u{10ffff}1"] {
-        make(&records, put(key, "value")).await.unwrap();
+        made(&records, put(key, "value")).await;
     }
-    make(&records, put("a/3", "").of("other", Keyspace::Kv))
-        .await
-        .unwrap();
-    make(&records, put("a/4", "").of("group", Keyspace::Blob))
-        .await
-        .unwrap();
+    made(&records, put("a/3", "").of("other", Keyspace::Kv)).await;
+    made(&records, put("a/4", "").of("group", Keyspace::Blob)).await;
     for (prefix, after, expected) in [
         ("a/", None, vec!["a/", "a/1", "a/2"]),
         ("a/", Some("a/"), vec!["a/1", "a/2"]),
@@ -88,23 +84,12 @@ pub async fn a_prefix_selects_what_begins_with_it(engines: &mut dyn TestEngines)
 
 pub async fn groups_that_have_something_are_named(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    assert_eq!(
-        records.groups(Keyspace::Secret).await.unwrap(),
-        Vec::<String>::new()
-    );
+    let groups = async || records.groups(Keyspace::Secret).await.unwrap();
+    assert_eq!(groups().await, [""; 0]);
     for group in ["b", "aa", "c", "a"] {
-        make(&records, put("key", "").of(group, Keyspace::Secret))
-            .await
-            .unwrap();
+        made(&records, put("key", "").of(group, Keyspace::Secret)).await;
     }
-    make(&records, put("key", "").of("d", Keyspace::Kv))
-        .await
-        .unwrap();
-    make(&records, delete("key").of("c", Keyspace::Secret))
-        .await
-        .unwrap();
-    assert_eq!(
-        records.groups(Keyspace::Secret).await.unwrap(),
-        ["a", "aa", "b"]
-    );
+    made(&records, put("key", "").of("d", Keyspace::Kv)).await;
+    made(&records, delete("key").of("c", Keyspace::Secret)).await;
+    assert_eq!(groups().await, ["a", "aa", "b"]);
 }

@@ -2,59 +2,47 @@
 
 use std::sync::Arc;
 
-use bismuth_store::records::{EngineError, Refused, Usage};
+use bismuth_store::records::{EngineError, Refused, Usage, Write};
 
-use crate::test_engines::{TestEngines, WriteExt, add, delete, make, put, refused, summed, usage};
+use crate::test_engines::{
+    TestEngines, WriteExt, add, delete, join, made, make, put, refused, summed, usage,
+};
 
 pub async fn a_limit_is_reached_exactly_and_not_passed(engines: &mut dyn TestEngines) {
     let records = engines.records();
-    let bytes = |write: bismuth_store::records::Write| write.within(Some(10), None);
-    make(&records, bytes(put("a", "1234"))).await.unwrap();
-    make(&records, bytes(put("b", "1234"))).await.unwrap();
-    let over = Refused::Bytes {
-        needed: 11,
-        limit: 10,
-    };
+    let bytes = |write: Write| write.within(Some(10), None);
+    made(&records, bytes(put("a", "1234"))).await;
+    made(&records, bytes(put("b", "1234"))).await;
+    let (needed, limit) = (11, 10);
+    let over = Refused::Bytes { needed, limit };
     assert_eq!(refused(&records, bytes(put("b", "12345"))).await, over);
     assert_eq!(refused(&records, bytes(put("c", ""))).await, over);
-    make(&records, bytes(put("b", "4321"))).await.unwrap();
-    make(&records, bytes(put("b", "321"))).await.unwrap();
-    make(&records, bytes(put("c", ""))).await.unwrap();
+    made(&records, bytes(put("b", "4321"))).await;
+    made(&records, bytes(put("b", "321"))).await;
+    made(&records, bytes(put("c", ""))).await;
     // The limit is lowered below what is used: everything that does not grow goes on.
-    let low = |write: bismuth_store::records::Write| write.within(Some(1), Some(1));
-    make(&records, low(put("a", "9999"))).await.unwrap();
-    assert!(matches!(
-        refused(&records, low(put("a", "99999"))).await,
-        Refused::Bytes { .. }
-    ));
-    make(&records, low(delete("c"))).await.unwrap();
+    let low = |write: Write| write.within(Some(1), Some(1));
+    made(&records, low(put("a", "9999"))).await;
+    let grows = refused(&records, low(put("a", "99999"))).await;
+    assert!(matches!(grows, Refused::Bytes { .. }), "{grows:?}");
+    made(&records, low(delete("c"))).await;
+    let one_more = put("c", "").within(None, Some(2));
     assert_eq!(
-        refused(&records, put("c", "").within(None, Some(2))).await,
+        refused(&records, one_more).await,
         Refused::Count { limit: 2 }
     );
-    make(&records, put("c", "").within(None, Some(3)))
-        .await
-        .unwrap();
-    assert_eq!(
-        usage(&records).await,
-        Usage {
-            bytes: 10,
-            count: 3
-        }
-    );
+    made(&records, put("c", "").within(None, Some(3))).await;
+    let (bytes, count) = (10, 3);
+    assert_eq!(usage(&records).await, Usage { bytes, count });
 }
 
 pub async fn usage_is_exact_after_reopening(engines: &mut dyn TestEngines) {
     for round in 0..3 {
         let records = engines.records();
         for n in 0..10 {
-            make(&records, put(&format!("key-{n}"), vec![1; n * round]))
-                .await
-                .unwrap();
+            made(&records, put(&format!("key-{n}"), vec![1; n * round])).await;
         }
-        make(&records, delete(&format!("key-{round}")))
-            .await
-            .unwrap();
+        made(&records, delete(&format!("key-{round}"))).await;
         let before = usage(&records).await;
         drop(records);
         engines.reopen().await;
@@ -63,12 +51,10 @@ pub async fn usage_is_exact_after_reopening(engines: &mut dyn TestEngines) {
         assert_eq!(summed(&records).await, before);
         let limit = Some(before.bytes + 1);
         let write = |key: &str| put(key, "").within(limit, None);
-        assert!(matches!(
-            refused(&records, write("two")).await,
-            Refused::Bytes { .. }
-        ));
-        make(&records, write("1")).await.unwrap();
-        make(&records, delete("1")).await.unwrap();
+        let full = refused(&records, write("two")).await;
+        assert!(matches!(full, Refused::Bytes { .. }), "{full:?}");
+        made(&records, write("1")).await;
+        made(&records, delete("1")).await;
     }
 }
 
@@ -91,9 +77,7 @@ pub async fn usage_is_exact_under_concurrent_writers(engines: &mut dyn TestEngin
             }
         })
     });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+    join(tasks).await;
     for records in instances {
         assert_eq!(usage(&records).await, summed(&records).await);
     }
@@ -112,15 +96,10 @@ pub async fn a_limit_holds_under_concurrent_writers(engines: &mut dyn TestEngine
             }
         })
     });
-    let mut made = 0;
-    for task in tasks.collect::<Vec<_>>() {
-        made += task.await.unwrap();
-    }
+    let written: u64 = join(tasks).await.into_iter().sum();
     let records = &instances[0];
-    let expected = Usage {
-        bytes: 90,
-        count: 10,
-    };
-    assert_eq!((made, usage(records).await), (10, expected));
+    let (bytes, count) = (90, 10);
+    let expected = Usage { bytes, count };
+    assert_eq!((written, usage(records).await), (count, expected));
     assert_eq!(summed(records).await, expected);
 }
