@@ -1,38 +1,27 @@
 //! Writing, reading, listing and removing secrets.
 
 use bismuth_store::records::{Keyspace, Usage, now_ms};
-use bismuth_store::secrets::{
-    ListedSecret, MAX_SECRETS, MAX_VALUE_BYTES, SecretError, StoredSecret,
-};
+use bismuth_store::secrets::{MAX_SECRETS, MAX_VALUE_BYTES, SecretError, StoredSecret};
 
-use super::{Keys, key, read, read_version, set};
+use super::{is_read, key, new, read, read_version, set};
 use crate::test_engines::TestEngines;
 
 pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
     engines: &mut dyn TestEngines,
 ) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     let stored = secrets.set("group", &key("name"), b"one").await.unwrap();
     let (version, created) = (1, true);
     assert_eq!(stored, StoredSecret { version, created });
-    assert_eq!(
-        read(&secrets, "group", "name").await,
-        Some(("one".into(), 1))
-    );
-    assert_eq!(
-        secrets.rotate("group", &key("name"), b"two").await.unwrap(),
-        2
-    );
+    is_read(&secrets, "group", "name", "one", 1).await;
+    let rotated = secrets.rotate("group", &key("name"), b"two").await;
+    assert_eq!(rotated.unwrap(), 2);
     assert_eq!(read_version(&secrets, "name", 1).await.unwrap(), "one");
 
     let stored = secrets.set("group", &key("name"), b"three").await.unwrap();
     let (version, created) = (3, false);
     assert_eq!(stored, StoredSecret { version, created });
-    assert_eq!(
-        read(&secrets, "group", "name").await,
-        Some(("three".into(), 3))
-    );
+    is_read(&secrets, "group", "name", "three", 3).await;
     assert_eq!(read_version(&secrets, "name", 3).await.unwrap(), "three");
     assert_eq!(read_version(&secrets, "name", 2).await.unwrap(), "two");
     for version in [0, 1, 4, u64::MAX] {
@@ -41,8 +30,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
 }
 
 pub async fn only_what_is_there_is_rotated_or_deleted(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     let none = key("none");
     for with_another in [false, true] {
         let rotated = secrets.rotate("group", &none, b"value").await;
@@ -63,8 +51,7 @@ pub async fn only_what_is_there_is_rotated_or_deleted(engines: &mut dyn TestEngi
 pub async fn values_of_every_length_that_is_allowed_are_kept_and_no_other(
     engines: &mut dyn TestEngines,
 ) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     let name = key("name");
     for bytes in [1, 1000, MAX_VALUE_BYTES, MAX_VALUE_BYTES, 2] {
         let value: Vec<u8> = (0..bytes).map(|n| (n % 251) as u8).collect();
@@ -81,8 +68,7 @@ pub async fn values_of_every_length_that_is_allowed_are_kept_and_no_other(
 }
 
 pub async fn secrets_are_listed_by_name_without_their_values(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     assert_eq!(secrets.list("group").await.unwrap(), []);
     for name in ["b", "a/b", "c"] {
         set(&secrets, "group", name, "value").await;
@@ -90,31 +76,26 @@ pub async fn secrets_are_listed_by_name_without_their_values(engines: &mut dyn T
     set(&secrets, "group", "b", "value").await;
     secrets.delete("group", &key("c")).await.unwrap();
     let listed = secrets.list("group").await.unwrap();
-    let of = |listed: &ListedSecret| (listed.name.clone(), listed.version);
-    assert_eq!(
-        listed.iter().map(of).collect::<Vec<_>>(),
-        [("a/b".into(), 1), ("b".into(), 2)]
-    );
+    let versions = listed.iter().map(|it| (&*it.name, it.version));
+    assert_eq!(versions.collect::<Vec<_>>(), [("a/b", 1), ("b", 2)]);
     for listed in listed {
         assert!(listed.modified_ms.abs_diff(now_ms()) < 60_000);
     }
 }
 
 pub async fn groups_do_not_see_each_other_s_secrets(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     set(&secrets, "a", "name", "of a").await;
     assert_eq!(read(&secrets, "b", "name").await, None);
     set(&secrets, "b", "name", "of b").await;
     set(&secrets, "b", "name", "of b again").await;
-    assert_eq!(read(&secrets, "a", "name").await, Some(("of a".into(), 1)));
+    is_read(&secrets, "a", "name", "of a", 1).await;
     secrets.delete("b", &key("name")).await.unwrap();
-    assert_eq!(read(&secrets, "a", "name").await, Some(("of a".into(), 1)));
+    is_read(&secrets, "a", "name", "of a", 1).await;
 }
 
 pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     let long = "ä".repeat(256);
     let names = [
         "m", "v", "v/m", "m/v", "current", "v/v/m", "a", "a/1", "A", "ä", &long,
@@ -123,8 +104,7 @@ pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
         set(&secrets, "group", name, name).await;
     }
     for name in names {
-        let found = read(&secrets, "group", name).await;
-        assert_eq!(found, Some((name.to_owned(), 1)));
+        is_read(&secrets, "group", name, name, 1).await;
     }
     for none in ["", "v/", "/m", "m\0"] {
         assert_eq!(read(&secrets, "group", none).await, None, "{none:?}");
@@ -132,24 +112,18 @@ pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
 }
 
 pub async fn secrets_are_there_after_reopening(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (keys, secrets) = new(engines);
     set(&secrets, "group", "name", "one").await;
     set(&secrets, "group", "name", "two").await;
     drop(secrets);
     engines.reopen().await;
     let secrets = keys.secrets(engines.records());
-    assert_eq!(
-        read(&secrets, "group", "name").await,
-        Some(("two".into(), 2))
-    );
+    is_read(&secrets, "group", "name", "two", 2).await;
     assert_eq!(read_version(&secrets, "name", 1).await.unwrap(), "one");
 }
 
 pub async fn the_last_secret_takes_everything_of_its_group_with_it(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let records = engines.records();
-    let secrets = keys.secrets(engines.records());
+    let (records, (_keys, secrets)) = (engines.records(), new(engines));
     for name in ["a", "b"] {
         set(&secrets, "group", name, "value").await;
     }
@@ -165,9 +139,7 @@ pub async fn the_last_secret_takes_everything_of_its_group_with_it(engines: &mut
 }
 
 pub async fn a_purge_removes_one_group_and_leaves_the_others(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let records = engines.records();
-    let secrets = keys.secrets(engines.records());
+    let (records, (_keys, secrets)) = (engines.records(), new(engines));
     for group in ["group", "other"] {
         for name in ["a", "b", "c"] {
             set(&secrets, group, name, "value").await;
@@ -183,8 +155,7 @@ pub async fn a_purge_removes_one_group_and_leaves_the_others(engines: &mut dyn T
 }
 
 pub async fn a_group_has_as_many_secrets_as_it_may(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     for n in 0..MAX_SECRETS {
         set(&secrets, "group", &format!("secret-{n}"), "value").await;
     }
@@ -196,8 +167,7 @@ pub async fn a_group_has_as_many_secrets_as_it_may(engines: &mut dyn TestEngines
 }
 
 pub async fn a_revision_names_one_value_for_ever(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (_keys, secrets) = new(engines);
     let mut values = std::collections::BTreeMap::new();
     let look = async |version| {
         let secret = secrets.get("group", "name", version).await.unwrap();

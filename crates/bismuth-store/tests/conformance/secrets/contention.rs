@@ -3,18 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Keys, key, read, read_version, set};
-use crate::test_engines::TestEngines;
+use super::{Keys, is_read, key, read, read_version, set};
+use crate::test_engines::{TestEngines, join};
 
 const WRITERS: usize = 16;
 const CHANGES: usize = 5;
 
 pub async fn every_change_of_many_writers_is_made_once(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let nodes = [
-        keys.secrets(engines.records()),
-        keys.secrets(engines.others()),
-    ];
+    let nodes = [engines.records(), engines.others()].map(|records| keys.secrets(records));
     let versions = Arc::new(Mutex::new(Vec::new()));
     // Each has a secret of its own, which is made in the first moment of the group, and all have one together.
     let writers = (0..WRITERS).map(|n| {
@@ -31,17 +28,14 @@ pub async fn every_change_of_many_writers_is_made_once(engines: &mut dyn TestEng
             }
         })
     });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+    join(writers).await;
     let mut versions = versions.lock().unwrap().clone();
     versions.sort_unstable();
     let last = WRITERS * (CHANGES - 1);
     assert_eq!(versions, (1..=last as u64).collect::<Vec<_>>());
     for n in 0..WRITERS {
         let own = format!("own-{n}");
-        let found = read(&nodes[0], "group", &own).await;
-        assert_eq!(found, Some(("4".into(), 5)));
+        is_read(&nodes[0], "group", &own, "4", 5).await;
         assert_eq!(read_version(&nodes[1], &own, 4).await.unwrap(), "3");
     }
     assert_eq!(nodes[0].list("group").await.unwrap().len(), WRITERS + 1);
@@ -49,10 +43,7 @@ pub async fn every_change_of_many_writers_is_made_once(engines: &mut dyn TestEng
 
 pub async fn readers_see_whole_values_in_their_order(engines: &mut dyn TestEngines) {
     let keys = Keys::new();
-    let nodes = [
-        keys.secrets(engines.records()),
-        keys.secrets(engines.others()),
-    ];
+    let nodes = [engines.records(), engines.others()].map(|records| keys.secrets(records));
     set(&nodes[0], "group", "name", "1").await;
     let done = Arc::new(AtomicBool::new(false));
     let readers = (0..4).map(|n| {
@@ -76,7 +67,5 @@ pub async fn readers_see_whole_values_in_their_order(engines: &mut dyn TestEngin
         nodes[1].delete("group", &key("beside")).await.unwrap();
     }
     done.store(true, Ordering::SeqCst);
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    join(readers.into_iter()).await;
 }

@@ -6,7 +6,7 @@ pub mod rewrap;
 pub mod start;
 pub mod tampering;
 
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use bismuth_store::Key;
 use bismuth_store::records::Records;
 use bismuth_store::secrets::{Flaw, Keyring, SecretError, Secrets};
 use tempfile::TempDir;
+
+use crate::test_engines::TestEngines;
 
 /// A file of master keys.
 pub struct Keys {
@@ -76,6 +78,28 @@ pub async fn read_version(secrets: &Secrets, name: &str, version: u64) -> Option
     let secret = secrets.get("group", name, Some(version)).await.unwrap()?;
     assert_eq!(secret.version, version);
     Some(String::from_utf8(secret.value.to_vec()).unwrap())
+}
+
+/// A file of master keys, and the secrets of an engine under them.
+pub fn new(engines: &dyn TestEngines) -> (Keys, Arc<Secrets>) {
+    let keys = Keys::new();
+    let secrets = keys.secrets(engines.records());
+    (keys, secrets)
+}
+
+/// Checks a secret's value and version.
+pub async fn is_read(secrets: &Secrets, group: &str, name: &str, value: &str, version: u64) {
+    let found = read(secrets, group, name).await;
+    assert_eq!(
+        found,
+        Some((value.to_owned(), version)),
+        "{name} of {group}"
+    );
+}
+
+/// Checks that something was not done because what is stored is not what was written.
+pub fn is_broken<T: Debug>(done: Result<T, SecretError>) {
+    assert!(matches!(done, Err(SecretError::Broken { .. })), "{done:?}");
 }
 
 /// Sets a secret; returns its version.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bismuth_store::secrets::{Flaw, KeyringError, Rewrapped, SecretError, Secrets};
 
-use super::{Keys, flaw, key, read, set};
-use crate::test_engines::TestEngines;
+use super::{Keys, flaw, is_read, key, new, read, set};
+use crate::test_engines::{TestEngines, join};
 
 async fn rewrapped(secrets: &Secrets) -> (u64, String) {
     let Rewrapped { groups, master_key } = secrets.rewrap().await.unwrap();
@@ -18,8 +18,7 @@ async fn rewrapped(secrets: &Secrets) -> (u64, String) {
 pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
     engines: &mut dyn TestEngines,
 ) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (keys, secrets) = new(engines);
     assert_eq!(rewrapped(&secrets).await, (0, "first".into()));
     for group in ["a", "b", "c"] {
         set(&secrets, group, "name", group).await;
@@ -30,8 +29,7 @@ pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
         tokio::spawn(async move {
             let mut turns = 0;
             while !done.load(Ordering::SeqCst) || turns < 3 {
-                let found = read(&secrets, group, "name").await.unwrap();
-                assert_eq!(found, (group.to_owned(), 1));
+                is_read(&secrets, group, "name", group, 1).await;
                 // A group that has its data key made anew every time.
                 let passing = format!("{group}-passing");
                 set(&secrets, &passing, "name", "value").await;
@@ -54,24 +52,18 @@ pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
         keys.write(&[new]);
     }
     done.store(true, Ordering::SeqCst);
-    for task in tasks {
-        task.await.unwrap();
-    }
+    join(tasks.into_iter()).await;
     let restarted = keys.secrets(engines.records());
     for group in ["a", "b", "c"] {
-        let found = read(&restarted, group, "name").await;
-        assert_eq!(found, Some((group.to_owned(), 1)));
+        is_read(&restarted, group, "name", group, 1).await;
     }
 }
 
 pub async fn a_key_that_another_node_uses_first_is_looked_for_in_the_file(
     engines: &mut dyn TestEngines,
 ) {
-    let keys = Keys::new();
-    let (one, other) = (
-        keys.secrets(engines.records()),
-        keys.secrets(engines.others()),
-    );
+    let (keys, one) = new(engines);
+    let other = keys.secrets(engines.others());
     set(&one, "group", "name", "value").await;
     keys.write(&["second", "first"]);
     assert_eq!(rewrapped(&one).await, (1, "second".into()));
@@ -97,11 +89,8 @@ pub async fn a_missing_master_key_is_named_and_breaks_its_groups_only(
 
     keys.write(&["third", "second"]);
     let error = secrets.rewrap().await.unwrap_err();
-    assert!(matches!(
-        &error,
-        SecretError::NotRewrapped { failed: 1, .. }
-    ));
-    assert!(error.to_string().contains("first"), "{error}");
+    let one_failed = matches!(&error, SecretError::NotRewrapped { failed: 1, .. });
+    assert!(one_failed && error.to_string().contains("first"), "{error}");
     assert!(read(&secrets, "new", "name").await.is_some());
 
     // The line is back, and nobody has to say so.
@@ -126,8 +115,7 @@ pub async fn another_key_under_the_same_id_opens_nothing(engines: &mut dyn TestE
 }
 
 pub async fn a_file_that_cannot_be_used_changes_nothing(engines: &mut dyn TestEngines) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (keys, secrets) = new(engines);
     set(&secrets, "group", "name", "value").await;
     keys.write(&["second", "first"]);
     let mode = |mode| fs::set_permissions(keys.path(), fs::Permissions::from_mode(mode)).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 
 use bismuth_store::secrets::{MasterKeysError, SecretError, master_keys};
 
-use super::{Keys, read, set};
+use super::{Keys, new, read, set};
 use crate::test_engines::TestEngines;
 
 pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(engines: &mut dyn TestEngines) {
@@ -22,9 +22,8 @@ pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(engines: &mut
     // The file is lost, and whoever starts still says to make one.
     let kept = path.with_extension("kept");
     fs::rename(&path, &kept).unwrap();
-    let error = master_keys(&path, true, false, &*records)
-        .await
-        .unwrap_err();
+    let lost = master_keys(&path, true, false, &*records).await;
+    let error = lost.unwrap_err();
     assert!(matches!(&error, MasterKeysError::Lost { groups: 1, group, .. } if group == "group"));
     let said = error.to_string();
     for words in [&*path.to_string_lossy(), "put the file back", "group"] {
@@ -47,8 +46,7 @@ pub async fn a_master_key_is_made_only_where_nothing_is_sealed_yet(engines: &mut
 pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(
     engines: &mut dyn TestEngines,
 ) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (keys, secrets) = new(engines);
     secrets.check_master_keys().await.unwrap();
     for group in ["a", "b"] {
         set(&secrets, group, "name", "value").await;
@@ -58,11 +56,8 @@ pub async fn master_keys_that_open_nothing_of_what_is_stored_are_refused(
     // Another key, also one that is called the same.
     for wrong in ["second", "first:another"] {
         keys.write(&[wrong]);
-        let error = keys
-            .secrets(engines.records())
-            .check_master_keys()
-            .await
-            .unwrap_err();
+        let restarted = keys.secrets(engines.records());
+        let error = restarted.check_master_keys().await.unwrap_err();
         let MasterKeysError::OpensNothing {
             groups: 2, first, ..
         } = &error

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use bismuth_store::records::{EngineError, Keyspace, RecordKey, Records};
-use bismuth_store::secrets::SecretStore;
-use bismuth_store::secrets::{Flaw, SecretError, Secrets};
+use bismuth_store::secrets::{Flaw, SecretError, SecretStore, Secrets};
 use bytes::Bytes;
 
-use super::{Keys, flaw, key, read, set};
-use crate::test_engines::{TestEngines, WriteExt, delete, make, put, record_key};
+use super::{Keys, flaw, is_broken, key, new, read, set};
+use crate::test_engines::{TestEngines, WriteExt, delete, made, put, record_key};
 
 fn record(group: &str, name: &str) -> RecordKey {
     record_key(group, Keyspace::Secret, &format!("v/{name}"))
@@ -29,18 +28,17 @@ async fn stored(records: &Arc<dyn Records>, record_key: &RecordKey) -> Bytes {
 
 async fn plant(records: &Arc<dyn Records>, record_key: &RecordKey, value: impl Into<Bytes>) {
     let write = put(&record_key.key, value).of(&record_key.group, record_key.keyspace);
-    make(records, write).await.unwrap();
+    made(records, write).await;
 }
 
 async fn remove(records: &Arc<dyn Records>, record_key: &RecordKey) {
     let write = delete(&record_key.key).of(&record_key.group, record_key.keyspace);
-    make(records, write).await.unwrap();
+    made(records, write).await;
 }
 
 /// Two secrets, of which the second had another value before.
 async fn two(engines: &dyn TestEngines) -> (Keys, Arc<Secrets>, Arc<dyn Records>) {
-    let keys = Keys::new();
-    let secrets = keys.secrets(engines.records());
+    let (keys, secrets) = new(engines);
     set(&secrets, "group", "a", "the value of a").await;
     set(&secrets, "group", "b", "an older value").await;
     set(&secrets, "group", "b", "the value of b").await;
@@ -112,14 +110,14 @@ pub async fn a_flipped_bit_is_refused_wherever_it_is(engines: &mut dyn TestEngin
             let mut edited = whole.to_vec();
             edited[at] ^= 1;
             plant(&records, &record_key, edited).await;
-            let read = secrets.get("group", "b", None).await;
-            let refused = matches!(
-                read,
-                Err(SecretError::Broken { .. } | SecretError::UnknownMasterKey { .. })
-            );
-            assert!(refused, "byte {at} of {record_key:?}: {read:?}");
-            let old = secrets.get("group", "b", Some(1)).await;
-            assert!(old.is_err(), "byte {at} of {record_key:?}: {old:?}");
+            for version in [None, Some(1)] {
+                let read = secrets.get("group", "b", version).await;
+                let refused = matches!(
+                    read,
+                    Err(SecretError::Broken { .. } | SecretError::UnknownMasterKey { .. })
+                );
+                assert!(refused, "byte {at} of {record_key:?}: {read:?}");
+            }
         }
         for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
             plant(&records, &record_key, whole.slice(..cut)).await;
@@ -136,11 +134,7 @@ pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(engines: &mu
     remove(&records, &record("group", "a")).await;
     let removed = Flaw::Removed { name: "a".into() };
     assert_eq!(flaw(&secrets, "group", "a").await, removed);
-    let error = secrets.rotate("group", &key("a"), b"value").await;
-    assert!(
-        matches!(error, Err(SecretError::Broken { .. })),
-        "{error:?}"
-    );
+    is_broken(secrets.rotate("group", &key("a"), b"value").await);
     is_whole(&secrets, "b").await;
     // A function is told that the store is broken, by the engine's kind of error.
     let store: Arc<dyn SecretStore> = secrets.clone();
@@ -157,11 +151,7 @@ pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(engines: &mu
     for name in ["a", "b", "none"] {
         assert_eq!(flaw(&secrets, "group", name).await, Flaw::NoDataKey);
     }
-    let error = secrets.set("group", &key("c"), b"value").await;
-    assert!(
-        matches!(error, Err(SecretError::Broken { .. })),
-        "{error:?}"
-    );
+    is_broken(secrets.set("group", &key("c"), b"value").await);
 }
 
 pub async fn an_added_record_is_refused(engines: &mut dyn TestEngines) {
@@ -171,11 +161,7 @@ pub async fn an_added_record_is_refused(engines: &mut dyn TestEngines) {
         plant(&records, &record(group, "c"), of_b.clone()).await;
         let added = Flaw::Added { name: "c".into() };
         assert_eq!(flaw(&secrets, group, "c").await, added);
-        let error = secrets.set(group, &key("c"), b"value").await;
-        assert!(
-            matches!(error, Err(SecretError::Broken { .. })),
-            "{error:?}"
-        );
+        is_broken(secrets.set(group, &key("c"), b"value").await);
     }
     is_whole(&secrets, "b").await;
 }
@@ -185,31 +171,21 @@ pub async fn the_records_of_another_group_are_refused(engines: &mut dyn TestEngi
     set(&secrets, "other", "a", "the other's value").await;
     set(&secrets, "other", "b", "the other's value").await;
     // One record of it, its manifest too, everything of it.
-    let copies = [
-        record,
-        |group: &str, _: &str| manifest(group),
-        |group: &str, _: &str| data_key(group),
-    ];
-    let flaws = [
-        changed("a"),
-        Flaw::Manifest,
-        Flaw::DataKey {
-            master_key: "first".into(),
-        },
-    ];
+    let copies: [fn(&str) -> RecordKey; 3] = [|group| record(group, "a"), manifest, data_key];
+    let master_key = "first".to_owned();
+    let of_its_key = Flaw::DataKey { master_key };
+    let flaws = [changed("a"), Flaw::Manifest, of_its_key.clone()];
     for (copy, expected) in copies.into_iter().zip(flaws) {
-        let theirs = stored(&records, &copy("group", "a")).await;
-        plant(&records, &copy("other", "a"), theirs).await;
+        let theirs = stored(&records, &copy("group")).await;
+        plant(&records, &copy("other"), theirs).await;
         assert_eq!(flaw(&secrets, "other", "a").await, expected);
     }
     // Into a group that has nothing.
     for copy in copies {
-        let theirs = stored(&records, &copy("group", "a")).await;
-        plant(&records, &copy("new", "a"), theirs).await;
+        let theirs = stored(&records, &copy("group")).await;
+        plant(&records, &copy("new"), theirs).await;
     }
-    let master_key = "first".into();
-    let expected = Flaw::DataKey { master_key };
-    assert_eq!(flaw(&secrets, "new", "a").await, expected);
+    assert_eq!(flaw(&secrets, "new", "a").await, of_its_key);
     is_whole(&secrets, "a").await;
 }
 
@@ -229,11 +205,7 @@ pub async fn deleting_repairs_a_record_and_purging_a_group(engines: &mut dyn Tes
     is_whole(&secrets, "a").await;
 
     plant(&records, &manifest("group"), "edited").await;
-    let error = secrets.delete("group", &key("a")).await;
-    assert!(
-        matches!(error, Err(SecretError::Broken { .. })),
-        "{error:?}"
-    );
+    is_broken(secrets.delete("group", &key("a")).await);
     assert_eq!(secrets.purge("group").await.unwrap(), 2);
     assert_eq!(set(&secrets, "group", "a", "the value of a").await, 1);
     is_whole(&secrets, "a").await;
