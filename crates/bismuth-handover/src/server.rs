@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
 use crate::message::{Answer, HELD_PER_PACKET, HeldSocket, NodeName, Numbered, Request, VERSION};
-use crate::packets::{Packets, TransportError};
+use crate::packets::{self, Packets, TransportError};
 
 /// One bismuthd per node connects, and a few more while they restart.
 const BACKLOG: i32 = 16;
@@ -74,14 +74,9 @@ impl Listener {
     /// # Errors
     /// When a descriptor cannot be had, or the peer is of another user. The listener lives on.
     pub async fn accept(&self) -> Result<Connection, TransportError> {
-        let (socket, _) = self
-            .socket
-            .accept()
-            .await
-            .map_err(crate::packets::failed("accept on"))?;
-        let socket = socket
-            .into_std()
-            .map_err(crate::packets::failed("prepare"))?;
+        let accepted = self.socket.accept().await;
+        let (socket, _) = accepted.map_err(packets::failed("accept on"))?;
+        let socket = socket.into_std().map_err(packets::failed("prepare"))?;
         Connection::new(socket.into())
     }
 }
@@ -162,13 +157,11 @@ impl Connection {
     pub async fn handshake(&mut self) -> Result<NodeName, TransportError> {
         let received = self.next().await?;
         let Request::Hello { node, .. } = received.request else {
-            return Err(TransportError::Unexpected {
-                what: "a request before its Hello",
-            });
+            let what = "a request before its Hello";
+            return Err(TransportError::Unexpected { what });
         };
-        let newest = VERSION;
-        self.answer(received.number, Answer::Welcome { newest }, None)
-            .await?;
+        let welcome = Answer::Welcome { newest: VERSION };
+        self.answer(received.number, welcome, None).await?;
         Ok(node)
     }
 
@@ -179,19 +172,22 @@ impl Connection {
     pub async fn next(&mut self) -> Result<Received, TransportError> {
         let (request, listener) = self.packets.receive(Numbered::<Request>::decode).await?;
         let attaches = matches!(request.message, Request::Attach(_));
-        match (attaches, &listener) {
-            (true, None) => Err(TransportError::Unexpected {
-                what: "an Attach without a socket",
-            }),
-            (false, Some(_)) => Err(TransportError::Unexpected {
-                what: "a descriptor that nobody asked for",
-            }),
-            _ => Ok(Received {
-                number: request.number,
-                request: request.message,
-                listener,
-            }),
-        }
+        let what = match (attaches, &listener) {
+            (true, None) => "an Attach without a socket",
+            (false, Some(_)) => "a descriptor that nobody asked for",
+            _ => {
+                let Numbered {
+                    number,
+                    message: request,
+                } = request;
+                return Ok(Received {
+                    number,
+                    request,
+                    listener,
+                });
+            }
+        };
+        Err(TransportError::Unexpected { what })
     }
 
     /// Answers a request; a descriptor goes with [`Answer::Listener`].

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bismuth_handover::{
@@ -47,32 +47,34 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("loopback is there")
 }
 
+/// Answers the next request, and returns it with its socket.
+async fn answer(
+    server: &mut Connection,
+    answer: Answer,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> (Request, Option<OwnedFd>) {
+    let received = server.next().await.expect("a request");
+    let sent = server.answer(received.number, answer, descriptor).await;
+    sent.expect("it is read");
+    (received.request, received.listener)
+}
+
 #[tokio::test]
 async fn a_socket_goes_over_and_comes_back_as_the_same_socket() {
     let (mut client, mut server) = connected().await;
     let ours = listener();
     let address = ours.local_addr().expect("bound");
     let serve = async {
-        let received = server.next().await.expect("an Attach");
-        assert_eq!(received.request, Request::Attach(attachment(1)));
-        let theirs = received.listener.expect("it came along");
-        server
-            .answer(received.number, Answer::Done, None)
-            .await
-            .expect("it is read");
-        let received = server.next().await.expect("a Duplicate");
-        let container = attachment(1).container;
-        assert_eq!(received.request, Request::Duplicate(container));
-        server
-            .answer(received.number, Answer::Listener, Some(theirs.as_fd()))
-            .await
-            .expect("it is read");
+        let (request, listener) = answer(&mut server, Answer::Done, None).await;
+        assert_eq!(request, Request::Attach(attachment(1)));
+        let theirs = listener.expect("it came along");
+        let descriptor = Some(theirs.as_fd());
+        let (request, _) = answer(&mut server, Answer::Listener, descriptor).await;
+        assert_eq!(request, Request::Duplicate(attachment(1).container));
     };
     let ask = async {
-        client
-            .attach(attachment(1), ours.as_fd())
-            .await
-            .expect("it is done");
+        let attached = client.attach(attachment(1), ours.as_fd()).await;
+        attached.expect("it is done");
         drop(ours);
         let back = client.duplicate(attachment(1).container).await;
         TcpListener::from(back.expect("an answer").expect("a socket"))
@@ -94,10 +96,8 @@ async fn thousands_of_held_sockets_are_listed_in_several_packets() {
         let serve = async {
             let received = server.next().await.expect("a List");
             assert_eq!(received.request, Request::List);
-            server
-                .send_held_sockets(received.number, held)
-                .await
-                .expect("it is read");
+            let sent = server.send_held_sockets(received.number, held).await;
+            sent.expect("it is read");
         };
         let ((), told) = tokio::join!(serve, client.held_sockets());
         assert_eq!(told.expect("a list"), held);
@@ -116,19 +116,12 @@ async fn the_answer_to_a_cancelled_call_is_not_taken_for_the_next() {
             received = server.next() => received.expect("a Duplicate"),
         };
         let late = listener();
-        server
-            .answer(received.number, Answer::Listener, Some(late.as_fd()))
-            .await
-            .expect("it is read");
+        let descriptor = Some(late.as_fd());
+        let sent = server.answer(received.number, Answer::Listener, descriptor);
+        sent.await.expect("it is read");
     }
-    let serve = async {
-        let received = server.next().await.expect("a Detach");
-        server
-            .answer(received.number, Answer::Done, None)
-            .await
-            .expect("it is read");
-    };
-    let ((), detached) = tokio::join!(serve, client.detach(container));
+    let serve = answer(&mut server, Answer::Done, None);
+    let (_, detached) = tokio::join!(serve, client.detach(container));
     detached.expect("it is done");
 }
 
@@ -136,15 +129,9 @@ async fn the_answer_to_a_cancelled_call_is_not_taken_for_the_next() {
 async fn a_refusal_keeps_the_connection_open() {
     let (mut client, mut server) = connected().await;
     let container = attachment(1).container;
-    let serve = async {
-        let received = server.next().await.expect("a Detach");
-        let reason = "no room".to_owned();
-        server
-            .answer(received.number, Answer::Refused { reason }, None)
-            .await
-            .expect("it is read");
-    };
-    let ((), refused) = tokio::join!(serve, client.detach(container));
+    let reason = "no room".to_owned();
+    let serve = answer(&mut server, Answer::Refused { reason }, None);
+    let (_, refused) = tokio::join!(serve, client.detach(container));
     let refused = refused.expect_err("it is refused");
     assert!(refused.is_refusal(), "{refused}");
     let still_open = tokio::select! {
@@ -156,10 +143,8 @@ async fn a_refusal_keeps_the_connection_open() {
     drop(server);
     client.closed().await;
     let ended = client.detach(container).await.expect_err("it has ended");
-    assert!(
-        matches!(ended, CallError::Transport(TransportError::Closed)),
-        "{ended}"
-    );
+    let closed = matches!(ended, CallError::Transport(TransportError::Closed));
+    assert!(closed, "{ended}");
 }
 
 #[tokio::test]
@@ -167,24 +152,15 @@ async fn a_secret_goes_over_the_wire() {
     let (mut client, mut server) = connected().await;
     let group = attachment(1).group;
     let serve = async {
-        for answer in [
-            Answer::Secret(SecretValue::new(vec![9; 60_000]).expect("it is short enough")),
-            Answer::Absent,
-        ] {
-            let received = server.next().await.expect("a Secret");
-            server
-                .answer(received.number, answer, None)
-                .await
-                .expect("it is read");
-        }
+        let value = SecretValue::new(vec![9; 60_000]).expect("it is short enough");
+        answer(&mut server, Answer::Secret(value), None).await;
+        answer(&mut server, Answer::Absent, None).await;
     };
     let ask = async {
         let value = client.secret(&group, "key").await.expect("an answer");
         assert_eq!(value.expect("there is one").expose(), vec![9; 60_000]);
-        assert_eq!(
-            client.secret(&group, "other").await.expect("an answer"),
-            None
-        );
+        let other = client.secret(&group, "other").await;
+        assert_eq!(other.expect("an answer"), None);
     };
     tokio::join!(serve, ask);
 }
@@ -241,10 +217,8 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     std::fs::write(&path, "precious").expect("written");
     let error = Listener::bind(&path).expect_err("it is not ours");
     assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
-    assert_eq!(
-        std::fs::read_to_string(&path).expect("still there"),
-        "precious"
-    );
+    let content = std::fs::read_to_string(&path).expect("still there");
+    assert_eq!(content, "precious");
     let missing = Client::connect(&dir.path().join("missing"), &node()).await;
     let error: Box<dyn std::error::Error> = Box::new(missing.expect_err("nobody is there"));
     let source = error.source().and_then(|s| s.downcast_ref::<io::Error>());

@@ -1,50 +1,23 @@
 //! Broken data of one group does not affect other groups, and can be purged.
 
-use bismuth_model::ServiceGroup;
-use bismuth_operator::{Call, Purged, json};
-use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Write};
+use bismuth_operator::Call;
+use bismuth_store::records::{Change, Condition, Keyspace, RecordKey, Write};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::Full;
-use serde_json::{Value, json};
 
-use crate::harness::Harness;
-
-fn group(name: &str) -> ServiceGroup {
-    name.parse().unwrap()
-}
-
-async fn set(harness: &Harness, name: &str) {
-    let call = Call::secret(Method::PUT, &group(name), "password");
-    let body = Full::new(Bytes::from("value"));
-    harness.client.call(call, body).await.unwrap();
-}
+use crate::harness::{Harness, group};
 
 /// Writes over a record of a group.
 async fn tamper(harness: &Harness, name: &str, keyspace: Keyspace, key: &str) {
-    let write = Write {
-        record_key: RecordKey {
-            group: name.to_owned(),
-            keyspace,
-            key: key.to_owned(),
-        },
-        condition: Condition::Present,
-        change: Change::Put {
-            value: Bytes::from("nonsense"),
-            content_type: None,
-            ttl_ms: None,
-            charge: 8,
-        },
-        limits: Limits::default(),
-    };
+    let record_key = RecordKey::new(name, keyspace, key);
+    let write = Write::new(record_key, Condition::Present, Change::put("nonsense", 8));
     harness.records.write(vec![write]).await.unwrap();
 }
 
 async fn secrets_by_group(harness: &Harness) -> Vec<(String, u64)> {
-    let call = Call::new(Method::GET, "/group");
-    let listed: Value = json(&harness.client, harness.client.ask(call).await.unwrap())
-        .await
-        .unwrap();
+    let list = Call::new(Method::GET, "/group");
+    let listed = harness.answered(list, "").await;
     let groups = listed["groups"].as_array().unwrap().iter();
     groups
         .map(|group| {
@@ -58,30 +31,23 @@ async fn secrets_by_group(harness: &Harness) -> Vec<(String, u64)> {
 async fn a_group_whose_secrets_are_broken_is_listed_and_purged() {
     let harness = Harness::start();
     for name in ["broken", "sound"] {
-        set(&harness, name).await;
+        let set = Call::secret(Method::PUT, &group(name), "password");
+        harness.answered(set, "value").await;
     }
     // What its secrets are listed in.
     tamper(&harness, "broken", Keyspace::Secret, "m").await;
-    let call = Call::secrets(Method::GET, &group("broken"));
-    let error = harness.client.ask(call).await.unwrap_err();
-    let refused = error.refused_with();
-    assert_eq!(refused, Some(StatusCode::INTERNAL_SERVER_ERROR), "{error}");
+    let list = Call::secrets(Method::GET, &group("broken"));
+    let refused = harness.refused(list, "").await;
+    assert_eq!(refused, (500, "secrets_broken".to_owned()));
 
     let both = [("broken".to_owned(), 1), ("sound".to_owned(), 1)];
     assert_eq!(secrets_by_group(&harness).await, both);
     let show = Call::group(Method::GET, &group("broken"));
-    let shown: Value = json(&harness.client, harness.client.ask(show).await.unwrap())
-        .await
-        .unwrap();
-    assert_eq!(shown["secrets"], json!(1));
+    assert_eq!(harness.answered(show, "").await["secrets"], 1);
 
     harness.client.probe().await.unwrap();
     let purged = harness.client.purge(&group("broken")).await.unwrap();
-    let one = Purged {
-        secrets: 1,
-        ..Purged::default()
-    };
-    assert_eq!(purged, one);
+    assert_eq!((purged.kv, purged.blobs, purged.secrets), (0, 0, 1));
     assert_eq!(secrets_by_group(&harness).await, both[1..]);
     harness.end().await;
 }
@@ -96,9 +62,7 @@ async fn a_blob_that_is_broken_hides_no_other_and_is_purged() {
     }
     tamper(&harness, "g", Keyspace::Blob, "broken").await;
     let list = Call::blob(Method::GET, &group("g"), "").query("details", "true");
-    let listed: Value = json(&harness.client, harness.client.ask(list).await.unwrap())
-        .await
-        .unwrap();
+    let listed = harness.answered(list, "").await;
     let is_known = |n: usize| listed["blobs"][n]["sha256"].is_string();
     assert_eq!(listed["blobs"][0]["key"], "broken");
     assert_eq!((is_known(0), is_known(1)), (false, true), "{listed}");

@@ -24,21 +24,17 @@ async fn an_engine_that_is_away_is_named_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (admin, operators) = (ports::reserve().unwrap(), ports::reserve().unwrap());
     let path = |name: &str| dir.path().join(name).display().to_string();
+    let local = |port| format!("127.0.0.1:{port}");
     let args = [
-        "--zookeeper".to_owned(),
-        servers,
-        "--data-dir".to_owned(),
-        path("data"),
-        "--socket".to_owned(),
-        path("s.sock"),
-        "--admin-listen".to_owned(),
-        format!("127.0.0.1:{admin}"),
-        "--operator-listen".to_owned(),
-        format!("127.0.0.1:{operators}"),
+        format!("--zookeeper={servers}"),
+        format!("--data-dir={}", path("data")),
+        format!("--socket={}", path("s.sock")),
+        format!("--admin-listen={}", local(admin)),
+        format!("--operator-listen={}", local(operators)),
         "--create-master-key".to_owned(),
     ];
     let mut daemon = Daemon::spawn_in(dir.path(), "svcprovider", "svcprovider", args).unwrap();
-    let url = |path: &str| format!("http://127.0.0.1:{admin}{path}");
+    let url = |path: &str| format!("http://{}{path}", local(admin));
     daemon.ready(&url("/readyz"), SOON).await.unwrap();
     let (there, gone) = (dir.path().join("data/objects"), dir.path().join("gone"));
     std::fs::rename(&there, &gone).unwrap();

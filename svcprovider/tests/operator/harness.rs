@@ -5,17 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_daemon::{Shutdown, listen};
-use bismuth_operator::OperatorClient;
+use bismuth_model::ServiceGroup;
+use bismuth_operator::{Call, CallError, OperatorClient, json};
 use bismuth_store::blobs::{Blobs, Settings};
 use bismuth_store::objects::files::Files;
 use bismuth_store::records::Records;
 use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
+use bytes::Bytes;
+use http_body_util::Full;
+use serde_json::Value;
 use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
 use svcprovider::operator::{self, OperatorApi, OperatorError, OperatorToken};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+
+pub fn group(name: &str) -> ServiceGroup {
+    name.parse().unwrap()
+}
 
 /// More than anything takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -62,6 +70,20 @@ impl Harness {
             running: tokio::spawn(running),
             shutdown,
             dir,
+        }
+    }
+
+    /// The answer to a call that is not refused.
+    pub async fn answered(&self, call: Call, body: impl Into<Bytes>) -> Value {
+        let answer = self.client.call(call, Full::new(body.into())).await;
+        json(&self.client, answer.unwrap()).await.unwrap()
+    }
+
+    /// The status and the code of a refusal.
+    pub async fn refused(&self, call: Call, body: impl Into<Bytes>) -> (u16, String) {
+        match self.client.call(call, Full::new(body.into())).await {
+            Err(CallError::Refused(no)) => (no.status.as_u16(), no.code),
+            other => panic!("it is not refused: {other:?}"),
         }
     }
 

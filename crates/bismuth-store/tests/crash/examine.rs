@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bismuth_store::blobs::{Blobs, Collected, Settings};
-use bismuth_store::objects::files::Files;
-use bismuth_store::records::embedded::Embedded;
 use bismuth_store::records::{Keyspace, Meta, Query, Record, RecordKey, Records, Usage};
 use futures_util::TryStreamExt as _;
 
@@ -22,15 +19,12 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 /// Opens the store, compares it with the model, which knows it from then on, and closes it again.
 pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
     let plan = model.plan;
-    let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
-    let objects = dir.join("objects");
     let settings = Settings {
         // Whoever was writing is dead.
         abandoned_after: Duration::ZERO,
         ..Settings::default()
     };
-    let files = Arc::new(Files::open(&objects)?);
-    let blobs = Blobs::new(Arc::clone(&records), files, settings);
+    let (records, blobs) = crate::open(dir, settings)?;
     let mut found = Found::new();
     let mut named = BTreeSet::new();
     for (group, keyspace) in [
@@ -55,7 +49,7 @@ pub async fn examine(dir: &Path, model: &mut Model) -> Result<()> {
     model.settle(found)?;
     let swept = records.sweep(None, PAGE).await?;
     ensure!(swept == 0, "{swept} records were swept, and none is due");
-    no_object_is_orphaned(&*records, &blobs, &objects, &named).await
+    no_object_is_orphaned(&*records, &blobs, &dir.join("objects"), &named).await
 }
 
 /// All records of a group, which add up to its usage.
@@ -64,25 +58,14 @@ async fn all(
     group: &str,
     keyspace: Keyspace,
 ) -> Result<Vec<(RecordKey, Record)>> {
-    let mut query = Query {
-        group: group.into(),
-        keyspace,
-        prefix: String::new(),
-        after: None,
-        limit: PAGE,
-    };
+    let mut query = Query::all(group, keyspace, PAGE);
     let mut all = Vec::new();
     let mut summed = Usage::default();
     loop {
         let page = records.list(&query).await?;
         query.after = page.entries.last().map(|(key, _)| key.clone());
         for (key, meta) in page.entries {
-            let group = group.into();
-            let record_key = RecordKey {
-                group,
-                keyspace,
-                key,
-            };
+            let record_key = RecordKey::new(group, keyspace, key);
             let record = records.get(&record_key).await?;
             let record =
                 record.with_context(|| format!("{record_key:?} is listed and not there"))?;

@@ -8,18 +8,16 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use bismuth_store::blobs::{Blobs, NewBlob, Settings};
-use bismuth_store::objects::files::Files;
-use bismuth_store::records::embedded::Embedded;
-use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Records, Write};
+use bismuth_store::blobs::{NewBlob, Settings};
+use bismuth_store::records::{Change, Condition, Keyspace, RecordKey, Write};
 use bytes::Bytes;
 use futures_util::stream;
+
+use crate::victim::print_line;
 
 const DIR_VARIABLE: &str = "BISMUTH_FORCED_DIR";
 const TIMES: usize = 5;
@@ -151,55 +149,35 @@ async fn writer() {
 
 async fn write(dir: &Path) -> Result<()> {
     print_line("")?;
-    let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
-    let objects = Arc::new(Files::open(&dir.join("objects"))?);
-    let blobs = Blobs::new(Arc::clone(&records), objects, Settings::default());
+    let (records, blobs) = crate::open(dir, Settings::default())?;
     for number in 0..TIMES {
-        print_line(&format!("try record {number}"))?;
-        let value = Bytes::from(vec![7; number * 1000]);
-        let charge = 3;
-        let put = Change::Put {
-            value,
-            content_type: None,
-            ttl_ms: None,
-            charge,
-        };
-        records.write(vec![one(put)]).await?;
-        print_line(&format!("did record {number}"))?;
-
-        print_line(&format!("try blob {number}"))?;
+        let put = Change::put(vec![7; number * 1000], 3);
+        told(&format!("record {number}"), records.write(vec![one(put)])).await?;
         let new = NewBlob {
             group: "g".into(),
             key: number.to_string(),
             ..NewBlob::default()
         };
         let body = vec![std::io::Result::Ok(Bytes::from(vec![7; number << 16]))];
-        blobs.put(new, stream::iter(body)).await?;
-        print_line(&format!("did blob {number}"))?;
-
-        print_line(&format!("try deletion {number}"))?;
-        records.write(vec![one(Change::Delete)]).await?;
-        print_line(&format!("did deletion {number}"))?;
+        let put = blobs.put(new, stream::iter(body));
+        told(&format!("blob {number}"), put).await?;
+        let deletion = records.write(vec![one(Change::Delete)]);
+        told(&format!("deletion {number}"), deletion).await?;
     }
     Ok(())
 }
 
-fn one(change: Change) -> Write {
-    Write {
-        record_key: RecordKey {
-            group: "g".into(),
-            keyspace: Keyspace::Kv,
-            key: "key".into(),
-        },
-        condition: Condition::Always,
-        change,
-        limits: Limits::default(),
-    }
+/// Says when something begins, and when it is done.
+async fn told<T, E>(what: &str, act: impl Future<Output = Result<T, E>>) -> Result<()>
+where
+    anyhow::Error: From<E>,
+{
+    print_line(&format!("try {what}"))?;
+    act.await?;
+    print_line(&format!("did {what}"))
 }
 
-fn print_line(line: &str) -> Result<()> {
-    // One call each, past the buffer of the standard output.
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    Ok(out.flush()?)
+fn one(change: Change) -> Write {
+    let record_key = RecordKey::new("g", Keyspace::Kv, "key");
+    Write::new(record_key, Condition::Always, change)
 }

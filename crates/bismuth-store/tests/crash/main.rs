@@ -17,9 +17,14 @@ mod plan;
 mod victim;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bismuth_store::blobs::{Blobs, Settings};
+use bismuth_store::objects::files::Files;
+use bismuth_store::records::Records;
+use bismuth_store::records::embedded::Embedded;
 use fastrand::Rng;
 use tokio::runtime::Runtime;
 
@@ -35,6 +40,14 @@ const MOST_LINES: u32 = 400;
 /// A new store is opened in some milliseconds, an old one in one; a busy disk takes longer, so that the times are drawn with most of them short.
 const LONGEST_OPENING: Duration = Duration::from_millis(25);
 const SEED_VARIABLE: &str = "CRASH_SEED";
+
+/// Opens the records and the blobs in a directory.
+fn open(dir: &Path, settings: Settings) -> Result<(Arc<dyn Records>, Blobs)> {
+    let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
+    let objects = Arc::new(Files::open(&dir.join("objects"))?);
+    let blobs = Blobs::new(Arc::clone(&records), objects, settings);
+    Ok((records, blobs))
+}
 
 /// When the victim is killed.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-use bismuth_store::records::{Change, Condition, Keyspace, Limits, RecordKey, Write};
+use bismuth_store::records::{Change, Condition, Keyspace, RecordKey, Write};
 use fastrand::Rng;
 
 /// Tasks that change records, all of them the same ones.
@@ -87,11 +87,9 @@ impl Plan {
 
     /// The batch that makes `effects` of records.
     pub fn batch(self, id: Id, effects: Vec<(RecordKey, Effect)>) -> Vec<Write> {
-        let writes = effects.into_iter().map(|(record_key, effect)| Write {
-            change: self.change(id, &record_key, effect),
-            record_key,
-            condition: Condition::Always,
-            limits: Limits::default(),
+        let writes = effects.into_iter().map(|(record_key, effect)| {
+            let change = self.change(id, &record_key, effect);
+            Write::new(record_key, Condition::Always, change)
         });
         writes.collect()
     }
@@ -160,10 +158,7 @@ pub fn is_counter(record_key: &RecordKey) -> bool {
 
 /// The records of a set that are put or not there, but all the same.
 pub fn members(set: u64) -> [RecordKey; 3] {
-    let at_other = RecordKey {
-        group: OTHER.into(),
-        ..at(format!("set-{set}/b"))
-    };
+    let at_other = RecordKey::new(OTHER, Keyspace::Kv, format!("set-{set}/b"));
     let [a, c] = ["a", "c"].map(|name| at(format!("set-{set}/{name}")));
     [a, at_other, c]
 }
@@ -185,20 +180,9 @@ fn blob(rng: &mut Rng, uploader: u64) -> (RecordKey, Effect) {
         2..4 => ("blob-of-all".into(), Effect::Put),
         _ => (own, Effect::Put),
     };
-    let keyspace = Keyspace::Blob;
-    (
-        RecordKey {
-            keyspace,
-            ..at(key)
-        },
-        effect,
-    )
+    (RecordKey::new(GROUP, Keyspace::Blob, key), effect)
 }
 
 fn at(key: String) -> RecordKey {
-    RecordKey {
-        group: GROUP.into(),
-        keyspace: Keyspace::Kv,
-        key,
-    }
+    RecordKey::new(GROUP, Keyspace::Kv, key)
 }

@@ -16,8 +16,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bismuth_store::blobs::{Blobs, NewBlob, PutError, Settings};
-use bismuth_store::objects::files::Files;
-use bismuth_store::records::embedded::Embedded;
 use bismuth_store::records::{Condition, EngineError, Keyspace, RecordKey, Records};
 use bytes::Bytes;
 use futures_util::stream;
@@ -132,9 +130,7 @@ async fn live(dir: PathBuf, plan: Plan, round: u64) -> Result<()> {
     // The harness has begun a line.
     print_line("")?;
     print_line("opening")?;
-    let records: Arc<dyn Records> = Arc::new(Embedded::open(&dir.join("records"))?);
-    let objects = Arc::new(Files::open(&dir.join("objects"))?);
-    let blobs = Blobs::new(Arc::clone(&records), objects, Settings::default());
+    let (records, blobs) = crate::open(&dir, Settings::default())?;
     let mut tasks = JoinSet::new();
     for task in 0..plan::WRITERS + plan::UPLOADERS {
         let (records, blobs) = (Arc::clone(&records), blobs.clone());
@@ -201,14 +197,12 @@ async fn change_blob(
         Ok(stored) => Ok(vec![stored.blob.revision.0]),
         Err(PutError::Engine(error)) => Err(error),
         // Without conditions and limits there is no reason to refuse one.
-        Err(error) => Err(EngineError::Broken {
-            engine: "the store of blobs",
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(EngineError::broken("the store of blobs", error.to_string())),
     }
 }
 
-fn print_line(line: &str) -> Result<()> {
+/// One call each, past the buffer of the standard output.
+pub fn print_line(line: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;
     Ok(out.flush()?)
