@@ -32,10 +32,7 @@ impl HealthCheck {
     }
 
     /// Asks with `check`, again and again, for ever.
-    pub(crate) async fn run<F>(mut self, check: impl Fn() -> F)
-    where
-        F: Future<Output = Result<(), EngineError>>,
-    {
+    pub(crate) async fn run(mut self, check: impl AsyncFn() -> Result<(), EngineError>) {
         let mut timer = tokio::time::interval(CHECK);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::collector::Collector;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
@@ -59,9 +58,7 @@ pub struct Metrics(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    requests: Family<Labels<2>, Counter>,
-    times: Histograms,
-    /// The members of the two, where they are found without a lock.
+    /// The members of two families, where they are found without a lock.
     apis: [Answered; Api::ALL.len()],
     problems: Family<Labels<1>, Counter>,
     broken: Counter,
@@ -78,10 +75,21 @@ struct Answered {
     to_head: Histogram,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+/// A metric that a registry shows.
+fn shown<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Metrics {
+    /// Those that a registry shows.
+    pub fn new(registry: &mut Registry) -> Self {
         let requests = Family::<Labels<2>, Counter>::default();
+        let help = "Requests answered, by service and status class";
+        let requests = shown(registry, "requests", help, requests);
         let times = Histograms::new_with_constructor(|| Histogram::new(BUCKETS));
+        let help = "From a request's head to its answer's";
+        let times = shown(registry, "time_to_head_seconds", help, times);
         let apis = Api::ALL.map(|api| {
             let service = ("service", api.name());
             let class = |class| requests.get_or_create(&[service, ("class", class)]).clone();
@@ -90,28 +98,27 @@ impl Default for Metrics {
                 to_head: times.get_or_create(&[service]).clone(),
             }
         });
+        let help = "Errors told to functions and operators, by code";
+        let problems = shown(registry, "problems", help, Family::default());
+        let help = "Blobs that broke off after their head, because an engine did";
+        let broken = shown(registry, "answers_broken", help, Counter::default());
+        let help = "Open connections of functions";
+        let connections = shown(registry, "connections", help, Gauge::default());
+        let help = "Whether an engine answered when it was last asked";
+        let engines = shown(registry, "engine_up", help, Family::default());
+        let help = "Records removed because their time had come";
+        let expired = shown(
+            registry,
+            "expired_records_removed",
+            help,
+            Counter::default(),
+        );
+        let help = "Objects removed because no blob had them";
+        let removed = shown(registry, "objects_removed", help, Counter::default());
+        let help = "Objects that no blob has, and that could not be removed at the last attempt";
+        let left = shown(registry, "objects_left", help, Gauge::default());
         Self(Arc::new(Counts {
-            requests,
-            times,
             apis,
-            problems: Family::default(),
-            broken: Counter::default(),
-            connections: Gauge::default(),
-            engines: Family::default(),
-            expired: Counter::default(),
-            removed: Counter::default(),
-            left: Gauge::default(),
-        }))
-    }
-}
-
-impl Metrics {
-    /// Shows them in a registry, with how many containers there are.
-    pub fn register(&self, registry: &mut Registry, containers: impl Collector) {
-        let Counts {
-            requests,
-            times,
-            apis: _,
             problems,
             broken,
             connections,
@@ -119,30 +126,7 @@ impl Metrics {
             expired,
             removed,
             left,
-        } = &*self.0;
-        registry.register_collector(Box::new(containers));
-        let requests = requests.clone();
-        registry.register(
-            "requests",
-            "Requests answered, by service and status class",
-            requests,
-        );
-        let help = "From a request's head to its answer's";
-        registry.register("time_to_head_seconds", help, times.clone());
-        let help = "Errors told to functions and operators, by code";
-        registry.register("problems", help, problems.clone());
-        let help = "Blobs that broke off after their head, because an engine did";
-        registry.register("answers_broken", help, broken.clone());
-        let help = "Open connections of functions";
-        registry.register("connections", help, connections.clone());
-        let help = "Whether an engine answered when it was last asked";
-        registry.register("engine_up", help, engines.clone());
-        let help = "Records removed because their time had come";
-        registry.register("expired_records_removed", help, expired.clone());
-        let help = "Objects removed because no blob had them";
-        registry.register("objects_removed", help, removed.clone());
-        let help = "Objects that no blob has, and that could not be removed at the last attempt";
-        registry.register("objects_left", help, left.clone());
+        }))
     }
 
     /// The head of an answer is there.

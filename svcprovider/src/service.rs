@@ -71,8 +71,7 @@ pub struct Service {
     admin_listener: TcpListener,
     operator_listener: CoreListener,
     operator: OperatorApi,
-    records: Arc<dyn Records>,
-    blobs: Blobs,
+    registry: Metrics,
     /// What an embedded engine is served by.
     claim: Option<Claim>,
     /// Whether the master keys were seen to be those of what is stored.
@@ -102,23 +101,21 @@ impl Service {
         let urls = engines::Urls::of(&args)?;
         let claim = claim_store(&args, &urls).await?;
         let (records, objects) = engines::open(&args.data_dir, &urls)?;
-        let blobs = Blobs::new(
-            Arc::clone(&records),
-            objects,
-            Settings {
-                max_bytes: args.max_blob_bytes,
-                ..Settings::default()
-            },
-        );
+        let settings = Settings {
+            max_bytes: args.max_blob_bytes,
+            ..Settings::default()
+        };
         let (secrets, master_keys_checked) = open_secrets(&args, &records).await?;
+        let mut registry = Metrics::with_prefix("svcprovider");
+        registry.register_collector(Box::new(attach.socket_count()));
         let operator = OperatorApi {
             app: AppState {
-                records: Arc::clone(&records),
-                blobs: blobs.clone(),
+                blobs: Blobs::new(Arc::clone(&records), objects, settings),
+                records,
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: urls.records != RecordsUrl::Embedded,
                 memory: MemoryBudget::of_the_process(),
-                metrics: metrics::Metrics::default(),
+                metrics: metrics::Metrics::new(&mut registry),
             },
             secrets,
             token: OperatorToken::load_or_make(&args.operator_token_file())?,
@@ -129,8 +126,7 @@ impl Service {
             admin_listener,
             operator_listener,
             operator,
-            records,
-            blobs,
+            registry,
             claim,
             master_keys_checked,
         })
@@ -141,10 +137,9 @@ impl Service {
     /// # Errors
     /// When a part without which it cannot live has ended, or requests did not end in time.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let metrics = self.operator.app.metrics.clone();
-        let mut registry = Metrics::with_prefix("svcprovider");
-        metrics.register(&mut registry, self.attach.socket_count());
-        let admin = Admin::new(registry).unready_on(&shutdown);
+        let app = self.operator.app.clone();
+        let metrics = &app.metrics;
+        let admin = Admin::new(self.registry).unready_on(&shutdown);
         let health_check =
             |engine| HealthCheck::new(engine, admin.condition(engine), metrics.engine(engine));
         let (records, objects) = (health_check("records"), health_check("objects"));
@@ -153,21 +148,15 @@ impl Service {
             socket = %self.args.socket.display(), operators = %self.args.operator_listen,
             admin = %self.args.admin_listen, records = ?self.args.records, "svcprovider serves"
         );
-        tasks.spawn(
-            "admin",
-            Policy::EndsProcess,
-            admin::serve(self.admin_listener, admin, shutdown.clone()),
-        );
+        let serving = admin::serve(self.admin_listener, admin, shutdown.clone());
+        tasks.spawn("admin", Policy::EndsProcess, serving);
         if let Some(claim) = self.claim {
             tasks.spawn("claim", Policy::EndsProcess, claim.keep(shutdown.clone()));
         }
         if !self.master_keys_checked {
             let secrets = Arc::clone(&self.operator.secrets);
-            let checking = check_master_keys_until_known(
-                secrets,
-                self.args.accept_lost_secrets,
-                shutdown.clone(),
-            );
+            let accept_lost = self.args.accept_lost_secrets;
+            let checking = check_master_keys_until_known(secrets, accept_lost, shutdown.clone());
             tasks.spawn("master keys", Policy::EndsProcess, checking);
         }
         let keep = |name, work: BoxFuture<'static, ()>| {
@@ -180,39 +169,19 @@ impl Service {
                 }
             });
         };
-        keep("records", {
-            let engine = Arc::clone(&self.records);
-            Box::pin(records.run(move || {
-                let engine = Arc::clone(&engine);
-                async move { engine.check().await }
-            }))
-        });
-        keep("objects", {
-            let blobs = self.blobs.clone();
-            Box::pin(objects.run(move || {
-                let blobs = blobs.clone();
-                async move { blobs.check().await }
-            }))
-        });
-        keep(
-            "expired records",
-            Box::pin(run_sweeper(self.records, metrics.clone())),
-        );
-        keep("garbage", Box::pin(run_collector(self.blobs, metrics)));
+        let (engine, blobs) = (Arc::clone(&app.records), app.blobs.clone());
+        let records = records.run(async move || engine.check().await);
+        keep("records", Box::pin(records));
+        let objects = objects.run(async move || blobs.check().await);
+        keep("objects", Box::pin(objects));
+        keep("expired records", Box::pin(run_sweeper(app.clone())));
+        keep("garbage", Box::pin(run_collector(app.clone())));
         let drain = self.args.drain;
-        let app = self.operator.app.clone();
-        let operators = operator::run(
-            self.operator_listener,
-            self.operator,
-            drain,
-            shutdown.clone(),
-        );
+        let (listener, operator) = (self.operator_listener, self.operator);
+        let operators = operator::run(listener, operator, drain, shutdown.clone());
         tasks.spawn("operators", Policy::EndsProcess, operators);
-        tasks.spawn(
-            "functions",
-            Policy::EndsProcess,
-            self.attach.run(app, shutdown.clone()),
-        );
+        let functions = self.attach.run(app, shutdown.clone());
+        tasks.spawn("functions", Policy::EndsProcess, functions);
         shutdown.cancelled().await;
         info!("ending; functions wait for the next svcprovider");
         let drained = tasks.drain(drain + Duration::from_secs(5)).await;
@@ -314,11 +283,11 @@ fn create_private_dir(path: &Path) -> Result<(), FileError> {
     file::create_dir_all_durably(path).map_err(failed(MAKE_DATA_DIR, path))
 }
 
-async fn run_sweeper(records: Arc<dyn Records>, metrics: metrics::Metrics) {
+async fn run_sweeper(app: AppState) {
     loop {
-        match records.sweep(None, SWEEP_LIMIT).await {
+        match app.records.sweep(None, SWEEP_LIMIT).await {
             Ok(swept) => {
-                metrics.expired(swept);
+                app.metrics.expired(swept);
                 if swept >= SWEEP_LIMIT.get() {
                     // There may be more.
                     continue;
@@ -333,10 +302,10 @@ async fn run_sweeper(records: Arc<dyn Records>, metrics: metrics::Metrics) {
     }
 }
 
-async fn run_collector(blobs: Blobs, metrics: metrics::Metrics) {
+async fn run_collector(app: AppState) {
     let counted = |collected: &Collected| {
         let left = collected.failed.as_ref().map_or(0, |(left, _)| *left);
-        metrics.collected(collected.removed, left);
+        app.metrics.collected(collected.removed, left);
     };
-    blobs.keep_collecting(counted).await;
+    app.blobs.keep_collecting(counted).await;
 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
 use svcprovider::attach::{Attach, AttachConfig, AttachError, SocketCount};
 use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
@@ -37,7 +38,8 @@ pub struct Harness {
     pub client: Client,
     pub socket: PathBuf,
     pub sockets: SocketCount,
-    pub metrics: Metrics,
+    /// The metrics.
+    pub registry: Registry,
     pub shutdown: Shutdown,
     running: JoinHandle<Result<(), AttachError>>,
     _dir: TempDir,
@@ -59,15 +61,17 @@ impl Harness {
             end_bound: Duration::from_secs(2),
         })
         .unwrap();
+        let mut registry = Registry::with_prefix("svcprovider");
         let app = AppState {
             records: store.clone(),
             blobs: Blobs::new(store.clone(), store.clone(), Settings::default()),
             secrets: store.clone(),
             has_other_nodes,
             memory: MemoryBudget::of_the_process(),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(&mut registry),
         };
-        let (sockets, metrics) = (attach.socket_count(), app.metrics.clone());
+        let sockets = attach.socket_count();
+        registry.register_collector(Box::new(sockets.clone()));
         let running = tokio::spawn(attach.run(app, shutdown.clone()));
         let client = Client::connect(&socket, &node()).await.unwrap();
         Self {
@@ -75,7 +79,7 @@ impl Harness {
             client,
             socket,
             sockets,
-            metrics,
+            registry,
             shutdown,
             running,
             _dir: dir,

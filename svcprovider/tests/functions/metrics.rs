@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 
 use bismuth_testkit::eventually;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 
 use crate::harness::Harness;
 
@@ -13,12 +12,8 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// All that there is, as it is served.
 fn page(harness: &Harness) -> String {
-    let mut registry = Registry::with_prefix("svcprovider");
-    harness
-        .metrics
-        .register(&mut registry, harness.sockets.clone());
     let mut page = String::new();
-    encode(&mut page, &registry).unwrap();
+    encode(&mut page, &harness.registry).unwrap();
     page
 }
 

@@ -14,6 +14,7 @@ use bismuth_store::records::embedded::Embedded;
 use bismuth_store::secrets::{Keyring, Secrets};
 use bytes::Bytes;
 use http_body_util::Full;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use svcprovider::http::{AppState, MemoryBudget};
 use svcprovider::metrics::Metrics;
@@ -53,7 +54,7 @@ impl Harness {
                 secrets: Arc::clone(&secrets) as Arc<_>,
                 has_other_nodes: false,
                 memory: MemoryBudget::of_the_process(),
-                metrics: Metrics::default(),
+                metrics: Metrics::new(&mut Registry::default()),
             },
             secrets,
             token: OperatorToken::load_or_make(&token_file).unwrap(),
