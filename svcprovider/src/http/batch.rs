@@ -34,7 +34,7 @@ use super::condition::Conditions;
 use super::etag::etag;
 use super::kv::{MAX_VALUE_BYTES, charge_of, checked_media_type, put};
 use super::listing::{json, json_in};
-use super::memory::MemoryPermit;
+use super::memory::{self, MemoryPermit};
 use super::params::ttl_ms;
 use super::problems::{self, Refusal, bad_json};
 use super::{Caller, HandlerResult, RequestContext, body};
@@ -237,21 +237,6 @@ fn write_result((info, written): (WriteInfo, Written)) -> WriteResult {
     }
 }
 
-/// A value that keeps the room of the body that it came in, for as long as an engine has it.
-fn value_in_body(value: Vec<u8>, body: &Bytes) -> Bytes {
-    struct ValueInBody {
-        value: Vec<u8>,
-        _body: Bytes,
-    }
-    impl AsRef<[u8]> for ValueInBody {
-        fn as_ref(&self) -> &[u8] {
-            &self.value
-        }
-    }
-    let _body = body.clone();
-    Bytes::from_owner(ValueInBody { value, _body })
-}
-
 impl BatchWrite {
     fn into_write(self, caller: &Caller, body: &Bytes) -> Result<Write, Refusal> {
         let key = Key::try_from(self.key)?;
@@ -266,7 +251,9 @@ impl BatchWrite {
                 if value.len() > MAX_VALUE_BYTES {
                     return Err(problems::too_large(MAX_VALUE_BYTES as u64));
                 }
-                put(&key, value_in_body(value, body), content_type, ttl_ms)
+                // It keeps the room of the body that it came in, for as long as an engine has it.
+                let value = memory::keep(body.clone(), value);
+                put(&key, value, content_type, ttl_ms)
             }
             (None, true, None) if ttl_ms.is_none() && content_type.is_none() => Change::Delete,
             (None, false, Some(delta)) if content_type.is_none() => Change::Add { delta, ttl_ms },

@@ -5,9 +5,9 @@ use std::ops::Range;
 use bismuth_base::LogThrottle;
 use bismuth_http::{Body, BodyError};
 use bismuth_store::Key;
-use bismuth_store::blobs::{Blob, Blobs, ListedBlob, NewBlob, PutError};
+use bismuth_store::blobs::{Blob, NewBlob, PutError};
 use bismuth_store::records::decide::check;
-use bismuth_store::records::{Condition, EngineError, Refused, Revision};
+use bismuth_store::records::{self, Condition, EngineError, Refused, Revision};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
@@ -224,13 +224,14 @@ async fn list(cx: RequestContext<'_>) -> HandlerResult {
         let details = blobs.list_details(&group, &page.prefix, page.after, page.limit);
         return json_in(permit, &BlobPage::from(details.await?));
     }
-    let (listed, more) = list_page(blobs, &group, &page, None).await?;
+    let after = page.after.clone();
+    let listed = blobs.list(&group, &page.prefix, after, page.limit).await?;
     if params.is_empty() {
-        return Ok(json_body(all(cx.app, group, page, listed, more)));
+        return Ok(json_body(all(cx.app, group, page, listed)));
     }
-    let keys: Vec<&str> = listed.iter().map(|blob| blob.key.as_str()).collect();
+    let keys: Vec<&str> = listed.entries.iter().map(|(key, _)| key.as_str()).collect();
     let mut response = json_in(permit, &keys)?;
-    if let (true, Some(last)) = (more, keys.last()) {
+    if let (true, Some(last)) = (listed.more, keys.last()) {
         let next = format!(
             "</blob/v1/?prefix={}&after={}&limit={}>; rel=\"next\"",
             percent::encode(&page.prefix),
@@ -244,35 +245,20 @@ async fn list(cx: RequestContext<'_>) -> HandlerResult {
     Ok(response)
 }
 
-async fn list_page(
-    blobs: &Blobs,
-    group: &str,
-    page: &Page,
-    after: Option<String>,
-) -> Result<(Vec<ListedBlob>, bool), EngineError> {
-    let after = after.or_else(|| page.after.clone());
-    blobs.list(group, &page.prefix, after, page.limit).await
-}
-
 /// The whole list as one array, page by page as it is read. The first page was had before, so that an engine that is away is
 /// told properly.
-fn all(app: &AppState, group: String, page: Page, listed: Vec<ListedBlob>, more: bool) -> Body {
+fn all(app: &AppState, group: String, page: Page, listed: records::Page) -> Body {
     let blobs = app.blobs.clone();
-    let first = (keys(&listed, "["), list_position(listed, more));
+    let first = (keys(&listed, "["), list_position(listed));
     let rest = stream::try_unfold(first.1, move |last| {
-        let (blobs, group) = (blobs.clone(), group.clone());
-        let page = Page {
-            prefix: page.prefix.clone(),
-            after: None,
-            limit: page.limit,
-        };
+        let (blobs, group, prefix) = (blobs.clone(), group.clone(), page.prefix.clone());
         async move {
             match last {
                 ListPosition::Done => Ok(None),
                 ListPosition::End => Ok(Some((Bytes::from_static(b"]"), ListPosition::Done))),
                 ListPosition::Key(last) => {
-                    let (listed, more) = list_page(&blobs, &group, &page, Some(last)).await?;
-                    Ok(Some((keys(&listed, ","), list_position(listed, more))))
+                    let listed = blobs.list(&group, &prefix, Some(last), page.limit).await?;
+                    Ok(Some((keys(&listed, ","), list_position(listed))))
                 }
             }
         }
@@ -291,20 +277,20 @@ enum ListPosition {
     Done,
 }
 
-fn list_position(mut listed: Vec<ListedBlob>, more: bool) -> ListPosition {
-    match listed.pop().filter(|_| more) {
-        Some(last) => ListPosition::Key(last.key),
+fn list_position(mut listed: records::Page) -> ListPosition {
+    match listed.entries.pop().filter(|_| listed.more) {
+        Some((last, _)) => ListPosition::Key(last),
         None => ListPosition::End,
     }
 }
 
 /// The keys as members of an array, with `before` in front if there are any; an array begins also without.
-fn keys(listed: &[ListedBlob], before: &str) -> Bytes {
+fn keys(listed: &records::Page, before: &str) -> Bytes {
     let mut text = String::new();
-    for (index, blob) in listed.iter().enumerate() {
+    for (index, (key, _)) in listed.entries.iter().enumerate() {
         text.push_str(if index == 0 { before } else { "," });
         // A string is always JSON.
-        text.push_str(&serde_json::to_string(&blob.key).unwrap_or_default());
+        text.push_str(&serde_json::to_string(key).unwrap_or_default());
     }
     if text.is_empty() && before == "[" {
         text.push('[');

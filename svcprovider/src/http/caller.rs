@@ -13,7 +13,6 @@ use http::request::Parts;
 use super::memory::RequestBudget;
 use super::problems::{self, Refusal};
 use super::rate::Bucket;
-use super::shared_rate::RateError;
 use super::{AppState, bearer};
 
 /// How the socket is called, which is no name that anybody could point elsewhere.
@@ -119,11 +118,7 @@ impl Caller {
             return taken.map_err(|wait| problems::too_many(rate, wait));
         }
         let shared = auth.bucket.shared();
-        match shared.take(&*app.records, self.group(), rate).await {
-            Ok(()) => Ok(()),
-            Err(RateError::Until(wait)) => Err(problems::too_many(rate, wait)),
-            Err(RateError::Engine(error)) => Err(error.into()),
-        }
+        shared.take(&*app.records, self.group(), rate).await
     }
 }
 

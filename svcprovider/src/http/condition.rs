@@ -220,8 +220,6 @@ pub(super) fn strong_tag(value: &[u8]) -> Option<Revision> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn write(matches: Option<&str>, none: Option<&str>) -> Option<Condition> {
@@ -258,118 +256,82 @@ mod tests {
         ] {
             assert!(Conditions::new(Some(bad), None).is_err(), "{bad}");
         }
-        assert!(
-            Conditions::new(Some("*"), Some("*"))
-                .unwrap()
-                .of_write()
-                .is_err()
-        );
+        let both = Conditions::new(Some("*"), Some("*")).unwrap();
+        assert!(both.of_write().is_err());
     }
 
     #[test]
     fn a_read_is_answered_by_the_state_it_finds() {
-        let read = |matches, none| {
+        for (matches, none, answer) in [
+            (None, None, None),
+            (None, Some("\"1\""), SAME),
+            (None, Some("W/\"1\", \"7\""), SAME),
+            (None, Some("\"2\""), None),
+            (Some("\"2\""), None, REFUSED),
+            (Some("W/\"1\""), None, REFUSED),
+            (Some("\"1\""), Some("*"), SAME),
+        ] {
             let conditions = Conditions::new(matches, none).unwrap();
-            conditions.of_read(Revision(1), Some(0))
-        };
-        assert_eq!(read(None, None), None);
-        assert_eq!(read(None, Some("\"1\"")), Some(StatusCode::NOT_MODIFIED));
-        assert_eq!(
-            read(None, Some("W/\"1\", \"7\"")),
-            Some(StatusCode::NOT_MODIFIED)
-        );
-        assert_eq!(read(None, Some("\"2\"")), None);
-        assert_eq!(
-            read(Some("\"2\""), None),
-            Some(StatusCode::PRECONDITION_FAILED)
-        );
-        assert_eq!(
-            read(Some("W/\"1\""), None),
-            Some(StatusCode::PRECONDITION_FAILED)
-        );
-        assert_eq!(
-            read(Some("\"1\""), Some("*")),
-            Some(StatusCode::NOT_MODIFIED)
-        );
+            let answered = conditions.of_read(Revision(1), Some(0));
+            assert_eq!(answered, answer, "{matches:?} {none:?}");
+        }
     }
+
+    const REFUSED: Option<StatusCode> = Some(StatusCode::PRECONDITION_FAILED);
+    const SAME: Option<StatusCode> = Some(StatusCode::NOT_MODIFIED);
+    const MATCH: &str = "if-match";
+    const NONE_MATCH: &str = "if-none-match";
+    const UNTIL: &str = "if-unmodified-since";
+    const SINCE: &str = "if-modified-since";
 
     const SUNDAY: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     /// The second of that date, and most of it.
     const SUNDAY_MS: u64 = 784_111_777_999;
 
-    fn conditions(fields: &[(HeaderName, &str)]) -> Conditions {
+    fn conditions(fields: &[(&'static str, &str)]) -> Conditions {
+        let name = HeaderName::from_static;
         let fields = fields
             .iter()
-            .map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        let mut headers = HeaderMap::new();
-        headers.extend(fields.map(|(name, value): (HeaderName, HeaderValue)| (name, value)));
-        Conditions::of(&headers).unwrap()
+            .map(|field| (name(field.0), field.1.parse().unwrap()));
+        Conditions::of(&fields.collect()).unwrap()
     }
 
     #[test]
     fn dates_count_where_there_are_no_tags_that_say_more() {
-        let (refused, same) = (
-            Some(StatusCode::PRECONDITION_FAILED),
-            Some(StatusCode::NOT_MODIFIED),
-        );
         let (ours, other) = ("\"1\"", "\"2\"");
-        let (until, since) = (IF_UNMODIFIED_SINCE, IF_MODIFIED_SINCE);
         for (fields, at_it, after_it) in [
-            (vec![(until.clone(), SUNDAY)], None, refused),
-            (vec![(since.clone(), SUNDAY)], same, None),
-            (vec![(IF_MATCH, ours), (until.clone(), SUNDAY)], None, None),
-            (
-                vec![(IF_MATCH, other), (until.clone(), SUNDAY)],
-                refused,
-                refused,
-            ),
-            (
-                vec![(IF_NONE_MATCH, other), (since.clone(), SUNDAY)],
-                None,
-                None,
-            ),
-            (
-                vec![(IF_NONE_MATCH, ours), (until.clone(), SUNDAY)],
-                same,
-                refused,
-            ),
-            (
-                vec![(until.clone(), SUNDAY), (since.clone(), SUNDAY)],
-                same,
-                refused,
-            ),
-            (vec![(until.clone(), "yesterday")], None, None),
-            (vec![(since.clone(), "784111777")], None, None),
+            (&[(UNTIL, SUNDAY)][..], None, REFUSED),
+            (&[(SINCE, SUNDAY)], SAME, None),
+            (&[(MATCH, ours), (UNTIL, SUNDAY)], None, None),
+            (&[(MATCH, other), (UNTIL, SUNDAY)], REFUSED, REFUSED),
+            (&[(NONE_MATCH, other), (SINCE, SUNDAY)], None, None),
+            (&[(NONE_MATCH, ours), (UNTIL, SUNDAY)], SAME, REFUSED),
+            (&[(UNTIL, SUNDAY), (SINCE, SUNDAY)], SAME, REFUSED),
+            (&[(UNTIL, "yesterday")], None, None),
+            (&[(SINCE, "784111777")], None, None),
         ] {
-            let conditions = conditions(&fields);
+            let conditions = conditions(fields);
             let read = |modified_ms| conditions.of_read(Revision(1), modified_ms);
             assert_eq!(read(Some(SUNDAY_MS)), at_it, "{fields:?}");
             assert_eq!(read(Some(SUNDAY_MS + 1)), after_it, "{fields:?}");
         }
-        let undated = conditions(&[(until, SUNDAY), (since, SUNDAY)]);
+        let undated = conditions(&[(UNTIL, SUNDAY), (SINCE, SUNDAY)]);
         assert_eq!(undated.of_read(Revision(1), None), None);
     }
 
     #[test]
     fn a_date_pins_a_write_to_the_state_that_it_allows() {
-        let date = conditions(&[(IF_UNMODIFIED_SINCE, SUNDAY)]).unmodified_since();
+        let date = conditions(&[(UNTIL, SUNDAY)]).unmodified_since();
         let pin = |condition, current| date.unwrap().pin(&condition, current);
-        let (one, refused) = (
-            Revision(1),
-            Err(Refused::Condition {
-                current: Some(Revision(1)),
-            }),
-        );
-        let at_it = Some((one, SUNDAY_MS));
-        let exactly = Ok(Condition::OneOf(vec![one]));
-        assert_eq!(pin(Condition::Always, at_it), exactly);
-        assert_eq!(
-            pin(Condition::Always, Some((one, SUNDAY_MS + 1))),
-            refused.clone()
-        );
-        assert_eq!(pin(Condition::Absent, at_it), refused);
+        let one = Revision(1);
+        let refused = Refused::Condition { current: Some(one) };
+        let (at_it, after_it) = (Some((one, SUNDAY_MS)), Some((one, SUNDAY_MS + 1)));
+        let exactly = Condition::OneOf(vec![one]);
+        assert_eq!(pin(Condition::Always, at_it), Ok(exactly));
+        assert_eq!(pin(Condition::Always, after_it), Err(refused.clone()));
+        assert_eq!(pin(Condition::Absent, at_it), Err(refused));
         assert_eq!(pin(Condition::Always, None), Ok(Condition::Absent));
-        let by_tag = conditions(&[(IF_MATCH, "\"1\""), (IF_UNMODIFIED_SINCE, SUNDAY)]);
+        let by_tag = conditions(&[(MATCH, "\"1\""), (UNTIL, SUNDAY)]);
         assert_eq!(by_tag.unmodified_since(), None);
     }
 }

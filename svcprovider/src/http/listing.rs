@@ -75,23 +75,10 @@ impl From<(String, Meta)> for ListEntry {
     }
 }
 
-impl From<blobs::ListedBlob> for ListEntry {
-    fn from(blob: blobs::ListedBlob) -> Self {
-        Self {
-            key: blob.key,
-            etag: etag(blob.revision),
-            size: blob.size,
-            content_type: blob.content_type,
-            modified_ms: blob.modified_ms,
-            expires_ms: None,
-        }
-    }
-}
-
 impl From<blobs::BlobDetailsPage> for BlobPage {
     fn from(page: blobs::BlobDetailsPage) -> Self {
         let entry = |blob: blobs::BlobDetails| BlobEntry {
-            listed: blob.listed.into(),
+            listed: (blob.key, blob.meta).into(),
             sha256: blob.sha256.map(hex),
         };
         Self {

@@ -65,23 +65,28 @@ impl MemoryPermit {
     pub(crate) fn keep(self, bytes: Bytes) -> Bytes {
         match self.0 {
             None => bytes,
-            permit => Bytes::from_owner(Kept {
-                bytes,
-                _room: permit,
-            }),
+            permit => keep(permit, bytes),
         }
     }
 }
 
-struct Kept<T> {
-    bytes: Bytes,
-    _room: T,
-}
-
-impl<T> AsRef<[u8]> for Kept<T> {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+/// The bytes, whose end drops the guard.
+pub(super) fn keep<G, B>(guard: G, bytes: B) -> Bytes
+where
+    G: Send + 'static,
+    B: AsRef<[u8]> + Send + 'static,
+{
+    struct Kept<G, B> {
+        bytes: B,
+        _guard: G,
     }
+    impl<G, B: AsRef<[u8]>> AsRef<[u8]> for Kept<G, B> {
+        fn as_ref(&self) -> &[u8] {
+            self.bytes.as_ref()
+        }
+    }
+    let _guard = guard;
+    Bytes::from_owner(Kept { bytes, _guard })
 }
 
 /// The budgets that a request's bytes are taken out of.

@@ -17,6 +17,8 @@ use bismuth_store::records::{
 };
 use tokio::sync::Mutex;
 
+use super::problems::{self, Refusal};
+
 /// Tokens that are taken one by one: each costs a transaction, some hundred of which are nothing to a database.
 const EXACT_RATE: u64 = 100;
 /// As every call of an engine has.
@@ -37,33 +39,23 @@ struct Window {
     spent: bool,
 }
 
-/// Why there was no token.
-#[derive(Debug)]
-pub(super) enum RateError {
-    /// The rate is reached; in so long there is more.
-    Until(Duration),
-    /// The counter cannot be had.
-    Engine(EngineError),
-}
-
 impl SharedRate {
     /// Takes one of the group's `rate` tokens of this second.
     ///
     /// # Errors
-    /// As [`RateError`] says.
+    /// When the rate is reached, or the counter cannot be had.
     pub(super) async fn take(
         &self,
         records: &dyn Records,
         group: &str,
         rate: u64,
-    ) -> Result<(), RateError> {
+    ) -> Result<(), Refusal> {
         // One asks for those who wait, and all together wait no longer than one would.
         let taken =
             tokio::time::timeout(RECORDS_TIMEOUT, self.take_in_turn(records, group, rate)).await;
         taken.unwrap_or_else(|_elapsed| {
             let reason = format!("no answer within {RECORDS_TIMEOUT:?}");
-            let error = EngineError::unavailable("the counter of requests", reason);
-            Err(RateError::Engine(error))
+            Err(EngineError::unavailable("the counter of requests", reason).into())
         })
     }
 
@@ -72,7 +64,7 @@ impl SharedRate {
         records: &dyn Records,
         group: &str,
         rate: u64,
-    ) -> Result<(), RateError> {
+    ) -> Result<(), Refusal> {
         let mut window = self.0.lock().await;
         let now_ms = now_ms();
         let second = now_ms / 1000;
@@ -86,9 +78,8 @@ impl SharedRate {
             *window = refill(records, group, rate, second).await?;
         }
         if window.left == 0 {
-            return Err(RateError::Until(Duration::from_millis(
-                1000 - now_ms % 1000,
-            )));
+            let wait = Duration::from_millis(1000 - now_ms % 1000);
+            return Err(problems::too_many(rate, wait));
         }
         window.left -= 1;
         Ok(())
@@ -101,7 +92,7 @@ async fn refill(
     group: &str,
     rate: u64,
     second: u64,
-) -> Result<Window, RateError> {
+) -> Result<Window, EngineError> {
     let wanted = (rate / EXACT_RATE).max(1);
     let counter = RecordKey::new(group, Keyspace::Rate, second.to_string());
     let add = Change::Add {
@@ -109,10 +100,7 @@ async fn refill(
         ttl_ms: Some(TTL_MS),
     };
     let write = Write::new(counter, Condition::Always, add);
-    let written = records
-        .write(vec![write])
-        .await
-        .map_err(RateError::Engine)?;
+    let written = records.write(vec![write]).await?;
     let sum = written.first().and_then(|written| written.sum);
     let sum = u64::try_from(sum.unwrap_or_default()).unwrap_or(u64::MAX);
     let taken_before = sum.saturating_sub(wanted);

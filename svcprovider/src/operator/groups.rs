@@ -43,7 +43,7 @@ impl From<Usage> for Used {
 
 /// The groups that have anything, in order.
 pub(super) async fn list(operator: &OperatorApi, head: &Parts) -> HandlerResult {
-    only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+    only(head, "GET, HEAD")?;
     let params = Params::parse(head.uri.query(), &["after", "limit"])?;
     let page = params.page()?;
     let mut names = BTreeSet::new();
@@ -77,7 +77,7 @@ pub(super) async fn one(
     if head.method == Method::DELETE {
         return purge(operator, name).await;
     }
-    only(head, &[Method::GET, Method::HEAD], "GET, HEAD, DELETE")?;
+    only(head, "GET, HEAD, DELETE")?;
     let found = group(operator, name.as_str()).await?;
     if found.kv.count == 0 && found.blob.count == 0 && found.secrets == 0 {
         let detail = format!("the group {} has nothing", name.as_str());
@@ -112,12 +112,12 @@ async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal
     let blobs = &operator.app.blobs;
     let mut removed = 0;
     loop {
-        let (listed, _) = blobs.list(group, "", None, PURGED_AT_ONCE).await?;
+        let listed = blobs.list(group, "", None, PURGED_AT_ONCE).await?.entries;
         if listed.is_empty() {
             return Ok(removed);
         }
-        for blob in &listed {
-            match blobs.delete(group, &blob.key, &Condition::Always).await {
+        for (key, _) in &listed {
+            match blobs.delete(group, key, &Condition::Always).await {
                 Ok(()) => removed += 1,
                 Err(error) if is_not_found(&error) => {}
                 Err(EngineError::Broken { reason, .. }) => {
@@ -126,7 +126,7 @@ async fn purge_blobs(operator: &OperatorApi, group: &str) -> Result<u64, Refusal
                         reason,
                         "the index entry of a broken blob is deleted; its object stays"
                     );
-                    delete_index_entry(operator, group, &blob.key).await?;
+                    delete_index_entry(operator, group, key).await?;
                     removed += 1;
                 }
                 Err(error) => return Err(error.into()),

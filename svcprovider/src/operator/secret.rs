@@ -27,7 +27,7 @@ pub(super) async fn answer(
     coding::identity(&head.headers)?;
     let (secrets, group) = (&operator.secrets, group.as_str());
     if name.is_empty() {
-        only(head, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+        only(head, "GET, HEAD")?;
         let listed = secrets.list(group).await;
         let listed = listed.map_err(super::secrets_failed)?;
         let listed: Vec<_> = listed
@@ -44,11 +44,7 @@ pub(super) async fn answer(
         let version = version.map_err(|error| refusal(error, &name))?;
         return listing::json(&json!({ "name": name.as_str(), "version": version }));
     }
-    only(
-        head,
-        &[Method::PUT, Method::DELETE],
-        "PUT, DELETE, and POST of /rotate",
-    )?;
+    only(head, "PUT, DELETE, and POST of /rotate")?;
     let name = percent::key(name)?;
     if head.method == Method::DELETE {
         let deleted = secrets.delete(group, &name).await;

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use super::index::Entry;
-use super::{Blobs, ListedBlob, listed_blob, record_key};
-use crate::records::{EngineError, NO_BOUND};
+use super::{Blobs, record_key};
+use crate::records::{EngineError, Meta, NO_BOUND};
 
 /// A part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub struct BlobDetailsPage {
 /// A blob in a listing, and its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobDetails {
+    /// Its key.
+    pub key: String,
     /// What is known without the index's entry.
-    pub listed: ListedBlob,
+    pub meta: Meta,
     /// SHA-256 of its bytes. `None` if its entry cannot be read: one that is broken must not hide the others.
     pub sha256: Option<[u8; 32]>,
 }
@@ -37,7 +39,7 @@ impl Blobs {
         after: Option<String>,
         limit: NonZeroUsize,
     ) -> Result<BlobDetailsPage, EngineError> {
-        let page = self.page(group, prefix, after, limit).await?;
+        let page = self.list(group, prefix, after, limit).await?;
         let last = page.entries.last().filter(|_| page.more);
         let next = last.map(|(key, _)| key.clone());
         let keys = page.entries.into_iter();
@@ -49,7 +51,8 @@ impl Blobs {
             let meta = record.meta.clone();
             let entry = Entry::decode(&record_key, record);
             Some(BlobDetails {
-                listed: listed_blob((record_key.key, meta)),
+                key: record_key.key,
+                meta,
                 sha256: entry.ok().map(|entry| entry.blob.sha256),
             })
         });

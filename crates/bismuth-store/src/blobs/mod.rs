@@ -35,8 +35,8 @@ use self::index::Entry;
 use self::pending_bytes::PendingBytes;
 use crate::objects::Objects;
 use crate::records::{
-    self, Change, Condition, EngineError, Keyspace, Limits, Meta, Query, RecordKey, Records,
-    Refused, Revision, Usage, Write, decide,
+    Change, Condition, EngineError, Keyspace, Limits, Page, Query, RecordKey, Records, Refused,
+    Revision, Usage, Write, decide,
 };
 
 /// Who speaks where an engine would.
@@ -85,21 +85,6 @@ pub struct Blob {
     pub size: u64,
     /// SHA-256 of its bytes.
     pub sha256: [u8; 32],
-    /// Media type, as the writer said.
-    pub content_type: Option<String>,
-    /// When it was written, milliseconds since the Unix epoch.
-    pub modified_ms: u64,
-}
-
-/// A blob in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedBlob {
-    /// Its key.
-    pub key: String,
-    /// Which state this is.
-    pub revision: Revision,
-    /// Bytes.
-    pub size: u64,
     /// Media type, as the writer said.
     pub content_type: Option<String>,
     /// When it was written, milliseconds since the Unix epoch.
@@ -270,7 +255,7 @@ impl Blobs {
         Err(contended(key))
     }
 
-    /// Blobs in the order of their keys, and whether there are more.
+    /// Blobs in the order of their keys. A blob is charged its bytes and those of its key.
     ///
     /// # Errors
     /// When the engine has one.
@@ -280,19 +265,7 @@ impl Blobs {
         prefix: &str,
         after: Option<String>,
         limit: NonZeroUsize,
-    ) -> Result<(Vec<ListedBlob>, bool), EngineError> {
-        let page = self.page(group, prefix, after, limit).await?;
-        let listed = page.entries.into_iter();
-        Ok((listed.map(listed_blob).collect(), page.more))
-    }
-
-    async fn page(
-        &self,
-        group: &str,
-        prefix: &str,
-        after: Option<String>,
-        limit: NonZeroUsize,
-    ) -> Result<records::Page, EngineError> {
+    ) -> Result<Page, EngineError> {
         let query = Query {
             prefix: prefix.to_owned(),
             after,
@@ -332,16 +305,6 @@ fn record_key(group: &str, key: &str) -> RecordKey {
 /// What a blob counts for.
 fn charge(key: &str, size: u64) -> u64 {
     size.saturating_add(key.len() as u64)
-}
-
-fn listed_blob((key, meta): (String, Meta)) -> ListedBlob {
-    ListedBlob {
-        size: meta.charge.saturating_sub(key.len() as u64),
-        revision: meta.revision,
-        content_type: meta.content_type,
-        modified_ms: meta.modified_ms,
-        key,
-    }
 }
 
 fn contended(key: &str) -> EngineError {

@@ -271,17 +271,6 @@ impl Blobs {
         Err(contended(&blob.key).into())
     }
 
-    /// Removes what an upload has left. What fails here is left to the collector.
-    async fn discard_upload(&self, object: ObjectId, revision: Revision) {
-        let discarded = async {
-            self.objects.delete(object).await?;
-            self.write_one(index::delete_state(object, revision)).await
-        };
-        if let Err(error) = discarded.await {
-            tracing::debug!(%error, %object, "an upload that failed is left to the collector");
-        }
-    }
-
     pub(super) async fn write_one(&self, write: Write) -> Result<Revision, EngineError> {
         let written = self.records.write(vec![write]).await?;
         let revision = written.first().map(|written| written.revision);
@@ -290,12 +279,21 @@ impl Blobs {
 }
 
 impl Upload {
-    /// Removes what it has left, unless that is left to the collector. Cut off, it is done by whoever drops it.
+    /// Removes what it has left, unless that is left to the collector, as is what fails here. Cut off, it is done by whoever drops it.
     async fn discard(&mut self) {
-        if !self.skip_cleanup {
-            self.blobs.discard_upload(self.object, self.revision).await;
-            self.skip_cleanup = true;
+        if self.skip_cleanup {
+            return;
         }
+        let object = self.object;
+        let discarded = async {
+            self.blobs.objects.delete(object).await?;
+            let deletion = index::delete_state(object, self.revision);
+            self.blobs.write_one(deletion).await
+        };
+        if let Err(error) = discarded.await {
+            tracing::debug!(%error, %object, "an upload that failed is left to the collector");
+        }
+        self.skip_cleanup = true;
     }
 }
 
