@@ -118,7 +118,8 @@ pub struct Args {
 impl Args {
     /// The file with the operator's token.
     pub fn operator_token_file(&self) -> PathBuf {
-        self.in_data_dir(self.operator_token_file.as_deref(), "operator.token")
+        let given = self.operator_token_file.clone();
+        given.unwrap_or_else(|| self.data_dir.join("operator.token"))
     }
 
     /// The file with the master keys. Earlier versions had it in the data directory; one that is there is used until it is moved.
@@ -130,10 +131,6 @@ impl Args {
                 self.data_dir.join("master.keys"),
             ),
         }
-    }
-
-    fn in_data_dir(&self, given: Option<&Path>, name: &str) -> PathBuf {
-        given.map_or_else(|| self.data_dir.join(name), Path::to_owned)
     }
 }
 

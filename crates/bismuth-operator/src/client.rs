@@ -14,7 +14,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -197,27 +196,16 @@ impl OperatorClient {
         let problem = body
             .ok()
             .and_then(|body| serde_json::from_slice(&body).ok());
-        let problem = problem.unwrap_or_else(|| Problem {
+        let mut refusal = problem.unwrap_or_else(|| Refusal {
+            status,
             code: "refused".to_owned(),
             component: "svcprovider".to_owned(),
             detail: format!("{} answered {status}", self.authority),
-        });
-        CallError::Refused(Refusal {
-            status,
-            code: problem.code,
-            component: problem.component,
-            detail: problem.detail,
             retry_after,
-        })
+        });
+        (refusal.status, refusal.retry_after) = (status, retry_after);
+        CallError::Refused(refusal)
     }
-}
-
-/// What of a problem is told.
-#[derive(Deserialize)]
-struct Problem {
-    code: String,
-    component: String,
-    detail: String,
 }
 
 fn seconds(headers: &HeaderMap) -> Option<u32> {

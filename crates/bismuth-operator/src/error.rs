@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{StatusCode, Uri};
+use serde::Deserialize;
 
 use crate::token::TokenError;
 
@@ -59,10 +60,11 @@ pub enum CallError {
 }
 
 /// A refusal in svcprovider's words.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Deserialize, thiserror::Error)]
 #[error("{component}: {detail}")]
 pub struct Refusal {
     /// The HTTP status.
+    #[serde(skip)]
     pub status: StatusCode,
     /// A stable word for programs.
     pub code: String,
@@ -71,6 +73,7 @@ pub struct Refusal {
     /// One sentence for people.
     pub detail: String,
     /// Seconds after which the same call may succeed.
+    #[serde(skip)]
     pub retry_after: Option<u32>,
 }
 

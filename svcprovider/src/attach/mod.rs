@@ -26,11 +26,11 @@ use std::time::Duration;
 use bismuth_daemon::{Shutdown, cores, run_per_core};
 use bismuth_handover::{BindError, Listener};
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::http::AppState;
-use serve::Workers;
 pub use socket_table::SocketCount;
 use socket_table::SocketTable;
 
@@ -98,14 +98,17 @@ impl Attach {
     pub async fn run(self, app: AppState, shutdown: Shutdown) -> Result<(), AttachError> {
         let end_bound = self.config.end_bound;
         let secrets = Arc::clone(&app.secrets);
-        let (workers, new_sockets) = Workers::new(self.config.workers.max(1));
+        let count = self.config.workers.max(1);
+        let (started, mut starting) = mpsc::channel(count);
         let stopping = shutdown.clone();
-        let cores = run_per_core(new_sockets.len(), "svc", move |core| {
-            let new_sockets = new_sockets.take(core.index());
-            serve::run(new_sockets, app.clone(), end_bound, stopping.clone())
+        let cores = run_per_core(count, "svc", move |_core| {
+            serve::run(started.clone(), app.clone(), end_bound, stopping.clone())
         })
         .map_err(AttachError::Workers)?;
-        let workers = workers.started().await.ok_or(AttachError::WorkerGone)?;
+        let mut workers = Vec::new();
+        while workers.len() < count {
+            workers.push(starting.recv().await.ok_or(AttachError::WorkerGone)?);
+        }
         let mut sockets = self.sockets;
         sockets.serve_with(workers, &shutdown);
         let sockets = Arc::new(sockets);

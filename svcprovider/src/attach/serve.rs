@@ -3,15 +3,15 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bismuth_daemon::{AcceptLoop, Backlog, FinishSignal, Shutdown};
 use bismuth_http::{Limits, serve_connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -71,66 +71,6 @@ impl Worker {
     }
 }
 
-/// What a thread needs from its start.
-#[derive(Debug)]
-pub(super) struct Inbox {
-    new_sockets: mpsc::UnboundedReceiver<(NewSocket, SocketCountGuard)>,
-    runtime: oneshot::Sender<Handle>,
-}
-
-/// The inboxes, each for the thread that asks for it.
-#[derive(Debug)]
-pub(super) struct Inboxes(Mutex<Vec<Option<Inbox>>>);
-
-/// The threads, before they run.
-#[derive(Debug)]
-pub(super) struct Workers(Vec<Starting>);
-
-type Starting = (
-    mpsc::UnboundedSender<(NewSocket, SocketCountGuard)>,
-    oneshot::Receiver<Handle>,
-);
-
-impl Workers {
-    pub(super) fn new(count: usize) -> (Self, Inboxes) {
-        let pair = || {
-            let (send, new_sockets) = mpsc::unbounded_channel();
-            let (runtime, started) = oneshot::channel();
-            let inbox = Inbox {
-                new_sockets,
-                runtime,
-            };
-            ((send, started), Some(inbox))
-        };
-        let (workers, inboxes) = (0..count).map(|_| pair()).unzip();
-        (Self(workers), Inboxes(Mutex::new(inboxes)))
-    }
-
-    /// The threads, once they run; `None` if one of them has ended.
-    pub(super) async fn started(self) -> Option<Vec<Worker>> {
-        let mut workers = Vec::new();
-        for (new_sockets, started) in self.0 {
-            workers.push(Worker {
-                runtime: started.await.ok()?,
-                new_sockets,
-                sockets: Arc::default(),
-            });
-        }
-        Some(workers)
-    }
-}
-
-impl Inboxes {
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    pub(super) fn take(&self, index: usize) -> Option<Inbox> {
-        let mut inboxes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inboxes.get_mut(index).and_then(Option::take)
-    }
-}
-
 struct Deps {
     app: AppState,
     limits: Limits,
@@ -138,22 +78,21 @@ struct Deps {
     sockets: TaskTracker,
 }
 
-/// The work of one thread: serves the sockets that arrive, until the shutdown and what was in flight then.
+/// The work of one thread: says that it has started, and serves the sockets that arrive, until the shutdown and what was in flight then.
 pub(super) async fn run(
-    inbox: Option<Inbox>,
+    started: mpsc::Sender<Worker>,
     app: AppState,
     end_bound: Duration,
     shutdown: Shutdown,
 ) {
-    let Some(Inbox {
-        mut new_sockets,
-        runtime,
-    }) = inbox
-    else {
-        return;
+    let (sender, mut new_sockets) = mpsc::unbounded_channel();
+    let worker = Worker {
+        runtime: Handle::current(),
+        new_sockets: sender,
+        sockets: Arc::default(),
     };
     // Nobody waits for it if the process is ending already.
-    let _nobody = runtime.send(Handle::current());
+    let _nobody = started.try_send(worker);
     let deps = Rc::new(Deps {
         app,
         limits: Limits {

@@ -114,7 +114,7 @@ pub(super) async fn answer(cx: RequestContext<'_>, body: Incoming) -> HandlerRes
             "POST without a key is POST /kv/v1/?batch",
         ));
     }
-    let body = body::collect_twice(cx.budget(), body, MAX_BYTES).await?;
+    let body = body::collect_times(cx.budget(), body, MAX_BYTES, 2).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|e| bad_json(e.to_string()))?;
     match (batch.get, batch.write) {
         (Some(keys), None) => {

@@ -48,14 +48,6 @@ pub(super) async fn answer(cx: RequestContext<'_>, key: &str, body: Incoming) ->
     }
 }
 
-/// What a read of a blob is answered.
-enum ReadResult {
-    Whole,
-    Part(Range<u64>),
-    NotModified,
-    Refused(Refusal),
-}
-
 async fn get(cx: RequestContext<'_>, key: &str) -> HandlerResult {
     let key = cx.key(key)?;
     let (conditions, head) = (cx.conditions()?, cx.head);
@@ -66,47 +58,38 @@ async fn get(cx: RequestContext<'_>, key: &str) -> HandlerResult {
         false => RangeHeader::Whole,
     };
     let result = |blob: &Blob| read_result(head, &conditions, range_header, blob);
-    let select = |blob: &Blob| match result(blob) {
-        ReadResult::Whole if sends => Some(0..blob.size),
-        ReadResult::Part(range) => Some(range),
-        _ => None,
+    let select = |blob: &Blob| {
+        let (status, range) = result(blob).ok()?;
+        (sends && status != StatusCode::NOT_MODIFIED).then_some(range)
     };
     let found = cx.app.blobs.get(cx.caller.group(), key.as_str(), select);
     let found = found.await?.ok_or_else(|| absent(&conditions, "blob"))?;
-    let (status, sent) = match result(&found.blob) {
-        ReadResult::Whole => (StatusCode::OK, 0..found.blob.size),
-        ReadResult::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        ReadResult::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
-        ReadResult::Refused(refusal) => return Err(refusal),
-    };
-    let body = found.body;
-    let body = body.map(|(_, bytes)| outgoing(bytes, &cx.app.metrics));
-    Ok(blob_response(
-        status,
-        &found.blob,
-        sent,
-        body.unwrap_or_default(),
-    ))
+    let (status, sent) = result(&found.blob)?;
+    let body = found.body.map(|bytes| outgoing(bytes, &cx.app.metrics));
+    let body = body.unwrap_or_default();
+    Ok(blob_response(status, &found.blob, sent, body))
 }
 
+/// What a read of a blob is answered, and with which of its bytes.
 fn read_result(
     head: &Parts,
     conditions: &Conditions,
     range_header: RangeHeader,
     blob: &Blob,
-) -> ReadResult {
+) -> Result<(StatusCode, Range<u64>), Refusal> {
     match conditions.of_read(blob.revision, Some(blob.modified_ms)) {
         None => {}
-        Some(StatusCode::NOT_MODIFIED) => return ReadResult::NotModified,
-        Some(_) => return ReadResult::Refused(problems::precondition()),
+        Some(StatusCode::NOT_MODIFIED) => return Ok((StatusCode::NOT_MODIFIED, 0..0)),
+        Some(_) => return Err(problems::precondition()),
     }
+    let whole = (StatusCode::OK, 0..blob.size);
     if !if_range_holds(&head.headers, blob.revision) {
-        return ReadResult::Whole;
+        return Ok(whole);
     }
     match range_header.select(blob.size) {
-        SelectedRange::Whole => ReadResult::Whole,
-        SelectedRange::Part(range) => ReadResult::Part(range),
-        SelectedRange::Nothing => ReadResult::Refused(problems::no_such_range(blob.size)),
+        SelectedRange::Whole => Ok(whole),
+        SelectedRange::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
+        SelectedRange::Nothing => Err(problems::no_such_range(blob.size)),
     }
 }
 

@@ -35,19 +35,11 @@ pub(crate) async fn collect(
     body: Incoming,
     most: usize,
 ) -> Result<Bytes, Refusal> {
-    collect_with(budget, body, most, 1).await
+    collect_times(budget, body, most, 1).await
 }
 
-/// As [`collect`], with room for what is made of it as well.
-pub(crate) async fn collect_twice(
-    budget: RequestBudget<'_>,
-    body: Incoming,
-    most: usize,
-) -> Result<Bytes, Refusal> {
-    collect_with(budget, body, most, 2).await
-}
-
-async fn collect_with(
+/// As [`collect`], with room for so many times its bytes: for what is made of it as well.
+pub(crate) async fn collect_times(
     budget: RequestBudget<'_>,
     body: Incoming,
     most: usize,
@@ -58,10 +50,8 @@ async fn collect_with(
         return Err(problems::too_large(most as u64));
     }
     // What does not say how much it is may be all that it may.
-    let bytes = body
-        .size_hint()
-        .exact()
-        .map_or(most, |exact| exact as usize);
+    let exact = body.size_hint().exact();
+    let bytes = exact.map_or(most, |exact| exact as usize);
     let permit = budget.acquire(bytes * times).await?;
     let whole = tokio::time::timeout(BODY_TIMEOUT, whole(body, announced as usize, most));
     let whole = whole.await.map_err(|_elapsed| RequestBodyError::Slow)??;

@@ -91,14 +91,6 @@ pub struct AppState {
     pub metrics: Metrics,
 }
 
-impl std::fmt::Debug for AppState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AppState")
-            .field("blobs", &self.blobs)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Answers one request of a caller.
 pub async fn answer(app: &AppState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
     let begun = Instant::now();

@@ -146,25 +146,8 @@ pub type Body = BoxStream<'static, Result<Bytes, EngineError>>;
 pub struct FoundBlob {
     /// The blob.
     pub blob: Blob,
-    /// The range that was selected, and its bytes. They end with an error before the last of them if they are not those that were stored.
-    pub body: Option<(Range<u64>, Body)>,
-}
-
-impl std::fmt::Debug for FoundBlob {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let range = self.body.as_ref().map(|(range, _)| range);
-        let mut debug = f.debug_struct("FoundBlob");
-        debug.field("blob", &self.blob).field("range", &range);
-        debug.finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Blobs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("Blobs");
-        debug.field("settings", &self.settings);
-        debug.finish_non_exhaustive()
-    }
+    /// The bytes of the range that was selected. They end with an error before the last of them if they are not those that were stored.
+    pub body: Option<Body>,
 }
 
 impl Blobs {
@@ -208,8 +191,7 @@ impl Blobs {
                 return Ok(Some(FoundBlob { blob, body: None }));
             };
             if let Some(bytes) = self.objects.read(object, range.clone()).await? {
-                let body = read::checked(bytes, &blob, &range);
-                let body = Some((range, body));
+                let body = Some(read::checked(bytes, &blob, &range));
                 return Ok(Some(FoundBlob { blob, body }));
             }
             // It was replaced between the two, or it is lost.

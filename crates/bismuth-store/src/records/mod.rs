@@ -32,21 +32,21 @@ use thiserror::Error;
 pub use self::pending_batch::Owner;
 pub use bismuth_base::now_ms;
 
-/// What kind of thing a record is. Keyspaces of one group do not see each other.
+/// What kind of thing a record is. Keyspaces of one group do not see each other. The numbers are never changed, because they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Keyspace {
     /// Keys of functions.
-    Kv,
+    Kv = 1,
     /// The index of blobs: what a blob is and which object holds its bytes.
-    Blob,
+    Blob = 2,
     /// Objects that are being written or wait to be removed, in the group that nobody else has.
-    Object,
+    Object = 3,
     /// Sealed secrets.
-    Secret,
+    Secret = 4,
     /// Wrapped data keys.
-    DataKey,
+    DataKey = 5,
     /// Requests that were let in, by second.
-    Rate,
+    Rate = 6,
 }
 
 impl Keyspace {
@@ -60,17 +60,10 @@ impl Keyspace {
         Self::Rate,
     ];
 
-    /// What stands for it in every engine. Never changed, because it is stored.
+    /// What stands for it in every engine.
     #[must_use]
     pub const fn code(self) -> u8 {
-        match self {
-            Self::Kv => 1,
-            Self::Blob => 2,
-            Self::Object => 3,
-            Self::Secret => 4,
-            Self::DataKey => 5,
-            Self::Rate => 6,
-        }
+        self as u8
     }
 
     /// What a stored code stands for.

@@ -294,14 +294,6 @@ impl Secrets {
     }
 }
 
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secrets")
-            .field("keyring", &self.keyring.load())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Whether what was read has changed before it was written.
 pub(super) fn is_contended(error: &EngineError) -> bool {
     matches!(

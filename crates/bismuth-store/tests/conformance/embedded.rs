@@ -164,7 +164,7 @@ async fn an_object_that_was_damaged_on_disk_breaks_off_before_its_end() {
     std::fs::write(file, b"what was damaged").unwrap();
 
     let found = blobs.get("group", "key", crate::blobs::whole).await;
-    let (_, body) = found.unwrap().unwrap().body.unwrap();
+    let body = found.unwrap().unwrap().body.unwrap();
     let read: Result<Vec<_>, _> = body.try_collect().await;
     assert!(read.is_err(), "{read:?}");
 }

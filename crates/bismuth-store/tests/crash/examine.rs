@@ -116,7 +116,7 @@ async fn blob(blobs: &Blobs, plan: Plan, record_key: &RecordKey, record: &Record
     let found = found.await?.context("it is in the index and not there")?;
     let id = plan::attempt_of(found.blob.content_type.as_deref());
     let id = id.context("nobody has put it")?;
-    let (_, body) = found.body.context("it has no bytes")?;
+    let body = found.body.context("it has no bytes")?;
     // Checked against its digest on the way.
     let chunks: Vec<_> = body.try_collect().await?;
     let bytes = chunks.concat();

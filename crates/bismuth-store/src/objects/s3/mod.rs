@@ -20,7 +20,6 @@ mod part_budget;
 mod pending_abort;
 mod write;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,14 +82,6 @@ impl S3 {
                 pending_aborts: PendingAborts::default(),
             }),
         })
-    }
-}
-
-impl fmt::Debug for S3 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("S3");
-        debug.field("prefix", &self.bucket.prefix);
-        debug.finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! Values above [`INLINE`] are apart, so that listing reads keys and no values.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use redb::TableDefinition;
 
 use crate::records::pending_batch::{Counter, Owner};
@@ -114,12 +114,12 @@ pub(super) fn decode(row: &[u8]) -> Option<Row<'_>> {
     if version != VERSION {
         return None;
     }
-    let revision = Revision(take_u64(&mut rest)?);
-    let modified_ms = take_u64(&mut rest)?;
-    let charge = take_u64(&mut rest)?;
+    let revision = Revision(rest.try_get_u64_le().ok()?);
+    let modified_ms = rest.try_get_u64_le().ok()?;
+    let charge = rest.try_get_u64_le().ok()?;
     let expires_ms = match flags & HAS_EXPIRY {
         0 => None,
-        _ => Some(take_u64(&mut rest)?),
+        _ => Some(rest.try_get_u64_le().ok()?),
     };
     let content_type = match flags & HAS_CONTENT_TYPE {
         0 => None,
@@ -136,17 +136,9 @@ pub(super) fn decode(row: &[u8]) -> Option<Row<'_>> {
     Some(Row { meta, value })
 }
 
-fn take_u64(rest: &mut &[u8]) -> Option<u64> {
-    let (number, after) = rest.split_first_chunk()?;
-    *rest = after;
-    Some(u64::from_le_bytes(*number))
-}
-
 fn take_text(rest: &mut &[u8]) -> Option<String> {
-    let (length, after) = rest.split_first_chunk()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    let (text, after) = after.split_at_checked(length)?;
-    *rest = after;
+    let length = usize::try_from(rest.try_get_u32_le().ok()?).ok()?;
+    let text = rest.split_off(..length)?;
     Some(std::str::from_utf8(text).ok()?.to_owned())
 }
 
@@ -163,7 +155,7 @@ pub(super) fn counter((bytes, count, revision): (u64, u64, u64)) -> Counter {
     }
 }
 
-/// A record of a row and the value that was apart from it.
+/// A record of a row and its value.
 pub(super) fn record(meta: Meta, value: &[u8]) -> Record {
     Record {
         value: Bytes::copy_from_slice(value),

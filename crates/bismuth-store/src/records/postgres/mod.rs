@@ -105,12 +105,11 @@ impl Postgres {
 impl Records for Postgres {
     async fn get(&self, record_key: &RecordKey) -> Result<Option<Record>, EngineError> {
         self.attempt(BOUND, |connection| async move {
-            let select = connection.prepare(sql::GET).await?;
             let (keyspace, group, key) = sql::record_key(record_key);
-            let row = connection
-                .query_opt(&select, &[&keyspace, &group, &key])
+            let rows = connection
+                .rows(sql::GET, &[&keyspace, &group, &key])
                 .await?;
-            let record = row.map(|row| sql::record(&row)).transpose()?;
+            let record = rows.first().map(sql::record).transpose()?;
             Ok((connection, record))
         })
         .await
@@ -123,10 +122,9 @@ impl Records for Postgres {
     ) -> Result<Vec<Option<Record>>, EngineError> {
         let most = sql::number(most_bytes);
         self.attempt(BOUND, |connection| async move {
-            let select = connection.prepare(sql::GET_MANY).await?;
             let (keyspaces, groups, keys) = sql::record_keys(record_keys.iter());
             let rows = connection
-                .query(&select, &[&keyspaces, &groups, &keys, &most])
+                .rows(sql::GET_MANY, &[&keyspaces, &groups, &keys, &most])
                 .await?;
             let mut found = vec![None; record_keys.len()];
             for row in rows {
@@ -151,12 +149,11 @@ impl Records for Postgres {
         let (from, to) = (&from, &to);
         let limit = i64::try_from(query.limit.get()).unwrap_or(i64::MAX);
         self.attempt(BOUND, |connection| async move {
-            let select = connection.prepare(sql::LIST).await?;
             let (keyspace, group) = sql::owner(query.keyspace, &query.group);
             // One more, to know whether there is one.
             let more = limit.saturating_add(1);
             let rows = connection
-                .query(&select, &[&keyspace, &group, from, to, &more])
+                .rows(sql::LIST, &[&keyspace, &group, from, to, &more])
                 .await?;
             let entries = rows.iter().map(sql::entry);
             let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
@@ -178,10 +175,9 @@ impl Records for Postgres {
 
     async fn usage(&self, group: &str, keyspace: Keyspace) -> Result<Usage, EngineError> {
         self.attempt(BOUND, |connection| async move {
-            let select = connection.prepare(sql::COUNTER).await?;
             let (keyspace, group) = sql::owner(keyspace, group);
-            let row = connection.query_opt(&select, &[&keyspace, &group]).await?;
-            let counter = row.map(|row| sql::counter(&row)).transpose()?;
+            let rows = connection.rows(sql::COUNTER, &[&keyspace, &group]).await?;
+            let counter = rows.first().map(sql::counter).transpose()?;
             Ok((connection, counter.map_or(Usage::default(), |it| it.usage)))
         })
         .await
@@ -189,10 +185,8 @@ impl Records for Postgres {
 
     async fn groups(&self, keyspace: Keyspace) -> Result<Vec<String>, EngineError> {
         self.attempt(BOUND, |connection| async move {
-            let select = connection.prepare(sql::GROUPS).await?;
-            let rows = connection
-                .query(&select, &[&sql::keyspace(keyspace)])
-                .await?;
+            let keyspace = sql::keyspace(keyspace);
+            let rows = connection.rows(sql::GROUPS, &[&keyspace]).await?;
             let groups = rows.iter().map(|row| sql::text(row, "grp"));
             let groups = groups.collect::<Result<_, _>>()?;
             Ok((connection, groups))

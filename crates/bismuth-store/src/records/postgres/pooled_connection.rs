@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use tokio::runtime::Handle;
-use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use super::error::Failure;
 use super::sql;
@@ -48,6 +49,16 @@ impl PooledConnection {
     /// Gives the connection back, which is not in a transaction.
     pub(super) fn return_to_pool(mut self) {
         drop(self.connection.take());
+    }
+
+    /// The rows of a statement.
+    pub(super) async fn rows(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.query(&statement, params).await?)
     }
 
     /// A statement, prepared when it is used for the first time on this connection.

@@ -237,10 +237,8 @@ async fn sweep_owner(
 
 /// Who has records whose time has come.
 async fn due(connection: &PooledConnection, limit: usize) -> Result<BTreeSet<Owner>, Failure> {
-    let due = connection.prepare(sql::DUE).await?;
-    let rows = connection
-        .query(&due, &[&sql::number(limit as u64)])
-        .await?;
+    let limit = sql::number(limit as u64);
+    let rows = connection.rows(sql::DUE, &[&limit]).await?;
     let owners = rows.iter().map(|row| {
         let (keyspace, group) = sql::owner_of(row)?;
         Ok(Owner { keyspace, group })

@@ -86,7 +86,6 @@ pub async fn read_range(
     select: impl Fn(&Blob) -> Option<Range<u64>> + Send,
 ) -> Option<Vec<u8>> {
     let found = blobs.get("group", key, select).await.unwrap()?;
-    let (_, body) = found.body.unwrap();
-    let chunks: Vec<Bytes> = body.try_collect().await.unwrap();
+    let chunks: Vec<Bytes> = found.body.unwrap().try_collect().await.unwrap();
     Some(chunks.concat())
 }
