@@ -31,36 +31,19 @@ pub enum EnginesError {
     S3(#[from] S3Error),
 }
 
-/// What the flags say, with files read.
-#[derive(Clone, Debug)]
-pub struct Urls {
-    /// Where keys and secrets are.
-    pub records: RecordsUrl,
-    /// Where blobs are.
-    pub objects: ObjectsUrl,
-}
-
-impl Urls {
-    /// From the flags.
-    ///
-    /// # Errors
-    /// When the file that holds one cannot be read or holds none.
-    pub fn of(args: &Args) -> Result<Self, EnginesError> {
-        let records = match &args.records_file {
-            None => args.records.clone(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(failed("read", path))?;
-                text.trim().parse().map_err(|reason| {
-                    let path = path.clone();
-                    EnginesError::Url { path, reason }
-                })?
-            }
-        };
-        Ok(Self {
-            records,
-            objects: args.objects.clone(),
-        })
-    }
+/// Where keys and secrets are, by the flags or by the file that they name.
+///
+/// # Errors
+/// When that file cannot be read or holds no URL.
+pub fn records_url(args: &Args) -> Result<RecordsUrl, EnginesError> {
+    let Some(path) = &args.records_file else {
+        return Ok(args.records.clone());
+    };
+    let text = std::fs::read_to_string(path).map_err(failed("read", path))?;
+    text.trim().parse().map_err(|reason| {
+        let path = path.clone();
+        EnginesError::Url { path, reason }
+    })
 }
 
 /// Where records are, and where the bytes of blobs.
@@ -70,12 +53,16 @@ pub type Engines = (Arc<dyn Records>, Arc<dyn Objects>);
 ///
 /// # Errors
 /// As [`EnginesError`] says.
-pub fn open(data_dir: &Path, urls: &Urls) -> Result<Engines, EnginesError> {
-    let records: Arc<dyn Records> = match &urls.records {
+pub fn open(
+    data_dir: &Path,
+    records: &RecordsUrl,
+    objects: &ObjectsUrl,
+) -> Result<Engines, EnginesError> {
+    let records: Arc<dyn Records> = match records {
         RecordsUrl::Embedded => Arc::new(Embedded::open(&data_dir.join("records"))?),
         RecordsUrl::Postgres(url) => Arc::new(Postgres::open(url)?),
     };
-    let objects: Arc<dyn Objects> = match &urls.objects {
+    let objects: Arc<dyn Objects> = match objects {
         ObjectsUrl::Files => {
             let path = data_dir.join("objects");
             Arc::new(Files::open(&path).map_err(failed("open the directory of blobs", &path))?)

@@ -98,9 +98,9 @@ impl Service {
         })?;
         let admin_listener = listen::bind(args.admin_listen)?;
         let operator_listener = listen::bind_per_core(args.operator_listen, 1)?.remove(0);
-        let urls = engines::Urls::of(&args)?;
-        let claim = claim_store(&args, &urls).await?;
-        let (records, objects) = engines::open(&args.data_dir, &urls)?;
+        let records_url = engines::records_url(&args)?;
+        let claim = claim_store(&args, &records_url).await?;
+        let (records, objects) = engines::open(&args.data_dir, &records_url, &args.objects)?;
         let settings = Settings {
             max_bytes: args.max_blob_bytes,
             ..Settings::default()
@@ -113,7 +113,7 @@ impl Service {
                 blobs: Blobs::new(Arc::clone(&records), objects, settings),
                 records,
                 secrets: Arc::clone(&secrets) as Arc<_>,
-                has_other_nodes: urls.records != RecordsUrl::Embedded,
+                has_other_nodes: records_url != RecordsUrl::Embedded,
                 memory: MemoryBudget::of_the_process(),
                 metrics: metrics::Metrics::new(&mut registry),
             },
@@ -252,8 +252,8 @@ async fn check_master_keys_until_known(
 }
 
 /// An embedded engine is one node's; shared ones need no claim.
-async fn claim_store(args: &Args, urls: &engines::Urls) -> Result<Option<Claim>, StartError> {
-    if urls.records != RecordsUrl::Embedded && urls.objects != ObjectsUrl::Files {
+async fn claim_store(args: &Args, records: &RecordsUrl) -> Result<Option<Claim>, StartError> {
+    if *records != RecordsUrl::Embedded && args.objects != ObjectsUrl::Files {
         return Ok(None);
     }
     let tree = ZkTree::connect_lazy(&args.zookeeper.servers, ConnectOptions::default());

@@ -90,9 +90,3 @@ pub(crate) fn stream(body: Incoming) -> impl Stream<Item = Result<Bytes, Request
         Ok(bytes.map(|bytes| (bytes, body)))
     })
 }
-
-impl From<RequestBodyError> for Refusal {
-    fn from(broken: RequestBodyError) -> Self {
-        problems::body_error(&broken)
-    }
-}

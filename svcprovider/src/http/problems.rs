@@ -190,14 +190,15 @@ pub(crate) fn bad_json(detail: impl Into<String>) -> Refusal {
     bad("bad_json", detail)
 }
 
-pub(crate) fn body_error(broken: &RequestBodyError) -> Refusal {
-    match broken {
-        RequestBodyError::CutOff(_) => bad("body_cut_off", broken.to_string()),
-        RequestBodyError::Silent | RequestBodyError::Slow => Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            broken.to_string(),
-        ),
+impl From<RequestBodyError> for Refusal {
+    fn from(broken: RequestBodyError) -> Self {
+        let detail = broken.to_string();
+        match broken {
+            RequestBodyError::CutOff(_) => bad("body_cut_off", detail),
+            RequestBodyError::Silent | RequestBodyError::Slow => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+            }
+        }
     }
 }
 
@@ -304,9 +305,9 @@ pub(crate) fn all_take_too_much() -> Refusal {
 /// A blob was not stored.
 pub(crate) fn not_stored(error: PutError, charge: u64) -> Refusal {
     match error {
-        PutError::Body(source) => match source.downcast_ref::<RequestBodyError>() {
-            Some(broken) => body_error(broken),
-            None => bad("body_cut_off", chain(source.as_ref())),
+        PutError::Body(source) => match source.downcast::<RequestBodyError>() {
+            Ok(broken) => (*broken).into(),
+            Err(source) => bad("body_cut_off", chain(source.as_ref())),
         },
         PutError::TooLarge { limit } => too_large(limit),
         PutError::Digest => digest_mismatch(),

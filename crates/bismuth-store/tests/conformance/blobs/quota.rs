@@ -92,8 +92,9 @@ pub async fn replaced_and_deleted_objects_are_collected(engines: &mut dyn TestEn
         store(&blobs, new(&format!("key-{n}")), b"x").await;
     }
     for n in 0..4 {
-        let deleted = blobs.delete("group", &format!("key-{n}"), &Condition::Always);
-        deleted.await.unwrap();
+        let key = format!("key-{n}");
+        let deleted = blobs.delete("group", &key, &Condition::Always).await;
+        deleted.unwrap();
     }
     assert_eq!(engines.object_count(), 10);
     let collected = blobs.collect().await.unwrap();
