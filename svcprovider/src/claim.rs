@@ -196,28 +196,35 @@ mod tests {
 
     use bismuth_coord::MemoryTree;
     use bismuth_model::Environment;
+    use tempfile::TempDir;
 
     use super::*;
 
-    fn claim(dir: &Path, last: u8, tree: &MemoryTree) -> Claim {
-        let registry = Registry::new(Arc::new(tree.clone()), Environment::default());
-        Claim::of(dir, Ipv4Addr::new(10, 0, 0, last), registry).unwrap()
+    fn registry(tree: &MemoryTree) -> Registry {
+        Registry::new(Arc::new(tree.clone()), Environment::default())
     }
 
-    async fn environment() -> MemoryTree {
+    fn claim(dir: &TempDir, last: u8, tree: &MemoryTree) -> Claim {
+        let node = Ipv4Addr::new(10, 0, 0, last);
+        Claim::of(dir.path(), node, registry(tree)).unwrap()
+    }
+
+    /// An environment, and the data directories of two nodes.
+    async fn environment() -> (MemoryTree, [TempDir; 2]) {
         let tree = MemoryTree::new();
-        let registry = Registry::new(Arc::new(tree.clone()), Environment::default());
-        registry.bootstrap().await.unwrap();
-        tree
+        registry(&tree).bootstrap().await.unwrap();
+        (
+            tree,
+            [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()],
+        )
     }
 
     #[tokio::test]
     async fn a_second_node_is_refused_and_told_what_to_do() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let tree = environment().await;
-        claim(one.path(), 1, &tree).make().await.unwrap();
-        claim(one.path(), 1, &tree).make().await.unwrap();
-        let error = claim(two.path(), 2, &tree).make().await.unwrap_err();
+        let (tree, [one, two]) = environment().await;
+        claim(&one, 1, &tree).make().await.unwrap();
+        claim(&one, 1, &tree).make().await.unwrap();
+        let error = claim(&two, 2, &tree).make().await.unwrap_err();
         let error = error.to_string();
         for word in ["10.0.0.1", "--records postgres://", "--objects s3://"] {
             assert!(error.contains(word), "{error}");
@@ -226,36 +233,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_an_answer_only_a_store_that_had_the_claim_is_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = environment().await;
+        let (tree, [dir, _]) = environment().await;
         let away = tree.another_session();
         away.disconnect();
-        assert!(!claim(dir.path(), 1, &away).was_ours());
-        let error = claim(dir.path(), 1, &away).make().await.unwrap_err();
+        assert!(!claim(&dir, 1, &away).was_ours());
+        let error = claim(&dir, 1, &away).make().await.unwrap_err();
         assert!(matches!(error, ClaimError::Unknown(_)), "{error}");
-        claim(dir.path(), 1, &tree).make().await.unwrap();
-        assert!(claim(dir.path(), 1, &away).was_ours());
+        claim(&dir, 1, &tree).make().await.unwrap();
+        assert!(claim(&dir, 1, &away).was_ours());
     }
 
     #[tokio::test]
     async fn a_copy_on_another_node_is_not_served_and_waits_for_a_release() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let tree = environment().await;
-        claim(one.path(), 1, &tree).make().await.unwrap();
+        let (tree, [one, two]) = environment().await;
+        claim(&one, 1, &tree).make().await.unwrap();
         for file in [STORE_FILE, CLAIMED_FILE] {
             fs::copy(one.path().join(file), two.path().join(file)).unwrap();
         }
-        let copy = claim(two.path(), 2, &tree);
+        let copy = claim(&two, 2, &tree);
         assert!(!copy.was_ours());
         let error = copy.make().await.unwrap_err().to_string();
-        for words in [
-            "10.0.0.1",
-            "bismuthctl store release 10.0.0.1",
-            "--data-dir",
-        ] {
+        for words in ["bismuthctl store release 10.0.0.1", "--data-dir"] {
             assert!(error.contains(words), "{error}");
         }
-        assert!(claim(one.path(), 1, &tree).was_ours());
+        assert!(claim(&one, 1, &tree).was_ours());
         release(&tree).await;
         copy.make().await.unwrap();
         assert!(copy.was_ours());
@@ -263,34 +264,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_becomes_another_s_ends_the_process_that_serves_it() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let tree = environment().await;
-        let first = claim(one.path(), 1, &tree);
+        let (tree, [one, two]) = environment().await;
+        let first = claim(&one, 1, &tree);
         first.make().await.unwrap();
         let shutdown = Shutdown::new();
         let keeping = tokio::spawn(first.keep(shutdown.clone()));
         tokio::time::sleep(10 * WATCH).await;
         assert!(!shutdown.is_triggered(), "it is ours");
         release(&tree).await;
-        claim(two.path(), 2, &tree).make().await.unwrap();
-        tokio::time::timeout(2 * WATCH, keeping)
-            .await
-            .unwrap()
-            .unwrap();
+        claim(&two, 2, &tree).make().await.unwrap();
+        let kept = tokio::time::timeout(2 * WATCH, keeping).await;
+        kept.unwrap().unwrap();
         let error = shutdown.outcome().unwrap_err().to_string();
         assert!(error.contains("10.0.0.2"), "{error}");
-        assert!(!claim(one.path(), 1, &tree).was_ours(), "it asks first");
+        assert!(!claim(&one, 1, &tree).was_ours(), "it asks first");
     }
 
     #[tokio::test(start_paused = true)]
     async fn zookeeper_s_absence_ends_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = environment().await;
-        claim(dir.path(), 1, &tree).make().await.unwrap();
+        let (tree, [dir, _]) = environment().await;
+        claim(&dir, 1, &tree).make().await.unwrap();
         let away = tree.another_session();
         away.disconnect();
         let shutdown = Shutdown::new();
-        let keeping = tokio::spawn(claim(dir.path(), 1, &away).keep(shutdown.clone()));
+        let keeping = tokio::spawn(claim(&dir, 1, &away).keep(shutdown.clone()));
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(!shutdown.is_triggered() && !keeping.is_finished());
         shutdown.trigger();
@@ -299,7 +296,7 @@ mod tests {
     }
 
     async fn release(tree: &MemoryTree) {
-        let registry = Registry::new(Arc::new(tree.clone()), Environment::default());
+        let registry = registry(tree);
         let standing = registry.store_claim().await.unwrap().unwrap();
         assert!(registry.release_store(&standing).await.unwrap());
     }

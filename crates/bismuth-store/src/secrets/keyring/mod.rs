@@ -182,57 +182,56 @@ mod tests {
 
     use super::*;
 
-    fn dir() -> tempfile::TempDir {
-        tempfile::tempdir().unwrap()
+    /// A directory, and where master keys would be in it.
+    fn dir() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/master.keys");
+        (dir, path)
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
     #[test]
     fn a_file_is_made_for_its_owner_alone_and_read_again() {
-        let dir = dir();
-        let path = dir.path().join("deep/master.keys");
+        let (_dir, path) = dir();
         let made = Keyring::load_or_create(&path).unwrap();
         let read = Keyring::load_or_create(&path).unwrap();
         assert_eq!(made.current().id(), read.current().id());
         assert_eq!(made.current().key.expose(), read.current().key.expose());
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o600
-        );
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
         let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(beside, 1, "a draft was left");
     }
 
     #[test]
     fn a_file_that_is_there_is_not_made_again() {
-        let dir = dir();
-        let path = dir.path().join("master.keys");
-        let key = Keyring::create(&path).unwrap();
+        let (_dir, path) = dir();
+        let made = Keyring::create(&path).unwrap();
         let error = Keyring::create(&path).unwrap_err();
         assert!(matches!(error, KeyringError::Create { .. }), "{error}");
-        assert_eq!(
-            Keyring::load(&path).unwrap().current().id(),
-            key.current().id()
-        );
+        let read = Keyring::load(&path).unwrap();
+        assert_eq!(read.current().id(), made.current().id());
     }
 
     #[test]
     fn a_missing_file_is_not_made_unasked() {
-        let dir = dir();
-        let error = Keyring::load(&dir.path().join("none")).unwrap_err();
+        let error = Keyring::load(&dir().1).unwrap_err();
         assert!(error.to_string().contains("--create-master-key"), "{error}");
         assert!(matches!(error, KeyringError::Missing { .. }));
     }
 
     #[test]
     fn a_file_that_others_may_use_is_refused_also_behind_a_link() {
-        let dir = dir();
-        let path = dir.path().join("master.keys");
+        let (dir, path) = dir();
         Keyring::create(&path).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         Keyring::load(&link).unwrap();
         for mode in [0o640, 0o604, 0o620, 0o601, 0o666] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            set_mode(&path, mode);
             for path in [&path, &link] {
                 let error = Keyring::load(path).unwrap_err();
                 assert!(matches!(error, KeyringError::Exposed { mode: its, .. } if its == mode));
@@ -241,27 +240,26 @@ mod tests {
                 assert!(said.contains("chmod 600"), "{said}");
             }
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        set_mode(&path, 0o400);
         Keyring::load(&link).unwrap();
     }
 
     #[test]
     fn what_is_no_file_or_too_long_is_refused() {
-        let dir = dir();
+        let (dir, _) = dir();
         let error = Keyring::load(dir.path()).unwrap_err();
         assert!(matches!(error, KeyringError::NotAFile { .. }), "{error}");
 
         let path = dir.path().join("long");
         fs::write(&path, vec![b'#'; 1 << 20]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        set_mode(&path, 0o600);
         let error = Keyring::load(&path).unwrap_err();
         assert!(matches!(error, KeyringError::TooLong { .. }), "{error}");
     }
 
     #[test]
     fn an_error_and_a_keyring_show_no_key() {
-        let dir = dir();
-        let path = dir.path().join("master.keys");
+        let (_dir, path) = dir();
         let ring = Keyring::create(&path).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let key = text.split_whitespace().next_back().unwrap();
