@@ -7,13 +7,12 @@ use std::time::Duration;
 use bismuth_api::{Args, Service};
 use bismuth_coord::MemoryTree;
 use bismuth_daemon::Shutdown;
-use bismuth_model::{Backend, ContainerState, ContainerStatus, Environment, FunctionId, NodeFacts};
-use bismuth_registry::{NodeRegistration, Registry};
-use bismuth_testkit::http::{full, send, send_whole};
+use bismuth_model::{Backend, ContainerState, ContainerStatus, FunctionId, NodeFacts};
+use bismuth_registry::{Function, NodeRegistration, Registry};
+use bismuth_testkit::http::{full, send_whole};
 use bytes::Bytes;
 use clap::Parser as _;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -72,8 +71,7 @@ impl RunningApi {
 
     /// Every answer has to be as the OpenAPI document says.
     pub async fn call(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
-        let request = self.request(method.clone(), path).body(full(body)).unwrap();
-        let answer = Answer(send_whole(request).await.unwrap());
+        let answer = send(self.request(method.clone(), path), body).await;
         document::check(&method, path, &answer);
         answer
     }
@@ -82,11 +80,14 @@ impl RunningApi {
         self.call(Method::GET, path, "").await
     }
 
-    pub async fn stream(&self, path: &str) -> Response<Incoming> {
-        send(self.request(Method::GET, path).body(full("")).unwrap())
-            .await
-            .unwrap()
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, "").await
     }
+}
+
+/// Sends what was built by hand.
+pub async fn send(request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+    Answer(send_whole(request.body(full(body)).unwrap()).await.unwrap())
 }
 
 /// A whole answer.
@@ -111,16 +112,20 @@ impl Answer {
         assert_eq!(self.0.headers()["content-type"], "application/problem+json");
         assert_eq!(self.0.headers()["x-bismuth-error"], code, "{text}");
         let problem: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            (&problem["code"], &problem["status"]),
-            (&json!(code), &json!(status))
-        );
-        assert_eq!(problem["component"], "bismuth-api");
-        assert_eq!(
-            problem["request_id"],
-            self.0.headers()["x-request-id"].to_str().unwrap()
+        let id = self.0.headers()["x-request-id"].to_str().unwrap();
+        assert_has(
+            &problem,
+            json!({"code": code, "status": status, "component": "bismuth-api", "request_id": id}),
         );
         problem
+    }
+}
+
+/// Compares the members that are named.
+#[track_caller]
+pub fn assert_has(value: &Value, members: Value) {
+    for (name, wanted) in members.as_object().unwrap() {
+        assert_eq!(value[name], *wanted, "{name} in {value}");
     }
 }
 
@@ -149,11 +154,8 @@ impl Harness {
     }
 
     pub async fn create(&self, definition: &Value) -> FunctionId {
-        let made = self
-            .api
-            .call(Method::POST, "/function", definition.to_string())
-            .await
-            .ok();
+        let body = definition.to_string();
+        let made = self.api.call(Method::POST, "/function", body).await.ok();
         made["id"].as_str().unwrap().parse().unwrap()
     }
 
@@ -170,22 +172,22 @@ impl Harness {
             .unwrap();
     }
 
+    /// The program in the slot runs, as its node reports.
+    pub async fn runs(&self, slot: Backend) {
+        self.report_status(slot, ContainerState::Running, None)
+            .await;
+    }
+
+    pub async fn function(&self, id: FunctionId) -> Function {
+        self.registry.function(id).await.unwrap().unwrap()
+    }
+
     /// The slots of the newest revision.
     pub async fn newest(&self, id: FunctionId) -> Vec<Backend> {
-        let revision = self
-            .registry
-            .function(id)
-            .await
-            .unwrap()
-            .unwrap()
-            .record
-            .revision;
-        let slots = self.registry.function_containers(id).await.unwrap();
-        slots
-            .into_iter()
-            .filter(|(_, record)| record.revision == revision)
-            .map(|(slot, _)| slot)
-            .collect()
+        let revision = self.function(id).await.record.revision;
+        let mut slots = self.registry.function_containers(id).await.unwrap();
+        slots.retain(|(_, record)| record.revision == revision);
+        slots.into_iter().map(|(slot, _)| slot).collect()
     }
 
     pub async fn all_slots(&self, id: FunctionId) -> Vec<Backend> {
@@ -194,12 +196,12 @@ impl Harness {
     }
 
     pub async fn routed(&self, id: FunctionId) -> Vec<Backend> {
-        self.registry.function(id).await.unwrap().unwrap().backends
+        self.function(id).await.backends
     }
 }
 
 pub fn registry_on(tree: MemoryTree) -> Registry {
-    Registry::new(Arc::new(tree), "test".parse::<Environment>().unwrap())
+    Registry::new(Arc::new(tree), "test".parse().unwrap())
 }
 
 fn facts() -> NodeFacts {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use bismuth_model::{Backend, ContainerId, FunctionId};
-use bismuth_testkit::eventually;
+use bismuth_testkit::{eventually, http as client};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -27,7 +27,6 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 struct Logs {
     past: HashMap<ContainerId, String>,
     followers: HashMap<ContainerId, mpsc::UnboundedSender<String>>,
-    asked: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -58,15 +57,9 @@ impl FakeNode {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let id: ContainerId = request
-            .uri()
-            .path()
-            .strip_prefix("/logs/")
-            .unwrap()
-            .parse()
-            .unwrap();
+        let id = request.uri().path().strip_prefix("/logs/").unwrap();
+        let id: ContainerId = id.parse().unwrap();
         let mut logs = self.0.lock().unwrap();
-        logs.asked.push(query.clone());
         let Some(past) = logs.past.get(&id) else {
             let mut none = Response::new(Full::default().boxed());
             *none.status_mut() = StatusCode::NOT_FOUND;
@@ -113,13 +106,8 @@ impl FakeNode {
 
     async fn is_followed(&self, id: ContainerId) {
         eventually("the log is followed", SOON, async || {
-            self.0
-                .lock()
-                .unwrap()
-                .followers
-                .contains_key(&id)
-                .then_some(())
-                .ok_or("it is not")
+            let followed = self.0.lock().unwrap().followers.contains_key(&id);
+            followed.then_some(()).ok_or("it is not")
         })
         .await;
     }
@@ -129,20 +117,23 @@ fn line(second: u32, text: &str) -> String {
     format!("2026-01-02T03:04:{second:02}.000000000Z stdout F {text}\n")
 }
 
-/// A function with a slot on each of two nodes, both of which answer.
-async fn harness_with_two_nodes() -> (Harness, FunctionId, [(FakeNode, Backend); 2]) {
-    let (first, address) = FakeNode::serve((NODE, 0).into()).await;
-    let (second, _) = FakeNode::serve((OTHER, address.port()).into()).await;
-    let harness = Harness::start(
-        &[NODE, OTHER],
-        &["--node-port", &address.port().to_string()],
-    )
-    .await;
+/// A function with a slot on each of two nodes, whose port this is.
+async fn harness_on_two_nodes(port: u16) -> (Harness, FunctionId, Vec<Backend>) {
+    let flags = ["--node-port", &port.to_string()];
+    let harness = Harness::start(&[NODE, OTHER], &flags).await;
     let mut both = definition();
     both["max_instances"] = json!(2);
     let id = harness.create(&both).await;
     let mut slots = harness.routed(id).await;
     slots.sort();
+    (harness, id, slots)
+}
+
+/// The same, and both nodes answer.
+async fn harness_with_two_nodes() -> (Harness, FunctionId, [(FakeNode, Backend); 2]) {
+    let (first, address) = FakeNode::serve((NODE, 0).into()).await;
+    let (second, _) = FakeNode::serve((OTHER, address.port()).into()).await;
+    let (harness, id, slots) = harness_on_two_nodes(address.port()).await;
     (harness, id, [(first, slots[0]), (second, slots[1])])
 }
 
@@ -165,73 +156,42 @@ async fn the_logs_of_all_instances_are_merged_by_time() {
     }
     let path = format!("/function/{id}/logs");
     let answer = harness.api.get(&path).await;
-    assert_eq!(
-        answer.0.headers()["content-type"],
-        "text/plain; charset=utf-8"
-    );
-    assert!(answer.0.headers().get("x-bismuth-incomplete").is_none());
+    let headers = answer.0.headers();
+    assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
+    assert!(headers.get("x-bismuth-incomplete").is_none());
     let text = answer.text();
     assert_eq!(texts(&text), ["a1", "b2", "b3", "a4", "a5", "b6"]);
+    let first = format!("{} stdout F a1", a.container_id);
     assert_eq!(
-        text.lines().next(),
-        Some(
-            format!(
-                "2026-01-02T03:04:01.000000000Z {} stdout F a1",
-                a.container_id
-            )
-            .as_str()
-        )
+        text.lines().next().unwrap(),
+        format!("2026-01-02T03:04:01.000000000Z {first}")
     );
 
-    assert_eq!(
-        texts(&harness.api.get(&format!("{path}?tail=2")).await.text()),
-        ["a5", "b6"]
-    );
-    assert_eq!(
-        texts(
-            &harness
-                .api
-                .get(&format!("{path}?since=2026-01-02T03:04:04Z"))
-                .await
-                .text()
-        ),
-        ["a4", "a5", "b6"]
-    );
-    assert_eq!(harness.api.get(&format!("{path}?tail=0")).await.text(), "");
+    for (query, wanted) in [
+        ("tail=2", &["a5", "b6"][..]),
+        ("since=2026-01-02T03:04:04Z", &["a4", "a5", "b6"]),
+        ("tail=0", &[]),
+    ] {
+        let answer = harness.api.get(&format!("{path}?{query}")).await;
+        assert_eq!(texts(&answer.text()), wanted, "{query}");
+    }
 }
 
 #[tokio::test]
 async fn a_container_that_printed_nothing_has_an_empty_log() {
     let (harness, id, _nodes) = harness_with_two_nodes().await;
-    assert_eq!(
-        harness
-            .api
-            .get(&format!("/function/{id}/logs"))
-            .await
-            .text(),
-        ""
-    );
+    let answer = harness.api.get(&format!("/function/{id}/logs")).await;
+    assert_eq!((answer.0.status().as_u16(), &*answer.text()), (200, ""));
 }
 
 #[tokio::test]
 async fn a_node_that_does_not_answer_is_named() {
     let (first, address) = FakeNode::serve((NODE, 0).into()).await;
-    let harness = Harness::start(
-        &[NODE, OTHER],
-        &["--node-port", &address.port().to_string()],
-    )
-    .await;
-    let mut both = definition();
-    both["max_instances"] = json!(2);
-    let id = harness.create(&both).await;
-    let here = harness
-        .routed(id)
-        .await
-        .into_iter()
-        .find(|slot| slot.ip == NODE)
-        .unwrap();
+    let (harness, id, slots) = harness_on_two_nodes(address.port()).await;
+    let here = slots[0];
     first.print(here.container_id, 1, "here");
-    let answer = harness.api.get(&format!("/function/{id}/logs")).await;
+    let path = format!("/function/{id}/logs");
+    let answer = harness.api.get(&path).await;
     assert_eq!(texts(&answer.text()), ["here"]);
     let missing = answer.0.headers()["x-bismuth-incomplete"].to_str().unwrap();
     assert!(
@@ -244,11 +204,8 @@ async fn a_node_that_does_not_answer_is_named() {
         .remove_backend(id, here.ip, here.container_id)
         .await
         .unwrap();
-    harness
-        .api
-        .get(&format!("/function/{id}/logs"))
-        .await
-        .problem(502, "node_unreachable");
+    let answer = harness.api.get(&path).await;
+    answer.problem(502, "node_unreachable");
 }
 
 /// Reads server-sent events.
@@ -259,7 +216,12 @@ struct Events {
 
 impl Events {
     async fn open(harness: &Harness, path: &str) -> Self {
-        let answer = harness.api.stream(path).await;
+        Self::of(harness.api.request(Method::GET, path)).await
+    }
+
+    async fn of(request: http::request::Builder) -> Self {
+        let request = request.body(client::full("")).unwrap();
+        let answer = client::send(request).await.unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         Self {
@@ -304,6 +266,10 @@ impl Events {
         let record: Value = serde_json::from_str(&data).unwrap();
         record["line"].as_str().unwrap().to_owned()
     }
+
+    async fn lines(&mut self, wanted: [&str; 2]) {
+        assert_eq!([self.line().await, self.line().await], wanted);
+    }
 }
 
 #[tokio::test]
@@ -312,19 +278,13 @@ async fn a_follower_sees_the_past_and_then_what_is_printed() {
     first.print(a.container_id, 1, "a1");
     second.print(b.container_id, 2, "b2");
     let mut events = Events::open(&harness, &format!("/function/{id}/logs?follow=true")).await;
-    assert_eq!(events.line().await, "a1");
-    assert_eq!(events.line().await, "b2");
+    events.lines(["a1", "b2"]).await;
     first.is_followed(a.container_id).await;
     second.is_followed(b.container_id).await;
     first.print(a.container_id, 4, "a4");
     second.print(b.container_id, 3, "b3");
-    assert_eq!(events.line().await, "b3");
-    assert_eq!(events.line().await, "a4");
-    harness
-        .api
-        .call(Method::DELETE, &format!("/function/{id}"), "")
-        .await
-        .ok();
+    events.lines(["b3", "a4"]).await;
+    harness.api.delete(&format!("/function/{id}")).await.ok();
     assert_eq!(
         events.next().await,
         Some(("end".to_owned(), "the function was deleted".to_owned()))
@@ -339,19 +299,13 @@ async fn a_follower_misses_and_repeats_nothing_when_a_node_restarts() {
         first.print(a.container_id, 1, text);
     }
     let mut events = Events::open(&harness, &format!("/function/{id}/logs?follow=true")).await;
-    assert_eq!(
-        (events.line().await, events.line().await),
-        ("one".to_owned(), "two".to_owned())
-    );
+    events.lines(["one", "two"]).await;
     first.is_followed(a.container_id).await;
     first.hang_up();
     first.print(a.container_id, 1, "three");
     first.is_followed(a.container_id).await;
     first.print(a.container_id, 2, "four");
-    assert_eq!(
-        (events.line().await, events.line().await),
-        ("three".to_owned(), "four".to_owned())
-    );
+    events.lines(["three", "four"]).await;
 }
 
 #[tokio::test]
@@ -370,20 +324,8 @@ async fn a_client_that_comes_back_goes_on_from_its_last_event() {
         first.print(a.container_id, second, &format!("a{second}"));
     }
     let path = format!("/function/{id}/logs?follow=true&tail=1");
-    let request = harness
-        .api
-        .request(Method::GET, &path)
-        .header("last-event-id", "2026-01-02T03:04:02.000000000Z");
-    let body = bismuth_testkit::http::full("");
-    let answer = bismuth_testkit::http::send(request.body(body).unwrap())
-        .await
-        .unwrap();
-    let mut events = Events {
-        body: answer.into_body(),
-        buffer: String::new(),
-    };
-    assert_eq!(
-        (events.line().await, events.line().await),
-        ("a2".to_owned(), "a3".to_owned())
-    );
+    let request = harness.api.request(Method::GET, &path);
+    let last = "2026-01-02T03:04:02.000000000Z";
+    let mut events = Events::of(request.header("last-event-id", last)).await;
+    events.lines(["a2", "a3"]).await;
 }

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Harness, NODE, SOON, definition};
+use crate::harness::{Harness, NODE, SOON, assert_has, definition, send};
 
 const CANARY: &str = "canary-5d20ab";
 
@@ -155,14 +155,11 @@ async fn a_refusal_of_svcprovider_is_answered_with_its_code_and_detail() {
     assert_eq!(answer.0.status(), 404);
     assert_eq!(answer.0.headers()["x-bismuth-error"], "unknown_secret");
     let problem: Value = serde_json::from_str(&answer.text()).unwrap();
-    assert_eq!(problem["component"], "svcprovider");
-    assert_eq!(
-        problem["detail"],
-        "there is no secret \"none\" in the group"
-    );
-    assert_eq!(
-        problem["request_id"],
-        answer.0.headers()["x-request-id"].to_str().unwrap()
+    let detail = "there is no secret \"none\" in the group";
+    let id = answer.0.headers()["x-request-id"].to_str().unwrap();
+    assert_has(
+        &problem,
+        json!({"component": "svcprovider", "detail": detail, "request_id": id}),
     );
     let path = "/group/shop/secret/password";
     let answer = harness.api.call(Method::PUT, path, "").await;
@@ -180,32 +177,20 @@ async fn a_malformed_secret_is_refused_without_asking_svcprovider() {
     let (harness, provider) = start().await;
     let large = "x".repeat(64 * 1024 + 1);
     let path = "/group/shop/secret/password";
-    harness
-        .api
-        .call(Method::PUT, path, large.clone())
-        .await
-        .problem(413, "secret_too_large");
+    let put = async |path: &str, body: &str| {
+        let body = body.to_owned();
+        harness.api.call(Method::PUT, path, body).await
+    };
+    put(path, &large).await.problem(413, "secret_too_large");
     for group in ["..", "a%2Fb", "%20"] {
         let path = format!("/group/{group}/secret/password");
-        harness
-            .api
-            .call(Method::PUT, &path, "x")
-            .await
-            .problem(404, "malformed_group");
+        put(&path, "x").await.problem(404, "malformed_group");
     }
-    let foreign = harness
-        .api
-        .request(Method::PUT, path)
-        .header("origin", "http://elsewhere.example")
-        .body(full("x"))
-        .unwrap();
-    assert_eq!(client::send_whole(foreign).await.unwrap().status(), 403);
+    let foreign = harness.api.request(Method::PUT, path);
+    let foreign = foreign.header("origin", "http://elsewhere.example");
+    send(foreign, "x").await.problem(403, "foreign_origin");
     assert!(provider.groups().await.is_empty());
-    let whole = harness
-        .api
-        .call(Method::PUT, path, large[1..].to_owned())
-        .await;
-    assert_eq!(whole.0.status(), 201);
+    assert_eq!(put(path, &large[1..]).await.0.status(), 201);
 }
 
 #[tokio::test]
@@ -275,14 +260,11 @@ async fn the_data_of_a_function_goes_with_the_last_of_its_group_if_it_is_asked_f
     }
     let delete = async |id, query: &str| {
         let path = format!("/function/{id}{query}");
-        harness.api.call(Method::DELETE, &path, "").await
+        harness.api.delete(&path).await
     };
-    delete(first, "?purge=perhaps")
-        .await
-        .problem(400, "query_malformed");
-    delete(first, "?force=true")
-        .await
-        .problem(400, "query_malformed");
+    for query in ["?purge=perhaps", "?force=true"] {
+        delete(first, query).await.problem(400, "query_malformed");
+    }
     assert_eq!(
         delete(first, "?purge=true").await.ok(),
         json!({"id": first, "group": "shop", "purged": null, "used_by": [second]})
@@ -307,12 +289,8 @@ async fn a_function_whose_data_cannot_be_deleted_stays_too() {
     let id = harness.create(&definition()).await;
     provider.stop().await;
     let path = format!("/function/{id}");
-    let purge = format!("{path}?purge=true");
-    harness
-        .api
-        .call(Method::DELETE, &purge, "")
-        .await
-        .problem(503, "svcprovider_unavailable");
+    let answer = harness.api.delete(&format!("{path}?purge=true")).await;
+    answer.problem(503, "svcprovider_unavailable");
     harness.api.get(&path).await.ok();
 }
 
