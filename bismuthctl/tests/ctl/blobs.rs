@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
+use crate::harness::Ctl;
 use crate::provider::Provider;
 
 /// More than any buffer on the way.
@@ -34,66 +35,33 @@ fn names(directory: &Path) -> Vec<String> {
 async fn a_blob_is_put_whether_it_is_there_or_not_and_got_into_a_file() {
     let provider = Provider::start().await;
     let (content, out) = (large(), provider.scratch().join("out"));
-    let source = format!("@{}", provider.file("source", &content));
-    let put = ["blob", "put", "a/b c", &source, "-g", "shop"];
-    provider
-        .piped(&["blob", "put", "a/b c", "-g", "shop"], b"old")
-        .await
-        .ok();
-    let typed = [&put[..], &["--content-type", "image/png"]].concat();
-    let etag = provider.ctl(&typed).await.ok().to_owned();
-    let out_name = out.to_str().unwrap();
-    let get = ["blob", "get", "a/b c", "-g", "shop", "-f", out_name];
-    let got = provider
-        .ctl(&[&get[..], &["-o", "json"]].concat())
-        .await
-        .json();
-    assert_eq!(
-        (&got["size"], &got["etag"], &got["content_type"]),
-        (&json!(content.len()), &json!(etag), &json!("image/png"))
-    );
+    let source = provider.file("source", &content);
+    let (put, get) = ("blob put 'a/b c' -g shop", "blob get 'a/b c' -g shop");
+    provider.piped(put, b"old").await.ok();
+    let typed = format!("{put} @{source} --content-type image/png");
+    let etag = provider.ok(&typed).await;
+    let got = provider.json(&format!("{get} -f {}", out.display())).await;
+    assert_eq!(got["size"], content.len());
+    assert_eq!(got["etag"], etag);
+    assert_eq!(got["content_type"], "image/png");
     assert!(std::fs::read(&out).unwrap() == content);
     // A file that is there keeps its permissions; a link leads to it.
     std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o640)).unwrap();
     let link = provider.scratch().join("link");
     std::os::unix::fs::symlink(&out, &link).unwrap();
-    provider
-        .piped(&["blob", "put", "a/b c", "-", "-g", "shop"], b"new")
-        .await
-        .ok();
-    let get = [
-        "blob",
-        "get",
-        "a/b c",
-        "-g",
-        "shop",
-        "-f",
-        link.to_str().unwrap(),
-    ];
-    provider.ctl(&get).await.ok();
+    provider.piped(&format!("{put} -"), b"new").await.ok();
+    provider.ok(&format!("{get} -f {}", link.display())).await;
     assert_eq!(std::fs::read(&out).unwrap(), b"new");
     let mode = std::fs::metadata(&out).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     // What is no file is written to and not replaced.
-    provider
-        .ctl(&["blob", "get", "a/b c", "-g", "shop", "-f", "/dev/null"])
-        .await
-        .ok();
-    assert_eq!(
-        provider
-            .ctl(&["blob", "get", "a/b c", "-g", "shop"])
-            .await
-            .stdout,
-        "new"
-    );
-    provider
-        .ctl(&["blob", "delete", "a/b c", "-g", "shop"])
-        .await
-        .ok();
-    for act in ["get", "delete"] {
-        let again = ["blob", act, "a/b c", "-g", "shop"];
-        provider.ctl(&again).await.failed(3, &[]);
+    provider.ok(&format!("{get} -f /dev/null")).await;
+    assert_eq!(provider.run(get).await.stdout, "new");
+    let delete = "blob delete 'a/b c' -g shop";
+    provider.ok(delete).await;
+    for again in [get, delete] {
+        provider.fails(again, 3, &[]).await;
     }
 }
 
@@ -101,21 +69,12 @@ async fn a_blob_is_put_whether_it_is_there_or_not_and_got_into_a_file() {
 async fn blobs_are_listed_with_their_digests() {
     let provider = Provider::start().await;
     for (key, content) in [("image", &b"xyz"[..]), ("text", b"abc")] {
-        let put = ["blob", "put", key, "-g", "shop"];
+        let put = format!("blob put {key} -g shop");
         provider.piped(&put, content).await.ok();
     }
-    let typed = [
-        "blob",
-        "put",
-        "page",
-        "-g",
-        "shop",
-        "--content-type",
-        "text/html",
-    ];
-    let put = provider.piped(&typed, b"<p>").await;
-    let list = ["blob", "list", "-g", "shop", "-o", "json"];
-    let listed: Value = provider.ctl(&list).await.json();
+    let typed = "blob put page -g shop --content-type text/html";
+    let put = provider.piped(typed, b"<p>").await;
+    let listed: Value = provider.json("blob list -g shop").await;
     assert_eq!(listed.as_array().unwrap().len(), 3);
     assert_eq!(listed[1]["etag"], put.ok().trim());
     assert_eq!(listed[1]["content_type"], "text/html");
@@ -124,8 +83,7 @@ async fn blobs_are_listed_with_their_digests() {
         (&listed[2]["key"], &listed[2]["sha256"]),
         (&json!("text"), &json!(abc))
     );
-    let table = ["blob", "list", "-g", "shop", "--prefix", "te"];
-    let table = provider.ctl(&table).await.ok().to_owned();
+    let table = provider.ok("blob list -g shop --prefix te").await;
     assert!(table.contains(abc) && table.lines().count() == 2, "{table}");
 }
 
@@ -135,10 +93,8 @@ async fn provider_with_altered_answers(provider: &Provider, spoil: fn(Bytes) -> 
     let stub = Stub::start(move |request| {
         let url = url.clone();
         async move {
-            stub::forward_request(&url, request)
-                .await
-                .unwrap()
-                .map(spoil)
+            let answer = stub::forward_request(&url, request).await;
+            answer.unwrap().map(spoil)
         }
     });
     stub.await.unwrap()
@@ -162,10 +118,7 @@ fn corrupt(whole: Bytes) -> Body {
 #[tokio::test]
 async fn a_truncated_or_corrupt_blob_leaves_no_file() {
     let provider = Provider::start().await;
-    provider
-        .piped(&["blob", "put", "b", "-g", "shop"], &large())
-        .await
-        .ok();
+    provider.piped("blob put b -g shop", &large()).await.ok();
     let directory = provider.scratch().join("into");
     std::fs::create_dir(&directory).unwrap();
     let (old, new) = (directory.join("old"), directory.join("new"));
@@ -174,48 +127,32 @@ async fn a_truncated_or_corrupt_blob_leaves_no_file() {
     let corrupts = provider_with_altered_answers(&provider, corrupt).await;
     for (stub, word) in [(&cuts, "exchange with svcprovider"), (&corrupts, "SHA-256")] {
         for file in [&old, &new] {
-            let get = [
-                "blob",
-                "get",
-                "b",
-                "-g",
-                "shop",
-                "-f",
-                file.to_str().unwrap(),
-            ];
-            provider.ctl_at(&stub.url(), &get).await.failed(1, &[word]);
+            let get = format!("blob get b -g shop -f {}", file.display());
+            provider.at(stub.url()).fails(&get, 1, &[word]).await;
         }
         assert_eq!(names(&directory), ["old"]);
         assert_eq!(std::fs::read(&old).unwrap(), b"old");
     }
     // Onto standard output it comes as it comes; the end says that it was wrong.
-    provider
-        .piped(&["blob", "put", "text", "-g", "shop"], b"abc")
-        .await
-        .ok();
-    let get = ["blob", "get", "text", "-g", "shop"];
-    let output = provider.ctl_at(&corrupts.url(), &get).await;
+    provider.piped("blob put text -g shop", b"abc").await.ok();
+    let get = "blob get text -g shop";
+    let output = provider.at(corrupts.url()).run(get).await;
     assert_eq!((output.code, output.stdout.len()), (1, 3));
-    let nowhere = ["blob", "get", "text", "-g", "shop", "-f", "/nothing/there"];
-    provider
-        .ctl(&nowhere)
-        .await
-        .failed(1, &["write /nothing/there"]);
+    let nowhere = format!("{get} -f /nothing/there");
+    provider.fails(&nowhere, 1, &["write /nothing/there"]).await;
 }
 
 /// Svcprovider, asked by somebody else with `theirs` once it has said whether a blob is there.
-async fn provider_with_a_concurrent_writer(provider: &Arc<Provider>, theirs: &[&str]) -> Stub {
-    let theirs: Vec<String> = theirs.iter().map(|&arg| arg.to_owned()).collect();
+async fn provider_with_a_concurrent_writer(provider: &Provider, theirs: String) -> Stub {
     let once = Arc::new(AtomicBool::new(true));
-    let provider = Arc::clone(provider);
+    let (url, others) = (provider.services.url(), Ctl::clone(provider));
     let stub = Stub::start(move |request: Request<Bytes>| {
-        let (provider, theirs) = (Arc::clone(&provider), theirs.clone());
+        let (url, others, theirs) = (url.clone(), others.clone(), theirs.clone());
         let overtakes = request.method() == Method::HEAD && once.swap(false, Ordering::Relaxed);
         async move {
-            let answer = stub::forward_request(&provider.services.url(), request).await;
+            let answer = stub::forward_request(&url, request).await;
             if overtakes {
-                let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
-                provider.ctl(&theirs).await.ok();
+                others.ok(&theirs).await;
             }
             answer.unwrap().map(full)
         }
@@ -225,24 +162,23 @@ async fn provider_with_a_concurrent_writer(provider: &Arc<Provider>, theirs: &[&
 
 #[tokio::test]
 async fn a_put_that_races_with_a_create_or_delete_is_retried() {
-    let provider = Arc::new(Provider::start().await);
-    let mine = format!("@{}", provider.file("source", b"mine"));
-    let theirs = format!("@{}", provider.file("other", b"theirs"));
-    let put = ["blob", "put", "b", &mine, "-g", "shop"];
-    let create = ["blob", "put", "b", &theirs, "-g", "shop"];
-    let delete = ["blob", "delete", "b", "-g", "shop"];
-    for overtake in [&create[..], &delete] {
+    let provider = Provider::start().await;
+    let mine = provider.file("source", b"mine");
+    let theirs = provider.file("other", b"theirs");
+    let put = "blob put b -g shop";
+    let create = format!("{put} @{theirs}");
+    let delete = "blob delete b -g shop".to_owned();
+    for overtake in [create, delete.clone()] {
         let stub = provider_with_a_concurrent_writer(&provider, overtake).await;
-        provider.ctl_at(&stub.url(), &put).await.ok();
-        let get = ["blob", "get", "b", "-g", "shop"];
-        assert_eq!(provider.ctl(&get).await.stdout, "mine");
+        let ctl = provider.at(stub.url());
+        ctl.ok(&format!("{put} @{mine}")).await;
+        let get = "blob get b -g shop";
+        assert_eq!(provider.run(get).await.stdout, "mine");
     }
     // A pipe is used up.
-    let stub = provider_with_a_concurrent_writer(&provider, &delete).await;
-    provider
-        .piped_at(&stub.url(), &["blob", "put", "b", "-g", "shop"], b"mine")
-        .await
-        .failed(1, &["blob b", "try again"]);
+    let stub = provider_with_a_concurrent_writer(&provider, delete).await;
+    let lost = provider.at(stub.url()).piped(put, b"mine").await;
+    lost.failed(1, &["blob b", "try again"]);
     assert!(provider.groups().await.is_empty());
 }
 
@@ -250,12 +186,11 @@ async fn a_put_that_races_with_a_create_or_delete_is_retried() {
 async fn what_cannot_be_read_is_not_stored() {
     let provider = Provider::start().await;
     let put = async |source: &str| {
-        let args = ["blob", "put", "b", source, "-g", "shop"];
-        provider.ctl(&args).await
+        let line = format!("blob put b {source} -g shop");
+        provider.run(&line).await
     };
-    put("@/nothing/there")
-        .await
-        .failed(1, &["read /nothing/there"]);
+    let missing = put("@/nothing/there").await;
+    missing.failed(1, &["read /nothing/there"]);
     put("bare").await.failed_usage();
     // A directory opens, and breaks off when it is read.
     put("@/").await.failed(1, &[]);

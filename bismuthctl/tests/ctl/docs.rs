@@ -24,10 +24,8 @@ fn lines() -> String {
 
 #[tokio::test]
 async fn the_operators_commands_work_as_written() {
-    let (harness, provider) = (CtlHarness::start().await, Provider::start().await);
-    harness.ctl(&["bootstrap"]).await.ok();
-    let create = ["create-function", "alpine", "exec:/bin/ls"];
-    let id = harness.ctl(&create).await.ok().to_owned();
+    let (harness, provider) = (CtlHarness::bootstrapped().await, Provider::start().await);
+    let id = harness.ok("create-function alpine exec:/bin/ls").await;
     let program = Path::new(env!("CARGO_BIN_EXE_bismuthctl"));
     let path = [
         program.parent().unwrap().to_str().unwrap(),

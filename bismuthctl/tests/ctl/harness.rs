@@ -1,10 +1,12 @@
 //! Harness: runs bismuthctl and checks its output.
 
-use std::process::Stdio;
+use std::ops::Deref;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use bismuth_testkit::ZooKeeper;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// Longer than anything takes on a busy machine.
@@ -18,6 +20,14 @@ pub struct CommandOutput {
 }
 
 impl CommandOutput {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     /// It worked, and this is the answer without the last line feed.
     #[track_caller]
     pub fn ok(&self) -> &str {
@@ -30,94 +40,141 @@ impl CommandOutput {
         serde_json::from_str(self.ok()).unwrap()
     }
 
+    /// The second line of a table, as words.
+    #[track_caller]
+    pub fn row(&self) -> Vec<&str> {
+        self.ok()
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .collect()
+    }
+
     /// It failed with this code and one line that has these words in it, and answered nothing.
     #[track_caller]
     pub fn failed(&self, code: i32, words: &[&str]) {
-        assert_eq!(
-            (self.code, self.stdout.as_str()),
-            (code, ""),
-            "{}",
-            self.stderr
-        );
-        assert!(
-            self.stderr.starts_with("bismuthctl: error: "),
-            "{}",
-            self.stderr
-        );
-        assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
+        let line = &self.stderr;
+        assert_eq!((self.code, &*self.stdout), (code, ""), "{line}");
+        assert!(line.starts_with("bismuthctl: error: "), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "{word:?} is not in {}",
-                self.stderr
-            );
+            assert!(line.contains(word), "{word:?} is not in {line}");
         }
     }
 
     /// The command line was wrong.
     #[track_caller]
     pub fn failed_usage(&self) {
-        assert_eq!(
-            (self.code, self.stdout.as_str()),
-            (2, ""),
-            "{}",
-            self.stderr
-        );
+        assert_eq!((self.code, &*self.stdout), (2, ""), "{}", self.stderr);
     }
 }
 
-pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bismuthctl"));
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BISMUTH_"))
-    {
-        command.env_remove(name);
+/// The program with these environment variables, and no others of Bismuth's.
+#[derive(Clone, Default)]
+pub struct Ctl {
+    env: Vec<(&'static str, String)>,
+}
+
+impl Ctl {
+    /// The same with more variables, or others.
+    pub fn with(&self, env: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let mut ctl = self.clone();
+        ctl.env.extend(env);
+        ctl
     }
-    command
+
+    /// To be run with the words of `line`; a word that has spaces in it, or nothing, stands in single quotes.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bismuthctl"));
+        for (index, part) in line.split('\'').enumerate() {
+            match index % 2 {
+                0 => command.args(part.split_whitespace()),
+                _ => command.arg(part),
+            };
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BISMUTH_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub async fn run(&self, line: &str) -> CommandOutput {
+        run(&mut self.command(line)).await
+    }
+
+    /// Runs it, which has to work, and returns its answer.
+    pub async fn ok(&self, line: &str) -> String {
+        self.run(line).await.ok().to_owned()
+    }
+
+    pub async fn json(&self, line: &str) -> Value {
+        self.run(&format!("{line} -o json")).await.json()
+    }
+
+    /// Runs it, which has to fail: see [`CommandOutput::failed`].
+    pub async fn fails(&self, line: &str, code: i32, words: &[&str]) {
+        self.run(line).await.failed(code, words);
+    }
+
+    /// With these bytes on standard input, through a pipe.
+    pub async fn piped(&self, line: &str, input: &[u8]) -> CommandOutput {
+        let mut child = self.command(line).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // A program that refuses does not read to the end.
+        let writing = tokio::spawn(async move { drop(stdin.write_all(&input).await) });
+        let output = tokio::time::timeout(TIMEOUT, child.wait_with_output());
+        let output = output.await.expect("it ends").unwrap();
+        writing.await.unwrap();
+        CommandOutput::of(output)
+    }
 }
 
 pub async fn run(command: &mut Command) -> CommandOutput {
-    let output = tokio::time::timeout(TIMEOUT, command.output())
-        .await
-        .expect("it ends")
-        .unwrap();
-    CommandOutput {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    let output = tokio::time::timeout(TIMEOUT, command.output()).await;
+    CommandOutput::of(output.expect("it ends").unwrap())
 }
 
-pub async fn ctl(args: &[&str]) -> CommandOutput {
-    run(&mut command(args)).await
+/// The program without any environment.
+pub async fn ctl(line: &str) -> CommandOutput {
+    Ctl::default().run(line).await
 }
 
 /// The program with a ZooKeeper of its own.
 pub struct CtlHarness {
     pub zookeeper: ZooKeeper,
-    servers: String,
+    ctl: Ctl,
 }
 
 impl CtlHarness {
     pub async fn start() -> Self {
         let zookeeper = ZooKeeper::start().await.unwrap();
         let servers = zookeeper.connect_string();
-        Self { zookeeper, servers }
+        let ctl = Ctl::default().with([("BISMUTH_ZOOKEEPER", servers)]);
+        Self { zookeeper, ctl }
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
-        let mut all = vec!["--zookeeper", &self.servers];
-        all.extend(args);
-        command(&all)
+    /// With an environment in it.
+    pub async fn bootstrapped() -> Self {
+        let harness = Self::start().await;
+        harness.ok("bootstrap").await;
+        harness
     }
+}
 
-    pub async fn ctl(&self, args: &[&str]) -> CommandOutput {
-        run(&mut self.command(args)).await
+impl Deref for CtlHarness {
+    type Target = Ctl;
+
+    fn deref(&self) -> &Ctl {
+        &self.ctl
     }
 }

@@ -3,7 +3,7 @@
 use bismuth_testkit::{Containerd, Registry, image};
 use serde_json::json;
 
-use crate::harness::{command, ctl, run};
+use crate::harness::{Ctl, ctl};
 
 const NAME: &str = "docker.io/library/tiny:latest";
 
@@ -16,24 +16,17 @@ async fn images_are_imported_pulled_and_listed() {
     let tiny = image::busybox().unwrap();
     let archive = containerd.scratch("archive").unwrap().join("tiny.tar");
     tiny.write_archive(&archive, NAME).unwrap();
-    let socket = containerd.socket();
-    let on = |args: &[&str]| {
-        let mut command = command(&[&["image"], args].concat());
-        command
-            .env("BISMUTH_CONTAINERD", &socket)
-            .env("BISMUTH_CONTAINERD_NAMESPACE", "ctl");
-        command
-    };
-    let imported = run(&mut on(&["import", archive.to_str().unwrap()])).await;
-    assert_eq!(imported.ok(), format!("{NAME}@{}", tiny.digest()));
-    let list = run(&mut on(&["list"])).await;
-    let line: Vec<&str> = list
-        .ok()
-        .lines()
-        .nth(1)
-        .unwrap()
-        .split_whitespace()
-        .collect();
+    let ctl = Ctl::default().with([
+        (
+            "BISMUTH_CONTAINERD",
+            containerd.socket().display().to_string(),
+        ),
+        ("BISMUTH_CONTAINERD_NAMESPACE", "ctl".to_owned()),
+    ]);
+    let import = format!("image import {}", archive.display());
+    assert_eq!(ctl.ok(&import).await, format!("{NAME}@{}", tiny.digest()));
+    let list = ctl.run("image list").await;
+    let line = list.row();
     assert_eq!(
         (line[0], line[1], line[4], line[5]),
         (NAME, tiny.digest(), "yes", "no")
@@ -44,20 +37,11 @@ async fn images_are_imported_pulled_and_listed() {
         .push("library/pulled:latest", &other)
         .await
         .unwrap();
-    let mirror = format!("docker.io={}", registry.url());
-    let pulled = run(&mut on(&[
-        "pull",
-        "pulled",
-        "--registry-mirror",
-        &mirror,
-        "-o",
-        "json",
-    ]))
-    .await
-    .json();
+    let mirror = format!("--registry-mirror docker.io={}", registry.url());
+    let pulled = ctl.json(&format!("image pull pulled {mirror}")).await;
     assert_eq!(pulled[0]["image"], "docker.io/library/pulled:latest");
     assert_eq!(pulled[0]["digest"], other.digest());
-    let listed = run(&mut on(&["list", "-o", "json"])).await.json();
+    let listed = ctl.json("image list").await;
     let names = [&listed[0]["names"], &listed[1]["names"]];
     assert_eq!(
         names,
@@ -67,7 +51,6 @@ async fn images_are_imported_pulled_and_listed() {
 
 #[tokio::test]
 async fn a_containerd_that_is_not_there_is_named() {
-    ctl(&["image", "list", "--containerd", "/nothing/there.sock"])
-        .await
-        .failed(1, &["/nothing/there.sock"]);
+    let list = ctl("image list --containerd /nothing/there.sock").await;
+    list.failed(1, &["/nothing/there.sock"]);
 }

@@ -1,17 +1,16 @@
 //! Harness: bismuthctl with a real svcprovider on embedded engines.
 
+use std::ops::Deref;
 use std::path::Path;
-use std::process::Stdio;
 
 use bismuth_testkit::cluster::Services;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 
-use crate::harness::{CommandOutput, TIMEOUT, command, run};
+use crate::harness::Ctl;
 
 pub struct Provider {
     pub services: Services,
+    ctl: Ctl,
     dir: TempDir,
 }
 
@@ -19,32 +18,13 @@ impl Provider {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let services = Services::start_alone(dir.path()).await.unwrap();
-        Self { services, dir }
-    }
-
-    pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = command(args);
-        command.envs(self.services.operator());
-        command
-    }
-
-    pub async fn ctl(&self, args: &[&str]) -> CommandOutput {
-        run(&mut self.command(args)).await
+        let ctl = Ctl::default().with(services.operator());
+        Self { services, ctl, dir }
     }
 
     /// Asks at `url`, where something is between the program and svcprovider.
-    pub async fn ctl_at(&self, url: &str, args: &[&str]) -> CommandOutput {
-        run(self.command(args).env("BISMUTH_SVCPROVIDER", url)).await
-    }
-
-    /// With these bytes on standard input, through a pipe.
-    pub async fn piped(&self, args: &[&str], input: &[u8]) -> CommandOutput {
-        piped(&mut self.command(args), input).await
-    }
-
-    /// As [`piped`](Self::piped), at `url`.
-    pub async fn piped_at(&self, url: &str, args: &[&str], input: &[u8]) -> CommandOutput {
-        piped(self.command(args).env("BISMUTH_SVCPROVIDER", url), input).await
+    pub fn at(&self, url: String) -> Ctl {
+        self.with([("BISMUTH_SVCPROVIDER", url)])
     }
 
     /// A directory for files of the test's own.
@@ -61,7 +41,7 @@ impl Provider {
 
     /// The groups that have something.
     pub async fn groups(&self) -> Vec<String> {
-        let listed = self.ctl(&["group", "list", "-o", "json"]).await.json();
+        let listed = self.json("group list").await;
         let groups = listed.as_array().unwrap().iter();
         groups
             .map(|group| group["group"].as_str().unwrap().to_owned())
@@ -69,20 +49,10 @@ impl Provider {
     }
 }
 
-async fn piped(command: &mut Command, input: &[u8]) -> CommandOutput {
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    // A program that refuses does not read to the end.
-    let writing = tokio::spawn(async move { drop(stdin.write_all(&input).await) });
-    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output())
-        .await
-        .expect("it ends")
-        .unwrap();
-    writing.await.unwrap();
-    CommandOutput {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+impl Deref for Provider {
+    type Target = Ctl;
+
+    fn deref(&self) -> &Ctl {
+        &self.ctl
     }
 }

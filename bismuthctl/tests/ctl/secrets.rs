@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use crate::harness::{ctl, run};
+use crate::harness::ctl;
 use crate::provider::Provider;
 
 const CANARY: &str = "canary-7f3c1e";
@@ -26,10 +26,8 @@ async fn recording_proxy(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) 
                 written.lock().unwrap().push(request.body().clone());
             }
             async move {
-                stub::forward_request(&url, request)
-                    .await
-                    .unwrap()
-                    .map(full)
+                let answer = stub::forward_request(&url, request).await;
+                answer.unwrap().map(full)
             }
         }
     });
@@ -40,67 +38,45 @@ async fn recording_proxy(provider: &Provider) -> (Stub, Arc<Mutex<Vec<Bytes>>>) 
 async fn a_secret_is_set_rotated_listed_and_deleted() {
     let provider = Provider::start().await;
     let (stub, written) = recording_proxy(&provider).await;
-    let url = &stub.url();
-    let set = ["secret", "set", "shop", "db-password"];
-    assert_eq!(provider.piped_at(url, &set, b"one\n").await.ok(), "1");
-    let file = format!("@{}", provider.file("value", b"\x00two"));
-    let rotate = ["secret", "rotate", "shop", "db-password", &file];
-    assert_eq!(provider.ctl_at(url, &rotate).await.ok(), "2");
-    let json = [&set[..], &["-", "-o", "json"]].concat();
-    assert_eq!(
-        provider.piped_at(url, &json, b"three").await.json(),
-        json!({"name": "db-password", "version": 3})
+    let ctl = provider.at(stub.url());
+    let (set, rotate) = (
+        "secret set shop db-password",
+        "secret rotate shop db-password",
     );
+    assert_eq!(ctl.piped(set, b"one\n").await.ok(), "1");
+    let file = provider.file("value", b"\x00two");
+    assert_eq!(ctl.ok(&format!("{rotate} @{file}")).await, "2");
+    let third = ctl.piped(&format!("{set} - -o json"), b"three").await;
+    assert_eq!(third.json(), json!({"name": "db-password", "version": 3}));
     assert_eq!(
         *written.lock().unwrap(),
         [&b"one\n"[..], b"\x00two", b"three"],
         "bytes from pipes and files are kept as they are"
     );
-    let list = provider
-        .ctl(&["secret", "list", "shop"])
-        .await
-        .ok()
-        .to_owned();
-    assert!(list.starts_with("NAME"), "{list}");
-    let line: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!((line[0], line[1]), ("db-password", "3"));
-    let listed = provider
-        .ctl(&["secret", "list", "shop", "-o", "json"])
-        .await
-        .json();
+    let list = provider.run("secret list shop").await;
+    assert!(list.ok().starts_with("NAME"), "{}", list.stdout);
+    assert_eq!(list.row()[..2], ["db-password", "3"]);
+    let listed = provider.json("secret list shop").await;
     assert_eq!(listed[0]["version"], 3);
     assert!(listed[0].get("value").is_none());
 
-    let rewrap = provider.ctl(&["secret", "rewrap", "-o", "json"]).await;
-    let rewrapped = rewrap.json();
+    let rewrapped = provider.json("secret rewrap").await;
     assert_eq!(rewrapped["groups"], 0);
     assert!(rewrapped["master_key"].is_string(), "{rewrapped}");
-    let delete = ["secret", "delete", "shop", "db-password"];
-    provider.ctl(&delete).await.ok();
-    provider
-        .ctl(&delete)
-        .await
-        .failed(3, &["no secret \"db-password\""]);
-    provider.piped(&rotate[..4], b"x").await.failed(
-        3,
-        &["svcprovider: there is no secret \"db-password\" in the group"],
-    );
+    let delete = "secret delete shop db-password";
+    provider.ok(delete).await;
+    let unknown = "svcprovider: there is no secret \"db-password\" in the group";
+    provider.fails(delete, 3, &[unknown]).await;
+    provider.piped(rotate, b"x").await.failed(3, &[unknown]);
 }
 
 #[tokio::test]
 async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
     let provider = Provider::start().await;
-    for value in [
-        &[CANARY][..],
-        &["two", CANARY],
-        &["-", CANARY],
-        &["--canary-7f3c1e"],
-        &["-canary-7f3c1e"],
-        &["@", CANARY],
-    ] {
+    for value in ["", "two ", "- ", "--", "-", "@ "] {
         for act in ["set", "rotate"] {
-            let args = [&["secret", act, "shop", "name"], value].concat();
-            let output = provider.ctl(&args).await;
+            let line = format!("secret {act} shop name {value}{CANARY}");
+            let output = provider.run(&line).await;
             output.failed(2, &["command line", "standard input", "@FILE"]);
             assert!(!output.stderr.contains("canary"), "{}", output.stderr);
         }
@@ -111,21 +87,17 @@ async fn a_value_on_the_command_line_is_refused_and_not_repeated() {
 #[tokio::test]
 async fn an_invalid_secret_is_refused_before_it_is_sent() {
     let provider = Provider::start().await;
-    let set = ["secret", "set", "shop", "name"];
-    provider.piped(&set, b"").await.failed(2, &["empty"]);
+    let set = "secret set shop name";
+    provider.piped(set, b"").await.failed(2, &["empty"]);
     let large = vec![b'x'; 64 * 1024 + 1];
-    provider
-        .piped(&set, &large)
-        .await
-        .failed(2, &["more than 65536 bytes"]);
-    assert_eq!(provider.piped(&set, &large[1..]).await.ok(), "1");
-    let missing = [&set[..], &["@/nothing/there"]].concat();
-    provider
-        .ctl(&missing)
-        .await
-        .failed(1, &["read /nothing/there"]);
-    for group in ["..", "a/b", ""] {
-        assert_eq!(provider.ctl(&["secret", "list", group]).await.code, 2);
+    let refused = provider.piped(set, &large).await;
+    refused.failed(2, &["more than 65536 bytes"]);
+    assert_eq!(provider.piped(set, &large[1..]).await.ok(), "1");
+    let missing = format!("{set} @/nothing/there");
+    provider.fails(&missing, 1, &["read /nothing/there"]).await;
+    for group in ["..", "a/b", "''"] {
+        let list = format!("secret list {group}");
+        assert_eq!(provider.run(&list).await.code, 2, "{group}");
     }
 }
 
@@ -142,14 +114,12 @@ async fn no_output_contains_a_secret_or_the_token() {
     let away = away.await.unwrap();
     let mut said = String::new();
     for url in [provider.services.url(), away.url()] {
-        for act in ["set", "rotate"] {
-            let args = ["-v", "secret", act, "shop", "name"];
-            let output = provider.piped_at(&url, &args, CANARY.as_bytes()).await;
+        let ctl = provider.at(url);
+        for act in ["set shop name", "rotate shop name", "list shop"] {
+            let line = format!("-v secret {act}");
+            let output = ctl.piped(&line, CANARY.as_bytes()).await;
             said = said + &output.stdout + &output.stderr;
         }
-        let list = ["-v", "secret", "list", "shop"];
-        let output = provider.ctl_at(&url, &list).await;
-        said = said + &output.stdout + &output.stderr;
     }
     assert!(
         said.contains("svcprovider: the store does not answer"),
@@ -161,35 +131,24 @@ async fn no_output_contains_a_secret_or_the_token() {
 #[tokio::test]
 async fn a_token_error_says_what_to_do() {
     let provider = Provider::start().await;
-    let (list, file) = (["group", "list"], provider.services.token_file());
-    let name = file.to_str().unwrap().to_owned();
+    let file = provider.services.token_file();
+    let name = file.to_str().unwrap();
+    let refused = async |words: &[&str]| {
+        let words = [&[name], words].concat();
+        provider.fails("group list", 1, &words).await;
+    };
     std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    provider
-        .ctl(&list)
-        .await
-        .failed(1, &[&name, "mode 0644", "chmod 600"]);
+    refused(&["mode 0644", "chmod 600"]).await;
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     std::fs::write(&file, "another").unwrap();
-    provider
-        .ctl(&list)
-        .await
-        .failed(1, &["does not accept the token", &name]);
+    refused(&["does not accept the token"]).await;
     std::fs::write(&file, "").unwrap();
-    provider
-        .ctl(&list)
-        .await
-        .failed(1, &[&name, "holds no token"]);
+    refused(&["holds no token"]).await;
     std::fs::remove_file(&file).unwrap();
-    provider
-        .ctl(&list)
-        .await
-        .failed(1, &["no token file", &name, "--svcprovider-token-file"]);
+    refused(&["no token file", "--svcprovider-token-file"]).await;
     std::fs::create_dir(&file).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
-    provider
-        .ctl(&list)
-        .await
-        .failed(1, &["read token file", &name]);
+    refused(&["read token file"]).await;
 }
 
 #[tokio::test]
@@ -197,32 +156,18 @@ async fn an_unreachable_svcprovider_is_named() {
     let mut provider = Provider::start().await;
     provider.services.daemon_mut().kill().await.unwrap();
     let address = provider.services.url().replace("http://", "");
-    provider
-        .ctl(&["secret", "list", "shop"])
-        .await
-        .failed(1, &[&address, "refused", "is it running?", "--svcprovider"]);
-    let https = [
-        "secret",
-        "list",
-        "shop",
-        "--svcprovider",
-        "https://127.0.0.1",
-    ];
-    provider.ctl(&https).await.failed(2, &["not an http URL"]);
+    let list = "secret list shop";
+    let words = [&address, "refused", "is it running?", "--svcprovider"];
+    provider.fails(list, 1, &words).await;
+    let https = format!("{list} --svcprovider https://127.0.0.1");
+    provider.fails(&https, 2, &["not an http URL"]).await;
     // The flags stand before and after what they are for.
-    for args in [
-        &["secret", "--svcprovider", "x://y", "list", "shop"][..],
-        &["kv", "list", "-g", "shop", "--svcprovider", "x://y"],
+    for line in [
+        "secret --svcprovider x://y list shop",
+        "kv list -g shop --svcprovider x://y",
     ] {
-        run(&mut provider.command(args)).await.failed(2, &["x://y"]);
+        provider.fails(line, 2, &["x://y"]).await;
     }
-    ctl(&[
-        "secret",
-        "list",
-        "shop",
-        "--svcprovider-token-file",
-        "/no/token",
-    ])
-    .await
-    .failed(1, &["/no/token"]);
+    let missing = ctl(&format!("{list} --svcprovider-token-file /no/token")).await;
+    missing.failed(1, &["/no/token"]);
 }

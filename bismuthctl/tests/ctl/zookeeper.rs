@@ -9,173 +9,120 @@ use bismuth_registry::Registry;
 use bismuth_testkit::eventually;
 use serde_json::json;
 
-use crate::harness::{CtlHarness, TIMEOUT, ctl, run};
+use crate::harness::{CtlHarness, TIMEOUT, ctl};
 
 async fn connect(harness: &CtlHarness) -> (ZkTree, Registry) {
-    let tree = ZkTree::connect(
-        &harness.zookeeper.connect_string(),
-        ConnectOptions::default(),
-    )
-    .await
-    .unwrap();
+    let servers = harness.zookeeper.connect_string();
+    let tree = ZkTree::connect(&servers, ConnectOptions::default());
+    let tree = tree.await.unwrap();
     let registry = Registry::new(Arc::new(tree.clone()), "default".parse().unwrap());
     (tree, registry)
 }
 
+/// An environment with a node.
+async fn provisioned() -> CtlHarness {
+    let harness = CtlHarness::bootstrapped().await;
+    harness.ok("provision 127.0.0.1").await;
+    harness
+}
+
 #[tokio::test]
 async fn the_commands_of_the_readme_work_as_written() {
-    let harness = CtlHarness::start().await;
-    harness.ctl(&["bootstrap"]).await.ok();
-    harness.ctl(&["bootstrap"]).await.ok();
-    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
-    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let exec = harness
-        .ctl(&[
-            "create-function",
-            "docker.io/library/alpine:latest",
-            "exec:/bin/ls",
-        ])
-        .await
-        .ok()
-        .to_owned();
+    let harness = provisioned().await;
+    // They are safe to repeat.
+    harness.ok("bootstrap").await;
+    harness.ok("provision 127.0.0.1").await;
+    let exec = "create-function docker.io/library/alpine:latest exec:/bin/ls";
+    let exec = harness.ok(exec).await;
     let mode = "server:8000:/usr/local/bin/python3 -m http.server";
-    let server = harness
-        .ctl(&["create-function", "docker.io/library/python:3.11", mode])
-        .await
-        .ok()
-        .to_owned();
+    let server = format!("create-function docker.io/library/python:3.11 '{mode}'");
+    let server = harness.ok(&server).await;
+    let mut containers = Vec::new();
     for id in [&exec, &server] {
         assert!(id.parse::<FunctionId>().is_ok(), "{id:?} is the id alone");
-        let container = harness
-            .ctl(&["add-backend", id, "127.0.0.1"])
-            .await
-            .ok()
-            .to_owned();
-        let shown = harness
-            .ctl(&["get-function", id, "-o", "json"])
-            .await
-            .json();
+        let container = harness.ok(&format!("add-backend {id} 127.0.0.1")).await;
+        let shown = harness.json(&format!("get-function {id}")).await;
+        let slot = &shown["backends"][0];
         assert_eq!(
-            shown["backends"][0]["backend"],
+            slot["backend"],
             json!({"ip": "127.0.0.1", "container_id": container})
         );
-        assert_eq!(
-            (
-                &shown["backends"][0]["status"],
-                &shown["backends"][0]["routed"]
-            ),
-            (&json!("Starting"), &json!(true))
-        );
+        assert_eq!(slot["status"], "Starting");
+        assert_eq!(slot["routed"], true);
+        containers.push(container);
     }
-    let shown = harness
-        .ctl(&["get-function", &server, "-o", "json"])
-        .await
-        .json();
+    let shown = harness.json(&format!("get-function {server}")).await;
     assert_eq!(
         shown["definition"]["invoke_mode"],
         json!({"Server": [["/usr/local/bin/python3", "-m", "http.server"], 8000]})
     );
-    let table = harness.ctl(&["list-functions"]).await.ok().to_owned();
+    let table = harness.ok("list-functions").await;
     assert!(table.starts_with("ID "), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
-    let nodes = harness.ctl(&["list-nodes", "-o", "json"]).await.json();
+    let nodes = harness.json("list-nodes").await;
     assert_eq!(
         (&nodes[0]["ip"], &nodes[0]["alive"], &nodes[0]["containers"]),
         (&json!("127.0.0.1"), &json!(false), &json!(2))
     );
-    let line = harness
-        .ctl(&["list-nodes"])
-        .await
-        .ok()
-        .lines()
-        .nth(1)
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        line.split_whitespace().collect::<Vec<_>>(),
-        ["127.0.0.1", "no", "yes", "2", "-", "-", "-"]
-    );
-    harness.ctl(&["consistency"]).await.ok();
+    let nodes = harness.run("list-nodes").await;
+    assert_eq!(nodes.row(), ["127.0.0.1", "no", "yes", "2", "-", "-", "-"]);
+    harness.ok("consistency").await;
 
     // The way back.
-    let slot = harness
-        .ctl(&["get-function", &exec, "-o", "json"])
-        .await
-        .json()["backends"][0]["backend"]
-        .clone();
-    let container = slot["container_id"].as_str().unwrap();
-    harness
-        .ctl(&["deprovision", "127.0.0.1"])
-        .await
-        .failed(1, &["127.0.0.1 still has 2 containers", "remove-backend"]);
-    harness
-        .ctl(&["remove-backend", &exec, "127.0.0.1", container])
-        .await
-        .ok();
-    harness.ctl(&["delete-function", &server]).await.ok();
-    harness.ctl(&["deprovision", "127.0.0.1"]).await.ok();
-    assert_eq!(
-        harness.ctl(&["list-nodes", "-o", "json"]).await.json(),
-        json!([])
-    );
+    let in_use = ["127.0.0.1 still has 2 containers", "remove-backend"];
+    harness.fails("deprovision 127.0.0.1", 1, &in_use).await;
+    let remove = format!("remove-backend {exec} 127.0.0.1 {}", containers[0]);
+    harness.ok(&remove).await;
+    harness.ok(&format!("delete-function {server}")).await;
+    harness.ok("deprovision 127.0.0.1").await;
+    assert_eq!(harness.json("list-nodes").await, json!([]));
 }
 
 #[tokio::test]
 async fn errors_are_printed_in_one_line() {
     let harness = CtlHarness::start().await;
-    let unknown = FunctionId::new_random().to_string();
-    for args in [["list-nodes", ""], ["provision", "127.0.0.1"]] {
-        let args: Vec<&str> = args.into_iter().filter(|arg| !arg.is_empty()).collect();
-        harness
-            .ctl(&args)
-            .await
-            .failed(1, &["/default does not exist", "bismuthctl bootstrap"]);
+    let missing = ["/default does not exist", "bismuthctl bootstrap"];
+    for line in ["list-nodes", "provision 127.0.0.1"] {
+        harness.fails(line, 1, &missing).await;
     }
-    harness.ctl(&["bootstrap"]).await.ok();
-    let route = ["--route", "a.example"];
-    fn create<'a>(more: &[&'a str]) -> Vec<&'a str> {
-        [&["create-function", "alpine", "exec:/bin/ls"], more].concat()
-    }
-    let id = harness.ctl(&create(&route)).await.ok().to_owned();
-    harness
-        .ctl(&["add-backend", &id, "127.0.0.9"])
-        .await
-        .failed(
+    harness.ok("bootstrap").await;
+    let create = "create-function alpine exec:/bin/ls";
+    let routed = format!("{create} --route a.example");
+    let id = harness.ok(&routed).await;
+    let unknown = FunctionId::new_random();
+    let no_function = format!("function {unknown} does not exist");
+    let no_node = "node 127.0.0.9 is not provisioned";
+    for (line, code, words) in [
+        (
+            format!("add-backend {id} 127.0.0.9"),
             3,
-            &["node 127.0.0.9 is not provisioned", "bismuthctl provision"],
-        );
-    harness
-        .ctl(&["deprovision", "127.0.0.9"])
-        .await
-        .failed(3, &["node 127.0.0.9 is not provisioned"]);
-    harness
-        .ctl(&create(&route))
-        .await
-        .failed(1, &["hostname a.example belongs to function", &id]);
-    harness
-        .ctl(&create(&["--memory", "1KiB"]))
-        .await
-        .failed(2, &["memory"]);
-    for args in [
-        &["get-function", &unknown][..],
-        &["delete-function", &unknown],
-        &["add-backend", &unknown, "127.0.0.1"],
-        &["update-function", &unknown],
+            &[no_node, "bismuthctl provision"][..],
+        ),
+        ("deprovision 127.0.0.9".to_owned(), 3, &[no_node]),
+        (routed, 1, &["hostname a.example belongs to function", &id]),
+        (format!("{create} --memory 1KiB"), 2, &["memory"]),
+        (format!("get-function {unknown}"), 3, &[&no_function]),
+        (format!("delete-function {unknown}"), 3, &[&no_function]),
+        (
+            format!("add-backend {unknown} 127.0.0.1"),
+            3,
+            &[&no_function],
+        ),
+        (format!("update-function {unknown}"), 3, &[&no_function]),
+        (
+            format!("remove-backend {id} 127.0.0.1 {unknown}"),
+            3,
+            &["is not a backend"],
+        ),
+        // Another environment shares nothing with it.
+        (
+            "--zookeeper-env other list-functions".to_owned(),
+            1,
+            &["/other does not exist"],
+        ),
     ] {
-        harness
-            .ctl(args)
-            .await
-            .failed(3, &[&format!("function {unknown} does not exist")]);
+        harness.fails(&line, code, words).await;
     }
-    harness
-        .ctl(&["remove-backend", &id, "127.0.0.1", &unknown])
-        .await
-        .failed(3, &["is not a backend"]);
-    // Another environment shares nothing with it.
-    harness
-        .ctl(&["--zookeeper-env", "other", "list-functions"])
-        .await
-        .failed(1, &["/other does not exist"]);
 }
 
 #[tokio::test]
@@ -183,49 +130,31 @@ async fn an_unreachable_zookeeper_is_named_within_the_timeout() {
     let free = bismuth_testkit::ports::reserve().unwrap();
     let address = format!("127.0.0.1:{free}");
     let begun = Instant::now();
-    ctl(&["--zookeeper", &address, "list-nodes"])
-        .await
-        .failed(1, &[&address]);
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
+    let refused = ctl(&format!("--zookeeper {address} list-nodes")).await;
+    refused.failed(1, &[&address]);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 #[tokio::test]
 async fn records_are_shown_as_json() {
-    let harness = CtlHarness::start().await;
-    harness.ctl(&["bootstrap"]).await.ok();
-    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let id = harness
-        .ctl(&["create-function", "alpine", "exec:/bin/ls"])
-        .await
-        .ok()
-        .to_owned();
+    let harness = provisioned().await;
+    let id = harness.ok("create-function alpine exec:/bin/ls").await;
     for path in [
         format!("/function/{id}"),
         format!("/default/function/{id}"),
         format!("function/{id}/"),
     ] {
-        let shown = harness.ctl(&["show", &path]).await.json();
-        assert_eq!(
-            shown["definition"]["image"], "docker.io/library/alpine:latest",
-            "{path}"
-        );
+        let shown = harness.run(&format!("show {path}")).await.json();
+        let image = &shown["definition"]["image"];
+        assert_eq!(image, "docker.io/library/alpine:latest", "{path}");
     }
-    assert_eq!(
-        harness.ctl(&["show", "/node/127.0.0.1"]).await.json(),
-        json!({"schedulable": true})
-    );
-    harness
-        .ctl(&["show", "/node/127.0.0.2"])
-        .await
-        .failed(3, &["/default/node/127.0.0.2", "no such record"]);
-    harness
-        .ctl(&["show", "/colour"])
-        .await
-        .failed(2, &["/default/colour is not a path that Bismuth uses"]);
+    let node = harness.run("show /node/127.0.0.1").await;
+    assert_eq!(node.json(), json!({"schedulable": true}));
+    let unknown = ["/default/node/127.0.0.2", "no such record"];
+    harness.fails("show /node/127.0.0.2", 3, &unknown).await;
+    let foreign = "/default/colour is not a path that Bismuth uses";
+    harness.fails("show /colour", 2, &[foreign]).await;
 }
 
 /// Says as the node would how the slots of the newest revision do, once they are there.
@@ -237,13 +166,9 @@ async fn report_status(
     reason: Option<&str>,
 ) -> Backend {
     let slot = eventually("the new slot is assigned", TIMEOUT, async || {
-        let slots = registry
-            .function_containers(id)
-            .await
-            .map_err(|error| error.to_string())?;
-        let slot = slots
-            .into_iter()
-            .find(|(_, record)| record.revision.0 == revision);
+        let slots = registry.function_containers(id).await;
+        let mut slots = slots.map_err(|error| error.to_string())?.into_iter();
+        let slot = slots.find(|(_, record)| record.revision.0 == revision);
         slot.map(|(slot, _)| slot).ok_or("it is not".to_owned())
     })
     .await;
@@ -261,163 +186,93 @@ async fn report_status(
 
 #[tokio::test]
 async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
-    let harness = CtlHarness::start().await;
+    let harness = provisioned().await;
     let (_tree, registry) = connect(&harness).await;
-    harness.ctl(&["bootstrap"]).await.ok();
-    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
     let text = harness
-        .ctl(&["create-function", "alpine", "exec:/bin/ls", "--env", "A=1"])
-        .await
-        .ok()
-        .to_owned();
+        .ok("create-function alpine exec:/bin/ls --env A=1")
+        .await;
     let id: FunctionId = text.parse().unwrap();
+    let update = format!("update-function {text}");
     assert_eq!(
-        harness.ctl(&["update-function", &text]).await.ok(),
+        harness.ok(&update).await,
         "2",
         "without backends there is nothing to wait for"
     );
-    harness.ctl(&["add-backend", &text, "127.0.0.1"]).await.ok();
-    let old = registry.function(id).await.unwrap().unwrap().backends;
+    harness.ok(&format!("add-backend {text} 127.0.0.1")).await;
+    let old = registry.function(id).await.unwrap().unwrap().backends[0];
 
-    let mut update = harness.command(&[
-        "update-function",
-        &text,
-        "--env",
-        "B=2",
-        "--memory",
-        "256MiB",
-        "--wait",
-    ]);
+    let next = format!("{update} --env B=2 --memory 256MiB --wait");
     let (output, new) = tokio::join!(
-        run(&mut update),
+        harness.run(&next),
         report_status(&registry, id, 3, ContainerState::Running, None)
     );
     assert_eq!(output.ok(), "3");
     let function = registry.function(id).await.unwrap().unwrap();
     assert_eq!(function.backends, [new]);
-    assert_eq!(
-        registry
-            .container(old[0].ip, old[0].container_id)
-            .await
-            .unwrap(),
-        None,
-        "the old slot is gone"
-    );
+    let gone = registry.container(old.ip, old.container_id).await.unwrap();
+    assert_eq!(gone, None, "the old slot is gone");
     assert_eq!(function.record.definition.env.len(), 2);
 
     // One that fails changes nothing for requests, and can be taken away by hand.
-    let mut update = harness.command(&[
-        "update-function",
-        &text,
-        "--mode",
-        "exec:/bin/nothing",
-        "--wait",
-    ]);
+    let next = format!("{update} --mode exec:/bin/nothing --wait");
+    let reason = "there is no /bin/nothing";
     let (output, bad) = tokio::join!(
-        run(&mut update),
-        report_status(
-            &registry,
-            id,
-            4,
-            ContainerState::Failed,
-            Some("there is no /bin/nothing")
-        )
+        harness.run(&next),
+        report_status(&registry, id, 4, ContainerState::Failed, Some(reason))
     );
-    output.failed(
-        1,
-        &[
-            "revision 4",
-            "there is no /bin/nothing",
-            "requests still go to the old one",
-        ],
-    );
-    assert_eq!(
-        registry.function(id).await.unwrap().unwrap().backends,
-        [new]
-    );
-    let table = harness.ctl(&["get-function", &text]).await.ok().to_owned();
-    assert!(table.contains("there is no /bin/nothing"), "{table}");
-    harness
-        .ctl(&[
-            "remove-backend",
-            &text,
-            "127.0.0.1",
-            &bad.container_id.to_string(),
-        ])
-        .await
-        .ok();
+    let old_stays = "requests still go to the old one";
+    output.failed(1, &["revision 4", reason, old_stays]);
+    let routed = registry.function(id).await.unwrap().unwrap().backends;
+    assert_eq!(routed, [new]);
+    let table = harness.ok(&format!("get-function {text}")).await;
+    assert!(table.contains(reason), "{table}");
+    let remove = format!("remove-backend {text} 127.0.0.1 {}", bad.container_id);
+    harness.ok(&remove).await;
     assert_eq!(registry.function_containers(id).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn inconsistencies_are_found_and_repaired() {
-    let harness = CtlHarness::start().await;
+    let harness = provisioned().await;
     let (tree, registry) = connect(&harness).await;
-    harness.ctl(&["bootstrap"]).await.ok();
-    harness.ctl(&["provision", "127.0.0.1"]).await.ok();
-    let id = harness
-        .ctl(&["create-function", "alpine", "exec:/bin/ls"])
-        .await
-        .ok()
-        .to_owned();
-    let container = harness
-        .ctl(&["add-backend", &id, "127.0.0.1"])
-        .await
-        .ok()
-        .to_owned();
+    let id = harness.ok("create-function alpine exec:/bin/ls").await;
+    let container = harness.ok(&format!("add-backend {id} 127.0.0.1")).await;
     // A hand deletes the assignment and leaves the backend.
-    tree.delete(
-        &format!("/default/node/127.0.0.1/container/{container}"),
-        None,
-    )
-    .await
-    .unwrap();
-    let shown = harness.ctl(&["get-function", &id]).await.ok().to_owned();
+    let path = format!("/default/node/127.0.0.1/container/{container}");
+    tree.delete(&path, None).await.unwrap();
+    let shown = harness.ok(&format!("get-function {id}")).await;
     assert!(shown.contains("not assigned"), "{shown}");
-    let found = harness.ctl(&["consistency"]).await;
+    let found = harness.run("consistency").await;
     assert_eq!(found.code, 1);
+    let answer = &found.stdout;
     assert!(
-        found.stdout.contains(&container) && found.stdout.contains("--repair"),
-        "{}",
-        found.stdout
+        answer.contains(&container) && answer.contains("--repair"),
+        "{answer}"
     );
     assert_eq!(found.stderr, "bismuthctl: error: 1 inconsistency found\n");
-    let repaired = harness
-        .ctl(&["consistency", "--repair", "-o", "json"])
-        .await
-        .json();
+    let repaired = harness.json("consistency --repair").await;
     assert_eq!(repaired[0]["mended"], true);
-    assert_eq!(
-        harness.ctl(&["consistency", "-o", "json"]).await.json(),
-        json!([])
-    );
+    assert_eq!(harness.json("consistency").await, json!([]));
     // The repair assigns the slot again: requests are sent there.
-    let slots = registry
-        .function_containers(id.parse().unwrap())
-        .await
-        .unwrap();
-    assert_eq!(slots[0].0.container_id.to_string(), container);
+    let slots = registry.function_containers(id.parse().unwrap()).await;
+    assert_eq!(slots.unwrap()[0].0.container_id.to_string(), container);
 }
 
 #[tokio::test]
 async fn an_embedded_store_is_shown_and_released_only_by_naming_its_node() {
-    let harness = CtlHarness::start().await;
-    harness.ctl(&["bootstrap"]).await.ok();
+    let harness = CtlHarness::bootstrapped().await;
     let (_tree, registry) = connect(&harness).await;
     let claim = bismuth_model::StoreClaim {
         node: "10.0.0.7".parse().unwrap(),
         store: "a-store".to_owned(),
     };
     registry.claim_store(&claim).await.unwrap();
-    assert_eq!(
-        harness.ctl(&["store", "show"]).await.ok(),
-        "10.0.0.7 a-store"
-    );
-    let shown = harness.ctl(&["show", "/service/store"]).await.json();
+    assert_eq!(harness.ok("store show").await, "10.0.0.7 a-store");
+    let shown = harness.json("show /service/store").await;
     assert_eq!(shown, json!({"node": "10.0.0.7", "store": "a-store"}));
-    let refused = harness.ctl(&["store", "release", "10.0.0.8"]).await;
+    let refused = harness.run("store release 10.0.0.8").await;
     refused.failed(1, &["10.0.0.8", "store show"]);
     assert_eq!(registry.store_claim().await.unwrap(), Some(claim));
-    harness.ctl(&["store", "release", "10.0.0.7"]).await.ok();
+    harness.ok("store release 10.0.0.7").await;
     assert_eq!(registry.store_claim().await.unwrap(), None);
 }
