@@ -9,26 +9,30 @@
 //! ```
 //!
 //! The happy path of a request:
-//! 1. A [`worker`] accepts the connection on its own thread and reads the head within limits.
-//! 2. [`resolve`] finds the function: `Host` first, then `/invoke/{id}`, in the worker's cached [`table`].
-//! 3. [`backend_selection`] chooses a slot: the first in an order every frontend computes alike that has room.
-//! 4. [`proxy`] forwards over a pooled connection and streams both ways; what was not executed is tried on the
+//! 1. A `worker` accepts the connection on its own thread and reads the head within limits.
+//! 2. `resolve` finds the function: `Host` first, then `/invoke/{id}`, in the worker's cached `table`.
+//! 3. `backend_selection` chooses a slot: the first in an order every frontend computes alike that has room.
+//! 4. `proxy` forwards over a pooled connection and streams both ways; what was not executed is tried on the
 //!    next slot.
 //!
 //! Nothing here touches ZooKeeper or the disk while a request is in flight.
 
-pub mod backend_selection;
-pub mod config;
-pub mod metrics;
-pub mod proxy;
-pub mod resolve;
-pub mod retry;
-pub mod service;
-pub mod snapshot;
-pub mod table;
-pub mod table_updater;
+mod backend_selection;
+mod config;
+mod metrics;
+mod proxy;
+mod resolve;
+mod retry;
+mod service;
+mod snapshot;
+mod table;
+mod table_updater;
 mod upstream;
-pub mod worker;
+mod worker;
+
+pub use config::{Args, Config};
+pub use service::Service;
+pub use snapshot::earlier as saved_routing;
 
 /// The name under which this program speaks in problems and logs.
-pub const COMPONENT: &str = "bismuthfe";
+const COMPONENT: &str = "bismuthfe";

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_daemon::{Policy, Shutdown, Tasks, exit, limits, listen, signals, telemetry};
 use bismuth_registry::Registry;
-use bismuthfe::config::Args;
-use bismuthfe::service::Service;
-use bismuthfe::snapshot;
+use bismuthfe::{Args, Service, saved_routing};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -32,7 +30,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         std::sync::Arc::new(tree),
         args.zookeeper.environment.clone(),
     );
-    let earlier = snapshot::earlier(args.snapshot.as_deref());
+    let earlier = saved_routing(args.snapshot.as_deref());
     let (routing, following) = registry.watch_routing(earlier, shutdown.token().cancelled_owned());
     let tasks = Tasks::new(&shutdown);
     // A frontend that hears of nothing any more must not go on as if nothing changed.

@@ -8,11 +8,10 @@ use std::time::Duration;
 use bismuth_daemon::{Shutdown, listen};
 use bismuth_model::{Backend, ContainerId, FunctionId, Hostname};
 use bismuth_registry::{RoutedFunction, RoutingSnapshot};
-use bismuthfe::config::Config;
-use bismuthfe::service::Service;
+use bismuthfe::{Config, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,7 +50,7 @@ impl Drop for Node {
 
 /// Nodes that share a port on different loopback addresses, as bismuthd's do.
 pub struct Nodes {
-    pub port: u16,
+    port: u16,
     next: AtomicUsize,
 }
 
@@ -61,6 +60,13 @@ impl Nodes {
         Nodes {
             port: probe.local_addr().unwrap().port(),
             next: AtomicUsize::new(2),
+        }
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            node_port: self.port,
+            ..Config::default()
         }
     }
 
@@ -98,6 +104,23 @@ async fn answer(mut peer: Peer, script: Arc<Script>, seen: Arc<Mutex<Vec<String>
     }
 }
 
+/// A script that answers by how many requests came before.
+pub fn in_turn(
+    script: impl Fn(usize) -> Option<String> + Send + Sync,
+) -> impl Fn(&str) -> Option<String> + Send + Sync {
+    let asked = AtomicUsize::new(0);
+    move |_| script(asked.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A script that tells of each request, and answers with a body that does not end.
+pub fn without_end(arrived: &Arc<Semaphore>) -> impl Fn(&str) -> Option<String> + use<> {
+    let arrived = arrived.clone();
+    move |_| {
+        arrived.add_permits(1);
+        Some("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbegun".into())
+    }
+}
+
 pub fn ok(body: &str) -> Option<String> {
     let length = body.len();
     Some(format!(
@@ -130,8 +153,15 @@ impl Peer {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    async fn fill(&mut self) -> bool {
-        self.stream.read_buf(&mut self.seen).await.unwrap_or(0) != 0
+    /// Sends a request without a body.
+    pub async fn get(&mut self, path: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+        self.send(&request).await;
+    }
+
+    /// The answer to a request that was sent.
+    pub async fn answer(&mut self) -> String {
+        within_timeout(self.message()).await.expect("an answer")
     }
 
     /// One message with its body of `Content-Length`; `None` at the end.
@@ -149,7 +179,7 @@ impl Peer {
                     return Some(String::from_utf8(message).unwrap());
                 }
             }
-            if !self.fill().await {
+            if self.stream.read_buf(&mut self.seen).await.unwrap_or(0) == 0 {
                 return None;
             }
         }
@@ -173,12 +203,13 @@ impl Frontend {
     pub async fn ask(&self, request: &str) -> String {
         let mut peer = self.connect().await;
         peer.send(request).await;
-        within_timeout(peer.message()).await.expect("an answer")
+        peer.answer().await
     }
 
     pub async fn get(&self, path: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
-            .await
+        let mut peer = self.connect().await;
+        peer.get(path).await;
+        peer.answer().await
     }
 
     pub async fn post(&self, path: &str, body: &str) -> String {
@@ -214,6 +245,14 @@ pub fn invoke() -> String {
     format!("/invoke/{FUNCTION}")
 }
 
+/// Checks that all of these are in the answer.
+#[track_caller]
+pub fn assert_contains(answer: &str, words: &[&str]) {
+    for word in words {
+        assert!(answer.contains(word), "{word:?} is not in {answer}");
+    }
+}
+
 pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
     let backend = |(ip, n): &(Ipv4Addr, u8)| Backend {
         ip: *ip,
@@ -238,12 +277,22 @@ pub fn snapshot(function: RoutedFunction) -> RoutingSnapshot {
     }
 }
 
-pub async fn frontend(port: u16, snapshot: RoutingSnapshot) -> Frontend {
-    let config = Config {
-        node_port: port,
-        ..Config::default()
-    };
-    frontend_with(config, snapshot).await
+/// A frontend of one function.
+pub async fn frontend(nodes: &Nodes, function: RoutedFunction) -> Frontend {
+    frontend_with(nodes.config(), snapshot(function)).await
+}
+
+/// A frontend of one function with one slot, on a node that answers by `script`.
+pub async fn frontend_of_one_slot(
+    script: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    configure: impl FnOnce(&mut Config),
+) -> (Frontend, Node) {
+    let nodes = Nodes::new().await;
+    let node = nodes.start(script).await;
+    let mut config = nodes.config();
+    configure(&mut config);
+    let routing = snapshot(function(&[(node.ip, 1)]));
+    (frontend_with(config, routing).await, node)
 }
 
 pub async fn frontend_with(config: Config, snapshot: RoutingSnapshot) -> Frontend {
@@ -254,7 +303,7 @@ pub async fn frontend_with(config: Config, snapshot: RoutingSnapshot) -> Fronten
     let admin = admin_listener.local_addr().unwrap();
     let earlier = match snapshot.complete {
         true => snapshot,
-        false => bismuthfe::snapshot::earlier(config.snapshot.as_deref()),
+        false => bismuthfe::saved_routing(config.snapshot.as_deref()),
     };
     let (routing, receiver) = watch::channel(Arc::new(earlier));
     let shutdown = Shutdown::new();

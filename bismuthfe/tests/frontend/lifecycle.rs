@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_registry::RoutingSnapshot;
-use bismuthfe::config::Config;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    Nodes, frontend, frontend_with, function, invoke, ok, snapshot, within_timeout,
+    Nodes, assert_contains, frontend_of_one_slot, frontend_with, function, invoke, ok, snapshot,
+    within_timeout, without_end,
 };
 
 #[tokio::test]
@@ -17,16 +17,12 @@ async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
     let nodes = Nodes::new().await;
     let node = nodes.start(|_| ok("still here")).await;
     let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        node_port: nodes.port,
-        snapshot: Some(directory.path().join("routing.json")),
-        ..Config::default()
-    };
+    let mut config = nodes.config();
+    config.snapshot = Some(directory.path().join("routing.json"));
     let first = frontend_with(config.clone(), RoutingSnapshot::default()).await;
     assert!(first.monitor("/readyz").await.starts_with("HTTP/1.1 503"));
-    first
-        .routing
-        .send_replace(snapshot(function(&[(node.ip, 1)])).into());
+    let routing = snapshot(function(&[(node.ip, 1)]));
+    first.routing.send_replace(routing.into());
     first.eventually(&invoke(), "still here").await;
     first.shutdown.trigger();
     within_timeout(first.running).await.unwrap().unwrap();
@@ -38,59 +34,44 @@ async fn a_restart_without_the_registry_serves_by_the_saved_routing() {
 
 #[tokio::test]
 async fn the_admin_endpoints_answer_on_their_own_address_only() {
-    let nodes = Nodes::new().await;
-    let node = nodes.start(|_| ok("function's own")).await;
-    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
-    assert!(
-        frontend
-            .monitor("/healthz")
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    let (frontend, _node) = frontend_of_one_slot(|_| ok("function's own"), |_| {}).await;
+    let health = frontend.monitor("/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     let request = "GET /healthz HTTP/1.1\r\nHost: fn.example\r\n\r\n";
     assert!(frontend.ask(request).await.ends_with("function's own"));
-    let metrics = frontend.monitor("/metrics").await;
-    for line in [
-        "bismuthfe_responses_total{class=\"2xx\"} 1",
-        "bismuthfe_functions 1",
-        "bismuthfe_requests_in_flight 0",
-    ] {
-        assert!(metrics.contains(line), "{line}: {metrics}");
-    }
+    assert_contains(
+        &frontend.monitor("/metrics").await,
+        &[
+            "bismuthfe_responses_total{class=\"2xx\"} 1",
+            "bismuthfe_functions 1",
+            "bismuthfe_requests_in_flight 0",
+        ],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_what_is_in_flight_and_refuses_what_is_new() {
-    let nodes = Nodes::new().await;
     let (arrived, told) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (tell, wait) = (arrived.clone(), told.clone());
-    let node = nodes
-        .start(move |_| {
-            tell.add_permits(1);
-            // The script is not async; its thread is not the one that the test needs.
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current()
-                    .block_on(async { wait.acquire().await.unwrap().forget() });
-            });
-            ok("finished")
-        })
-        .await;
-    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
+    let script = move |_: &str| {
+        tell.add_permits(1);
+        // The script is not async; its thread is not the one that the test needs.
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current()
+                .block_on(async { wait.acquire().await.unwrap().forget() });
+        });
+        ok("finished")
+    };
+    let (frontend, _node) = frontend_of_one_slot(script, |_| {}).await;
     let mut client = frontend.connect().await;
-    client
-        .send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
-        .await;
+    client.get(&invoke()).await;
     within_timeout(arrived.acquire()).await.unwrap().forget();
     frontend.shutdown.trigger();
     within_timeout(async { while TcpStream::connect(frontend.addr).await.is_ok() {} }).await;
-    assert!(
-        frontend
-            .monitor("/readyz")
-            .await
-            .starts_with("HTTP/1.1 503")
-    );
+    let ready = frontend.monitor("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     told.add_permits(1);
-    let answer = within_timeout(client.message()).await.expect("an answer");
+    let answer = client.answer().await;
     assert!(answer.ends_with("finished"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     within_timeout(frontend.running).await.unwrap().unwrap();
@@ -98,53 +79,33 @@ async fn a_drain_ends_what_is_in_flight_and_refuses_what_is_new() {
 
 #[tokio::test]
 async fn a_drain_is_bounded() {
-    let nodes = Nodes::new().await;
     let arrived = Arc::new(Semaphore::new(0));
-    let tell = arrived.clone();
-    let node = nodes
-        .start(move |_| {
-            tell.add_permits(1);
-            Some("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnever ends".into())
-        })
-        .await;
-    let config = Config {
-        node_port: nodes.port,
-        drain: Duration::from_millis(50),
-        ..Config::default()
-    };
-    let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
+    let (frontend, _node) = frontend_of_one_slot(without_end(&arrived), |config| {
+        config.drain = Duration::from_millis(50);
+    })
+    .await;
     let mut client = frontend.connect().await;
-    client
-        .send(&format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", invoke()))
-        .await;
+    client.get(&invoke()).await;
     within_timeout(arrived.acquire()).await.unwrap().forget();
     frontend.shutdown.trigger();
     let error = within_timeout(frontend.running).await.unwrap().unwrap_err();
-    assert!(
-        format!("{error:#}").contains("1 connections were cut off"),
-        "{error:#}"
-    );
+    assert_contains(&format!("{error:#}"), &["1 connections were cut off"]);
 }
 
 #[tokio::test]
 async fn idle_client_connections_beyond_the_limit_are_closed_for_a_new_request() {
-    let nodes = Nodes::new().await;
-    let node = nodes.start(|_| ok("room for you")).await;
-    let config = Config {
-        node_port: nodes.port,
-        max_connections_per_worker: 4,
-        ..Config::default()
-    };
-    let frontend = frontend_with(config, snapshot(function(&[(node.ip, 1)]))).await;
+    let (frontend, _node) = frontend_of_one_slot(
+        |_| ok("room for you"),
+        |config| config.max_connections_per_worker = 4,
+    )
+    .await;
     let mut silent = Vec::new();
     for n in 0..100 {
         let mut client = frontend.connect().await;
         if n % 2 == 0 {
             // Half of them have asked once and stay.
-            client
-                .send("GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n")
-                .await;
-            within_timeout(client.message()).await.expect("an answer");
+            client.get("/nowhere").await;
+            client.answer().await;
         }
         silent.push(client);
     }

@@ -3,13 +3,14 @@
 use bismuth_model::{Affinity, FunctionId};
 use bismuth_registry::RoutingSnapshot;
 
-use crate::harness::{Nodes, container, frontend, function, invoke, ok, snapshot};
+use crate::harness::{
+    Nodes, assert_contains, container, frontend, frontend_of_one_slot, frontend_with, function,
+    invoke, ok, snapshot,
+};
 
 #[tokio::test]
 async fn path_and_query_reach_the_node_byte_by_byte() {
-    let nodes = Nodes::new().await;
-    let node = nodes.start(|_| ok("hi")).await;
-    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
+    let (frontend, node) = frontend_of_one_slot(|_| ok("hi"), |_| {}).await;
     let slot = container(1);
     for (asked, forwarded) in [
         ("", "/"),
@@ -29,27 +30,18 @@ async fn path_and_query_reach_the_node_byte_by_byte() {
 
 #[tokio::test]
 async fn a_routed_host_wins_and_its_function_sees_the_whole_path() {
-    let nodes = Nodes::new().await;
-    let node = nodes.start(|_| ok("hi")).await;
-    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
+    let (frontend, node) = frontend_of_one_slot(|_| ok("hi"), |_| {}).await;
     let request = "GET /healthz HTTP/1.1\r\nHost: FN.example.:80\r\n\r\n";
     assert!(frontend.ask(request).await.starts_with("HTTP/1.1 200"));
     let seen = node.seen().pop().unwrap();
-    assert!(
-        seen.starts_with(&format!(
-            "GET /invoke/{}/healthz HTTP/1.1\r\n",
-            container(1)
-        )),
-        "{seen}"
-    );
+    let expected = format!("GET /invoke/{}/healthz HTTP/1.1\r\n", container(1));
+    assert!(seen.starts_with(&expected), "{seen}");
     assert!(!seen.contains("x-forwarded-prefix"), "{seen}");
 }
 
 #[tokio::test]
 async fn forwarded_headers_are_added_and_reserved_ones_are_stripped() {
-    let nodes = Nodes::new().await;
-    let node = nodes.start(|_| ok("hi")).await;
-    let frontend = frontend(nodes.port, snapshot(function(&[(node.ip, 1)]))).await;
+    let (frontend, node) = frontend_of_one_slot(|_| ok("hi"), |_| {}).await;
     let path = invoke();
     let answer = frontend
         .ask(&format!(
@@ -78,50 +70,35 @@ async fn forwarded_headers_are_added_and_reserved_ones_are_stripped() {
 #[tokio::test]
 async fn an_unknown_route_or_function_gets_404_with_its_code() {
     let nodes = Nodes::new().await;
-    let frontend = frontend(nodes.port, snapshot(function(&[]))).await;
+    let frontend = frontend(&nodes, function(&[])).await;
     let nobody = FunctionId::from_bytes([1; 16]);
+    let unknown = format!("/invoke/{nobody}");
     for (path, status, code) in [
-        ("/".to_owned(), "404", "no_route"),
-        ("/healthz".to_owned(), "404", "no_route"),
-        (
-            "/invoke/nonsense".to_owned(),
-            "404",
-            "malformed_function_id",
-        ),
-        (format!("/invoke/{nobody}"), "404", "unknown_function"),
-        (invoke(), "503", "no_backend"),
+        ("/", "404", "no_route"),
+        ("/healthz", "404", "no_route"),
+        ("/invoke/nonsense", "404", "malformed_function_id"),
+        (&unknown, "404", "unknown_function"),
+        (&invoke(), "503", "no_backend"),
     ] {
-        let answer = frontend.get(&path).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{path}: {answer}"
+        let answer = frontend.get(path).await;
+        let (status_line, error) = (
+            format!("HTTP/1.1 {status}"),
+            format!("x-bismuth-error: {code}\r\n"),
         );
-        assert!(
-            answer.contains(&format!("x-bismuth-error: {code}\r\n")),
-            "{path}: {answer}"
-        );
-        assert!(
-            answer.contains("application/problem+json"),
-            "{path}: {answer}"
-        );
-        assert_eq!(
-            answer.contains("retry-after: 1"),
-            status == "503",
-            "{path}: {answer}"
-        );
+        assert!(answer.starts_with(&status_line), "{path}: {answer}");
+        assert_contains(&answer, &[&error, "application/problem+json"]);
+        let again = answer.contains("retry-after: 1");
+        assert_eq!(again, status == "503", "{path}: {answer}");
     }
 }
 
 #[tokio::test]
 async fn before_the_first_routing_snapshot_the_answer_is_503_not_404() {
     let nodes = Nodes::new().await;
-    let frontend = frontend(nodes.port, RoutingSnapshot::default()).await;
+    let frontend = frontend_with(nodes.config(), RoutingSnapshot::default()).await;
     for path in ["/", &invoke()] {
         let answer = frontend.get(path).await;
-        assert!(
-            answer.contains("x-bismuth-error: routing_unknown"),
-            "{answer}"
-        );
+        assert_contains(&answer, &["x-bismuth-error: routing_unknown"]);
     }
     let answer = frontend.get("/invoke/nonsense").await;
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
@@ -133,11 +110,12 @@ async fn a_client_with_affinity_stays_on_its_container() {
     let node = nodes.start(|request| ok(&request[12..48])).await;
     let mut routed = function(&[(node.ip, 1), (node.ip, 2), (node.ip, 3)]);
     routed.affinity = Some(Affinity::Cookie("session".into()));
-    let frontend = frontend(nodes.port, snapshot(routed)).await;
+    let frontend = frontend(&nodes, routed).await;
     let mut containers = std::collections::BTreeSet::new();
     for client in 0..12 {
+        let cookie = format!("Cookie: a=b; session={client}");
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: test\r\nCookie: a=b; session={client}\r\n\r\n",
+            "GET {} HTTP/1.1\r\nHost: test\r\n{cookie}\r\n\r\n",
             invoke()
         );
         let first = frontend.ask(&request).await;
@@ -156,21 +134,16 @@ async fn a_new_table_is_routed_by_at_once_and_an_incomplete_one_never() {
         nodes.start(|_| ok("old")).await,
         nodes.start(|_| ok("new")).await,
     );
-    let frontend = frontend(nodes.port, snapshot(function(&[(old.ip, 1)]))).await;
+    let frontend = frontend(&nodes, function(&[(old.ip, 1)])).await;
     assert!(frontend.get(&invoke()).await.ends_with("old"));
-    frontend
-        .routing
-        .send_replace(RoutingSnapshot::default().into());
-    frontend
-        .routing
-        .send_replace(snapshot(function(&[(new.ip, 2)])).into());
+    let replace = |routing: RoutingSnapshot| frontend.routing.send_replace(routing.into());
+    replace(RoutingSnapshot::default());
+    replace(snapshot(function(&[(new.ip, 2)])));
     frontend.eventually(&invoke(), "new").await;
-    frontend
-        .routing
-        .send_replace(RoutingSnapshot::default().into());
+    replace(RoutingSnapshot::default());
     let mut gone = snapshot(function(&[(new.ip, 2)]));
     gone.routes.clear();
-    frontend.routing.send_replace(gone.into());
+    replace(gone);
     // The routes go, the function stays: the incomplete table between them was never used.
     let request = "GET / HTTP/1.1\r\nHost: fn.example\r\n\r\n";
     while !frontend.ask(request).await.contains("no_route") {
