@@ -182,10 +182,8 @@ mod tests {
         let config = Config::from(Args::parse_from(["bismuthfe"]));
         let default = Config::default();
         assert_eq!(config.limits.max_head_bytes, default.limits.max_head_bytes);
-        assert_eq!(
-            config.limits.keep_alive_timeout,
-            default.limits.keep_alive_timeout
-        );
+        let keep_alive = default.limits.keep_alive_timeout;
+        assert_eq!(config.limits.keep_alive_timeout, keep_alive);
         assert_eq!(config.connect_timeout, default.connect_timeout);
         assert_eq!(config.node_port, default.node_port);
         assert_eq!(config.drain, default.drain);
@@ -199,10 +197,8 @@ mod tests {
             "--head-timeout-ms=0",
             "--zookeeper-env=a/b",
         ] {
-            assert!(
-                Args::try_parse_from(["bismuthfe", wrong]).is_err(),
-                "{wrong}"
-            );
+            let parsed = Args::try_parse_from(["bismuthfe", wrong]);
+            assert!(parsed.is_err(), "{wrong}");
         }
     }
 }

@@ -36,7 +36,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything in `registry`.
     pub fn new(registry: &mut Registry) -> Self {
         let responses = Family::<Labels, Counter>::default();
         let class = |class| responses.get_or_create(&[("class", class)]).clone();
@@ -54,52 +53,25 @@ impl Metrics {
             routes: Gauge::default(),
         };
         registry.register("responses", "Responses by status class", responses);
-        registry.register(
-            "problems",
-            "Errors of our own by code",
-            metrics.problems.clone(),
-        );
+        let help = "Errors of our own by code";
+        registry.register("problems", help, metrics.problems.clone());
         registry.register("retries", "Requests sent again", metrics.retries.clone());
-        registry.register(
-            "node_connects",
-            "Connections opened to nodes",
-            metrics.connects.clone(),
-        );
-        registry.register(
-            "requests_in_flight",
-            "Requests whose answer has not ended",
-            metrics.in_flight.clone(),
-        );
-        registry.register(
-            "client_connections",
-            "Open client connections",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "responses_broken",
-            "Responses that broke off after their head",
-            metrics.broken.clone(),
-        );
-        registry.register(
-            "response_body_bytes",
-            "Bytes of response bodies",
-            metrics.sent_bytes.clone(),
-        );
-        registry.register(
-            "time_to_head_seconds",
-            "From a request's head to its response's",
-            metrics.to_head.clone(),
-        );
-        registry.register(
-            "functions",
-            "Functions in the routing table",
-            metrics.functions.clone(),
-        );
-        registry.register(
-            "routes",
-            "Hostnames in the routing table",
-            metrics.routes.clone(),
-        );
+        let help = "Connections opened to nodes";
+        registry.register("node_connects", help, metrics.connects.clone());
+        let help = "Requests whose answer has not ended";
+        registry.register("requests_in_flight", help, metrics.in_flight.clone());
+        let help = "Open client connections";
+        registry.register("client_connections", help, metrics.connections.clone());
+        let help = "Responses that broke off after their head";
+        registry.register("responses_broken", help, metrics.broken.clone());
+        let help = "Bytes of response bodies";
+        registry.register("response_body_bytes", help, metrics.sent_bytes.clone());
+        let help = "From a request's head to its response's";
+        registry.register("time_to_head_seconds", help, metrics.to_head.clone());
+        let help = "Functions in the routing table";
+        registry.register("functions", help, metrics.functions.clone());
+        let help = "Hostnames in the routing table";
+        registry.register("routes", help, metrics.routes.clone());
         metrics
     }
 
@@ -134,17 +106,14 @@ impl Metrics {
         }
     }
 
-    /// We answer with a problem.
     pub fn problem(&self, code: &'static str) {
         self.problems.get_or_create(&[("code", code)]).inc();
     }
 
-    /// A request is sent again.
     pub fn retry(&self) {
         self.retries.inc();
     }
 
-    /// A connection to a node is opened.
     pub fn connect(&self) {
         self.connects.inc();
     }

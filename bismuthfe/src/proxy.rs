@@ -83,7 +83,6 @@ impl Proxy {
         self.upstreams.keep_swept().await;
     }
 
-    /// Answers one request.
     pub async fn serve(
         self: Rc<Self>,
         request: Request<Incoming>,

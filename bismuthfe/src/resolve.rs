@@ -13,7 +13,6 @@ const INVOKE: &str = "/invoke/";
 /// A request that has found its function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolved<'a> {
-    /// Which function.
     pub function: FunctionId,
     /// What was taken off the path in front (`/invoke/{id}`), if anything.
     pub prefix: Option<&'a str>,
@@ -28,10 +27,7 @@ pub enum Unrouted {
     #[error(
         "no function: host {host:?} has no route, and the path is not /invoke/{{function id}}[/...]"
     )]
-    NoRoute {
-        /// What the client named.
-        host: String,
-    },
+    NoRoute { host: String },
     /// `/invoke/` and then no id.
     #[error(
         "{0:?} is not a function id: expected a UUID in lower case with hyphens after /invoke/"

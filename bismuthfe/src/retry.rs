@@ -67,7 +67,6 @@ pub struct NewSlotWait {
 }
 
 impl NewSlotWait {
-    /// Begins now.
     pub fn new(timeout: Duration) -> Self {
         NewSlotWait {
             delays: NEW_SLOT_BACKOFF.delays(),

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bismuth_base::file;
-use bismuth_model::{Affinity, Backend, ContainerId, FunctionId, Hostname};
+use bismuth_model::{Affinity, Backend, FunctionId, Hostname};
 use bismuth_registry::{RoutedFunction, RoutingSnapshot};
 use serde::{Deserialize, Serialize};
 
@@ -20,38 +19,18 @@ const VERSION: u32 = 1;
 /// Why the file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Reading failed.
     #[error("read routing snapshot {}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is not what we write.
+    Read { path: PathBuf, source: io::Error },
     #[error("understand routing snapshot {}", .path.display())]
     Parse {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         source: serde_json::Error,
     },
-    /// A later program wrote it.
     #[error("routing snapshot {} has version {version}; this program knows {VERSION}", .path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: u32,
-    },
+    Version { path: PathBuf, version: u32 },
     /// Writing failed; the file that was there is as it was.
     #[error("write routing snapshot {}", .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,19 +42,13 @@ struct File {
 
 #[derive(Serialize, Deserialize)]
 struct FileFunction {
-    backends: Vec<FileBackend>,
+    backends: Vec<Backend>,
     concurrency: u32,
     timeout_ms: u64,
     idle_timeout_ms: u64,
     startup_timeout_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     affinity: Option<Affinity>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct FileBackend {
-    ip: Ipv4Addr,
-    container_id: ContainerId,
 }
 
 /// What an earlier process saved, if it did; nothing is known otherwise. A file that cannot be read is logged and
@@ -163,12 +136,8 @@ impl File {
 
 impl FileFunction {
     fn new(function: &RoutedFunction) -> Self {
-        let backend = |backend: &Backend| FileBackend {
-            ip: backend.ip,
-            container_id: backend.container_id,
-        };
         FileFunction {
-            backends: function.backends.iter().map(backend).collect(),
+            backends: function.backends.to_vec(),
             concurrency: function.concurrency,
             timeout_ms: millis(function.timeout),
             idle_timeout_ms: millis(function.idle_timeout),
@@ -178,12 +147,8 @@ impl FileFunction {
     }
 
     fn into_routed(self) -> RoutedFunction {
-        let backend = |backend: FileBackend| Backend {
-            ip: backend.ip,
-            container_id: backend.container_id,
-        };
         RoutedFunction {
-            backends: self.backends.into_iter().map(backend).collect(),
+            backends: self.backends.into(),
             concurrency: self.concurrency,
             timeout: Duration::from_millis(self.timeout_ms),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
@@ -237,10 +202,7 @@ mod tests {
         for (text, word) in [
             ("", "understand"),
             ("{\"version\":1}", "understand"),
-            (
-                "{\"version\":9,\"functions\":{},\"routes\":{}}",
-                "version 9",
-            ),
+            (r#"{"version":9,"functions":{},"routes":{}}"#, "version 9"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = load(&path).unwrap_err().to_string();

@@ -34,7 +34,6 @@ const NODE_MARGIN: Duration = Duration::from_secs(5);
 /// One function's part of the table.
 #[derive(Debug)]
 pub struct Function {
-    /// Which one.
     pub id: FunctionId,
     /// Requests of this frontend that one container gets at a time while another has room.
     pub concurrency: u32,
@@ -53,9 +52,7 @@ pub struct Function {
 /// One container that a node serves.
 #[derive(Debug)]
 pub struct Slot {
-    /// Which container.
     pub container_id: ContainerId,
-    /// Its node.
     pub node: Ipv4Addr,
     /// The node's address and data port.
     pub address: SocketAddr,
@@ -122,7 +119,6 @@ impl RoutingTable {
         !self.hosts.is_empty()
     }
 
-    /// The function with this id.
     pub fn function(&self, id: &FunctionId) -> Option<&Arc<Function>> {
         self.functions.get(id)
     }
@@ -224,12 +220,8 @@ pub(crate) mod tests {
         let order = |backends: &[Backend]| -> Vec<_> {
             let table =
                 RoutingTable::build(&snapshot(id, backends), 8001, &RoutingTable::default());
-            let function = table.function(&id).unwrap();
-            function
-                .slots
-                .iter()
-                .map(|slot| slot.container_id)
-                .collect()
+            let slots = table.function(&id).unwrap().slots.iter();
+            slots.map(|slot| slot.container_id).collect()
         };
         assert_eq!(order(&backends), order(&reversed));
     }

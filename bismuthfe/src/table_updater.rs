@@ -58,7 +58,6 @@ impl TableUpdater {
         updater
     }
 
-    /// The table that this keeps current.
     pub fn table(&self) -> SharedTable {
         self.table.clone()
     }
@@ -97,12 +96,7 @@ impl TableUpdater {
         if !snapshot.complete && self.table.load().complete {
             return false;
         }
-        self.swap(&snapshot);
-        snapshot.complete
-    }
-
-    fn swap(&mut self, snapshot: &RoutingSnapshot) {
-        let table = RoutingTable::build(snapshot, self.node_port, &self.table.load());
+        let table = RoutingTable::build(&snapshot, self.node_port, &self.table.load());
         if table.complete {
             self.known.met();
         }
@@ -115,6 +109,7 @@ impl TableUpdater {
             "routing table swapped"
         );
         self.table.store(Arc::new(table));
+        snapshot.complete
     }
 
     async fn save(&self) {

@@ -56,17 +56,14 @@ impl Upstreams {
         }
     }
 
-    /// Sweeps idle connections for ever.
     pub(crate) async fn keep_swept(&self) {
         self.pool.clone().keep_swept().await;
     }
 
-    /// An idle connection, if there is one.
     pub(crate) fn idle(&self, address: SocketAddr) -> Option<Lease> {
         self.pool.checkout(&address)
     }
 
-    /// A new connection.
     pub(crate) async fn connect(&self, address: SocketAddr) -> Result<Lease, ConnectError> {
         self.metrics.connect();
         let after = self.connect_timeout;
@@ -84,7 +81,6 @@ impl Upstreams {
         Ok(self.pool.adopt(address, connection))
     }
 
-    /// The node could not be reached just now.
     pub(crate) fn mark_suspect(&self, node: Ipv4Addr) {
         self.suspect
             .borrow_mut()

@@ -14,13 +14,9 @@ use crate::proxy::Proxy;
 
 /// What one worker runs on.
 pub struct Worker {
-    /// The configuration.
     pub config: Arc<Config>,
-    /// Answers the requests.
     pub proxy: Rc<Proxy>,
-    /// Counts the connections.
     pub metrics: Metrics,
-    /// Begins the drain.
     pub shutdown: Shutdown,
 }
 
