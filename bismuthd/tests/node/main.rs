@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_model::{
-    Backend, ContainerId, ContainerState, Environment, FunctionDefinition, FunctionId,
+    Backend, ContainerId, ContainerState, ContainerStatus, Environment, FunctionDefinition,
+    FunctionId,
 };
 use bismuth_registry::Registry;
 use bismuth_testkit::{
@@ -56,24 +57,15 @@ impl TestNode {
         let (port, admin) = (ports::reserve()?, ports::reserve()?);
         let init = bismuth_testkit::daemon::static_program("bismuth-init")?;
         let args = [
-            "--zookeeper".to_owned(),
-            zookeeper.connect_string(),
-            "--listen".into(),
-            format!("{IP}:{port}"),
-            "--admin-listen".into(),
-            format!("{IP}:{admin}"),
-            "--containerd".into(),
-            containerd.socket().display().to_string(),
-            "--state-dir".into(),
-            state.display().to_string(),
-            "--svcprovider-socket".into(),
-            handover.display().to_string(),
-            "--init".into(),
-            init.display().to_string(),
-            "--registry-mirror".into(),
-            format!("docker.io={}", images.url()),
-            "--log-level".into(),
-            "info,bismuthd=debug".into(),
+            format!("--zookeeper={}", zookeeper.connect_string()),
+            format!("--listen={IP}:{port}"),
+            format!("--admin-listen={IP}:{admin}"),
+            format!("--containerd={}", containerd.socket().display()),
+            format!("--state-dir={}", state.display()),
+            format!("--svcprovider-socket={}", handover.display()),
+            format!("--init={}", init.display()),
+            format!("--registry-mirror=docker.io={}", images.url()),
+            "--log-level=info,bismuthd=debug".to_owned(),
         ];
         let daemon = Daemon::spawn("bismuthd", args)?;
         daemon
@@ -108,17 +100,14 @@ impl TestNode {
         Ok((function, container_id))
     }
 
+    async fn status(&self, id: ContainerId) -> Result<ContainerStatus> {
+        let record = self.registry.container(IP, id).await?;
+        Ok(record.context("no record")?.status)
+    }
+
     async fn state(&self, id: ContainerId, wanted: ContainerState) -> String {
         eventually(&format!("{id} is {wanted}"), SOON, async || {
-            let record = self
-                .registry
-                .container(IP, id)
-                .await
-                .map_err(|e| e.to_string())?;
-            let status = record
-                .context("no record")
-                .map_err(|e| e.to_string())?
-                .status;
+            let status = self.status(id).await.map_err(|e| e.to_string())?;
             if status.state == wanted {
                 Ok(status.reason.unwrap_or_default())
             } else {
@@ -126,6 +115,16 @@ impl TestNode {
             }
         })
         .await
+    }
+
+    async fn answers_again(&self, id: ContainerId) {
+        eventually("it answers again", SOON, async || {
+            match http::get(&self.url(id, "/")).await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 
     fn url(&self, id: ContainerId, rest: &str) -> String {
@@ -156,60 +155,33 @@ async fn a_server_function_is_started_once_and_survives_a_restart_of_the_daemon(
         .deploy("echo-server", "server:8080:/echo-server --port 8080")
         .await?;
     node.state(id, ContainerState::Running).await;
-    let pid = node
-        .registry
-        .container(IP, id)
-        .await?
-        .context("no record")?
-        .status
-        .pid;
+    let pid = node.status(id).await?.pid;
     assert_eq!(http::get(&node.url(id, "/")).await?.status(), 200);
     node.daemon.kill().await?;
     node.daemon.start()?;
-    eventually("it answers again", SOON, async || {
-        match http::get(&node.url(id, "/")).await {
-            Ok(answer) if answer.status() == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    node.answers_again(id).await;
     node.state(id, ContainerState::Running).await;
-    assert_eq!(
-        node.registry
-            .container(IP, id)
-            .await?
-            .context("no record")?
-            .status
-            .pid,
-        pid
-    );
+    assert_eq!(node.status(id).await?.pid, pid);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_cannot_start_fails_with_a_reason_that_names_the_cause() -> Result<()> {
     let node = TestNode::start().await?;
+    let (missing, dies) = (
+        "server:80:/bin/nosuchprogram",
+        "server:80:/bin/sh -c 'echo my last words; exit 3'",
+    );
     for (image, mode, words) in [
-        ("nosuchimage", "exec:/bin/ls", "nosuchimage"),
-        (
-            "alpine",
-            "server:80:/bin/nosuchprogram",
-            "/bin/nosuchprogram",
-        ),
-        (
-            "alpine",
-            "server:80:/bin/sh -c 'echo my last words; exit 3'",
-            "exit code 3",
-        ),
-        (
-            "alpine",
-            "server:80:/bin/sh -c 'echo my last words; exit 3'",
-            "my last words",
-        ),
+        ("nosuchimage", "exec:/bin/ls", &["nosuchimage"][..]),
+        ("alpine", missing, &["/bin/nosuchprogram"]),
+        ("alpine", dies, &["exit code 3", "my last words"]),
     ] {
         let (_, id) = node.deploy(image, mode).await?;
         let reason = node.state(id, ContainerState::Failed).await;
-        ensure!(reason.contains(words), "{mode}: {reason}");
+        for word in words {
+            ensure!(reason.contains(word), "{mode}: {reason}");
+        }
         let answer = http::get(&node.url(id, "/")).await?;
         ensure!(answer.status() == 502, "{answer:?}");
     }
@@ -261,13 +233,7 @@ async fn containers_of_any_user_work_in_a_directory_that_only_root_and_their_own
     }
     node.daemon.start()?;
     for (id, ..) in &containers {
-        eventually("it answers again", SOON, async || {
-            match http::get(&node.url(*id, "/")).await {
-                Ok(answer) if answer.status() == 200 => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
+        node.answers_again(*id).await;
     }
     check(&node).await
 }
@@ -283,11 +249,7 @@ async fn a_deleted_function_leaves_nothing_on_the_node() -> Result<()> {
     node.registry.delete_function(function).await?;
     let dir = node._state.join("containers").join(id.to_string());
     eventually("its directory is gone", SOON, async || {
-        if dir.exists() {
-            Err("it is there")
-        } else {
-            Ok(())
-        }
+        (!dir.exists()).then_some(()).ok_or("it is there")
     })
     .await;
     let after = node.containerd.inventory().await?;

@@ -64,15 +64,11 @@ impl FakeProvider {
     }
 
     async fn holds(&self, id: ContainerId) -> Attachment {
-        eventually(
-            "the provider holds the container's socket",
-            SOON,
-            async || {
-                let sockets = self.sockets.lock().unwrap();
-                let socket = sockets.get(&id).map(|(attachment, ..)| attachment.clone());
-                socket.context("it does not")
-            },
-        )
+        eventually("the provider holds the socket", SOON, async || {
+            let sockets = self.sockets.lock().unwrap();
+            let socket = sockets.get(&id).map(|(attachment, ..)| attachment.clone());
+            socket.context("it does not")
+        })
         .await
     }
 }
@@ -182,20 +178,16 @@ async fn services_answer_across_restarts_of_bismuthd_of_svcprovider_and_of_both(
     let restarted = Instant::now();
     let provider = FakeProvider::start(&node.handover)?;
     provider.holds(id).await;
-    assert!(
-        restarted.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        restarted.elapsed()
-    );
+    let took = restarted.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
     waiting.await??;
 
     // The node dies: the provider goes on with its socket, and the next process asks for it back.
     node.daemon.kill().await?;
     node.daemon.start()?;
     let answers = async || {
-        asked(&url, attachment.token)
-            .await
-            .map_err(|e| format!("{e:#}"))
+        let asked = asked(&url, attachment.token).await;
+        asked.map_err(|e| format!("{e:#}"))
     };
     eventually("it answers again", SOON, answers).await;
     provider.die().await;
@@ -212,14 +204,10 @@ async fn services_answer_across_restarts_of_bismuthd_of_svcprovider_and_of_both(
     eventually("it answers again", SOON, answers).await;
 
     node.registry.delete_function(function).await?;
-    eventually(
-        "the provider has let go of it",
-        SOON,
-        async || match provider.sockets.lock().unwrap().is_empty() {
-            true => Ok(()),
-            false => Err("it holds it"),
-        },
-    )
+    eventually("the provider has let go of it", SOON, async || {
+        let held_none = provider.sockets.lock().unwrap().is_empty();
+        held_none.then_some(()).ok_or("it holds it")
+    })
     .await;
     Ok(())
 }
