@@ -1,7 +1,7 @@
 //! A launcher on fake images and a fake containerd, for tests of the layers above it. It cannot start a container: that
 //! needs a real root filesystem.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bismuth_containerd::fake::FakeContainerd;
@@ -34,30 +34,34 @@ impl Fakes {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (containerd, images) = (FakeContainerd::default(), FakeImages::new());
-        let config = LaunchConfig {
-            init: PathBuf::from("/nonexistent"),
-            runtime: WantedRuntime::Named("runc".into()),
-            limit_swap: false,
-            log_limits: Limits::default(),
-            node: NODE.into(),
-            secrets: SecretSource::new(dir.path().join("s"), NodeName::new(NODE).unwrap()),
-        };
-        let launcher = Launcher::new(
-            config,
-            Arc::new(containerd.clone()),
-            Arc::new(images.clone()),
-            Arc::new(StateDir::open(&dir.path().join("state")).unwrap()),
-            LogThread::start().unwrap(),
-            ServiceSockets::default(),
-            IdPool::new(1 << 20, 10).unwrap(),
-        );
         Self {
+            launcher: launcher(dir.path(), &containerd, &images),
             containerd,
             images,
-            launcher: Arc::new(launcher),
             _dir: dir,
         }
     }
+}
+
+/// A launcher whose state is below `dir`.
+pub fn launcher(dir: &Path, containerd: &FakeContainerd, images: &FakeImages) -> Arc<Launcher> {
+    let config = LaunchConfig {
+        init: PathBuf::from("/nonexistent"),
+        runtime: WantedRuntime::Named("runc".into()),
+        limit_swap: false,
+        log_limits: Limits::default(),
+        node: NODE.into(),
+        secrets: SecretSource::new(dir.join("nobody"), NodeName::new(NODE).unwrap()),
+    };
+    Arc::new(Launcher::new(
+        config,
+        Arc::new(containerd.clone()),
+        Arc::new(images.clone()),
+        Arc::new(StateDir::open(&dir.join("n")).unwrap()),
+        LogThread::start().unwrap(),
+        ServiceSockets::default(),
+        IdPool::new(1 << 20, 100).unwrap(),
+    ))
 }
 
 /// A definition whose image is called `image`.

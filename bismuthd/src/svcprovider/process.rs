@@ -20,7 +20,6 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// What to start, and with which settings.
 #[derive(Clone, Debug)]
 pub struct ProviderConfig {
-    /// The program.
     pub program: PathBuf,
     /// Variables of its flags, over those of this process, which it has too.
     pub env: Vec<(&'static str, OsString)>,
@@ -111,11 +110,8 @@ mod tests {
         let twice = async || {
             provider.start_if_gone();
             let said = std::fs::read_to_string(&said).unwrap_or_default();
-            if said.lines().count() >= 2 {
-                Ok(said)
-            } else {
-                Err(format!("{said:?}"))
-            }
+            let twice = said.lines().count() >= 2;
+            twice.then_some(said.clone()).ok_or(said)
         };
         let said = bismuth_testkit::eventually("it ran twice", STABLE_AFTER, twice).await;
         // What it is not told it has from us.

@@ -74,10 +74,8 @@ async fn a_slot_retired_while_stopped_releases_its_requests_and_ends() {
     assert!(futures_util::poll!(&mut waiting).is_pending());
     slot.retire();
     let released = tokio::time::timeout(SOON, waiting).await;
-    assert!(
-        matches!(released, Ok(Err(NotReady::Removed))),
-        "{released:?}"
-    );
+    let removed = matches!(released, Ok(Err(NotReady::Removed)));
+    assert!(removed, "{released:?}");
     drop(_permit);
     let ended = tokio::time::timeout(SOON, driver).await;
     ended.expect("nothing is left to wait for").unwrap();

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bismuth_containerd::fake::{Act, Code, FakeContainerd, Fault};
 use bismuth_containerd::images::ImageConfig;
 use bismuth_containerd::images::fake::FakeImages;
-use bismuth_handover::NodeName;
 use bismuth_model::Revision;
 use bismuth_testkit::eventually;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::node::fakes;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -31,28 +31,9 @@ impl Harness {
         let dir = bismuth_testkit::run::subdir("launch").unwrap();
         let layer = dir.join("layer");
         std::fs::create_dir_all(layer.join("etc")).unwrap();
-        let containerd = FakeContainerd::default();
-        let images = FakeImages::new();
-        let node = NodeName::new("127.0.0.1").unwrap();
-        let config = LaunchConfig {
-            init: dir.join("init"),
-            runtime: WantedRuntime::Named("runc".into()),
-            limit_swap: false,
-            log_limits: Limits::default(),
-            node: "127.0.0.1".into(),
-            secrets: SecretSource::new(dir.join("nobody"), node),
-        };
-        let launcher = Launcher::new(
-            config,
-            Arc::new(containerd.clone()),
-            Arc::new(images.clone()),
-            Arc::new(StateDir::open(&dir.join("n")).unwrap()),
-            LogThread::start().unwrap(),
-            ServiceSockets::default(),
-            IdPool::new(1 << 20, 100).unwrap(),
-        );
+        let (containerd, images) = (FakeContainerd::default(), FakeImages::new());
         Self {
-            launcher: Arc::new(launcher),
+            launcher: fakes::launcher(&dir, &containerd, &images),
             containerd,
             images,
             dir,
@@ -178,10 +159,7 @@ async fn a_start_that_fails_at_any_step_leaves_nothing() {
     let error = harness.start(&late, &never).await;
     assert_eq!(error.kind().1, "startup_timeout");
     assert_eq!(harness.left_of(&late), Vec::<String>::new());
-    let start_permits = harness.launcher.start_permits.available_permits();
-    assert_eq!(
-        start_permits,
-        STARTS_PER_CORE * bismuth_daemon::cores::available(),
-        "permits that were not given back"
-    );
+    let permits = harness.launcher.start_permits.available_permits();
+    let all = STARTS_PER_CORE * bismuth_daemon::cores::available();
+    assert_eq!(permits, all, "permits that were not given back");
 }

@@ -47,24 +47,14 @@ impl FakeProvider {
     }
 
     async fn holds(&self, wanted: &[(u8, u8)]) {
-        let wanted: BTreeMap<_, _> = wanted
-            .iter()
-            .map(|(n, start)| {
-                (
-                    attachment(*n, *start).container,
-                    attachment(*n, *start).token,
-                )
-            })
-            .collect();
+        let wanted = wanted.iter().map(|(n, start)| attachment(*n, *start));
+        let wanted: BTreeMap<_, _> = wanted.map(|a| (a.container, a.token)).collect();
         let what = format!("the provider holds {wanted:?}");
         let holds = async || {
             let sockets = self.sockets.lock().unwrap();
             let held: BTreeMap<_, _> = sockets.iter().map(|(id, (t, _))| (*id, *t)).collect();
-            if held == wanted {
-                Ok(())
-            } else {
-                Err(format!("it holds {held:?}"))
-            }
+            let holds = held == wanted;
+            holds.then_some(()).ok_or(format!("it holds {held:?}"))
         };
         bismuth_testkit::eventually(&what, Duration::from_secs(5), holds).await;
     }
@@ -79,15 +69,11 @@ async fn serve(mut connection: Connection, sockets: &Sockets) {
         let mut back = None;
         let answer = match received.request {
             Request::List => {
-                let held: Vec<HeldSocket> = sockets
-                    .lock()
-                    .unwrap()
-                    .iter()
-                    .map(|(id, (token, _))| HeldSocket {
-                        container: *id,
-                        token: *token,
-                    })
-                    .collect();
+                let held = |(id, (token, _)): (&ContainerId, &(TokenDigest, _))| HeldSocket {
+                    container: *id,
+                    token: *token,
+                };
+                let held: Vec<_> = sockets.lock().unwrap().iter().map(held).collect();
                 connection.send_held_sockets(number, &held).await.unwrap();
                 continue;
             }
@@ -101,16 +87,11 @@ async fn serve(mut connection: Connection, sockets: &Sockets) {
                 Answer::Done
             }
             Request::Duplicate(id) => {
+                let sockets = sockets.lock().unwrap();
                 back = sockets
-                    .lock()
-                    .unwrap()
                     .get(&id)
                     .map(|(_, socket)| socket.try_clone().unwrap());
-                if back.is_some() {
-                    Answer::Listener
-                } else {
-                    Answer::Absent
-                }
+                back.as_ref().map_or(Answer::Absent, |_| Answer::Listener)
             }
             other => panic!("{other:?}"),
         };
@@ -188,11 +169,8 @@ async fn a_restarted_svcprovider_is_given_every_socket_within_a_second() {
     let restarted = Instant::now();
     let second = FakeProvider::start(&path, Sockets::default());
     second.holds(&all).await;
-    assert!(
-        restarted.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        restarted.elapsed()
-    );
+    let took = restarted.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test]
@@ -212,15 +190,12 @@ async fn after_a_restart_the_sockets_of_recovered_containers_are_taken_back_and_
     service_sockets.recover(attachment(1, 1), dir.path().to_owned());
     let _reconciler = run(&service_sockets, &path, &shutdown);
     provider.holds(&[(1, 1)]).await;
-    let back = async || match service_sockets
-        .get(attachment(1, 1).container)
-        .unwrap()
-        .state
-    {
+    let id = attachment(1, 1).container;
+    let back = async || match service_sockets.get(id).unwrap().state {
         SocketState::Held(socket) => Ok(socket.try_clone().unwrap()),
-        SocketState::Lost(_) => Err("it was not taken back".to_owned()),
+        SocketState::Lost(_) => Err("it was not taken back"),
     };
-    let back =
-        bismuth_testkit::eventually("the socket is here again", Duration::from_secs(5), back);
-    assert_eq!(TcpListener::from(back.await).local_addr().unwrap(), address);
+    let soon = Duration::from_secs(5);
+    let back = bismuth_testkit::eventually("the socket is here again", soon, back).await;
+    assert_eq!(TcpListener::from(back).local_addr().unwrap(), address);
 }
