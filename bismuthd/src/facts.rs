@@ -10,14 +10,12 @@ use crate::node::launch::Launcher;
 
 /// Cores, memory and versions of this machine. What cannot be learned is left out.
 pub async fn gather(containerd: &Containerd, launcher: &Launcher) -> NodeFacts {
+    let uname = rustix::system::uname();
     let mut versions = BTreeMap::from([
         ("bismuthd".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         (
             "kernel".to_owned(),
-            rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
+            uname.release().to_string_lossy().into(),
         ),
     ]);
     match launcher.runtime().await {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bismuth_containerd::images::{DiskPolicy, GarbagePolicy, Images};
 use bismuth_daemon::Shutdown;
@@ -75,11 +75,7 @@ fn is_older(state: &StateDir, id: ContainerId, retention: Duration) -> bool {
     let dir = state.log_dir(id);
     let newest = std::fs::metadata(file_path(&dir, 0)).or_else(|_| std::fs::metadata(&dir));
     let modified = newest.and_then(|m| m.modified());
-    modified.is_ok_and(|at| {
-        SystemTime::now()
-            .duration_since(at)
-            .is_ok_and(|age| age >= retention)
-    })
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= retention))
 }
 
 /// Removes images that no slot of this node uses, by age and when the disk fills up.

@@ -17,15 +17,15 @@
 //! It never kills a healthy container because *it* restarted, and nothing on the path of a request
 //! waits for ZooKeeper.
 
-pub mod config;
+mod config;
 mod facts;
 mod garbage_collection;
-pub mod invoke;
-pub mod logs;
-pub mod node;
+mod invoke;
+mod logs;
+mod node;
 mod node_registration;
-pub mod service;
-pub mod svcprovider;
+mod service;
+mod svcprovider;
 
 pub use config::Args;
-pub use service::{Service, StartError};
+pub use service::Service;

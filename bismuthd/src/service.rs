@@ -45,13 +45,11 @@ const LONGEST_STATE_DIR: usize = 45;
 /// Why a node does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The state directory, or another bismuthd in it.
     #[error(transparent)]
     State(#[from] StateError),
     /// Too long for the sockets below it.
     #[error("the path of the state directory {} is longer than {LONGEST_STATE_DIR} characters", .0.display())]
     StateDirTooLong(PathBuf),
-    /// It cannot be made visible to containerd.
     #[error("share the mounts below the state directory")]
     Share(#[source] mounts::Error),
     /// Id-mapped mounts do not work there.
@@ -60,19 +58,14 @@ pub enum StartError {
     /// Not root, or a kernel without control groups.
     #[error("find the control groups")]
     Cgroup(#[source] cgroup::Error),
-    /// bismuth-init is not where it should be.
     #[error("there is no bismuth-init at {}; give its path with --init", .0.display())]
     NoInit(PathBuf),
-    /// The socket or namespace of containerd is invalid.
     #[error("configure the connection to containerd")]
     Containerd(#[source] bismuth_containerd::Error),
-    /// The log thread.
     #[error("start the log thread")]
     LogThread(#[source] std::io::Error),
-    /// An address is taken or not ours.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Worker threads.
     #[error("start the workers")]
     Workers(#[source] cores::CoresError),
 }

@@ -31,13 +31,8 @@ pub fn variables(head: &Parts, path: &str, request_id: &[u8]) -> Vec<Vec<u8>> {
     set("REQUEST_METHOD", head.method.as_str().as_bytes());
     set("QUERY_STRING", head.uri.query().unwrap_or("").as_bytes());
     set("PATH_INFO", &percent_decoded(path));
-    set(
-        "REQUEST_URI",
-        head.uri
-            .path_and_query()
-            .map_or("/", |pq| pq.as_str())
-            .as_bytes(),
-    );
+    let target = head.uri.path_and_query().map_or("/", |pq| pq.as_str());
+    set("REQUEST_URI", target.as_bytes());
     set("BISMUTH_REQUEST_ID", request_id);
     for (name, variable) in [
         (CONTENT_TYPE, "CONTENT_TYPE"),
@@ -51,17 +46,10 @@ pub fn variables(head: &Parts, path: &str, request_id: &[u8]) -> Vec<Vec<u8>> {
         set("REMOTE_ADDR", address);
     }
     for name in head.headers.keys().filter(|name| !is_left_out(name)) {
-        let variable = format!(
-            "HTTP_{}",
-            name.as_str().to_ascii_uppercase().replace('-', "_")
-        );
-        let values: Vec<&[u8]> = head
-            .headers
-            .get_all(name)
-            .iter()
-            .map(|v| v.as_bytes())
-            .collect();
-        set(&variable, &values.join(&b", "[..]));
+        let variable = name.as_str().to_ascii_uppercase().replace('-', "_");
+        let values = head.headers.get_all(name).iter();
+        let values: Vec<&[u8]> = values.map(|v| v.as_bytes()).collect();
+        set(&format!("HTTP_{variable}"), &values.join(&b", "[..]));
     }
     variables
 }

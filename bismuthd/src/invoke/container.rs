@@ -25,12 +25,8 @@ use crate::node::slot::{ContainerEndpoint, Slot, Target};
 /// Beyond its own bound a start may take this long to say why it failed.
 const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
-/// Releases the permit when the answer has gone out, however it ended.
-struct ReleasePermit {
-    _permit: Permit,
-}
-
-impl OnEnd for ReleasePermit {
+/// It is released when the answer has gone out, however that ended.
+impl OnEnd for Permit {
     fn on_end(&mut self, _end: End) {}
 }
 
@@ -77,7 +73,6 @@ async fn try_answer(
     let (endpoint, found) = running(slot).await?;
     let started = Instant::now();
     let request = upstream_request(request, rest)?;
-    let release = Box::new(ReleasePermit { _permit: permit });
     let mut reply = match &endpoint.target {
         Target::Server { port } => {
             let server = ServerEndpoint::new(Arc::clone(&endpoint), *port);
@@ -100,8 +95,8 @@ async fn try_answer(
         ],
     );
     Ok(match reply {
-        Answer::Proxied(reply) => reply.deliver(client, Some(release)),
-        Answer::Executed(response) => response.map(|body| body.with_end(release)),
+        Answer::Proxied(reply) => reply.deliver(client, Some(Box::new(permit))),
+        Answer::Executed(response) => response.map(|body| body.with_end(Box::new(permit))),
     })
 }
 

@@ -35,7 +35,7 @@ use self::running::{Deadlines, ExecError, Output, ProgramEvent, RunningProgram};
 use self::stdin::StdinCopy;
 use super::cgi;
 use super::init_client::{Execution, InitClientError};
-use super::problems::{body_broken, body_timeout, problem, unless_it_ended};
+use super::problems::{body_broken, body_timeout, problem, unavailable, unless_it_ended};
 use crate::node::slot::{ExecTarget, Slot};
 use crate::svcprovider::SecretsError;
 
@@ -117,14 +117,11 @@ fn exec_request(
     let own = own.chain(secrets.iter().map(|line| line.to_vec()));
     let env = own.chain(cgi::variables(head, head.uri.path(), id));
     let argv = program.argv.iter().map(String::as_str);
-    let mut request =
-        ExecRequest::new(argv, env, program.cwd.as_str(), target.user).map_err(|e| {
-            problem(
-                StatusCode::BAD_REQUEST,
-                "request_not_executable",
-                bismuth_base::chain(&e),
-            )
-        })?;
+    let request = ExecRequest::new(argv, env, program.cwd.as_str(), target.user);
+    let mut request = request.map_err(|error| {
+        let detail = bismuth_base::chain(&error);
+        problem(StatusCode::BAD_REQUEST, "request_not_executable", detail)
+    })?;
     request.groups.clone_from(&target.groups);
     Ok(request)
 }
@@ -132,48 +129,29 @@ fn exec_request(
 fn no_secrets(error: &SecretsError) -> Problem {
     let detail = bismuth_base::chain(error);
     match error {
-        SecretsError::Unavailable { .. } => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "secrets_unavailable",
-            detail,
-        )
-        .retry_after(1),
+        SecretsError::Unavailable { .. } => unavailable("secrets_unavailable", detail),
         _ => problem(StatusCode::BAD_GATEWAY, "secret_unusable", detail),
     }
 }
 
 fn no_streams(error: &io::Error) -> Problem {
-    problem(
-        StatusCode::SERVICE_UNAVAILABLE,
+    unavailable(
         "node_exhausted",
         format!("make the program's pipes: {error}"),
     )
-    .retry_after(1)
 }
 
 fn spawn_failed(error: &InitClientError) -> Problem {
     let detail = bismuth_base::chain(error);
     match error {
-        InitClientError::Spawn {
-            kind: FailureKind::Exhausted,
-            ..
-        } => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "container_exhausted",
-            detail,
-        )
-        .retry_after(1),
-        InitClientError::Spawn {
-            kind: FailureKind::ArgumentsTooLong,
-            ..
-        } => problem(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "request_not_executable",
-            detail,
-        ),
-        InitClientError::Spawn { .. } => {
-            problem(StatusCode::BAD_GATEWAY, "program_not_runnable", detail)
-        }
+        InitClientError::Spawn { kind, .. } => match kind {
+            FailureKind::Exhausted => unavailable("container_exhausted", detail),
+            FailureKind::ArgumentsTooLong => {
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                problem(status, "request_not_executable", detail)
+            }
+            _ => problem(StatusCode::BAD_GATEWAY, "program_not_runnable", detail),
+        },
         InitClientError::Timeout => {
             problem(StatusCode::GATEWAY_TIMEOUT, "program_not_started", detail).retryable()
         }
@@ -195,18 +173,13 @@ impl Streams {
     fn open(no_body: bool) -> io::Result<Self> {
         let (ours, stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let output = pipe::Receiver::from_owned_fd(ours)?;
-        if no_body {
-            let stdin =
-                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            return Ok(Self {
-                stdin,
-                stdout,
-                input: None,
-                output,
-            });
-        }
-        let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        let input = Some(pipe::Sender::from_owned_fd(ours)?);
+        let (stdin, input) = if no_body {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            (rustix::fs::open("/dev/null", flags, Mode::empty())?, None)
+        } else {
+            let (stdin, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            (stdin, Some(pipe::Sender::from_owned_fd(ours)?))
+        };
         Ok(Self {
             stdin,
             stdout,
@@ -232,10 +205,8 @@ fn answer(running: RunningProgram, beginning: ProgramEvent) -> Result<Response<B
         }
         ProgramEvent::Printed(first) => {
             let mut response = Response::new(Body::wrap(Output::new(running, first)));
-            response.headers_mut().insert(
-                header::TRAILER,
-                HeaderValue::from_static("x-bismuth-exit-code"),
-            );
+            let trailer = HeaderValue::from_static("x-bismuth-exit-code");
+            response.headers_mut().insert(header::TRAILER, trailer);
             response
         }
     };

@@ -26,32 +26,20 @@ const SPAWN_BOUND: Duration = Duration::from_secs(10);
 /// Why there is no execution.
 #[derive(Debug, Error)]
 pub enum InitClientError {
-    /// The socket of bismuth-init does not take the connection.
     #[error("connect to bismuth-init")]
     Connect(#[source] io::Error),
-    /// The request cannot be sent at all.
     #[error("encode the execution request")]
     Request(#[from] RequestError),
-    /// The connection broke.
     #[error("exchange messages with bismuth-init")]
     Broken(#[source] io::Error),
-    /// Its reply cannot be decoded.
     #[error("decode the reply of bismuth-init")]
     Protocol(#[from] ProtocolError),
-    /// It closed the connection without the last reply.
     #[error("bismuth-init closed the connection")]
     Closed,
-    /// It does not answer.
     #[error("bismuth-init did not start the program within {} s", SPAWN_BOUND.as_secs())]
     Timeout,
-    /// The program could not be started.
     #[error("{what}")]
-    Spawn {
-        /// Which kind of failure.
-        kind: FailureKind,
-        /// What bismuth-init says.
-        what: String,
-    },
+    Spawn { kind: FailureKind, what: String },
 }
 
 impl InitClientError {
@@ -92,10 +80,7 @@ impl Execution {
         let sent = stream
             .async_io(Interest::WRITABLE, || outgoing.advance(stream.as_fd()))
             .await;
-        let mut execution = Self {
-            stream,
-            decoder: ReplyDecoder::new(),
-        };
+        let mut execution = Self::on(stream);
         loop {
             // When sending failed init may have said why; that is the better error.
             match execution.next_reply().await {
@@ -113,8 +98,7 @@ impl Execution {
         }
     }
 
-    /// A program that runs already, for tests that stand in for bismuth-init.
-    #[cfg(test)]
+    /// An execution on a connection to bismuth-init, or to a test that stands in for it.
     pub(super) fn on(stream: UnixStream) -> Self {
         Self {
             stream,

@@ -27,14 +27,12 @@ impl StartKind {
 /// Labels of a request that reached a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AnsweredLabels {
-    /// How it found its container.
     pub found: StartKind,
 }
 
 /// Labels of a request that did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabels {
-    /// The problem's code.
     pub code: &'static str,
 }
 
@@ -49,25 +47,17 @@ impl Metrics {
     /// Counters that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "requests_answered",
-            "Requests answered by a function's program",
-            metrics.answered.clone(),
-        );
-        registry.register(
-            "requests_refused",
-            "Requests answered by bismuthd itself",
-            metrics.refused.clone(),
-        );
+        let help = "Requests answered by a function's program";
+        registry.register("requests_answered", help, metrics.answered.clone());
+        let help = "Requests answered by bismuthd itself";
+        registry.register("requests_refused", help, metrics.refused.clone());
         metrics
     }
 
-    /// One request was answered by a program.
     pub fn answered(&self, found: StartKind) {
         self.answered.get_or_create(&AnsweredLabels { found }).inc();
     }
 
-    /// One request was answered by us.
     pub fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&RefusedLabels { code }).inc();
     }

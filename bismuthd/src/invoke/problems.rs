@@ -16,9 +16,13 @@ const EXIT_REASON_BOUND: Duration = Duration::from_secs(1);
 /// Who says so.
 pub const COMPONENT: &str = "bismuthd";
 
-/// A problem of this node.
 pub fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(status, code, COMPONENT, detail.into())
+}
+
+/// Not now, but perhaps in a second.
+pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
+    problem(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(1)
 }
 
 /// The container is not served here; the request was not executed.
@@ -29,19 +33,12 @@ pub fn unknown_container(id: ContainerId) -> Problem {
 
 /// The request was not let in.
 pub fn refused(id: ContainerId, refused: Refused) -> Problem {
+    let detail = refused.to_string();
     match refused {
-        Refused::QueueFull { .. } => problem(
-            StatusCode::TOO_MANY_REQUESTS,
-            "queue_full",
-            refused.to_string(),
-        )
-        .retry_after(1),
-        Refused::WaitedTooLong(_) => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "queue_timeout",
-            refused.to_string(),
-        )
-        .retry_after(1),
+        Refused::QueueFull { .. } => {
+            problem(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).retry_after(1)
+        }
+        Refused::WaitedTooLong(_) => unavailable("queue_timeout", detail),
         Refused::Closed => unknown_container(id),
     }
 }
@@ -50,18 +47,14 @@ pub fn refused(id: ContainerId, refused: Refused) -> Problem {
 pub fn not_ready(id: ContainerId, not_ready: &NotReady) -> Problem {
     match not_ready {
         NotReady::Failed(failure) => start_failure(failure),
-        NotReady::StillStarting(ContainerState::Pulling) => problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "image_being_pulled",
-            format!("the image of container {id} is still being pulled"),
-        )
-        .retry_after(5),
-        NotReady::StillStarting(_) => problem(
-            StatusCode::GATEWAY_TIMEOUT,
-            "startup_timeout",
-            format!("container {id} was not started in time"),
-        )
-        .retry_after(1),
+        NotReady::StillStarting(ContainerState::Pulling) => {
+            let detail = format!("the image of container {id} is still being pulled");
+            unavailable("image_being_pulled", detail).retry_after(5)
+        }
+        NotReady::StillStarting(_) => {
+            let detail = format!("container {id} was not started in time");
+            problem(StatusCode::GATEWAY_TIMEOUT, "startup_timeout", detail).retry_after(1)
+        }
         NotReady::Removed => unknown_container(id),
     }
 }

@@ -39,11 +39,8 @@ const HEAD_BYTES: usize = 112 * 1024;
 /// What every worker is given.
 #[derive(Clone)]
 pub struct WorkerDeps {
-    /// The slots of this node.
     pub table: Arc<SlotTable>,
-    /// Where logs are.
     pub logs: LogDirs,
-    /// What it counts.
     pub metrics: Metrics,
     /// Connections that one worker serves at a time.
     pub max_connections: usize,
@@ -119,45 +116,30 @@ async fn answer(
     request: Request<Incoming>,
     client: ClientConn,
 ) -> Response<Body> {
-    match route(request.uri().path_and_query()) {
+    let problem = match route(request.uri().path_and_query()) {
         Route::Invoke(id, rest) => {
             let slot = worker.deps.table.load().get(&id).cloned();
-            match slot {
-                Some(slot) => {
-                    container::answer(
-                        slot,
-                        &worker.pool,
-                        &worker.deps.metrics,
-                        request,
-                        rest,
-                        client,
-                    )
-                    .await
-                }
-                None => refuse(&worker, request, unknown_container(id)),
+            if let Some(slot) = slot {
+                let (pool, metrics) = (&worker.pool, &worker.deps.metrics);
+                return container::answer(slot, pool, metrics, request, rest, client).await;
             }
+            unknown_container(id)
         }
         Route::Logs(id, query) => {
             match log_serve::answer(&worker.deps.logs, id, query.as_deref()) {
-                Ok(response) => response,
-                Err(problem) => refuse(&worker, request, problem),
+                Ok(response) => return response,
+                Err(problem) => problem,
             }
         }
-        Route::Malformed(detail) => refuse(
-            &worker,
-            request,
-            problem(StatusCode::NOT_FOUND, "malformed_container_id", detail),
-        ),
-        Route::Unknown => refuse(
-            &worker,
-            request,
-            problem(
-                StatusCode::NOT_FOUND,
-                "unknown_path",
-                "a node answers /invoke/{container id} and /logs/{container id}",
-            ),
-        ),
-    }
+        Route::Malformed(detail) => {
+            problem(StatusCode::NOT_FOUND, "malformed_container_id", detail)
+        }
+        Route::Unknown => {
+            let detail = "a node answers /invoke/{container id} and /logs/{container id}";
+            problem(StatusCode::NOT_FOUND, "unknown_path", detail)
+        }
+    };
+    refuse(&worker, request, problem)
 }
 
 fn refuse(worker: &Worker, mut request: Request<Incoming>, problem: Problem) -> Response<Body> {
@@ -175,9 +157,6 @@ enum Route {
     Malformed(String),
     Unknown,
 }
-
-/// Length of an id in a path.
-const ID: usize = 36;
 
 fn route(target: Option<&PathAndQuery>) -> Route {
     let target = target.map_or("/", PathAndQuery::as_str);
@@ -201,7 +180,6 @@ fn with_id(text: &str, then: impl FnOnce(ContainerId, &str) -> Route) -> Route {
 }
 
 fn invoke(id: ContainerId, rest: &str) -> Route {
-    debug_assert_eq!(id.to_string().len(), ID);
     let rest = if rest.starts_with('/') {
         rest.to_owned()
     } else {

@@ -40,17 +40,12 @@ const PARTIAL_LINE_DELAY: Duration = Duration::from_millis(500);
 /// What could not be done to which FIFO.
 #[derive(Debug, Error)]
 pub enum LogCopierError {
-    /// The FIFO itself.
     #[error("{act} FIFO {}", path.display())]
     Fifo {
-        /// What was tried.
         act: &'static str,
-        /// Which one.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
-    /// The log it would go to.
     #[error(transparent)]
     Log(#[from] LogFileError),
 }

@@ -5,17 +5,17 @@
 //! a few blocks ahead of its client.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bismuth_http::{Body, BodyError, Problem};
 use bismuth_model::ContainerId;
 use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
+use http_body_util::StreamBody;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::cri::parse_since;
@@ -47,10 +47,9 @@ impl LogDirs {
 }
 
 /// The query string of a request for a log.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default)]
 struct LogQuery {
-    tail: Option<usize>,
-    since: Option<SystemTime>,
+    selection: Selection,
     follow: bool,
 }
 
@@ -79,35 +78,32 @@ pub fn answer(
         )
         .retry_after(5));
     };
-    let (blocks, receiver) = mpsc::channel(BLOCKS_AHEAD);
+    let (blocks, mut receiver) = mpsc::channel(BLOCKS_AHEAD);
     // Ends when the receiver is dropped; the permit goes with it.
     tokio::task::spawn_blocking(move || read(dir, &query, &blocks, permit));
-    let mut response = Response::new(Body::wrap(Blocks(receiver)));
+    let blocks = stream::poll_fn(move |context| receiver.poll_recv(context));
+    let frames = blocks.map_ok(Frame::data);
+    let frames = frames.map_err(|error| BodyError::Source(Box::new(error)));
+    let mut response = Response::new(Body::wrap(StreamBody::new(frames)));
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     Ok(response)
 }
 
 fn parse(text: &str, now: SystemTime) -> Result<LogQuery, String> {
-    let mut query = LogQuery {
-        tail: None,
-        since: None,
-        follow: false,
-    };
+    let mut query = LogQuery::default();
     for pair in text.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            "tail" if value == "all" => query.tail = None,
+            "tail" if value == "all" => query.selection.tail = None,
             "tail" => {
-                query.tail = Some(
-                    value
-                        .parse()
-                        .map_err(|_| format!("tail: {value:?} is not a number of lines"))?,
-                )
+                let lines = value.parse();
+                let lines = lines.map_err(|_| format!("tail: {value:?} is not a number of lines"));
+                query.selection.tail = Some(lines?);
             }
             "since" => {
                 let since = parse_since(&value.replace("%3A", ":").replace("%3a", ":"), now);
-                query.since = Some(since.ok_or_else(|| {
+                query.selection.since = Some(since.ok_or_else(|| {
                     format!("since: {value:?} is neither an RFC 3339 time, nor seconds since 1970, nor a duration such as 10m")
                 })?);
             }
@@ -130,11 +126,7 @@ fn read(
     blocks: &mpsc::Sender<std::io::Result<Bytes>>,
     _permit: OwnedSemaphorePermit,
 ) {
-    let selection = Selection {
-        tail: query.tail,
-        since: query.since,
-    };
-    let mut reader = match Reader::open(&dir, selection) {
+    let mut reader = match Reader::open(&dir, query.selection) {
         Ok(reader) => reader,
         // The client may be gone; then nobody wants to know.
         Err(error) => return drop(blocks.blocking_send(Err(error))),
@@ -155,27 +147,6 @@ fn read(
     }
 }
 
-/// The blocks as a body.
-struct Blocks(mpsc::Receiver<std::io::Result<Bytes>>);
-
-impl http_body::Body for Blocks {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(context).map(|block| {
-            block.map(|block| {
-                block
-                    .map(Frame::data)
-                    .map_err(|error| BodyError::Source(Box::new(error)))
-            })
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,11 +155,9 @@ mod tests {
     fn a_query_is_understood_or_refused_by_name() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let all = parse("tail=5&since=10s&follow=true", now).unwrap();
-        assert_eq!(all.tail, Some(5));
-        assert_eq!(
-            all.since,
-            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(990))
-        );
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(990);
+        assert_eq!(all.selection.tail, Some(5));
+        assert_eq!(all.selection.since, Some(since));
         assert!(all.follow);
         assert!(!parse("", now).unwrap().follow);
         for (bad, field) in [

@@ -41,7 +41,6 @@ struct RunningCopier {
 }
 
 impl LogThread {
-    /// Starts the thread.
     pub fn start() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -107,13 +106,11 @@ impl LogThread {
 }
 
 fn last_lines(dir: &Path) -> io::Result<String> {
-    let mut reader = Reader::open(
-        dir,
-        Selection {
-            tail: Some(TAIL_LINES),
-            since: None,
-        },
-    )?;
+    let selection = Selection {
+        tail: Some(TAIL_LINES),
+        since: None,
+    };
+    let mut reader = Reader::open(dir, selection)?;
     let mut text = String::new();
     while let Some(records) = reader.next_records()? {
         for record in records.split(|b| *b == b'\n').filter_map(decode) {
@@ -121,9 +118,6 @@ fn last_lines(dir: &Path) -> io::Result<String> {
             text.push('\n');
         }
     }
-    let start = text.len().saturating_sub(TAIL_BYTES);
-    let start = (start..text.len())
-        .find(|i| text.is_char_boundary(*i))
-        .unwrap_or(text.len());
+    let start = text.ceil_char_boundary(text.len().saturating_sub(TAIL_BYTES));
     Ok(text[start..].trim_end().to_owned())
 }

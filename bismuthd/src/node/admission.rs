@@ -27,18 +27,10 @@ pub struct Admission {
 /// Why a request was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// The limit is reached and the queue is full.
     #[error("the container handles {concurrency} requests at a time and {queue} more are waiting")]
-    QueueFull {
-        /// Requests that may be in flight.
-        concurrency: u32,
-        /// Requests that may wait.
-        queue: usize,
-    },
-    /// It waited as long as it may.
+    QueueFull { concurrency: u32, queue: usize },
     #[error("the container was busy for {} ms", .0.as_millis())]
     WaitedTooLong(Duration),
-    /// The container is being taken down.
     #[error("the container is being taken down")]
     Closed,
 }
@@ -127,13 +119,9 @@ mod tests {
         let inside = admission.admit(SOON).await.unwrap();
         let (second, third) = tokio::join!(admission.admit(SOON), admission.admit(SOON));
         assert_eq!(second.unwrap_err(), Refused::WaitedTooLong(SOON));
-        assert_eq!(
-            third.unwrap_err(),
-            Refused::QueueFull {
-                concurrency: 1,
-                queue: 1
-            }
-        );
+        let (concurrency, queue) = (1, 1);
+        let full = Refused::QueueFull { concurrency, queue };
+        assert_eq!(third.unwrap_err(), full);
         drop(inside);
         assert!(admission.admit(SOON).await.is_ok());
     }
@@ -210,12 +198,7 @@ mod tests {
             let waker = std::task::Waker::from(Arc::clone(&woken));
             let mut context = std::task::Context::from_waker(&waker);
             assert!(Future::poll(late.as_mut(), &mut context).is_pending());
-            let kept = if leaves_in_time {
-                drop(inside);
-                None
-            } else {
-                Some(inside)
-            };
+            let kept = Some(inside).filter(|_| !leaves_in_time);
             assert_eq!(closing.await, leaves_in_time);
             assert!(!woken.let_in.load(Ordering::Relaxed));
             assert!(late.await.is_err());

@@ -13,11 +13,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// A command with its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// The program and its arguments.
     pub argv: Vec<String>,
     /// Its environment, `NAME=value`, in the order of names.
     pub env: Vec<String>,
-    /// Its working directory.
     pub cwd: String,
 }
 

@@ -52,9 +52,7 @@ struct Desired {
 /// What drivers of this node share.
 #[derive(Clone)]
 pub struct Deps {
-    /// Starts and stops.
     pub launcher: Arc<Launcher>,
-    /// Where statuses go.
     pub reporter: StatusReporter,
     /// How long a retired container may take.
     pub bounds: StopBounds,

@@ -32,11 +32,8 @@ use crate::svcprovider::SecretEnv;
 pub struct Slot {
     /// Its id, here, in ZooKeeper and in containerd.
     pub container_id: ContainerId,
-    /// The function it serves.
     pub function_id: FunctionId,
-    /// The revision of the definition.
     pub revision: Revision,
-    /// That definition.
     pub definition: Arc<FunctionDefinition>,
     /// Its limit of concurrent requests, and their queue.
     pub admission: Admission,
@@ -101,10 +98,7 @@ const FIRST_CONNECTION_LIFE: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 pub enum Target {
     /// HTTP on this port of the container's loopback.
-    Server {
-        /// The port.
-        port: u16,
-    },
+    Server { port: u16 },
     /// One process per request, spawned by bismuth-init.
     Exec(Box<ExecTarget>),
 }
@@ -112,9 +106,7 @@ pub enum Target {
 /// What an execution needs.
 #[derive(Debug)]
 pub struct ExecTarget {
-    /// The socket of bismuth-init.
     pub socket: PathBuf,
-    /// What it runs.
     pub program: Program,
     /// User and group inside the container.
     pub user: (u32, u32),
@@ -165,7 +157,6 @@ pub enum NotReady {
     Failed(Arc<StartFailure>),
     /// It did not become ready while the request waited; the state it was in.
     StillStarting(ContainerState),
-    /// It was taken down.
     Removed,
 }
 
@@ -286,27 +277,12 @@ impl Slot {
         // Takes the permit if there is one. Nobody else waits for it: there is one driver.
         let _ = futures_util::FutureExt::now_or_never(requested);
     }
-
-    /// The driver's side: what requests find now.
-    pub fn phase(&self) -> Phase {
-        self.phase.borrow().clone()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn slot() -> Slot {
-        let definition = FunctionDefinition::new("a".parse().unwrap(), "exec:a".parse().unwrap());
-        Slot::new(
-            ContainerId::new_random(),
-            FunctionId::new_random(),
-            Revision::FIRST,
-            Arc::new(definition),
-            10,
-        )
-    }
+    use crate::node::fakes::slot;
 
     fn failure(until: Instant) -> Phase {
         Phase::Failed(Arc::new(StartFailure {

@@ -25,37 +25,27 @@ use bismuth_model::{ContainerId, FunctionDefinition, FunctionId, Revision};
 use bismuth_sandbox::ids::IdRange;
 use bismuth_sandbox::process::ProcessIdentity;
 use rustix::fs::{FlockOperation, Mode};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What went wrong with the state directory.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// Another process holds the lock.
     #[error("another bismuthd (process {pid}) already serves the state directory {}", path.display())]
     Locked {
-        /// The state directory.
         path: PathBuf,
         /// What the other process wrote into the lock file.
         pid: String,
     },
-    /// A system call on a file failed.
     #[error("{act} {}", path.display())]
     File {
-        /// What was tried.
         act: &'static str,
-        /// With which file.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// A file does not hold what this program writes.
     #[error("parse {}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         source: serde_json::Error,
     },
 }
@@ -65,7 +55,6 @@ type Result<T> = std::result::Result<T, StateError>;
 /// A container as it is saved on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedSlot {
-    /// Whose slot it is.
     pub function_id: FunctionId,
     /// The revision it runs.
     pub revision: Revision,
@@ -152,6 +141,11 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateErro
     move |source| StateError::File { act, path, source }
 }
 
+fn malformed(path: &Path) -> impl FnOnce(serde_json::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Malformed { path, source }
+}
+
 impl StateDir {
     /// Opens the directory, making it if it is not there, and locks it for this process.
     pub fn open(root: &Path) -> Result<Self> {
@@ -182,17 +176,14 @@ impl StateDir {
         &self.epoch
     }
 
-    /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The directory of one container.
     pub fn container_dir(&self, id: ContainerId) -> PathBuf {
         self.root.join("containers").join(id.to_string())
     }
 
-    /// The directory of one container's log.
     pub fn log_dir(&self, id: ContainerId) -> PathBuf {
         self.root.join("logs").join(id.to_string())
     }
@@ -223,16 +214,24 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Saves a container.
     pub fn save_slot(&self, id: ContainerId, slot: &SavedSlot) -> Result<()> {
         let dir = self.container_dir(id);
         make_container_dir(&dir, slot.id_range())?;
-        write_json(&dir.join("slot.json"), slot)
+        let path = dir.join("slot.json");
+        let json = serde_json::to_vec(slot).map_err(malformed(&path))?;
+        replace_file(&path, &json)
     }
 
     /// What is saved of a container; `None` if nothing is.
     pub fn load_slot(&self, id: ContainerId) -> Result<Option<SavedSlot>> {
-        read_json(&self.container_dir(id).join("slot.json"))
+        let path = self.container_dir(id).join("slot.json");
+        let json = match std::fs::read(&path) {
+            Ok(json) => json,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed("read", &path)(e)),
+        };
+        let slot = serde_json::from_slice(&json).map_err(malformed(&path))?;
+        Ok(Some(slot))
     }
 
     /// Removes a container's directory. What is mounted in it must be unmounted before.
@@ -240,7 +239,6 @@ impl StateDir {
         remove_tree(&self.container_dir(id))
     }
 
-    /// Removes a container's log.
     pub fn delete_log(&self, id: ContainerId) -> Result<()> {
         remove_tree(&self.log_dir(id))
     }
@@ -301,28 +299,6 @@ fn epoch(root: &Path) -> Result<String> {
     Ok(epoch)
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let json = serde_json::to_vec(value).map_err(|source| StateError::Malformed {
-        path: path.to_owned(),
-        source,
-    })?;
-    replace_file(path, &json)
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let json = match std::fs::read(path) {
-        Ok(json) => json,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed("read", path)(e)),
-    };
-    serde_json::from_slice(&json)
-        .map(Some)
-        .map_err(|source| StateError::Malformed {
-            path: path.to_owned(),
-            source,
-        })
-}
-
 /// Without forcing the name to disk: what runs does not outlive a loss of power either.
 fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     // Definitions hold environment variables, and those hold secrets.
@@ -347,10 +323,7 @@ mod tests {
         SavedSlot {
             function_id: FunctionId::new_random(),
             revision: Revision::FIRST,
-            definition: Arc::new(FunctionDefinition::new(
-                "a".parse().unwrap(),
-                "exec:a".parse().unwrap(),
-            )),
+            definition: crate::node::fakes::definition(),
             id_range_start: 1_000_000,
             created_ms: 1,
             run: None,
@@ -362,10 +335,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = StateDir::open(dir.path()).unwrap();
         let error = StateDir::open(dir.path()).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("(process {})", std::process::id())),
-            "{error}"
-        );
+        let first_one = format!("(process {})", std::process::id());
+        assert!(error.contains(&first_one), "{error}");
         drop(first);
         assert!(StateDir::open(dir.path()).is_ok());
     }
@@ -395,12 +366,8 @@ mod tests {
         let container = state.container_dir(id);
         for earlier in [false, true] {
             state.save_slot(id, &slot()).unwrap();
-            let wanted = (0o710, 0, 1_000_000);
-            assert_eq!(
-                access(&container),
-                wanted,
-                "of an earlier version: {earlier}"
-            );
+            let (found, wanted) = (access(&container), (0o710, 0, 1_000_000));
+            assert_eq!(found, wanted, "of an earlier version: {earlier}");
             std::os::unix::fs::chown(&container, Some(0), Some(0)).unwrap();
             std::fs::set_permissions(&container, Permissions::from_mode(0o711)).unwrap();
         }
@@ -431,11 +398,8 @@ mod tests {
         let slot = slot();
         state.save_slot(id, &slot).unwrap();
         assert_eq!(state.load_slot(id).unwrap(), Some(slot));
-        std::fs::write(
-            state.container_dir(id).join("slot.json"),
-            "{\"function_id\":",
-        )
-        .unwrap();
+        let path = state.container_dir(id).join("slot.json");
+        std::fs::write(path, "{\"function_id\":").unwrap();
         let error = state.load_slot(id).unwrap_err().to_string();
         assert!(error.contains("slot.json"), "{error}");
     }

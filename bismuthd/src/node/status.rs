@@ -16,14 +16,13 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bismuth_base::{Backoff, Delays};
-use tokio::time::Instant;
-
 use async_trait::async_trait;
+use bismuth_base::{Backoff, Delays};
 use bismuth_daemon::Shutdown;
 use bismuth_model::{ContainerId, ContainerStatus};
-use bismuth_registry::Registry;
+use bismuth_registry::{Error, Registry};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 /// ZooKeeper is away for seconds when a server fails, for longer when all do.
@@ -66,53 +65,35 @@ enum Next {
 #[async_trait]
 pub trait StatusSink: Send + Sync {
     /// Writes one; `Ok(false)` if the container is not assigned to this node any more.
-    async fn write(
-        &self,
-        id: ContainerId,
-        status: &ContainerStatus,
-    ) -> Result<bool, bismuth_registry::Error>;
+    async fn write(&self, id: ContainerId, status: &ContainerStatus) -> Result<bool, Error>;
 
     /// All that are written and can be read.
-    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error>;
+    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, Error>;
 }
 
 /// The registry's records of one node.
 #[derive(Clone)]
 pub struct NodeRecords {
-    /// Where they are.
     pub registry: Registry,
-    /// Which node's.
     pub ip: Ipv4Addr,
 }
 
 #[async_trait]
 impl StatusSink for NodeRecords {
-    async fn write(
-        &self,
-        id: ContainerId,
-        status: &ContainerStatus,
-    ) -> Result<bool, bismuth_registry::Error> {
-        match self
-            .registry
-            .update_container_status(self.ip, id, status)
-            .await
-        {
+    async fn write(&self, id: ContainerId, status: &ContainerStatus) -> Result<bool, Error> {
+        let updating = self.registry.update_container_status(self.ip, id, status);
+        match updating.await {
             Ok(()) => Ok(true),
-            Err(
-                bismuth_registry::Error::ContainerUnknown { .. }
-                | bismuth_registry::Error::NodeUnknown { .. },
-            ) => Ok(false),
+            Err(Error::ContainerUnknown { .. } | Error::NodeUnknown { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error> {
+    async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, Error> {
         let node = self.registry.node(self.ip).await?;
         let containers = node.map(|node| node.containers).unwrap_or_default();
-        Ok(containers
-            .into_iter()
-            .map(|(id, record)| (id, record.status))
-            .collect())
+        let statuses = containers.into_iter();
+        Ok(statuses.map(|(id, record)| (id, record.status)).collect())
     }
 }
 
@@ -122,21 +103,15 @@ impl StatusReporter {
         if let Some(reason) = &mut status.reason
             && reason.len() > MAX_REASON
         {
-            let end = (0..=MAX_REASON)
-                .rev()
-                .find(|i| reason.is_char_boundary(*i))
-                .unwrap_or(0);
-            reason.truncate(end);
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
             reason.push('…');
         }
-        self.entries().insert(
-            id,
-            Entry {
-                status,
-                written: false,
-                again: None,
-            },
-        );
+        let entry = Entry {
+            status,
+            written: false,
+            again: None,
+        };
+        self.entries().insert(id, entry);
         self.shared.changed.notify_one();
     }
 
@@ -145,7 +120,6 @@ impl StatusReporter {
         self.entries().remove(&id);
     }
 
-    /// The latest status of a container.
     pub fn get(&self, id: ContainerId) -> Option<ContainerStatus> {
         self.entries().get(&id).map(|e| e.status.clone())
     }
@@ -267,22 +241,16 @@ mod tests {
 
     #[async_trait]
     impl StatusSink for Sink {
-        async fn write(
-            &self,
-            id: ContainerId,
-            status: &ContainerStatus,
-        ) -> Result<bool, bismuth_registry::Error> {
+        async fn write(&self, id: ContainerId, status: &ContainerStatus) -> Result<bool, Error> {
             if self.refused.contains(&id) {
                 let ip = Ipv4Addr::LOCALHOST;
-                return Err(bismuth_registry::Error::NodeUnknown { ip });
+                return Err(Error::NodeUnknown { ip });
             }
             self.kept.lock().unwrap().insert(id, status.clone());
             Ok(true)
         }
 
-        async fn read(
-            &self,
-        ) -> Result<Vec<(ContainerId, ContainerStatus)>, bismuth_registry::Error> {
+        async fn read(&self) -> Result<Vec<(ContainerId, ContainerStatus)>, Error> {
             let kept = self.kept.lock().unwrap();
             Ok(kept.iter().map(|(id, s)| (*id, s.clone())).collect())
         }

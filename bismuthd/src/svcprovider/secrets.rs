@@ -23,26 +23,15 @@ const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration:
 /// Why a program cannot be given its secrets.
 #[derive(Debug, Error)]
 pub enum SecretsError {
-    /// svcprovider does not answer.
     #[error("svcprovider does not give the function's secrets: {reason}")]
     Unavailable {
         /// What happened last.
         reason: String,
     },
-    /// There is no such secret.
     #[error("the group {group} has no secret {name:?}; `bismuthctl secret set {group} {name}` makes it", group = group.as_str())]
-    Missing {
-        /// Whose.
-        group: ServiceGroup,
-        /// Which.
-        name: String,
-    },
-    /// A value that an environment variable cannot hold.
+    Missing { group: ServiceGroup, name: String },
     #[error("the secret {name:?} contains a zero byte, so it cannot be an environment variable")]
-    ZeroByte {
-        /// Which.
-        name: String,
-    },
+    ZeroByte { name: String },
 }
 
 /// Where secrets come from.

@@ -26,7 +26,6 @@ struct Shared {
 /// The service socket of one container.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceSocket {
-    /// Whose it is.
     pub attachment: Attachment,
     /// What this process has of it.
     pub state: SocketState,
@@ -84,7 +83,6 @@ impl ServiceSockets {
             .collect()
     }
 
-    /// One socket, if it is still there.
     pub(super) fn get(&self, container: ContainerId) -> Option<ServiceSocket> {
         self.sockets().get(&container).cloned()
     }

@@ -19,78 +19,51 @@ use crate::svcprovider::SecretsError;
 /// Why a container was not started.
 #[derive(Debug, Error)]
 pub enum LaunchError {
-    /// The image could not be had.
     #[error("get the image")]
     Image(#[source] ImageError),
-    /// All ranges of host ids are taken.
     #[error("find a range of user ids for the function")]
     Ids(#[source] bismuth_sandbox::ids::Error),
-    /// Its namespaces.
     #[error("make the namespaces")]
     Namespaces(#[source] bismuth_sandbox::namespaces::Error),
-    /// The socket of its services.
     #[error("listen for the container's service requests")]
     ServiceSocket(#[source] bismuth_sandbox::netns::Error),
-    /// The token for its services.
     #[error("make the container's token")]
     Token(#[source] std::io::Error),
-    /// The secrets that its program is given.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// They did not reach it.
     #[error(transparent)]
     Inject(InjectError),
-    /// Its root filesystem.
     #[error("mount the root filesystem")]
     Rootfs(#[source] bismuth_sandbox::rootfs::Error),
-    /// Its user.
     #[error("find the user")]
     User(#[from] UserError),
-    /// Its log.
     #[error("open the log")]
     Log(#[from] LogCopierError),
-    /// Its runtime spec.
     #[error("build the runtime spec of the container")]
     Spec(#[source] bismuth_containerd::spec::SpecError),
-    /// containerd or the OCI runtime.
     #[error("start the container")]
     Containerd(#[source] bismuth_containerd::Error),
-    /// The program is not in the image, or cannot be executed.
     #[error("the program {program:?} cannot be run: {message}")]
-    Program {
-        /// What the definition names.
-        program: String,
-        /// What the OCI runtime says.
-        message: String,
-    },
-    /// Watching the process.
+    Program { program: String, message: String },
     #[error("watch the process")]
     Process(#[source] bismuth_sandbox::process::Error),
     /// A descriptor could not be shared or registered with the runtime.
     #[error("watch a descriptor of the container")]
     Watch(#[source] std::io::Error),
-    /// A directory of the container on the host.
     #[error("{act} {}", path.display())]
     Directory {
-        /// What was tried.
         act: &'static str,
-        /// Which one.
         path: std::path::PathBuf,
-        /// Why not.
         source: std::io::Error,
     },
-    /// The program ended before it answered.
     #[error("the program ended before it answered: {exit}{tail}")]
     Died {
-        /// Exit code or signal.
         exit: Exit,
         /// The last lines it printed, introduced, or empty.
         tail: String,
     },
-    /// The program runs and does not answer.
     #[error("{source}{tail}")]
     NotReady {
-        /// What was waited for.
         source: ServerNotReady,
         /// The last lines it printed, introduced, or empty.
         tail: String,
@@ -98,13 +71,10 @@ pub enum LaunchError {
     /// The program answered once and has ended since; the text says how.
     #[error("{0}")]
     Ended(String),
-    /// bismuth-init does not answer.
     #[error("wait for bismuth-init in the container")]
     Init(#[source] InitNotReady),
-    /// The node's state directory.
     #[error("save the state of the container")]
     State(#[from] StateError),
-    /// The slot was taken away while it was being started.
     #[error("the start was cancelled")]
     Cancelled,
     /// A thread of ours panicked; logged there.

@@ -22,26 +22,16 @@ const LONGEST_WAIT: Duration = Duration::from_millis(10);
 /// Why bismuth-init does not answer.
 #[derive(Debug, Error)]
 pub enum InitNotReady {
-    /// It ended.
     #[error("bismuth-init ended")]
     Died,
-    /// It does not listen.
     #[error("bismuth-init does not listen after {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// It is no longer wanted.
     #[error("the start was cancelled")]
     Cancelled,
-    /// A system call failed.
     #[error("wait for bismuth-init")]
     System(#[from] io::Error),
-    /// Its directory could not be taken away from the function.
     #[error("seal {}", path.display())]
-    Seal {
-        /// The directory.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Seal { path: PathBuf, source: io::Error },
 }
 
 /// Returns when the socket at `run_dir`/[`bismuth_init::SOCKET_NAME`] takes connections and is sealed.

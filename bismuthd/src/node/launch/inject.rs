@@ -28,23 +28,14 @@ const BOUND: Duration = Duration::from_secs(5);
 /// Why secrets did not arrive.
 #[derive(Debug, Error)]
 pub enum InjectError {
-    /// bismuth-init could not be reached, or does not answer.
     #[error("give bismuth-init the secrets")]
     Io(#[from] io::Error),
-    /// They cannot be sent.
     #[error("send the secrets")]
     Send(#[from] RequestError),
-    /// Its reply cannot be decoded.
     #[error("decode the reply of bismuth-init")]
     Protocol(#[from] ProtocolError),
-    /// It could not do it.
     #[error("{what}")]
-    Refused {
-        /// Of which kind.
-        kind: FailureKind,
-        /// In its words.
-        what: String,
-    },
+    Refused { kind: FailureKind, what: String },
 }
 
 impl InjectError {

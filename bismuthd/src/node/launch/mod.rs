@@ -43,7 +43,6 @@ use tracing::warn;
 
 pub use error::LaunchError;
 pub use runtime::WantedRuntime;
-pub use server_ready::ServerNotReady;
 
 use super::program::Program;
 use super::slot::{ContainerEndpoint, ExecTarget, Slot, Target};
@@ -69,11 +68,9 @@ const OWNER_LABEL: &str = "bismuth.node";
 pub struct LaunchConfig {
     /// The static bismuth-init on the host.
     pub init: PathBuf,
-    /// Which OCI runtime.
     pub runtime: WantedRuntime,
     /// Whether memory limits cover swap too, see [`bismuth_containerd::spec::SpecInput::limit_swap`].
     pub limit_swap: bool,
-    /// Log files per container.
     pub log_limits: Limits,
     /// This node's name, kept as a label of its containers.
     pub node: String,
@@ -163,7 +160,6 @@ impl Launcher {
         Ok(self.runtime.binary_for(server.pid))
     }
 
-    /// The node's state directory.
     pub fn state(&self) -> &Arc<StateDir> {
         &self.state
     }
@@ -236,6 +232,11 @@ impl Launcher {
         .await
     }
 
+    /// The directory that is mounted for the socket of bismuth-init.
+    fn run_dir(&self, id: ContainerId) -> PathBuf {
+        self.state.container_dir(id).join(sandbox::RUN_DIR)
+    }
+
     fn target(
         &self,
         slot: &Slot,
@@ -247,12 +248,7 @@ impl Launcher {
         match &slot.definition.invoke_mode {
             InvokeMode::Server(_, port) => Target::Server { port: *port },
             InvokeMode::Executable(_) => Target::Exec(Box::new(ExecTarget {
-                socket: init_socket(
-                    &self
-                        .state
-                        .container_dir(slot.container_id)
-                        .join(sandbox::RUN_DIR),
-                ),
+                socket: init_socket(&self.run_dir(slot.container_id)),
                 program,
                 user: (user.uid, user.gid),
                 groups: user.groups.clone(),
@@ -273,7 +269,6 @@ impl Launcher {
 }
 
 impl RunningContainer {
-    /// Its process id on the node.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -308,7 +303,7 @@ fn attachment(
     }
 }
 
-/// The socket of bismuth-init in the directory that is mounted for it.
+/// The socket of bismuth-init in the directory that is mounted for it, see [`Launcher::run_dir`].
 fn init_socket(run_dir: &Path) -> PathBuf {
     run_dir.join(bismuth_init::SOCKET_NAME)
 }

@@ -14,11 +14,11 @@ use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::WatchedProcess;
 use tokio_util::sync::CancellationToken;
 
+use super::Launcher;
 use super::error::LaunchError;
 use super::init_ready::{self, InitNotReady};
 use super::inject::{InjectError, inject};
 use super::server_ready::{self, ServerNotReady};
-use super::{Launcher, sandbox};
 use crate::node::slot::Slot;
 
 enum Unready {
@@ -29,11 +29,9 @@ enum Unready {
 
 /// What stands between a started process and one that answers.
 pub(super) struct Wait<'a> {
-    /// How long it may take.
     pub bound: Duration,
     /// What bismuth-init is given first.
     pub delivery: Option<InjectRequest>,
-    /// Ends the waiting early.
     pub cancelled: &'a CancellationToken,
 }
 
@@ -66,8 +64,7 @@ impl Launcher {
         } = wait;
         let definition = &slot.definition;
         let executes = matches!(definition.invoke_mode, InvokeMode::Executable(_));
-        let run_dir = self.state.container_dir(slot.container_id);
-        let run_dir = run_dir.join(sandbox::RUN_DIR);
+        let run_dir = self.run_dir(slot.container_id);
         if executes || delivery.is_some() {
             let listens = init_ready::wait(&run_dir, process, bound, cancelled).await;
             listens.map_err(Unready::Init)?;

@@ -38,38 +38,25 @@ const STATUS_BYTES: usize = 12;
 /// Why a server does not answer.
 #[derive(Debug, Error)]
 pub enum ServerNotReady {
-    /// The process ended first.
     #[error("the program ended before it listened on port {port}")]
-    Died {
-        /// Where it should have listened.
-        port: u16,
-    },
-    /// Nothing listens.
+    Died { port: u16 },
     #[error("nothing listens on port {port} of the container's loopback after {} ms{}", waited.as_millis(), others(listening))]
     NotListening {
-        /// Where it should have listened.
         port: u16,
-        /// How long it was tried.
         waited: Duration,
         /// Where something else listens.
         listening: Vec<u16>,
     },
-    /// The readiness path does not say so.
     #[error("GET {path} on port {port} does not answer with a status below 400 after {} ms: {last}", waited.as_millis())]
     NotHealthy {
-        /// Where it was asked.
         port: u16,
-        /// What was asked.
         path: String,
-        /// How long it was tried.
         waited: Duration,
         /// What the last attempt said.
         last: String,
     },
-    /// It is no longer wanted.
     #[error("the start was cancelled")]
     Cancelled,
-    /// A system call failed.
     #[error("connect into the container")]
     System(#[from] io::Error),
 }
@@ -85,17 +72,13 @@ fn others(listening: &[u16]) -> String {
 /// What is waited for.
 #[derive(Debug)]
 pub struct ServerWait<'a> {
-    /// The container's network namespace.
     pub net: BorrowedFd<'a>,
-    /// The program.
     pub process: &'a WatchedProcess,
     /// Where it should listen.
     pub port: u16,
     /// What must answer below 400, if anything.
     pub path: Option<&'a str>,
-    /// How long it may take.
     pub bound: Duration,
-    /// Ends the waiting early.
     pub cancelled: &'a CancellationToken,
 }
 
@@ -212,9 +195,7 @@ fn parse_listening(table: &str) -> Vec<u16> {
             let local = fields.next()?;
             let state = fields.nth(1)?;
             let port = local.rsplit(':').next()?;
-            (state == "0A")
-                .then(|| u16::from_str_radix(port, 16).ok())
-                .flatten()
+            u16::from_str_radix(port, 16).ok().filter(|_| state == "0A")
         })
         .collect()
 }

@@ -249,7 +249,7 @@ impl SandboxReady {
         let mut input =
             spec_input::spec_input(slot, &self.sandbox, program, limit_swap, server.nofile);
         if uses_init(&slot.definition) {
-            let run_dir = dir.join(sandbox::RUN_DIR);
+            let run_dir = launcher.run_dir(slot.container_id);
             spec_input::set_init_as_entrypoint(&mut input, &launcher.config.init, &run_dir);
         }
         let container = NewContainer {

@@ -38,9 +38,7 @@ pub enum UserError {
     Unknown {
         /// `user` or `group`.
         kind: &'static str,
-        /// What was asked for.
         name: String,
-        /// Where it was looked for.
         file: &'static str,
     },
     /// The ids of the container's user namespace end before it.
@@ -48,17 +46,13 @@ pub enum UserError {
     OutOfRange {
         /// `user` or `group`.
         kind: &'static str,
-        /// The number.
         id: u32,
     },
     /// The file is there and cannot be read.
     #[error("read {file} of the image at {}", root.display())]
     Read {
-        /// Which file.
         file: &'static str,
-        /// The mounted image.
         root: PathBuf,
-        /// Why not.
         source: io::Error,
     },
 }
@@ -74,12 +68,8 @@ fn lookup(wanted: Option<&str>, passwd: &str, group: &str) -> Result<User, UserE
     let (uid, gid, name, home) = match wanted {
         None => {
             let entry = passwd_entries(passwd).find(|e| e.uid == DEFAULT.0);
-            (
-                DEFAULT.0,
-                DEFAULT.1,
-                entry.map(|e| e.name),
-                entry.map(|e| e.home),
-            )
+            let (uid, gid) = DEFAULT;
+            (uid, gid, entry.map(|e| e.name), entry.map(|e| e.home))
         }
         Some(wanted) => {
             let (user, of_group) = wanted
@@ -246,13 +236,9 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_by_name() {
-        let error = lookup(Some("nobody"), PASSWD, GROUP)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "there is no user \"nobody\" in the image's /etc/passwd"
-        );
+        let error = lookup(Some("nobody"), PASSWD, GROUP).unwrap_err();
+        let refused = "there is no user \"nobody\" in the image's /etc/passwd";
+        assert_eq!(error.to_string(), refused);
         assert!(lookup(Some("app:x"), PASSWD, GROUP).is_err());
         assert!(lookup(Some("70000"), PASSWD, GROUP).is_err());
     }
@@ -261,18 +247,18 @@ mod tests {
     fn a_link_in_the_image_does_not_lead_out_of_it() {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("passwd"), PASSWD).unwrap();
-        std::fs::create_dir(root.path().join("etc")).unwrap();
-        std::os::unix::fs::symlink(
+        let (file, link) = (
             outside.path().join("passwd"),
             root.path().join("etc/passwd"),
-        )
-        .unwrap();
+        );
+        std::fs::write(&file, PASSWD).unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
         assert!(resolve(root.path(), Some("app")).is_err());
         std::fs::create_dir_all(root.path().join("real")).unwrap();
         std::fs::write(root.path().join("real/passwd"), PASSWD).unwrap();
-        std::fs::remove_file(root.path().join("etc/passwd")).unwrap();
-        std::os::unix::fs::symlink("/real/passwd", root.path().join("etc/passwd")).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/real/passwd", &link).unwrap();
         assert_eq!(resolve(root.path(), Some("app")).unwrap().uid, 1001);
     }
 }
