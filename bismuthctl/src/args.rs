@@ -12,10 +12,10 @@ use bismuth_registry::ZooKeeperArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use image::{Image, ImageCommand};
-pub use services::{
-    Blob, BlobCommand, BlobPut, Group, GroupCommand, Kv, KvCommand, KvPut, List, Secret,
-    SecretCommand, SecretValue, Services,
+pub(crate) use image::{Image, ImageCommand};
+pub(crate) use services::{
+    BlobCommand, BlobPut, GroupCommand, KeyArg, KvCommand, KvPut, List, OnServices, SecretCommand,
+    SecretValue, Services,
 };
 
 use crate::byte_size;
@@ -121,13 +121,13 @@ pub enum Command {
     /// Images on the node this runs on.
     Image(Image),
     /// Secrets of functions: set and rotated here, read by functions.
-    Secret(Secret),
+    Secret(OnServices<SecretCommand>),
     /// Keys and values of functions.
-    Kv(Kv),
+    Kv(OnServices<KvCommand>),
     /// Blobs of functions.
-    Blob(Blob),
+    Blob(OnServices<BlobCommand>),
     /// Data of service groups: list, show, purge.
-    Group(Group),
+    Group(OnServices<GroupCommand>),
     /// The claim on the services' embedded store, which at most one node has.
     Store {
         /// Command on the claim.
@@ -155,7 +155,6 @@ pub struct DeleteFunction {
     #[arg(long)]
     pub purge: bool,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub services: Services,
 }
 
@@ -167,7 +166,6 @@ pub struct CreateFunction {
     /// The program: server:PORT:COMMAND or exec:COMMAND.
     pub mode: InvokeMode,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub fields: Fields,
 }
 
@@ -183,7 +181,6 @@ pub struct UpdateFunction {
     #[arg(long)]
     pub mode: Option<InvokeMode>,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub fields: Fields,
     /// Give a field back its default, such as routes, env or affinity. Repeatable.
     #[arg(long, value_name = "FIELD")]
@@ -343,19 +340,12 @@ fn secret(text: &str) -> Result<SecretUse, String> {
     let how = text.rsplit_once('=').and_then(|(name, how)| {
         let (kind, what) = how.split_once(':')?;
         let (name, what) = (name.to_owned(), Some(what.to_owned()));
-        match kind {
-            "env" => Some(SecretUse {
-                name,
-                env: what,
-                file: None,
-            }),
-            "file" => Some(SecretUse {
-                name,
-                env: None,
-                file: what,
-            }),
-            _ => None,
-        }
+        let (env, file) = match kind {
+            "env" => (what, None),
+            "file" => (None, what),
+            _ => return None,
+        };
+        Some(SecretUse { name, env, file })
     });
     how.ok_or_else(|| "expected NAME=env:VARIABLE or NAME=file:FILE".to_owned())
 }

@@ -31,38 +31,20 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 pub enum ClientError {
     /// Not the URL of a daemon of ours.
     #[error("{url} is not an http URL with a host")]
-    Url {
-        /// As given.
-        url: Uri,
-    },
-    /// Not a path.
+    Url { url: Uri },
     #[error("{path:?} cannot be asked for")]
-    Path {
-        /// As given.
-        path: String,
-        /// Why.
-        source: http::Error,
-    },
-    /// Nobody answers there.
+    Path { path: String, source: http::Error },
     #[error("connect to {address}")]
     Connect {
-        /// Where.
         address: String,
-        /// Why.
         source: std::io::Error,
     },
     /// Nobody answers there, not even with a refusal.
     #[error("connect to {address}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
-    Silent {
-        /// Where.
-        address: String,
-    },
-    /// It went wrong on the way.
+    Silent { address: String },
     #[error("exchange with {address}")]
     Exchange {
-        /// With whom.
         address: String,
-        /// How.
         source: hyper::Error,
     },
 }

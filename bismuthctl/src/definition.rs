@@ -6,17 +6,7 @@ use bismuth_model::{
 };
 use serde_json::Value;
 
-use crate::args::Fields;
-
-/// What an update changes.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    pub(crate) image: Option<ImageReference>,
-    pub(crate) mode: Option<InvokeMode>,
-    pub(crate) fields: Fields,
-    /// Fields that get their defaults back, before the others are set.
-    pub(crate) unset: Vec<String>,
-}
+use crate::args::{Fields, UpdateFunction};
 
 /// A definition as the flags say, checked.
 pub(crate) fn build(
@@ -30,18 +20,14 @@ pub(crate) fn build(
     Ok(definition)
 }
 
-/// Another one, with what the flags change, checked.
+/// Another one, with what the flags change, checked. Fields get their defaults back before others are set.
 pub(crate) fn change(
     definition: FunctionDefinition,
-    changes: Changes,
+    changes: UpdateFunction,
 ) -> Result<FunctionDefinition, DefinitionError> {
     let mut definition = unset(definition, &changes.unset)?;
-    if let Some(image) = changes.image {
-        definition.image = image;
-    }
-    if let Some(mode) = changes.mode {
-        definition.invoke_mode = mode;
-    }
+    replace(&mut definition.image, changes.image);
+    replace(&mut definition.invoke_mode, changes.mode);
     set(&mut definition, changes.fields)?;
     definition.validate()?;
     Ok(definition)
@@ -157,139 +143,117 @@ fn refused(field: String, reason: &str) -> DefinitionError {
 
 #[cfg(test)]
 mod tests {
+    use bismuth_model::FunctionId;
     use clap::Parser as _;
 
     use super::*;
     use crate::args::{Args, Command};
 
+    fn parsed(line: &str) -> Result<Command, String> {
+        let line = format!("bismuthctl {line}");
+        let args = Args::try_parse_from(line.split_whitespace());
+        args.map(|args| args.command)
+            .map_err(|error| error.to_string())
+    }
+
     /// The definition that a `create-function` with these flags makes.
-    fn created(flags: &[&str]) -> Result<Value, String> {
-        let line = ["bismuthctl", "create-function", "alpine", "exec:/bin/ls"]
-            .iter()
-            .chain(flags);
-        let Command::CreateFunction(create) = Args::try_parse_from(line)
-            .map_err(|error| error.to_string())?
-            .command
-        else {
+    fn created(flags: &str) -> Result<FunctionDefinition, String> {
+        let line = format!("create-function alpine exec:/bin/ls {flags}");
+        let Command::CreateFunction(create) = parsed(&line)? else {
             panic!("not create-function");
         };
-        let definition =
-            build(create.image, create.mode, create.fields).map_err(|error| error.to_string())?;
-        Ok(serde_json::to_value(definition).unwrap())
+        build(create.image, create.mode, create.fields).map_err(|error| error.to_string())
+    }
+
+    /// What an `update-function` with these flags makes of it.
+    fn updated(definition: &FunctionDefinition, flags: &str) -> Result<FunctionDefinition, String> {
+        let id = FunctionId::from_bytes([7; 16]);
+        let Command::UpdateFunction(update) = parsed(&format!("update-function {id} {flags}"))?
+        else {
+            panic!("not update-function");
+        };
+        change(definition.clone(), *update).map_err(|error| error.to_string())
     }
 
     #[test]
     fn every_flag_sets_its_field() {
         let table = [
-            ("cpu", vec!["--cpu", "0.5"], "0.5"),
-            ("memory", vec!["--memory", "256MiB"], "268435456"),
-            ("disk", vec!["--disk", "1GiB"], "1073741824"),
-            (
-                "env",
-                vec!["--env", "A=b=c", "--env", "D="],
-                r#"{"A":"b=c","D":""}"#,
-            ),
+            ("cpu", "--cpu 0.5", "0.5"),
+            ("memory", "--memory 256MiB", "268435456"),
+            ("disk", "--disk 1GiB", "1073741824"),
+            ("env", "--env A=b=c --env D=", r#"{"A":"b=c","D":""}"#),
             (
                 "routes",
-                vec!["--route", "A.example", "--route", "b.example."],
+                "--route A.example --route b.example.",
                 r#"[{"hostname":"a.example"},{"hostname":"b.example"}]"#,
             ),
-            ("max_instances", vec!["--max-instances", "3"], "3"),
-            ("min_instances", vec!["--min-instances", "1"], "1"),
-            ("concurrency", vec!["--concurrency", "7"], "7"),
-            ("timeout_ms", vec!["--timeout-ms", "1000"], "1000"),
-            ("idle_timeout_ms", vec!["--idle-timeout-ms", "1001"], "1001"),
-            (
-                "startup_timeout_ms",
-                vec!["--startup-timeout-ms", "1002"],
-                "1002",
-            ),
-            ("idle_pause_ms", vec!["--idle-pause-ms", "0"], "0"),
-            ("idle_stop_ms", vec!["--idle-stop-ms", "1003"], "1003"),
+            ("max_instances", "--max-instances 3", "3"),
+            ("min_instances", "--min-instances 1", "1"),
+            ("concurrency", "--concurrency 7", "7"),
+            ("timeout_ms", "--timeout-ms 1000", "1000"),
+            ("idle_timeout_ms", "--idle-timeout-ms 1001", "1001"),
+            ("startup_timeout_ms", "--startup-timeout-ms 1002", "1002"),
+            ("idle_pause_ms", "--idle-pause-ms 0", "0"),
+            ("idle_stop_ms", "--idle-stop-ms 1003", "1003"),
             (
                 "repo",
-                vec!["--repo", "https://git.example/a.git", "main"],
+                "--repo https://git.example/a.git main",
                 r#"["https://git.example/a.git","main"]"#,
             ),
-            ("svc_group_id", vec!["--svc-group-id", "shop"], r#""shop""#),
-            (
-                "svc_quotas",
-                vec!["--svc-quota", "kv_keys=9"],
-                r#"{"kv_keys":9}"#,
-            ),
+            ("svc_group_id", "--svc-group-id shop", r#""shop""#),
+            ("svc_quotas", "--svc-quota kv_keys=9", r#"{"kv_keys":9}"#),
             (
                 "secrets",
-                vec!["--secret", "db/a=b=env:DB", "--secret", "key=file:tls.key"],
+                "--secret db/a=b=env:DB --secret key=file:tls.key",
                 r#"[{"env":"DB","name":"db/a=b"},{"file":"tls.key","name":"key"}]"#,
             ),
-            ("user", vec!["--user", "nobody:100"], r#""nobody:100""#),
-            ("egress", vec!["--egress", "none"], r#""none""#),
+            ("user", "--user nobody:100", r#""nobody:100""#),
+            ("egress", "--egress none", r#""none""#),
             (
                 "affinity",
-                vec!["--affinity", "cookie:session"],
+                "--affinity cookie:session",
                 r#"{"cookie":"session"}"#,
             ),
             (
                 "readiness",
-                vec!["--readiness", "/healthz"],
+                "--readiness /healthz",
                 r#"{"path":"/healthz"}"#,
             ),
         ];
         for (field, flags, expected) in table {
-            let definition = created(&flags).unwrap();
-            assert_eq!(definition[field].to_string(), expected, "{flags:?}");
+            let definition = serde_json::to_value(created(flags).unwrap()).unwrap();
+            assert_eq!(definition[field].to_string(), expected, "{flags}");
         }
     }
 
     #[test]
     fn a_value_out_of_range_is_refused_with_the_field_named() {
         let table = [
-            (vec!["--memory", "128M"], "not a size"),
-            (vec!["--memory", "1KiB"], "memory"),
-            (vec!["--cpu", "0"], "cpu"),
-            (vec!["--env", "A"], "NAME=VALUE"),
-            (vec!["--env", "BISMUTH_X=1"], "BISMUTH_"),
-            (vec!["--route", "bad-"], "bad-"),
-            (vec!["--min-instances", "2"], "min_instances"),
-            (vec!["--svc-quota", "colour=1"], "svc_quotas.colour"),
-            (vec!["--affinity", "moon"], "header:NAME"),
-            (vec!["--egress", "internet"], "none"),
-            (vec!["--repo", "only-one"], "--repo"),
+            ("--memory 128M", "not a size"),
+            ("--memory 1KiB", "memory"),
+            ("--cpu 0", "cpu"),
+            ("--env A", "NAME=VALUE"),
+            ("--env BISMUTH_X=1", "BISMUTH_"),
+            ("--route bad-", "bad-"),
+            ("--min-instances 2", "min_instances"),
+            ("--svc-quota colour=1", "svc_quotas.colour"),
+            ("--affinity moon", "header:NAME"),
+            ("--egress internet", "none"),
+            ("--repo only-one", "--repo"),
         ];
         for (flags, expected) in table {
-            let refusal = created(&flags).unwrap_err();
-            assert!(refusal.contains(expected), "{flags:?}: {refusal}");
+            let refusal = created(flags).unwrap_err();
+            assert!(refusal.contains(expected), "{flags}: {refusal}");
         }
     }
 
     #[test]
     fn an_update_changes_only_the_given_fields() {
-        let before = build(
-            "alpine".parse().unwrap(),
-            "exec:/bin/ls".parse().unwrap(),
-            Fields {
-                env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
-                user: Some("nobody".into()),
-                memory: Some(1 << 30),
-                ..Fields::default()
-            },
-        )
-        .unwrap();
-        let unchanged = change(before.clone(), Changes::default()).unwrap();
-        assert_eq!(unchanged, before);
-        let after = change(
-            before.clone(),
-            Changes {
-                mode: Some("server:80:/bin/serve".parse().unwrap()),
-                fields: Fields {
-                    env: vec![("B".into(), "3".into())],
-                    ..Fields::default()
-                },
-                unset: vec!["memory".into(), "user".into(), "routes".into()],
-                ..Changes::default()
-            },
-        )
-        .unwrap();
+        let before = created("--env A=1 --env B=2 --user nobody --memory 1GiB").unwrap();
+        assert_eq!(updated(&before, "").unwrap(), before);
+        let flags =
+            "--mode server:80:/bin/serve --env B=3 --unset memory --unset user --unset routes";
+        let after = updated(&before, flags).unwrap();
         assert_eq!(
             (after.env["A"].as_str(), after.env["B"].as_str()),
             ("1", "3")
@@ -300,20 +264,8 @@ mod tests {
 
     #[test]
     fn unknown_or_required_fields_cannot_be_unset() {
-        let definition =
-            || FunctionDefinition::new("alpine".parse().unwrap(), "exec:/bin/ls".parse().unwrap());
-        let refusal = |field: &str| {
-            let unset = vec![field.to_owned()];
-            change(
-                definition(),
-                Changes {
-                    unset,
-                    ..Changes::default()
-                },
-            )
-            .unwrap_err()
-            .to_string()
-        };
+        let definition = created("").unwrap();
+        let refusal = |field: &str| updated(&definition, &format!("--unset {field}")).unwrap_err();
         assert_eq!(refusal("colour"), "colour: there is no such field");
         assert!(refusal("image").contains("missing field `image`"));
     }

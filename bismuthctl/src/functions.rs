@@ -7,12 +7,13 @@ use bismuth_model::{
 };
 use bismuth_registry::{Error as RegistryError, Function};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::args::{CreateFunction, UpdateFunction};
 use crate::byte_size;
-use crate::definition::{Changes, build, change};
+use crate::definition::{build, change};
 use crate::error::Error;
-use crate::output::{Output, Table};
+use crate::output::{Output, or_dash, table, yes};
 use crate::rollout;
 use crate::session::Session;
 
@@ -20,11 +21,6 @@ use crate::session::Session;
 const PAGE: usize = 500;
 /// Of a reason, what fits beside the rest of a line. JSON has it whole.
 const REASON: usize = 80;
-
-#[derive(Serialize)]
-struct CreatedOutput {
-    id: FunctionId,
-}
 
 pub(crate) async fn create(
     session: &Session,
@@ -37,7 +33,7 @@ pub(crate) async fn create(
         .registry
         .create_function(id, &definition, &[])
         .await?;
-    output.answer(&CreatedOutput { id }, || format!("{id}\n"))
+    output.answer(&json!({"id": id}), || format!("{id}\n"))
 }
 
 #[derive(Serialize)]
@@ -52,15 +48,9 @@ pub(crate) async fn update(
     args: UpdateFunction,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
-    let (registry, id) = (&session.registry, args.id);
+    let (registry, id, wait) = (&session.registry, args.id, args.wait);
     let current = known(session, id).await?;
-    let changes = Changes {
-        image: args.image,
-        mode: args.mode,
-        fields: args.fields,
-        unset: args.unset,
-    };
-    let definition = change(current.record.definition, changes)?;
+    let definition = change(current.record.definition, args)?;
     // As many as serve it now, where they are now; placing is bismuth-api's.
     let slots: Vec<Backend> = current
         .backends
@@ -77,7 +67,7 @@ pub(crate) async fn update(
         eprintln!(
             "the function has no backends; `bismuthctl add-backend` adds one of the new revision"
         );
-    } else if args.wait {
+    } else if wait {
         rollout::complete(registry, id, &record, &slots).await?;
     } else {
         eprintln!(
@@ -216,31 +206,28 @@ fn describe(shown: &FunctionOutput) -> String {
 }
 
 fn slots_table(slots: &[SlotOutput]) -> String {
-    let mut table = Table::new([
+    let row = |slot: &SlotOutput| {
+        let record = slot.record.as_ref();
+        let state = record.map(|record| record.status.state.to_string());
+        let reason = record.and_then(|record| record.status.reason.as_deref());
+        [
+            slot.backend.container_id.to_string(),
+            slot.backend.ip.to_string(),
+            or_dash(record.map(|record| record.revision)),
+            yes(slot.routed),
+            state.unwrap_or("not assigned".to_owned()),
+            shorten(reason.unwrap_or_default()),
+        ]
+    };
+    let header = [
         "CONTAINER",
         "NODE",
         "REVISION",
         "ROUTED",
         "STATUS",
         "REASON",
-    ]);
-    for slot in slots {
-        let record = slot.record.as_ref();
-        let reason = record
-            .and_then(|record| record.status.reason.as_deref())
-            .unwrap_or_default();
-        table.row([
-            slot.backend.container_id.to_string(),
-            slot.backend.ip.to_string(),
-            record.map_or("-".to_owned(), |record| record.revision.to_string()),
-            if slot.routed { "yes" } else { "no" }.to_owned(),
-            record.map_or("not assigned".to_owned(), |record| {
-                record.status.state.to_string()
-            }),
-            shorten(reason),
-        ]);
-    }
-    table.render()
+    ];
+    table(header, slots.iter().map(row))
 }
 
 fn shorten(reason: &str) -> String {
@@ -275,18 +262,18 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
         }
     }
     output.answer(&summaries, || {
-        let mut table = Table::new(["ID", "REVISION", "BACKENDS", "IMAGE", "MODE", "ROUTES"]);
-        for summary in &summaries {
-            table.row([
+        let row = |summary: &FunctionSummary| {
+            [
                 summary.id.to_string(),
                 summary.revision.to_string(),
                 summary.backends.len().to_string(),
                 summary.image.clone(),
                 summary.invoke_mode.clone(),
                 summary.routes.join(" "),
-            ]);
-        }
-        table.render()
+            ]
+        };
+        let header = ["ID", "REVISION", "BACKENDS", "IMAGE", "MODE", "ROUTES"];
+        table(header, summaries.iter().map(row))
     })
 }
 

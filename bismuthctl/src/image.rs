@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::args::{Image, ImageCommand};
 use crate::byte_size;
 use crate::error::Error;
-use crate::output::{Output, Table};
+use crate::output::{Output, table, yes};
 
 /// How often the progress on a terminal is renewed.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -148,31 +148,30 @@ fn show(image: &PreparedImage) -> ImageOutput {
 fn list(images: &[ImageSummary], output: &mut Output<'_>) -> Result<(), Error> {
     let listed: Vec<ImageListEntry<'_>> = images.iter().map(listed).collect();
     output.answer(&listed, || {
-        let mut table = Table::new([
+        let row = |(name, image): (&str, &ImageListEntry<'_>)| {
+            [
+                name.to_owned(),
+                image.digest.clone(),
+                byte_size::show(image.content_bytes),
+                byte_size::show(image.unpacked_bytes),
+                yes(image.prepared),
+                yes(image.pulled),
+            ]
+        };
+        let rows = listed.iter().flat_map(|image| {
+            let names = image.names.iter().map(move |name| (name.as_str(), image));
+            let nameless = image.names.is_empty().then_some(("-", image));
+            names.chain(nameless)
+        });
+        let header = [
             "IMAGE",
             "DIGEST",
             "COMPRESSED",
             "UNPACKED",
             "READY",
             "PULLED",
-        ]);
-        for image in &listed {
-            let mut names = image.names.iter().map(String::as_str).collect::<Vec<_>>();
-            if names.is_empty() {
-                names.push("-");
-            }
-            for name in names {
-                table.row([
-                    name.to_owned(),
-                    image.digest.clone(),
-                    byte_size::show(image.content_bytes),
-                    byte_size::show(image.unpacked_bytes),
-                    yes(image.prepared),
-                    yes(image.pulled),
-                ]);
-            }
-        }
-        table.render()
+        ];
+        table(header, rows.map(row))
     })
 }
 
@@ -196,8 +195,4 @@ fn millis(time: SystemTime) -> Option<u64> {
             .as_millis(),
     )
     .ok()
-}
-
-fn yes(is: bool) -> String {
-    if is { "yes" } else { "no" }.to_owned()
 }

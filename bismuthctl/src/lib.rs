@@ -9,15 +9,15 @@
 //! ```
 //!
 //! It speaks to ZooKeeper itself, so that a cluster can be repaired while no daemon of ours runs. An
-//! error is one line on standard error; the exit code says of which kind it is ([`error::Error::exit_code`]).
+//! error is one line on standard error; the exit code says of which kind it is (`Error::exit_code`).
 
-pub mod args;
+mod args;
 mod byte_size;
 mod client;
 mod consistency;
 mod definition;
 mod embedded_store;
-pub mod error;
+mod error;
 mod functions;
 mod image;
 mod invoke;
@@ -25,7 +25,7 @@ mod logs;
 mod nodes;
 mod output;
 mod rollout;
-pub mod services;
+mod services;
 mod session;
 mod terminal;
 
@@ -35,7 +35,7 @@ use clap::CommandFactory as _;
 
 pub use args::Args;
 use args::Command;
-pub use error::Error;
+use error::Error;
 use output::Output;
 use session::Session;
 pub use terminal::Terminal;

@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Logs, output: &mut Output<'_>) -> Result<(), Error
     }
     if let Some(since) = &args.since {
         path.push_str("&since=");
-        path.push_str(&escape(since));
+        path.push_str(&bismuth_operator::segment(since));
     }
     let accept = if args.follow {
         "text/event-stream"
@@ -197,14 +197,11 @@ impl Printer {
         }
         let from = (record.container_id.clone(), record.stream.clone());
         let mut line = Vec::with_capacity(content.len() + 80);
-        let goes_on = match self.open.take() {
-            Some(open) if open == from => true,
-            Some(_) => {
-                line.push(b'\n');
-                false
-            }
-            None => false,
-        };
+        let open = self.open.take();
+        let goes_on = open.as_ref() == Some(&from);
+        if open.is_some() && !goes_on {
+            line.push(b'\n');
+        }
         if self.timestamps && !goes_on {
             line.extend_from_slice(record.time.as_bytes());
             line.push(b' ');
@@ -230,19 +227,6 @@ impl Printer {
             Ok(())
         }
     }
-}
-
-/// Percent-encodes what has a meaning in a query.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~:".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -303,14 +287,6 @@ mod tests {
             format!(
                 "{{\"time\":\"{TIME}\",\"container_id\":\"a\",\"stream\":\"stderr\",\"full\":true,\"line\":\"x\"}}\n"
             )
-        );
-    }
-
-    #[test]
-    fn reserved_characters_in_a_query_are_escaped() {
-        assert_eq!(
-            escape("2026-01-02T03:04:05+01:00&x"),
-            "2026-01-02T03:04:05%2B01:00%26x"
         );
     }
 }

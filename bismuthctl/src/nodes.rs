@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::byte_size;
 use crate::error::Error;
-use crate::output::{Output, Table};
+use crate::output::{Output, or_dash, table, yes};
 use crate::session::Session;
 
 pub(crate) async fn bootstrap(session: &Session) -> Result<(), Error> {
@@ -41,7 +41,19 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
     let nodes = session.registry.list_nodes().await?;
     let shown: Vec<NodeOutput<'_>> = nodes.iter().map(show).collect();
     output.answer(&shown, || {
-        let mut table = Table::new([
+        let row = |node: &NodeOutput<'_>| {
+            let version = node.facts.and_then(|facts| facts.versions.get("bismuthd"));
+            [
+                node.ip.to_string(),
+                yes(node.alive),
+                yes(node.schedulable),
+                node.containers.to_string(),
+                or_dash(node.facts.map(|facts| facts.cores)),
+                or_dash(node.facts.map(|facts| byte_size::show(facts.memory))),
+                or_dash(version),
+            ]
+        };
+        let header = [
             "IP",
             "ALIVE",
             "SCHEDULABLE",
@@ -49,22 +61,8 @@ pub(crate) async fn list(session: &Session, output: &mut Output<'_>) -> Result<(
             "CORES",
             "MEMORY",
             "VERSION",
-        ]);
-        for node in &shown {
-            let version = node.facts.and_then(|facts| facts.versions.get("bismuthd"));
-            table.row([
-                node.ip.to_string(),
-                yes(node.alive),
-                yes(node.schedulable),
-                node.containers.to_string(),
-                node.facts
-                    .map_or("-".to_owned(), |facts| facts.cores.to_string()),
-                node.facts
-                    .map_or("-".to_owned(), |facts| byte_size::show(facts.memory)),
-                version.map_or("-".to_owned(), Clone::clone),
-            ]);
-        }
-        table.render()
+        ];
+        table(header, shown.iter().map(row))
     })
 }
 
@@ -76,8 +74,4 @@ fn show(node: &Node) -> NodeOutput<'_> {
         facts: node.facts.as_ref(),
         containers: node.containers.len() + node.unreadable.len(),
     }
-}
-
-fn yes(is: bool) -> String {
-    if is { "yes" } else { "no" }.to_owned()
 }

@@ -15,12 +15,6 @@ pub(crate) struct Output<'a> {
     stdout: &'a mut dyn Write,
 }
 
-/// Aligned columns under their names.
-pub(crate) struct Table {
-    header: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
-
 impl<'a> Output<'a> {
     pub(crate) fn new(format: Format, stdout: &'a mut dyn Write) -> Self {
         Self { format, stdout }
@@ -72,48 +66,43 @@ impl<'a> Output<'a> {
     }
 }
 
-impl Table {
-    pub(crate) fn new<const N: usize>(header: [&'static str; N]) -> Self {
-        Self {
-            header: header.to_vec(),
-            rows: Vec::new(),
-        }
+/// Aligned columns under their names, without spaces at the ends of lines. Each cell is in one line and without commands to a terminal,
+/// because functions choose their keys.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let shown = |cell: String| {
+        let line = cell.replace('\n', "\\n").replace('\t', "\\t");
+        escaped(&line).into_owned()
+    };
+    let rows = rows.map(|cells| cells.map(shown));
+    let lines: Vec<[String; N]> = [header.map(str::to_owned)]
+        .into_iter()
+        .chain(rows)
+        .collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(widths);
+        let cells = cells.map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
     }
+    text
+}
 
-    /// A row; each cell in one line and without commands to a terminal, because functions choose their keys.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let shown = |cell: String| {
-            let line = cell.replace('\n', "\\n").replace('\t', "\\t");
-            escaped(&line).into_owned()
-        };
-        self.rows.push(cells.map(shown).to_vec());
-    }
+/// A cell for what may be absent.
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
+}
 
-    /// Without spaces at the ends of lines.
-    pub(crate) fn render(&self) -> String {
-        let header: Vec<String> = self.header.iter().map(|name| (*name).to_owned()).collect();
-        let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
-        let width = |column: usize| {
-            lines
-                .iter()
-                .filter_map(|line| line.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-        };
-        let widths: Vec<usize> = (0..header.len())
-            .map(|column| width(column).unwrap_or(0))
-            .collect();
-        let mut text = String::new();
-        for line in lines {
-            let cells = line
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:width$}"));
-            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-            text.push('\n');
-        }
-        text
-    }
+/// A cell for what is so or not.
+pub(crate) fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
 }
 
 /// A moment as people read it, in UTC.
@@ -133,17 +122,19 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_end_without_spaces() {
-        let mut table = Table::new(["NAME", "N"]);
-        table.row(["a".into(), "1".into()]);
-        table.row(["längst".into(), String::new()]);
-        assert_eq!(table.render(), "NAME    N\na       1\nlängst\n");
+        let rows = [
+            ["a".to_owned(), "1".to_owned()],
+            ["längst".to_owned(), String::new()],
+        ];
+        let text = table(["NAME", "N"], rows.into_iter());
+        assert_eq!(text, "NAME    N\na       1\nlängst\n");
     }
 
     #[test]
     fn control_characters_in_a_cell_are_escaped() {
-        let mut table = Table::new(["KEY"]);
-        table.row(["a\u{1b}[2J\nb\u{7f}ä".into()]);
-        assert_eq!(table.render(), "KEY\na\\u{1b}[2J\\nb\\u{7f}ä\n");
+        let rows = [["a\u{1b}[2J\nb\u{7f}ä".to_owned()]];
+        let text = table(["KEY"], rows.into_iter());
+        assert_eq!(text, "KEY\na\\u{1b}[2J\\nb\\u{7f}ä\n");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use clap::Subcommand;
 #[derive(Debug, clap::Args)]
 pub struct Image {
     #[command(subcommand)]
-    #[allow(missing_docs)]
     pub command: ImageCommand,
     /// Socket of containerd.
     #[arg(

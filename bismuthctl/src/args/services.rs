@@ -21,6 +21,15 @@ pub struct Services {
     pub svcprovider_token_file: PathBuf,
 }
 
+/// A command on what svcprovider has.
+#[derive(Debug, clap::Args)]
+pub struct OnServices<C: Subcommand> {
+    #[command(subcommand)]
+    pub command: C,
+    #[command(flatten)]
+    pub services: Services,
+}
+
 /// The service group.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GroupArg {
@@ -29,15 +38,14 @@ pub struct GroupArg {
     pub group: ServiceGroup,
 }
 
-/// Secrets.
-#[derive(Debug, clap::Args)]
-pub struct Secret {
-    #[command(subcommand)]
-    #[allow(missing_docs)]
-    pub command: SecretCommand,
+/// One key of a group.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KeyArg {
+    /// The key.
+    #[arg(value_parser = key)]
+    pub key: String,
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub services: Services,
+    pub of: GroupArg,
 }
 
 /// What to do with secrets.
@@ -82,53 +90,27 @@ pub struct SecretValue {
     pub surplus: Vec<String>,
 }
 
-/// Keys and their values.
-#[derive(Debug, clap::Args)]
-pub struct Kv {
-    #[command(subcommand)]
-    #[allow(missing_docs)]
-    pub command: KvCommand,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub services: Services,
-}
-
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub enum KvCommand {
     /// Print a value as it is.
-    Get {
-        /// The key.
-        #[arg(value_parser = key)]
-        key: String,
-        #[command(flatten)]
-        #[allow(missing_docs)]
-        of: GroupArg,
-    },
+    Get(KeyArg),
     /// Set a value, and print its ETag.
     Put(KvPut),
     /// List keys, in order.
     List(List),
     /// Delete a key.
     Delete {
-        /// The key.
-        #[arg(value_parser = key)]
-        key: String,
         #[command(flatten)]
-        #[allow(missing_docs)]
-        of: GroupArg,
+        at: KeyArg,
         /// Only while the value has this ETag.
         #[arg(long, value_name = "ETAG", value_parser = etag)]
         if_match: Option<HeaderValue>,
     },
     /// Add to a number, which is 0 where there is none, and print the sum.
     Incr {
-        /// The key.
-        #[arg(value_parser = key)]
-        key: String,
         #[command(flatten)]
-        #[allow(missing_docs)]
-        of: GroupArg,
+        at: KeyArg,
         /// How much [default: 1].
         #[arg(long, value_name = "N", allow_hyphen_values = true)]
         by: Option<i64>,
@@ -138,15 +120,11 @@ pub enum KvCommand {
 /// One value.
 #[derive(Debug, clap::Args)]
 pub struct KvPut {
-    /// The key.
-    #[arg(value_parser = key)]
-    pub key: String,
+    #[command(flatten)]
+    pub at: KeyArg,
     /// The value: as it stands, @FILE, or - for standard input (the default).
     #[arg(value_name = "VALUE|-|@FILE", value_parser = ValueSource::value)]
     pub value: Option<ValueSource>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub of: GroupArg,
     /// How long it stays: seconds, or a duration such as 10m or 2h.
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     pub ttl: Option<u64>,
@@ -161,28 +139,13 @@ pub struct KvPut {
     pub content_type: Option<HeaderValue>,
 }
 
-/// Blobs.
-#[derive(Debug, clap::Args)]
-pub struct Blob {
-    #[command(subcommand)]
-    #[allow(missing_docs)]
-    pub command: BlobCommand,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub services: Services,
-}
-
 /// What to do with blobs.
 #[derive(Debug, Subcommand)]
 pub enum BlobCommand {
     /// Print a blob, or write it to a file that appears when it is whole. Its digest is checked.
     Get {
-        /// The key.
-        #[arg(value_parser = key)]
-        key: String,
         #[command(flatten)]
-        #[allow(missing_docs)]
-        of: GroupArg,
+        at: KeyArg,
         /// Where to.
         #[arg(short, long)]
         file: Option<PathBuf>,
@@ -192,28 +155,17 @@ pub enum BlobCommand {
     /// List blobs, in order.
     List(List),
     /// Delete a blob.
-    Delete {
-        /// The key.
-        #[arg(value_parser = key)]
-        key: String,
-        #[command(flatten)]
-        #[allow(missing_docs)]
-        of: GroupArg,
-    },
+    Delete(KeyArg),
 }
 
 /// One blob.
 #[derive(Debug, clap::Args)]
 pub struct BlobPut {
-    /// The key.
-    #[arg(value_parser = key)]
-    pub key: String,
+    #[command(flatten)]
+    pub at: KeyArg,
     /// Where it comes from: - for standard input, or @FILE.
     #[arg(value_name = "-|@FILE", default_value = "-", value_parser = ValueSource::stream)]
     pub source: ValueSource,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub of: GroupArg,
     /// What it is, such as image/png.
     #[arg(long, value_name = "TYPE", value_parser = content_type)]
     pub content_type: Option<HeaderValue>,
@@ -223,22 +175,10 @@ pub struct BlobPut {
 #[derive(Debug, clap::Args)]
 pub struct List {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub of: GroupArg,
     /// Only those that begin with this.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: String,
-}
-
-/// Groups.
-#[derive(Debug, clap::Args)]
-pub struct Group {
-    #[command(subcommand)]
-    #[allow(missing_docs)]
-    pub command: GroupCommand,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub services: Services,
 }
 
 /// What to do with groups.
@@ -325,12 +265,8 @@ mod tests {
             ("\"", None),
             ("a\"b", None),
         ] {
-            let parsed = etag(text).ok();
-            assert_eq!(
-                parsed.as_ref().map(|v| v.to_str().unwrap()),
-                expected,
-                "{text}"
-            );
+            let expected = expected.map(HeaderValue::from_static);
+            assert_eq!(etag(text).ok(), expected, "{text}");
         }
     }
 }

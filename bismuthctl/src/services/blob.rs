@@ -25,12 +25,12 @@ use tokio_util::io::ReaderStream;
 
 use super::download::{self, expected_digest};
 use super::value_source::ValueSource;
-use super::{etag, pagination, surface};
-use crate::args::{Blob, BlobCommand, BlobPut, List};
+use super::{etag, pagination, print_written, surface};
+use crate::args::{BlobCommand, BlobPut, KeyArg, List, OnServices};
 use crate::byte_size;
 use crate::client::Body;
 use crate::error::Error;
-use crate::output::{Output, Table, time};
+use crate::output::{Output, or_dash, table, time};
 
 /// Each one lost means that somebody else wrote or deleted the blob at that moment.
 const ATTEMPTS: usize = 8;
@@ -38,12 +38,6 @@ const ATTEMPTS: usize = 8;
 const BLOCK: usize = 64 * 1024;
 
 type Hasher = Arc<Mutex<Sha256>>;
-
-#[derive(Serialize)]
-struct BlobPutOutput<'a> {
-    key: &'a str,
-    etag: &'a str,
-}
 
 #[derive(Serialize, Deserialize)]
 struct BlobListEntry {
@@ -57,22 +51,21 @@ struct BlobListEntry {
     sha256: Option<String>,
 }
 
-pub(crate) async fn run(args: Blob, output: &mut Output<'_>) -> Result<(), Error> {
+pub(crate) async fn run(
+    args: OnServices<BlobCommand>,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let surface = surface(&args.services)?;
     match args.command {
-        BlobCommand::Get { key, of, file } => {
-            download::get(&surface, &of.group, &key, file, output).await
+        BlobCommand::Get { at, file } => {
+            download::get(&surface, &at.of.group, &at.key, file, output).await
         }
         BlobCommand::Put(put) => {
             let etag = set(&surface, &put).await?;
-            let written = BlobPutOutput {
-                key: &put.key,
-                etag: &etag,
-            };
-            output.answer(&written, || format!("{etag}\n"))
+            print_written(&put.at.key, &etag, output)
         }
         BlobCommand::List(which) => list(&surface, &which, output).await,
-        BlobCommand::Delete { key, of } => {
+        BlobCommand::Delete(KeyArg { key, of }) => {
             surface
                 .ask(Call::blob(Method::DELETE, &of.group, &key))
                 .await?;
@@ -100,12 +93,12 @@ async fn set(surface: &OperatorClient, put: &BlobPut) -> Result<String, Error> {
         }
     }
     Err(Error::BlobContended {
-        key: put.key.clone(),
+        key: put.at.key.clone(),
     })
 }
 
 async fn is_there(surface: &OperatorClient, put: &BlobPut) -> Result<bool, CallError> {
-    let head = Call::blob(Method::HEAD, &put.of.group, &put.key);
+    let head = Call::blob(Method::HEAD, &put.at.of.group, &put.at.key);
     match surface.ask(head).await {
         Ok(_) => Ok(true),
         Err(error) if error.refused_with() == Some(StatusCode::NOT_FOUND) => Ok(false),
@@ -115,7 +108,7 @@ async fn is_there(surface: &OperatorClient, put: &BlobPut) -> Result<bool, CallE
 }
 
 async fn upload(surface: &OperatorClient, put: &BlobPut, method: Method) -> Result<String, Error> {
-    let mut call = Call::blob(method, &put.of.group, &put.key);
+    let mut call = Call::blob(method, &put.at.of.group, &put.at.key);
     if let Some(content_type) = &put.content_type {
         call = call.header(CONTENT_TYPE, content_type.clone());
     }
@@ -129,7 +122,7 @@ async fn upload(surface: &OperatorClient, put: &BlobPut, method: Method) -> Resu
     let sent: [u8; 32] = sent.clone().finalize().into();
     match expected_digest(answer.headers()) {
         Some(stored) if stored != sent => Err(Error::Digest {
-            key: put.key.clone(),
+            key: put.at.key.clone(),
         }),
         _ => Ok(etag(&answer)),
     }
@@ -178,17 +171,17 @@ async fn list(
         .query("prefix", &which.prefix);
     let blobs: Vec<BlobListEntry> = pagination::all(surface, call).await?;
     output.answer(&blobs, || {
-        let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "SHA-256"]);
-        for blob in &blobs {
-            table.row([
+        let row = |blob: &BlobListEntry| {
+            [
                 blob.key.clone(),
                 byte_size::show(blob.size),
-                blob.content_type.clone().unwrap_or("-".to_owned()),
+                or_dash(blob.content_type.as_ref()),
                 time(blob.modified_ms),
-                blob.sha256.clone().unwrap_or("-".to_owned()),
-            ]);
-        }
-        table.render()
+                or_dash(blob.sha256.as_ref()),
+            ]
+        };
+        let header = ["KEY", "SIZE", "TYPE", "MODIFIED", "SHA-256"];
+        table(header, blobs.iter().map(row))
     })
 }
 

@@ -5,10 +5,10 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{pagination, surface};
-use crate::args::{Group, GroupCommand};
+use crate::args::{GroupCommand, OnServices};
 use crate::byte_size;
 use crate::error::Error;
-use crate::output::{Output, Table};
+use crate::output::{self, Output};
 
 #[derive(Serialize, Deserialize)]
 struct GroupUsage {
@@ -24,7 +24,10 @@ struct Count {
     count: u64,
 }
 
-pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Error> {
+pub(crate) async fn run(
+    args: OnServices<GroupCommand>,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let surface = surface(&args.services)?;
     match args.command {
         GroupCommand::List => {
@@ -50,23 +53,23 @@ pub(crate) async fn run(args: Group, output: &mut Output<'_>) -> Result<(), Erro
 }
 
 fn table(groups: &[GroupUsage]) -> String {
-    let mut table = Table::new([
-        "GROUP",
-        "KEYS",
-        "KEYS-SIZE",
-        "BLOBS",
-        "BLOBS-SIZE",
-        "SECRETS",
-    ]);
-    for usage in groups {
-        table.row([
+    let row = |usage: &GroupUsage| {
+        [
             usage.group.clone(),
             usage.kv.count.to_string(),
             byte_size::show(usage.kv.bytes),
             usage.blob.count.to_string(),
             byte_size::show(usage.blob.bytes),
             usage.secrets.to_string(),
-        ]);
-    }
-    table.render()
+        ]
+    };
+    let header = [
+        "GROUP",
+        "KEYS",
+        "KEYS-SIZE",
+        "BLOBS",
+        "BLOBS-SIZE",
+        "SECRETS",
+    ];
+    output::table(header, groups.iter().map(row))
 }

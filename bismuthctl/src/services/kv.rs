@@ -7,13 +7,14 @@ use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::value_source::ValueSource;
-use super::{etag, header, pagination, surface};
-use crate::args::{Kv, KvCommand, KvPut, List};
+use super::{etag, header, pagination, print_written, surface};
+use crate::args::{KeyArg, KvCommand, KvPut, List, OnServices};
 use crate::byte_size;
 use crate::error::Error;
-use crate::output::{Output, Table, time};
+use crate::output::{Output, or_dash, table, time};
 
 /// svcprovider takes no more.
 const MAX_BYTES: usize = 1 << 20;
@@ -31,12 +32,6 @@ struct KvGetOutput<'a> {
     value_base64: Option<String>,
 }
 
-#[derive(Serialize)]
-struct KvPutOutput<'a> {
-    key: &'a str,
-    etag: String,
-}
-
 #[derive(Serialize, Deserialize)]
 struct KvListEntry {
     key: String,
@@ -48,22 +43,17 @@ struct KvListEntry {
     expires_ms: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct KvIncrOutput<'a> {
-    key: &'a str,
-    value: i64,
-}
-
-pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> {
+pub(crate) async fn run(args: OnServices<KvCommand>, output: &mut Output<'_>) -> Result<(), Error> {
     let surface = surface(&args.services)?;
     match args.command {
-        KvCommand::Get { key, of } => {
+        KvCommand::Get(KeyArg { key, of }) => {
             let call = Call::kv(Method::GET, &of.group, &key);
             get(&surface, call, &key, output).await
         }
         KvCommand::Put(put) => set(&surface, put, output).await,
         KvCommand::List(which) => list(&surface, &which, output).await,
-        KvCommand::Delete { key, of, if_match } => {
+        KvCommand::Delete { at, if_match } => {
+            let KeyArg { key, of } = at;
             let mut call = Call::kv(Method::DELETE, &of.group, &key);
             if let Some(etag) = if_match {
                 call = call.header(IF_MATCH, etag);
@@ -72,12 +62,12 @@ pub(crate) async fn run(args: Kv, output: &mut Output<'_>) -> Result<(), Error> 
             eprintln!("key {key} of group {} is deleted", of.group);
             Ok(())
         }
-        KvCommand::Incr { key, of, by } => {
-            let mut call = Call::kv(Method::POST, &of.group, &key).with_segment("incr");
+        KvCommand::Incr { at, by } => {
+            let mut call = Call::kv(Method::POST, &at.of.group, &at.key).with_segment("incr");
             if let Some(by) = by {
                 call = call.query("by", &by.to_string());
             }
-            incr(&surface, call, &key, output).await
+            incr(&surface, call, &at.key, output).await
         }
     }
 }
@@ -110,7 +100,7 @@ async fn set(surface: &OperatorClient, put: KvPut, output: &mut Output<'_>) -> R
         .unwrap_or(ValueSource::Stdin)
         .read(MAX_BYTES)
         .await?;
-    let mut call = Call::kv(Method::PUT, &put.of.group, &put.key);
+    let mut call = Call::kv(Method::PUT, &put.at.of.group, &put.at.key);
     if let Some(seconds) = put.ttl {
         call = call.query("ttl", &seconds.to_string());
     }
@@ -124,14 +114,7 @@ async fn set(surface: &OperatorClient, put: KvPut, output: &mut Output<'_>) -> R
         call = call.header(CONTENT_TYPE, content_type);
     }
     let etag = etag(&surface.call(call, Full::new(value)).await?);
-    let key = put.key.as_str();
-    output.answer(
-        &KvPutOutput {
-            key,
-            etag: etag.clone(),
-        },
-        || format!("{etag}\n"),
-    )
+    print_written(&put.at.key, &etag, output)
 }
 
 async fn list(
@@ -142,18 +125,18 @@ async fn list(
     let call = Call::kv(Method::GET, &which.of.group, "").query("prefix", &which.prefix);
     let keys: Vec<KvListEntry> = pagination::all(surface, call).await?;
     output.answer(&keys, || {
-        let mut table = Table::new(["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"]);
-        for key in &keys {
-            table.row([
+        let row = |key: &KvListEntry| {
+            [
                 key.key.clone(),
                 byte_size::show(key.size),
-                key.content_type.clone().unwrap_or("-".to_owned()),
+                or_dash(key.content_type.as_ref()),
                 time(key.modified_ms),
-                key.expires_ms.map_or("-".to_owned(), time),
+                or_dash(key.expires_ms.map(time)),
                 key.etag.clone(),
-            ]);
-        }
-        table.render()
+            ]
+        };
+        let header = ["KEY", "SIZE", "TYPE", "MODIFIED", "EXPIRES", "ETAG"];
+        table(header, keys.iter().map(row))
     })
 }
 
@@ -172,5 +155,7 @@ async fn incr(
             text.chars().take(64).collect::<String>()
         ),
     })?;
-    output.answer(&KvIncrOutput { key, value }, || format!("{value}\n"))
+    output.answer(&json!({"key": key, "value": value}), || {
+        format!("{value}\n")
+    })
 }

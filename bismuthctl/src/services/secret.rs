@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::surface;
 use super::value_source::ValueSource;
-use crate::args::{Secret, SecretCommand, SecretValue};
+use crate::args::{OnServices, SecretCommand, SecretValue};
 use crate::error::Error;
-use crate::output::{Output, Table, time};
+use crate::output::{Output, table, time};
 
 /// svcprovider takes no more.
 const MAX_BYTES: usize = 64 * 1024;
@@ -38,7 +38,10 @@ struct Rewrapped {
     master_key: String,
 }
 
-pub(crate) async fn run(args: Secret, output: &mut Output<'_>) -> Result<(), Error> {
+pub(crate) async fn run(
+    args: OnServices<SecretCommand>,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
     let surface = surface(&args.services)?;
     match args.command {
         SecretCommand::Set(value) => {
@@ -99,14 +102,11 @@ fn source(args: &SecretValue) -> Result<ValueSource, Error> {
 
 fn list(secrets: &[SecretListEntry], output: &mut Output<'_>) -> Result<(), Error> {
     output.answer(&secrets, || {
-        let mut table = Table::new(["NAME", "VERSION", "MODIFIED"]);
-        for secret in secrets {
-            table.row([
-                secret.name.clone(),
-                secret.version.to_string(),
-                time(secret.modified_ms),
-            ]);
-        }
-        table.render()
+        let row = |secret: &SecretListEntry| {
+            let version = secret.version.to_string();
+            [secret.name.clone(), version, time(secret.modified_ms)]
+        };
+        let header = ["NAME", "VERSION", "MODIFIED"];
+        table(header, secrets.iter().map(row))
     })
 }
