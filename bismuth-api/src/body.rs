@@ -17,10 +17,19 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// the answer that says so (RFC 9112 section 9.6).
 const READ_ON: usize = 16 << 20;
 
-/// The whole body, or `None` if it has more than `most` bytes.
-pub(crate) async fn read_body(body: Body, most: usize) -> Result<Option<Bytes>, Problem> {
+/// The whole body. More than `most` bytes are refused with `code`, and `what` they would have been.
+pub(crate) async fn read_body(
+    body: Body,
+    most: usize,
+    what: &str,
+    code: &'static str,
+) -> Result<Bytes, Problem> {
     match timeout(BODY_TIMEOUT, collect(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
+            let detail = format!("the {what} has more than {most} bytes");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail).field("."))
+        }
         Ok(Err(error)) => {
             let detail = format!("the body broke off: {error}");
             Err(Problem::new(StatusCode::BAD_REQUEST, "body_broken", detail))

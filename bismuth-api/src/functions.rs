@@ -263,15 +263,13 @@ async fn shown(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem
 }
 
 async fn definition_body(body: Body) -> Result<Bytes, Problem> {
-    read_body(body, MAX_DEFINITION_BYTES).await?.ok_or_else(|| {
-        let detail = format!("the definition has more than {MAX_DEFINITION_BYTES} bytes");
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "definition_too_large",
-            detail,
-        )
-        .field(".")
-    })
+    read_body(
+        body,
+        MAX_DEFINITION_BYTES,
+        "definition",
+        "definition_too_large",
+    )
+    .await
 }
 
 fn definition(body: &Bytes) -> Result<FunctionDefinition, Problem> {

@@ -76,12 +76,8 @@ pub(crate) async fn set(
     path: Named,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (group, name) = named(path)?;
-    let call = Call::secret(Method::PUT, &group, &name);
-    let value = value(body).await?;
-    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
-    tracing::info!(%group, name, "secret set");
-    Ok(answer)
+    let call = |group: &ServiceGroup, name: &str| Call::secret(Method::PUT, group, name);
+    change(&api, path, body, call, "set").await
 }
 
 /// Give a secret that is there a new value; the one before stays readable by its version
@@ -106,12 +102,7 @@ pub(crate) async fn rotate(
     path: Named,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (group, name) = named(path)?;
-    let call = Call::rotate(&group, &name);
-    let value = value(body).await?;
-    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
-    tracing::info!(%group, name, "secret rotated");
-    Ok(answer)
+    change(&api, path, body, Call::rotate, "rotated").await
 }
 
 /// Delete a secret with all its versions
@@ -136,17 +127,25 @@ pub(crate) async fn rotate(
     )
 )]
 pub(crate) async fn delete(State(api): State<AppState>, path: Named) -> Result<Response, Problem> {
-    let (group, name) = named(path)?;
-    let call = Call::secret(Method::DELETE, &group, &name);
-    let forwarding = api.svcprovider.forward(call, Bytes::new(), Effect::Write);
-    let answer = forwarding.await?;
-    tracing::info!(%group, name, "secret deleted");
-    Ok(answer)
+    let call = |group: &ServiceGroup, name: &str| Call::secret(Method::DELETE, group, name);
+    change(&api, path, Body::empty(), call, "deleted").await
 }
 
-fn named(path: Named) -> Result<(ServiceGroup, String), Problem> {
+/// Forwards a call that changes one secret, and logs what was `done`.
+async fn change(
+    api: &AppState,
+    path: Named,
+    body: Body,
+    call: impl FnOnce(&ServiceGroup, &str) -> Call,
+    done: &str,
+) -> Result<Response, Problem> {
     let Path((text, name)) = path.map_err(|rejection| malformed(&rejection))?;
-    Ok((group(&text)?, name))
+    let group = group(&text)?;
+    let value = read_body(body, MAX_BYTES, "secret", "secret_too_large").await?;
+    let call = call(&group, &name);
+    let answer = api.svcprovider.forward(call, value, Effect::Write).await?;
+    tracing::info!(%group, name, "secret {done}");
+    Ok(answer)
 }
 
 /// A malformed group has nothing, so it is not found.
@@ -164,11 +163,4 @@ fn malformed(rejection: &PathRejection) -> Problem {
         rejection.body_text(),
     )
     .field("name")
-}
-
-async fn value(body: Body) -> Result<Bytes, Problem> {
-    read_body(body, MAX_BYTES).await?.ok_or_else(|| {
-        let detail = format!("the secret has more than {MAX_BYTES} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large", detail).field(".")
-    })
 }
