@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::record::{Instance, LineTooLong, Lines, Record};
 
@@ -112,14 +112,15 @@ impl LogClient {
     ) -> Result<Option<Records>, LogError> {
         let address = format!("{}:{}", instance.ip, self.node_port);
         let stream = connect(&address).await?;
+        let exchange = |source| LogError::Exchange {
+            address: address.clone(),
+            source,
+        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| LogError::Exchange {
-                address: address.clone(),
-                source,
-            })?;
+            .map_err(exchange)?;
         // Ends with the connection, and is cut off when the records are dropped.
-        let driver = AbortOnDrop(tokio::spawn(connection).abort_handle());
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let path = format!("/logs/{}?{}", instance.container_id, options.query());
         let request = Request::get(path)
             .header(HOST, &address)
@@ -128,19 +129,8 @@ impl LogClient {
         let Ok(request) = request else {
             return Ok(None);
         };
-        let answer = match timeout(HEAD_TIMEOUT, sender.send_request(request)).await {
-            Ok(answer) => answer.map_err(|source| LogError::Exchange {
-                address: address.clone(),
-                source,
-            })?,
-            Err(_) => {
-                return Err(LogError::Timeout {
-                    act: "ask",
-                    address,
-                    bound: HEAD_TIMEOUT,
-                });
-            }
-        };
+        let answer = within(HEAD_TIMEOUT, "ask", &address, sender.send_request(request));
+        let answer = answer.await?.map_err(exchange)?;
         match answer.status() {
             StatusCode::OK => Ok(Some(Records {
                 body: answer.into_body(),
@@ -164,16 +154,10 @@ async fn connect(address: &str) -> Result<TcpStream, LogError> {
         address: address.to_owned(),
         source,
     };
-    let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map_err(failed)?,
-        Err(_) => {
-            return Err(LogError::Timeout {
-                act: "connect to",
-                address: address.to_owned(),
-                bound: CONNECT_TIMEOUT,
-            });
-        }
-    };
+    let connecting = TcpStream::connect(address);
+    let stream = within(CONNECT_TIMEOUT, "connect to", address, connecting)
+        .await?
+        .map_err(failed)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE);
@@ -191,14 +175,18 @@ async fn refusal(body: Incoming) -> String {
     }
 }
 
-/// Ends a task with its owner.
-#[derive(Debug)]
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Gives up on a node that is silent for so long.
+async fn within<T>(
+    bound: Duration,
+    act: &'static str,
+    address: &str,
+    work: impl Future<Output = T>,
+) -> Result<T, LogError> {
+    timeout(bound, work).await.map_err(|_| LogError::Timeout {
+        act,
+        address: address.to_owned(),
+        bound,
+    })
 }
 
 /// The records of one container, oldest first.
@@ -209,7 +197,7 @@ pub(super) struct Records {
     /// How long the node may be silent.
     bound: Option<Duration>,
     address: String,
-    _driver: AbortOnDrop,
+    _driver: AbortOnDropHandle<hyper::Result<()>>,
 }
 
 impl Records {
@@ -235,16 +223,10 @@ impl Records {
     async fn fill(&mut self) -> Result<bool, LogError> {
         let frame = match self.bound {
             None => self.body.frame().await,
-            Some(bound) => match timeout(bound, self.body.frame()).await {
-                Ok(frame) => frame,
-                Err(_) => {
-                    return Err(LogError::Timeout {
-                        act: "read a log from",
-                        address: self.address.clone(),
-                        bound,
-                    });
-                }
-            },
+            Some(bound) => {
+                let frame = self.body.frame();
+                within(bound, "read a log from", &self.address, frame).await?
+            }
         };
         match frame {
             None => Ok(false),

@@ -19,8 +19,9 @@ use bismuth_model::FunctionId;
 use bismuth_registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{AbortOnDrop, LogClient, LogOptions};
+use super::client::{LogClient, LogOptions};
 use super::history::{History, MAX_SOURCES, Position};
 use super::instances;
 use super::record::{Instance, Record};
@@ -59,7 +60,7 @@ pub(super) struct Follower {
 /// The task that follows one log.
 struct SourceTask {
     gone_since: Option<Instant>,
-    _task: AbortOnDrop,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// The client has disconnected.
@@ -205,7 +206,7 @@ impl Follower {
         );
         SourceTask {
             gone_since: None,
-            _task: AbortOnDrop(tokio::spawn(work).abort_handle()),
+            _task: AbortOnDropHandle::new(tokio::spawn(work)),
         }
     }
 

@@ -6,8 +6,7 @@
 //!  node 3 ─► head ─┘
 //! ```
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bismuth_base::chain;
 use futures_util::future::join_all;
@@ -56,16 +55,11 @@ impl Position {
 /// The merged past of some instances.
 pub(super) struct History {
     sources: Vec<(Instance, Option<Records>)>,
-    heads: BinaryHeap<Reverse<Head>>,
+    /// The next record of each, by time and source.
+    heads: BTreeMap<(String, usize), Record>,
     /// Whose next record is not among the heads.
     taken: Option<usize>,
     positions: HashMap<Instance, Position>,
-}
-
-#[derive(Debug)]
-struct Head {
-    record: Record,
-    source: usize,
 }
 
 impl History {
@@ -85,7 +79,7 @@ impl History {
         });
         let mut history = Self {
             sources: Vec::new(),
-            heads: BinaryHeap::new(),
+            heads: BTreeMap::new(),
             taken: None,
             positions: HashMap::new(),
         };
@@ -95,9 +89,8 @@ impl History {
                 Ok((records, first)) => {
                     let source = history.sources.len();
                     history.sources.push((*instance, records));
-                    history
-                        .heads
-                        .extend(first.map(|record| Reverse(Head { record, source })));
+                    let head = first.map(|record| ((record.time.clone(), source), record));
+                    history.heads.extend(head);
                 }
                 Err(error) => missing.push((*instance, error)),
             }
@@ -111,9 +104,9 @@ impl History {
             && let Some(records) = &mut self.sources[source].1
             && let Some(record) = records.next().await?
         {
-            self.heads.push(Reverse(Head { record, source }));
+            self.heads.insert((record.time.clone(), source), record);
         }
-        let Some(Reverse(Head { record, source })) = self.heads.pop() else {
+        let Some(((_, source), record)) = self.heads.pop_first() else {
             return Ok(None);
         };
         self.taken = Some(source);
@@ -169,26 +162,6 @@ pub(super) fn name_missing(missing: &[(Instance, LogError)]) -> String {
         .take(1024)
         .collect()
 }
-
-impl Ord for Head {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (&self.record.time, self.source).cmp(&(&other.record.time, other.source))
-    }
-}
-
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Head {}
 
 #[cfg(test)]
 mod tests {

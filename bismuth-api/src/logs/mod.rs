@@ -36,6 +36,7 @@ use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
@@ -45,7 +46,7 @@ use crate::params::{function_id, malformed_query};
 use crate::problem::Problem;
 use crate::state::AppState;
 
-use client::{AbortOnDrop, LogError, LogOptions};
+use client::{LogError, LogOptions};
 use follow::{FollowEvent, Follower};
 use history::{History, MAX_SOURCES, name_missing};
 use record::{Instance, Record};
@@ -188,21 +189,16 @@ fn options(
         },
     };
     // A client that comes back wants what it missed, whatever it asked for at first.
-    match last_event
-        .filter(|_| follow)
-        .and_then(|id| record::since(id, now))
-    {
-        Some(time) => Ok(LogOptions {
-            tail: None,
-            since: Some(time),
-            follow,
-        }),
-        None => Ok(LogOptions {
-            tail,
-            since,
-            follow,
-        }),
-    }
+    let missed = last_event.filter(|_| follow);
+    let (tail, since) = match missed.and_then(|id| record::since(id, now)) {
+        Some(time) => (None, Some(time)),
+        None => (tail, since),
+    };
+    Ok(LogOptions {
+        tail,
+        since,
+        follow,
+    })
 }
 
 async fn text_response(
@@ -274,7 +270,7 @@ fn stream_response(
         shutdown: api.shutdown.clone(),
     };
     // Its owner is the answer: it ends when that is dropped.
-    let work = AbortOnDrop(tokio::spawn(follower.run(instances)).abort_handle());
+    let work = AbortOnDropHandle::new(tokio::spawn(follower.run(instances)));
     let stream = stream::unfold((events, work), |(mut events, work)| async {
         let event = sse_event(&events.recv().await?);
         Some((Ok::<_, Infallible>(event), (events, work)))

@@ -42,26 +42,21 @@ pub(super) struct Record {
 impl Record {
     /// Reads a line without its line feed; `None` if it is not a record.
     pub(super) fn parse(line: Bytes) -> Option<Self> {
-        let mut spaces = line
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| **b == b' ')
-            .map(|(at, _)| at);
-        let (time_end, stream_end, tag_end) = (spaces.next()?, spaces.next()?, spaces.next()?);
-        let time = std::str::from_utf8(&line[..time_end]).ok()?.to_owned();
-        let stream = match &line[time_end + 1..stream_end] {
+        let mut parts = line.splitn(4, |b| *b == b' ');
+        let time = std::str::from_utf8(parts.next()?).ok()?.to_owned();
+        let stream = match parts.next()? {
             b"stdout" => "stdout",
             b"stderr" => "stderr",
             _ => return None,
         };
-        let full = match &line[stream_end + 1..tag_end] {
+        let full = match parts.next()? {
             b"F" => true,
             b"P" => false,
             _ => return None,
         };
+        let content = line.slice_ref(parts.next()?);
         let is_time =
             time.len() == TIME_BYTES && time.ends_with('Z') && time.as_bytes()[10] == b'T';
-        let content = line.slice(tag_end + 1..);
         is_time.then_some(Self {
             time,
             stream,
