@@ -11,14 +11,14 @@
 //! The happy path of a redeploy:
 //! 1. `PUT /function/{id}` writes the next revision and assigns its slots; requests go to the old ones;
 //! 2. the nodes start the new containers once, to prove them;
-//! 3. a [`rollout`] sees them running, switches the routing in one transaction, and after a moment
+//! 3. a `rollout` sees them running, switches the routing in one transaction, and after a moment
 //!    takes the old slots away, whose nodes drain them.
 //!
 //! It has no authentication: it belongs on loopback or on a network of deployers only. It is never on
 //! the path of an invocation.
 
 mod body;
-pub mod config;
+mod config;
 mod functions;
 mod http_server;
 mod logs;
@@ -27,11 +27,11 @@ mod nodes;
 mod openapi;
 mod origin_check;
 mod params;
-pub mod placement;
+mod placement;
 mod problem;
 mod purge;
 mod readiness;
-pub mod rollout;
+mod rollout;
 mod router;
 mod scheduler;
 mod secrets;
@@ -41,7 +41,7 @@ mod svcprovider;
 
 pub use config::Args;
 pub use router::document;
-pub use service::{Service, StartError};
+pub use service::Service;
 
 /// Who says so, in every problem that this program answers with.
-pub const COMPONENT: &str = "bismuth-api";
+pub(crate) const COMPONENT: &str = "bismuth-api";

@@ -41,26 +41,14 @@ impl Metrics {
             released: Counter::default(),
         };
         registry.register("calls", "Calls answered", metrics.calls.clone());
-        registry.register(
-            "call_seconds",
-            "Time from a call's head to its answer's",
-            metrics.seconds.clone(),
-        );
-        registry.register(
-            "rollouts",
-            "Functions whose newest revision is being rolled out",
-            metrics.rollouts.clone(),
-        );
-        registry.register(
-            "rollout_switches",
-            "Times that requests were switched to a newer revision",
-            metrics.switched.clone(),
-        );
-        registry.register(
-            "rollout_releases",
-            "Slots of earlier revisions that were taken away",
-            metrics.released.clone(),
-        );
+        let help = "Time from a call's head to its answer's";
+        registry.register("call_seconds", help, metrics.seconds.clone());
+        let help = "Functions whose newest revision is being rolled out";
+        registry.register("rollouts", help, metrics.rollouts.clone());
+        let help = "Times that requests were switched to a newer revision";
+        registry.register("rollout_switches", help, metrics.switched.clone());
+        let help = "Slots of earlier revisions that were taken away";
+        registry.register("rollout_releases", help, metrics.released.clone());
         metrics
     }
 

@@ -36,7 +36,6 @@ pub struct Capacity {
 /// A node that may get slots.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// Its address.
     pub ip: Ipv4Addr,
     /// Whether the operator lets it have new slots.
     pub schedulable: bool,
@@ -49,13 +48,11 @@ pub struct Candidate {
 /// Why a node cannot take a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unschedulable {
-    /// No bismuthd announces it.
     NotAlive,
     /// Drained by the operator.
     NotSchedulable,
     /// It has less memory than one slot may use.
     TooSmall {
-        /// Bytes it has.
         memory: u64,
     },
 }
@@ -63,7 +60,6 @@ pub enum Unschedulable {
 /// No node can take the function.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct NoNode {
-    /// Why, for each node.
     pub unschedulable: Vec<(Ipv4Addr, Unschedulable)>,
 }
 

@@ -81,7 +81,6 @@ impl Problem {
         self
     }
 
-    /// ZooKeeper does not answer.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -178,57 +177,41 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         use RegistryError as E;
         let detail = chain(&error);
+        let refused = |status, code: &'static str| Self::new(status, code, &detail);
+        let too_large = || refused(StatusCode::PAYLOAD_TOO_LARGE, "definition_too_large");
         match error {
-            E::FunctionUnknown { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_function", detail)
-            }
-            E::NodeUnknown { .. } => Self::new(StatusCode::NOT_FOUND, "unknown_node", detail),
+            E::FunctionUnknown { .. } => refused(StatusCode::NOT_FOUND, "unknown_function"),
+            E::NodeUnknown { .. } => refused(StatusCode::NOT_FOUND, "unknown_node"),
             E::ContainerUnknown { .. } | E::BackendUnknown { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_container", detail)
+                refused(StatusCode::NOT_FOUND, "unknown_container")
             }
-            E::RouteTaken { .. } => {
-                Self::new(StatusCode::CONFLICT, "route_taken", detail).field("routes")
-            }
+            E::RouteTaken { .. } => refused(StatusCode::CONFLICT, "route_taken").field("routes"),
             E::FunctionChanged { .. } => {
-                Self::new(StatusCode::CONFLICT, "function_changed", detail).retry_after(1)
+                refused(StatusCode::CONFLICT, "function_changed").retry_after(1)
             }
             E::FunctionExists { .. } | E::ContainerExists { .. } => {
-                Self::new(StatusCode::CONFLICT, "exists", detail)
+                refused(StatusCode::CONFLICT, "exists")
             }
-            E::Contended { .. } => {
-                Self::new(StatusCode::CONFLICT, "contended", detail).retry_after(1)
+            E::Contended { .. } => refused(StatusCode::CONFLICT, "contended").retry_after(1),
+            E::TooManyBackends { .. } => {
+                refused(StatusCode::UNPROCESSABLE_ENTITY, "definition_out_of_range")
+                    .field("max_instances")
             }
-            E::TooManyBackends { .. } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "definition_out_of_range",
-                detail,
-            )
-            .field("max_instances"),
             E::NotBootstrapped { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_bootstrapped", detail)
+                refused(StatusCode::SERVICE_UNAVAILABLE, "not_bootstrapped")
             }
             E::UnknownOutcome { .. } => Self::unknown_outcome(detail),
             E::Record {
                 source: bismuth_registry::codec::Error::TooLarge { field, .. },
                 ..
-            } => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "definition_too_large",
-                detail,
-            )
-            .field(field),
+            } => too_large().field(field),
             E::Tree(
                 bismuth_coord::Error::TooLarge { .. }
                 | bismuth_coord::Error::TransactionTooLarge { .. },
-            ) => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "definition_too_large",
-                detail,
-            )
-            .field("."),
+            ) => too_large().field("."),
             E::Tree(ref inner) if inner.is_unknown_outcome() => Self::unknown_outcome(detail),
             E::Tree(ref inner) if inner.is_unavailable() => Self::unavailable(detail),
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
+            _ => refused(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bismuth_model::{
     Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, Revision,
@@ -33,6 +33,12 @@ impl Scheduler {
             registry,
             resources: Mutex::default(),
         }
+    }
+
+    fn resources(&self) -> MutexGuard<'_, HashMap<FunctionId, (Revision, Resources)>> {
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// New slots for all instances of a function.
@@ -64,10 +70,7 @@ impl Scheduler {
     /// What the slots of each node may use, in the order of the nodes.
     pub(crate) async fn assigned(&self, nodes: &[Node]) -> Result<Vec<Resources>, Error> {
         self.read_definitions(nodes).await?;
-        let resources = self
-            .resources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let resources = self.resources();
         let of = |(_, record): &(ContainerId, ContainerRecord)| {
             resources
                 .get(&record.function_id)
@@ -83,10 +86,7 @@ impl Scheduler {
     fn evict_all_but(&self, nodes: &[Node]) {
         let containers = nodes.iter().flat_map(|node| &node.containers);
         let seen: HashSet<FunctionId> = containers.map(|(_, record)| record.function_id).collect();
-        self.resources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|id, _| seen.contains(id));
+        self.resources().retain(|id, _| seen.contains(id));
     }
 
     /// Reads the definitions that are not known yet.
@@ -97,10 +97,7 @@ impl Scheduler {
             *newest = record.revision.max(*newest);
         }
         let unknown: HashSet<FunctionId> = {
-            let resources = self
-                .resources
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let resources = self.resources();
             let known = |id: &FunctionId, seen: &Revision| {
                 resources
                     .get(id)
@@ -121,10 +118,7 @@ impl Scheduler {
                 Ok(None) | Err(Error::Record { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let mut resources = self
-                .resources
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut resources = self.resources();
             resources.insert(id, (record.revision, resources_of(&record.definition)));
         }
         Ok(())

@@ -27,10 +27,8 @@ use crate::svcprovider::SvcproviderClient;
 /// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is taken or not ours.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The address of svcprovider is none.
     #[error(transparent)]
     Svcprovider(#[from] CallError),
 }

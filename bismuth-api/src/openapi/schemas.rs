@@ -129,83 +129,36 @@ fn definition() -> Value {
     fields.into()
 }
 
-fn numbers() -> [(String, Value); 11] {
-    let number = |name: &str, (least, most): (u64, u64), default: u64, description: &str| {
-        let schema = json!({
+fn numbers() -> Map<String, Value> {
+    let integer = |least: u64, most: u64, default: u64, description: &str| {
+        json!({
             "type": "integer",
             "default": default,
             "minimum": least,
             "maximum": most,
             "description": description,
-        });
-        (name.to_owned(), schema)
+        })
     };
-    let cpu = json!({
-        "type": "number",
-        "default": DEFAULTS.cpu,
-        "minimum": 0.01,
-        "maximum": 1024,
-        "description": "Cores each container may use",
-    });
     let d = &DEFAULTS;
-    [
-        ("cpu".to_owned(), cpu),
-        number(
-            "memory",
-            (6 << 20, 16 << 40),
-            d.memory,
-            "Bytes of memory each container may use",
-        ),
-        number(
-            "disk",
-            (64 << 10, 1 << 40),
-            d.disk,
-            "Bytes each container may write to its root filesystem",
-        ),
-        number("max_instances", (1, 1000), 1, "Slots it has"),
-        number(
-            "min_instances",
-            (0, 1000),
-            0,
-            "Containers that are kept running without requests; at most max_instances",
-        ),
-        number(
-            "concurrency",
-            (1, 10_000),
-            d.concurrency.into(),
-            "Requests one container handles at a time",
-        ),
-        number(
-            "timeout_ms",
-            (1, 86_400_000),
-            d.timeout_ms,
-            "Until the head of the answer must have come",
-        ),
-        number(
-            "idle_timeout_ms",
-            (1, 86_400_000),
-            d.idle_timeout_ms,
-            "Silence after which a stream is ended",
-        ),
-        number(
-            "startup_timeout_ms",
-            (1, 600_000),
-            d.startup_timeout_ms,
-            "From starting the program until it answers",
-        ),
-        number(
-            "idle_pause_ms",
-            (0, 2_592_000_000),
-            d.idle_pause_ms,
-            "Without requests until the container is frozen; 0 is never",
-        ),
-        number(
-            "idle_stop_ms",
-            (0, 2_592_000_000),
-            d.idle_stop_ms,
-            "Without requests until the container is stopped; 0 is never",
-        ),
-    ]
+    object_of(json!({
+        "cpu": {
+            "type": "number",
+            "default": d.cpu,
+            "minimum": 0.01,
+            "maximum": 1024,
+            "description": "Cores each container may use",
+        },
+        "memory": integer(6 << 20, 16 << 40, d.memory, "Bytes of memory each container may use"),
+        "disk": integer(64 << 10, 1 << 40, d.disk, "Bytes each container may write to its root filesystem"),
+        "max_instances": integer(1, 1000, 1, "Slots it has"),
+        "min_instances": integer(0, 1000, 0, "Containers that are kept running without requests; at most max_instances"),
+        "concurrency": integer(1, 10_000, d.concurrency.into(), "Requests one container handles at a time"),
+        "timeout_ms": integer(1, 86_400_000, d.timeout_ms, "Until the head of the answer must have come"),
+        "idle_timeout_ms": integer(1, 86_400_000, d.idle_timeout_ms, "Silence after which a stream is ended"),
+        "startup_timeout_ms": integer(1, 600_000, d.startup_timeout_ms, "From starting the program until it answers"),
+        "idle_pause_ms": integer(0, 2_592_000_000, d.idle_pause_ms, "Without requests until the container is frozen; 0 is never"),
+        "idle_stop_ms": integer(0, 2_592_000_000, d.idle_stop_ms, "Without requests until the container is stopped; 0 is never"),
+    }))
 }
 
 fn quotas() -> Value {
