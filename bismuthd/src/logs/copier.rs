@@ -294,14 +294,8 @@ impl Sink {
                 "[bismuth: {} bytes of output were lost, the log could not be written]",
                 self.dropped
             );
-            let mut with_note = Vec::new();
-            encode(
-                &mut with_note,
-                SystemTime::now(),
-                Stream::Stderr,
-                true,
-                note.as_bytes(),
-            );
+            let (mut with_note, now) = (Vec::new(), SystemTime::now());
+            encode(&mut with_note, now, Stream::Stderr, true, note.as_bytes());
             with_note.append(&mut self.records);
             self.records = with_note;
         }
@@ -369,11 +363,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(100)).await;
             tokio::task::yield_now().await;
         }
-        assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .ends_with(" stderr P password: \n")
-        );
+        let log = std::fs::read_to_string(&path).unwrap();
+        assert!(log.ends_with(" stderr P password: \n"), "{log}");
         task.abort();
     }
 

@@ -166,13 +166,8 @@ mod tests {
     #[test]
     fn golden_record() {
         let mut out = Vec::new();
-        encode(
-            &mut out,
-            at(1_767_323_045_678),
-            Stream::Stderr,
-            true,
-            b"hello \xff",
-        );
+        let time = at(1_767_323_045_678);
+        encode(&mut out, time, Stream::Stderr, true, b"hello \xff");
         assert_eq!(out, b"2026-01-02T03:04:05.678000000Z stderr F hello \xff\n");
     }
 
@@ -187,11 +182,8 @@ mod tests {
         splitter.push(at(0), b"end\n", &mut out);
         let records: Vec<_> = out.split(|b| *b == b'\n').filter_map(decode).collect();
         assert_eq!(records.len(), 4);
-        assert!(
-            records[..3]
-                .iter()
-                .all(|r| !r.full && r.content.len() == MAX_CONTENT)
-        );
+        let is_part = |r: &Record<'_>| !r.full && r.content.len() == MAX_CONTENT;
+        assert!(records[..3].iter().all(is_part));
         assert!(records[3].full && records[3].content.ends_with(b"xend"));
     }
 

@@ -222,14 +222,11 @@ mod tests {
     impl TestLog {
         fn new(file_bytes: u64) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let log = RotatingLog::open(
-                dir.path(),
-                Limits {
-                    file_bytes,
-                    files: 3,
-                },
-            )
-            .unwrap();
+            let limits = Limits {
+                file_bytes,
+                files: 3,
+            };
+            let log = RotatingLog::open(dir.path(), limits).unwrap();
             Self { dir, log, next: 0 }
         }
 
@@ -237,13 +234,8 @@ mod tests {
             for _ in 0..count {
                 let mut record = Vec::new();
                 let time = UNIX_EPOCH + Duration::from_secs(self.next);
-                encode(
-                    &mut record,
-                    time,
-                    Stream::Stdout,
-                    true,
-                    self.next.to_string().as_bytes(),
-                );
+                let text = self.next.to_string().into_bytes();
+                encode(&mut record, time, Stream::Stdout, true, &text);
                 self.log.append(&record).unwrap();
                 self.next += 1;
             }
@@ -304,14 +296,11 @@ mod tests {
     fn a_log_that_does_not_exist_yet_is_empty_and_can_be_followed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later");
-        let mut reader = Reader::open(
-            &path,
-            Selection {
-                tail: Some(5),
-                since: None,
-            },
-        )
-        .unwrap();
+        let selection = Selection {
+            tail: Some(5),
+            since: None,
+        };
+        let mut reader = Reader::open(&path, selection).unwrap();
         assert!(reader.next_records().unwrap().is_none());
         let mut log = RotatingLog::open(&path, Limits::default()).unwrap();
         log.append(b"1970-01-01T00:00:00.000000000Z stdout F x\n")

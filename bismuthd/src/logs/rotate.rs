@@ -124,16 +124,12 @@ mod tests {
     use super::*;
 
     fn sizes(dir: &Path) -> Vec<(String, u64)> {
-        let mut sizes: Vec<_> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap())
-            .map(|e| {
-                (
-                    e.file_name().into_string().unwrap(),
-                    e.metadata().unwrap().len(),
-                )
-            })
-            .collect();
+        let size = |entry: io::Result<std::fs::DirEntry>| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, entry.metadata().unwrap().len())
+        };
+        let mut sizes: Vec<_> = std::fs::read_dir(dir).unwrap().map(size).collect();
         sizes.sort();
         sizes
     }
@@ -167,14 +163,11 @@ mod tests {
     #[test]
     fn a_log_of_one_file_rotates_too() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = RotatingLog::open(
-            dir.path(),
-            Limits {
-                file_bytes: 10,
-                files: 1,
-            },
-        )
-        .unwrap();
+        let limits = Limits {
+            file_bytes: 10,
+            files: 1,
+        };
+        let mut log = RotatingLog::open(dir.path(), limits).unwrap();
         for _ in 0..5 {
             log.append(b"12345678").unwrap();
         }
