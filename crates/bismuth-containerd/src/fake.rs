@@ -25,7 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 pub use tonic::Code;
 use tonic::Status;
 
-use self::state::{State, Stored, refuse};
+use self::state::{State, Stored};
 use crate::client::{Deadlines, ServerProcess};
 use crate::error::{Error, Result};
 use crate::events::{TaskEvent, TaskEvents};
@@ -179,25 +179,9 @@ fn deadline(act: Act, id: &str, after: Duration) -> Error {
 #[async_trait]
 impl Tasks for FakeContainerd {
     async fn create_container(&self, container: NewContainer) -> Result<()> {
-        let act = Act::CreateContainer;
         let id = container.id.clone();
-        let apply = |state: &mut State| {
-            if state.containers.contains_key(&container.id) {
-                return Err(refuse(
-                    act,
-                    &container.id,
-                    Code::AlreadyExists,
-                    "container: already exists",
-                ));
-            }
-            let stored = Stored {
-                container,
-                task: None,
-            };
-            state.containers.insert(stored.container.id.clone(), stored);
-            Ok(())
-        };
-        self.perform(act, &id, apply).await
+        let create = |state: &mut State| state.create_container(container);
+        self.perform(Act::CreateContainer, &id, create).await
     }
 
     async fn create_task(&self, id: &str, _stdio: Stdio) -> Result<u32> {

@@ -26,6 +26,5 @@ pub use client::{CallClass, Containerd, Deadlines, NamespacedChannel, ServerProc
 pub use error::{Error, Failure, Result};
 pub use events::{TaskEvent, TaskEvents};
 pub use tasks::{
-    ContainerInfo, Exit, NewContainer, RuntimeOptions, Stdio, TaskInfo, TaskStatus, Tasks,
-    TeardownError,
+    ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks, TeardownError,
 };

@@ -26,7 +26,6 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 
-pub use runtime::RuntimeOptions;
 pub use teardown::{TeardownError, TeardownStep};
 
 use crate::client::ServerProcess;
@@ -97,8 +96,9 @@ pub struct NewContainer {
     pub image: Option<String>,
     /// Labels of our own making, never a tenant's. Key and value together at most 4096 bytes.
     pub labels: HashMap<String, String>,
-    /// Which OCI runtime, and how.
-    pub runtime: RuntimeOptions,
+    /// The OCI runtime, with runc's command line: `runc`, or `crun`, which is written in C and starts a container in half of
+    /// the time, but does not work where cgroup v1 and v2 are mixed. Found in containerd's `PATH`, or an absolute path.
+    pub runtime: String,
 }
 
 /// Where a task's output goes: existing FIFOs, absolute paths. `None` is `/dev/null`. A task never gets input.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bismuth_base::now_ms;
 use bismuth_containerd::images::{PreparedImage, PullPolicy, PullProgress};
 use bismuth_containerd::spec;
-use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio};
+use bismuth_containerd::tasks::{NewContainer, Stdio};
 use bismuth_model::{ContainerState, FunctionDefinition, InvokeMode};
 use bismuth_sandbox::namespaces::Namespaces;
 use bismuth_sandbox::process::{Process, WatchedProcess};
@@ -257,7 +257,7 @@ impl SandboxReady {
             spec: spec::build(&input).map_err(LaunchError::Spec)?,
             image: Some(self.image.reference.to_string()),
             labels: HashMap::from([(OWNER_LABEL.to_owned(), launcher.config.node.clone())]),
-            runtime: RuntimeOptions::binary(launcher.runtime.binary_for(server.pid)),
+            runtime: launcher.runtime.binary_for(server.pid),
         };
         let created = launcher.tasks.create_container(container).await;
         created.map_err(LaunchError::Containerd)?;

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use bismuth_containerd::fake::{Act, Fault};
-use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio, Tasks as _};
+use bismuth_containerd::tasks::{NewContainer, Stdio, Tasks as _};
 use bismuth_registry::{AssignedContainer, Unresolved, UnresolvedReason};
 
 use super::*;
@@ -46,7 +46,7 @@ impl Harness {
             spec: Default::default(),
             image: None,
             labels: HashMap::from([("bismuth.node".into(), NODE.into())]),
-            runtime: RuntimeOptions::runc(),
+            runtime: "runc".to_owned(),
         };
         containerd.create_container(container).await.unwrap();
         let id_text = id.to_string();

@@ -31,7 +31,7 @@ pub(super) struct Task {
     pub(super) status: TaskStatus,
 }
 
-pub(super) fn refuse(act: Act, id: &str, code: Code, message: &str) -> Error {
+fn refuse(act: Act, id: &str, code: Code, message: &str) -> Error {
     Error::from_status(act.phrase(), id, Status::new(code, message))
 }
 
@@ -76,6 +76,17 @@ impl State {
             status,
             at,
         });
+    }
+
+    pub(super) fn create_container(&mut self, container: NewContainer) -> Result<()> {
+        let (act, id) = (Act::CreateContainer, container.id.clone());
+        if self.containers.contains_key(&id) {
+            let message = "container: already exists";
+            return Err(refuse(act, &id, Code::AlreadyExists, message));
+        }
+        let task = None;
+        self.containers.insert(id, Stored { container, task });
+        Ok(())
     }
 
     pub(super) fn create_task(&mut self, id: &str) -> Result<u32> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tasks::{RuntimeOptions, SIGKILL, TeardownStep};
+use crate::tasks::{SIGKILL, TeardownStep};
 
 fn container(id: &str) -> NewContainer {
     NewContainer {
@@ -7,7 +7,7 @@ fn container(id: &str) -> NewContainer {
         spec: oci_spec::runtime::Spec::default(),
         image: None,
         labels: std::collections::HashMap::new(),
-        runtime: RuntimeOptions::runc(),
+        runtime: "runc".to_owned(),
     }
 }
 

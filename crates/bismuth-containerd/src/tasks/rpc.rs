@@ -14,7 +14,7 @@ use containerd_client::services::v1::{
 use containerd_client::types::v1::{Process, Status as WireStatus};
 use prost_types::{Any, Timestamp};
 
-use super::runtime::RUNTIME;
+use super::runtime::{RUNTIME, options};
 use super::{
     ContainerInfo, Exit, NewContainer, Stdio, TaskInfo, TaskStatus, Tasks, TeardownError,
     shim_socket, teardown,
@@ -180,7 +180,7 @@ fn record(new: NewContainer) -> Result<Container> {
         image: image.unwrap_or_default(),
         runtime: Some(Runtime {
             name: RUNTIME.to_owned(),
-            options: Some(runtime.to_any()),
+            options: Some(options(runtime)),
         }),
         spec: Some(Any {
             type_url: SPEC_TYPE_URL.to_owned(),

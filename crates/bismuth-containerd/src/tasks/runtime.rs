@@ -9,39 +9,14 @@ pub(super) const RUNTIME: &str = "io.containerd.runc.v2";
 /// The type URL of [`WireOptions`]: its protobuf name, as containerd's `typeurl` registers it.
 const OPTIONS_TYPE_URL: &str = "containerd.runc.v1.Options";
 
-/// Options of the runc shim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuntimeOptions {
-    /// The OCI runtime: a name to be found in containerd's `PATH`, or an absolute path.
-    pub binary: String,
-}
-
-impl RuntimeOptions {
-    /// runc, as containerd does by default.
-    pub fn runc() -> Self {
-        Self::binary("runc")
-    }
-
-    /// crun: written in C, starts a container in half of the time. Does not work where cgroup v1 and v2 are mixed.
-    pub fn crun() -> Self {
-        Self::binary("crun")
-    }
-
-    /// A runtime that has runc's command line.
-    pub fn binary(binary: impl Into<String>) -> Self {
-        Self {
-            binary: binary.into(),
-        }
-    }
-
-    pub(super) fn to_any(&self) -> Any {
-        let options = WireOptions {
-            binary_name: self.binary.clone(),
-        };
-        Any {
-            type_url: OPTIONS_TYPE_URL.to_owned(),
-            value: prost::Message::encode_to_vec(&options),
-        }
+/// Options of the shim: to run `binary`, a name to be found in containerd's `PATH`, or an absolute path.
+pub(super) fn options(binary: String) -> Any {
+    let options = WireOptions {
+        binary_name: binary,
+    };
+    Any {
+        type_url: OPTIONS_TYPE_URL.to_owned(),
+        value: prost::Message::encode_to_vec(&options),
     }
 }
 
@@ -59,7 +34,7 @@ mod tests {
 
     #[test]
     fn options_have_the_bytes_that_the_shim_reads() {
-        let any = RuntimeOptions::crun().to_any();
+        let any = options("crun".to_owned());
         assert_eq!(any.type_url, "containerd.runc.v1.Options");
         // field 6 "crun"
         assert_eq!(any.value, b"\x32\x04crun");

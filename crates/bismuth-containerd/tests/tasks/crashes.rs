@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
-use bismuth_containerd::tasks::{RuntimeOptions, Stdio, TaskInfo, Tasks};
+use bismuth_containerd::tasks::{Stdio, TaskInfo, Tasks};
 use bismuth_containerd::{Error, TaskEvent, TaskStatus};
 use bismuth_testkit::eventually;
 use futures_util::StreamExt;
@@ -162,7 +162,7 @@ async fn a_shim_that_hangs_costs_its_own_container_only() -> Result<()> {
 async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result<()> {
     let harness = Harness::start().await?;
     let mut container = harness.container("true")?;
-    container.runtime = RuntimeOptions::binary("no-such-runtime");
+    container.runtime = "no-such-runtime".to_owned();
     let id = container.id.clone();
     harness.client.create_container(container).await?;
     let error = harness
@@ -187,9 +187,9 @@ async fn a_runtime_that_is_not_installed_is_named_and_leaves_nothing() -> Result
 #[tokio::test]
 async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
     let harness = Harness::start().await?;
-    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
+    for runtime in ["runc", "crun"] {
         let mut container = harness.container("true")?;
-        container.runtime = runtime.clone();
+        container.runtime = runtime.to_owned();
         let mut process = container
             .spec
             .process()
@@ -205,7 +205,7 @@ async fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
             .to_string();
         assert!(
             error.contains("/no/such/program") || error.contains("No such file"),
-            "{runtime:?}: {error}"
+            "{runtime}: {error}"
         );
         harness.remove(&id).await?;
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bismuth_containerd::spec::{self, IdMapping, SpecInput};
-use bismuth_containerd::tasks::{NewContainer, RuntimeOptions, Stdio, Tasks};
+use bismuth_containerd::tasks::{NewContainer, Stdio, Tasks};
 use bismuth_containerd::{Containerd, Deadlines, TaskEvent, TaskEvents};
 use bismuth_testkit::process::{Process, Program};
 use bismuth_testkit::{Containerd as Server, eventually};
@@ -100,7 +100,7 @@ impl Harness {
             id,
             image: None,
             labels: HashMap::from([("bismuth.test".to_owned(), "yes".to_owned())]),
-            runtime: RuntimeOptions::runc(),
+            runtime: "runc".to_owned(),
         })
     }
 

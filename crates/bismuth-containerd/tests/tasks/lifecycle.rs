@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bismuth_containerd::tasks::{RuntimeOptions, SIGTERM, Stdio, Tasks};
+use bismuth_containerd::tasks::{SIGTERM, Stdio, Tasks};
 use bismuth_containerd::{Error, TaskEvent, TaskStatus};
 use bismuth_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
@@ -62,10 +62,10 @@ async fn a_death_is_known_within_100_ms() -> Result<()> {
 async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Result<()> {
     let harness = Harness::start().await?;
     let client = &harness.client;
-    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
+    for runtime in ["runc", "crun"] {
         let fresh = || {
             let mut container = harness.container("sleep 1000 & sleep 1000 & wait")?;
-            container.runtime = runtime.clone();
+            container.runtime = runtime.to_owned();
             anyhow::Ok(container)
         };
         let recorded = fresh()?;
@@ -84,10 +84,7 @@ async fn a_torn_down_container_leaves_nothing_whatever_state_it_was_in() -> Resu
         );
 
         for id in [recorded_id, created_id, running_id] {
-            client
-                .teardown(&id)
-                .await
-                .with_context(|| runtime.binary.clone())?;
+            client.teardown(&id).await.context(runtime)?;
             // The shim answers the deletion and then exits.
             eventually("nothing is left", TIMEOUT, async || {
                 harness.check_nothing_left(&id).await
@@ -111,15 +108,15 @@ async fn a_program_sees_the_container_that_the_spec_describes() -> Result<()> {
     // uid, gid, hostname, core limit, oom_score_adj, interfaces (lo), processes (sh), capabilities …
     let expected = "1000\n1000\nfunction\n0\n500\n1\n1\nCapEff: 0000000000000000\nCapBnd: 0000000000000000\n\
                     NoNewPrivs: 1\nread-only\n0\nend\n";
-    for runtime in [RuntimeOptions::runc(), RuntimeOptions::crun()] {
-        let (fifo, mut output) = harness.fifo(&format!("out-{}", runtime.binary))?;
+    for runtime in ["runc", "crun"] {
+        let (fifo, mut output) = harness.fifo(&format!("out-{runtime}"))?;
         let mut container = harness.container(script)?;
-        container.runtime = runtime.clone();
+        container.runtime = runtime.to_owned();
         let (id, _) = harness
             .run_with(container, Stdio::fifos(&fifo, &fifo))
             .await?;
         let text = read_until(&mut output, "end\n").await?.replace('\t', " ");
-        assert_eq!(text, expected, "{}", runtime.binary);
+        assert_eq!(text, expected, "{runtime}");
         harness.client.teardown(&id).await?;
     }
     Ok(())
