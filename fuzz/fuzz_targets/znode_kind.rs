@@ -16,6 +16,8 @@ fuzz_target!(|input: (&str, &[u8])| {
         Some(ZnodeKind::Alive(ip)) => layout.alive(ip),
         Some(ZnodeKind::Container(ip, id)) => layout.container(ip, id),
         Some(ZnodeKind::Route(hostname)) => layout.route(&hostname),
+        Some(ZnodeKind::Leader) => layout.leader(),
+        Some(ZnodeKind::Term) => layout.term(),
         _ => return,
     };
     assert_eq!(built, path);

@@ -16,6 +16,7 @@
 mod backend;
 mod container;
 mod definition;
+mod election;
 mod environment;
 mod hostname;
 mod id;
@@ -34,6 +35,7 @@ pub use definition::{
     Affinity, DefinitionError, DefinitionErrorKind, Egress, FunctionDefinition, FunctionRecord,
     Readiness, Repo, Route, ServiceQuotas,
 };
+pub use election::{LeaderRecord, TermRecord};
 pub use environment::{Environment, EnvironmentError};
 pub use hostname::{Hostname, HostnameError};
 pub use id::{ContainerId, FunctionId, IdError, Revision};

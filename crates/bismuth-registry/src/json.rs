@@ -1,7 +1,8 @@
 //! Shows any record as JSON.
 
 use bismuth_model::{
-    Backend, ContainerRecord, FunctionId, FunctionRecord, NodeFacts, NodeRecord, StoreClaim,
+    Backend, ContainerRecord, FunctionId, FunctionRecord, LeaderRecord, NodeFacts, NodeRecord,
+    StoreClaim, TermRecord,
 };
 use serde_json::Value;
 
@@ -47,6 +48,8 @@ impl Layout {
             ZnodeKind::Container(..) => show::<ContainerRecord>(bytes),
             ZnodeKind::Route(_) => show::<FunctionId>(bytes),
             ZnodeKind::Store => show::<StoreClaim>(bytes),
+            ZnodeKind::Leader => show::<LeaderRecord>(bytes),
+            ZnodeKind::Term => show::<TermRecord>(bytes),
             ZnodeKind::Root
             | ZnodeKind::Functions
             | ZnodeKind::Nodes

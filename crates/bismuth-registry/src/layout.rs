@@ -9,7 +9,9 @@
 //!  │           └─ container/{id}     ContainerRecord
 //!  ├─ route/{hostname}               FunctionId
 //!  ├─ service/store                  StoreClaim, if the services keep their data on one node
-//!  └─ election/…                     leader locks
+//!  └─ election                       directory
+//!     ├─ leader                      LeaderRecord, ephemeral: the replica that leads
+//!     └─ term                        TermRecord; its version fences a leader's writes
 //! ```
 //!
 //! [`Layout`] builds paths from typed parts, and [`Layout::znode_kind`] reads them back: a path that it does not
@@ -64,8 +66,12 @@ pub enum ZnodeKind {
     Services,
     /// The claim on the services' embedded store.
     Store,
-    /// Leader locks, whose form is their user's business.
+    /// The directory of the election, and what else is in it (other programs' locks).
     Election,
+    /// The replica that leads, ephemeral.
+    Leader,
+    /// The latest term.
+    Term,
 }
 
 impl Layout {
@@ -155,16 +161,22 @@ impl Layout {
         format!("{}/service/store", self.root)
     }
 
-    /// The directory of leader locks.
+    /// The directory of the election.
     #[must_use]
-    pub fn elections(&self) -> String {
+    pub fn election(&self) -> String {
         format!("{}/election", self.root)
     }
 
-    /// The directory of the contenders for one lock.
+    /// The replica that leads, ephemeral.
     #[must_use]
-    pub fn election(&self, name: &str) -> String {
-        format!("{}/election/{name}", self.root)
+    pub fn leader(&self) -> String {
+        format!("{}/election/leader", self.root)
+    }
+
+    /// The latest term.
+    #[must_use]
+    pub fn term(&self) -> String {
+        format!("{}/election/term", self.root)
     }
 
     /// What an empty environment consists of, parents first.
@@ -175,7 +187,7 @@ impl Layout {
             self.functions(),
             self.nodes(),
             self.routes(),
-            self.elections(),
+            self.election(),
         ]
     }
 
@@ -203,6 +215,8 @@ impl Layout {
             ["route", hostname] => canonical(hostname).map(ZnodeKind::Route),
             ["service"] => Some(ZnodeKind::Services),
             ["service", "store"] => Some(ZnodeKind::Store),
+            ["election", "leader"] => Some(ZnodeKind::Leader),
+            ["election", "term"] => Some(ZnodeKind::Term),
             ["election", ..] => Some(ZnodeKind::Election),
             _ => None,
         }
@@ -248,8 +262,9 @@ mod tests {
             (layout.route(&hostname), ZnodeKind::Route(hostname)),
             (layout.services(), ZnodeKind::Services),
             (layout.store(), ZnodeKind::Store),
-            (layout.elections(), ZnodeKind::Election),
-            (layout.election("leader"), ZnodeKind::Election),
+            (layout.election(), ZnodeKind::Election),
+            (layout.leader(), ZnodeKind::Leader),
+            (layout.term(), ZnodeKind::Term),
         ] {
             assert_eq!(layout.znode_kind(&path), Some(kind), "{path}");
             bismuth_coord::path::validate(&path).unwrap();

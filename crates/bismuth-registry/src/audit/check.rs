@@ -26,6 +26,7 @@ pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Fi
     audit.directories();
     audit.strays();
     audit.nodes();
+    audit.election();
     for (id, function) in &scan.functions {
         audit.function(*id, function);
     }
@@ -138,6 +139,40 @@ impl Audit<'_> {
                     ops(),
                 );
             }
+        }
+    }
+
+    fn election(&mut self) {
+        if let Some(leader) = &self.scan.leader {
+            if !leader.ephemeral {
+                let what = Inconsistency::LeaderPersistent {
+                    path: leader.path.clone(),
+                };
+                let ops = vec![delete(leader.path.clone(), leader.version)];
+                self.find(
+                    what,
+                    "delete it, and what is below it; a bismuth-api leads then",
+                    (!self.scan.leader_has_children).then_some(ops),
+                );
+            } else if let Err(reason) = &leader.record {
+                self.find(
+                    undecodable(leader, reason),
+                    "update bismuthctl if a later bismuth-api leads, else end the program whose session holds it",
+                    None,
+                );
+            }
+        }
+        if let Some((term, reason)) = self
+            .scan
+            .term
+            .as_ref()
+            .and_then(|term| Some((term, term.record.as_ref().err()?)))
+        {
+            self.find(
+                undecodable(term, reason),
+                "leave it: only its version counts, and the next leader writes it anew",
+                None,
+            );
         }
     }
 

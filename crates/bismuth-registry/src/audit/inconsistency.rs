@@ -133,6 +133,11 @@ pub enum Inconsistency {
         /// Which node.
         ip: Ipv4Addr,
     },
+    /// The leader's znode is not ephemeral, so that no replica can lead.
+    LeaderPersistent {
+        /// Where it is.
+        path: String,
+    },
 }
 
 impl fmt::Display for Inconsistency {
@@ -245,6 +250,12 @@ impl fmt::Display for Inconsistency {
                 write!(
                     f,
                     "the `alive` znode of node {ip} is not ephemeral and would stay for ever"
+                )
+            }
+            Self::LeaderPersistent { path } => {
+                write!(
+                    f,
+                    "{path} is not ephemeral, so that no bismuth-api can lead"
                 )
             }
         }

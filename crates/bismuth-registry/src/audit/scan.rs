@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use bismuth_coord::{Error as TreeError, Version, Versioned, path};
 use bismuth_model::{
-    Backend, ContainerId, ContainerRecord, FunctionId, FunctionRecord, Hostname, NodeFacts,
-    NodeRecord,
+    Backend, ContainerId, ContainerRecord, FunctionId, FunctionRecord, Hostname, LeaderRecord,
+    NodeFacts, NodeRecord, TermRecord,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -50,6 +50,10 @@ pub(super) struct Scan {
     pub(super) alive: BTreeMap<Ipv4Addr, Entry<NodeFacts>>,
     pub(super) containers: BTreeMap<Backend, Entry<ContainerRecord>>,
     pub(super) routes: BTreeMap<Hostname, Entry<FunctionId>>,
+    pub(super) leader: Option<Entry<LeaderRecord>>,
+    /// Whether there is anything below `leader`, which nothing of ours could be.
+    pub(super) leader_has_children: bool,
+    pub(super) term: Option<Entry<TermRecord>>,
     /// Directories that are there.
     pub(super) directories: BTreeSet<String>,
     /// What is nothing of ours, without what is below it.
@@ -82,6 +86,11 @@ impl Scan {
             Some(ZnodeKind::Route(hostname)) => {
                 drop(self.routes.insert(hostname, Entry::new(path, node)))
             }
+            Some(ZnodeKind::Leader) => {
+                self.leader = Some(Entry::new(path, node));
+                self.leader_has_children = has_children;
+            }
+            Some(ZnodeKind::Term) => self.term = Some(Entry::new(path, node)),
             Some(_) => drop(self.directories.insert(path)),
             None => self.strays.push(Stray {
                 path,
@@ -113,7 +122,8 @@ impl Registry {
         Ok(scan)
     }
 
-    /// All paths, and whether there is anything below them. Goes neither below strays nor into the locks.
+    /// All paths, and whether there is anything below them. Goes neither below strays nor below what is in the
+    /// directory of the election.
     async fn walk(&self) -> Result<BTreeMap<String, bool>> {
         let mut found = BTreeMap::new();
         let root = self.layout.root().to_owned();
@@ -144,9 +154,10 @@ impl Registry {
     }
 
     fn is_entered(&self, path: &str) -> bool {
-        !matches!(
-            self.layout.znode_kind(path),
-            None | Some(ZnodeKind::Election)
-        )
+        match self.layout.znode_kind(path) {
+            None | Some(ZnodeKind::Leader | ZnodeKind::Term) => false,
+            Some(ZnodeKind::Election) => path == self.layout.election(),
+            Some(_) => true,
+        }
     }
 }

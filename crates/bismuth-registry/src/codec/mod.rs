@@ -9,6 +9,7 @@
 //! A record is written in the oldest version that can say it and read in any. Reading bytes of any kind, from anybody, ends in a
 //! record or an [`Error`]; it neither panics nor allocates more than a few megabytes.
 
+mod election;
 mod store_claim;
 #[cfg(test)]
 mod tests;

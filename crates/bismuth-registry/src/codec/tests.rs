@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bismuth_model::{
     Affinity, ContainerId, ContainerState, ContainerStatus, Egress, FunctionDefinition, Hostname,
-    InvokeMode, Readiness, Repo, Revision, Route, SecretUse, ServiceQuotas, StoreClaim,
+    InvokeMode, LeaderRecord, Readiness, Repo, Revision, Route, SecretUse, ServiceQuotas,
+    StoreClaim, TermRecord,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -201,6 +202,22 @@ fn golden_store_claim() {
 }
 
 #[test]
+fn golden_leader_and_term() {
+    let leader = LeaderRecord {
+        name: "a1".into(),
+        term: 3,
+        since_ms: 1_700_000_000_000,
+    };
+    golden(&leader, "01 02 6131 03 fd0068e5cf8b010000");
+    let term = TermRecord {
+        number: 3,
+        name: "a1".into(),
+        since_ms: 1_700_000_000_000,
+    };
+    golden(&term, "01 03 02 6131 fd0068e5cf8b010000");
+}
+
+#[test]
 fn bytes_that_are_no_record_are_refused_by_name() {
     let decode = |bytes: &[u8]| FunctionRecord::decode(bytes).unwrap_err();
     assert!(matches!(decode(b""), Error::Empty { .. }));
@@ -338,6 +355,24 @@ fn records_as_json() {
     assert_eq!(
         list,
         serde_json::json!([{ "ip": "1.2.3.4", "container_id": ID }])
+    );
+    let term = TermRecord {
+        number: 3,
+        name: "a1".into(),
+        since_ms: 5,
+    };
+    assert_eq!(
+        show(&layout.term(), &term.encode().unwrap()),
+        serde_json::json!({ "number": 3, "name": "a1", "since_ms": 5 })
+    );
+    let leader = LeaderRecord {
+        name: "a1".into(),
+        term: 3,
+        since_ms: 5,
+    };
+    assert_eq!(
+        show(&layout.leader(), &leader.encode().unwrap()),
+        serde_json::json!({ "name": "a1", "term": 3, "since_ms": 5 })
     );
     assert_eq!(show(layout.root(), b""), Value::Null);
     assert!(layout.json("/default/nothing", b"").is_err());
@@ -479,6 +514,8 @@ proptest! {
         never_panics::<Vec<Backend>>(&bytes)?;
         never_panics::<NodeRecord>(&bytes)?;
         never_panics::<StoreClaim>(&bytes)?;
+        never_panics::<LeaderRecord>(&bytes)?;
+        never_panics::<TermRecord>(&bytes)?;
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Broken {
 #[tokio::test]
 async fn a_missing_directory_is_created() {
     let b = sound().await;
-    let path = b.layout().elections();
+    let path = b.layout().election();
     b.f.remove(&path).await;
     b.is_repaired(Inconsistency::DirectoryMissing { path })
         .await;
@@ -353,6 +353,41 @@ async fn undecodable_nodes_registrations_and_assignments_are_repaired() {
     b.f.put(&unlisted, b"").await;
     b.undecodable_is_repaired(&unlisted).await;
     assert!(!b.f.exists(&unlisted).await);
+}
+
+#[tokio::test]
+async fn a_leader_znode_that_would_stay_is_deleted_and_what_goes_by_itself_is_left() {
+    let b = sound().await;
+    let (path, term) = (b.layout().leader(), b.layout().term());
+    b.f.put(&path, b"by hand").await;
+    b.is_repaired(Inconsistency::LeaderPersistent { path: path.clone() })
+        .await;
+
+    let below = format!("{path}/lock-0000000001");
+    b.f.put(&path, b"").await;
+    b.f.put(&below, b"of another program").await;
+    let findings = b.audit().await;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].repair, None);
+    b.f.remove(&below).await;
+    b.f.remove(&path).await;
+
+    let ephemeral = CreateMode::Ephemeral;
+    b.f.tree.create(&path, b"?", ephemeral).await.unwrap();
+    b.f.put(&term, b"?").await;
+    b.f.put("/default/election/other", b"of another program")
+        .await;
+    let findings = b.audit().await;
+    assert_eq!(
+        findings
+            .iter()
+            .map(|finding| (&finding.what, &finding.repair))
+            .collect::<Vec<_>>(),
+        [
+            (&Broken::undecodable(&path, &findings), &None),
+            (&Broken::undecodable(&term, &findings), &None)
+        ]
+    );
 }
 
 #[tokio::test]
