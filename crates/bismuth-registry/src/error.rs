@@ -158,6 +158,14 @@ pub enum Error {
         /// What was seen last.
         source: bismuth_coord::Error,
     },
+    /// The leader's term is over. Final: nothing was changed, and nothing that is fenced by this term can be any more.
+    #[error("{act}: refused, because term {term} is over: another replica leads, or will")]
+    TermLost {
+        /// What was attempted.
+        act: String,
+        /// The number of the term.
+        term: u64,
+    },
     /// The tree changed since the audit found this.
     #[error("{what}: it changed since it was found; audit again")]
     FindingStale {

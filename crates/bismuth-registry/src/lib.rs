@@ -7,6 +7,7 @@
 //!                      │
 //!   bismuthfe ◄── watch_routing     list, watch, swap whole
 //!   bismuthd  ◄── watch_assignment  ──► update_container_status, register_node
+//!   api       ◄── candidate: one leads, and writes by a fenced registry
 //!   ctl       ◄── audit, repair
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod audit;
 mod backends;
 pub mod codec;
 mod containers;
+mod election;
 mod error;
 mod functions;
 mod groups;
@@ -36,6 +38,7 @@ mod node_registration;
 mod nodes;
 mod routes;
 mod store_claim;
+mod term;
 mod transaction;
 mod watch;
 
@@ -45,6 +48,7 @@ use bismuth_coord::{MAX_DATA_BYTES, Tree};
 use bismuth_model::{BACKEND_BYTES, Environment};
 
 pub use args::ZooKeeperArgs;
+pub use election::{Candidate, ElectionState};
 pub use error::{Error, Result};
 pub use functions::{Function, FunctionPage};
 pub use groups::GroupUsers;
@@ -52,6 +56,7 @@ pub use json::JsonError;
 pub use layout::{Layout, ZnodeKind, name_of};
 pub use node_registration::{NodeRegistration, RegistrationState};
 pub use nodes::Node;
+pub use term::Term;
 pub use watch::{
     AssignedContainer, Assignment, RoutedFunction, RoutingSnapshot, StaleCounts, Unresolved,
     UnresolvedReason,
@@ -66,6 +71,8 @@ pub const MAX_BACKENDS: usize = MAX_DATA_BYTES / BACKEND_BYTES;
 pub struct Registry {
     tree: Arc<dyn Tree>,
     layout: Layout,
+    /// What each transaction is fenced by.
+    term: Option<Term>,
 }
 
 impl Registry {
@@ -75,6 +82,7 @@ impl Registry {
         Self {
             tree,
             layout: Layout::new(&environment),
+            term: None,
         }
     }
 
@@ -84,7 +92,7 @@ impl Registry {
         &self.layout
     }
 
-    /// The tree below, for what is not the registry's business (leader locks).
+    /// The tree below, for what is not the registry's business.
     #[must_use]
     pub fn tree(&self) -> &Arc<dyn Tree> {
         &self.tree

@@ -9,6 +9,9 @@
 //!     ▲                                   no ─► commit again: every transaction has a step that can be
 //!     └───────────────────────────────────────  made only once, so it is never made twice
 //! ```
+//!
+//! A leader's registry puts the check of its term in front of each transaction. When that is what refuses,
+//! the answer is [`Error::TermLost`], which no caller tries again.
 
 use std::time::Duration;
 
@@ -118,6 +121,7 @@ impl Registry {
 
     /// Makes a transaction; over a lost connection finds out by `proof` whether it was made.
     pub(crate) async fn commit(&self, act: &str, ops: Vec<Op>, proof: &Proof) -> Result<Outcome> {
+        let ops = self.fence(ops);
         let mut doubt: Option<TreeError> = None;
         for _ in 0..RESENDS {
             match self.tree.commit(ops.clone()).await {
@@ -125,12 +129,12 @@ impl Registry {
                 Err(error) if error.is_unknown_outcome() => doubt = Some(error),
                 Err(error) => match doubt.take() {
                     None if error.is_unavailable() => return Err(error.into()),
-                    None => return Ok(Outcome::Refused(error)),
-                    // What refuses this one may be what an earlier one did.
+                    None => return self.refused(act, error),
+                    // What refuses this one may be what an earlier one did, or may have come after it: so may the next term.
                     Some(earlier) if !error.is_unavailable() => {
                         return match self.is_there(proof).await {
                             Ok(true) => Ok(Outcome::Committed),
-                            Ok(false) => Ok(Outcome::Refused(error)),
+                            Ok(false) => self.refused(act, error),
                             Err(_) => Err(Error::UnknownOutcome {
                                 act: act.to_owned(),
                                 source: earlier,
@@ -165,6 +169,31 @@ impl Registry {
                 act: act.to_owned(),
                 attempts: RESENDS,
             }),
+        }
+    }
+
+    /// The steps behind the check of the term, if there is one. It comes first, so that it is what refuses when others
+    /// would as well.
+    fn fence(&self, mut ops: Vec<Op>) -> Vec<Op> {
+        if let Some(term) = self.term {
+            ops.insert(0, check(self.layout.term(), term.version()));
+        }
+        ops
+    }
+
+    /// What it means that the tree said no.
+    fn refused(&self, act: &str, error: TreeError) -> Result<Outcome> {
+        match self.term {
+            Some(term)
+                if (error.is_conflict() || error.is_not_found())
+                    && error.path() == Some(self.layout.term().as_str()) =>
+            {
+                Err(Error::TermLost {
+                    act: act.to_owned(),
+                    term: term.number(),
+                })
+            }
+            _ => Ok(Outcome::Refused(error)),
         }
     }
 

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use bismuth_coord::{ConnectOptions, ZkTree};
 use bismuth_model::{Environment, FunctionId};
-use bismuth_registry::{Assignment, Error, RegistrationState, Registry, RoutingSnapshot};
+use bismuth_registry::{
+    Assignment, ElectionState, Error, RegistrationState, Registry, RoutingSnapshot, Term,
+};
 use bismuth_testkit::ZooKeeper;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use fixture::{definition, facts, refused, slot, spawned};
 
@@ -142,6 +144,66 @@ async fn snapshots_are_updated_across_restarts_and_expired_sessions() {
     assert_eq!(observer.audit().await.unwrap(), []);
     registration.deregister().await.unwrap();
     assert!(!observer.node(NODE).await.unwrap().unwrap().is_alive());
+}
+
+/// A candidate that never ends, and the terms that it leads in, each with its registry.
+fn candidate(
+    registry: &Registry,
+    name: &str,
+) -> (
+    watch::Receiver<ElectionState>,
+    mpsc::UnboundedReceiver<(Term, Registry)>,
+) {
+    let candidate = registry.candidate(name);
+    let state = candidate.state();
+    let (sender, terms) = mpsc::unbounded_channel();
+    tokio::spawn(candidate.run(pending(), move |term, fenced| {
+        sender.send((term, fenced)).unwrap();
+        pending()
+    }));
+    (state, terms)
+}
+
+#[tokio::test]
+async fn a_leader_whose_session_expired_is_fenced_and_the_other_leads() {
+    let server = ZooKeeper::start().await.unwrap();
+    let tree = ZkTree::connect(&server.connect_string(), ConnectOptions::default())
+        .await
+        .unwrap();
+    let first = Registry::new(Arc::new(tree.clone()), Environment::default());
+    let second = connect(&server).await;
+    first.bootstrap().await.unwrap();
+    let (mut first_state, mut first_terms) = candidate(&first, "first");
+    let (_, earlier) = first_terms.recv().await.unwrap();
+    let (mut second_state, mut second_terms) = candidate(&second, "second");
+    shows(
+        &mut second_state,
+        "that the first leads",
+        |state| matches!(state, ElectionState::Following(leader) if leader.name == "first"),
+    )
+    .await;
+    assert!(earlier.provision_node(NODE).await.unwrap());
+
+    let session = tree.session_id().unwrap();
+    server.expire_session(session).await.unwrap();
+    let led = tokio::time::timeout(BOUND, second_terms.recv());
+    let (term, fenced) = led.await.unwrap().unwrap();
+    assert_eq!(term.number(), 2);
+    shows(
+        &mut first_state,
+        "that the second leads",
+        |state| matches!(state, ElectionState::Following(leader) if leader.name == "second"),
+    )
+    .await;
+    // Over a new session, which may write like any other.
+    let refused = earlier.set_schedulable(NODE, false).await.unwrap_err();
+    assert!(
+        matches!(refused, Error::TermLost { term: 1, .. }),
+        "{refused}"
+    );
+    assert!(second.node(NODE).await.unwrap().unwrap().schedulable);
+    fenced.set_schedulable(NODE, false).await.unwrap();
+    assert_eq!(second.audit().await.unwrap(), []);
 }
 
 #[tokio::test]

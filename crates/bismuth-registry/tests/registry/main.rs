@@ -4,6 +4,7 @@
 
 mod assignment;
 mod audit;
+mod election;
 mod fixture;
 mod functions;
 mod groups;
