@@ -210,8 +210,7 @@ pub(crate) async fn replace(
             Ok(record.revision)
         })
         .await?;
-    tracing::info!(function = %id, %revision, "replaced; the rollout begins");
-    api.rollouts.begin(id);
+    tracing::info!(function = %id, %revision, "replaced; the leader rolls it out");
     api.read(&format!("read function {id}"), shown(&api, id))
         .await
         .map(Json)

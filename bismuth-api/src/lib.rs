@@ -4,14 +4,14 @@
 //!  deployer ──HTTP──► functions · nodes ──► placement (pure) ──► registry: one transaction ──► ZooKeeper
 //!                         │     logs ─────► bismuthd of each node, merged by time                │ watch
 //!                         │   secrets ─► svcprovider                                             │
-//!                         │ begin                                                                │
-//!                         └──────────────► rollout: plan (pure) ──► switch, release  ◄───────────┘
+//!                                                                                                │
+//!  leader, one of all replicas ──────────► rollout: plan (pure) ──► switch, release  ◄───────────┘
 //! ```
 //!
 //! The happy path of a redeploy:
 //! 1. `PUT /function/{id}` writes the next revision and assigns its slots; requests go to the old ones;
 //! 2. the nodes start the new containers once, to prove them;
-//! 3. a `rollout` sees them running, switches the routing in one transaction, and after a moment
+//! 3. the `rollout` of the replica that leads sees them running, switches the routing in one transaction, and after a moment
 //!    takes the old slots away, whose nodes drain them.
 //!
 //! It has no authentication: it belongs on loopback or on a network of deployers only. It is never on
@@ -21,6 +21,7 @@ mod body;
 mod config;
 mod functions;
 mod http_server;
+mod leader;
 mod logs;
 mod metrics;
 mod nodes;

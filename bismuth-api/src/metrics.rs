@@ -1,4 +1,4 @@
-//! Metrics of the API: calls and rollouts.
+//! Metrics of the API: calls, the election and rollouts.
 
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ struct Call {
 pub(crate) struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Histogram,
+    pub(crate) leader: Gauge,
+    pub(crate) term: Gauge,
+    pub(crate) election_blocked: Gauge,
     pub(crate) rollouts: Gauge,
     pub(crate) switched: Counter,
     pub(crate) released: Counter,
@@ -36,6 +39,9 @@ impl Metrics {
         let metrics = Self {
             calls: Family::default(),
             seconds: Histogram::new(BUCKETS),
+            leader: Gauge::default(),
+            term: Gauge::default(),
+            election_blocked: Gauge::default(),
             rollouts: Gauge::default(),
             switched: Counter::default(),
             released: Counter::default(),
@@ -43,6 +49,7 @@ impl Metrics {
         registry.register("calls", "Calls answered", metrics.calls.clone());
         let help = "Time from a call's head to its answer's";
         registry.register("call_seconds", help, metrics.seconds.clone());
+        metrics.register_election(registry);
         let help = "Functions whose newest revision is being rolled out";
         registry.register("rollouts", help, metrics.rollouts.clone());
         let help = "Times that requests were switched to a newer revision";
@@ -50,6 +57,24 @@ impl Metrics {
         let help = "Slots of earlier revisions that were taken away";
         registry.register("rollout_releases", help, metrics.released.clone());
         metrics
+    }
+
+    fn register_election(&self, registry: &mut Registry) {
+        registry.register(
+            "leader",
+            "1 while this replica leads, else 0",
+            self.leader.clone(),
+        );
+        registry.register(
+            "term",
+            "The latest term that this replica led or followed in",
+            self.term.clone(),
+        );
+        registry.register(
+            "election_blocked",
+            "1 while this replica cannot lead nor see another that does: /readyz says why",
+            self.election_blocked.clone(),
+        );
     }
 
     pub(crate) fn record_call(

@@ -126,7 +126,6 @@ mod tests {
     use crate::logs::client::LogClient;
     use crate::metrics::Metrics;
     use crate::origin_check::OriginCheck;
-    use crate::rollout::Rollouts;
     use crate::scheduler::Scheduler;
     use crate::svcprovider::SvcproviderClient;
 
@@ -137,7 +136,6 @@ mod tests {
         let surface = OperatorClient::new(&url, "/nowhere".into(), Duration::ZERO).unwrap();
         AppState {
             scheduler: Arc::new(Scheduler::new(registry.clone())),
-            rollouts: Rollouts::new(registry.clone(), metrics.clone(), Duration::ZERO),
             registry,
             logs: LogClient::new(0),
             svcprovider: SvcproviderClient::new(surface, Duration::ZERO),

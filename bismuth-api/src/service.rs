@@ -14,11 +14,11 @@ use tracing::info;
 
 use crate::config::Args;
 use crate::http_server;
+use crate::leader::{self, Leadership};
 use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::origin_check::OriginCheck;
 use crate::readiness;
-use crate::rollout::{self, Rollouts};
 use crate::router::router;
 use crate::scheduler::Scheduler;
 use crate::state::AppState;
@@ -90,11 +90,15 @@ impl Service {
         let tasks = Tasks::new(&shutdown);
         info!(address = ?self.address(), environment = %self.args.zookeeper.environment, "bismuth-api listens");
 
-        let rollouts = Rollouts::new(self.registry.clone(), counted.clone(), self.args.settle);
+        let leadership = Leadership {
+            name: leader::replica_name(self.address()),
+            metrics: counted.clone(),
+            election: admin.condition("election"),
+            settle: self.args.settle,
+        };
         let api = AppState {
             registry: self.registry.clone(),
             scheduler: Arc::new(Scheduler::new(self.registry.clone())),
-            rollouts: rollouts.clone(),
             logs: LogClient::new(self.args.node_port),
             svcprovider: self.svcprovider,
             metrics: counted,
@@ -108,12 +112,12 @@ impl Service {
         tasks.spawn(
             "readiness",
             Policy::EndsProcess,
-            readiness::watch(self.registry, zookeeper, shutdown.clone()),
+            readiness::watch(self.registry.clone(), zookeeper, shutdown.clone()),
         );
         tasks.spawn(
-            "rollouts",
+            "leader",
             Policy::EndsProcess,
-            rollout::run(rollouts, shutdown.clone()),
+            leader::run(self.registry, leadership, shutdown.clone()),
         );
 
         shutdown.cancelled().await;

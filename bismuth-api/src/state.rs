@@ -12,7 +12,6 @@ use crate::logs::client::LogClient;
 use crate::metrics::Metrics;
 use crate::origin_check::OriginCheck;
 use crate::problem::Problem;
-use crate::rollout::Rollouts;
 use crate::scheduler::Scheduler;
 use crate::svcprovider::SvcproviderClient;
 
@@ -21,7 +20,6 @@ use crate::svcprovider::SvcproviderClient;
 pub(crate) struct AppState {
     pub(crate) registry: Registry,
     pub(crate) scheduler: Arc<Scheduler>,
-    pub(crate) rollouts: Rollouts,
     pub(crate) logs: LogClient,
     pub(crate) svcprovider: SvcproviderClient,
     pub(crate) metrics: Metrics,

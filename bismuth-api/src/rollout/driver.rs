@@ -52,6 +52,17 @@ impl Wake {
     }
 }
 
+/// How a driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DriverEnd {
+    /// Nothing is left to do.
+    Finished,
+    /// The leader's term is over.
+    TermLost,
+    /// A fault of this program.
+    Panicked,
+}
+
 /// Drives one function.
 pub(super) struct Driver {
     id: FunctionId,
@@ -75,16 +86,20 @@ impl Driver {
         }
     }
 
-    /// Until nothing is left to do.
-    pub(super) async fn run(mut self) {
+    /// Until nothing is left to do, or the term is over.
+    pub(super) async fn run(mut self) -> DriverEnd {
         loop {
             let wait = match self.round().await {
-                Ok(Next::Finished) => return,
+                Ok(Next::Finished) => return DriverEnd::Finished,
                 Ok(Next::Wait(wait)) => {
                     self.delays.reset();
                     wait
                 }
                 Ok(Next::Again) => continue,
+                Err(error @ Error::TermLost { .. }) => {
+                    tracing::info!(function = %self.id, error = chain(&error), "the rollout is left to the next leader");
+                    return DriverEnd::TermLost;
+                }
                 Err(error) => {
                     tracing::warn!(function = %self.id, error = chain(&error), "the rollout is held up; trying again");
                     // Not woken by hints: whatever refused must not be asked in a circle.

@@ -1,36 +1,34 @@
-//! Bringing the newest revision of each function into service, without losing a request.
+//! Bringing the newest revision of each function into service, without losing a request: the leader's work.
 //!
 //! ```text
 //!  start, session lost, every minute ─► scan everything ─┐
-//!  watch: a function changed ────────────────────────────┼─► one driver per function that is not finished
-//!  PUT ──────────────────────────────────────────────────┘      look ─► plan (pure) ─► switch, release
+//!  watch: a function changed ────────────────────────────┴─► one driver per function that is not finished
+//!                                                               look ─► plan (pure) ─► switch, release
 //!                                                                 ▲                        │
 //!  watch: a slot changed ───────────────── wakes ─────────────────┴────────────────────────┘
 //! ```
 //!
-//! What is to be done is read from ZooKeeper each time, so an API that was killed loses nothing, and a
-//! revision written by `bismuthctl` is rolled out as well. Two APIs that do the same at the same time
-//! are harmless: every step is a transaction that checks what it builds on.
+//! What is to be done is read from ZooKeeper each time. So the next leader goes on with what this one began, and a
+//! revision is rolled out whoever wrote it: any replica, or `bismuthctl`. Every step is a transaction that checks what
+//! it builds on, and the leader's term: one that leads no more changes nothing.
 
 mod driver;
 pub mod plan;
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_base::{Backoff, chain, now_ms};
 use bismuth_coord::Event;
-use bismuth_daemon::Shutdown;
 use bismuth_model::{Backend, ContainerRecord, FunctionId};
 use bismuth_registry::{Error, Registry, ZnodeKind};
 use futures_util::FutureExt as _;
-use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::Metrics;
-use driver::Wake;
+use driver::{DriverEnd, Wake};
 use plan::{Observed, plan};
 
 /// Everything is looked at again although no hint asked for it.
@@ -40,69 +38,31 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 /// Functions read at a time: at a few KiB each, little memory.
 const PAGE: usize = 500;
 
-/// Where calls say that a function has a new revision. Clones are the same.
-#[derive(Clone, Debug)]
-pub struct Rollouts {
-    shared: Arc<Shared>,
-}
-
+/// What all drivers use.
 #[derive(Debug)]
 struct Shared {
+    /// Fenced by the leader's term.
     registry: Registry,
     metrics: Metrics,
     /// How long slots stay after requests were switched away from them.
     settle: Duration,
-    wanted: Mutex<BTreeSet<FunctionId>>,
-    wake: Notify,
 }
 
-impl Rollouts {
-    pub(crate) fn new(registry: Registry, metrics: Metrics, settle: Duration) -> Self {
-        let shared = Shared {
-            registry,
-            metrics,
-            settle,
-            wanted: Mutex::default(),
-            wake: Notify::new(),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
-    }
-
-    /// Looks at this function soon. A hint: what is to be done is read from ZooKeeper.
-    pub fn begin(&self, id: FunctionId) {
-        self.shared
-            .wanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id);
-        self.shared.wake.notify_one();
-    }
-
-    fn take_wanted(&self) -> BTreeSet<FunctionId> {
-        std::mem::take(
-            &mut *self
-                .shared
-                .wanted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
-}
-
-/// Runs all rollouts until the shutdown.
-pub(crate) async fn run(rollouts: Rollouts, shutdown: Shutdown) {
-    let mut crew = Crew {
-        rollouts,
+/// Runs all rollouts until the term that fences `registry` is over. Dropped, it cuts them off wherever they are: what is
+/// left is read again by the next leader.
+pub(crate) async fn run(registry: Registry, metrics: Metrics, settle: Duration) {
+    let shared = Shared {
+        registry,
+        metrics,
+        settle,
+    };
+    let mut rollouts = Rollouts {
+        shared: Arc::new(shared),
+        wanted: BTreeSet::new(),
         drivers: JoinSet::new(),
         active: HashMap::new(),
     };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = crew.work() => {}
-    }
-    // Dropping the crew cuts the drivers off wherever they are: what is left is read again at the next start.
+    rollouts.work().await;
 }
 
 /// A function being rolled out.
@@ -112,18 +72,36 @@ struct Active {
     again: bool,
 }
 
-struct Crew {
-    rollouts: Rollouts,
-    drivers: JoinSet<(FunctionId, bool)>,
+/// The rollouts of one term.
+struct Rollouts {
+    shared: Arc<Shared>,
+    /// Functions to look at.
+    wanted: BTreeSet<FunctionId>,
+    drivers: JoinSet<(FunctionId, DriverEnd)>,
     active: HashMap<FunctionId, Active>,
 }
 
-impl Crew {
+/// Why a pass over all functions ended.
+enum PassEnd {
+    /// It is time for another.
+    ScanAgain,
+    /// The term is over.
+    TermLost,
+}
+
+impl Drop for Rollouts {
+    fn drop(&mut self) {
+        self.shared.metrics.rollouts.set(0);
+    }
+}
+
+impl Rollouts {
     async fn work(&mut self) {
         let mut delays = RETRY.delays();
         loop {
             match self.watch_and_drive().await {
-                Ok(()) => delays.reset(),
+                Ok(PassEnd::ScanAgain) => delays.reset(),
+                Ok(PassEnd::TermLost) => return,
                 Err(error) => {
                     tracing::debug!(
                         error = chain(&error),
@@ -137,25 +115,26 @@ impl Crew {
     }
 
     /// From one scan to the next. An error means that ZooKeeper could not be asked.
-    async fn watch_and_drive(&mut self) -> Result<(), Error> {
-        let registry = self.rollouts.shared.registry.clone();
+    async fn watch_and_drive(&mut self) -> Result<PassEnd, Error> {
+        let registry = self.shared.registry.clone();
         // The watch first, so that nothing between the scan and the watch is missed.
         let mut watch = registry.tree().watch(registry.layout().root()).await?;
-        for id in unfinished(&registry).await? {
-            self.rollouts.begin(id);
-        }
+        self.wanted.extend(unfinished(&registry).await?);
         let until = tokio::time::Instant::now() + SCAN_AGAIN;
         loop {
-            for id in self.rollouts.take_wanted() {
+            for id in std::mem::take(&mut self.wanted) {
                 self.drive(id);
             }
             // Safe to cancel, each: events and ended drivers stay where they are until taken.
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return Ok(()),
-                () = self.rollouts.shared.wake.notified() => {}
-                Some(ended) = self.drivers.join_next() => self.ended(ended),
+                () = tokio::time::sleep_until(until) => return Ok(PassEnd::ScanAgain),
+                Some(ended) = self.drivers.join_next() => {
+                    if let Some(end) = self.ended(ended) {
+                        return Ok(end);
+                    }
+                }
                 event = watch.next() => match event {
-                    Event::Lost => return Ok(()),
+                    Event::Lost => return Ok(PassEnd::ScanAgain),
                     event => self.hint(&event),
                 },
             }
@@ -165,9 +144,11 @@ impl Crew {
     fn hint(&mut self, event: &Event) {
         let kind = event
             .path()
-            .and_then(|path| self.rollouts.shared.registry.layout().znode_kind(path));
+            .and_then(|path| self.shared.registry.layout().znode_kind(path));
         match kind {
-            Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => self.rollouts.begin(id),
+            Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => {
+                self.wanted.insert(id);
+            }
             Some(ZnodeKind::Container(_, container)) => {
                 self.active
                     .values()
@@ -184,37 +165,38 @@ impl Crew {
             return;
         }
         let wake = Arc::new(Wake::default());
-        let driver = driver::Driver::new(id, Arc::clone(&self.rollouts.shared), Arc::clone(&wake));
+        let driver = driver::Driver::new(id, Arc::clone(&self.shared), Arc::clone(&wake));
         self.drivers.spawn(async move {
             // Unwind safety: the driver is gone after it, and what it shares is changed by single calls.
             let ran = AssertUnwindSafe(driver.run()).catch_unwind().await;
-            (id, ran.is_ok())
+            (id, ran.unwrap_or(DriverEnd::Panicked))
         });
         self.active.insert(id, Active { wake, again: false });
         self.count();
     }
 
-    fn ended(&mut self, ended: Result<(FunctionId, bool), JoinError>) {
-        // An error is a driver that was cut off, which only happens when the crew is dropped.
-        let Ok((id, in_good_order)) = ended else {
-            return;
-        };
-        if !in_good_order {
-            tracing::error!(function = %id, "the rollout panicked; the next scan begins it again");
-        }
-        if self
-            .active
-            .remove(&id)
-            .is_some_and(|active| active.again && in_good_order)
-        {
-            self.rollouts.begin(id);
-        }
+    /// Takes note of an ended driver; something if that ends the pass.
+    fn ended(&mut self, ended: Result<(FunctionId, DriverEnd), JoinError>) -> Option<PassEnd> {
+        // An error is a driver that was cut off, which only happens when all are dropped.
+        let (id, end) = ended.ok()?;
+        let again = self.active.remove(&id).is_some_and(|active| active.again);
         self.count();
+        match end {
+            DriverEnd::Finished if again => {
+                self.wanted.insert(id);
+            }
+            DriverEnd::Finished => {}
+            DriverEnd::Panicked => {
+                tracing::error!(function = %id, "the rollout panicked; the next scan begins it again");
+            }
+            DriverEnd::TermLost => return Some(PassEnd::TermLost),
+        }
+        None
     }
 
     fn count(&self) {
         let active = i64::try_from(self.active.len()).unwrap_or(i64::MAX);
-        self.rollouts.shared.metrics.rollouts.set(active);
+        self.shared.metrics.rollouts.set(active);
     }
 }
 

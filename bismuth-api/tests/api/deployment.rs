@@ -177,14 +177,25 @@ async fn a_session_that_ends_in_a_rollout_does_not_end_the_rollout() {
 }
 
 #[tokio::test]
-async fn two_apis_roll_out_side_by_side() {
-    let harness = Harness::with_nodes(&[NODE]).await;
-    let second = RunningApi::start(&harness.tree, &[]);
+async fn of_two_apis_the_leader_rolls_out_what_the_other_was_given() {
+    let mut harness = Harness::with_nodes(&[NODE]).await;
+    eventually("the first leads", SOON, async || {
+        match harness.api.gauge("bismuth_api_leader").await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let first = std::mem::replace(&mut harness.api, RunningApi::start(&harness.tree, &[]));
     let (id, _) = deployed(&harness).await;
     for _ in 0..3 {
         let new = redeploy(&harness, id).await;
         harness.runs(new).await;
         moved_to(&harness, id, &[new]).await;
     }
-    second.stop().await;
+    assert_eq!(first.gauge("bismuth_api_leader").await, 1);
+    assert_eq!(first.gauge("bismuth_api_rollout_switches_total").await, 3);
+    assert_eq!(harness.api.gauge("bismuth_api_leader").await, 0);
+    assert_eq!(harness.api.gauge("bismuth_api_term").await, 1);
+    first.stop().await;
 }

@@ -83,6 +83,11 @@ impl RunningApi {
     pub async fn delete(&self, path: &str) -> Answer {
         self.call(Method::DELETE, path, "").await
     }
+
+    /// The value of a gauge.
+    pub async fn gauge(&self, name: &str) -> i64 {
+        gauge(&self.get("/metrics").await.text(), name).unwrap()
+    }
 }
 
 /// Sends what was built by hand.
@@ -200,11 +205,21 @@ impl Harness {
     }
 }
 
+/// The value of a gauge in a page of metrics.
+pub fn gauge(metrics: &str, name: &str) -> Result<i64, String> {
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value
+        .and_then(|value| value.parse().ok())
+        .ok_or_else(|| format!("{name} is not in\n{metrics}"))
+}
+
 pub fn registry_on(tree: MemoryTree) -> Registry {
     Registry::new(Arc::new(tree), "test".parse().unwrap())
 }
 
-fn facts() -> NodeFacts {
+pub fn facts() -> NodeFacts {
     NodeFacts {
         cores: 8,
         memory: 16 << 30,

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::harness::{Harness, NODE, RunningApi, SOON, definition, send};
-use bismuth_coord::MemoryTree;
+use bismuth_coord::{CreateMode, MemoryTree, Tree as _};
 
 async fn ready(api: &RunningApi) -> Result<(), String> {
     let answer = api.get("/readyz").await;
@@ -77,6 +77,35 @@ async fn without_zookeeper_every_call_is_503_within_a_second() {
     tree.reconnect();
     eventually("it is ready again", SOON, || ready(&api)).await;
     api.get(&one).await.ok();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn an_election_blocked_by_a_znode_that_no_api_wrote_is_said_until_it_is_gone() {
+    let tree = MemoryTree::new();
+    let registry = crate::harness::registry_on(tree.clone());
+    registry.bootstrap().await.unwrap();
+    let path = registry.layout().leader();
+    tree.create(&path, b"", CreateMode::Persistent)
+        .await
+        .unwrap();
+    let api = RunningApi::start(&tree, &[]);
+    eventually("it says what to do", SOON, || {
+        not_ready(&api, "bismuthctl consistency --repair")
+    })
+    .await;
+    assert_eq!(api.gauge("bismuth_api_election_blocked").await, 1);
+    assert_eq!(api.gauge("bismuth_api_leader").await, 0);
+    tree.delete(&path, None).await.unwrap();
+    eventually("it is ready", SOON, || ready(&api)).await;
+    eventually("it leads", SOON, async || {
+        match api.gauge("bismuth_api_leader").await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(api.gauge("bismuth_api_election_blocked").await, 0);
     api.stop().await;
 }
 
