@@ -1,4 +1,4 @@
-//! `update-function --wait`: rolls out one revision, as bismuth-api does for all functions.
+//! `update-function --wait`: rolls out one revision, as the leading bismuth-api does for all functions.
 //!
 //! ```text
 //!  new slots ─► all have run ─► switch requests to them ─► a moment ─► release the old slots
@@ -6,7 +6,7 @@
 //!                  └─► say so; requests still go to the old ones
 //! ```
 //!
-//! A running bismuth-api does the same at the same time. That is harmless: each step is a transaction
+//! A leading bismuth-api does the same at the same time. That is harmless: each step is a transaction
 //! that checks what it builds on, and a step that was made already is not made again.
 
 use std::time::Duration;
