@@ -1,12 +1,13 @@
 //! Handlers of `/function` and `/function/{id}`: validate, place, one transaction.
 
-mod answers;
+pub(crate) mod answers;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use bismuth_model::{FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES};
+use bismuth_model::{Backend, FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES};
+use bismuth_registry::Error;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -145,7 +146,7 @@ pub(crate) async fn list(
     }))
 }
 
-/// A function and all its slots, newest revision first
+/// A function and all its slots
 #[utoipa::path(
     get,
     path = "/function/{id}",
@@ -162,7 +163,7 @@ pub(crate) async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<FunctionDetail>, Problem> {
     let id = function_id(id)?;
-    api.read(&format!("read function {id}"), shown(&api, id))
+    api.read(&format!("read function {id}"), detail(&api, id))
         .await
         .map(Json)
 }
@@ -202,16 +203,16 @@ pub(crate) async fn replace(
             let current = api.function(id).await?;
             let definition = given.unwrap_or(current.record.definition);
             let slots = api.scheduler.slots_for(&definition).await?;
-            let replaced = api
+            let replace = api
                 .registry
-                .replace_definition(id, &definition, current.version, &slots)
-                .await;
+                .replace_definition(id, &definition, current.version, &slots);
+            let replaced = Box::pin(replace).await;
             let record = replaced.map_err(|error| Problem::about(&definition, error))?;
             Ok(record.revision)
         })
         .await?;
     tracing::info!(function = %id, %revision, "replaced; the leader rolls it out");
-    api.read(&format!("read function {id}"), shown(&api, id))
+    api.read(&format!("read function {id}"), detail(&api, id))
         .await
         .map(Json)
 }
@@ -254,11 +255,20 @@ pub(crate) async fn delete(
     Ok(Json(DeletedFunction { id, data: None }))
 }
 
-async fn shown(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem> {
-    // The function first: a slot that is switched to meanwhile is shown as not routed yet, and none is missed.
-    let function = api.function(id).await?;
-    let slots = api.registry.function_containers(id).await?;
-    Ok(function_detail(function, slots))
+/// Reads what is of this function only.
+pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem> {
+    let deployment = api.registry.deployment(id).await?;
+    let deployment = deployment.ok_or(Error::FunctionUnknown { id })?;
+    let slots: Vec<Backend> = deployment.slots.iter().map(|slot| slot.backend).collect();
+    let records = api.registry.container_statuses(&slots).await?;
+    let serving = match deployment.serving.revision() {
+        Some(revision) if revision != deployment.wanted.revision => {
+            let kept = api.registry.revision(id, revision).await?;
+            kept.map(|kept| kept.definition)
+        }
+        _ => None,
+    };
+    Ok(function_detail(deployment, records, serving))
 }
 
 async fn definition_body(body: Body) -> Result<Bytes, Problem> {

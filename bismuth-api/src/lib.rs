@@ -32,6 +32,7 @@ mod placement;
 mod problem;
 mod purge;
 mod readiness;
+mod revisions;
 mod rollout;
 mod router;
 mod scheduler;

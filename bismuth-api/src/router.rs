@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 use crate::openapi::Document;
 use crate::problem::Problem;
 use crate::state::AppState;
-use crate::{functions, logs, nodes, openapi, secrets};
+use crate::{functions, logs, nodes, openapi, revisions, secrets};
 
 /// Every route with its documentation: method and path are said once, by the handler's `#[utoipa::path]`.
 fn routes() -> (Router<AppState>, OpenApi) {
@@ -31,6 +31,8 @@ fn routes() -> (Router<AppState>, OpenApi) {
             functions::replace,
             functions::delete
         ))
+        .routes(routes!(revisions::list))
+        .routes(routes!(revisions::roll_back))
         .routes(routes!(logs::get))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get))

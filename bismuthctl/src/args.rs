@@ -6,7 +6,7 @@ mod services;
 use std::net::Ipv4Addr;
 
 use bismuth_model::{
-    Affinity, ContainerId, FunctionId, Hostname, ImageReference, InvokeMode, SecretUse,
+    Affinity, ContainerId, FunctionId, Hostname, ImageReference, InvokeMode, Revision, SecretUse,
 };
 use bismuth_registry::ZooKeeperArgs;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -83,6 +83,13 @@ pub enum Command {
     CreateFunction(Box<CreateFunction>),
     /// Write the next revision of a function, with slots on the nodes that serve it now.
     UpdateFunction(Box<UpdateFunction>),
+    /// List the kept revisions of a function, newest first, and what became of them.
+    Revisions {
+        /// The function.
+        id: FunctionId,
+    },
+    /// Deploy the definition of a kept revision again, as the next revision.
+    Rollback(Rollback),
     /// Delete a function with its routes and backends.
     DeleteFunction(DeleteFunction),
     /// Show a function and its slots, newest revision first.
@@ -187,6 +194,18 @@ pub struct UpdateFunction {
     pub unset: Vec<String>,
     /// Wait until the new revision runs, switch requests to it, and take the old slots away. A
     /// running bismuth-api does the same without being asked.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Back to an earlier revision.
+#[derive(Debug, clap::Args)]
+pub struct Rollback {
+    /// The function.
+    pub id: FunctionId,
+    /// The revision. Unless given: the one that serves if another is wanted, else the newest before it that has run.
+    pub revision: Option<Revision>,
+    /// Wait until it runs, switch requests to it, and take the old slots away.
     #[arg(long)]
     pub wait: bool,
 }

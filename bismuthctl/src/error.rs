@@ -48,6 +48,10 @@ pub enum Error {
         "revision {revision} of function {id} was replaced by a newer one, or the function was deleted"
     )]
     RolloutOvertaken { id: FunctionId, revision: Revision },
+    #[error("function {id} has no earlier revision that has run")]
+    NoEarlierRevision { id: FunctionId },
+    #[error("revision {revision} of function {id} is not kept")]
+    RevisionUnknown { id: FunctionId, revision: Revision },
     #[error(
         "revision {revision} of function {id} did not run within {seconds} s, and requests still go to the old one"
     )]

@@ -1,4 +1,4 @@
-//! `create-function`, `update-function`, `get-function` and so on: functions and their backends.
+//! `create-function`, `get-function`, `add-backend` and so on: functions and their backends.
 
 use std::net::Ipv4Addr;
 
@@ -9,12 +9,11 @@ use bismuth_registry::{Error as RegistryError, Function};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{CreateFunction, UpdateFunction};
+use crate::args::CreateFunction;
 use crate::byte_size;
-use crate::definition::{build, change};
+use crate::definition::build;
 use crate::error::Error;
 use crate::output::{Output, or_dash, table, yes};
-use crate::rollout;
 use crate::session::Session;
 
 /// Functions read at a time.
@@ -34,55 +33,6 @@ pub(crate) async fn create(
         .create_function(id, &definition, &[])
         .await?;
     output.answer(&json!({"id": id}), || format!("{id}\n"))
-}
-
-#[derive(Serialize)]
-struct UpdatedOutput {
-    id: FunctionId,
-    revision: Revision,
-    backends: Vec<Backend>,
-}
-
-pub(crate) async fn update(
-    session: &Session,
-    args: UpdateFunction,
-    output: &mut Output<'_>,
-) -> Result<(), Error> {
-    let (registry, id, wait) = (&session.registry, args.id, args.wait);
-    let current = known(session, id).await?;
-    let definition = change(current.record.definition, args)?;
-    // As many as serve it now, where they are now; placing is bismuth-api's.
-    let slots: Vec<Backend> = current
-        .backends
-        .iter()
-        .map(|slot| Backend {
-            ip: slot.ip,
-            container_id: ContainerId::new_random(),
-        })
-        .collect();
-    let record = registry
-        .replace_definition(id, &definition, current.version, &slots)
-        .await?;
-    if slots.is_empty() {
-        eprintln!(
-            "the function has no backends; `bismuthctl add-backend` adds one of the new revision"
-        );
-    } else if wait {
-        rollout::complete(registry, id, &record, &slots).await?;
-    } else {
-        eprintln!(
-            "bismuth-api switches requests to the new revision once it runs (without it, use --wait)"
-        );
-    }
-    let revision = record.revision;
-    output.answer(
-        &UpdatedOutput {
-            id,
-            revision,
-            backends: slots,
-        },
-        || format!("{revision}\n"),
-    )
 }
 
 pub(crate) async fn delete(session: &Session, id: FunctionId) -> Result<(), Error> {
@@ -230,7 +180,7 @@ fn slots_table(slots: &[SlotOutput]) -> String {
     table(header, slots.iter().map(row))
 }
 
-fn shorten(reason: &str) -> String {
+pub(crate) fn shorten(reason: &str) -> String {
     let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= REASON {
         return line;

@@ -16,6 +16,7 @@ mod byte_size;
 mod client;
 mod consistency;
 mod definition;
+mod deploy;
 mod embedded_store;
 mod error;
 mod functions;
@@ -86,7 +87,9 @@ async fn in_session(
         Command::Deprovision { ip } => nodes::deprovision(session, ip).await,
         Command::ListNodes => nodes::list(session, output).await,
         Command::CreateFunction(create) => functions::create(session, *create, output).await,
-        Command::UpdateFunction(update) => functions::update(session, *update, output).await,
+        Command::UpdateFunction(update) => deploy::update(session, *update, output).await,
+        Command::Revisions { id } => deploy::revisions(session, id, output).await,
+        Command::Rollback(rollback) => deploy::roll_back(session, rollback, output).await,
         Command::DeleteFunction(delete) if delete.purge => {
             services::delete_and_purge(session, delete.id, &delete.services, output).await
         }

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use bismuth_model::{Backend, ContainerState, FunctionId, FunctionRecord};
+use bismuth_model::{Backend, ContainerState, FunctionId, FunctionRecord, RevisionFate};
 use bismuth_registry::audit::DEPLOYMENT_GRACE;
 use bismuth_registry::{Error as RegistryError, Registry};
 use tokio::time::{Instant, sleep};
@@ -82,15 +82,18 @@ async fn have_run(
                 all = false
             }
             ContainerState::Failed => {
+                let reason = container.status.reason;
+                let reason = reason.unwrap_or_else(|| "its node gives no reason".to_owned());
+                let fate = RevisionFate::Failed {
+                    reason: reason.clone(),
+                };
+                registry.record_fate(id, revision, fate).await?;
                 return Err(Error::RolloutFailed {
                     id,
                     revision,
                     container: slot.container_id,
                     node: slot.ip,
-                    reason: container
-                        .status
-                        .reason
-                        .unwrap_or_else(|| "its node gives no reason".to_owned()),
+                    reason,
                 });
             }
         }

@@ -49,6 +49,8 @@ struct FileFunction {
     startup_timeout_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     affinity: Option<Affinity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hostnames: Option<Vec<Hostname>>,
 }
 
 /// What an earlier process saved, if it did; nothing is known otherwise. A file that cannot be read is logged and
@@ -143,6 +145,7 @@ impl FileFunction {
             idle_timeout_ms: millis(function.idle_timeout),
             startup_timeout_ms: millis(function.startup_timeout),
             affinity: function.affinity.clone(),
+            hostnames: function.hostnames.as_deref().map(Into::into),
         }
     }
 
@@ -154,6 +157,7 @@ impl FileFunction {
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             startup_timeout: Duration::from_millis(self.startup_timeout_ms),
             affinity: self.affinity,
+            hostnames: self.hostnames.map(Into::into),
         }
     }
 }
@@ -171,6 +175,7 @@ mod tests {
         let id = FunctionId::from_bytes([7; 16]);
         let mut function = routed(&[backend(1), backend(2)]);
         function.affinity = Some(Affinity::Cookie("session".into()));
+        function.hostnames = Some([Hostname::parse("a.example").unwrap()].into());
         RoutingSnapshot {
             functions: [
                 (id, function),

@@ -99,7 +99,13 @@ impl RoutingTable {
                 Arc::new(Function::build(*id, routed, node_port, loads)),
             )
         });
-        let hosts = snapshot.routes.iter();
+        // A claimed hostname routes once the function that has it says so.
+        let routes = |host: &Hostname, id: &FunctionId| {
+            let function = snapshot.functions.get(id);
+            let routed = function.and_then(|function| function.hostnames.as_ref());
+            routed.is_none_or(|hostnames| hostnames.contains(host))
+        };
+        let hosts = snapshot.routes.iter().filter(|(host, id)| routes(host, id));
         RoutingTable {
             complete: snapshot.complete,
             hosts: hosts
@@ -193,6 +199,7 @@ pub(crate) mod tests {
             idle_timeout: Duration::from_secs(5),
             startup_timeout: Duration::from_secs(5),
             affinity: None,
+            hostnames: None,
         }
     }
 
@@ -239,6 +246,19 @@ pub(crate) mod tests {
         assert_eq!(load(&new), 1);
         drop(in_flight);
         assert_eq!(load(&new), 0);
+    }
+
+    #[test]
+    fn a_claimed_hostname_routes_only_when_the_function_serves_it() {
+        let id = FunctionId::from_bytes([7; 16]);
+        let mut snapshot = snapshot(id, &[]);
+        let wanted = Hostname::parse("wanted.example").unwrap();
+        snapshot.routes.insert(wanted, id);
+        let served = Hostname::parse("a.example").unwrap();
+        snapshot.functions.get_mut(&id).unwrap().hostnames = Some([served].into());
+        let table = RoutingTable::build(&snapshot, 8001, &RoutingTable::default());
+        assert_eq!(table.route("a.example"), Some(id));
+        assert_eq!(table.route("wanted.example"), None);
     }
 
     #[test]

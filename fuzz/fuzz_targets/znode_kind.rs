@@ -12,6 +12,9 @@ fuzz_target!(|input: (&str, &[u8])| {
     let built = match layout.znode_kind(&path) {
         Some(ZnodeKind::Function(id)) => layout.function(id),
         Some(ZnodeKind::Backends(id)) => layout.backends(id),
+        Some(ZnodeKind::Serving(id)) => layout.serving(id),
+        Some(ZnodeKind::Slots(id)) => layout.slots(id),
+        Some(ZnodeKind::Revision(id, revision)) => layout.revision(id, revision),
         Some(ZnodeKind::Node(ip)) => layout.node(ip),
         Some(ZnodeKind::Alive(ip)) => layout.alive(ip),
         Some(ZnodeKind::Container(ip, id)) => layout.container(ip, id),

@@ -1,12 +1,13 @@
 //! JSON representations of functions and their slots.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use bismuth_model::{
-    Backend, ContainerRecord, FunctionDefinition, FunctionId, ImageReference, InvokeMode, Revision,
-    Route,
+    Backend, ContainerId, ContainerRecord, ContainerState, FunctionDefinition, FunctionId,
+    ImageReference, InvokeMode, Revision, Route, Slot, SlotRole,
 };
-use bismuth_registry::Function;
+use bismuth_registry::{Deployment, Function};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,9 +17,14 @@ use crate::openapi::schemas::{self, Status, Uuid};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Function)]
 pub(crate) struct FunctionDetail {
+    /// What serves
     #[schema(value_type = schemas::FunctionDefinition)]
     definition: FunctionDefinition,
-    /// All slots, newest revision first
+    /// What is to serve, while that is another revision
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = schemas::FunctionDefinition, required = false)]
+    wanted: Option<FunctionDefinition>,
+    /// All slots: of the wanted revision, of the one that serves, then the others
     backends: Vec<FunctionSlot>,
 }
 
@@ -38,6 +44,10 @@ pub(crate) struct FunctionSlot {
     revision: Option<Revision>,
     /// Whether requests go to it; a new revision is routed once all of it has run
     routed: bool,
+    /// What it is for
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = schemas::SlotRole, required = false)]
+    role: Option<SlotRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pid: Option<u32>,
@@ -84,35 +94,69 @@ pub(crate) struct FunctionSummary {
     updated_ms: u64,
 }
 
+/// A function as it stands: its slots with their records, where there are any, and the definition that serves if it is
+/// known and not the wanted one.
 pub(super) fn function_detail(
-    function: Function,
-    slots: Vec<(Backend, ContainerRecord)>,
+    deployment: Deployment,
+    records: Vec<Option<ContainerRecord>>,
+    serving: Option<FunctionDefinition>,
 ) -> FunctionDetail {
-    let assigned: BTreeSet<Backend> = slots.iter().map(|(slot, _)| *slot).collect();
-    let routed: BTreeSet<Backend> = function.backends.iter().copied().collect();
-    let mut backends: Vec<FunctionSlot> = slots
-        .into_iter()
-        .map(|(slot, record)| assigned_slot(slot, record, routed.contains(&slot)))
-        .collect();
-    backends.extend(
-        routed
-            .difference(&assigned)
-            .map(|slot| unassigned_slot(*slot)),
-    );
+    let routed: BTreeSet<Backend> = deployment.backends().into_iter().collect();
+    let newest = (deployment.wanted.revision, deployment.serving.revision());
+    let mut slots: Vec<(Slot, Option<ContainerRecord>)> =
+        deployment.slots.iter().copied().zip(records).collect();
+    slots.sort_by_key(|(slot, _)| {
+        (
+            slot.revision != newest.0,
+            Some(slot.revision) != newest.1,
+            slot.role != SlotRole::Active,
+            slot.role == SlotRole::Leaving,
+        )
+    });
+    let mut backends = Vec::with_capacity(slots.len());
+    if Some(newest.0) != newest.1 && slots.iter().all(|(slot, _)| slot.revision != newest.0) {
+        backends.push(unplaced_slot(newest.0));
+    }
+    let shown = slots.into_iter().map(|(slot, record)| {
+        let routed = routed.contains(&slot.backend);
+        function_slot(slot, record, routed, newest)
+    });
+    backends.extend(shown);
+    let wanted = deployment.wanted.definition;
+    let (definition, wanted) = match serving {
+        Some(serving) => (serving, Some(wanted)),
+        None => (wanted, None),
+    };
     FunctionDetail {
-        definition: function.record.definition,
+        definition,
+        wanted,
         backends,
     }
 }
 
-fn assigned_slot(slot: Backend, record: ContainerRecord, routed: bool) -> FunctionSlot {
-    let status = record.status;
+fn function_slot(
+    slot: Slot,
+    record: Option<ContainerRecord>,
+    routed: bool,
+    (wanted, serving): (Revision, Option<Revision>),
+) -> FunctionSlot {
+    let Some(ContainerRecord { status, .. }) = record else {
+        return unassigned_slot(slot, routed);
+    };
+    // It has run; the revision has not, before requests go to it.
+    let awaits_switch = !routed && slot.revision == wanted && Some(wanted) != serving;
+    let state = match status.state {
+        ContainerState::Failed => ContainerState::Failed,
+        _ if awaits_switch => ContainerState::Starting,
+        state => state,
+    };
     FunctionSlot {
-        backend: slot,
-        status: status.state.public_name(),
+        backend: slot.backend,
+        status: state.public_name(),
         reason: status.reason,
-        revision: Some(record.revision),
+        revision: Some(slot.revision),
         routed,
+        role: Some(slot.role),
         pid: status.pid,
         created_ms: Some(status.created_ms),
         started_ms: status.started_ms,
@@ -120,16 +164,31 @@ fn assigned_slot(slot: Backend, record: ContainerRecord, routed: bool) -> Functi
     }
 }
 
-/// Requests are sent there and no node was told: a contradiction that only hands can make.
-fn unassigned_slot(slot: Backend) -> FunctionSlot {
+/// A slot that no node was told of: a contradiction that only hands can make.
+fn unassigned_slot(slot: Slot, routed: bool) -> FunctionSlot {
+    let reason = "it is assigned to no node; `bismuthctl consistency` mends it";
     FunctionSlot {
-        backend: slot,
         status: "Failed",
-        reason: Some(
-            "it is routed and assigned to no node; `bismuthctl consistency` mends it".to_owned(),
-        ),
-        revision: None,
-        routed: true,
+        reason: Some(reason.to_owned()),
+        routed,
+        role: Some(slot.role),
+        backend: slot.backend,
+        ..unplaced_slot(slot.revision)
+    }
+}
+
+/// A revision that has no slots yet.
+fn unplaced_slot(revision: Revision) -> FunctionSlot {
+    FunctionSlot {
+        backend: Backend {
+            ip: Ipv4Addr::UNSPECIFIED,
+            container_id: ContainerId::from_bytes([0; 16]),
+        },
+        status: ContainerState::Starting.public_name(),
+        reason: None,
+        revision: Some(revision),
+        routed: false,
+        role: None,
         pid: None,
         created_ms: None,
         started_ms: None,

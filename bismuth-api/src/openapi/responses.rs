@@ -72,6 +72,23 @@ pub(crate) enum DefinitionRefused {
     OutOfRange(ProblemBody),
 }
 
+/// Of a rollback.
+#[derive(IntoResponses)]
+pub(crate) enum RollbackRefused {
+    /// Not JSON, an unknown field, not a number (`body_malformed`); or the body broke off (`body_broken`)
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(ProblemBody),
+    /// The body did not arrive in time (`body_timeout`)
+    #[response(status = 408, content_type = "application/problem+json")]
+    Slow(ProblemBody),
+    /// A hostname belongs to another function by now (`route_taken`), or somebody else changed the function meanwhile (`function_changed`, `contended`)
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(ProblemBody),
+    /// Larger than it may be (`body_too_large`)
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemBody),
+}
+
 /// Of calls with the value of a secret.
 #[derive(IntoResponses)]
 pub(crate) enum SecretRefused {

@@ -30,7 +30,7 @@ macro_rules! named {
 }
 
 named! {
-    Uuid Ipv4 Status Route Backend InvokeMode FunctionDefinition
+    Uuid Ipv4 Status SlotRole Fate Route Backend InvokeMode FunctionDefinition
     Group Purged Secrets SecretVersion SecretName SecretValue
 }
 
@@ -40,6 +40,8 @@ pub(super) fn schemas() -> Map<String, Value> {
         "Uuid": {"type": "string", "format": "uuid"},
         "Ipv4": {"type": "string", "format": "ipv4"},
         "Status": {"type": "string", "enum": ["Starting", "Running", "Paused", "Stopped", "Failed"]},
+        "SlotRole": {"type": "string", "enum": ["active", "standby", "leaving"]},
+        "Fate": {"type": "string", "enum": ["pending", "proven", "failed"]},
         "Route": closed(json!(["hostname"]), json!({"hostname": {"type": "string", "format": "hostname"}})),
         "Backend": {
             "type": "object",
@@ -47,6 +49,10 @@ pub(super) fn schemas() -> Map<String, Value> {
             "properties": {"ip": reference("Ipv4"), "container_id": reference("Uuid")},
         },
         "InvokeMode": invoke_mode(),
+        "RollbackRequest": closed(json!([]), json!({"revision": {
+            "type": ["integer", "null"], "minimum": 0,
+            "description": "A kept revision. Unless given: the one that serves if another is wanted, else the newest before it that has run",
+        }})),
         "FunctionDefinition": closed(json!(["image", "invoke_mode"]), definition()),
     }));
     schemas.extend(of_svcprovider());

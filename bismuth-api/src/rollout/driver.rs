@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bismuth_base::{Backoff, Delays, chain, now_ms};
-use bismuth_model::{ContainerId, FunctionId, Revision};
+use bismuth_model::{ContainerId, FunctionId, Revision, RevisionFate};
 use bismuth_registry::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -136,7 +136,7 @@ impl Driver {
             return Ok(Next::Wait(self.until_next(&plan)));
         }
         for step in plan.steps {
-            self.act(step).await?;
+            self.act(observed.revision, step).await?;
         }
         Ok(Next::Again)
     }
@@ -148,7 +148,10 @@ impl Driver {
         };
         // After the function: its slots were made in the same transaction, so none is missed.
         let slots = registry.function_containers(self.id).await?;
-        Ok(Some(Observed::new(&function, slots)))
+        let newest = registry.revision(self.id, function.record.revision).await?;
+        // Of an earlier version's, whose fate nobody recorded, nothing is to be recorded.
+        let fate = newest.map_or(RevisionFate::Proven, |newest| newest.fate);
+        Ok(Some(Observed::new(&function, slots, fate)))
     }
 
     fn see_unrouted(&mut self, observed: &Observed) {
@@ -161,13 +164,17 @@ impl Driver {
         }
     }
 
-    async fn act(&self, step: Step) -> Result<(), Error> {
+    async fn act(&self, revision: Revision, step: Step) -> Result<(), Error> {
         let (registry, metrics) = (&self.shared.registry, &self.shared.metrics);
         match step {
             Step::Switch(backends) => {
                 registry.switch_backends(self.id, &backends).await?;
                 metrics.switched.inc();
                 tracing::info!(function = %self.id, backends = backends.len(), "requests go to the newest revision");
+            }
+            Step::Record(fate) => {
+                tracing::info!(function = %self.id, %revision, ?fate, "what became of the revision is recorded");
+                registry.record_fate(self.id, revision, fate).await?;
             }
             Step::Release(slot) => {
                 match registry.release_container(slot.ip, slot.container_id).await {

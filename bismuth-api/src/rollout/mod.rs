@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bismuth_base::{Backoff, chain, now_ms};
 use bismuth_coord::Event;
-use bismuth_model::{Backend, ContainerRecord, FunctionId};
+use bismuth_model::{Backend, ContainerRecord, FunctionId, RevisionFate};
 use bismuth_registry::{Error, Registry, ZnodeKind};
 use futures_util::FutureExt as _;
 use tokio::task::{JoinError, JoinSet};
@@ -61,6 +61,7 @@ pub(crate) async fn run(registry: Registry, metrics: Metrics, settle: Duration) 
         wanted: BTreeSet::new(),
         drivers: JoinSet::new(),
         active: HashMap::new(),
+        migrated: false,
     };
     rollouts.work().await;
 }
@@ -79,6 +80,8 @@ struct Rollouts {
     wanted: BTreeSet<FunctionId>,
     drivers: JoinSet<(FunctionId, DriverEnd)>,
     active: HashMap<FunctionId, Active>,
+    /// Whether every function has the records that earlier versions did not write.
+    migrated: bool,
 }
 
 /// Why a pass over all functions ended.
@@ -119,6 +122,10 @@ impl Rollouts {
         let registry = self.shared.registry.clone();
         // The watch first, so that nothing between the scan and the watch is missed.
         let mut watch = registry.tree().watch(registry.layout().root()).await?;
+        if !self.migrated {
+            migrate(&registry).await?;
+            self.migrated = true;
+        }
         self.wanted.extend(unfinished(&registry).await?);
         let until = tokio::time::Instant::now() + SCAN_AGAIN;
         loop {
@@ -200,6 +207,24 @@ impl Rollouts {
     }
 }
 
+/// Gives the functions of earlier versions the records that those did not write.
+async fn migrate(registry: &Registry) -> Result<(), Error> {
+    for id in registry.unmigrated_functions().await? {
+        match registry.migrate_function(id).await {
+            Ok(true) => {
+                tracing::info!(function = %id, "its slots are listed and its revision is kept, from now on")
+            }
+            Ok(false) => {}
+            // The audit says what is wrong with it; the others do not wait for it.
+            Err(error @ Error::Record { .. }) => {
+                tracing::warn!(function = %id, error = chain(&error), "it stays in the form of an earlier version");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// The functions that something is to be done about.
 async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
     let mut slots: HashMap<FunctionId, Vec<(Backend, ContainerRecord)>> = HashMap::new();
@@ -218,8 +243,12 @@ async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = registry.list_functions(after, PAGE).await?;
+        let mut fates = registry.newest_fates(&page.functions).await?;
         for function in &page.functions {
-            let observed = Observed::new(function, slots.remove(&function.id).unwrap_or_default());
+            let slots = slots.remove(&function.id).unwrap_or_default();
+            let fate = fates.remove(&function.id);
+            let fate = fate.unwrap_or(RevisionFate::Proven);
+            let observed = Observed::new(function, slots, fate);
             if !plan(&observed, now_ms(), |_| true).is_finished() {
                 found.push(function.id);
             }

@@ -9,6 +9,8 @@
 //!  not all proven, nothing is routed   switched: a request may as well wait for the start
 //!  all proven                          switched
 //!
+//!  What became of the newest revision is recorded once it has run, or is given up.
+//!
 //!  slots of earlier revisions, not routed: released once the routing has settled
 //! ```
 //!
@@ -17,7 +19,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerState, Revision};
+use bismuth_model::{
+    Backend, ContainerId, ContainerRecord, ContainerState, Revision, RevisionFate,
+};
 use bismuth_registry::Function;
 use bismuth_registry::audit::DEPLOYMENT_GRACE;
 
@@ -29,6 +33,8 @@ const PULL_BOUND: Duration = DEPLOYMENT_GRACE;
 pub struct Observed {
     /// The newest revision.
     pub revision: Revision,
+    /// What became of it, as it is recorded.
+    pub fate: RevisionFate,
     /// When it was written, milliseconds since the Unix epoch.
     pub updated_ms: u64,
     /// How long its program may take to answer, milliseconds.
@@ -46,6 +52,8 @@ pub enum Step {
     Release(Backend),
     /// Send requests to these and no others.
     Switch(Vec<Backend>),
+    /// Write down what became of the newest revision.
+    Record(RevisionFate),
 }
 
 /// Why it is not over yet.
@@ -80,9 +88,14 @@ impl Plan {
 impl Observed {
     /// From what the registry answered.
     #[must_use]
-    pub fn new(function: &Function, slots: Vec<(Backend, ContainerRecord)>) -> Self {
+    pub fn new(
+        function: &Function,
+        slots: Vec<(Backend, ContainerRecord)>,
+        fate: RevisionFate,
+    ) -> Self {
         Self {
             revision: function.record.revision,
+            fate,
             updated_ms: function.record.updated_ms,
             startup_timeout_ms: function.record.definition.startup_timeout_ms,
             routed: function.backends.clone(),
@@ -124,22 +137,48 @@ pub fn plan(observed: &Observed, now_ms: u64, settled: impl Fn(ContainerId) -> b
         .filter(|(_, record)| record.revision == observed.revision)
         .collect();
     let wanted: Vec<Backend> = newest.iter().map(|(slot, _)| *slot).collect();
-    if wanted.is_empty() || same(&wanted, &observed.routed) {
+    if wanted.is_empty() {
         return plan;
     }
     let until_ms = observed.deadline_ms();
     let in_time = now_ms < until_ms;
-    if observed.routed.is_empty()
-        || (in_time
-            && newest
-                .iter()
-                .all(|(_, record)| is_proven(record.status.state)))
-    {
+    let serves = same(&wanted, &observed.routed);
+    let mut states = newest.iter().map(|(_, record)| record.status.state);
+    let proven = if serves {
+        states.any(is_proven)
+    } else {
+        in_time && states.all(is_proven)
+    };
+    if serves && proven && observed.fate != RevisionFate::Proven {
+        plan.steps.push(Step::Record(RevisionFate::Proven));
+    } else if !serves && (proven || observed.routed.is_empty()) {
         plan.steps.push(Step::Switch(wanted));
-    } else if in_time {
-        plan.waits.push(Wait::Proof { until_ms });
+    } else if !proven {
+        plan.steps.extend(failure(&observed.fate, &newest, in_time));
+        let waits = !serves || observed.fate != RevisionFate::Proven;
+        plan.waits
+            .extend((in_time && waits).then_some(Wait::Proof { until_ms }));
     }
     plan
+}
+
+/// To record that the newest revision failed, or did not run in time; it may be proven all the same later.
+fn failure(
+    fate: &RevisionFate,
+    newest: &[&(Backend, ContainerRecord)],
+    in_time: bool,
+) -> Option<Step> {
+    let failed = newest
+        .iter()
+        .find(|(_, record)| record.status.state == ContainerState::Failed);
+    if *fate != RevisionFate::Pending || (in_time && failed.is_none()) {
+        return None;
+    }
+    let why = failed.or(newest.first());
+    let reason = why.and_then(|(_, record)| record.status.reason.clone());
+    Some(Step::Record(RevisionFate::Failed {
+        reason: reason.unwrap_or_else(|| "it did not run in time".to_owned()),
+    }))
 }
 
 fn same(a: &[Backend], b: &[Backend]) -> bool {
@@ -183,6 +222,7 @@ mod tests {
         };
         Observed {
             revision: Revision(2),
+            fate: RevisionFate::Proven,
             updated_ms: UPDATED,
             startup_timeout_ms: 30_000,
             routed: routed.iter().map(|number| slot(*number)).collect(),
@@ -352,6 +392,89 @@ mod tests {
     }
 
     #[test]
+    fn the_fate_of_a_revision_is_recorded_when_it_runs_fails_or_is_given_up() {
+        use RevisionFate::{Pending, Proven};
+        let failed = |reason: &str| RevisionFate::Failed {
+            reason: reason.to_owned(),
+        };
+        let late = "it did not run in time";
+        let first = |fate, state| Observed {
+            fate,
+            ..observed(&[2], &[(2, 2, state)])
+        };
+        let successor = |fate, state| {
+            let mut successor = Observed {
+                fate,
+                ..observed(&[1], &[(2, 2, state), (1, 1, Running)])
+            };
+            successor.slots[0].1.status.reason = Some("exited with 1".to_owned());
+            successor
+        };
+        type Row = (&'static str, Observed, u64, Option<RevisionFate>, bool);
+        let table: [Row; 8] = [
+            ("starts", first(Pending, Starting), UPDATED, None, true),
+            (
+                "runs",
+                first(Pending, Running),
+                UPDATED,
+                Some(Proven),
+                false,
+            ),
+            (
+                "failed and runs",
+                first(failed(""), Running),
+                DEADLINE,
+                Some(Proven),
+                false,
+            ),
+            (
+                "is late",
+                first(Pending, Starting),
+                DEADLINE,
+                Some(failed(late)),
+                false,
+            ),
+            (
+                "was late",
+                first(failed(late), Starting),
+                DEADLINE,
+                None,
+                false,
+            ),
+            (
+                "a successor fails",
+                successor(Pending, Failed),
+                UPDATED,
+                Some(failed("exited with 1")),
+                true,
+            ),
+            (
+                "a successor failed",
+                successor(failed(""), Failed),
+                UPDATED,
+                None,
+                true,
+            ),
+            (
+                "a successor is late",
+                successor(Pending, Pulling),
+                DEADLINE,
+                Some(failed("exited with 1")),
+                false,
+            ),
+        ];
+        for (what, observed, now, fate, waits) in table {
+            let plan = plan(&observed, now, |_| true);
+            let steps: Vec<Step> = fate.map(Step::Record).into_iter().collect();
+            assert_eq!(
+                (plan.steps, !plan.waits.is_empty()),
+                (steps, waits),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
     fn following_the_plan_ends_with_the_newest_alone() {
         let mut world = observed(
             &[1, 2],
@@ -367,6 +490,7 @@ mod tests {
             for step in plan(&world, UPDATED, |_| true).steps {
                 match step {
                     Step::Switch(to) => world.routed = to,
+                    Step::Record(fate) => world.fate = fate,
                     Step::Release(gone) => {
                         assert!(!world.routed.contains(&gone), "{gone} was still routed");
                         world.slots.retain(|(slot, _)| *slot != gone);

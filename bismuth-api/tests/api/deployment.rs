@@ -58,7 +58,12 @@ async fn requests_move_when_the_new_revision_runs_and_the_old_slots_go() {
     let mut next = definition();
     next["env"] = json!({"COLOUR": "red"});
     let shown = put(&harness, id, next).await;
-    assert_eq!(shown["definition"]["env"]["COLOUR"], "red");
+    assert_eq!(shown["wanted"]["env"]["COLOUR"], "red");
+    assert_eq!(
+        shown["definition"]["env"],
+        json!(null),
+        "what serves is the old one"
+    );
     let new = harness.newest(id).await[0];
     let [newest, before] = [&shown["backends"][0], &shown["backends"][1]];
     assert_eq!(newest["backend"]["container_id"], json!(new.container_id));
@@ -71,6 +76,75 @@ async fn requests_move_when_the_new_revision_runs_and_the_old_slots_go() {
     assert_eq!(harness.routed(id).await, [old]);
     harness.runs(new).await;
     moved_to(&harness, id, &[new]).await;
+    let shown = harness.api.get(&format!("/function/{id}")).await.ok();
+    assert_eq!(shown["definition"]["env"]["COLOUR"], "red");
+    assert_eq!(shown.get("wanted"), None);
+}
+
+/// The newest slot runs, and requests go there.
+async fn proven(harness: &Harness, id: FunctionId) {
+    let new = harness.newest(id).await[0];
+    harness.runs(new).await;
+    moved_to(harness, id, &[new]).await;
+}
+
+#[tokio::test]
+async fn an_earlier_revision_is_deployed_again_by_a_rollback() {
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let (id, _) = deployed(&harness).await;
+    let (revisions, rollback) = (
+        format!("/function/{id}/revision"),
+        format!("/function/{id}/rollback"),
+    );
+    let fates = async || -> Vec<(u64, String, bool)> {
+        let shown = harness.api.get(&revisions).await.ok();
+        let kept = shown["revisions"].as_array().unwrap().iter();
+        kept.map(|kept| {
+            let fate = kept["fate"].as_str().unwrap().to_owned();
+            let revision = kept["revision"].as_u64().unwrap();
+            (revision, fate, kept["serving"].as_bool().unwrap())
+        })
+        .collect()
+    };
+    eventually(
+        "the first revision is proven",
+        SOON,
+        async || match fates().await.as_slice() {
+            [(1, fate, true)] if fate == "proven" => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await;
+    let nothing = harness.api.call(Method::POST, &rollback, "").await;
+    nothing.problem(404, "unknown_revision");
+
+    let mut next = definition();
+    next["env"] = json!({"COLOUR": "red"});
+    put(&harness, id, next).await;
+    proven(&harness, id).await;
+    let proven_and_serving = |revision, serving| (revision, "proven".to_owned(), serving);
+    assert_eq!(
+        fates().await,
+        [proven_and_serving(2, true), proven_and_serving(1, false)]
+    );
+
+    let shown = harness.api.call(Method::POST, &rollback, "").await.ok();
+    assert_eq!(shown["wanted"]["env"], json!(null));
+    proven(&harness, id).await;
+    let shown = harness.api.get(&format!("/function/{id}")).await.ok();
+    assert_eq!(shown["definition"]["env"], json!(null));
+
+    let named = json!({"revision": 2}).to_string();
+    let shown = harness.api.call(Method::POST, &rollback, named).await.ok();
+    assert_eq!(shown["wanted"]["env"]["COLOUR"], "red");
+    for (body, status, code) in [
+        (json!({"revision": 99}).to_string(), 404, "unknown_revision"),
+        (json!({"version": 1}).to_string(), 400, "body_malformed"),
+        ("x".repeat(2000), 413, "body_too_large"),
+    ] {
+        let refused = harness.api.call(Method::POST, &rollback, body).await;
+        refused.problem(status, code);
+    }
 }
 
 #[tokio::test]
@@ -95,6 +169,7 @@ async fn a_revision_that_fails_is_shown_and_the_old_one_goes_on() {
     let shown = harness.api.get(&format!("/function/{id}")).await.ok();
     let failed = json!({"status": "Failed", "reason": "exited with 1"});
     assert_has(&shown["backends"][0], failed);
+    assert_eq!(shown["backends"][1]["status"], "Running");
 
     // Another revision supersedes it: its slot goes, and the first one is never without requests.
     let good = redeploy(&harness, id).await;

@@ -229,6 +229,37 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
     let remove = format!("remove-backend {text} 127.0.0.1 {}", bad.container_id);
     harness.ok(&remove).await;
     assert_eq!(registry.function_containers(id).await.unwrap().len(), 1);
+
+    // The next change is made to what serves, and what serves can be gone back to.
+    let shown = harness.json(&format!("revisions {text}")).await;
+    let of = |index: usize| {
+        let kept = &shown[index];
+        (
+            kept["revision"].as_u64(),
+            kept["fate"].as_str(),
+            kept["serving"].as_bool(),
+        )
+    };
+    assert_eq!(of(0), (Some(4), Some("failed"), Some(false)));
+    assert_eq!(shown[0]["reason"], reason);
+    assert_eq!(of(1), (Some(3), Some("proven"), Some(true)));
+    assert_eq!(harness.ok(&format!("{update} --env C=3")).await, "5");
+    let changed = registry.function(id).await.unwrap().unwrap().record;
+    assert_eq!(changed.definition.invoke_mode.to_string(), "exec:/bin/ls");
+    assert_eq!(changed.definition.env.len(), 3);
+    let back = format!("rollback {text} --wait");
+    let (output, new) = tokio::join!(
+        harness.run(&back),
+        report_status(&registry, id, 6, ContainerState::Running, None)
+    );
+    assert_eq!(output.ok(), "6");
+    let function = registry.function(id).await.unwrap().unwrap();
+    assert_eq!(function.backends, [new]);
+    assert_eq!(function.record.definition.env.len(), 2);
+    let unknown = format!("rollback {text} 99");
+    harness
+        .fails(&unknown, 1, &["revision 99", "is not kept"])
+        .await;
 }
 
 #[tokio::test]

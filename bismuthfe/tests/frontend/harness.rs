@@ -265,6 +265,7 @@ pub fn function(backends: &[(Ipv4Addr, u8)]) -> RoutedFunction {
         idle_timeout: TIMEOUT,
         startup_timeout: TIMEOUT,
         affinity: None,
+        hostnames: None,
     }
 }
 

@@ -8,6 +8,8 @@
 //!                                           │
 //!                                           ▼
 //!                                   ContainerRecord { status }    how the node says it does
+//!
+//!  RevisionRecord: a definition that was deployed    Slot: what a container is for    Serving: what frontends need
 //! ```
 //!
 //! This crate is pure: no I/O, no clock, no async. Every type is checked when it is made, so that
@@ -26,6 +28,8 @@ mod limits;
 mod node;
 mod secret_use;
 mod service_group;
+mod serving;
+mod slot;
 mod store_claim;
 mod text;
 
@@ -45,4 +49,6 @@ pub use limits::{DEFAULTS, Defaults, MAX_DEFINITION_BYTES};
 pub use node::{NodeFacts, NodeRecord};
 pub use secret_use::SecretUse;
 pub use service_group::{ServiceGroup, ServiceGroupError};
+pub use serving::{RevisionFate, RevisionRecord, Serving, ServingGroup};
+pub use slot::{SLOT_BYTES, Slot, SlotRole, SlotsError};
 pub use store_claim::StoreClaim;

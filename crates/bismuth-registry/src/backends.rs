@@ -1,99 +1,146 @@
-//! Changes backend lists (where requests go) and assignments of slots (what nodes run).
+//! Changes what serves (where requests go) and the slots (what nodes run).
 //!
 //! ```text
 //!   add_backend ─► assigned and listed ─► remove_backend                   (both at once)
 //!   replace_definition ─► assigned ─► switch_backends ─► listed ─► switch_backends ─► release_container
 //! ```
 //!
-//! A listed slot is always assigned: whoever lists a slot checks in the same transaction that it is assigned, and
-//! whoever takes an assignment away checks that it is not listed.
+//! A listed slot is always assigned: slots, backend list and assignments change in one transaction.
 
 use std::net::Ipv4Addr;
 
-use bismuth_base::now_ms;
-use bismuth_coord::{Op, Version};
-use bismuth_model::{Backend, ContainerId, ContainerRecord, FunctionId, FunctionRecord};
-use bytes::Bytes;
+use bismuth_model::{Backend, ContainerId, FunctionId, Revision, RevisionFate, Slot, SlotRole};
 
 use crate::Registry;
+use crate::deployment::{Deployment, new_slot};
+use crate::derive::groups_of;
 use crate::error::{Error, Result};
-use crate::functions::check_list;
-use crate::transaction::{Attempts, Outcome, Proof, Stored, check, create, encode, set};
-
-/// A backend list and the version to expect; no version if the node is missing.
-struct List {
-    backends: Vec<Backend>,
-    version: Option<Version>,
-}
+use crate::transaction::{Attempts, Outcome, Proof, encode};
 
 impl Registry {
-    /// Sends the requests of a function to these backends, in this order. Those that are new in the list must be
-    /// assigned; those that are no longer in it stay assigned until [`Self::release_container`].
+    /// Sends the requests of a function to these backends, in this order, with the limits and hostnames of their newest
+    /// revision. Its other slots that took requests are leaving: assigned until [`Self::release_container`].
     ///
     /// # Errors
     /// [`Error::FunctionUnknown`], [`Error::ContainerUnknown`] or [`Error::ContainerOfOther`] for a backend that
     /// does not serve this function, [`Error::TooManyBackends`], [`Error::BackendTwice`], and what every change may
     /// end in.
     pub async fn switch_backends(&self, id: FunctionId, backends: &[Backend]) -> Result<()> {
-        check_list(id, backends)?;
-        let path = self.layout.backends(id);
-        let data = encode(&path, &backends.to_vec())?;
-        let proof = Proof::Holds(path, data.clone());
         let mut attempts = Attempts::new(format!("switch the backends of function {id}"));
         loop {
-            let current = self.list(id).await?;
-            let new: Vec<Backend> = backends
-                .iter()
-                .filter(|b| !current.backends.contains(b))
-                .copied()
-                .collect();
-            let mut ops = self.check_assigned(id, &new).await?;
-            ops.push(self.put_list(id, data.clone(), current.version));
-            match self.commit(attempts.act(), ops, &proof).await? {
+            let before = self.known_deployment(id).await?;
+            let after = self.switched(&before, backends).await?;
+            let proof = |after: &Deployment| {
+                let path = self.layout.backends(id);
+                let data = encode(&path, &after.backends())?;
+                Ok(Proof::Holds(path, data))
+            };
+            let fate = match after.serving.revision() {
+                Some(revision) => self.fate_step(id, revision, RevisionFate::Proven).await?,
+                None => None,
+            };
+            let done = self.commit_deployment(attempts.act(), &before, after, fate, proof);
+            match done.await? {
                 Outcome::Committed => return Ok(()),
-                Outcome::Refused(error) => self.retry_on_conflict(error)?,
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
     }
 
-    /// Assigns one more slot of the current revision to a node and lists it last.
+    /// The function with its requests sent to these backends.
+    async fn switched(&self, before: &Deployment, backends: &[Backend]) -> Result<Deployment> {
+        let id = before.id;
+        let mut after = before.clone();
+        let mut listed = Vec::with_capacity(backends.len());
+        for backend in backends {
+            match after.slots.iter().position(|slot| slot.backend == *backend) {
+                Some(index) => listed.push(after.slots.remove(index)),
+                None if listed.iter().any(|slot: &Slot| slot.backend == *backend) => {
+                    let container = backend.container_id;
+                    return Err(Error::BackendTwice { container });
+                }
+                None => return Err(self.not_of_function(id, *backend).await),
+            }
+        }
+        for slot in listed
+            .iter_mut()
+            .filter(|slot| slot.role == SlotRole::Leaving)
+        {
+            slot.role = SlotRole::Active;
+        }
+        let groups = groups_of(listed.iter());
+        let newest = groups.iter().map(|group| group.revision).max();
+        for slot in &mut after.slots {
+            if newest.is_none_or(|newest| slot.revision <= newest) {
+                slot.role = SlotRole::Leaving;
+            }
+        }
+        listed.append(&mut after.slots);
+        after.slots = listed;
+        // Without backends the revision that served goes on serving, from nowhere.
+        if let Some(newest) = newest {
+            after.serving.groups = groups;
+            self.serve(&mut after, newest).await?;
+        }
+        Ok(after)
+    }
+
+    /// Lets a revision's limits and hostnames be those that serve.
+    async fn serve(&self, after: &mut Deployment, revision: Revision) -> Result<()> {
+        if revision == after.wanted.revision {
+            after.serving.set_definition(&after.wanted.definition);
+        } else if let Some(kept) = self.revision(after.id, revision).await? {
+            after.serving.set_definition(&kept.definition);
+        }
+        Ok(())
+    }
+
+    /// Why a backend cannot serve a function.
+    async fn not_of_function(&self, id: FunctionId, backend: Backend) -> Error {
+        let (ip, container) = (backend.ip, backend.container_id);
+        match self.container(ip, container).await {
+            Ok(Some(record)) if record.function_id != id => Error::ContainerOfOther {
+                ip,
+                container,
+                owner: record.function_id,
+            },
+            Ok(_) => Error::ContainerUnknown { ip, container },
+            Err(error) => error,
+        }
+    }
+
+    /// Assigns one more slot of the revision that serves to a node, by hand, and lists it; of the wanted one if nothing
+    /// serves.
     ///
     /// # Errors
     /// [`Error::FunctionUnknown`], [`Error::NodeUnknown`], [`Error::TooManyBackends`], and what every change may end
     /// in.
     pub async fn add_backend(&self, id: FunctionId, ip: Ipv4Addr) -> Result<Backend> {
-        let slot = Backend {
+        let backend = Backend {
             ip,
             container_id: ContainerId::new_random(),
         };
-        let proof = Proof::Exists(self.layout.container(ip, slot.container_id));
+        let assigned = self.layout.container(ip, backend.container_id);
         let mut attempts = Attempts::new(format!("add a backend on node {ip} to function {id}"));
         loop {
-            let function = self.stored_function(id).await?;
-            let mut list = self.list(id).await?;
-            list.backends.push(slot);
-            check_list(id, &list.backends)?;
-            if self
-                .tree
-                .exists(&self.layout.containers(ip))
-                .await?
-                .is_none()
-            {
-                return Err(Error::NodeUnknown { ip });
+            let before = self.known_deployment(id).await?;
+            let mut after = before.clone();
+            // Where no request goes anywhere, the wanted revision may as well serve.
+            let serves = !before.backends().is_empty();
+            let serving = before.serving.revision().filter(|_| serves);
+            let mut slot = new_slot(backend, serving.unwrap_or(before.wanted.revision));
+            slot.pinned = true;
+            if serving.is_none() {
+                after.serving.groups = groups_of([slot].iter());
+                after.serving.set_definition(&before.wanted.definition);
             }
-            let ops = vec![
-                check(self.layout.function(id), function.version),
-                self.put_list(
-                    id,
-                    encode(&self.layout.backends(id), &list.backends)?,
-                    list.version,
-                ),
-                self.create_container(&slot, id, function.record.revision, now_ms())?,
-            ];
-            match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Committed => return Ok(slot),
-                Outcome::Refused(error) => self.retry_on_conflict(error)?,
+            after.slots.push(slot);
+            let proof = |_: &Deployment| Ok(Proof::Exists(assigned.clone()));
+            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            match done.await? {
+                Outcome::Committed => return Ok(backend),
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
@@ -113,38 +160,19 @@ impl Registry {
             ip,
             container_id: container,
         };
-        let path = self.layout.container(ip, container);
-        let mut attempts = Attempts::new(format!("remove backend {backend} of function {id}"));
-        loop {
-            let mut list = self.list(id).await?;
-            let before = list.backends.len();
-            list.backends.retain(|listed| *listed != backend);
-            if list.backends.len() == before {
-                return Err(Error::BackendUnknown {
+        let act = format!("remove backend {backend} of function {id}");
+        let listed = |before: &Deployment| {
+            if before.routes_to(backend) {
+                Ok(())
+            } else {
+                Err(Error::BackendUnknown {
                     ip,
                     container,
                     function: id,
-                });
+                })
             }
-            let data = encode(&self.layout.backends(id), &list.backends)?;
-            let mut ops = vec![self.put_list(id, data.clone(), list.version)];
-            let proof = match self.tree.exists(&path).await? {
-                // The node may change its status at any moment, so no version is expected.
-                Some(_) => {
-                    ops.push(Op::Delete {
-                        path: path.clone(),
-                        expected: None,
-                    });
-                    Proof::Gone(path.clone())
-                }
-                None => Proof::Holds(self.layout.backends(id), data),
-            };
-            match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Committed => return Ok(()),
-                Outcome::Refused(error) => self.retry_on_conflict(error)?,
-            }
-            attempts.next().await?;
-        }
+        };
+        self.release(act, id, backend, listed).await
     }
 
     /// Takes away the assignment of a slot that is not listed (any more). The node drains the container and
@@ -153,102 +181,54 @@ impl Registry {
     /// # Errors
     /// [`Error::ContainerUnknown`], [`Error::StillRouted`], and what every change may end in.
     pub async fn release_container(&self, ip: Ipv4Addr, container: ContainerId) -> Result<()> {
+        let unknown = Error::ContainerUnknown { ip, container };
+        let record = self.container(ip, container).await?.ok_or(unknown)?;
+        let function = record.function_id;
         let backend = Backend {
             ip,
             container_id: container,
         };
-        let path = self.layout.container(ip, container);
-        let proof = Proof::Gone(path.clone());
-        let mut attempts = Attempts::new(format!("release container {container} on node {ip}"));
-        loop {
-            let record = self.read::<ContainerRecord>(&path).await?;
-            let function = record
-                .ok_or(Error::ContainerUnknown { ip, container })?
-                .record
-                .function_id;
-            let mut ops = Vec::new();
-            let list = self.layout.backends(function);
-            if let Some(listed) = self.read::<Vec<Backend>>(&list).await? {
-                if listed.record.contains(&backend) {
-                    return Err(Error::StillRouted {
-                        ip,
-                        container,
-                        function,
-                    });
-                }
-                ops.push(check(list, listed.version));
-            }
-            ops.push(Op::Delete {
-                path: path.clone(),
-                expected: None,
-            });
-            match self.commit(attempts.act(), ops, &proof).await? {
-                Outcome::Committed => return Ok(()),
-                Outcome::Refused(error) => self.retry_on_conflict(error)?,
-            }
-            attempts.next().await?;
-        }
-    }
-
-    async fn stored_function(&self, id: FunctionId) -> Result<Stored<FunctionRecord>> {
-        self.read(&self.layout.function(id))
-            .await?
-            .ok_or(Error::FunctionUnknown { id })
-    }
-
-    /// The list of a function that is there. That the list itself is missing is an inconsistency, which the next
-    /// change repairs.
-    async fn list(&self, id: FunctionId) -> Result<List> {
-        match self.read::<Vec<Backend>>(&self.layout.backends(id)).await? {
-            Some(list) => Ok(List {
-                backends: list.record,
-                version: Some(list.version),
-            }),
-            None if self.tree.exists(&self.layout.function(id)).await?.is_some() => Ok(List {
-                backends: Vec::new(),
-                version: None,
-            }),
-            None => Err(Error::FunctionUnknown { id }),
-        }
-    }
-
-    fn put_list(&self, id: FunctionId, data: Bytes, version: Option<Version>) -> Op {
-        let path = self.layout.backends(id);
-        match version {
-            Some(version) => set(path, data, version),
-            None => create(path, data),
-        }
-    }
-
-    /// The checks that these slots are assigned to this function and stay so.
-    async fn check_assigned(&self, id: FunctionId, slots: &[Backend]) -> Result<Vec<Op>> {
-        let paths: Vec<String> = slots
-            .iter()
-            .map(|slot| self.layout.container(slot.ip, slot.container_id))
-            .collect();
-        let records = self.read_many::<ContainerRecord>(&paths).await;
-        let mut ops = Vec::with_capacity(slots.len());
-        for ((slot, path), record) in slots.iter().zip(paths).zip(records) {
-            let (ip, container) = (slot.ip, slot.container_id);
-            let record = record?.ok_or(Error::ContainerUnknown { ip, container })?;
-            if record.record.function_id != id {
-                return Err(Error::ContainerOfOther {
+        let act = format!("release container {container} on node {ip}");
+        let unlisted = |before: &Deployment| {
+            if before.routes_to(backend) {
+                Err(Error::StillRouted {
                     ip,
                     container,
-                    owner: record.record.function_id,
-                });
+                    function,
+                })
+            } else {
+                Ok(())
             }
-            ops.push(check(path, record.version));
-        }
-        Ok(ops)
+        };
+        self.release(act, function, backend, unlisted).await
     }
 
-    /// `Ok` if a transaction was refused because something changed since it was read, so that reading again tells.
-    fn retry_on_conflict(&self, error: bismuth_coord::Error) -> Result<()> {
-        if error.is_conflict() || error.is_not_found() {
-            Ok(())
-        } else {
-            Err(error.into())
+    /// Takes a slot away with its assignment, if `allowed`.
+    async fn release(
+        &self,
+        act: String,
+        id: FunctionId,
+        backend: Backend,
+        allowed: impl Fn(&Deployment) -> Result<()>,
+    ) -> Result<()> {
+        let (ip, container) = (backend.ip, backend.container_id);
+        let assigned = self.layout.container(ip, container);
+        let mut attempts = Attempts::new(act);
+        loop {
+            let before = self.known_deployment(id).await?;
+            allowed(&before)?;
+            let mut after = before.clone();
+            after.slots.retain(|slot| slot.backend != backend);
+            if after.slots.len() == before.slots.len() {
+                return Err(Error::ContainerUnknown { ip, container });
+            }
+            let proof = |_: &Deployment| Ok(Proof::Gone(assigned.clone()));
+            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            match done.await? {
+                Outcome::Committed => return Ok(()),
+                Outcome::Refused(error) => self.explain_refusal(id, error).await?,
+            }
+            attempts.next().await?;
         }
     }
 }

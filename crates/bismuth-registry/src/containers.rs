@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId};
+use bismuth_model::{Backend, ContainerId, ContainerRecord, ContainerStatus, FunctionId, Slot};
 
 use crate::Registry;
 use crate::error::{Error, Result};
@@ -43,12 +43,42 @@ impl Registry {
             .collect()
     }
 
-    /// Every assignment of a function, listed as a backend or not, with its record, newest revision first.
-    /// Looks at every node.
+    /// Every slot of a function, listed as a backend or not, with its record, newest revision first. Reads what is of
+    /// this function only, unless it was written by a version without slot lists.
     ///
     /// # Errors
-    /// [`Error::NotBootstrapped`], [`Error::Tree`].
+    /// [`Error::NotBootstrapped`], [`Error::Record`] if its list of slots cannot be decoded, [`Error::Tree`].
     pub async fn function_containers(
+        &self,
+        id: FunctionId,
+    ) -> Result<Vec<(Backend, ContainerRecord)>> {
+        let Some(slots) = self.read::<Vec<Slot>>(&self.layout.slots(id)).await? else {
+            return self.assigned_containers(id).await;
+        };
+        let backends: Vec<Backend> = slots.record.iter().map(|slot| slot.backend).collect();
+        let records = self.container_statuses(&backends).await?;
+        let mut found: Vec<(Backend, ContainerRecord)> = backends
+            .into_iter()
+            .zip(records)
+            .filter_map(|(backend, record)| Some((backend, record?)))
+            .collect();
+        sort_by_revision(&mut found);
+        Ok(found)
+    }
+
+    /// What is to be removed with a function: its slots, or what the nodes say if there is no list that can be read.
+    pub(crate) async fn all_containers(
+        &self,
+        id: FunctionId,
+    ) -> Result<Vec<(Backend, ContainerRecord)>> {
+        match self.function_containers(id).await {
+            Err(Error::Record { .. }) => self.assigned_containers(id).await,
+            found => found,
+        }
+    }
+
+    /// What nodes are to run of a function, newest revision first. Looks at every node.
+    pub(crate) async fn assigned_containers(
         &self,
         id: FunctionId,
     ) -> Result<Vec<(Backend, ContainerRecord)>> {
@@ -61,13 +91,7 @@ impl Registry {
                     .map(|(container_id, record)| (Backend { ip, container_id }, record)),
             );
         }
-        found.sort_by_key(|(slot, record)| {
-            (
-                std::cmp::Reverse(record.revision),
-                record.status.created_ms,
-                *slot,
-            )
-        });
+        sort_by_revision(&mut found);
         Ok(found)
     }
 
@@ -154,4 +178,15 @@ pub(crate) fn readable<T>(read: Result<T>) -> Result<Option<T>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Newest revision first, and within it in the order of assignment.
+fn sort_by_revision(containers: &mut [(Backend, ContainerRecord)]) {
+    containers.sort_by_key(|(slot, record)| {
+        (
+            std::cmp::Reverse(record.revision),
+            record.status.created_ms,
+            *slot,
+        )
+    });
 }

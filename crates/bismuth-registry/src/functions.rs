@@ -1,18 +1,14 @@
 //! Creates, reads, replaces and deletes functions, each with its routes and slots in one transaction.
 
-use std::collections::BTreeSet;
-
 use bismuth_base::now_ms;
-use bismuth_coord::{Error as TreeError, Op, Version};
-use bismuth_model::{
-    Backend, ContainerRecord, ContainerStatus, FunctionDefinition, FunctionId, FunctionRecord,
-    Revision,
-};
+use bismuth_coord::{Error as TreeError, Op, Version, path};
+use bismuth_model::{Backend, FunctionDefinition, FunctionId, FunctionRecord, Revision, SlotRole};
 
+use crate::deployment::{Deployment, new_slot, steps_to_create};
 use crate::error::{Error, Result};
 use crate::layout::canonical;
-use crate::transaction::{Attempts, Outcome, Proof, create, delete, encode, set};
-use crate::{MAX_BACKENDS, Registry, ZnodeKind};
+use crate::transaction::{Attempts, Outcome, Proof, delete, encode};
+use crate::{Registry, ZnodeKind};
 
 /// A function as it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +46,6 @@ impl Registry {
         definition: &FunctionDefinition,
         placements: &[Backend],
     ) -> Result<FunctionRecord> {
-        check_list(id, placements)?;
         let now = now_ms();
         let record = FunctionRecord {
             revision: Revision::FIRST,
@@ -58,19 +53,13 @@ impl Registry {
             created_ms: now,
             updated_ms: now,
         };
-        let path = self.layout.function(id);
-        let data = encode(&path, &record)?;
-        let list = self.layout.backends(id);
-        let mut ops = vec![
-            create(path.clone(), data.clone()),
-            create(list.clone(), encode(&list, &placements.to_vec())?),
-        ];
+        let mut deployment = Deployment::first(id, record.clone(), placements)?;
+        let mut ops = steps_to_create(&self.layout, &mut deployment)?;
         for route in &definition.routes {
             ops.push(self.create_route(id, &route.hostname)?);
         }
-        for slot in placements {
-            ops.push(self.create_container(slot, id, record.revision, now)?);
-        }
+        let path = self.layout.function(id);
+        let data = encode(&path, &record)?;
         let proof = Proof::Holds(path, data);
         let mut attempts = Attempts::new(format!("create function {id}"));
         loop {
@@ -157,8 +146,8 @@ impl Registry {
         Ok(ids)
     }
 
-    /// Writes the next revision of a function and assigns its slots. Its routes change at once (those that are new
-    /// lead to it, those that are gone do not); requests go to the old slots until [`Self::switch_backends`].
+    /// Writes the next revision of a function and assigns its slots. Its new hostnames are claimed at once; what serves
+    /// (slots, limits, hostnames) stays until [`Self::switch_backends`].
     ///
     /// # Errors
     /// [`Error::FunctionUnknown`], [`Error::FunctionChanged`] if it is not of version `expected`,
@@ -171,41 +160,42 @@ impl Registry {
         expected: Version,
         new_slots: &[Backend],
     ) -> Result<FunctionRecord> {
-        check_list(id, new_slots)?;
-        let path = self.layout.function(id);
-        let current = self
-            .read::<FunctionRecord>(&path)
-            .await?
-            .ok_or(Error::FunctionUnknown { id })?;
-        if current.version != expected {
-            return Err(Error::FunctionChanged { id });
-        }
-        let now = now_ms();
-        let record = FunctionRecord {
-            revision: current.record.revision.next(),
-            definition: definition.clone(),
-            created_ms: current.record.created_ms,
-            updated_ms: now,
-        };
-        let data = encode(&path, &record)?;
-        let mut slots = Vec::with_capacity(new_slots.len());
-        for slot in new_slots {
-            slots.push(self.create_container(slot, id, record.revision, now)?);
-        }
-        // A new slot has an id that nobody else uses, so it is the better proof.
-        let proof = match new_slots.first() {
-            Some(slot) => Proof::Exists(self.layout.container(slot.ip, slot.container_id)),
-            None => Proof::Holds(path.clone(), data.clone()),
-        };
         let mut attempts = Attempts::new(format!("replace the definition of function {id}"));
         loop {
-            let mut ops = vec![set(path.clone(), data.clone(), expected)];
-            ops.extend(
-                self.route_changes(id, &current.record.definition, definition)
-                    .await?,
-            );
-            ops.extend(slots.iter().cloned());
-            match self.commit(attempts.act(), ops, &proof).await? {
+            let before = self.known_deployment(id).await?;
+            if before.version() != expected {
+                return Err(Error::FunctionChanged { id });
+            }
+            let mut after = before.clone();
+            after.wanted.revision = before.wanted.revision.next();
+            after.wanted.definition = definition.clone();
+            after.wanted.updated_ms = now_ms();
+            let (record, revision) = (after.wanted.clone(), after.wanted.revision);
+            // What an earlier revision was given for its proof, and never got.
+            let serving: Vec<Revision> = after.serving.groups.iter().map(|g| g.revision).collect();
+            for slot in after
+                .slots
+                .iter_mut()
+                .filter(|slot| !serving.contains(&slot.revision))
+            {
+                slot.role = SlotRole::Leaving;
+            }
+            after
+                .slots
+                .extend(new_slots.iter().map(|slot| new_slot(*slot, revision)));
+            // A new slot has an id that nobody else uses, so it is the better proof.
+            let proof = |after: &Deployment| match new_slots.first() {
+                Some(slot) => Ok(Proof::Exists(
+                    self.layout.container(slot.ip, slot.container_id),
+                )),
+                None => {
+                    let path = self.layout.function(id);
+                    let data = encode(&path, &after.wanted)?;
+                    Ok(Proof::Holds(path, data))
+                }
+            };
+            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            match done.await? {
                 Outcome::Committed => return Ok(record),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
@@ -226,18 +216,21 @@ impl Registry {
             let Some(version) = self.tree.exists(&path).await? else {
                 return Err(Error::FunctionUnknown { id });
             };
-            // Both versions are read before the slots are: whoever assigns another one changes one of them.
-            let list = self.layout.backends(id);
-            let list_version = self.tree.exists(&list).await?;
+            // Its parts are listed before its slots are read: whoever assigns another one changes the list of slots.
+            let parts = self.parts_of(id).await?;
             let mut ops = self.delete_routes(id).await?;
-            for (slot, _) in self.function_containers(id).await? {
+            for (slot, _) in self.all_containers(id).await? {
                 // The node may change its status at any moment, so no version is expected.
                 ops.push(Op::Delete {
                     path: self.layout.container(slot.ip, slot.container_id),
                     expected: None,
                 });
             }
-            ops.extend(list_version.map(|version| delete(list, version)));
+            ops.extend(
+                parts
+                    .into_iter()
+                    .map(|(path, version)| delete(path, version)),
+            );
             ops.push(delete(path.clone(), version));
             match self.commit(attempts.act(), ops, &proof).await? {
                 Outcome::Committed => return Ok(()),
@@ -249,22 +242,28 @@ impl Registry {
         }
     }
 
-    /// The step that assigns a slot.
-    pub(crate) fn create_container(
-        &self,
-        slot: &Backend,
-        id: FunctionId,
-        revision: Revision,
-        now: u64,
-    ) -> Result<Op> {
-        let path = self.layout.container(slot.ip, slot.container_id);
-        let record = ContainerRecord {
-            function_id: id,
-            revision,
-            status: ContainerStatus::assigned(now),
-        };
-        let data = encode(&path, &record)?;
-        Ok(create(path, data))
+    /// The paths of everything below a function, children before their parents, with their versions.
+    async fn parts_of(&self, id: FunctionId) -> Result<Vec<(String, Version)>> {
+        let function = self.layout.function(id);
+        let mut paths = Vec::new();
+        for name in self.names(&function).await?.unwrap_or_default() {
+            let part = path::join(&function, &name);
+            let below = self.names(&part).await?.unwrap_or_default();
+            paths.extend(below.iter().map(|name| path::join(&part, name)));
+            paths.push(part);
+        }
+        let mut parts = Vec::with_capacity(paths.len());
+        for path in paths {
+            let version = self.tree.exists(&path).await?;
+            parts.extend(version.map(|version| (path, version)));
+        }
+        Ok(parts)
+    }
+
+    /// A function that must be there.
+    pub(crate) async fn known_deployment(&self, id: FunctionId) -> Result<Deployment> {
+        let deployment = self.deployment(id).await?;
+        deployment.ok_or(Error::FunctionUnknown { id })
     }
 
     /// Turns the refusal of a transaction about a function into words; `Ok` if it is worth trying again.
@@ -297,32 +296,8 @@ impl Registry {
             (TreeError::NotFound { .. }, Some(ZnodeKind::Container(ip, _))) => {
                 Err(Error::NodeUnknown { ip })
             }
-            (TreeError::BadVersion { .. }, Some(ZnodeKind::Function(id))) => {
-                Err(Error::FunctionChanged { id })
-            }
             _ if error.is_conflict() || error.is_not_found() => Ok(()),
             _ => Err(error.into()),
         }
-    }
-}
-
-/// A list of backends that can be stored.
-pub(crate) fn check_list(id: FunctionId, list: &[Backend]) -> Result<()> {
-    if list.len() > MAX_BACKENDS {
-        return Err(Error::TooManyBackends {
-            id,
-            count: list.len(),
-            limit: MAX_BACKENDS,
-        });
-    }
-    let mut seen = BTreeSet::new();
-    match list
-        .iter()
-        .find(|backend| !seen.insert(backend.container_id))
-    {
-        Some(twice) => Err(Error::BackendTwice {
-            container: twice.container_id,
-        }),
-        None => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use bismuth_model::{
     Backend, ContainerRecord, FunctionId, FunctionRecord, LeaderRecord, NodeFacts, NodeRecord,
-    StoreClaim, TermRecord,
+    RevisionRecord, Serving, Slot, StoreClaim, TermRecord,
 };
 use serde_json::Value;
 
@@ -43,6 +43,9 @@ impl Layout {
         let shown = match kind {
             ZnodeKind::Function(_) => show::<FunctionRecord>(bytes),
             ZnodeKind::Backends(_) => show::<Vec<Backend>>(bytes),
+            ZnodeKind::Serving(_) => show::<Serving>(bytes),
+            ZnodeKind::Slots(_) => show::<Vec<Slot>>(bytes),
+            ZnodeKind::Revision(..) => show::<RevisionRecord>(bytes),
             ZnodeKind::Node(_) => show::<NodeRecord>(bytes),
             ZnodeKind::Alive(_) => show::<NodeFacts>(bytes),
             ZnodeKind::Container(..) => show::<ContainerRecord>(bytes),
@@ -52,6 +55,7 @@ impl Layout {
             ZnodeKind::Term => show::<TermRecord>(bytes),
             ZnodeKind::Root
             | ZnodeKind::Functions
+            | ZnodeKind::Revisions(_)
             | ZnodeKind::Nodes
             | ZnodeKind::Containers(_)
             | ZnodeKind::Routes

@@ -3,7 +3,10 @@
 //! ```text
 //! /{environment}
 //!  ├─ function/{id}                  FunctionRecord
-//!  │               └─ backends       packed list of Backend
+//!  │               ├─ backends       packed list of Backend
+//!  │               ├─ serving        Serving: what frontends need beside the backends
+//!  │               ├─ slots          packed list of Slot: every container of the function, and what it is for
+//!  │               └─ revision/{n}   RevisionRecord
 //!  ├─ node/{ip}                      NodeRecord
 //!  │           ├─ alive              NodeFacts, ephemeral
 //!  │           └─ container/{id}     ContainerRecord
@@ -21,10 +24,16 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bismuth_model::{ContainerId, Environment, FunctionId, Hostname};
+use bismuth_model::{ContainerId, Environment, FunctionId, Hostname, Revision};
 
 /// The name of the backend list below a function.
 const BACKENDS: &str = "backends";
+/// The name of what serves, below a function.
+const SERVING: &str = "serving";
+/// The name of the slot list below a function.
+const SLOTS: &str = "slots";
+/// The name of the directory of deployed definitions below a function.
+const REVISION: &str = "revision";
 /// The name of the ephemeral node below a worker node.
 const ALIVE: &str = "alive";
 /// The name of the directory of assignments below a worker node.
@@ -48,6 +57,14 @@ pub enum ZnodeKind {
     Function(FunctionId),
     /// A function's backend list.
     Backends(FunctionId),
+    /// What frontends need of a function beside its backends.
+    Serving(FunctionId),
+    /// A function's slot list.
+    Slots(FunctionId),
+    /// The directory of a function's deployed definitions; no data.
+    Revisions(FunctionId),
+    /// One definition that was deployed.
+    Revision(FunctionId, Revision),
     /// The directory of worker nodes; no data.
     Nodes,
     /// A worker node.
@@ -105,6 +122,30 @@ impl Layout {
     #[must_use]
     pub fn backends(&self, id: FunctionId) -> String {
         format!("{}/function/{id}/{BACKENDS}", self.root)
+    }
+
+    /// What frontends need of a function beside its backends.
+    #[must_use]
+    pub fn serving(&self, id: FunctionId) -> String {
+        format!("{}/function/{id}/{SERVING}", self.root)
+    }
+
+    /// A function's slot list.
+    #[must_use]
+    pub fn slots(&self, id: FunctionId) -> String {
+        format!("{}/function/{id}/{SLOTS}", self.root)
+    }
+
+    /// The directory of a function's deployed definitions.
+    #[must_use]
+    pub fn revisions(&self, id: FunctionId) -> String {
+        format!("{}/function/{id}/{REVISION}", self.root)
+    }
+
+    /// One definition that was deployed.
+    #[must_use]
+    pub fn revision(&self, id: FunctionId, revision: Revision) -> String {
+        format!("{}/function/{id}/{REVISION}/{revision}", self.root)
     }
 
     /// The directory of worker nodes.
@@ -204,6 +245,12 @@ impl Layout {
             ["function"] => Some(ZnodeKind::Functions),
             ["function", id] => canonical(id).map(ZnodeKind::Function),
             ["function", id, BACKENDS] => canonical(id).map(ZnodeKind::Backends),
+            ["function", id, SERVING] => canonical(id).map(ZnodeKind::Serving),
+            ["function", id, SLOTS] => canonical(id).map(ZnodeKind::Slots),
+            ["function", id, REVISION] => canonical(id).map(ZnodeKind::Revisions),
+            ["function", id, REVISION, number] => {
+                Some(ZnodeKind::Revision(canonical(id)?, canonical(number)?))
+            }
             ["node"] => Some(ZnodeKind::Nodes),
             ["node", ip] => canonical(ip).map(ZnodeKind::Node),
             ["node", ip, ALIVE] => canonical(ip).map(ZnodeKind::Alive),
@@ -250,6 +297,13 @@ mod tests {
             (layout.functions(), ZnodeKind::Functions),
             (layout.function(id), ZnodeKind::Function(id)),
             (layout.backends(id), ZnodeKind::Backends(id)),
+            (layout.serving(id), ZnodeKind::Serving(id)),
+            (layout.slots(id), ZnodeKind::Slots(id)),
+            (layout.revisions(id), ZnodeKind::Revisions(id)),
+            (
+                layout.revision(id, Revision(7)),
+                ZnodeKind::Revision(id, Revision(7)),
+            ),
             (layout.nodes(), ZnodeKind::Nodes),
             (layout.node(ip), ZnodeKind::Node(ip)),
             (layout.alive(ip), ZnodeKind::Alive(ip)),
@@ -302,6 +356,7 @@ mod tests {
             "/default/function/67E55044-10B1-426F-9247-BB680E5FE0C8",
             "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8/other",
             "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8/backends/x",
+            "/default/function/67e55044-10b1-426f-9247-bb680e5fe0c8/revision/07",
             "/default/node/10.0.0.07",
             "/default/node/::1",
             "/default/route/A.b",

@@ -28,14 +28,18 @@ pub mod audit;
 mod backends;
 pub mod codec;
 mod containers;
+mod deployment;
+mod derive;
 mod election;
 mod error;
 mod functions;
 mod groups;
 mod json;
 mod layout;
+mod migration;
 mod node_registration;
 mod nodes;
+mod revisions;
 mod routes;
 mod store_claim;
 mod term;
@@ -45,9 +49,10 @@ mod watch;
 use std::sync::Arc;
 
 use bismuth_coord::{MAX_DATA_BYTES, Tree};
-use bismuth_model::{BACKEND_BYTES, Environment};
+use bismuth_model::{Environment, SLOT_BYTES};
 
 pub use args::ZooKeeperArgs;
+pub use deployment::Deployment;
 pub use election::{Candidate, ElectionState};
 pub use error::{Error, Result};
 pub use functions::{Function, FunctionPage};
@@ -62,9 +67,9 @@ pub use watch::{
     UnresolvedReason,
 };
 
-/// How many backends fit into one znode. Far more than [`FunctionDefinition`](bismuth_model::FunctionDefinition)
-/// allows instances; slots of two revisions fit side by side.
-pub const MAX_BACKENDS: usize = MAX_DATA_BYTES / BACKEND_BYTES;
+/// How many slots a function may have: their list fits into one znode, and so does that of its backends.
+pub const MAX_SLOTS: usize = 2_000;
+const _: () = assert!(MAX_SLOTS * SLOT_BYTES <= MAX_DATA_BYTES);
 
 /// The registry of one environment. Cheap to clone.
 #[derive(Clone)]

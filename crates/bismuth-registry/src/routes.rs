@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bismuth_coord::Op;
-use bismuth_model::{FunctionDefinition, FunctionId, FunctionRecord, Hostname};
+use bismuth_model::{FunctionId, Hostname};
 
 use crate::Registry;
 use crate::error::{Error, Result};
@@ -18,17 +18,15 @@ impl Registry {
         Ok(create(path, data))
     }
 
-    /// The steps from the routes as they are to those of the new definition. Looks at the route table and not only
-    /// at the definitions, so that an earlier inconsistency between them is repaired on the way.
-    pub(crate) async fn route_changes(
+    /// The steps that claim the hostnames of `wanted` and give up the others of `old`. Looks at the route table, so that
+    /// an earlier inconsistency with it is repaired on the way.
+    pub(crate) async fn claim_changes(
         &self,
         id: FunctionId,
-        old: &FunctionDefinition,
-        new: &FunctionDefinition,
+        old: BTreeSet<Hostname>,
+        wanted: BTreeSet<Hostname>,
     ) -> Result<Vec<Op>> {
-        let wanted: BTreeSet<&Hostname> = new.routes.iter().map(|route| &route.hostname).collect();
-        let mut all = wanted.clone();
-        all.extend(old.routes.iter().map(|route| &route.hostname));
+        let all: Vec<&Hostname> = wanted.union(&old).collect();
         let paths: Vec<String> = all
             .iter()
             .map(|hostname| self.layout.route(hostname))
@@ -63,19 +61,12 @@ impl Registry {
 
     /// The steps that remove every route to a function.
     pub(crate) async fn delete_routes(&self, id: FunctionId) -> Result<Vec<Op>> {
-        let hostnames = match self.read::<FunctionRecord>(&self.layout.function(id)).await {
-            Ok(record) => record
-                .map(|record| {
-                    record
-                        .record
-                        .definition
-                        .routes
-                        .into_iter()
-                        .map(|route| route.hostname)
-                        .collect()
-                })
-                .unwrap_or_default(),
-            // Its own list cannot be read, so the whole table is.
+        let hostnames: Vec<Hostname> = match self.deployment(id).await {
+            Ok(deployment) => {
+                let claims = deployment.map(|deployment| deployment.claims());
+                claims.unwrap_or_default().into_iter().collect()
+            }
+            // What it claimed cannot be read, so the whole table is.
             Err(Error::Record { .. }) => self.route_hostnames().await?,
             Err(error) => return Err(error),
         };

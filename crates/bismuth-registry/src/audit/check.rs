@@ -27,12 +27,24 @@ pub(super) fn check(layout: &Layout, scan: &Scan, grace_begin_ms: u64) -> Vec<Fi
     audit.strays();
     audit.nodes();
     audit.election();
+    let mut found = BTreeSet::new();
     for (id, function) in &scan.functions {
+        let before = audit.findings.len();
         audit.function(*id, function);
+        found.extend((audit.findings.len() > before).then_some(*id));
     }
     for (slot, container) in &scan.containers {
+        let before = audit.findings.len();
         audit.container(*slot, container);
+        if audit.findings.len() > before {
+            let function = match &container.record {
+                Ok(record) => Some(record.function_id),
+                Err(_) => audit.lister(*slot).map(|(id, _)| id),
+            };
+            found.extend(function);
+        }
     }
+    audit.slots(&found);
     audit.routes();
     audit.findings
 }
@@ -88,6 +100,7 @@ impl Audit<'_> {
                     ZnodeKind::Functions
                         | ZnodeKind::Nodes
                         | ZnodeKind::Containers(_)
+                        | ZnodeKind::Revisions(_)
                         | ZnodeKind::Routes
                 )
             );

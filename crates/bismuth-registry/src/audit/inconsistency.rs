@@ -31,6 +31,12 @@ pub enum Inconsistency {
         /// Which function.
         function: FunctionId,
     },
+    /// A function's slots, or what frontends are told of it, are not what its backends and assignments are; or it has
+    /// none, because a version without them wrote it.
+    SlotsOutdated {
+        /// Which function.
+        function: FunctionId,
+    },
     /// A container is listed twice.
     BackendTwice {
         /// By which function.
@@ -149,6 +155,10 @@ impl fmt::Display for Inconsistency {
             }
             Self::Undecodable { path, reason } => write!(f, "{path} cannot be read: {reason}"),
             Self::ListMissing { function } => write!(f, "function {function} has no backend list"),
+            Self::SlotsOutdated { function } => write!(
+                f,
+                "the slots of function {function} are not its backends and assignments"
+            ),
             Self::BackendTwice { function, backend } => {
                 write!(f, "function {function} lists backend {backend} twice")
             }

@@ -14,6 +14,7 @@ mod check;
 mod inconsistency;
 mod routes;
 mod scan;
+mod slots;
 
 use std::fmt;
 use std::time::Duration;

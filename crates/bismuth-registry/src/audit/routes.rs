@@ -12,13 +12,17 @@ impl Audit<'_> {
     /// Compares the route table with the definitions.
     pub(super) fn routes(&mut self) {
         let mut claims: BTreeMap<&Hostname, Vec<FunctionId>> = BTreeMap::new();
-        for (id, function) in &self.scan.functions {
-            for route in function
-                .record
-                .iter()
-                .flat_map(|record| &record.definition.routes)
-            {
-                claims.entry(&route.hostname).or_default().push(*id);
+        let scan = self.scan;
+        for (id, function) in &scan.functions {
+            let wanted = function.record.iter();
+            let wanted = wanted.flat_map(|record| &record.definition.routes);
+            let serving = scan.serving.get(id);
+            let serving = serving.and_then(|serving| serving.record.as_ref().ok());
+            let serving = serving.iter().flat_map(|serving| &serving.hostnames);
+            let claimed: BTreeSet<&Hostname> =
+                wanted.map(|route| &route.hostname).chain(serving).collect();
+            for hostname in claimed {
+                claims.entry(hostname).or_default().push(*id);
             }
         }
         let hostnames: BTreeSet<&Hostname> = claims

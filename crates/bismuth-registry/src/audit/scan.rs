@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use bismuth_coord::{Error as TreeError, Version, Versioned, path};
 use bismuth_model::{
     Backend, ContainerId, ContainerRecord, FunctionId, FunctionRecord, Hostname, LeaderRecord,
-    NodeFacts, NodeRecord, TermRecord,
+    NodeFacts, NodeRecord, Revision, RevisionRecord, Serving, Slot, TermRecord,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -46,6 +46,9 @@ impl<R: Record> Entry<R> {
 pub(super) struct Scan {
     pub(super) functions: BTreeMap<FunctionId, Entry<FunctionRecord>>,
     pub(super) lists: BTreeMap<FunctionId, Entry<Vec<Backend>>>,
+    pub(super) serving: BTreeMap<FunctionId, Entry<Serving>>,
+    pub(super) slots: BTreeMap<FunctionId, Entry<Vec<Slot>>>,
+    pub(super) revisions: BTreeMap<(FunctionId, Revision), Entry<RevisionRecord>>,
     pub(super) nodes: BTreeMap<Ipv4Addr, Entry<NodeRecord>>,
     pub(super) alive: BTreeMap<Ipv4Addr, Entry<NodeFacts>>,
     pub(super) containers: BTreeMap<Backend, Entry<ContainerRecord>>,
@@ -75,6 +78,12 @@ impl Scan {
                 drop(self.functions.insert(id, Entry::new(path, node)))
             }
             Some(ZnodeKind::Backends(id)) => drop(self.lists.insert(id, Entry::new(path, node))),
+            Some(ZnodeKind::Serving(id)) => drop(self.serving.insert(id, Entry::new(path, node))),
+            Some(ZnodeKind::Slots(id)) => drop(self.slots.insert(id, Entry::new(path, node))),
+            Some(ZnodeKind::Revision(id, revision)) => drop(
+                self.revisions
+                    .insert((id, revision), Entry::new(path, node)),
+            ),
             Some(ZnodeKind::Node(ip)) => drop(self.nodes.insert(ip, Entry::new(path, node))),
             Some(ZnodeKind::Alive(ip)) => drop(self.alive.insert(ip, Entry::new(path, node))),
             Some(ZnodeKind::Container(ip, container)) => {

@@ -3,6 +3,7 @@
 //! ```text
 //!  most records:    ├ version ┤├─ bincode form of the record of that version ─┤     v1.rs, v2.rs, wire.rs
 //!  backend list:    ├ IPv4 + container id, 20 bytes each, repeated ───────────┤     bismuth-model
+//!  slot list:       ├ the same with revision, role, flags, 30 bytes each ──────┤     bismuth-model
 //!  worker node:     ├ 0 or 1 ─┤                                                     not schedulable, schedulable
 //! ```
 //!
@@ -10,6 +11,8 @@
 //! record or an [`Error`]; it neither panics nor allocates more than a few megabytes.
 
 mod election;
+mod revision;
+mod serving;
 mod store_claim;
 #[cfg(test)]
 mod tests;

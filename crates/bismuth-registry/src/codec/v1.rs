@@ -72,7 +72,7 @@ enum EgressTo {
 }
 
 #[derive(Encode, Decode)]
-enum Sticky {
+pub(super) enum Sticky {
     Header(String),
     Cookie(String),
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bismuth_coord::Event;
 use bismuth_model::{
     ContainerId, ContainerRecord, ContainerStatus, FunctionDefinition, FunctionId, FunctionRecord,
-    Revision,
+    Revision, RevisionRecord,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -77,10 +77,10 @@ pub enum UnresolvedReason {
     /// There is no such function.
     #[error("the function does not exist")]
     FunctionMissing,
-    /// Only the newest definition is kept, and this is another.
+    /// Its definition is not kept, and the newest is another.
     #[error("the function is at revision {current}")]
     OtherRevision {
-        /// The revision that is kept.
+        /// The newest revision.
         current: Revision,
     },
 }
@@ -162,16 +162,16 @@ impl Assigned {
             .zip(&found)
             .filter_map(|(id, found)| match found {
                 Found::Good(record) if self.known(*id, record).is_none() => {
-                    Some(record.function_id)
+                    Some((record.function_id, record.revision))
                 }
                 _ => None,
             });
-        let functions = self.read_functions(registry, wanted.collect()).await?;
+        let definitions = self.read_definitions(registry, wanted.collect()).await?;
         let slots = ids.iter().zip(found).map(|(id, found)| match found {
             Found::Missing => None,
             Found::Good(record) => Some(
                 self.known(*id, &record)
-                    .unwrap_or_else(|| resolve(record, &functions)),
+                    .unwrap_or_else(|| resolve(record, &definitions)),
             ),
             Found::Undecodable(error) => Some(self.slots.last(id).cloned().unwrap_or_else(|| {
                 Slot::Unresolved(Unresolved {
@@ -183,23 +183,42 @@ impl Assigned {
         Ok(slots.collect())
     }
 
-    async fn read_functions(
+    /// Reads the definitions of revisions. One that is not kept by itself, written by an earlier version, is the
+    /// function's newest or lost.
+    async fn read_definitions(
         &mut self,
         registry: &Registry,
-        ids: BTreeSet<FunctionId>,
-    ) -> Result<HashMap<FunctionId, Found<CurrentDefinition>>> {
-        let ids: Vec<FunctionId> = ids.into_iter().collect();
-        let paths: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
-        let found = find_many::<FunctionRecord>(registry, &paths).await?;
-        let newest = found.into_iter().map(|found| match found {
-            Found::Good(record) => Found::Good(CurrentDefinition {
-                revision: record.revision,
-                definition: record.definition.into(),
-            }),
-            Found::Missing => Found::Missing,
-            Found::Undecodable(error) => Found::Undecodable(error),
+        wanted: BTreeSet<(FunctionId, Revision)>,
+    ) -> Result<Definitions> {
+        let wanted: Vec<(FunctionId, Revision)> = wanted.into_iter().collect();
+        let kept: Vec<String> = wanted
+            .iter()
+            .map(|(id, revision)| registry.layout.revision(*id, *revision))
+            .collect();
+        let newest: Vec<String> = wanted
+            .iter()
+            .map(|(id, _)| registry.layout.function(*id))
+            .collect();
+        let kept = find_many::<RevisionRecord>(registry, &kept).await?;
+        let newest = find_many::<FunctionRecord>(registry, &newest).await?;
+        let found = wanted.into_iter().zip(kept).zip(newest);
+        let definitions = found.map(|((wanted, kept), newest)| {
+            let definition = match (kept, newest) {
+                (Found::Good(kept), _) => Ok(kept.definition.into()),
+                (_, Found::Good(newest)) if newest.revision == wanted.1 => {
+                    Ok(newest.definition.into())
+                }
+                (_, Found::Good(newest)) => Err(UnresolvedReason::OtherRevision {
+                    current: newest.revision,
+                }),
+                (_, Found::Undecodable(error)) => {
+                    Err(UnresolvedReason::FunctionUndecodable(error.to_string()))
+                }
+                (_, Found::Missing) => Err(UnresolvedReason::FunctionMissing),
+            };
+            (wanted, definition)
         });
-        Ok(ids.into_iter().zip(newest).collect())
+        Ok(definitions.collect())
     }
 
     /// The slot as it is known, if that is all there is to know: the definition of a revision never changes.
@@ -222,41 +241,29 @@ impl Assigned {
     }
 }
 
-/// The one definition of a function that is kept.
-struct CurrentDefinition {
-    revision: Revision,
-    definition: Arc<FunctionDefinition>,
-}
+/// Definitions of revisions, or why they are not to be had.
+type Definitions =
+    HashMap<(FunctionId, Revision), Result<Arc<FunctionDefinition>, UnresolvedReason>>;
 
-fn resolve(
-    record: ContainerRecord,
-    functions: &HashMap<FunctionId, Found<CurrentDefinition>>,
-) -> Slot {
+fn resolve(record: ContainerRecord, definitions: &Definitions) -> Slot {
     let ContainerRecord {
         function_id,
         revision,
         status,
     } = record;
-    let reason = match functions.get(&function_id) {
-        Some(Found::Good(newest)) if newest.revision == revision => {
-            let definition = newest.definition.clone();
-            return Slot::Resolved(AssignedContainer {
-                function_id,
-                revision,
-                definition,
-                status_at_list: status,
-            });
-        }
-        Some(Found::Good(newest)) => UnresolvedReason::OtherRevision {
-            current: newest.revision,
-        },
-        Some(Found::Undecodable(error)) => UnresolvedReason::FunctionUndecodable(error.to_string()),
-        Some(Found::Missing) | None => UnresolvedReason::FunctionMissing,
-    };
-    Slot::Unresolved(Unresolved {
-        function: Some((function_id, revision)),
-        reason,
-    })
+    let definition = definitions.get(&(function_id, revision)).cloned();
+    match definition.unwrap_or(Err(UnresolvedReason::FunctionMissing)) {
+        Ok(definition) => Slot::Resolved(AssignedContainer {
+            function_id,
+            revision,
+            definition,
+            status_at_list: status,
+        }),
+        Err(reason) => Slot::Unresolved(Unresolved {
+            function: Some((function_id, revision)),
+            reason,
+        }),
+    }
 }
 
 impl View for Assigned {

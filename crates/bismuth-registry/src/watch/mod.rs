@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_base::backoff::{Backoff, Delays, jittered};
-use bismuth_coord::{Event, SessionState, Watch};
+use bismuth_coord::{Event, SessionState, Version, Watch};
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -233,12 +233,21 @@ enum Found<R> {
 
 /// Reads records for a view; an error is one of the connection.
 async fn find_many<R: Record>(registry: &Registry, paths: &[String]) -> Result<Vec<Found<R>>> {
+    let found = find_versions(registry, paths).await?.into_iter();
+    Ok(found.map(|(found, _)| found).collect())
+}
+
+/// As [`find_many`], each with its version if it is there and can be decoded.
+async fn find_versions<R: Record>(
+    registry: &Registry,
+    paths: &[String],
+) -> Result<Vec<(Found<R>, Option<Version>)>> {
     let mut found = Vec::with_capacity(paths.len());
     for read in registry.read_many::<R>(paths).await {
         found.push(match read {
-            Ok(Some(stored)) => Found::Good(stored.record),
-            Ok(None) => Found::Missing,
-            Err(Error::Record { source, .. }) => Found::Undecodable(source),
+            Ok(Some(stored)) => (Found::Good(stored.record), Some(stored.version)),
+            Ok(None) => (Found::Missing, None),
+            Err(Error::Record { source, .. }) => (Found::Undecodable(source), None),
             Err(error) => return Err(error),
         });
     }

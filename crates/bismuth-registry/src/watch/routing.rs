@@ -6,18 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bismuth_coord::Event;
-use bismuth_model::{Affinity, Backend, FunctionId, FunctionRecord, Hostname};
+use bismuth_model::{Affinity, Backend, FunctionId, FunctionRecord, Hostname, Serving};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::mass_deletion_guard::Source;
 use super::mirror::Mirror;
 use super::{
-    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, run_view,
+    Found, Refreshed, StaleCounts, Undecodable, View, canonical_names, find_many, find_versions,
+    run_view,
 };
-use crate::Registry;
 use crate::error::Result;
 use crate::layout::ZnodeKind;
+use crate::{Layout, Registry};
+
+/// How often a function is read again whose parts are not of one transaction. With the last of them what was found is
+/// published: a version that writes the list alone leaves it so.
+const READS: usize = 3;
 
 /// All functions and routes at one time, immutable.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,9 +52,24 @@ pub struct RoutedFunction {
     pub idle_timeout: Duration,
     /// What keeps a client on one container.
     pub affinity: Option<Affinity>,
+    /// The claimed hostnames that route; all of them if `None`, where a version without this knowledge wrote it.
+    pub hostnames: Option<Arc<[Hostname]>>,
 }
 
 impl RoutedFunction {
+    fn serving(serving: Serving, backends: Arc<[Backend]>) -> Self {
+        Self {
+            backends,
+            concurrency: serving.concurrency,
+            timeout: Duration::from_millis(serving.timeout_ms),
+            startup_timeout: Duration::from_millis(serving.startup_timeout_ms),
+            idle_timeout: Duration::from_millis(serving.idle_timeout_ms),
+            affinity: serving.affinity,
+            hostnames: Some(serving.hostnames.into()),
+        }
+    }
+
+    /// Of a function without a serving record: its definition is what serves.
     fn new(record: FunctionRecord, backends: Arc<[Backend]>) -> Self {
         let definition = record.definition;
         Self {
@@ -59,6 +79,7 @@ impl RoutedFunction {
             startup_timeout: Duration::from_millis(definition.startup_timeout_ms),
             idle_timeout: Duration::from_millis(definition.idle_timeout_ms),
             affinity: definition.affinity,
+            hostnames: None,
         }
     }
 }
@@ -109,15 +130,54 @@ impl Routing {
         registry: &Registry,
         ids: &[FunctionId],
     ) -> Result<Vec<Option<RoutedFunction>>> {
-        let records: Vec<String> = ids.iter().map(|id| registry.layout.function(*id)).collect();
-        let lists: Vec<String> = ids.iter().map(|id| registry.layout.backends(*id)).collect();
+        let mut functions = vec![None; ids.len()];
+        let mut left: Vec<usize> = (0..ids.len()).collect();
+        for again in (0..READS).rev() {
+            let some: Vec<FunctionId> = left.iter().map(|index| ids[*index]).collect();
+            let read = self.read_once(registry, &some).await?;
+            let mut torn = Vec::new();
+            for (index, (function, whole)) in left.into_iter().zip(read) {
+                functions[index] = function;
+                torn.extend((!whole && again > 0).then_some(index));
+            }
+            left = torn;
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(functions)
+    }
+
+    /// Reads functions once, and says of each whether its parts are of one transaction.
+    async fn read_once(
+        &mut self,
+        registry: &Registry,
+        ids: &[FunctionId],
+    ) -> Result<Vec<(Option<RoutedFunction>, bool)>> {
+        let paths = |path: fn(&Layout, FunctionId) -> String| -> Vec<String> {
+            ids.iter().map(|id| path(&registry.layout, *id)).collect()
+        };
+        let records = paths(Layout::function);
+        let serving = paths(Layout::serving);
+        let lists = paths(Layout::backends);
         let found_records = find_many::<FunctionRecord>(registry, &records).await?;
-        let found_lists = find_many::<Vec<Backend>>(registry, &lists).await?;
+        let found_serving = find_many::<Serving>(registry, &serving).await?;
+        let found_lists = find_versions::<Vec<Backend>>(registry, &lists).await?;
         let mut functions = Vec::with_capacity(ids.len());
-        for (index, (record, list)) in found_records.into_iter().zip(found_lists).enumerate() {
+        let found = found_records
+            .into_iter()
+            .zip(found_serving)
+            .zip(found_lists);
+        for (index, ((record, served), (list, version))) in found.enumerate() {
             self.undecodable.update(&records[index], &record);
+            self.undecodable.update(&serving[index], &served);
             self.undecodable.update(&lists[index], &list);
-            functions.push(merge(record, list, self.functions.last(&ids[index])));
+            let whole = match (&served, version) {
+                (Found::Good(served), Some(version)) => served.backends_version == version.0,
+                _ => true,
+            };
+            let function = merge(record, served, list, self.functions.last(&ids[index]));
+            functions.push((function, whole));
         }
         Ok(functions)
     }
@@ -155,6 +215,7 @@ impl Routing {
 /// A function from what was found of it; from the last good value where it cannot be decoded.
 fn merge(
     record: Found<FunctionRecord>,
+    serving: Found<Serving>,
     list: Found<Vec<Backend>>,
     last: Option<&RoutedFunction>,
 ) -> Option<RoutedFunction> {
@@ -164,13 +225,19 @@ fn merge(
         Found::Missing => Arc::default(),
         Found::Undecodable(_) => last.map(|last| last.backends.clone()).unwrap_or_default(),
     };
-    match record {
-        Found::Good(record) => Some(RoutedFunction::new(record, backends)),
-        Found::Missing => None,
-        Found::Undecodable(_) => last.map(|last| RoutedFunction {
+    let from_last = |backends| {
+        last.map(|last| RoutedFunction {
             backends,
             ..last.clone()
-        }),
+        })
+    };
+    match (record, serving) {
+        (Found::Missing, _) => None,
+        (_, Found::Good(serving)) if serving.withdrawn => None,
+        (_, Found::Good(serving)) => Some(RoutedFunction::serving(serving, backends)),
+        (_, Found::Undecodable(_)) if last.is_some() => from_last(backends),
+        (Found::Good(record), _) => Some(RoutedFunction::new(record, backends)),
+        (Found::Undecodable(_), _) => from_last(backends),
     }
 }
 
@@ -184,10 +251,16 @@ impl View for Routing {
     }
 
     fn concerns(&self, registry: &Registry, event: &Event) -> bool {
-        // Misplaced nodes are the audit's business.
-        event
+        let kind = event
             .path()
-            .is_some_and(|path| registry.layout.znode_kind(path).is_some())
+            .and_then(|path| registry.layout.znode_kind(path));
+        match kind {
+            // What nodes and the control plane need, and frontends do not.
+            Some(ZnodeKind::Slots(_) | ZnodeKind::Revisions(_) | ZnodeKind::Revision(..)) => false,
+            Some(_) => true,
+            // Misplaced nodes are the audit's business.
+            None => false,
+        }
     }
 
     async fn list(&mut self, registry: &Registry) -> Result<()> {
@@ -227,7 +300,9 @@ impl View for Routing {
         let (mut ids, mut hostnames) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
             match registry.layout.znode_kind(path) {
-                Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)) => drop(ids.insert(id)),
+                Some(
+                    ZnodeKind::Function(id) | ZnodeKind::Serving(id) | ZnodeKind::Backends(id),
+                ) => drop(ids.insert(id)),
                 Some(ZnodeKind::Route(hostname)) => drop(hostnames.insert(hostname)),
                 _ => return Ok(Refreshed::NeedsList),
             }
@@ -247,8 +322,8 @@ impl View for Routing {
     }
 
     fn len(&self) -> usize {
-        // A function is two nodes.
-        self.functions.published().len() * 2 + self.routes.published().len()
+        // A function is three nodes.
+        self.functions.published().len() * 3 + self.routes.published().len()
     }
 
     fn confirm_at(&self) -> Option<Instant> {

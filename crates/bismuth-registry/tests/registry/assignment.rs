@@ -78,8 +78,12 @@ async fn an_older_revision_keeps_its_definition() {
     .await;
     assert_eq!(*shown.containers[&old.container_id].definition, first);
     assert_eq!(*shown.containers[&new.container_id].definition, second);
+    let restarted = complete(&f.other()).await.borrow().clone();
+    assert_eq!(restarted.containers, shown.containers);
 
-    // A restart knows it only from what the node kept.
+    // Where an earlier version wrote it, a restart knows it only from what the node kept.
+    f.remove(&f.registry.layout().revision(id, Revision::FIRST))
+        .await;
     let forgotten = complete(&f.other()).await.borrow().clone();
     let unresolved = &forgotten.unresolved[&old.container_id];
     assert_eq!(
@@ -120,6 +124,8 @@ async fn an_unresolved_slot_is_distinguished_from_an_unassigned_one() {
     let id = f.function(&definition(&[]), &[mine]).await;
     let good = f.tree_get(&f.registry.layout().function(id)).await;
     f.put(&f.registry.layout().function(id), b"\x09").await;
+    f.remove(&f.registry.layout().revision(id, Revision::FIRST))
+        .await;
     let bad = ContainerId::new_random();
     f.put(&f.registry.layout().container(NODES[0], bad), b"")
         .await;

@@ -4,6 +4,7 @@
 
 mod assignment;
 mod audit;
+mod deployment;
 mod election;
 mod fixture;
 mod functions;

@@ -79,13 +79,16 @@ async fn every_change_is_seen() {
     .await;
     let mut next = definition(&["c.d"]);
     next.concurrency = 3;
+    let new = slot(NODES[2]);
     writer
         .registry
-        .replace_definition(id, &next, Version(0), &[])
+        .replace_definition(id, &next, Version(0), &[new])
         .await
         .unwrap();
+    writer.registry.switch_backends(id, &[new]).await.unwrap();
     shows(&mut routing, "the new definition and route", |s| {
         s.functions[&id].concurrency == 3
+            && s.functions[&id].backends[..] == [new]
             && s.routes.contains_key(&hostname("c.d"))
             && !s.routes.contains_key(&hostname("a.b"))
     })
@@ -144,12 +147,13 @@ async fn an_undecodable_record_keeps_its_last_good_value_and_does_not_affect_oth
     let ids = many(&f, 3).await;
     let mut routing = complete(&f).await;
     let before = routing.borrow().clone();
+    f.put(&f.registry.layout().serving(ids[0]), b"\x07").await;
     f.put(&f.registry.layout().function(ids[0]), b"\x07").await;
     f.put(&f.registry.layout().backends(ids[1]), b"cut").await;
     f.put(&f.registry.layout().route(&hostname("f2.example.com")), b"")
         .await;
-    let after = shows(&mut routing, "three undecodable", |s| {
-        s.stale.undecodable == 3
+    let after = shows(&mut routing, "four undecodable", |s| {
+        s.stale.undecodable == 4
     })
     .await;
     assert_eq!(
@@ -159,7 +163,7 @@ async fn an_undecodable_record_keeps_its_last_good_value_and_does_not_affect_oth
 
     // A frontend that starts now has no last good value: it skips what it cannot read.
     let fresh = complete(&f.other()).await.borrow().clone();
-    assert_eq!(fresh.stale.undecodable, 3);
+    assert_eq!(fresh.stale.undecodable, 4);
     assert!(!fresh.functions.contains_key(&ids[0]) && fresh.functions[&ids[1]].backends.is_empty());
     assert_eq!(fresh.functions[&ids[2]], before.functions[&ids[2]]);
 

@@ -1,0 +1,454 @@
+//! One function as all its znodes say together, and the one transaction that changes them.
+//!
+//! ```text
+//!  read ─► Deployment ─► a changed copy ─► steps from one to the other (pure) ─► one transaction
+//!   ▲                                                                                │ overtaken
+//!   └────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The backend list is derived: the active slots of each revision that serves, then its standbys. A function written
+//! by a version that had no slot list is read by looking at every node, and gets its list with the first change.
+
+use std::collections::BTreeSet;
+
+use bismuth_base::now_ms;
+use bismuth_coord::{Op, Version};
+use bismuth_model::{
+    Backend, ContainerRecord, ContainerStatus, FunctionId, FunctionRecord, Hostname, Revision,
+    RevisionRecord, Serving, ServingGroup, Slot, SlotRole,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::codec::Record;
+use crate::derive::{count_slots, derive, listed};
+use crate::error::{Error, Result};
+use crate::layout::canonical;
+use crate::transaction::{Outcome, Proof, Stored, check, create, encode, set};
+use crate::{Layout, MAX_SLOTS, Registry};
+
+/// Earlier revisions that are kept, to go back to.
+const KEPT_REVISIONS: usize = 10;
+
+/// How often the parts are read again because they are not of one transaction. Each is a few round trips, and
+/// somebody who writes in between each time is not to be expected.
+const READS: usize = 4;
+
+/// A function: what is wanted of it, what serves, and its slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deployment {
+    /// Its name.
+    pub id: FunctionId,
+    /// What the deployer wants.
+    pub wanted: FunctionRecord,
+    /// What frontends are told.
+    pub serving: Serving,
+    /// Every container, in the order of preference.
+    pub slots: Vec<Slot>,
+    /// The deployed definitions that are kept.
+    pub revisions: BTreeSet<Revision>,
+    stored: StoredParts,
+}
+
+/// The parts as they were read, to find out what changed, and whether it may be changed.
+#[derive(Clone, Debug, PartialEq)]
+struct StoredParts {
+    function: Version,
+    backends: Option<Stored<Vec<Backend>>>,
+    serving: Option<Stored<Serving>>,
+    slots: Option<Stored<Vec<Slot>>>,
+    /// `None` if there is no directory.
+    revisions: Option<BTreeSet<Revision>>,
+}
+
+impl Deployment {
+    /// Where requests go, in the order of preference.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Backend> {
+        listed(&self.serving, &self.slots)
+    }
+
+    /// Whether requests go to this slot.
+    #[must_use]
+    pub fn routes_to(&self, backend: Backend) -> bool {
+        self.backends().contains(&backend)
+    }
+
+    /// The version of the wanted definition, to expect in [`Registry::replace_definition`].
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.stored.function
+    }
+
+    /// The hostnames that are claimed for it: those that route, and those that are wanted.
+    pub(crate) fn claims(&self) -> BTreeSet<Hostname> {
+        let wanted = self.wanted.definition.routes.iter();
+        let wanted = wanted.map(|route| &route.hostname);
+        wanted.chain(&self.serving.hostnames).cloned().collect()
+    }
+
+    /// Whether it was written by a version without slot lists, or by a hand, in part.
+    #[must_use]
+    pub fn needs_migration(&self) -> bool {
+        let parts = &self.stored;
+        parts.slots.is_none()
+            || parts.serving.is_none()
+            || !self.revisions.contains(&self.wanted.revision)
+    }
+
+    /// Counts the groups' slots anew, and drops the revisions that nothing needs.
+    fn settle(&mut self) {
+        count_slots(&mut self.serving, &self.slots);
+        self.revisions.insert(self.wanted.revision);
+        let newest: BTreeSet<Revision> = self
+            .revisions
+            .iter()
+            .rev()
+            .take(KEPT_REVISIONS + 1)
+            .copied()
+            .collect();
+        let serving = self.serving.groups.iter().map(|group| group.revision);
+        let needed: BTreeSet<Revision> = serving
+            .chain(self.slots.iter().map(|slot| slot.revision))
+            .collect();
+        self.revisions
+            .retain(|revision| newest.contains(revision) || needed.contains(revision));
+    }
+}
+
+/// The steps that make a new function.
+pub(crate) fn steps_to_create(layout: &Layout, new: &mut Deployment) -> Result<Vec<Op>> {
+    new.settle();
+    let path = layout.function(new.id);
+    let data = encode(&path, &new.wanted)?;
+    let mut ops = vec![create(path, data)];
+    ops.extend(steps_below(layout, None, new)?);
+    Ok(ops)
+}
+
+/// The steps from one to the other, but for routes; each with the version that it builds on.
+fn steps(layout: &Layout, before: &Deployment, after: &mut Deployment) -> Result<Vec<Op>> {
+    after.settle();
+    let path = layout.function(after.id);
+    let version = before.stored.function;
+    let mut ops = vec![if before.wanted == after.wanted {
+        check(path, version)
+    } else {
+        let data = encode(&path, &after.wanted)?;
+        set(path, data, version)
+    }];
+    ops.extend(steps_below(layout, Some(before), after)?);
+    Ok(ops)
+}
+
+/// The steps for all that is below a function or assigned for it.
+fn steps_below(
+    layout: &Layout,
+    before: Option<&Deployment>,
+    after: &mut Deployment,
+) -> Result<Vec<Op>> {
+    let id = after.id;
+    let parts = before.map(|before| &before.stored);
+    let (list, backends) = (layout.backends(id), after.backends());
+    let stored = parts.and_then(|parts| parts.backends.as_ref());
+    after.serving.backends_version = match stored {
+        Some(stored) if stored.record == backends => stored.version.0,
+        Some(stored) => stored.version.0.wrapping_add(1),
+        None => 0,
+    };
+    let mut ops = vec![step(list, stored, &backends)?];
+    let stored = parts.and_then(|parts| parts.serving.as_ref());
+    ops.push(step(layout.serving(id), stored, &after.serving)?);
+    let stored = parts.and_then(|parts| parts.slots.as_ref());
+    ops.push(step(layout.slots(id), stored, &after.slots)?);
+    ops.extend(revision_steps(layout, parts, after)?);
+    let no_slots = Vec::new();
+    let old = before.map_or(&no_slots, |before| &before.slots);
+    for slot in added(old, &after.slots) {
+        ops.push(assign(layout, id, slot)?);
+    }
+    for slot in added(&after.slots, old) {
+        // The node may change its status at any moment, so no version is expected.
+        ops.push(Op::Delete {
+            path: layout.container(slot.backend.ip, slot.backend.container_id),
+            expected: None,
+        });
+    }
+    Ok(ops)
+}
+
+/// The step that makes a record what it is to be, or checks that it is that still.
+fn step<R: Record + PartialEq>(path: String, stored: Option<&Stored<R>>, record: &R) -> Result<Op> {
+    Ok(match stored {
+        Some(stored) if stored.record == *record => check(path, stored.version),
+        Some(stored) => {
+            let data = encode(&path, record)?;
+            set(path, data, stored.version)
+        }
+        None => {
+            let data = encode(&path, record)?;
+            create(path, data)
+        }
+    })
+}
+
+fn revision_steps(
+    layout: &Layout,
+    parts: Option<&StoredParts>,
+    after: &Deployment,
+) -> Result<Vec<Op>> {
+    let (id, mut ops) = (after.id, Vec::new());
+    let before = parts.and_then(|parts| parts.revisions.as_ref());
+    if before.is_none() {
+        ops.push(create(layout.revisions(id), Bytes::new()));
+    }
+    let wanted = &after.wanted;
+    if !before.is_some_and(|before| before.contains(&wanted.revision)) {
+        let path = layout.revision(id, wanted.revision);
+        let data = encode(&path, &RevisionRecord::first_written(wanted))?;
+        ops.push(create(path, data));
+    }
+    let gone = before
+        .iter()
+        .flat_map(|before| before.difference(&after.revisions));
+    ops.extend(gone.map(|revision| Op::Delete {
+        path: layout.revision(id, *revision),
+        expected: None,
+    }));
+    Ok(ops)
+}
+
+/// The slots of `new` that are not in `old`.
+fn added<'a>(old: &[Slot], new: &'a [Slot]) -> Vec<&'a Slot> {
+    let known: BTreeSet<Backend> = old.iter().map(|slot| slot.backend).collect();
+    new.iter()
+        .filter(|slot| !known.contains(&slot.backend))
+        .collect()
+}
+
+/// The step that assigns a slot to its node.
+fn assign(layout: &Layout, id: FunctionId, slot: &Slot) -> Result<Op> {
+    let path = layout.container(slot.backend.ip, slot.backend.container_id);
+    let record = ContainerRecord {
+        function_id: id,
+        revision: slot.revision,
+        status: ContainerStatus::assigned(now_ms()),
+    };
+    let data = encode(&path, &record)?;
+    Ok(create(path, data))
+}
+
+/// A list of slots that can be stored.
+fn check_slots(id: FunctionId, slots: &[Slot]) -> Result<()> {
+    if slots.len() > MAX_SLOTS {
+        return Err(Error::TooManyBackends {
+            id,
+            count: slots.len(),
+            limit: MAX_SLOTS,
+        });
+    }
+    let mut seen = BTreeSet::new();
+    let twice = slots
+        .iter()
+        .find(|slot| !seen.insert(slot.backend.container_id));
+    match twice {
+        Some(twice) => Err(Error::BackendTwice {
+            container: twice.backend.container_id,
+        }),
+        None => Ok(()),
+    }
+}
+
+impl Registry {
+    /// Reads all that is known of a function, as of one transaction.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if a part cannot be decoded, [`Error::Contended`], [`Error::Tree`].
+    pub async fn deployment(&self, id: FunctionId) -> Result<Option<Deployment>> {
+        for _ in 0..READS {
+            let Some((wanted, parts)) = Box::pin(self.read_parts(id)).await? else {
+                return Ok(None);
+            };
+            let version = parts.backends.as_ref().map(|list| list.version.0);
+            match (&parts.serving, &parts.slots) {
+                (Some(serving), Some(slots))
+                    if version == Some(serving.record.backends_version) =>
+                {
+                    let (serving, slots) = (serving.record.clone(), slots.record.clone());
+                    return Ok(Some(Deployment::new(id, wanted, serving, slots, parts)));
+                }
+                // Read in the middle of a change; or changed by a version that knows only the list, which stays so.
+                (Some(_), Some(_)) => {}
+                _ => return self.derived(id, wanted, parts).await.map(Some),
+            }
+        }
+        match Box::pin(self.read_parts(id)).await? {
+            Some((wanted, parts)) => self.derived(id, wanted, parts).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_parts(&self, id: FunctionId) -> Result<Option<(FunctionRecord, StoredParts)>> {
+        let layout = &self.layout;
+        let (function, backends, serving, slots, revisions) = (
+            layout.function(id),
+            layout.backends(id),
+            layout.serving(id),
+            layout.slots(id),
+            layout.revisions(id),
+        );
+        let (function, backends, serving, slots, revisions) = tokio::join!(
+            self.read::<FunctionRecord>(&function),
+            self.read::<Vec<Backend>>(&backends),
+            self.read::<Serving>(&serving),
+            self.read::<Vec<Slot>>(&slots),
+            self.names(&revisions),
+        );
+        let Some(function) = function? else {
+            return Ok(None);
+        };
+        let numbers =
+            |names: Vec<String>| names.iter().filter_map(|name| canonical(name)).collect();
+        let parts = StoredParts {
+            function: function.version,
+            backends: backends?,
+            serving: serving?,
+            slots: slots?,
+            revisions: revisions?.map(numbers),
+        };
+        Ok(Some((function.record, parts)))
+    }
+
+    /// The function as the backend list and the nodes say.
+    async fn derived(
+        &self,
+        id: FunctionId,
+        wanted: FunctionRecord,
+        parts: StoredParts,
+    ) -> Result<Deployment> {
+        let assigned = self.assigned_containers(id).await?;
+        let assigned: Vec<(Backend, Revision)> = assigned
+            .into_iter()
+            .map(|(backend, record)| (backend, record.revision))
+            .collect();
+        let list = parts.backends.as_ref();
+        let backends = list.map_or(&[][..], |list| &list.record);
+        let slots = parts.slots.as_ref();
+        let slots = slots.map_or(&[][..], |slots| &slots.record);
+        let serving = parts.serving.as_ref().map(|serving| &serving.record);
+        let (slots, serving) = derive(&wanted, backends, &assigned, (slots, serving));
+        Ok(Deployment::new(id, wanted, serving, slots, parts))
+    }
+
+    /// Makes one transaction of the steps from `before` to `after`, and of `also`. Boxed, because it is part of every change.
+    pub(crate) fn commit_deployment<'a>(
+        &'a self,
+        act: &'a str,
+        before: &'a Deployment,
+        after: Deployment,
+        also: Option<Op>,
+        proof: impl FnOnce(&Deployment) -> Result<Proof> + Send + 'a,
+    ) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(self.commit_steps(act, before, after, also, proof))
+    }
+
+    async fn commit_steps(
+        &self,
+        act: &str,
+        before: &Deployment,
+        mut after: Deployment,
+        also: Option<Op>,
+        proof: impl FnOnce(&Deployment) -> Result<Proof>,
+    ) -> Result<Outcome> {
+        check_slots(after.id, &after.slots)?;
+        let mut ops = steps(&self.layout, before, &mut after)?;
+        self.leave_out_missing(before, &after, &mut ops).await?;
+        if ops.iter().all(|op| matches!(op, Op::Check { .. })) {
+            return Ok(Outcome::Committed);
+        }
+        if before.wanted != after.wanted || before.serving.hostnames != after.serving.hostnames {
+            let claims = self.claim_changes(after.id, before.claims(), after.claims());
+            ops.extend(claims.await?);
+        }
+        ops.extend(also);
+        let proof = proof(&after)?;
+        self.commit(act, ops, &proof).await
+    }
+
+    /// Takes out the deletions of assignments that are gone already, by a hand.
+    async fn leave_out_missing(
+        &self,
+        before: &Deployment,
+        after: &Deployment,
+        ops: &mut Vec<Op>,
+    ) -> Result<()> {
+        for slot in added(&after.slots, &before.slots) {
+            let path = self
+                .layout
+                .container(slot.backend.ip, slot.backend.container_id);
+            if self.tree.exists(&path).await?.is_none() {
+                ops.retain(|op| op.path() != path);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Deployment {
+    fn new(
+        id: FunctionId,
+        wanted: FunctionRecord,
+        serving: Serving,
+        slots: Vec<Slot>,
+        stored: StoredParts,
+    ) -> Self {
+        Self {
+            id,
+            wanted,
+            serving,
+            slots,
+            revisions: stored.revisions.clone().unwrap_or_default(),
+            stored,
+        }
+    }
+
+    /// A function that is not stored yet, all of whose slots take requests.
+    pub(crate) fn first(
+        id: FunctionId,
+        wanted: FunctionRecord,
+        backends: &[Backend],
+    ) -> Result<Self> {
+        let slots: Vec<Slot> = backends
+            .iter()
+            .map(|backend| new_slot(*backend, wanted.revision))
+            .collect();
+        check_slots(id, &slots)?;
+        let mut serving = Serving::default();
+        serving.set_definition(&wanted.definition);
+        // Also without slots: the first revision serves from the beginning.
+        serving.groups = vec![ServingGroup {
+            revision: wanted.revision,
+            weight: 1,
+            active: 0,
+            standby: 0,
+        }];
+        let nothing = StoredParts {
+            function: Version(0),
+            backends: None,
+            serving: None,
+            slots: None,
+            revisions: None,
+        };
+        Ok(Self::new(id, wanted, serving, slots, nothing))
+    }
+}
+
+/// A slot that takes requests once its revision does.
+pub(crate) fn new_slot(backend: Backend, revision: Revision) -> Slot {
+    Slot {
+        backend,
+        revision,
+        role: SlotRole::Active,
+        pinned: false,
+    }
+}
