@@ -2,6 +2,9 @@
 
 pub(crate) mod answers;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -255,12 +258,14 @@ pub(crate) async fn delete(
     Ok(Json(DeletedFunction { id, data: None }))
 }
 
-/// Reads what is of this function only.
+/// Reads what is of this function and of its nodes only.
 pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDetail, Problem> {
     let deployment = api.registry.deployment(id).await?;
     let deployment = deployment.ok_or(Error::FunctionUnknown { id })?;
     let slots: Vec<Backend> = deployment.slots.iter().map(|slot| slot.backend).collect();
     let records = api.registry.container_statuses(&slots).await?;
+    let alive = api.registry.facts_of(slots.iter().map(|slot| slot.ip));
+    let alive: BTreeSet<Ipv4Addr> = alive.await?.into_keys().collect();
     let serving = match deployment.serving.revision() {
         Some(revision) if revision != deployment.wanted.revision => {
             let kept = api.registry.revision(id, revision).await?;
@@ -268,7 +273,7 @@ pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDet
         }
         _ => None,
     };
-    Ok(function_detail(deployment, records, serving))
+    Ok(function_detail(deployment, records, &alive, serving))
 }
 
 async fn definition_body(body: Body) -> Result<Bytes, Problem> {

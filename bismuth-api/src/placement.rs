@@ -46,7 +46,7 @@ pub struct Candidate {
 }
 
 /// Why a node cannot take a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Unschedulable {
     NotAlive,
     /// Drained by the operator.
@@ -55,10 +55,15 @@ pub enum Unschedulable {
     TooSmall {
         memory: u64,
     },
+    /// It has fewer cores than one slot may use.
+    TooFewCores {
+        /// Cores it has.
+        cores: f64,
+    },
 }
 
 /// No node can take the function.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub struct NoNode {
     pub unschedulable: Vec<(Ipv4Addr, Unschedulable)>,
 }
@@ -79,6 +84,9 @@ impl fmt::Display for NoNode {
                 Unschedulable::NotSchedulable => write!(f, "{comma}{ip} is not schedulable")?,
                 Unschedulable::TooSmall { memory } => {
                     write!(f, "{comma}{ip} has only {memory} bytes of memory")?
+                }
+                Unschedulable::TooFewCores { cores } => {
+                    write!(f, "{comma}{ip} has only {cores} cores")?
                 }
             }
         }
@@ -130,6 +138,9 @@ fn check(candidate: &Candidate, request: Resources) -> Result<Capacity, Unschedu
         Some(_) if !candidate.schedulable => Err(Unschedulable::NotSchedulable),
         Some(capacity) if capacity.memory < request.memory => Err(Unschedulable::TooSmall {
             memory: capacity.memory,
+        }),
+        Some(capacity) if capacity.cores < request.cpu => Err(Unschedulable::TooFewCores {
+            cores: capacity.cores,
         }),
         Some(capacity) => Ok(capacity),
     }
@@ -288,10 +299,11 @@ mod tests {
             }),
             ..node(3, 8.0, 8, Resources::default())
         };
-        let refused = place(&[dead, drained, tiny], SMALL, 1).unwrap_err();
+        let slow = node(4, 0.5, 8, Resources::default());
+        let refused = place(&[dead, drained, tiny, slow], SMALL, 1).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "no node can take the function: 10.0.0.1 is not alive, 10.0.0.2 is not schedulable, 10.0.0.3 has only 42 bytes of memory"
+            "no node can take the function: 10.0.0.1 is not alive, 10.0.0.2 is not schedulable, 10.0.0.3 has only 42 bytes of memory, 10.0.0.4 has only 0.5 cores"
         );
         assert_eq!(
             place(&[], SMALL, 1).unwrap_err().to_string(),

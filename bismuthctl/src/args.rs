@@ -105,6 +105,9 @@ pub enum Command {
         id: FunctionId,
         /// The node's address.
         ip: Ipv4Addr,
+        /// Also when the node is not alive, or has fewer cores or less memory than the function may use.
+        #[arg(long)]
+        force: bool,
     },
     /// Send no more requests to a container, and take it away from its node, which drains it.
     RemoveBackend {

@@ -1,6 +1,7 @@
 //! Errors: one line for the operator, and an exit code for each kind.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use bismuth_base::chain;
@@ -48,6 +49,16 @@ pub enum Error {
         "revision {revision} of function {id} was replaced by a newer one, or the function was deleted"
     )]
     RolloutOvertaken { id: FunctionId, revision: Revision },
+    #[error("node {ip} is not alive; --force assigns to it all the same")]
+    NodeNotAlive { ip: Ipv4Addr },
+    #[error(
+        "node {ip} has {cores} cores and {memory} bytes of memory, less than the function may use; --force assigns to it all the same"
+    )]
+    NodeTooSmall {
+        ip: Ipv4Addr,
+        cores: u32,
+        memory: u64,
+    },
     #[error("function {id} has no earlier revision that has run")]
     NoEarlierRevision { id: FunctionId },
     #[error("revision {revision} of function {id} is not kept")]

@@ -1,9 +1,10 @@
 //! `create-function`, `get-function`, `add-backend` and so on: functions and their backends.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bismuth_model::{
-    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, Revision,
+    Backend, ContainerId, ContainerRecord, FunctionDefinition, FunctionId, NodeFacts, Revision,
 };
 use bismuth_registry::{Error as RegistryError, Function};
 use serde::Serialize;
@@ -20,6 +21,8 @@ use crate::session::Session;
 const PAGE: usize = 500;
 /// Of a reason, what fits beside the rest of a line. JSON has it whole.
 const REASON: usize = 80;
+/// How a slot does whose node is not alive.
+const NOT_ALIVE: &str = "Unknown";
 
 pub(crate) async fn create(
     session: &Session,
@@ -77,11 +80,17 @@ pub(crate) async fn get(
 ) -> Result<(), Error> {
     let function = known(session, id).await?;
     let slots = session.registry.function_containers(id).await?;
-    let shown = show(function, slots);
+    let nodes = slots.iter().map(|(slot, _)| slot.ip);
+    let alive = session.registry.facts_of(nodes).await?;
+    let shown = show(function, slots, &alive);
     output.answer(&shown, || describe(&shown))
 }
 
-fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> FunctionOutput {
+fn show(
+    function: Function,
+    slots: Vec<(Backend, ContainerRecord)>,
+    alive: &BTreeMap<Ipv4Addr, NodeFacts>,
+) -> FunctionOutput {
     let unassigned = function
         .backends
         .iter()
@@ -98,7 +107,11 @@ fn show(function: Function, slots: Vec<(Backend, ContainerRecord)>) -> FunctionO
         routed: function.backends.contains(&slot),
         record: Some(RecordOutput {
             revision: record.revision,
-            public: record.status.state.public_name(),
+            public: if alive.contains_key(&slot.ip) {
+                record.status.state.public_name()
+            } else {
+                NOT_ALIVE
+            },
             status: record.status,
         }),
     };
@@ -158,7 +171,11 @@ fn describe(shown: &FunctionOutput) -> String {
 fn slots_table(slots: &[SlotOutput]) -> String {
     let row = |slot: &SlotOutput| {
         let record = slot.record.as_ref();
-        let state = record.map(|record| record.status.state.to_string());
+        // The exact state, which `public` is not, while the node is there to have one.
+        let state = record.map(|record| match record.public {
+            NOT_ALIVE => NOT_ALIVE.to_owned(),
+            _ => record.status.state.to_string(),
+        });
         let reason = record.and_then(|record| record.status.reason.as_deref());
         [
             slot.backend.container_id.to_string(),
@@ -247,10 +264,31 @@ pub(crate) async fn add_backend(
     session: &Session,
     id: FunctionId,
     ip: Ipv4Addr,
+    force: bool,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
+    if !force {
+        check_node(session, id, ip).await?;
+    }
     let slot = session.registry.add_backend(id, ip).await?;
     output.answer(&slot, || format!("{}\n", slot.container_id))
+}
+
+/// Refuses a node that cannot run the function as it is. One that is not provisioned is refused by the registry.
+async fn check_node(session: &Session, id: FunctionId, ip: Ipv4Addr) -> Result<(), Error> {
+    let definition = known(session, id).await?.record.definition;
+    let Some(node) = session.registry.node(ip).await? else {
+        return Ok(());
+    };
+    let facts = node.facts.ok_or(Error::NodeNotAlive { ip })?;
+    if f64::from(facts.cores) < definition.cpu || facts.memory < definition.memory {
+        return Err(Error::NodeTooSmall {
+            ip,
+            cores: facts.cores,
+            memory: facts.memory,
+        });
+    }
+    Ok(())
 }
 
 pub(crate) async fn remove_backend(

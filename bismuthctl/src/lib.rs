@@ -96,7 +96,9 @@ async fn in_session(
         Command::DeleteFunction(delete) => functions::delete(session, delete.id).await,
         Command::GetFunction { id } => functions::get(session, id, output).await,
         Command::ListFunctions => functions::list(session, output).await,
-        Command::AddBackend { id, ip } => functions::add_backend(session, id, ip, output).await,
+        Command::AddBackend { id, ip, force } => {
+            functions::add_backend(session, id, ip, force, output).await
+        }
         Command::RemoveBackend { id, ip, container } => {
             functions::remove_backend(session, id, ip, container).await
         }

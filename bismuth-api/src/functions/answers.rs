@@ -94,11 +94,12 @@ pub(crate) struct FunctionSummary {
     updated_ms: u64,
 }
 
-/// A function as it stands: its slots with their records, where there are any, and the definition that serves if it is
-/// known and not the wanted one.
+/// A function as it stands: its slots with their records, where there are any, those of its nodes that are alive, and the
+/// definition that serves if it is known and not the wanted one.
 pub(super) fn function_detail(
     deployment: Deployment,
     records: Vec<Option<ContainerRecord>>,
+    alive: &BTreeSet<Ipv4Addr>,
     serving: Option<FunctionDefinition>,
 ) -> FunctionDetail {
     let routed: BTreeSet<Backend> = deployment.backends().into_iter().collect();
@@ -119,7 +120,12 @@ pub(super) fn function_detail(
     }
     let shown = slots.into_iter().map(|(slot, record)| {
         let routed = routed.contains(&slot.backend);
-        function_slot(slot, record, routed, newest)
+        let shown = function_slot(slot, record, routed, newest);
+        if alive.contains(&slot.backend.ip) {
+            shown
+        } else {
+            lost_slot(shown)
+        }
     });
     backends.extend(shown);
     let wanted = deployment.wanted.definition;
@@ -161,6 +167,16 @@ fn function_slot(
         created_ms: Some(status.created_ms),
         started_ms: status.started_ms,
         changed_ms: Some(status.changed_ms),
+    }
+}
+
+/// A slot of a node that is not alive: nobody knows how it does.
+fn lost_slot(slot: FunctionSlot) -> FunctionSlot {
+    let was = slot.status;
+    FunctionSlot {
+        status: "Unknown",
+        reason: Some(format!("its node is not alive; it was {was}")),
+        ..slot
     }
 }
 

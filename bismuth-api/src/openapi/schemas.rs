@@ -39,7 +39,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     let mut schemas = object_of(json!({
         "Uuid": {"type": "string", "format": "uuid"},
         "Ipv4": {"type": "string", "format": "ipv4"},
-        "Status": {"type": "string", "enum": ["Starting", "Running", "Paused", "Stopped", "Failed"]},
+        "Status": {"type": "string", "enum": ["Starting", "Running", "Paused", "Stopped", "Failed", "Unknown"]},
         "SlotRole": {"type": "string", "enum": ["active", "standby", "leaving"]},
         "Fate": {"type": "string", "enum": ["pending", "proven", "failed"]},
         "Route": closed(json!(["hostname"]), json!({"hostname": {"type": "string", "format": "hostname"}})),

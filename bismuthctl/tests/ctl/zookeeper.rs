@@ -40,14 +40,15 @@ async fn the_commands_of_the_readme_work_as_written() {
     let mut containers = Vec::new();
     for id in [&exec, &server] {
         assert!(id.parse::<FunctionId>().is_ok(), "{id:?} is the id alone");
-        let container = harness.ok(&format!("add-backend {id} 127.0.0.1")).await;
+        let add = format!("add-backend {id} 127.0.0.1 --force");
+        let container = harness.ok(&add).await;
         let shown = harness.json(&format!("get-function {id}")).await;
         let slot = &shown["backends"][0];
         assert_eq!(
             slot["backend"],
             json!({"ip": "127.0.0.1", "container_id": container})
         );
-        assert_eq!(slot["status"], "Starting");
+        assert_eq!(slot["status"], "Unknown", "no bismuthd runs");
         assert_eq!(slot["routed"], true);
         containers.push(container);
     }
@@ -198,7 +199,11 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
         "2",
         "without backends there is nothing to wait for"
     );
-    harness.ok(&format!("add-backend {text} 127.0.0.1")).await;
+    let add = format!("add-backend {text} 127.0.0.1");
+    harness
+        .fails(&add, 1, &["127.0.0.1 is not alive", "--force"])
+        .await;
+    harness.ok(&format!("{add} --force")).await;
     let old = registry.function(id).await.unwrap().unwrap().backends[0];
 
     let next = format!("{update} --env B=2 --memory 256MiB --wait");
@@ -267,7 +272,8 @@ async fn inconsistencies_are_found_and_repaired() {
     let harness = provisioned().await;
     let (tree, registry) = connect(&harness).await;
     let id = harness.ok("create-function alpine exec:/bin/ls").await;
-    let container = harness.ok(&format!("add-backend {id} 127.0.0.1")).await;
+    let add = format!("add-backend {id} 127.0.0.1 --force");
+    let container = harness.ok(&add).await;
     // A hand deletes the assignment and leaves the backend.
     let path = format!("/default/node/127.0.0.1/container/{container}");
     tree.delete(&path, None).await.unwrap();

@@ -1,5 +1,6 @@
 //! Provisions, lists and cordons worker nodes. Their registration as alive is in `node_registration.rs`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use bismuth_coord::{Error as TreeError, Op};
@@ -194,6 +195,26 @@ impl Registry {
             containers,
             unreadable,
         }))
+    }
+
+    /// What the bismuthd of each of these nodes says of it; a node is missing that is not alive, or whose facts cannot be
+    /// decoded.
+    ///
+    /// # Errors
+    /// [`Error::Tree`].
+    pub async fn facts_of(
+        &self,
+        ips: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Result<BTreeMap<Ipv4Addr, NodeFacts>> {
+        let ips: BTreeSet<Ipv4Addr> = ips.into_iter().collect();
+        let paths: Vec<String> = ips.iter().map(|ip| self.layout.alive(*ip)).collect();
+        let mut alive = BTreeMap::new();
+        let facts = self.read_many::<NodeFacts>(&paths).await;
+        for (ip, facts) in ips.into_iter().zip(facts) {
+            let facts = readable(facts)?.flatten();
+            alive.extend(facts.map(|facts| (ip, facts.record)));
+        }
+        Ok(alive)
     }
 
     /// The addresses of all nodes, sorted.
