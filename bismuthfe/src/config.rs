@@ -122,34 +122,9 @@ pub struct Config {
     pub snapshot: Option<PathBuf>,
 }
 
-/// Six fields fewer than the nodes take, because so many are added on the way: X-Forwarded-For, -Proto, -Host, -Prefix,
-/// X-Request-Id, traceparent.
-fn limits() -> Limits {
-    let most = Limits::new(COMPONENT);
-    Limits {
-        max_head_fields: most.max_head_fields - 6,
-        ..most
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            node_port: 8001,
-            max_connections_per_worker: limits::MAX_CONNECTIONS,
-            limits: limits(),
-            pool: PoolLimits::default(),
-            connect_timeout: Duration::from_secs(1),
-            new_slot_timeout: Duration::from_secs(2),
-            trust_forwarded: false,
-            drain: Duration::from_secs(30),
-            snapshot: None,
-        }
-    }
-}
-
 impl From<Args> for Config {
     fn from(args: Args) -> Self {
+        let most = Limits::new(COMPONENT);
         Config {
             node_port: args.node_port,
             // The kernel spreads them over the workers' listeners by hash, so rarely evenly: rounded up.
@@ -160,13 +135,17 @@ impl From<Args> for Config {
                 first_byte_timeout: Duration::from_millis(args.first_byte_timeout_ms),
                 keep_alive_timeout: Duration::from_millis(args.keep_alive_ms),
                 write_timeout: Duration::from_millis(args.write_timeout_ms),
-                ..limits()
+                // Fewer than the nodes take, because six are added on the way: X-Forwarded-For, -Proto, -Host, -Prefix,
+                // X-Request-Id, traceparent.
+                max_head_fields: most.max_head_fields - 6,
+                ..most
             },
+            pool: PoolLimits::default(),
+            new_slot_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_millis(args.connect_timeout_ms),
             trust_forwarded: args.trust_forwarded,
             drain: Duration::from_millis(args.drain_ms),
             snapshot: args.snapshot,
-            ..Config::default()
         }
     }
 }
@@ -177,16 +156,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_valid_and_its_defaults_are_those_of_the_libraries() {
+    fn the_command_line_is_valid_and_its_defaults_are_those_of_the_library() {
         Args::command().debug_assert();
-        let config = Config::from(Args::parse_from(["bismuthfe"]));
-        let default = Config::default();
-        assert_eq!(config.limits.max_head_bytes, default.limits.max_head_bytes);
-        let keep_alive = default.limits.keep_alive_timeout;
-        assert_eq!(config.limits.keep_alive_timeout, keep_alive);
-        assert_eq!(config.connect_timeout, default.connect_timeout);
-        assert_eq!(config.node_port, default.node_port);
-        assert_eq!(config.drain, default.drain);
+        let limits = Config::from(Args::parse_from(["bismuthfe"])).limits;
+        let library = Limits::new(COMPONENT);
+        assert_eq!(limits.max_head_bytes, library.max_head_bytes);
+        assert_eq!(limits.keep_alive_timeout, library.keep_alive_timeout);
     }
 
     #[test]

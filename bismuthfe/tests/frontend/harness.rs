@@ -8,7 +8,8 @@ use std::time::Duration;
 use bismuth_daemon::{Shutdown, listen};
 use bismuth_model::{Backend, ContainerId, FunctionId, Hostname};
 use bismuth_registry::{RoutedFunction, RoutingSnapshot};
-use bismuthfe::{Config, Service};
+use bismuthfe::{Args, Config, Service};
+use clap::Parser as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -66,7 +67,7 @@ impl Nodes {
     pub fn config(&self) -> Config {
         Config {
             node_port: self.port,
-            ..Config::default()
+            ..Args::parse_from(["bismuthfe"]).into()
         }
     }
 
