@@ -53,6 +53,7 @@ pub enum Unschedulable {
     NotSchedulable,
     /// It has less memory than one slot may use.
     TooSmall {
+        /// Bytes it has.
         memory: u64,
     },
     /// It has fewer cores than one slot may use.

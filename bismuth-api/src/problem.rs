@@ -81,6 +81,7 @@ impl Problem {
         self
     }
 
+    /// ZooKeeper does not answer.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -200,6 +200,26 @@ mod tests {
         assert_eq!(names, 1, "nothing is left beside it");
     }
 
+    /// Such files are on the disks of frontends that will be upgraded.
+    #[test]
+    fn a_file_of_version_1_is_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routing.json");
+        let id = "07070707-0707-0707-0707-070707070707";
+        let container = "01010101-0101-0101-0101-010101010101";
+        let text = format!(
+            r#"{{"version": 1, "functions": {{"{id}": {{
+                "backends": [{{"ip": "127.0.0.1", "container_id": "{container}"}}],
+                "concurrency": 2, "timeout_ms": 5000, "idle_timeout_ms": 5000, "startup_timeout_ms": 5000
+            }}}}, "routes": {{"a.example": "{id}"}}}}"#
+        );
+        std::fs::write(&path, text).unwrap();
+        let id = FunctionId::from_bytes([7; 16]);
+        let loaded = load(&path).unwrap().unwrap();
+        assert_eq!(loaded.functions[&id], routed(&[backend(1)]));
+        assert_eq!(loaded.routes[&Hostname::parse("a.example").unwrap()], id);
+    }
+
     #[test]
     fn a_file_that_is_not_a_snapshot_is_an_error_naming_the_file() {
         let directory = tempfile::tempdir().unwrap();

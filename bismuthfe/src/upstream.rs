@@ -56,6 +56,7 @@ impl Upstreams {
         }
     }
 
+    /// Closes idle connections in time, for ever.
     pub(crate) async fn keep_swept(&self) {
         self.pool.clone().keep_swept().await;
     }

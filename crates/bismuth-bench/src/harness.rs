@@ -1,4 +1,4 @@
-//! The cluster that is measured: one node, with svcprovider.
+//! The cluster that is measured, as users run it: one node, svcprovider, and bismuth-api beside them.
 
 use std::time::Duration;
 

@@ -106,15 +106,15 @@ fn only_the_root_of_an_http_server_is_an_address() {
     }
 }
 
-/// Takes one connection, says `says` when a request has begun, and nothing any more; it reads nothing. If it `ends`, it also says that
+/// Takes one connection, says `message` when a request has begun, and nothing any more; it reads nothing. If it `ends`, it also says that
 /// it sends no more.
-async fn falls_silent(says: &'static str, ends: bool) -> String {
+async fn falls_silent(message: &'static str, ends: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.readable().await.unwrap();
-        stream.write_all(says.as_bytes()).await.unwrap();
+        stream.write_all(message.as_bytes()).await.unwrap();
         if ends {
             stream.shutdown().await.unwrap();
         }
@@ -150,8 +150,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(300);
 async fn a_silent_svcprovider_times_out() {
     let token = any_token();
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
-    for says in ["", "HTTP/1.1 200", head] {
-        let url = falls_silent(says, false).await;
+    for message in ["", "HTTP/1.1 200", head] {
+        let url = falls_silent(message, false).await;
         let client = client(&url, token.path()).with_idle_timeout(IDLE_TIMEOUT);
         let asking = async {
             let answer = client.ask(Call::kv(Method::GET, &group(), "k")).await?;

@@ -110,14 +110,15 @@ pub fn make_shared_dir(dir: &Path) -> Result<(), Error> {
     }
     let bound = holder.is_none_or(|mount| mount.path != dir);
     if bound {
-        rustix::mount::mount_bind(&dir, &dir).map_err(PathError::at("bind onto itself", &dir))?;
+        rustix::mount::mount_bind(&dir, &dir)
+            .map_err(PathError::at("bind-mount onto itself", &dir))?;
     }
     let shared = rustix::mount::mount_change(&dir, MountPropagationFlags::SHARED);
     shared.map_err(|source| {
         if bound && let Err(error) = unmount(&dir) {
             tracing::error!(%error, "the bind of a directory onto itself stays behind");
         }
-        PathError::at("share mount", &dir)(source).into()
+        PathError::at("make a shared mount of", &dir)(source).into()
     })
 }
 

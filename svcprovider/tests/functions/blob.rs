@@ -16,12 +16,12 @@ fn bytes(length: usize) -> Vec<u8> {
 async fn post_creates_put_replaces_and_delete_removes() {
     let (harness, function) = Harness::with_function().await;
     let none = function.call("PUT", "/blob/v1/x", "no").await;
-    none.is_problem(404, "not_found", "a replacement of nothing");
+    none.assert_problem(404, "not_found", "a replacement of nothing");
     let (all, png) = (bytes(300_000), ("content-type", "image/png"));
     let created = function.with("POST", "/blob/v1/x", png, all.clone()).await;
     assert_eq!(created.status, 201);
     let twice = function.call("POST", "/blob/v1/x", "no").await;
-    twice.is_problem(409, "blob_exists", "created twice");
+    twice.assert_problem(409, "blob_exists", "created twice");
     let got = function.get("/blob/v1/x").await;
     assert_eq!((got.status.as_u16(), &*got.body), (200, &*all));
     assert_eq!(got.header("content-type"), "image/png");
@@ -49,7 +49,7 @@ async fn conditions_decide_instead_of_the_method() {
     let first = function.with("PUT", "/blob/v1/x", none, "1").await;
     assert_eq!(first.status, 201);
     let second = function.with("PUT", "/blob/v1/x", none, "2").await;
-    second.is_problem(412, "precondition_failed", "a second one");
+    second.assert_problem(412, "precondition_failed", "a second one");
     let tag = ("if-match", first.header("etag"));
     for (method, body, status) in [("POST", "3", 204), ("DELETE", "", 412), ("GET", "", 412)] {
         let reply = function.with(method, "/blob/v1/x", tag, body).await;
@@ -129,7 +129,7 @@ async fn a_digest_that_does_not_match_changes_nothing() {
         ] {
             let field = (name, value);
             let reply = function.with("POST", "/blob/v1/x", field, "text").await;
-            reply.is_problem(400, code, name);
+            reply.assert_problem(400, code, name);
         }
     }
     assert_eq!(function.get("/blob/v1/x").await.status, 404);
@@ -194,11 +194,11 @@ async fn exceeded_quotas_and_unavailable_engines_have_their_own_status() {
     };
     let function = harness.function_with("a", quotas).await;
     let large = function.call("POST", "/blob/v1/x", bytes(100)).await;
-    large.is_problem(413, "too_large", "more than the group may have");
+    large.assert_problem(413, "too_large", "more than the group may have");
     let fits = function.call("POST", "/blob/v1/x", bytes(99)).await;
     assert_eq!(fits.status, 201);
     let another = function.call("POST", "/blob/v1/y", "").await;
-    another.is_problem(507, "quota_exceeded", "one more");
+    another.assert_problem(507, "quota_exceeded", "one more");
     harness.store.away.store(true, Ordering::SeqCst);
     for (method, target) in [
         ("GET", "/blob/v1/x"),
@@ -265,7 +265,7 @@ async fn a_body_with_a_content_encoding_is_refused_and_not_stored() {
         ("POST", "/kv/v1/?batch"),
     ] {
         let reply = function.with(method, target, gzip, "zzz").await;
-        reply.is_problem(415, "content_encoding", target);
+        reply.assert_problem(415, "content_encoding", target);
         assert_eq!(reply.header("accept-encoding"), "identity");
         assert!(reply.detail().contains("Content-Encoding"), "{reply:?}");
     }

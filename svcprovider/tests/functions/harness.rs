@@ -175,7 +175,7 @@ impl Reply {
 
     /// Checks that it is this problem; `case` says of what.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, code: &str, case: &str) {
+    pub fn assert_problem(&self, status: u16, code: &str, case: &str) {
         assert_eq!(
             (self.status.as_u16(), &*self.code()),
             (status, code),

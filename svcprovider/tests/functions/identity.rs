@@ -31,7 +31,7 @@ async fn a_request_without_the_token_is_unauthorized() {
         &[own, own],
     ] {
         let reply = function.send(request(HOST, shown), "").await;
-        reply.is_problem(401, "unauthorized", &shown.concat());
+        reply.assert_problem(401, "unauthorized", &shown.concat());
         assert!(reply.header("www-authenticate").starts_with("Bearer"));
     }
     let lower = own.replace("Bearer", "bearer");
@@ -51,7 +51,7 @@ async fn forwarded_requests_and_those_for_another_host_are_refused() {
         "x-real-ip",
     ] {
         let reply = function.with("GET", "/kv/v1/x", (name, "1"), "").await;
-        reply.is_problem(403, "forwarded_request", name);
+        reply.assert_problem(403, "forwarded_request", name);
     }
     for host in [
         "localhost:9000",
@@ -61,7 +61,7 @@ async fn forwarded_requests_and_those_for_another_host_are_refused() {
     ] {
         let request = request(host, &[&function.bearer()]);
         let reply = function.send(request, "").await;
-        reply.is_problem(421, "foreign_host", host);
+        reply.assert_problem(421, "foreign_host", host);
     }
     harness.end().await;
 }

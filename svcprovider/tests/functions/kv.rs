@@ -62,7 +62,7 @@ async fn conditions_decide() {
     assert_eq!(none.status, 412);
     let unquoted = ("if-match", "unquoted");
     let bad = function.with("PUT", "/kv/v1/lock", unquoted, "x").await;
-    bad.is_problem(400, "bad_condition", "unquoted");
+    bad.assert_problem(400, "bad_condition", "unquoted");
     assert_eq!(function.get("/kv/v1/lock").await.body, "still me");
     harness.end().await;
 }
@@ -82,10 +82,10 @@ async fn a_counter_counts_and_only_post_is_special() {
     assert_eq!(function.get("/kv/v1/n").await.body, "40");
     let most = format!("/kv/v1/n/incr?by={}", i64::MAX);
     let most = function.call("POST", &most, "").await;
-    most.is_problem(409, "out_of_range", "the largest number");
+    most.assert_problem(409, "out_of_range", "the largest number");
     function.call("PUT", "/kv/v1/t", "text").await;
     let text = function.call("POST", "/kv/v1/t/incr", "").await;
-    text.is_problem(409, "not_a_number", "text");
+    text.assert_problem(409, "not_a_number", "text");
     for (target, body) in [
         ("?by=1.5", ""),
         ("?by=", ""),
@@ -138,7 +138,7 @@ async fn a_listing_comes_in_pages() {
         "after=%00",
     ] {
         let reply = function.get(&format!("/kv/v1/?{bad}")).await;
-        reply.is_problem(400, "bad_query", bad);
+        reply.assert_problem(400, "bad_query", bad);
     }
     harness.end().await;
 }
@@ -167,7 +167,7 @@ async fn a_batch_is_made_whole_or_not_at_all() {
         {"key": "missing", "delete": true},
     ]}))
     .await;
-    refused.is_problem(404, "not_found", "a deletion of nothing");
+    refused.assert_problem(404, "not_found", "a deletion of nothing");
     assert!(refused.detail().contains("write[2]"), "{refused:?}");
     let got = batch(json!({"get": ["n", "missing", "a"]})).await.json();
     let values = [0, 1, 2].map(|index| got["values"][index]["value"].clone());
@@ -208,11 +208,11 @@ async fn bad_keys_and_bodies_change_nothing() {
         &"%41".repeat(513),
     ] {
         let reply = function.call("PUT", &format!("/kv/v1/{key}"), "x").await;
-        reply.is_problem(400, "bad_key", key);
+        reply.assert_problem(400, "bad_key", key);
     }
     let large = vec![0; (1 << 20) + 1];
     let large = function.call("PUT", "/kv/v1/x", large).await;
-    large.is_problem(413, "too_large", "more than a mebibyte");
+    large.assert_problem(413, "too_large", "more than a mebibyte");
     for ttl in ["0", "-1", "x", "1e3", "99999999999999999999"] {
         let target = format!("/kv/v1/x?ttl={ttl}");
         let reply = function.call("PUT", &target, "").await;
@@ -252,13 +252,13 @@ async fn exceeded_quotas_and_failed_engines_have_their_own_status() {
     ] {
         let reply = function.call("PUT", target, value).await;
         match refused {
-            Some((status, code)) => reply.is_problem(status, code, value),
+            Some((status, code)) => reply.assert_problem(status, code, value),
             None => assert_eq!(reply.status, 201, "{target} {value}"),
         }
     }
     harness.store.full.store(true, Ordering::SeqCst);
     let full = function.call("PUT", "/kv/v1/a", "1").await;
-    full.is_problem(507, "disk_full", "a full disk");
+    full.assert_problem(507, "disk_full", "a full disk");
     harness.store.full.store(false, Ordering::SeqCst);
     harness.store.away.store(true, Ordering::SeqCst);
     let away = function.get("/kv/v1/a").await;
@@ -316,7 +316,7 @@ async fn a_wrong_digest_and_a_content_range_are_refused() {
             (("content-range", "bytes 0-1/10"), "content_range"),
         ] {
             let reply = function.with(method, &target, field, "ab").await;
-            reply.is_problem(400, code, &target);
+            reply.assert_problem(400, code, &target);
         }
         assert_eq!(function.get(&target).await.status, 404);
     }

@@ -26,7 +26,7 @@ async fn bodies_that_do_not_end_use_the_memory_of_their_group_only() {
     }
     let large = vec![1; MIB];
     let refused = greedy.call("PUT", "/kv/v1/key", large.clone()).await;
-    refused.is_problem(429, "too_much_at_once", "a large value");
+    refused.assert_problem(429, "too_much_at_once", "a large value");
     assert_eq!(refused.header("retry-after"), "1");
     for listing in [
         "/kv/v1/?limit=1000",

@@ -48,6 +48,7 @@ async fn an_engine_that_is_away_is_named_and_comes_back() {
     for line in [
         r#"svcprovider_engine_up{engine="records"} 1"#,
         r#"svcprovider_engine_up{engine="objects"} 0"#,
+        "svcprovider_containers 0",
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }

@@ -21,6 +21,7 @@ use crate::svcprovider::SecretsError;
 pub enum LaunchError {
     #[error("get the image")]
     Image(#[source] ImageError),
+    /// All ranges of host ids are taken.
     #[error("find a range of user ids for the function")]
     Ids(#[source] bismuth_sandbox::ids::Error),
     #[error("make the namespaces")]
@@ -75,6 +76,7 @@ pub enum LaunchError {
     Init(#[source] InitNotReady),
     #[error("save the state of the container")]
     State(#[from] StateError),
+    /// The slot was taken away while it was being started.
     #[error("the start was cancelled")]
     Cancelled,
     /// A thread of ours panicked; logged there.

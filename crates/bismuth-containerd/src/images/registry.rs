@@ -162,13 +162,14 @@ impl RegistryClient {
     }
 
     fn client(&self, endpoint: Endpoint, auth: &RegistryAuth) -> Result<Client> {
-        let mut clients = lock(&self.clients);
         // `oci-client` keeps the first credentials it is given for a host, so other credentials need another client.
-        if let Some((_, client)) = clients.get(&endpoint).filter(|(with, _)| with == auth) {
-            return Ok(client.clone());
+        let known = lock(&self.clients).get(&endpoint).cloned();
+        if let Some((_, client)) = known.filter(|(with, _)| with == auth) {
+            return Ok(client);
         }
+        // Not under the lock: it reads the machine's certificates.
         let client = Self::build(&endpoint)?;
-        clients.insert(endpoint, (auth.clone(), client.clone()));
+        lock(&self.clients).insert(endpoint, (auth.clone(), client.clone()));
         Ok(client)
     }
 

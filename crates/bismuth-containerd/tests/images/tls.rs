@@ -67,8 +67,13 @@ async fn a_private_authority_is_trusted_when_the_system_trusts_it_and_only_then(
         .args(["--exact", "tls::pull_in_a_trusting_process", "--ignored"])
         .env("SSL_CERT_FILE", certificate)
         .env("REGISTRY", registry)
-        .status();
-    assert!(trusting.unwrap().success());
+        .output()
+        .unwrap();
+    let ran = String::from_utf8_lossy(&trusting.stdout);
+    assert!(
+        trusting.status.success() && ran.contains("1 passed"),
+        "{ran}"
+    );
 }
 
 /// Not a test of its own: what the test above starts as a process whose authorities are others.

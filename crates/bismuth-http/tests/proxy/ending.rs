@@ -137,7 +137,7 @@ fn an_idle_connection_that_the_upstream_closed_is_not_used_again() {
 }
 
 #[test]
-fn a_head_that_does_not_come_in_time_and_a_body_that_the_client_does_not_send_are_told_apart() {
+fn a_late_head_and_a_body_that_the_client_does_not_send_have_codes_of_their_own() {
     let mut late = Settings::default();
     late.deadlines.head = SHORT;
     let mut silent = Settings::default();

@@ -129,11 +129,10 @@ impl Peer {
         self.until("\r\n\r\n").await.to_ascii_lowercase()
     }
 
-    /// Reads a head and sends this; returns the head.
-    pub async fn answer(&mut self, bytes: impl AsRef<[u8]>) -> String {
-        let head = self.head().await;
+    /// Reads a head and sends this.
+    pub async fn answer(&mut self, bytes: impl AsRef<[u8]>) {
+        self.head().await;
         self.send(bytes).await;
-        head
     }
 
     pub async fn exactly(&mut self, length: usize) -> Vec<u8> {

@@ -25,8 +25,8 @@ use crate::process::poll_readable;
 /// From 20 µs: freezing a handful of sleeping processes takes about as long.
 const POLLS: Backoff = Backoff::new(Duration::from_micros(20), Duration::from_millis(2));
 /// On v1 a group may hang in FREEZING while a process forks or vforks; thawing and freezing it
-/// again gets it out (as runc does, libcontainer/cgroups/fs/freezer.go).
-const POLLS_BEFORE_THAW: u32 = 16;
+/// again gets it out (as runc does, libcontainer/cgroups/fs/freezer.go). With these polls it is tried every 20 ms.
+const POLLS_BEFORE_THAW: u32 = 24;
 
 impl Cgroup {
     /// Freezes every process in the group and returns when all are, at most after `bound`.

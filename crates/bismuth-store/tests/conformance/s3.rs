@@ -260,7 +260,11 @@ async fn a_server_killed_in_the_middle_of_an_upload_leaves_the_old_blob_and_no_p
     engines.server.restart().await.unwrap();
     comes_back(&engines.objects()).await;
     assert_eq!(crate::blobs::read(&blobs, "key").await.unwrap(), b"old");
-    let collected = engines.impatient_blobs().collect().await.unwrap();
+    let collected = engines
+        .blobs_that_abandon_at_once()
+        .collect()
+        .await
+        .unwrap();
     assert_eq!((collected.removed, collected.failed), (1, None));
     assert_eq!(engines.object_count(), 1, "{:?}", engines.server.contents());
 }

@@ -46,7 +46,7 @@ pub trait TestEngines: Send + Sync {
     }
 
     /// Blobs on both, which take an upload for dead that has not spoken just now.
-    fn impatient_blobs(&self) -> Blobs {
+    fn blobs_that_abandon_at_once(&self) -> Blobs {
         self.blobs_with(Settings {
             abandoned_after: Duration::ZERO,
             ..Settings::default()

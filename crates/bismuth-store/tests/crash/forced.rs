@@ -152,7 +152,7 @@ async fn write(dir: &Path) -> Result<()> {
     let (records, blobs) = crate::open(dir, Settings::default())?;
     for number in 0..TIMES {
         let put = Change::put(vec![7; number * 1000], 3);
-        told(&format!("record {number}"), records.write(vec![one(put)])).await?;
+        announced(&format!("record {number}"), records.write(vec![one(put)])).await?;
         let new = NewBlob {
             group: "g".into(),
             key: number.to_string(),
@@ -160,15 +160,15 @@ async fn write(dir: &Path) -> Result<()> {
         };
         let body = vec![std::io::Result::Ok(Bytes::from(vec![7; number << 16]))];
         let put = blobs.put(new, stream::iter(body));
-        told(&format!("blob {number}"), put).await?;
+        announced(&format!("blob {number}"), put).await?;
         let deletion = records.write(vec![one(Change::Delete)]);
-        told(&format!("deletion {number}"), deletion).await?;
+        announced(&format!("deletion {number}"), deletion).await?;
     }
     Ok(())
 }
 
 /// Says when something begins, and when it is done.
-async fn told<T, E>(what: &str, act: impl Future<Output = Result<T, E>>) -> Result<()>
+async fn announced<T, E>(what: &str, act: impl Future<Output = Result<T, E>>) -> Result<()>
 where
     anyhow::Error: From<E>,
 {

@@ -13,9 +13,12 @@ type Answer = (u16, &'static str);
 /// Deploys what fails, and checks that both its deployer and its client are told with these words.
 async fn check(cluster: &Cluster, failing: &Value, reason: &[&str], answer: Answer) -> Result<()> {
     let id = cluster.create_function(failing).await?;
-    let told = has_failed(cluster, &id).await;
+    let shown = has_failed(cluster, &id).await;
     for words in reason {
-        ensure!(told.contains(words), "{failing}: no {words:?} in {told:?}");
+        ensure!(
+            shown.contains(words),
+            "{failing}: no {words:?} in {shown:?}"
+        );
     }
     let (status, code) = answer;
     let answer = cluster.invoke(&id).await?;

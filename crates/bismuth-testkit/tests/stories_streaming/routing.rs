@@ -76,10 +76,10 @@ async fn a_host_name_leads_to_its_function_which_learns_who_asked() -> Result<()
     let answer = get_with(&url, &claims).await?;
     let echoed = EchoedRequest::of(answer.body())?;
     ensure!(echoed.target == "/headers?a=b", "{}", echoed.target);
-    let told = echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")]
+    let forwarded = echoed.all("x-forwarded-prefix") == [format!("/invoke/{id}")]
         && echoed.all("x-forwarded-proto") == ["http"]
         && echoed.all("x-bismuth-container-id") != ["mine"];
-    ensure!(told, "{:?}", echoed.headers);
+    ensure!(forwarded, "{:?}", echoed.headers);
 
     cluster.delete_function(&id).await?;
     let url = cluster.frontend_url("/headers");

@@ -49,6 +49,7 @@ pub enum KeyringError {
         path.display()
     )]
     Exposed { path: PathBuf, mode: u32 },
+    /// They belong to neither this process nor root.
     #[error("the master keys in {} belong to the user {uid}: chown it to the user of this process", path.display())]
     Foreign { path: PathBuf, uid: u32 },
     #[error("{} is too long for a file of master keys", path.display())]

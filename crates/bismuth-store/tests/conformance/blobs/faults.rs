@@ -73,20 +73,20 @@ pub async fn an_upload_that_was_given_up_is_collected_and_cannot_be_finished(
     engines: &mut dyn TestEngines,
 ) {
     // To others, whoever has not spoken just now has died.
-    let impatient = engines.impatient_blobs();
+    let others = engines.blobs_that_abandon_at_once();
     let blobs = engines.blobs();
     store(&blobs, new("key"), b"old").await;
 
     // It only slept, and comes back too late.
     let (feed, slow) = begin_small_upload(&blobs).await;
-    assert_eq!(impatient.collect().await.unwrap().removed, 1);
+    assert_eq!(others.collect().await.unwrap().removed, 1);
     assert_eq!(blobs.collect().await.unwrap().removed, 0);
     drop(feed);
     let error = slow.await.unwrap().unwrap_err();
     let given_up = matches!(error, PutError::Abandoned | PutError::Engine(_));
     assert!(given_up, "{error:?}");
     assert_eq!(read(&blobs, "key").await.unwrap(), b"old");
-    impatient.collect().await.unwrap();
+    others.collect().await.unwrap();
     assert_eq!(engines.object_count(), 1);
 }
 
@@ -100,7 +100,11 @@ pub async fn an_upload_whose_sender_went_away_leaves_nothing(engines: &mut dyn T
     })
     .await;
     // What was on its way then is looked for once more.
-    let collected = engines.impatient_blobs().collect().await.unwrap();
+    let collected = engines
+        .blobs_that_abandon_at_once()
+        .collect()
+        .await
+        .unwrap();
     assert_eq!(collected.removed, 1);
     let states = engines.records().groups(Keyspace::Object).await.unwrap();
     assert_eq!(states, [""; 0]);
@@ -158,7 +162,7 @@ impl Records for LosesAnswer {
         let written = self.records.write(batch).await;
         match self.hears.swap(true, Ordering::SeqCst) {
             true => written,
-            false => Err(EngineError::unavailable("the deaf", "what was that?")),
+            false => Err(EngineError::unavailable("the fake", "it does not answer")),
         }
     }
 

@@ -3,7 +3,7 @@
 use bismuth_store::records::{Keyspace, Usage, now_ms};
 use bismuth_store::secrets::{MAX_SECRETS, MAX_VALUE_BYTES, SecretError, StoredSecret};
 
-use super::{is_read, key, new, read, read_version, set};
+use super::{assert_read, key, new, read, read_version, set};
 use crate::test_engines::TestEngines;
 
 pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
@@ -13,7 +13,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
     let stored = secrets.set("group", &key("name"), b"one").await.unwrap();
     let (version, created) = (1, true);
     assert_eq!(stored, StoredSecret { version, created });
-    is_read(&secrets, "group", "name", "one", 1).await;
+    assert_read(&secrets, "group", "name", "one", 1).await;
     let rotated = secrets.rotate("group", &key("name"), b"two").await;
     assert_eq!(rotated.unwrap(), 2);
     assert_eq!(read_version(&secrets, "name", 1).await.unwrap(), "one");
@@ -21,7 +21,7 @@ pub async fn a_secret_is_read_back_with_its_version_and_the_one_before(
     let stored = secrets.set("group", &key("name"), b"three").await.unwrap();
     let (version, created) = (3, false);
     assert_eq!(stored, StoredSecret { version, created });
-    is_read(&secrets, "group", "name", "three", 3).await;
+    assert_read(&secrets, "group", "name", "three", 3).await;
     assert_eq!(read_version(&secrets, "name", 3).await.unwrap(), "three");
     assert_eq!(read_version(&secrets, "name", 2).await.unwrap(), "two");
     for version in [0, 1, 4, u64::MAX] {
@@ -89,9 +89,9 @@ pub async fn groups_do_not_see_each_other_s_secrets(engines: &mut dyn TestEngine
     assert_eq!(read(&secrets, "b", "name").await, None);
     set(&secrets, "b", "name", "of b").await;
     set(&secrets, "b", "name", "of b again").await;
-    is_read(&secrets, "a", "name", "of a", 1).await;
+    assert_read(&secrets, "a", "name", "of a", 1).await;
     secrets.delete("b", &key("name")).await.unwrap();
-    is_read(&secrets, "a", "name", "of a", 1).await;
+    assert_read(&secrets, "a", "name", "of a", 1).await;
 }
 
 pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
@@ -104,7 +104,7 @@ pub async fn names_of_any_text_are_kept_apart(engines: &mut dyn TestEngines) {
         set(&secrets, "group", name, name).await;
     }
     for name in names {
-        is_read(&secrets, "group", name, name, 1).await;
+        assert_read(&secrets, "group", name, name, 1).await;
     }
     for none in ["", "v/", "/m", "m\0"] {
         assert_eq!(read(&secrets, "group", none).await, None, "{none:?}");
@@ -118,7 +118,7 @@ pub async fn secrets_are_there_after_reopening(engines: &mut dyn TestEngines) {
     drop(secrets);
     engines.reopen().await;
     let secrets = keys.secrets(engines.records());
-    is_read(&secrets, "group", "name", "two", 2).await;
+    assert_read(&secrets, "group", "name", "two", 2).await;
     assert_eq!(read_version(&secrets, "name", 1).await.unwrap(), "one");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Keys, is_read, key, read, read_version, set};
+use super::{Keys, assert_read, key, read, read_version, set};
 use crate::test_engines::{TestEngines, join};
 
 const WRITERS: usize = 16;
@@ -35,7 +35,7 @@ pub async fn every_change_of_many_writers_is_made_once(engines: &mut dyn TestEng
     assert_eq!(versions, (1..=last as u64).collect::<Vec<_>>());
     for n in 0..WRITERS {
         let own = format!("own-{n}");
-        is_read(&nodes[0], "group", &own, "4", 5).await;
+        assert_read(&nodes[0], "group", &own, "4", 5).await;
         assert_eq!(read_version(&nodes[1], &own, 4).await.unwrap(), "3");
     }
     assert_eq!(nodes[0].list("group").await.unwrap().len(), WRITERS + 1);

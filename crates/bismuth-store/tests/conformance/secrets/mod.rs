@@ -88,7 +88,7 @@ pub fn new(engines: &dyn TestEngines) -> (Keys, Arc<Secrets>) {
 }
 
 /// Checks a secret's value and version.
-pub async fn is_read(secrets: &Secrets, group: &str, name: &str, value: &str, version: u64) {
+pub async fn assert_read(secrets: &Secrets, group: &str, name: &str, value: &str, version: u64) {
     let found = read(secrets, group, name).await;
     assert_eq!(
         found,
@@ -98,7 +98,7 @@ pub async fn is_read(secrets: &Secrets, group: &str, name: &str, value: &str, ve
 }
 
 /// Checks that something was not done because what is stored is not what was written.
-pub fn is_broken<T: Debug>(done: Result<T, SecretError>) {
+pub fn assert_broken<T: Debug>(done: Result<T, SecretError>) {
     assert!(matches!(done, Err(SecretError::Broken { .. })), "{done:?}");
 }
 

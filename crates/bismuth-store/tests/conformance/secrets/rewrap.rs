@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bismuth_store::secrets::{Flaw, KeyringError, Rewrapped, SecretError, Secrets};
 
-use super::{Keys, flaw, is_read, key, new, read, set};
+use super::{Keys, assert_read, flaw, key, new, read, set};
 use crate::test_engines::{TestEngines, join};
 
 async fn rewrapped(secrets: &Secrets) -> (u64, String) {
@@ -29,7 +29,7 @@ pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
         tokio::spawn(async move {
             let mut turns = 0;
             while !done.load(Ordering::SeqCst) || turns < 3 {
-                is_read(&secrets, group, "name", group, 1).await;
+                assert_read(&secrets, group, "name", group, 1).await;
                 // A group that has its data key made anew every time.
                 let passing = format!("{group}-passing");
                 set(&secrets, &passing, "name", "value").await;
@@ -55,7 +55,7 @@ pub async fn secrets_are_read_and_written_while_their_keys_are_sealed_anew(
     join(tasks.into_iter()).await;
     let restarted = keys.secrets(engines.records());
     for group in ["a", "b", "c"] {
-        is_read(&restarted, group, "name", group, 1).await;
+        assert_read(&restarted, group, "name", group, 1).await;
     }
 }
 

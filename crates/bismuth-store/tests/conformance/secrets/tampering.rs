@@ -7,7 +7,7 @@ use bismuth_store::records::{EngineError, Keyspace, RecordKey, Records};
 use bismuth_store::secrets::{Flaw, SecretError, SecretStore, Secrets};
 use bytes::Bytes;
 
-use super::{Keys, flaw, is_broken, key, new, read, set};
+use super::{Keys, assert_broken, flaw, key, new, read, set};
 use crate::test_engines::{TestEngines, WriteExt, delete, made, put, record_key};
 
 fn record(group: &str, name: &str) -> RecordKey {
@@ -134,7 +134,7 @@ pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(engines: &mu
     remove(&records, &record("group", "a")).await;
     let removed = Flaw::Removed { name: "a".into() };
     assert_eq!(flaw(&secrets, "group", "a").await, removed);
-    is_broken(secrets.rotate("group", &key("a"), b"value").await);
+    assert_broken(secrets.rotate("group", &key("a"), b"value").await);
     is_whole(&secrets, "b").await;
     // A function is told that the store is broken, by the engine's kind of error.
     let store: Arc<dyn SecretStore> = secrets.clone();
@@ -151,7 +151,7 @@ pub async fn a_removed_record_is_refused_and_not_said_to_be_missing(engines: &mu
     for name in ["a", "b", "none"] {
         assert_eq!(flaw(&secrets, "group", name).await, Flaw::NoDataKey);
     }
-    is_broken(secrets.set("group", &key("c"), b"value").await);
+    assert_broken(secrets.set("group", &key("c"), b"value").await);
 }
 
 pub async fn an_added_record_is_refused(engines: &mut dyn TestEngines) {
@@ -161,7 +161,7 @@ pub async fn an_added_record_is_refused(engines: &mut dyn TestEngines) {
         plant(&records, &record(group, "c"), of_b.clone()).await;
         let added = Flaw::Added { name: "c".into() };
         assert_eq!(flaw(&secrets, group, "c").await, added);
-        is_broken(secrets.set(group, &key("c"), b"value").await);
+        assert_broken(secrets.set(group, &key("c"), b"value").await);
     }
     is_whole(&secrets, "b").await;
 }
@@ -205,7 +205,7 @@ pub async fn deleting_repairs_a_record_and_purging_a_group(engines: &mut dyn Tes
     is_whole(&secrets, "a").await;
 
     plant(&records, &manifest("group"), "edited").await;
-    is_broken(secrets.delete("group", &key("a")).await);
+    assert_broken(secrets.delete("group", &key("a")).await);
     assert_eq!(secrets.purge("group").await.unwrap(), 2);
     assert_eq!(set(&secrets, "group", "a", "the value of a").await, 1);
     is_whole(&secrets, "a").await;
