@@ -9,14 +9,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use bismuth_model::{Backend, FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES};
+use bismuth_model::{Backend, FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES, Revision};
 use bismuth_registry::Error;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::body::read_body;
+use crate::idempotency;
 use crate::openapi::responses::{
     DefinitionRefused, NoFunction, PROBLEM_JSON, PlaceFails, ProblemBody, QueryRefused, ReadFails,
 };
@@ -77,30 +78,43 @@ pub(crate) struct PageQuery {
 }
 
 /// Create a function: all its slots are placed and started once
+///
+/// Repeated with the same `Idempotency-Key`, it is one function
 #[utoipa::path(
     post,
     path = "/function",
     operation_id = "createFunction",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters, chosen at random")),
     request_body = schemas::FunctionDefinition,
     responses(
-        (status = 200, description = "Created", body = CreatedFunction),
+        (status = 200, description = "Created, now or by the same call before", body = CreatedFunction),
         DefinitionRefused,
         PlaceFails,
     )
 )]
 pub(crate) async fn create(
     State(api): State<AppState>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Json<CreatedFunction>, Problem> {
+    let key = idempotency::function_id(&headers)?;
     let definition = definition(&definition_body(body).await?)?;
-    let id = FunctionId::new_random();
+    let id = key.unwrap_or_else(FunctionId::new_random);
     let make = async {
         let slots = api.scheduler.slots_for(&definition).await?;
         let made = api.registry.create_function(id, &definition, &slots).await;
-        made.map_err(|error| Problem::about(&definition, error))
+        match made {
+            Err(Error::FunctionExists { .. }) if key.is_some() => {
+                idempotency::check_repeated(&api, id, &definition).await
+            }
+            Err(error) => Err(Problem::about(&definition, error)),
+            Ok(_) => {
+                tracing::info!(function = %id, image = %definition.image, "created");
+                Ok(())
+            }
+        }
     };
     api.write(&format!("create function {id}"), make).await?;
-    tracing::info!(function = %id, image = %definition.image, "created");
     Ok(Json(CreatedFunction { id }))
 }
 
@@ -171,7 +185,7 @@ pub(crate) async fn get(
         .map(Json)
 }
 
-/// The next revision; with an empty body the same definition again
+/// The next revision; with an empty body the wanted definition again. A function that is not there is created
 ///
 /// Requests go to the old slots until all of the new ones have run; when they fail, the old go on
 #[utoipa::path(
@@ -203,8 +217,14 @@ pub(crate) async fn replace(
     let act = format!("replace the definition of function {id}");
     let revision = api
         .write(&act, async {
-            let current = api.function(id).await?;
-            let definition = given.unwrap_or(current.record.definition);
+            let (current, definition) = match (api.registry.function(id).await?, given) {
+                (Some(current), given) => {
+                    let wanted = current.record.definition.clone();
+                    (current, given.unwrap_or(wanted))
+                }
+                (None, Some(definition)) => return create_as(&api, id, &definition).await,
+                (None, None) => return Err(Error::FunctionUnknown { id }.into()),
+            };
             let slots = api.scheduler.slots_for(&definition).await?;
             let replace = api
                 .registry
@@ -256,6 +276,22 @@ pub(crate) async fn delete(
     .await?;
     tracing::info!(function = %id, "deleted");
     Ok(Json(DeletedFunction { id, data: None }))
+}
+
+/// Creates a function under an id that its deployer chose.
+async fn create_as(
+    api: &AppState,
+    id: FunctionId,
+    definition: &FunctionDefinition,
+) -> Result<Revision, Problem> {
+    let slots = api.scheduler.slots_for(definition).await?;
+    let create = api.registry.create_function(id, definition, &slots);
+    match Box::pin(create).await {
+        Ok(record) => Ok(record.revision),
+        // By somebody else, just now.
+        Err(Error::FunctionExists { id }) => Err(Error::FunctionChanged { id }.into()),
+        Err(error) => Err(Problem::about(definition, error)),
+    }
 }
 
 /// Reads what is of this function and of its nodes only.

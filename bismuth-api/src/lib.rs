@@ -21,6 +21,7 @@ mod body;
 mod config;
 mod functions;
 mod http_server;
+mod idempotency;
 mod leader;
 mod logs;
 mod metrics;

@@ -175,6 +175,9 @@ pub struct CreateFunction {
     pub image: ImageReference,
     /// The program: server:PORT:COMMAND or exec:COMMAND.
     pub mode: InvokeMode,
+    /// The id it is to have, so that a repeated create is the same function; a random one unless given.
+    #[arg(long)]
+    pub id: Option<FunctionId>,
     #[command(flatten)]
     pub fields: Fields,
 }

@@ -30,12 +30,25 @@ pub(crate) async fn create(
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
     let definition = build(args.image, args.mode, args.fields)?;
-    let id = FunctionId::new_random();
-    session
-        .registry
-        .create_function(id, &definition, &[])
-        .await?;
+    let id = args.id.unwrap_or_else(FunctionId::new_random);
+    let created = session.registry.create_function(id, &definition, &[]).await;
+    match created {
+        Err(RegistryError::FunctionExists { .. }) if is_first(session, id, &definition).await? => {
+            eprintln!("function {id} was created before, with this definition");
+        }
+        created => drop(created?),
+    }
     output.answer(&json!({"id": id}), || format!("{id}\n"))
+}
+
+/// Whether a function was created with this definition.
+async fn is_first(
+    session: &Session,
+    id: FunctionId,
+    definition: &FunctionDefinition,
+) -> Result<bool, Error> {
+    let first = session.registry.revision(id, Revision::FIRST).await?;
+    Ok(first.is_some_and(|first| first.definition == *definition))
 }
 
 pub(crate) async fn delete(session: &Session, id: FunctionId) -> Result<(), Error> {

@@ -55,7 +55,7 @@ pub(crate) enum QueryRefused {
 /// Of calls with a definition.
 #[derive(IntoResponses)]
 pub(crate) enum DefinitionRefused {
-    /// Not JSON, an unknown or missing field, a wrong type (`definition_malformed`), `field` names it; or the body broke off (`body_broken`)
+    /// Not JSON, an unknown or missing field, a wrong type (`definition_malformed`), `field` names it; or the body broke off (`body_broken`), or an `Idempotency-Key` that is none (`idempotency_key_malformed`)
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(ProblemBody),
     /// The body did not arrive in time (`body_timeout`)
@@ -67,7 +67,7 @@ pub(crate) enum DefinitionRefused {
     /// Larger than a definition may be (`definition_too_large`)
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(ProblemBody),
-    /// A value that is not allowed (`definition_out_of_range`); `field` names it
+    /// A value that is not allowed (`definition_out_of_range`), `field` names it; or a function was created with this `Idempotency-Key` and another definition (`idempotency_key_reused`)
     #[response(status = 422, content_type = "application/problem+json")]
     OutOfRange(ProblemBody),
 }

@@ -288,3 +288,57 @@ async fn without_a_suitable_node_the_reason_is_answered() {
     assert!(detail.contains("127.0.0.1 is not alive"), "{problem}");
     assert!(harness.registry.function_ids().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_create_that_is_repeated_with_its_key_is_one_function() {
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let create = async |key: &str, definition: &serde_json::Value| {
+        let request = harness.api.request(Method::POST, "/function");
+        send(
+            request.header("idempotency-key", key),
+            definition.to_string(),
+        )
+        .await
+    };
+    let first = create("order-1", &definition()).await.ok();
+    assert_eq!(create("order-1", &definition()).await.ok(), first);
+    assert_ne!(create("order-2", &definition()).await.ok(), first);
+    assert_eq!(harness.registry.function_ids().await.unwrap().len(), 2);
+
+    let mut other = definition();
+    other["env"] = json!({"COLOUR": "red"});
+    create("order-1", &other)
+        .await
+        .problem(422, "idempotency_key_reused");
+    for malformed in ["", &"x".repeat(256)] {
+        create(malformed, &definition())
+            .await
+            .problem(400, "idempotency_key_malformed");
+    }
+    let twice = harness.api.request(Method::POST, "/function");
+    let twice = twice
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
+    send(twice, definition().to_string())
+        .await
+        .problem(400, "idempotency_key_malformed");
+    assert_eq!(harness.registry.function_ids().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_function_is_created_under_the_id_that_its_deployer_chose() {
+    let harness = Harness::with_nodes(&[NODE]).await;
+    let id = FunctionId::new_random();
+    let path = format!("/function/{id}");
+    let empty = harness.api.call(Method::PUT, &path, "").await;
+    empty.problem(404, "unknown_function");
+    let body = definition().to_string();
+    let shown = harness
+        .api
+        .call(Method::PUT, &path, body.clone())
+        .await
+        .ok();
+    assert_eq!(shown["backends"][0]["revision"], 1);
+    let again = harness.api.call(Method::PUT, &path, body).await.ok();
+    assert_eq!(again["backends"][0]["revision"], 2, "a redeployment");
+}

@@ -268,6 +268,17 @@ async fn an_update_waits_for_the_new_revision_and_moves_the_requests() {
 }
 
 #[tokio::test]
+async fn a_create_that_is_repeated_under_a_chosen_id_is_one_function() {
+    let harness = provisioned().await;
+    let id = FunctionId::new_random().to_string();
+    let create = format!("create-function alpine exec:/bin/ls --id {id}");
+    assert_eq!(harness.ok(&create).await, id);
+    assert_eq!(harness.ok(&create).await, id);
+    let other = format!("{create} --env A=1");
+    harness.fails(&other, 1, &[&id, "exists already"]).await;
+}
+
+#[tokio::test]
 async fn inconsistencies_are_found_and_repaired() {
     let harness = provisioned().await;
     let (tree, registry) = connect(&harness).await;

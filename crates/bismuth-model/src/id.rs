@@ -109,6 +109,16 @@ impl Revision {
     }
 }
 
+impl FunctionId {
+    /// The namespace of ids that are made of keys; drawn once.
+    const OF_KEYS: Uuid = Uuid::from_u128(0x9b6f_3f0e_52a1_4c0e_8d53_7d1c_2f6a_90b4);
+
+    /// The one id that a key stands for: a name-based UUID (RFC 9562, version 5).
+    pub fn from_key(key: &str) -> Self {
+        Self(Uuid::new_v5(&Self::OF_KEYS, key.as_bytes()))
+    }
+}
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -126,6 +136,14 @@ impl FromStr for Revision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever tries again after an upgrade means the same function.
+    #[test]
+    fn a_key_stands_for_one_id_for_ever() {
+        let id = FunctionId::from_key("order-1");
+        assert_eq!(id.to_string(), "d68f1246-e7ab-534b-a7e1-a254f461640e");
+        assert_ne!(id, FunctionId::from_key("order-2"));
+    }
 
     #[test]
     fn only_the_canonical_spelling_of_an_id_is_accepted() {
