@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!  election (bismuth-registry) ─► Leading(term): rollout::run until the term is over, or the shutdown
-//!             └─► state ─► metrics, and the readiness condition if nobody can lead
+//!             └─► state ─► metrics
 //! ```
+//!
+//! An election in which nobody can lead does not make a replica unready: it answers calls as before, and a balancer that
+//! took all replicas away would make it worse. The log and a metric say it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bismuth_daemon::{Condition, Shutdown};
+use bismuth_daemon::Shutdown;
 use bismuth_registry::{ElectionState, Registry};
 use tokio::sync::watch;
 
@@ -23,8 +26,6 @@ pub(crate) struct Leadership {
     /// What the other replicas and operators know it by.
     pub(crate) name: String,
     pub(crate) metrics: Metrics,
-    /// Met whoever leads; unmet while nobody can.
-    pub(crate) election: Condition,
     /// How long slots stay after requests were switched away from them.
     pub(crate) settle: Duration,
 }
@@ -43,11 +44,10 @@ pub(crate) async fn run(registry: Registry, leadership: Leadership, shutdown: Sh
     let Leadership {
         name,
         metrics,
-        election,
         settle,
     } = leadership;
     let candidate = registry.candidate(name);
-    let shown = show(candidate.state(), metrics.clone(), election);
+    let shown = show(candidate.state(), metrics.clone());
     let led = candidate.run(shutdown.cancelled(), |_, fenced| {
         rollout::run(fenced, metrics.clone(), settle)
     });
@@ -56,27 +56,20 @@ pub(crate) async fn run(registry: Registry, leadership: Leadership, shutdown: Sh
 }
 
 /// Shows the state of the election until it ends.
-async fn show(mut state: watch::Receiver<ElectionState>, metrics: Metrics, election: Condition) {
+async fn show(mut state: watch::Receiver<ElectionState>, metrics: Metrics) {
     loop {
         let now = state.borrow_and_update().clone();
-        metrics.leader.set(match &now {
-            ElectionState::Leading(_) => 1,
-            _ => 0,
-        });
-        match &now {
+        let is = |so: bool| i64::from(so);
+        metrics
+            .leader
+            .set(is(matches!(now, ElectionState::Leading(_))));
+        metrics
+            .election_blocked
+            .set(is(matches!(now, ElectionState::Blocked { .. })));
+        match now {
             ElectionState::Leading(term) => set_term(&metrics, term.number()),
             ElectionState::Following(leader) => set_term(&metrics, leader.term),
             ElectionState::Unknown | ElectionState::Blocked { .. } => {}
-        }
-        match now {
-            ElectionState::Blocked { problem } => {
-                metrics.election_blocked.set(1);
-                election.unmet(problem);
-            }
-            _ => {
-                metrics.election_blocked.set(0);
-                election.met();
-            }
         }
         if state.changed().await.is_err() {
             return;

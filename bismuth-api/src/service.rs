@@ -93,7 +93,6 @@ impl Service {
         let leadership = Leadership {
             name: leader::replica_name(self.address()),
             metrics: counted.clone(),
-            election: admin.condition("election"),
             settle: self.args.settle,
         };
         let api = AppState {
