@@ -9,7 +9,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use bismuth_model::{Backend, FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES, Revision};
+use bismuth_model::{
+    Backend, FunctionDefinition, FunctionId, MAX_DEFINITION_BYTES, Revision, RevisionFate,
+};
 use bismuth_registry::Error;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -302,6 +304,9 @@ pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDet
     let records = api.registry.container_statuses(&slots).await?;
     let alive = api.registry.facts_of(slots.iter().map(|slot| slot.ip));
     let alive: BTreeSet<Ipv4Addr> = alive.await?.into_keys().collect();
+    let newest = deployment.wanted.revision;
+    let newest = api.registry.revision(id, newest).await?;
+    let fate = newest.map_or(RevisionFate::Pending, |newest| newest.fate);
     let serving = match deployment.serving.revision() {
         Some(revision) if revision != deployment.wanted.revision => {
             let kept = api.registry.revision(id, revision).await?;
@@ -309,7 +314,12 @@ pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDet
         }
         _ => None,
     };
-    Ok(function_detail(deployment, records, &alive, serving))
+    Ok(function_detail(
+        deployment,
+        records,
+        &alive,
+        (fate, serving),
+    ))
 }
 
 async fn definition_body(body: Body) -> Result<Bytes, Problem> {

@@ -7,8 +7,7 @@ use serde::Serialize;
 use crate::args::{Rollback, UpdateFunction};
 use crate::definition::change;
 use crate::error::Error;
-use crate::functions::shorten;
-use crate::output::{Output, table, yes};
+use crate::output::{Output, shorten, table, yes};
 use crate::rollout;
 use crate::session::Session;
 
@@ -157,7 +156,7 @@ fn fate(fate: RevisionFate) -> FateOutput {
     FateOutput { fate, reason }
 }
 
-async fn deployment(session: &Session, id: FunctionId) -> Result<Deployment, Error> {
+pub(crate) async fn deployment(session: &Session, id: FunctionId) -> Result<Deployment, Error> {
     let deployment = session.registry.deployment(id).await?;
     deployment.ok_or_else(|| RegistryError::FunctionUnknown { id }.into())
 }

@@ -13,14 +13,13 @@ use serde_json::json;
 use crate::args::CreateFunction;
 use crate::byte_size;
 use crate::definition::build;
+use crate::deploy::deployment;
 use crate::error::Error;
-use crate::output::{Output, or_dash, table, yes};
+use crate::output::{Output, or_dash, shorten, table, yes};
 use crate::session::Session;
 
 /// Functions read at a time.
 const PAGE: usize = 500;
-/// Of a reason, what fits beside the rest of a line. JSON has it whole.
-const REASON: usize = 80;
 /// How a slot does whose node is not alive.
 const NOT_ALIVE: &str = "Unknown";
 
@@ -210,14 +209,6 @@ fn slots_table(slots: &[SlotOutput]) -> String {
     table(header, slots.iter().map(row))
 }
 
-pub(crate) fn shorten(reason: &str) -> String {
-    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= REASON {
-        return line;
-    }
-    line.chars().take(REASON - 1).chain(['…']).collect()
-}
-
 #[derive(Serialize)]
 struct FunctionSummary {
     id: FunctionId,
@@ -289,7 +280,10 @@ pub(crate) async fn add_backend(
 
 /// Refuses a node that cannot run the function as it is. One that is not provisioned is refused by the registry.
 async fn check_node(session: &Session, id: FunctionId, ip: Ipv4Addr) -> Result<(), Error> {
-    let definition = known(session, id).await?.record.definition;
+    let deployment = deployment(session, id).await?;
+    let revision = session.registry.revision_to_add(&deployment).await?;
+    let kept = session.registry.revision(id, revision).await?;
+    let definition = kept.map_or(deployment.wanted.definition, |kept| kept.definition);
     let Some(node) = session.registry.node(ip).await? else {
         return Ok(());
     };

@@ -95,6 +95,18 @@ pub(crate) fn table<const N: usize>(
     text
 }
 
+/// Of a reason, what fits beside the rest of a line. JSON has it whole.
+const REASON: usize = 80;
+
+/// A cell for a reason, which may be long: its beginning, in one line.
+pub(crate) fn shorten(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= REASON {
+        return line;
+    }
+    line.chars().take(REASON - 1).chain(['…']).collect()
+}
+
 /// A cell for what may be absent.
 pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or("-".to_owned(), |value| value.to_string())

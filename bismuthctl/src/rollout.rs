@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use bismuth_model::{Backend, ContainerState, FunctionId, FunctionRecord, RevisionFate};
+use bismuth_model::{Backend, ContainerState, FunctionId, FunctionRecord, Revision, RevisionFate};
 use bismuth_registry::audit::DEPLOYMENT_GRACE;
 use bismuth_registry::{Error as RegistryError, Registry};
 use tokio::time::{Instant, sleep};
@@ -44,7 +44,10 @@ pub(crate) async fn complete(
         }
         sleep(POLL_INTERVAL).await;
     }
+    record_what_ran(registry, id, record.revision).await?;
     registry.switch_backends(id, slots).await?;
+    let proven = RevisionFate::Proven;
+    registry.record_fate(id, record.revision, proven).await?;
     sleep(SETTLE_TIME).await;
     for (slot, old) in registry.function_containers(id).await? {
         if old.revision >= record.revision {
@@ -55,6 +58,21 @@ pub(crate) async fn complete(
             Ok(())
             | Err(RegistryError::ContainerUnknown { .. } | RegistryError::StillRouted { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Records that the earlier revisions have run, so that they can be gone back to: without a bismuth-api nobody has.
+async fn record_what_ran(
+    registry: &Registry,
+    id: FunctionId,
+    newest: Revision,
+) -> Result<(), Error> {
+    for (_, container) in registry.function_containers(id).await? {
+        if container.revision < newest && container.status.state.has_run() {
+            let proven = RevisionFate::Proven;
+            registry.record_fate(id, container.revision, proven).await?;
         }
     }
     Ok(())

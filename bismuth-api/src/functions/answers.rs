@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use bismuth_model::{
     Backend, ContainerId, ContainerRecord, ContainerState, FunctionDefinition, FunctionId,
-    ImageReference, InvokeMode, Revision, Route, Slot, SlotRole,
+    ImageReference, InvokeMode, Revision, RevisionFate, Route, Slot, SlotRole,
 };
 use bismuth_registry::{Deployment, Function};
 use serde::Serialize;
@@ -94,13 +94,13 @@ pub(crate) struct FunctionSummary {
     updated_ms: u64,
 }
 
-/// A function as it stands: its slots with their records, where there are any, those of its nodes that are alive, and the
-/// definition that serves if it is known and not the wanted one.
+/// A function as it stands: its slots with their records, where there are any, those of its nodes that are alive, what became
+/// of the wanted revision, and the definition that serves if it is known and not the wanted one.
 pub(super) fn function_detail(
     deployment: Deployment,
     records: Vec<Option<ContainerRecord>>,
     alive: &BTreeSet<Ipv4Addr>,
-    serving: Option<FunctionDefinition>,
+    (fate, serving): (RevisionFate, Option<FunctionDefinition>),
 ) -> FunctionDetail {
     let routed: BTreeSet<Backend> = deployment.backends().into_iter().collect();
     let newest = (deployment.wanted.revision, deployment.serving.revision());
@@ -116,7 +116,15 @@ pub(super) fn function_detail(
     });
     let mut backends = Vec::with_capacity(slots.len());
     if Some(newest.0) != newest.1 && slots.iter().all(|(slot, _)| slot.revision != newest.0) {
-        backends.push(unplaced_slot(newest.0));
+        let (status, reason) = match fate {
+            RevisionFate::Failed { reason } => ("Failed", Some(reason)),
+            RevisionFate::Pending | RevisionFate::Proven => ("Starting", None),
+        };
+        backends.push(FunctionSlot {
+            status,
+            reason,
+            ..unplaced_slot(newest.0)
+        });
     }
     let shown = slots.into_iter().map(|(slot, record)| {
         let routed = routed.contains(&slot.backend);

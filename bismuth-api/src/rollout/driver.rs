@@ -143,15 +143,16 @@ impl Driver {
 
     async fn observe(&self) -> Result<Option<Observed>, Error> {
         let registry = &self.shared.registry;
-        let Some(function) = registry.function(self.id).await? else {
+        let Some(deployment) = registry.deployment(self.id).await? else {
             return Ok(None);
         };
+        let (function, routed) = (&deployment.wanted, deployment.backends());
         // After the function: its slots were made in the same transaction, so none is missed.
         let slots = registry.function_containers(self.id).await?;
-        let newest = registry.revision(self.id, function.record.revision).await?;
+        let newest = registry.revision(self.id, function.revision).await?;
         // Of an earlier version's, whose fate nobody recorded, nothing is to be recorded.
         let fate = newest.map_or(RevisionFate::Proven, |newest| newest.fate);
-        Ok(Some(Observed::new(&function, slots, fate)))
+        Ok(Some(Observed::new(function, routed, slots, fate)))
     }
 
     fn see_unrouted(&mut self, observed: &Observed) {

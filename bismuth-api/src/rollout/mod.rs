@@ -207,26 +207,36 @@ impl Rollouts {
     }
 }
 
-/// Gives the functions of earlier versions the records that those did not write.
+/// Gives the functions of earlier versions the records that those did not write. What cannot be migrated stays as it is and
+/// works on: the others do not wait for it.
 async fn migrate(registry: &Registry) -> Result<(), Error> {
-    for id in registry.unmigrated_functions().await? {
-        match registry.migrate_function(id).await {
+    let unmigrated = registry.unmigrated_functions().await?;
+    if unmigrated.is_empty() {
+        return Ok(());
+    }
+    // Every node once, and not once for each function.
+    let mut slots = slots_by_function(registry).await?;
+    for id in unmigrated {
+        let assigned = slots.remove(&id).unwrap_or_default();
+        match registry.migrate_function(id, &assigned).await {
             Ok(true) => {
                 tracing::info!(function = %id, "its slots are listed and its revision is kept, from now on")
             }
             Ok(false) => {}
-            // The audit says what is wrong with it; the others do not wait for it.
-            Err(error @ Error::Record { .. }) => {
+            Err(error) if error.is_unavailable() || matches!(error, Error::TermLost { .. }) => {
+                return Err(error);
+            }
+            Err(error) => {
                 tracing::warn!(function = %id, error = chain(&error), "it stays in the form of an earlier version");
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-/// The functions that something is to be done about.
-async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
+async fn slots_by_function(
+    registry: &Registry,
+) -> Result<HashMap<FunctionId, Vec<(Backend, ContainerRecord)>>, Error> {
     let mut slots: HashMap<FunctionId, Vec<(Backend, ContainerRecord)>> = HashMap::new();
     for node in registry.list_nodes().await? {
         for (container_id, record) in node.containers {
@@ -240,6 +250,12 @@ async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
                 .push((slot, record));
         }
     }
+    Ok(slots)
+}
+
+/// The functions that something is to be done about.
+async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
+    let mut slots = slots_by_function(registry).await?;
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = registry.list_functions(after, PAGE).await?;
@@ -248,7 +264,8 @@ async fn unfinished(registry: &Registry) -> Result<Vec<FunctionId>, Error> {
             let slots = slots.remove(&function.id).unwrap_or_default();
             let fate = fates.remove(&function.id);
             let fate = fate.unwrap_or(RevisionFate::Proven);
-            let observed = Observed::new(function, slots, fate);
+            let routed = function.backends.clone();
+            let observed = Observed::new(&function.record, routed, slots, fate);
             if !plan(&observed, now_ms(), |_| true).is_finished() {
                 found.push(function.id);
             }

@@ -6,7 +6,7 @@
 //!  none                                stays
 //!  not all proven, in time             stays; wait for proof         (Failed shows its reason meanwhile)
 //!  not all proven, too late            stays; given up               (the next PUT supersedes them)
-//!  not all proven, nothing is routed   switched: a request may as well wait for the start
+//!  not all proven, nothing is routed   switched unless it failed: a request may as well wait for the start
 //!  all proven                          switched
 //!
 //!  What became of the newest revision is recorded once it has run, or is given up.
@@ -20,13 +20,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bismuth_model::{
-    Backend, ContainerId, ContainerRecord, ContainerState, Revision, RevisionFate,
+    Backend, ContainerId, ContainerRecord, ContainerState, FunctionRecord, Revision, RevisionFate,
 };
-use bismuth_registry::Function;
 use bismuth_registry::audit::DEPLOYMENT_GRACE;
 
 /// How long the image may take. After it the audit calls the slots left over, too.
 const PULL_BOUND: Duration = DEPLOYMENT_GRACE;
+
+/// Characters of a reason that are kept with the revision, beside a definition of up to 60 KiB.
+const LONGEST_REASON: usize = 1000;
 
 /// One function as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,16 +91,17 @@ impl Observed {
     /// From what the registry answered.
     #[must_use]
     pub fn new(
-        function: &Function,
+        function: &FunctionRecord,
+        routed: Vec<Backend>,
         slots: Vec<(Backend, ContainerRecord)>,
         fate: RevisionFate,
     ) -> Self {
         Self {
-            revision: function.record.revision,
+            revision: function.revision,
             fate,
-            updated_ms: function.record.updated_ms,
-            startup_timeout_ms: function.record.definition.startup_timeout_ms,
-            routed: function.backends.clone(),
+            updated_ms: function.updated_ms,
+            startup_timeout_ms: function.definition.startup_timeout_ms,
+            routed,
             slots,
         }
     }
@@ -145,13 +148,14 @@ pub fn plan(observed: &Observed, now_ms: u64, settled: impl Fn(ContainerId) -> b
     let serves = same(&wanted, &observed.routed);
     let mut states = newest.iter().map(|(_, record)| record.status.state);
     let proven = if serves {
-        states.any(is_proven)
+        states.any(ContainerState::has_run)
     } else {
-        in_time && states.all(is_proven)
+        in_time && states.all(ContainerState::has_run)
     };
+    let failed = matches!(observed.fate, RevisionFate::Failed { .. });
     if serves && proven && observed.fate != RevisionFate::Proven {
         plan.steps.push(Step::Record(RevisionFate::Proven));
-    } else if !serves && (proven || observed.routed.is_empty()) {
+    } else if !serves && (proven || observed.routed.is_empty() && !failed) {
         plan.steps.push(Step::Switch(wanted));
     } else if !proven {
         plan.steps.extend(failure(&observed.fate, &newest, in_time));
@@ -176,20 +180,14 @@ fn failure(
     }
     let why = failed.or(newest.first());
     let reason = why.and_then(|(_, record)| record.status.reason.clone());
+    let reason = reason.unwrap_or_else(|| "it did not run in time".to_owned());
     Some(Step::Record(RevisionFate::Failed {
-        reason: reason.unwrap_or_else(|| "it did not run in time".to_owned()),
+        reason: reason.chars().take(LONGEST_REASON).collect(),
     }))
 }
 
 fn same(a: &[Backend], b: &[Backend]) -> bool {
     a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
-}
-
-fn is_proven(state: ContainerState) -> bool {
-    matches!(
-        state,
-        ContainerState::Running | ContainerState::Paused | ContainerState::Stopped
-    )
 }
 
 #[cfg(test)]

@@ -122,11 +122,13 @@ async fn an_earlier_revision_is_deployed_again_by_a_rollback() {
     next["env"] = json!({"COLOUR": "red"});
     put(&harness, id, next).await;
     proven(&harness, id).await;
-    let proven_and_serving = |revision, serving| (revision, "proven".to_owned(), serving);
-    assert_eq!(
-        fates().await,
-        [proven_and_serving(2, true), proven_and_serving(1, false)]
-    );
+    let kept = |revision, serving| (revision, "proven".to_owned(), serving);
+    eventually("both are proven", SOON, async || {
+        let fates = fates().await;
+        let both = fates == [kept(2, true), kept(1, false)];
+        both.then_some(()).ok_or(format!("{fates:?}"))
+    })
+    .await;
 
     let shown = harness.api.call(Method::POST, &rollback, "").await.ok();
     assert_eq!(shown["wanted"]["env"], json!(null));

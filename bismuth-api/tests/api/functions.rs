@@ -167,14 +167,14 @@ async fn unknown_and_malformed_names_are_not_found() {
             ("/function/17", "malformed_id"),
             (&upper, "malformed_id"),
         ] {
-            let body = definition().to_string();
-            api.call(method.clone(), path, body)
-                .await
-                .problem(404, code);
+            // With a definition, PUT of an unknown id creates.
+            api.call(method.clone(), path, "").await.problem(404, code);
         }
     }
     for (path, code) in [
         (&*format!("{path}/logs"), "unknown_function"),
+        (&*format!("{path}/revision"), "unknown_function"),
+        ("/function/x/revision", "malformed_id"),
         ("/function/x/logs", "malformed_id"),
         ("/function/%ff", "malformed_id"),
         ("/node/127.0.0.9", "unknown_node"),

@@ -64,6 +64,11 @@ impl ContainerState {
         }
     }
 
+    /// Whether the program has run: that proves its revision, also when it is idle since.
+    pub const fn has_run(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Stopped)
+    }
+
     /// The name shown over HTTP, where all that comes before `Running` is `Starting`.
     pub const fn public_name(self) -> &'static str {
         match self {

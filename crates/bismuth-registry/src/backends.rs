@@ -13,13 +13,14 @@ use bismuth_model::{Backend, ContainerId, FunctionId, Revision, RevisionFate, Sl
 
 use crate::Registry;
 use crate::deployment::{Deployment, new_slot};
-use crate::derive::groups_of;
+use crate::derive::{group, groups_of};
 use crate::error::{Error, Result};
-use crate::transaction::{Attempts, Outcome, Proof, encode};
+use crate::transaction::{Attempts, Outcome, Proof};
 
 impl Registry {
     /// Sends the requests of a function to these backends, in this order, with the limits and hostnames of their newest
-    /// revision. Its other slots that took requests are leaving: assigned until [`Self::release_container`].
+    /// revision. Its other slots that took requests are leaving: assigned until [`Self::release_container`]. Whether the
+    /// revision has run is the caller's to know, and to [record](Self::record_fate).
     ///
     /// # Errors
     /// [`Error::FunctionUnknown`], [`Error::ContainerUnknown`] or [`Error::ContainerOfOther`] for a backend that
@@ -30,16 +31,8 @@ impl Registry {
         loop {
             let before = self.known_deployment(id).await?;
             let after = self.switched(&before, backends).await?;
-            let proof = |after: &Deployment| {
-                let path = self.layout.backends(id);
-                let data = encode(&path, &after.backends())?;
-                Ok(Proof::Holds(path, data))
-            };
-            let fate = match after.serving.revision() {
-                Some(revision) => self.fate_step(id, revision, RevisionFate::Proven).await?,
-                None => None,
-            };
-            let done = self.commit_deployment(attempts.act(), &before, after, fate, proof);
+            let written = |after: &Deployment| self.written(after);
+            let done = self.commit_deployment(attempts.act(), &before, after, written);
             match done.await? {
                 Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,
@@ -110,8 +103,7 @@ impl Registry {
         }
     }
 
-    /// Assigns one more slot of the revision that serves to a node, by hand, and lists it; of the wanted one if nothing
-    /// serves.
+    /// Assigns one more slot of [`Self::revision_to_add`] to a node, by hand, and lists it.
     ///
     /// # Errors
     /// [`Error::FunctionUnknown`], [`Error::NodeUnknown`], [`Error::TooManyBackends`], and what every change may end
@@ -126,24 +118,44 @@ impl Registry {
         loop {
             let before = self.known_deployment(id).await?;
             let mut after = before.clone();
-            // Where no request goes anywhere, the wanted revision may as well serve.
-            let serves = !before.backends().is_empty();
-            let serving = before.serving.revision().filter(|_| serves);
-            let mut slot = new_slot(backend, serving.unwrap_or(before.wanted.revision));
+            let revision = self.revision_to_add(&before).await?;
+            let mut slot = new_slot(backend, revision);
             slot.pinned = true;
-            if serving.is_none() {
-                after.serving.groups = groups_of([slot].iter());
-                after.serving.set_definition(&before.wanted.definition);
+            if before.serving.revision() != Some(revision) {
+                after.serving.groups = vec![group(revision)];
+                self.serve(&mut after, revision).await?;
             }
             after.slots.push(slot);
             let proof = |_: &Deployment| Ok(Proof::Exists(assigned.clone()));
-            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            let done = self.commit_deployment(attempts.act(), &before, after, proof);
             match done.await? {
                 Outcome::Committed => return Ok(backend),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,
             }
             attempts.next().await?;
         }
+    }
+
+    /// The revision of a backend that is added by hand: the one that serves. Where no request goes anywhere, it is the
+    /// wanted one, unless that failed or the other has run.
+    ///
+    /// # Errors
+    /// [`Error::Record`], [`Error::Tree`].
+    pub async fn revision_to_add(&self, deployment: &Deployment) -> Result<Revision> {
+        let wanted = deployment.wanted.revision;
+        let Some(serving) = deployment.serving.revision() else {
+            return Ok(wanted);
+        };
+        if serving == wanted || !deployment.backends().is_empty() {
+            return Ok(serving);
+        }
+        let fate = async |revision| {
+            let kept = self.revision(deployment.id, revision).await?;
+            Ok::<_, Error>(kept.map(|kept| kept.fate))
+        };
+        let failed = matches!(fate(wanted).await?, Some(RevisionFate::Failed { .. }));
+        let has_run = fate(serving).await? == Some(RevisionFate::Proven);
+        Ok(if failed || has_run { serving } else { wanted })
     }
 
     /// Takes a backend off the list together with its assignment. The node drains the container and removes it.
@@ -222,8 +234,16 @@ impl Registry {
             if after.slots.len() == before.slots.len() {
                 return Err(Error::ContainerUnknown { ip, container });
             }
-            let proof = |_: &Deployment| Ok(Proof::Gone(assigned.clone()));
-            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            // A hand may have taken the assignment away already, which proves nothing.
+            let is_assigned = self.tree.exists(&assigned).await?.is_some();
+            let proof = |after: &Deployment| {
+                if is_assigned {
+                    Ok(Proof::Gone(assigned.clone()))
+                } else {
+                    self.written(after)
+                }
+            };
+            let done = self.commit_deployment(attempts.act(), &before, after, proof);
             match done.await? {
                 Outcome::Committed => return Ok(()),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,

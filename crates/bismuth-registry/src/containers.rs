@@ -66,14 +66,29 @@ impl Registry {
         Ok(found)
     }
 
-    /// What is to be removed with a function: its slots, or what the nodes say if there is no list that can be read.
-    pub(crate) async fn all_containers(
-        &self,
-        id: FunctionId,
-    ) -> Result<Vec<(Backend, ContainerRecord)>> {
-        match self.function_containers(id).await {
-            Err(Error::Record { .. }) => self.assigned_containers(id).await,
-            found => found,
+    /// The assignments that are to be removed with a function: those of its slots that are there, readable or not; what
+    /// the nodes say if there is no list of slots that can be read.
+    pub(crate) async fn assigned_paths(&self, id: FunctionId) -> Result<Vec<String>> {
+        let path = |slot: &Backend| self.layout.container(slot.ip, slot.container_id);
+        match self.read::<Vec<Slot>>(&self.layout.slots(id)).await {
+            Ok(Some(slots)) => {
+                let slots = slots.record.iter();
+                let paths: Vec<String> = slots.map(|slot| path(&slot.backend)).collect();
+                let mut there = Vec::with_capacity(paths.len());
+                for (read, path) in self.get_many(&paths).await.into_iter().zip(paths) {
+                    match read {
+                        Ok(_) => there.push(path),
+                        Err(error) if error.is_not_found() => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(there)
+            }
+            Ok(None) | Err(Error::Record { .. }) => {
+                let assigned = self.assigned_containers(id).await?;
+                Ok(assigned.iter().map(|(slot, _)| path(slot)).collect())
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -15,13 +15,13 @@ use bismuth_base::now_ms;
 use bismuth_coord::{Op, Version};
 use bismuth_model::{
     Backend, ContainerRecord, ContainerStatus, FunctionId, FunctionRecord, Hostname, Revision,
-    RevisionRecord, Serving, ServingGroup, Slot, SlotRole,
+    RevisionFate, RevisionRecord, Serving, Slot, SlotRole,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::codec::Record;
-use crate::derive::{count_slots, derive, listed};
+use crate::derive::{count_slots, derive, group, listed, newest_listed};
 use crate::error::{Error, Result};
 use crate::layout::canonical;
 use crate::transaction::{Outcome, Proof, Stored, check, create, encode, set};
@@ -59,6 +59,8 @@ struct StoredParts {
     slots: Option<Stored<Vec<Slot>>>,
     /// `None` if there is no directory.
     revisions: Option<BTreeSet<Revision>>,
+    /// Revisions without a record of their own of which a container has run.
+    proven: BTreeSet<Revision>,
 }
 
 impl Deployment {
@@ -128,6 +130,8 @@ pub(crate) fn steps_to_create(layout: &Layout, new: &mut Deployment) -> Result<V
 
 /// The steps from one to the other, but for routes; each with the version that it builds on.
 fn steps(layout: &Layout, before: &Deployment, after: &mut Deployment) -> Result<Vec<Op>> {
+    // What was wanted so far is kept also where an earlier version wrote it.
+    after.revisions.insert(before.wanted.revision);
     after.settle();
     let path = layout.function(after.id);
     let version = before.stored.function;
@@ -161,7 +165,7 @@ fn steps_below(
     ops.push(step(layout.serving(id), stored, &after.serving)?);
     let stored = parts.and_then(|parts| parts.slots.as_ref());
     ops.push(step(layout.slots(id), stored, &after.slots)?);
-    ops.extend(revision_steps(layout, parts, after)?);
+    ops.extend(revision_steps(layout, before, after)?);
     let no_slots = Vec::new();
     let old = before.map_or(&no_slots, |before| &before.slots);
     for slot in added(old, &after.slots) {
@@ -194,21 +198,31 @@ fn step<R: Record + PartialEq>(path: String, stored: Option<&Stored<R>>, record:
 
 fn revision_steps(
     layout: &Layout,
-    parts: Option<&StoredParts>,
+    before: Option<&Deployment>,
     after: &Deployment,
 ) -> Result<Vec<Op>> {
     let (id, mut ops) = (after.id, Vec::new());
-    let before = parts.and_then(|parts| parts.revisions.as_ref());
-    if before.is_none() {
+    let stored = before.and_then(|before| before.stored.revisions.as_ref());
+    if stored.is_none() {
         ops.push(create(layout.revisions(id), Bytes::new()));
     }
-    let wanted = &after.wanted;
-    if !before.is_some_and(|before| before.contains(&wanted.revision)) {
-        let path = layout.revision(id, wanted.revision);
-        let data = encode(&path, &RevisionRecord::first_written(wanted))?;
+    let earlier = before.map(|before| &before.wanted);
+    let earlier = earlier.filter(|earlier| earlier.revision != after.wanted.revision);
+    for function in earlier.into_iter().chain([&after.wanted]) {
+        let revision = function.revision;
+        let kept = stored.is_some_and(|stored| stored.contains(&revision));
+        if kept || !after.revisions.contains(&revision) {
+            continue;
+        }
+        let path = layout.revision(id, revision);
+        let mut record = RevisionRecord::first_written(function);
+        if after.stored.proven.contains(&revision) {
+            record.fate = RevisionFate::Proven;
+        }
+        let data = encode(&path, &record)?;
         ops.push(create(path, data));
     }
-    let gone = before
+    let gone = stored
         .iter()
         .flat_map(|before| before.difference(&after.revisions));
     ops.extend(gone.map(|revision| Op::Delete {
@@ -271,19 +285,30 @@ impl Registry {
             };
             let version = parts.backends.as_ref().map(|list| list.version.0);
             match (&parts.serving, &parts.slots) {
+                // A list that a hand deleted is what the slots say.
                 (Some(serving), Some(slots))
-                    if version == Some(serving.record.backends_version) =>
+                    if version.is_none_or(|version| version == serving.record.backends_version) =>
                 {
                     let (serving, slots) = (serving.record.clone(), slots.record.clone());
                     return Ok(Some(Deployment::new(id, wanted, serving, slots, parts)));
                 }
                 // Read in the middle of a change; or changed by a version that knows only the list, which stays so.
                 (Some(_), Some(_)) => {}
-                _ => return self.derived(id, wanted, parts).await.map(Some),
+                _ => break,
             }
         }
+        let assigned = self.assigned_containers(id).await?;
+        self.derived_deployment(id, &assigned).await
+    }
+
+    /// A function as the backend list and `assigned` say, which is what nodes are to run of it.
+    pub(crate) async fn derived_deployment(
+        &self,
+        id: FunctionId,
+        assigned: &[(Backend, ContainerRecord)],
+    ) -> Result<Option<Deployment>> {
         match Box::pin(self.read_parts(id)).await? {
-            Some((wanted, parts)) => self.derived(id, wanted, parts).await.map(Some),
+            Some((wanted, parts)) => self.derived(id, wanted, parts, assigned).await.map(Some),
             None => Ok(None),
         }
     }
@@ -315,6 +340,7 @@ impl Registry {
             serving: serving?,
             slots: slots?,
             revisions: revisions?.map(numbers),
+            proven: BTreeSet::new(),
         };
         Ok(Some((function.record, parts)))
     }
@@ -324,32 +350,42 @@ impl Registry {
         &self,
         id: FunctionId,
         wanted: FunctionRecord,
-        parts: StoredParts,
+        mut parts: StoredParts,
+        assigned: &[(Backend, ContainerRecord)],
     ) -> Result<Deployment> {
-        let assigned = self.assigned_containers(id).await?;
+        let ran = assigned
+            .iter()
+            .filter(|(_, record)| record.status.state.has_run());
+        parts.proven = ran.map(|(_, record)| record.revision).collect();
         let assigned: Vec<(Backend, Revision)> = assigned
-            .into_iter()
-            .map(|(backend, record)| (backend, record.revision))
+            .iter()
+            .map(|(backend, record)| (*backend, record.revision))
             .collect();
         let list = parts.backends.as_ref();
         let backends = list.map_or(&[][..], |list| &list.record);
         let slots = parts.slots.as_ref();
         let slots = slots.map_or(&[][..], |slots| &slots.record);
         let serving = parts.serving.as_ref().map(|serving| &serving.record);
-        let (slots, serving) = derive(&wanted, backends, &assigned, (slots, serving));
+        let newest = newest_listed(backends, &assigned, slots);
+        let kept = match newest.filter(|newest| *newest != wanted.revision) {
+            Some(newest) => self.revision(id, newest).await?,
+            None => None,
+        };
+        let served = kept.map(|kept| kept.definition);
+        let stored = (slots, serving);
+        let (slots, serving) = derive(&wanted, served.as_ref(), backends, &assigned, stored);
         Ok(Deployment::new(id, wanted, serving, slots, parts))
     }
 
-    /// Makes one transaction of the steps from `before` to `after`, and of `also`. Boxed, because it is part of every change.
+    /// Makes one transaction of the steps from `before` to `after`. Boxed, because it is part of every change.
     pub(crate) fn commit_deployment<'a>(
         &'a self,
         act: &'a str,
         before: &'a Deployment,
         after: Deployment,
-        also: Option<Op>,
         proof: impl FnOnce(&Deployment) -> Result<Proof> + Send + 'a,
     ) -> BoxFuture<'a, Result<Outcome>> {
-        Box::pin(self.commit_steps(act, before, after, also, proof))
+        Box::pin(self.commit_steps(act, before, after, proof))
     }
 
     async fn commit_steps(
@@ -357,7 +393,6 @@ impl Registry {
         act: &str,
         before: &Deployment,
         mut after: Deployment,
-        also: Option<Op>,
         proof: impl FnOnce(&Deployment) -> Result<Proof>,
     ) -> Result<Outcome> {
         check_slots(after.id, &after.slots)?;
@@ -370,9 +405,15 @@ impl Registry {
             let claims = self.claim_changes(after.id, before.claims(), after.claims());
             ops.extend(claims.await?);
         }
-        ops.extend(also);
         let proof = proof(&after)?;
         self.commit(act, ops, &proof).await
+    }
+
+    /// The proof that this deployment was written: its list of slots.
+    pub(crate) fn written(&self, deployment: &Deployment) -> Result<Proof> {
+        let path = self.layout.slots(deployment.id);
+        let data = encode(&path, &deployment.slots)?;
+        Ok(Proof::Holds(path, data))
     }
 
     /// Takes out the deletions of assignments that are gone already, by a hand.
@@ -426,18 +467,14 @@ impl Deployment {
         let mut serving = Serving::default();
         serving.set_definition(&wanted.definition);
         // Also without slots: the first revision serves from the beginning.
-        serving.groups = vec![ServingGroup {
-            revision: wanted.revision,
-            weight: 1,
-            active: 0,
-            standby: 0,
-        }];
+        serving.groups = vec![group(wanted.revision)];
         let nothing = StoredParts {
             function: Version(0),
             backends: None,
             serving: None,
             slots: None,
             revisions: None,
+            proven: BTreeSet::new(),
         };
         Ok(Self::new(id, wanted, serving, slots, nothing))
     }

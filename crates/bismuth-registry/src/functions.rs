@@ -171,15 +171,12 @@ impl Registry {
             after.wanted.definition = definition.clone();
             after.wanted.updated_ms = now_ms();
             let (record, revision) = (after.wanted.clone(), after.wanted.revision);
-            // What an earlier revision was given for its proof, and never got.
-            let serving: Vec<Revision> = after.serving.groups.iter().map(|g| g.revision).collect();
-            for slot in after
+            // What an earlier revision was given for its proof, and never took a request.
+            let groups = &after.serving.groups;
+            let serving: Vec<Revision> = groups.iter().map(|group| group.revision).collect();
+            after
                 .slots
-                .iter_mut()
-                .filter(|slot| !serving.contains(&slot.revision))
-            {
-                slot.role = SlotRole::Leaving;
-            }
+                .retain(|slot| serving.contains(&slot.revision) || slot.role == SlotRole::Leaving);
             after
                 .slots
                 .extend(new_slots.iter().map(|slot| new_slot(*slot, revision)));
@@ -194,7 +191,7 @@ impl Registry {
                     Ok(Proof::Holds(path, data))
                 }
             };
-            let done = self.commit_deployment(attempts.act(), &before, after, None, proof);
+            let done = self.commit_deployment(attempts.act(), &before, after, proof);
             match done.await? {
                 Outcome::Committed => return Ok(record),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,
@@ -219,13 +216,12 @@ impl Registry {
             // Its parts are listed before its slots are read: whoever assigns another one changes the list of slots.
             let parts = self.parts_of(id).await?;
             let mut ops = self.delete_routes(id).await?;
-            for (slot, _) in self.all_containers(id).await? {
-                // The node may change its status at any moment, so no version is expected.
-                ops.push(Op::Delete {
-                    path: self.layout.container(slot.ip, slot.container_id),
-                    expected: None,
-                });
-            }
+            // The node may change a status at any moment, so no version is expected.
+            let assigned = self.assigned_paths(id).await?.into_iter();
+            ops.extend(assigned.map(|path| Op::Delete {
+                path,
+                expected: None,
+            }));
             ops.extend(
                 parts
                     .into_iter()
@@ -293,7 +289,7 @@ impl Registry {
                 TreeError::NotFound { .. },
                 Some(ZnodeKind::Function(id) | ZnodeKind::Backends(id)),
             ) => Err(Error::FunctionUnknown { id }),
-            (TreeError::NotFound { .. }, Some(ZnodeKind::Container(ip, _))) => {
+            (TreeError::NotFound { act: "create", .. }, Some(ZnodeKind::Container(ip, _))) => {
                 Err(Error::NodeUnknown { ip })
             }
             _ if error.is_conflict() || error.is_not_found() => Ok(()),

@@ -1,9 +1,11 @@
 //! Finds the functions that use a service group.
 
-use bismuth_model::{FunctionId, ServiceGroup};
+use std::collections::BTreeSet;
 
-use crate::Registry;
+use bismuth_model::{FunctionId, Revision, ServiceGroup, Slot};
+
 use crate::error::Result;
+use crate::{Function, Registry};
 
 /// Functions read at a time.
 const PAGE: usize = 500;
@@ -35,15 +37,34 @@ impl Registry {
         loop {
             let page = self.list_functions(after, PAGE).await?;
             users.unreadable.extend(page.unreadable);
-            let of_group = page
-                .functions
-                .into_iter()
-                .filter(|function| function.record.definition.service_group(function.id) == *group);
-            users.functions.extend(of_group.map(|function| function.id));
+            for function in &page.functions {
+                let wanted = function.record.definition.service_group(function.id);
+                if wanted == *group || self.earlier_use(function, group).await? {
+                    users.functions.push(function.id);
+                }
+            }
             after = page.next;
             if after.is_none() {
                 return Ok(users);
             }
         }
+    }
+
+    /// Whether a revision that is not the wanted one has slots, and works on the data of a group.
+    async fn earlier_use(&self, function: &Function, group: &ServiceGroup) -> Result<bool> {
+        let id = function.id;
+        let slots = self.read::<Vec<Slot>>(&self.layout.slots(id)).await?;
+        let slots = slots.map(|slots| slots.record).unwrap_or_default();
+        let revisions: BTreeSet<Revision> = slots.iter().map(|slot| slot.revision).collect();
+        for revision in revisions {
+            if revision == function.record.revision {
+                continue;
+            }
+            let kept = self.revision(id, revision).await?;
+            if kept.is_some_and(|kept| kept.definition.service_group(id) == *group) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

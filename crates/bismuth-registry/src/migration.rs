@@ -1,11 +1,11 @@
 //! Migration: gives functions of earlier versions their slot list, their serving record and their kept revision.
 
-use bismuth_model::FunctionId;
+use bismuth_model::{Backend, ContainerRecord, FunctionId};
 
 use crate::Registry;
 use crate::deployment::Deployment;
 use crate::error::Result;
-use crate::transaction::{Attempts, Outcome, Proof};
+use crate::transaction::{Attempts, Outcome};
 
 impl Registry {
     /// The functions that were written by a version without slot lists.
@@ -26,21 +26,26 @@ impl Registry {
         Ok(unmigrated)
     }
 
-    /// Gives a function the records that a version before slot lists did not write. `false` if it has them.
+    /// Gives a function the records that a version before slot lists did not write, by what nodes are to run of it:
+    /// `assigned`. `false` if it has them.
     ///
     /// # Errors
     /// As every change.
-    pub async fn migrate_function(&self, id: FunctionId) -> Result<bool> {
+    pub async fn migrate_function(
+        &self,
+        id: FunctionId,
+        assigned: &[(Backend, ContainerRecord)],
+    ) -> Result<bool> {
         let mut attempts = Attempts::new(format!("migrate function {id}"));
         loop {
-            let Some(before) = self.deployment(id).await? else {
+            let Some(before) = self.derived_deployment(id, assigned).await? else {
                 return Ok(false);
             };
             if !before.needs_migration() {
                 return Ok(false);
             }
-            let proof = |_: &Deployment| Ok(Proof::Exists(self.layout.slots(id)));
-            let done = self.commit_deployment(attempts.act(), &before, before.clone(), None, proof);
+            let written = |after: &Deployment| self.written(after);
+            let done = self.commit_deployment(attempts.act(), &before, before.clone(), written);
             match done.await? {
                 Outcome::Committed => return Ok(true),
                 Outcome::Refused(error) => self.explain_refusal(id, error).await?,

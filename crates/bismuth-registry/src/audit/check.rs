@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::scan::{Entry, Scan, Stray};
 use super::{Finding, Inconsistency, Repair};
 use crate::codec::Record;
+use crate::derive::listed;
 use crate::transaction::{check as unchanged, create, delete, set};
 use crate::{Layout, ZnodeKind};
 
@@ -209,7 +210,7 @@ impl Audit<'_> {
                 let what = Inconsistency::ListMissing { function: id };
                 self.find(
                     what,
-                    "make it of the containers that are assigned for the current revision",
+                    "make it of the slots, or of what is assigned for the current revision",
                     ops,
                 );
             }
@@ -218,7 +219,7 @@ impl Audit<'_> {
                     let ops =
                         rebuild().map(|data| vec![set(list.path.clone(), data, list.version)]);
                     let how =
-                        "make it of the containers that are assigned for the current revision";
+                        "make it of the slots, or of what is assigned for the current revision";
                     self.find(undecodable(list, reason), how, ops);
                 }
                 Ok(backends) => self.backends(id, function, list, backends),
@@ -226,8 +227,15 @@ impl Audit<'_> {
         }
     }
 
-    /// The slots that are assigned for the current revision of a function.
+    /// The backend list as it should be: what the slots say; without them, what is assigned for the current revision.
     fn assigned_to(&self, id: FunctionId, function: &Entry<FunctionRecord>) -> Vec<Backend> {
+        let slots = self.scan.slots.get(&id);
+        let slots = slots.and_then(|slots| slots.record.as_ref().ok());
+        let serving = self.scan.serving.get(&id);
+        let serving = serving.and_then(|serving| serving.record.as_ref().ok());
+        if let (Some(slots), Some(serving)) = (slots, serving) {
+            return listed(serving, slots);
+        }
         let Ok(function) = &function.record else {
             return Vec::new();
         };
@@ -291,7 +299,8 @@ impl Audit<'_> {
             {
                 None => {
                     let ops = function.record.as_ref().ok().and_then(|record| {
-                        let assignment = assigned(id, record.revision)?;
+                        let revision = self.revision_of(id, backend).unwrap_or(record.revision);
+                        let assignment = assigned(id, revision)?;
                         Some(vec![
                             unchanged(function.path.clone(), function.version),
                             unchanged(list.path.clone(), list.version),
@@ -412,7 +421,15 @@ impl Audit<'_> {
         let mut listers = self.scan.lists.iter().filter(lists);
         let (id, _) = listers.next()?;
         let record = self.scan.functions.get(id)?.record.as_ref().ok()?;
-        listers.next().is_none().then_some((*id, record.revision))
+        let revision = self.revision_of(*id, slot).unwrap_or(record.revision);
+        listers.next().is_none().then_some((*id, revision))
+    }
+
+    /// The revision that a function's list of slots says of a slot.
+    fn revision_of(&self, id: FunctionId, backend: Backend) -> Option<Revision> {
+        let slots = self.scan.slots.get(&id)?.record.as_ref().ok()?;
+        let slot = slots.iter().find(|slot| slot.backend == backend)?;
+        Some(slot.revision)
     }
 }
 

@@ -72,6 +72,13 @@ impl Audit<'_> {
                     };
                     self.find(what, "remove the route", ops);
                 }
+                // What serves cannot be read, and may well have it.
+                Some(Ok(_))
+                    if self
+                        .scan
+                        .serving
+                        .get(function)
+                        .is_some_and(|serving| serving.record.is_err()) => {}
                 Some(Ok(_)) => {
                     let what = Inconsistency::RouteUnclaimed {
                         hostname,

@@ -10,7 +10,7 @@ use super::Inconsistency;
 use super::check::{Audit, encoded, undecodable};
 use super::scan::Entry;
 use crate::codec::Record;
-use crate::derive::{count_slots, derive, listed};
+use crate::derive::{count_slots, derive, listed, newest_listed};
 use crate::transaction::{check as unchanged, create, delete, set};
 
 impl Audit<'_> {
@@ -48,8 +48,13 @@ impl Audit<'_> {
         {
             return;
         }
+        let newest = newest_listed(backends, &assigned, stored.0.unwrap_or_default());
+        let served = newest
+            .and_then(|newest| self.scan.revisions.get(&(id, newest)))
+            .and_then(|entry| entry.record.as_ref().ok());
         let (new_slots, mut new_serving) = derive(
             record,
+            served.map(|served| &served.definition),
             backends,
             &assigned,
             (stored.0.unwrap_or_default(), stored.1),

@@ -4,8 +4,11 @@ use std::future::pending;
 use std::time::Duration;
 
 use bismuth_coord::{Tree, Version};
-use bismuth_model::{Backend, FunctionDefinition, FunctionId, Revision, RevisionFate, SlotRole};
-use bismuth_registry::audit::Inconsistency;
+use bismuth_model::{
+    Backend, ContainerState, ContainerStatus, FunctionDefinition, FunctionId, Revision,
+    RevisionFate, SlotRole,
+};
+use bismuth_registry::audit::{DEPLOYMENT_GRACE, Inconsistency};
 use bismuth_registry::codec::Record;
 use bismuth_registry::{Deployment, Error, RoutingSnapshot};
 
@@ -103,10 +106,8 @@ async fn a_superseded_revision_gives_up_the_hostnames_that_only_it_wanted() {
         .iter()
         .map(|slot| slot.role)
         .collect();
-    assert_eq!(
-        roles,
-        [SlotRole::Active, SlotRole::Leaving, SlotRole::Active]
-    );
+    // What never took a request goes at once.
+    assert_eq!(roles, [SlotRole::Active, SlotRole::Active]);
 }
 
 #[tokio::test]
@@ -180,6 +181,10 @@ async fn going_back_is_to_what_serves_or_else_to_what_has_run_before_it() {
     let third = slot(NODES[1]);
     f.redeploy(id, &definition(&[]), &[third]).await;
     f.registry.switch_backends(id, &[third]).await.unwrap();
+    let proven = f
+        .registry
+        .record_fate(id, Revision(3), RevisionFate::Proven);
+    proven.await.unwrap();
     let kept = f.registry.revision(id, Revision(3)).await.unwrap().unwrap();
     assert_eq!(kept.fate, RevisionFate::Proven);
     assert_eq!(target(id).await, Some(Revision(1)), "the second failed");
@@ -224,8 +229,8 @@ async fn a_function_of_an_earlier_version_serves_as_it_did_and_is_migrated() {
     );
 
     assert_eq!(f.registry.unmigrated_functions().await.unwrap(), [id]);
-    assert!(f.registry.migrate_function(id).await.unwrap());
-    assert!(!f.registry.migrate_function(id).await.unwrap());
+    assert!(f.registry.migrate_function(id, &slots).await.unwrap());
+    assert!(!f.registry.migrate_function(id, &slots).await.unwrap());
     assert_eq!(f.registry.unmigrated_functions().await.unwrap(), []);
     let migrated = f.deployment(id).await;
     assert_eq!(migrated.backends(), [old], "requests go where they went");
@@ -238,6 +243,105 @@ async fn a_function_of_an_earlier_version_serves_as_it_did_and_is_migrated() {
         .await
         .unwrap();
     f.nothing_is_inconsistent().await;
+}
+
+#[tokio::test]
+async fn a_change_before_the_migration_keeps_the_definition_that_serves() {
+    let f = Fixture::new().await;
+    let old = slot(NODES[0]);
+    let id = f.function(&with_concurrency(&["a.b"], 2), &[old]).await;
+    let mut ran = ContainerStatus::assigned(1);
+    ran.state = ContainerState::Running;
+    f.registry
+        .update_container_status(old.ip, old.container_id, &ran)
+        .await
+        .unwrap();
+    f.age(id).await;
+    f.redeploy(id, &with_concurrency(&[], 9), &[slot(NODES[1])])
+        .await;
+    let first = f
+        .registry
+        .revision(id, Revision::FIRST)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (first.definition.concurrency, first.fate),
+        (2, RevisionFate::Proven)
+    );
+    let deployment = f.deployment(id).await;
+    assert_eq!(
+        (deployment.backends(), deployment.serving.concurrency),
+        (vec![old], 2)
+    );
+    let target = f.registry.rollback_target(&deployment).await.unwrap();
+    assert_eq!(target, Some(Revision::FIRST));
+    f.nothing_is_inconsistent().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_no_node_has_is_left_to_the_audit_by_the_migration() {
+    let f = Fixture::new().await;
+    let lost = slot(NODES[0]);
+    let id = f.function(&definition(&[]), &[lost]).await;
+    f.age(id).await;
+    f.remove(&f.registry.layout().container(lost.ip, lost.container_id))
+        .await;
+    assert!(f.registry.migrate_function(id, &[]).await.unwrap());
+    assert_eq!(f.deployment(id).await.backends(), [lost]);
+    let (_, left) = f.registry.repair_all(Duration::ZERO).await.unwrap();
+    assert_eq!(left, []);
+    let assigned = f.registry.function_containers(id).await.unwrap();
+    assert_eq!(assigned[0].0, lost);
+}
+
+#[tokio::test]
+async fn one_failed_revision_after_another_does_not_fill_the_list_of_slots() {
+    let f = Fixture::new().await;
+    let slots = || -> Vec<Backend> { (0..900).map(|_| slot(NODES[0])).collect() };
+    let id = f.function(&definition(&[]), &slots()).await;
+    for _ in 0..3 {
+        f.redeploy(id, &definition(&[]), &slots()).await;
+    }
+    assert_eq!(f.deployment(id).await.slots.len(), 1_800);
+}
+
+#[tokio::test]
+async fn the_audit_restores_what_served_and_not_what_is_wanted() {
+    let f = Fixture::new().await;
+    let (old, new) = (slot(NODES[0]), slot(NODES[1]));
+    let id = f.function(&with_concurrency(&["a.b"], 2), &[old]).await;
+    f.redeploy(id, &with_concurrency(&[], 9), &[new]).await;
+    let layout = f.registry.layout();
+    let assigned = layout.container(old.ip, old.container_id);
+    for path in [layout.backends(id), layout.serving(id), assigned] {
+        for damaged in [true, false] {
+            if damaged {
+                f.put(&path, b"\xff").await;
+            } else {
+                f.remove(&path).await;
+            }
+            let (repaired, left) = f.registry.repair_all(DEPLOYMENT_GRACE).await.unwrap();
+            assert!(!repaired.is_empty() && left.is_empty(), "{path}: {left:?}");
+            let deployment = f.deployment(id).await;
+            assert_eq!(deployment.backends(), [old], "{path}");
+            assert_eq!(deployment.serving.concurrency, 2, "{path}");
+            assert!(f.exists(&layout.route(&hostname("a.b"))).await, "{path}");
+            let slots = f.registry.function_containers(id).await.unwrap();
+            assert_eq!(slots[1].1.revision, Revision::FIRST, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_group_of_a_revision_that_still_has_slots_is_in_use() {
+    let f = Fixture::new().await;
+    let mut shop = definition(&[]);
+    shop.svc_group_id = Some("shop".to_owned());
+    let id = f.function(&shop, &[slot(NODES[0])]).await;
+    f.redeploy(id, &definition(&[]), &[slot(NODES[1])]).await;
+    let users = f.registry.group_users(&"shop".parse().unwrap()).await;
+    assert_eq!(users.unwrap().functions, [id]);
 }
 
 #[tokio::test]
