@@ -103,6 +103,10 @@ pub(crate) async fn create(
     let definition = definition(&definition_body(body).await?)?;
     let id = key.unwrap_or_else(FunctionId::new_random);
     let make = async {
+        // A repeat is answered also when no node could take another function.
+        if key.is_some() && api.registry.function(id).await?.is_some() {
+            return idempotency::check_repeated(&api, id, &definition).await;
+        }
         let slots = api.scheduler.slots_for(&definition).await?;
         let made = api.registry.create_function(id, &definition, &slots).await;
         match made {
@@ -304,13 +308,16 @@ pub(crate) async fn detail(api: &AppState, id: FunctionId) -> Result<FunctionDet
     let records = api.registry.container_statuses(&slots).await?;
     let alive = api.registry.facts_of(slots.iter().map(|slot| slot.ip));
     let alive: BTreeSet<Ipv4Addr> = alive.await?.into_keys().collect();
-    let newest = deployment.wanted.revision;
-    let newest = api.registry.revision(id, newest).await?;
+    let kept = async |revision| match api.registry.revision(id, revision).await {
+        // For the audit: the rest of the answer is as good without it.
+        Err(Error::Record { .. }) => Ok(None),
+        read => read,
+    };
+    let newest = kept(deployment.wanted.revision).await?;
     let fate = newest.map_or(RevisionFate::Pending, |newest| newest.fate);
     let serving = match deployment.serving.revision() {
         Some(revision) if revision != deployment.wanted.revision => {
-            let kept = api.registry.revision(id, revision).await?;
-            kept.map(|kept| kept.definition)
+            kept(revision).await?.map(|kept| kept.definition)
         }
         _ => None,
     };

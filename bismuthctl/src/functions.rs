@@ -40,14 +40,14 @@ pub(crate) async fn create(
     output.answer(&json!({"id": id}), || format!("{id}\n"))
 }
 
-/// Whether a function was created with this definition.
+/// Whether a function was created with this definition, as far as that is kept.
 async fn is_first(
     session: &Session,
     id: FunctionId,
     definition: &FunctionDefinition,
 ) -> Result<bool, Error> {
     let first = session.registry.revision(id, Revision::FIRST).await?;
-    Ok(first.is_some_and(|first| first.definition == *definition))
+    Ok(first.is_none_or(|first| first.definition == *definition))
 }
 
 pub(crate) async fn delete(session: &Session, id: FunctionId) -> Result<(), Error> {

@@ -136,7 +136,7 @@ impl Driver {
             return Ok(Next::Wait(self.until_next(&plan)));
         }
         for step in plan.steps {
-            self.act(observed.revision, step).await?;
+            self.act(&observed, step).await?;
         }
         Ok(Next::Again)
     }
@@ -165,15 +165,21 @@ impl Driver {
         }
     }
 
-    async fn act(&self, revision: Revision, step: Step) -> Result<(), Error> {
+    async fn act(&self, observed: &Observed, step: Step) -> Result<(), Error> {
         let (registry, metrics) = (&self.shared.registry, &self.shared.metrics);
         match step {
             Step::Switch(backends) => {
+                // Nobody looks at their fate once another revision serves.
+                for revision in observed.served_and_ran() {
+                    let proven = RevisionFate::Proven;
+                    registry.record_fate(self.id, revision, proven).await?;
+                }
                 registry.switch_backends(self.id, &backends).await?;
                 metrics.switched.inc();
                 tracing::info!(function = %self.id, backends = backends.len(), "requests go to the newest revision");
             }
             Step::Record(fate) => {
+                let revision = observed.revision;
                 tracing::info!(function = %self.id, %revision, ?fate, "what became of the revision is recorded");
                 registry.record_fate(self.id, revision, fate).await?;
             }

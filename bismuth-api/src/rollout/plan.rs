@@ -116,6 +116,15 @@ impl Observed {
             .filter(|slot| !self.routed.contains(slot))
     }
 
+    /// The revisions that requests go to and that have run.
+    pub(super) fn served_and_ran(&self) -> BTreeSet<Revision> {
+        let served = self
+            .slots
+            .iter()
+            .filter(|(slot, record)| self.routed.contains(slot) && record.status.state.has_run());
+        served.map(|(_, record)| record.revision).collect()
+    }
+
     fn deadline_ms(&self) -> u64 {
         let pull = u64::try_from(PULL_BOUND.as_millis()).unwrap_or(u64::MAX);
         self.updated_ms
@@ -409,7 +418,18 @@ mod tests {
             successor
         };
         type Row = (&'static str, Observed, u64, Option<RevisionFate>, bool);
-        let table: [Row; 8] = [
+        let unrouted = Observed {
+            fate: failed(""),
+            ..observed(&[], &[(2, 2, Failed)])
+        };
+        let table: [Row; 9] = [
+            (
+                "a failed one is not switched to",
+                unrouted,
+                UPDATED,
+                None,
+                true,
+            ),
             ("starts", first(Pending, Starting), UPDATED, None, true),
             (
                 "runs",

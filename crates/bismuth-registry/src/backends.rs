@@ -31,7 +31,7 @@ impl Registry {
         loop {
             let before = self.known_deployment(id).await?;
             let after = self.switched(&before, backends).await?;
-            let written = |after: &Deployment| self.written(after);
+            let written = |after: &Deployment| self.written(&before, after);
             let done = self.commit_deployment(attempts.act(), &before, after, written);
             match done.await? {
                 Outcome::Committed => return Ok(()),
@@ -136,8 +136,8 @@ impl Registry {
         }
     }
 
-    /// The revision of a backend that is added by hand: the one that serves. Where no request goes anywhere, it is the
-    /// wanted one, unless that failed or the other has run.
+    /// The revision of a backend that is added by hand: the one that serves; where no request goes anywhere the wanted one,
+    /// unless that failed.
     ///
     /// # Errors
     /// [`Error::Record`], [`Error::Tree`].
@@ -149,13 +149,9 @@ impl Registry {
         if serving == wanted || !deployment.backends().is_empty() {
             return Ok(serving);
         }
-        let fate = async |revision| {
-            let kept = self.revision(deployment.id, revision).await?;
-            Ok::<_, Error>(kept.map(|kept| kept.fate))
-        };
-        let failed = matches!(fate(wanted).await?, Some(RevisionFate::Failed { .. }));
-        let has_run = fate(serving).await? == Some(RevisionFate::Proven);
-        Ok(if failed || has_run { serving } else { wanted })
+        let kept = self.revision(deployment.id, wanted).await?;
+        let failed = kept.is_some_and(|kept| matches!(kept.fate, RevisionFate::Failed { .. }));
+        Ok(if failed { serving } else { wanted })
     }
 
     /// Takes a backend off the list together with its assignment. The node drains the container and removes it.
@@ -240,7 +236,7 @@ impl Registry {
                 if is_assigned {
                     Ok(Proof::Gone(assigned.clone()))
                 } else {
-                    self.written(after)
+                    self.written(&before, after)
                 }
             };
             let done = self.commit_deployment(attempts.act(), &before, after, proof);

@@ -74,12 +74,14 @@ impl Registry {
             Ok(Some(slots)) => {
                 let slots = slots.record.iter();
                 let paths: Vec<String> = slots.map(|slot| path(&slot.backend)).collect();
+                let records = self.read_many::<ContainerRecord>(&paths).await;
                 let mut there = Vec::with_capacity(paths.len());
-                for (read, path) in self.get_many(&paths).await.into_iter().zip(paths) {
-                    match read {
-                        Ok(_) => there.push(path),
-                        Err(error) if error.is_not_found() => {}
-                        Err(error) => return Err(error.into()),
+                for (record, path) in records.into_iter().zip(paths) {
+                    match readable(record)? {
+                        // One that a hand listed and that is another function's stays.
+                        Some(Some(stored)) if stored.record.function_id != id => {}
+                        Some(Some(_)) | None => there.push(path),
+                        Some(None) => {}
                     }
                 }
                 Ok(there)

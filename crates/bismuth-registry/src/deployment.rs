@@ -63,6 +63,23 @@ struct StoredParts {
     proven: BTreeSet<Revision>,
 }
 
+impl StoredParts {
+    /// Whether it has a list of slots and what serves.
+    fn are_listed(&self) -> bool {
+        self.serving.is_some() && self.slots.is_some()
+    }
+
+    /// What serves and the slots, if they are of one transaction with the backend list. A list that a hand deleted is what
+    /// the slots say.
+    fn whole(&self) -> Option<(Serving, Vec<Slot>)> {
+        let (serving, slots) = (self.serving.as_ref()?, self.slots.as_ref()?);
+        let version = serving.record.backends_version;
+        let list = self.backends.as_ref();
+        list.is_none_or(|list| list.version.0 == version)
+            .then(|| (serving.record.clone(), slots.record.clone()))
+    }
+}
+
 impl Deployment {
     /// Where requests go, in the order of preference.
     #[must_use]
@@ -279,35 +296,35 @@ impl Registry {
     /// # Errors
     /// [`Error::Record`] if a part cannot be decoded, [`Error::Contended`], [`Error::Tree`].
     pub async fn deployment(&self, id: FunctionId) -> Result<Option<Deployment>> {
-        for _ in 0..READS {
+        let mut reads = 1;
+        let (wanted, parts) = loop {
             let Some((wanted, parts)) = Box::pin(self.read_parts(id)).await? else {
                 return Ok(None);
             };
-            let version = parts.backends.as_ref().map(|list| list.version.0);
-            match (&parts.serving, &parts.slots) {
-                // A list that a hand deleted is what the slots say.
-                (Some(serving), Some(slots))
-                    if version.is_none_or(|version| version == serving.record.backends_version) =>
-                {
-                    let (serving, slots) = (serving.record.clone(), slots.record.clone());
-                    return Ok(Some(Deployment::new(id, wanted, serving, slots, parts)));
-                }
-                // Read in the middle of a change; or changed by a version that knows only the list, which stays so.
-                (Some(_), Some(_)) => {}
-                _ => break,
+            if let Some((serving, slots)) = parts.whole() {
+                return Ok(Some(Deployment::new(id, wanted, serving, slots, parts)));
             }
-        }
+            // Read in the middle of a change; or changed by a version that knows only the list, which stays so.
+            if !parts.are_listed() || reads == READS {
+                break (wanted, parts);
+            }
+            reads += 1;
+        };
+        // The nodes after the parts: a slot that is assigned meanwhile comes with another version of them, so that what
+        // is derived from both cannot be written.
         let assigned = self.assigned_containers(id).await?;
-        self.derived_deployment(id, &assigned).await
+        self.derived(id, wanted, parts, &assigned).await.map(Some)
     }
 
-    /// A function as the backend list and `assigned` say, which is what nodes are to run of it.
-    pub(crate) async fn derived_deployment(
+    /// A function to be migrated, by what nodes are to run of it: `assigned`, read before. One that has its list of slots
+    /// by now is as that says.
+    pub(crate) async fn unmigrated_deployment(
         &self,
         id: FunctionId,
         assigned: &[(Backend, ContainerRecord)],
     ) -> Result<Option<Deployment>> {
         match Box::pin(self.read_parts(id)).await? {
+            Some((_, parts)) if parts.are_listed() => self.deployment(id).await,
             Some((wanted, parts)) => self.derived(id, wanted, parts, assigned).await.map(Some),
             None => Ok(None),
         }
@@ -409,10 +426,17 @@ impl Registry {
         self.commit(act, ops, &proof).await
     }
 
-    /// The proof that this deployment was written: its list of slots.
-    pub(crate) fn written(&self, deployment: &Deployment) -> Result<Proof> {
-        let path = self.layout.slots(deployment.id);
-        let data = encode(&path, &deployment.slots)?;
+    /// The proof that `after` was written: what serves if that changes, else the list of slots.
+    pub(crate) fn written(&self, before: &Deployment, after: &Deployment) -> Result<Proof> {
+        let stored = before.stored.serving.as_ref();
+        let (path, data);
+        if stored.is_none_or(|stored| stored.record != after.serving) {
+            path = self.layout.serving(after.id);
+            data = encode(&path, &after.serving)?;
+        } else {
+            path = self.layout.slots(after.id);
+            data = encode(&path, &after.slots)?;
+        }
         Ok(Proof::Holds(path, data))
     }
 
@@ -423,12 +447,17 @@ impl Registry {
         after: &Deployment,
         ops: &mut Vec<Op>,
     ) -> Result<()> {
-        for slot in added(&after.slots, &before.slots) {
-            let path = self
-                .layout
-                .container(slot.backend.ip, slot.backend.container_id);
-            if self.tree.exists(&path).await?.is_none() {
-                ops.retain(|op| op.path() != path);
+        let gone = added(&after.slots, &before.slots).into_iter();
+        let path = |slot: &Slot| {
+            let Backend { ip, container_id } = slot.backend;
+            self.layout.container(ip, container_id)
+        };
+        let paths: Vec<String> = gone.map(path).collect();
+        for (path, read) in paths.iter().zip(self.get_many(&paths).await) {
+            match read {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => ops.retain(|op| op.path() != path),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

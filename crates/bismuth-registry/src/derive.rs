@@ -99,7 +99,7 @@ pub(crate) fn derive(
         groups.push(group(wanted.revision));
     }
     let mut serving = match stored.1 {
-        Some(serving) if serving.revision() == newest => serving.clone(),
+        Some(serving) if newest.is_none() || serving.revision() == newest => serving.clone(),
         _ => {
             let mut serving = Serving::default();
             serving.set_definition(served.unwrap_or(&wanted.definition));
@@ -109,7 +109,9 @@ pub(crate) fn derive(
     let revisions = |groups: &[ServingGroup]| -> BTreeSet<Revision> {
         groups.iter().map(|group| group.revision).collect()
     };
-    if revisions(&serving.groups) != revisions(&groups) {
+    // Where nothing is listed, what served goes on serving, from nowhere.
+    let lists = !groups.is_empty() || stored.1.is_none();
+    if lists && revisions(&serving.groups) != revisions(&groups) {
         serving.groups = groups;
     }
     (slots, serving)

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bismuth_model::{FunctionId, Revision, ServiceGroup, Slot};
+use bismuth_model::{FunctionId, Revision, RevisionRecord, ServiceGroup, Slot};
 
+use crate::containers::readable;
 use crate::error::Result;
 use crate::{Function, Registry};
 
@@ -38,11 +39,12 @@ impl Registry {
             let page = self.list_functions(after, PAGE).await?;
             users.unreadable.extend(page.unreadable);
             for function in &page.functions {
-                let wanted = function.record.definition.service_group(function.id);
-                if wanted == *group || self.earlier_use(function, group).await? {
+                if function.record.definition.service_group(function.id) == *group {
                     users.functions.push(function.id);
                 }
             }
+            self.add_earlier_uses(&page.functions, group, &mut users)
+                .await?;
             after = page.next;
             if after.is_none() {
                 return Ok(users);
@@ -50,21 +52,41 @@ impl Registry {
         }
     }
 
-    /// Whether a revision that is not the wanted one has slots, and works on the data of a group.
-    async fn earlier_use(&self, function: &Function, group: &ServiceGroup) -> Result<bool> {
-        let id = function.id;
-        let slots = self.read::<Vec<Slot>>(&self.layout.slots(id)).await?;
-        let slots = slots.map(|slots| slots.record).unwrap_or_default();
-        let revisions: BTreeSet<Revision> = slots.iter().map(|slot| slot.revision).collect();
-        for revision in revisions {
-            if revision == function.record.revision {
+    /// Adds the functions of which a revision that is not the wanted one has slots, and works on the data of a group; as
+    /// unreadable those of which that is not to be known.
+    async fn add_earlier_uses(
+        &self,
+        functions: &[Function],
+        group: &ServiceGroup,
+        users: &mut GroupUsers,
+    ) -> Result<()> {
+        let ids = functions.iter().map(|function| function.id);
+        let paths: Vec<String> = ids.map(|id| self.layout.slots(id)).collect();
+        let lists = self.read_many::<Vec<Slot>>(&paths).await;
+        let mut earlier: BTreeSet<(FunctionId, Revision)> = BTreeSet::new();
+        for (function, list) in functions.iter().zip(lists) {
+            let Some(list) = readable(list)? else {
+                users.unreadable.push(function.id);
                 continue;
-            }
-            let kept = self.revision(id, revision).await?;
-            if kept.is_some_and(|kept| kept.definition.service_group(id) == *group) {
-                return Ok(true);
+            };
+            let slots = list.map(|list| list.record).unwrap_or_default();
+            let revisions = slots.iter().map(|slot| slot.revision);
+            let others = revisions.filter(|revision| *revision != function.record.revision);
+            earlier.extend(others.map(|revision| (function.id, revision)));
+        }
+        let paths: Vec<String> = earlier
+            .iter()
+            .map(|(id, revision)| self.layout.revision(*id, *revision))
+            .collect();
+        let records = self.read_many::<RevisionRecord>(&paths).await;
+        for ((id, _), record) in earlier.into_iter().zip(records) {
+            match readable(record)?.flatten() {
+                Some(kept) if kept.record.definition.service_group(id) != *group => {}
+                Some(_) if users.functions.contains(&id) => {}
+                Some(_) => users.functions.push(id),
+                None => users.unreadable.push(id),
             }
         }
-        Ok(false)
+        Ok(())
     }
 }

@@ -38,13 +38,13 @@ impl Registry {
     ) -> Result<bool> {
         let mut attempts = Attempts::new(format!("migrate function {id}"));
         loop {
-            let Some(before) = self.derived_deployment(id, assigned).await? else {
+            let Some(before) = self.unmigrated_deployment(id, assigned).await? else {
                 return Ok(false);
             };
             if !before.needs_migration() {
                 return Ok(false);
             }
-            let written = |after: &Deployment| self.written(after);
+            let written = |after: &Deployment| self.written(&before, after);
             let done = self.commit_deployment(attempts.act(), &before, before.clone(), written);
             match done.await? {
                 Outcome::Committed => return Ok(true),

@@ -72,13 +72,8 @@ impl Audit<'_> {
                     };
                     self.find(what, "remove the route", ops);
                 }
-                // What serves cannot be read, and may well have it.
-                Some(Ok(_))
-                    if self
-                        .scan
-                        .serving
-                        .get(function)
-                        .is_some_and(|serving| serving.record.is_err()) => {}
+                // What serves is not to be had, and may well have it.
+                Some(Ok(_)) if self.serving_is_lost(*function) => {}
                 Some(Ok(_)) => {
                     let what = Inconsistency::RouteUnclaimed {
                         hostname,
@@ -89,6 +84,14 @@ impl Audit<'_> {
                 // It may well have it.
                 Some(Err(_)) => {}
             },
+        }
+    }
+
+    /// Whether a function that had a serving record has none that can be read.
+    fn serving_is_lost(&self, function: FunctionId) -> bool {
+        match self.scan.serving.get(&function) {
+            Some(serving) => serving.record.is_err(),
+            None => self.scan.slots.contains_key(&function),
         }
     }
 

@@ -10,7 +10,9 @@ use bismuth_coord::memory::LostAnswer;
 use bismuth_coord::{
     CreateMode, MemoryTree, Op, Result as TreeResult, SessionState, Tree, Version, Versioned, Watch,
 };
-use bismuth_model::{ContainerState, ContainerStatus, Environment, FunctionId};
+use bismuth_model::{
+    ContainerState, ContainerStatus, Environment, FunctionId, Revision, RevisionFate,
+};
 use bismuth_registry::{Error, Registry};
 use proptest::prelude::*;
 
@@ -107,16 +109,47 @@ fn faulty_registry(f: &Fixture, seed: u64) -> Registry {
 /// What a writer does next. Functions and nodes are named by number, modulo how many there are.
 #[derive(Clone, Debug)]
 enum Action {
-    Create { route: u8, node: u8 },
-    Delete { function: u8 },
-    Replace { function: u8, route: u8, node: u8 },
-    SwitchToNewest { function: u8 },
-    ReleaseUnlisted { function: u8 },
-    Add { function: u8, node: u8 },
-    RemoveFirst { function: u8 },
-    Status { function: u8 },
-    Provision { node: u8 },
-    Deprovision { node: u8 },
+    Create {
+        route: u8,
+        node: u8,
+    },
+    Delete {
+        function: u8,
+    },
+    Replace {
+        function: u8,
+        route: u8,
+        node: u8,
+    },
+    SwitchToNewest {
+        function: u8,
+    },
+    ReleaseUnlisted {
+        function: u8,
+    },
+    Add {
+        function: u8,
+        node: u8,
+    },
+    RemoveFirst {
+        function: u8,
+    },
+    Status {
+        function: u8,
+    },
+    Provision {
+        node: u8,
+    },
+    Deprovision {
+        node: u8,
+    },
+    /// By what was assigned a while ago.
+    Migrate {
+        function: u8,
+    },
+    Record {
+        function: u8,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -130,7 +163,9 @@ fn action() -> impl Strategy<Value = Action> {
         2 => function.clone().prop_map(|function| Action::ReleaseUnlisted { function }),
         2 => (function.clone(), node.clone()).prop_map(|(function, node)| Action::Add { function, node }),
         1 => function.clone().prop_map(|function| Action::RemoveFirst { function }),
-        1 => function.prop_map(|function| Action::Status { function }),
+        1 => function.clone().prop_map(|function| Action::Status { function }),
+        1 => function.clone().prop_map(|function| Action::Migrate { function }),
+        1 => function.prop_map(|function| Action::Record { function }),
         1 => node.clone().prop_map(|node| Action::Provision { node }),
         1 => node.prop_map(|node| Action::Deprovision { node }),
     ]
@@ -215,6 +250,16 @@ impl Writer {
                 r.provision_node(node(n)).await?;
             }
             Action::Deprovision { node: n } => r.deprovision_node(node(n)).await?,
+            Action::Migrate { function } => {
+                let id = self.pick(function);
+                let assigned = r.function_containers(id).await?;
+                r.migrate_function(id, &assigned).await?;
+            }
+            Action::Record { function } => {
+                let id = self.pick(function);
+                r.record_fate(id, Revision::FIRST, RevisionFate::Proven)
+                    .await?;
+            }
         }
         Ok(())
     }
