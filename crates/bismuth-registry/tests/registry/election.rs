@@ -15,6 +15,7 @@ use bismuth_coord::{
 use bismuth_model::{Backend, Environment, FunctionId, LeaderRecord, TermRecord};
 use bismuth_registry::codec::Record;
 use bismuth_registry::{ElectionState, Error, Registry, Term};
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -149,6 +150,11 @@ async fn of_two_candidates_one_leads_and_the_other_follows_it() {
     let latest = TermRecord::decode(&latest.data).unwrap();
     assert_eq!((latest.name.as_str(), latest.number), ("first", 1));
     assert_eq!(f.registry.audit().await.unwrap(), []);
+
+    // One that does not lead takes nothing with it.
+    second.stop().await;
+    assert!(f.exists(&layout.leader()).await);
+    assert_eq!(*first.state.borrow(), ElectionState::Leading(term));
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,6 +208,16 @@ async fn a_leader_whose_znode_was_deleted_drops_its_work_and_another_takes_over(
     second.leads(2).await;
     first.follows("second", 2).await;
     assert_eq!((first.works(), second.works()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_alone_whose_znode_was_deleted_begins_another_term() {
+    let f = Fixture::new().await;
+    let mut only = Running::start(&f, "only");
+    only.leads(1).await;
+    f.other().remove(&f.registry.layout().leader()).await;
+    only.leads(2).await;
+    assert_eq!(only.works(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -386,19 +402,6 @@ async fn a_leader_that_was_paused_beyond_its_session_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_fence_refuses_before_the_versions_that_the_next_leader_changed() {
-    let (p, _second) = paused_and_replaced().await;
-    // The next leader did the same already: were it the version that refuses, the step would be tried again.
-    p.f.registry
-        .switch_backends(p.id, &p.slots[1..])
-        .await
-        .unwrap();
-    lost(p.earlier.switch_backends(p.id, &p.slots[..1]).await);
-    let now = p.f.registry.function(p.id).await.unwrap().unwrap();
-    assert_eq!(now.backends, p.slots[1..]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn without_a_term_every_fenced_change_is_refused() {
     let (p, _second) = paused_and_replaced().await;
     p.f.remove(&p.f.registry.layout().term()).await;
@@ -414,16 +417,17 @@ async fn a_change_whose_answer_was_lost_and_that_the_fence_then_refuses_was_not_
     assert_eq!(everything(&p.f.tree).await, before);
 }
 
-/// A connection whose first transaction arrives after the answer was given up, and before it is sent again; then
-/// another leader begins its term.
-struct LateTree {
+/// What happens instead of a transaction.
+type Commit = dyn Fn(MemoryTree, Vec<Op>) -> BoxFuture<'static, TreeResult<()>> + Send + Sync;
+
+/// A connection on which a test decides what becomes of each transaction.
+struct ScriptedTree {
     tree: MemoryTree,
-    late: Mutex<Option<Vec<Op>>>,
-    term: String,
+    commit: Box<Commit>,
 }
 
 #[async_trait]
-impl Tree for LateTree {
+impl Tree for ScriptedTree {
     async fn get(&self, path: &str) -> TreeResult<Versioned> {
         self.tree.get(path).await
     }
@@ -446,18 +450,7 @@ impl Tree for LateTree {
         self.tree.delete(path, expected).await
     }
     async fn commit(&self, ops: Vec<Op>) -> TreeResult<()> {
-        let late = self.late.lock().unwrap().take();
-        let Some(late) = late else {
-            *self.late.lock().unwrap() = Some(ops);
-            return Err(TreeError::UnknownOutcome {
-                act: "commit",
-                path: self.term.clone(),
-                source: "it is late".into(),
-            });
-        };
-        self.tree.commit(late).await?;
-        self.tree.set(&self.term, b"the next", None).await?;
-        self.tree.commit(ops).await
+        (self.commit)(self.tree.clone(), ops).await
     }
     async fn watch(&self, path: &str) -> TreeResult<Watch> {
         self.tree.watch(path).await
@@ -467,19 +460,65 @@ impl Tree for LateTree {
     }
 }
 
+/// A registry whose transactions become what `commit` makes of them.
+fn scripted<F>(tree: &MemoryTree, commit: F) -> Registry
+where
+    F: Fn(MemoryTree, Vec<Op>) -> BoxFuture<'static, TreeResult<()>> + Send + Sync + 'static,
+{
+    let tree = ScriptedTree {
+        tree: tree.clone(),
+        commit: Box::new(commit),
+    };
+    Registry::new(Arc::new(tree), Environment::default())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_that_arrived_late_and_before_the_next_term_was_made() {
     let f = Fixture::new().await;
     let id = f.function(&definition(&[]), &[]).await;
-    let mut leader = Running::start(&f, "leader");
-    let (term, _) = leader.leads(1).await;
-    let late = LateTree {
-        tree: f.tree.clone(),
-        late: Mutex::default(),
-        term: f.registry.layout().term(),
-    };
-    let fenced = Registry::new(Arc::new(late), Environment::default()).fenced(term);
-    let added = fenced.add_backend(id, NODES[0]).await.unwrap();
+    let (term, _) = Running::start(&f, "leader").leads(1).await;
+    let (late, latest) = (Arc::new(Mutex::new(None)), f.registry.layout().term());
+    // The first arrives after its answer was given up and before it is sent again; then the next leader begins its term.
+    let registry = scripted(&f.tree, move |tree, ops| {
+        let (late, latest) = (late.clone(), latest.clone());
+        Box::pin(async move {
+            let earlier: Option<Vec<Op>> = late.lock().unwrap().take();
+            let Some(earlier) = earlier else {
+                *late.lock().unwrap() = Some(ops);
+                return Err(TreeError::UnknownOutcome {
+                    act: "commit",
+                    path: latest,
+                    source: "it is late".into(),
+                });
+            };
+            tree.commit(earlier).await?;
+            tree.set(&latest, b"the next", None).await?;
+            tree.commit(ops).await
+        })
+    });
+    let added = registry.fenced(term).add_backend(id, NODES[0]).await;
     let now = f.registry.function(id).await.unwrap().unwrap();
-    assert_eq!(now.backends, [added]);
+    assert_eq!(now.backends, [added.unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_the_next_leader_overtook_is_not_tried_again() {
+    let f = Fixture::new().await;
+    let id = f.function(&definition(&[]), &[]).await;
+    let (term, _) = Running::start(&f, "leader").leads(1).await;
+    let paths = (f.registry.layout().term(), f.registry.layout().backends(id));
+    let sent = Arc::<AtomicUsize>::default();
+    let counted = sent.clone();
+    // Between what it read and its transaction, the next leader began its term and changed the same list.
+    let registry = scripted(&f.tree, move |tree, ops| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let (latest, list) = paths.clone();
+        Box::pin(async move {
+            tree.set(&latest, b"the next", None).await?;
+            tree.set(&list, b"", None).await?;
+            tree.commit(ops).await
+        })
+    });
+    lost(registry.fenced(term).add_backend(id, NODES[0]).await);
+    assert_eq!(sent.load(Ordering::SeqCst), 1);
 }
