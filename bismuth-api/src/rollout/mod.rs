@@ -10,7 +10,8 @@
 //!
 //! What is to be done is read from ZooKeeper each time. So the next leader goes on with what this one began, and a
 //! revision is rolled out whoever wrote it: any replica, or `bismuthctl`. Every step is a transaction that checks what
-//! it builds on, and the leader's term: one that leads no more changes nothing.
+//! it builds on, and the leader's term: one that leads no more changes nothing. Before its first scan, a leader migrates
+//! the functions that an earlier version wrote.
 
 mod driver;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! What types that are texts with a rule share.
+//! Conversions that the checked string types share.
 
 /// One segment of a path of ours: letters, digits, `-`, `_` or `.`, and neither `.` nor `..`.
 pub(crate) fn is_path_segment(text: &str, max_bytes: usize) -> bool {

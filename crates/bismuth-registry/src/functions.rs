@@ -249,9 +249,13 @@ impl Registry {
             paths.push(part);
         }
         let mut parts = Vec::with_capacity(paths.len());
-        for path in paths {
-            let version = self.tree.exists(&path).await?;
-            parts.extend(version.map(|version| (path, version)));
+        for (read, path) in self.get_many(&paths).await.into_iter().zip(paths) {
+            match read {
+                Ok(node) => parts.push((path, node.version)),
+                // Gone since it was listed.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(parts)
     }

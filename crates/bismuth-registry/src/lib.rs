@@ -12,11 +12,11 @@
 //! ```
 //!
 //! The happy path of a deployment:
-//! 1. [`Registry::create_function`] writes definition, backend list, routes and one assignment per backend at once;
+//! 1. [`Registry::create_function`] writes definition, slots, what serves, routes and one assignment per slot at once;
 //! 2. the node sees its assignment, starts the container and says so by [`Registry::update_container_status`];
-//! 3. frontends see the backend list and the routes and send requests;
-//! 4. [`Registry::replace_definition`] assigns slots of the next revision, and once they are proven
-//!    [`Registry::switch_backends`] sends the requests there;
+//! 3. frontends see what serves, its backends and the routes, and send requests;
+//! 4. [`Registry::replace_definition`] writes what is wanted and assigns slots of the next revision, and once they are
+//!    proven [`Registry::switch_backends`] lets it serve;
 //! 5. after they drained, [`Registry::release_container`] takes the old slots away.
 //!
 //! A change reads what it builds on, decides, and commits with the versions it read; overtaken by somebody else, it
